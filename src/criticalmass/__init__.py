@@ -1,0 +1,67 @@
+"""criticalmass: how few neurons of a pre-trained layer do the whole layer's work.
+
+The public names are loaded on first use, so that importing the package is quick and needs
+neither torch nor a compiler. ``import criticalmass as cm`` and take it from there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from criticalmass.errors import CriticalMassError as CriticalMassError
+
+_PUBLIC = {
+    "CriticalMassError": "errors",
+    "DEFAULT_FRACTIONS": "selectors",
+    "FeatureStore": "store",
+    "LogisticProbe": "probes.estimator",
+    "Run": "results",
+    "curves": "redundancy",
+    "diffused_redundancy": "redundancy",
+    "extract": "extract",
+    "fit_probes": "probes.logistic",
+    "import_features": "importing",
+    "linear_cka": "cka",
+    "load_dataset": "datasets",
+    "load_model": "models",
+    "measure": "pipeline",
+    "prefix_cka": "cka",
+    "redundancy": "redundancy",
+    "report": "report",
+    "sweep": "sweep",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
+
+
+class _Package(ModuleType):
+    """The package's own module type: ``cm.sweep`` is the verb, never the file that holds it."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing criticalmass.sweep binds the submodule to the package; bind its verb instead.
+        if isinstance(value, ModuleType) and _PUBLIC.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use (PEP 562)."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    setattr(sys.modules[__name__], name, value)
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted([*globals(), *_PUBLIC])
