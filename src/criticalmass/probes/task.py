@@ -1,0 +1,241 @@
+"""What every probe is handed and what it hands back.
+
+A probe is a function ``ProbeTask -> ProbeScores``: one layer, one selector, all its seeds and
+sizes at once, so that a probe may share work between the subsets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from criticalmass.errors import CriticalMassError
+
+STATUSES = ("ok", "not_converged")
+
+
+class Rows(Protocol):
+    """A matrix that can be read by row slices: an ndarray or a sharded feature matrix."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return (n_samples, n_neurons)."""
+        ...
+
+    @property
+    def dtype(self) -> Any:
+        """Return the stored dtype."""
+        ...
+
+    def __getitem__(self, key: Any, /) -> Any:
+        """Return the rows of a slice as an ndarray."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeTask:
+    """All the subsets of one selector on one layer, with the data to train and score on.
+
+    Parameters
+    ----------
+    x_train: (n_train, n_neurons) rows, raw (probes that standardise do it themselves).
+    y_train: (n_train,) int64, class ids in ``0..n_classes-1``.
+    x_test: (n_test, n_neurons) rows.
+    n_classes: number of classes, at least 2.
+    orders: (n_seeds, n_neurons) intp, one permutation of the neurons per seed.
+    sizes: prefix lengths, strictly ascending, in ``1..n_neurons``.
+    validation: (n_train,) bool, the training rows on which hyper-parameters are chosen.
+    seed: fixes whatever is random in a probe.
+
+    Raises
+    ------
+    CriticalMassError
+        If a shape, a label, an order or a size does not fit the others.
+    """
+
+    x_train: Rows
+    y_train: NDArray[np.int64]
+    x_test: Rows
+    n_classes: int
+    orders: NDArray[np.intp]
+    sizes: tuple[int, ...]
+    validation: NDArray[np.bool_]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit together."""
+        _check_matrices(self.x_train, self.x_test)
+        _check_labels(self.y_train, self.n_train, self.n_classes)
+        _check_orders(self.orders, self.n_neurons)
+        _check_sizes(self.sizes, self.n_neurons)
+        if self.validation.shape != (self.n_train,) or self.validation.dtype != np.bool_:
+            raise CriticalMassError(
+                f"validation has shape {self.validation.shape} and dtype {self.validation.dtype}; "
+                f"give one bool per training row: ({self.n_train},)"
+            )
+
+    @property
+    def n_train(self) -> int:
+        """Number of training rows, validation rows included."""
+        return int(self.x_train.shape[0])
+
+    @property
+    def n_test(self) -> int:
+        """Number of test rows."""
+        return int(self.x_test.shape[0])
+
+    @property
+    def n_neurons(self) -> int:
+        """Number of neurons of the whole layer."""
+        return int(self.x_train.shape[1])
+
+    @property
+    def n_seeds(self) -> int:
+        """Number of orders."""
+        return int(self.orders.shape[0])
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Shape (n_seeds, n_sizes) of every array of scores."""
+        return self.n_seeds, len(self.sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeScores:
+    """What a probe found, one entry per seed and size.
+
+    Parameters
+    ----------
+    predictions: (n_seeds, n_sizes, n_test) unsigned class ids.
+    l2: (n_seeds, n_sizes) float64, the chosen strength; nan where a probe has none.
+    gap: (n_seeds, n_sizes) float64, relative optimality gap; nan where there is no certificate.
+    passes: (n_seeds, n_sizes) int32, passes over the training data.
+    seconds: (n_seeds, n_sizes) float64, wall time in seconds, shared work split evenly.
+    status: (n_seeds, n_sizes) object, ``"ok"`` or ``"not_converged"``.
+
+    Raises
+    ------
+    CriticalMassError
+        If the shapes differ, predictions are signed, or a status is unknown.
+    """
+
+    predictions: NDArray[np.unsignedinteger[Any]]
+    l2: NDArray[np.float64]
+    gap: NDArray[np.float64]
+    passes: NDArray[np.int32]
+    seconds: NDArray[np.float64]
+    status: NDArray[np.object_]
+
+    def __post_init__(self) -> None:
+        """Check that all arrays speak of the same grid."""
+        if self.predictions.ndim != 3 or self.predictions.dtype.kind != "u":
+            raise CriticalMassError(
+                f"predictions have shape {self.predictions.shape} and dtype "
+                f"{self.predictions.dtype}; give unsigned (n_seeds, n_sizes, n_test)"
+            )
+        grid = self.predictions.shape[:2]
+        for name in ("l2", "gap", "passes", "seconds", "status"):
+            shape = getattr(self, name).shape
+            if shape != grid:
+                raise CriticalMassError(f"{name} has shape {shape}, predictions speak of {grid}")
+        unknown = [status for status in self.status.flat if status not in STATUSES]
+        if unknown:
+            raise CriticalMassError(
+                f"status {unknown[0]!r} is unknown; use one of: {', '.join(STATUSES)}"
+            )
+
+
+def uncertified_scores(
+    predictions: NDArray[np.unsignedinteger[Any]],
+    seconds: float,
+    *,
+    l2: NDArray[np.float64] | None = None,
+    passes: int = 0,
+) -> ProbeScores:
+    """Wrap the predictions of a probe that has no optimality gap to report.
+
+    Parameters
+    ----------
+    predictions: (n_seeds, n_sizes, n_test) unsigned class ids.
+    seconds: wall time in seconds of the whole task; split evenly over the grid.
+    l2: (n_seeds, n_sizes) chosen strengths; nan where not given.
+    passes: passes over the training data, the same for all.
+    """
+    grid = (predictions.shape[0], predictions.shape[1])
+    share = seconds / max(1, grid[0] * grid[1])
+    return ProbeScores(
+        predictions=predictions,
+        l2=np.full(grid, np.nan) if l2 is None else l2,
+        gap=np.full(grid, np.nan),
+        passes=np.full(grid, passes, dtype=np.int32),
+        seconds=np.full(grid, share),
+        status=np.full(grid, "ok", dtype=object),
+    )
+
+
+def rows_as_float32(rows: Rows, start: int, stop: int) -> NDArray[np.float32]:
+    """Read rows ``start..stop-1`` as a C-contiguous float32 block, copied only where needed."""
+    return np.ascontiguousarray(rows[start:stop], dtype=np.float32)
+
+
+def label_dtype(n_classes: int) -> DTypeLike:
+    """Return the smallest unsigned dtype that holds the ids of ``n_classes`` classes."""
+    return np.min_scalar_type(max(0, n_classes - 1))
+
+
+def compact_labels(
+    array: NDArray[np.integer[Any]], n_classes: int
+) -> NDArray[np.unsignedinteger[Any]]:
+    """Store class ids in the smallest unsigned dtype that holds ``n_classes`` of them."""
+    return np.asarray(array).astype(label_dtype(n_classes), copy=False)
+
+
+def _check_matrices(x_train: Rows, x_test: Rows) -> None:
+    for name, rows in (("x_train", x_train), ("x_test", x_test)):
+        if len(rows.shape) != 2 or rows.shape[0] < 1 or rows.shape[1] < 1:
+            raise CriticalMassError(
+                f"{name} has shape {tuple(rows.shape)}; give (n_samples, n_neurons), both >= 1"
+            )
+    if x_train.shape[1] != x_test.shape[1]:
+        raise CriticalMassError(
+            f"x_train has {x_train.shape[1]} neurons but x_test has {x_test.shape[1]}; "
+            "take both from the same layer"
+        )
+
+
+def _check_labels(y_train: NDArray[np.int64], n_train: int, n_classes: int) -> None:
+    if n_classes < 2:
+        raise CriticalMassError(f"n_classes={n_classes}; a probe needs at least 2 classes")
+    if y_train.shape != (n_train,) or y_train.dtype.kind not in "iu":
+        raise CriticalMassError(
+            f"y_train has shape {y_train.shape} and dtype {y_train.dtype}; "
+            f"give one class id per training row: ({n_train},)"
+        )
+    low, high = int(y_train.min()), int(y_train.max())
+    if low < 0 or high >= n_classes:
+        raise CriticalMassError(
+            f"y_train holds class ids {low}..{high} but n_classes={n_classes}; "
+            f"number the classes 0..{n_classes - 1}"
+        )
+
+
+def _check_orders(orders: NDArray[np.intp], n_neurons: int) -> None:
+    if orders.ndim != 2 or orders.shape[0] < 1 or orders.shape[1] != n_neurons:
+        raise CriticalMassError(
+            f"orders have shape {orders.shape}; give (n_seeds, n_neurons) = (any, {n_neurons})"
+        )
+    if orders.dtype.kind not in "iu" or not bool(
+        (np.sort(orders, axis=1) == np.arange(n_neurons)).all()
+    ):
+        raise CriticalMassError(f"orders must be permutations of 0..{n_neurons - 1}, row by row")
+
+
+def _check_sizes(sizes: tuple[int, ...], n_neurons: int) -> None:
+    ascending = all(a < b for a, b in zip(sizes, sizes[1:], strict=False))
+    if not sizes or not ascending or sizes[0] < 1 or sizes[-1] > n_neurons:
+        raise CriticalMassError(
+            f"sizes={sizes}; give strictly ascending prefix lengths in 1..{n_neurons}"
+        )
