@@ -6,6 +6,7 @@ sizes at once, so that a probe may share work between the subsets.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -234,7 +235,7 @@ def _check_orders(orders: NDArray[np.intp], n_neurons: int) -> None:
 
 
 def _check_sizes(sizes: tuple[int, ...], n_neurons: int) -> None:
-    ascending = all(a < b for a, b in zip(sizes, sizes[1:], strict=False))
+    ascending = all(a < b for a, b in itertools.pairwise(sizes))
     if not sizes or not ascending or sizes[0] < 1 or sizes[-1] > n_neurons:
         raise CriticalMassError(
             f"sizes={sizes}; give strictly ascending prefix lengths in 1..{n_neurons}"
