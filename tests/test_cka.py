@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from criticalmass.cka import (
+    linear_cka,
+    prefix_cka,
+    prefix_cka_of_projection,
+    prefix_cka_replicates,
+)
+from criticalmass.errors import CriticalMassError
+
+
+def textbook_cka(x, y):
+    """Kornblith et al. 2019: centred n x n Gram matrices, HSIC(K, L) / sqrt(HSIC HSIC)."""
+    n = len(x)
+    h = np.eye(n) - 1 / n
+    k, m = h @ x @ x.T @ h, h @ y @ y.T @ h
+    return np.trace(k @ m) / np.sqrt(np.trace(k @ k) * np.trace(m @ m))
+
+
+def textbook_debiased_cka(x, y):
+    """Song et al. 2012, eq. 5, with n x n matrices whose diagonals are zero."""
+
+    def hsic(k, m):
+        n = len(k)
+        k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
+        one = np.ones(n)
+        total = np.trace(k @ m)
+        total += (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
+        total -= 2 / (n - 2) * (one @ k @ m @ one)
+        return total / (n * (n - 3))
+
+    k, m = x @ x.T, y @ y.T
+    return hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m))
+
+
+def second_moment(x):
+    centred = x - x.mean(axis=0)
+    return centred.T @ centred
+
+
+@pytest.fixture(scope="module")
+def x():
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((70, 24)) @ rng.standard_normal((24, 24)) + 2.0
+
+
+@pytest.mark.parametrize("shape", [(40, 7, 5), (12, 30, 20), (20, 40, 6)])
+@pytest.mark.parametrize(
+    ("debiased", "textbook"), [(False, textbook_cka), (True, textbook_debiased_cka)]
+)
+def test_linear_cka_equals_the_textbook(shape, debiased, textbook):
+    n, dx, dy = shape
+    rng = np.random.default_rng(n)
+    a = rng.standard_normal((n, dx)) + 1.0
+    b = a[:, :1] * rng.standard_normal(dy) + rng.standard_normal((n, dy))
+    assert linear_cka(a, b, debiased=debiased) == pytest.approx(textbook(a, b), abs=1e-10)
+
+
+def test_debiased_cka_of_unrelated_noise_is_near_zero_where_the_biased_one_is_not():
+    rng = np.random.default_rng(1)
+    a, b = rng.standard_normal((50, 200)), rng.standard_normal((50, 200))
+    assert linear_cka(a, b) > 0.5
+    assert abs(linear_cka(a, b, debiased=True)) < 0.05
+
+
+def test_every_prefix_equals_the_textbook(x):
+    order = np.random.default_rng(2).permutation(24)
+    got = prefix_cka(second_moment(x), order)
+    want = [textbook_cka(x[:, order[:k]], x) for k in range(1, 25)]
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-10)
+    assert got[-1] == pytest.approx(1.0, abs=1e-13)
+
+
+def test_a_partial_order_is_the_beginning_of_the_full_one(x):
+    c, order = second_moment(x), np.random.default_rng(3).permutation(24)
+    np.testing.assert_allclose(prefix_cka(c, order[:9]), prefix_cka(c, order)[:9], rtol=1e-13)
+
+
+def test_uncorrelated_neurons_of_equal_variance_by_hand():
+    # C = I: CKA(k) = k / (sqrt(k) sqrt(d)) = sqrt(k/d).
+    np.testing.assert_allclose(
+        prefix_cka(np.eye(16), np.arange(16)), np.sqrt(np.arange(1, 17) / 16), rtol=1e-14
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-160, 1e-6, 1e160])
+def test_the_scale_of_the_second_moment_does_not_matter(x, scale):
+    order = np.random.default_rng(4).permutation(24)
+    np.testing.assert_allclose(
+        prefix_cka(second_moment(x) * scale, order), prefix_cka(second_moment(x), order), rtol=1e-12
+    )
+
+
+def test_dead_neurons_score_zero_and_a_dead_layer_is_an_error(x):
+    dead = x.copy()
+    dead[:, [3, 5]] = 0.7
+    c = second_moment(dead - dead[:1])
+    values = prefix_cka(c, np.r_[3, 5, np.setdiff1d(np.arange(24), [3, 5])])
+    assert values[:2].tolist() == [0.0, 0.0]
+    assert values[2] > 0.0
+    assert values[-1] == pytest.approx(1.0)
+    assert linear_cka(dead[:, [3, 5]], dead) == 0.0
+    with pytest.raises(CriticalMassError, match="every neuron is constant"):
+        prefix_cka(np.zeros((3, 3)), [0, 1, 2])
+    with pytest.raises(CriticalMassError, match="both constant"):
+        linear_cka(np.ones((5, 2)), np.ones((5, 3)))
+
+
+def test_every_prefix_of_a_projection_equals_the_textbook(x):
+    p = np.random.default_rng(5).standard_normal((24, 10))
+    got = prefix_cka_of_projection(second_moment(x), p)
+    want = [textbook_cka(x @ p[:, :k], x) for k in range(1, 11)]
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-10)
+
+
+def test_leaving_a_block_out_equals_computing_without_it(x):
+    orders = np.stack([np.random.default_rng(s).permutation(24) for s in range(3)])
+    sizes = (1, 5, 24)
+    values, replicates = prefix_cka_replicates(x, orders, sizes, n_blocks=6)
+    assert values.shape == (3, 3)
+    assert replicates.shape == (3, 3, 6)
+    blocks = np.array_split(np.random.default_rng(0).permutation(70), 6)
+    for o, order in enumerate(orders):
+        for s, size in enumerate(sizes):
+            assert values[o, s] == pytest.approx(textbook_cka(x[:, order[:size]], x), abs=1e-10)
+            for b, block in enumerate(blocks):
+                rest = np.delete(x, block, axis=0)
+                want = textbook_cka(rest[:, order[:size]], rest)
+                assert replicates[o, s, b] == pytest.approx(want, abs=1e-10)
+
+
+def test_a_neuron_that_lives_in_one_block_is_dead_without_it(x):
+    lonely = x.copy()
+    block = np.array_split(np.random.default_rng(0).permutation(70), 5)[2]
+    lonely[:, 0] = 0.3
+    lonely[block, 0] = np.arange(len(block)) + 0.1
+    _, replicates = prefix_cka_replicates(lonely, np.arange(24)[None], (1,), n_blocks=5)
+    assert replicates[0, 0, 2] == 0.0
+    assert np.all(replicates[0, 0, [0, 1, 3, 4]] > 0.0)
+
+
+def test_few_samples_make_fewer_blocks(x):
+    _, replicates = prefix_cka_replicates(x[:9], np.arange(24)[None], (3,))
+    assert replicates.shape == (1, 1, 4)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda c: prefix_cka(c[:2], [0]), "square"),
+        (lambda c: prefix_cka(c, [0, 0]), "neuron 0 more than once"),
+        (lambda c: prefix_cka(c, [0, 99]), "neuron 99.*24 neurons"),
+        (lambda c: prefix_cka(c, []), "empty"),
+        (lambda c: prefix_cka(np.full((2, 2), np.nan), [0]), "NaN"),
+        (lambda c: prefix_cka(np.array([[1.0, np.nan], [np.nan, 1.0]]), [0]), "NaN"),
+        (lambda c: prefix_cka_of_projection(c, np.eye(3)), r"\(3, 3\).*24 neurons"),
+        (lambda c: linear_cka(c[:5], c[:6]), "5 samples and y has 6"),
+        (lambda c: linear_cka(c[:3], c[:3], debiased=True), "at least 4"),
+        (lambda c: linear_cka(c[0], c[0]), "n_samples, n_neurons"),
+        (lambda c: linear_cka(np.full((5, 2), np.inf), c[:5]), "NaN"),
+        (lambda c: prefix_cka_replicates(c, [np.arange(24)], [25]), r"\[25\].*1 to 24"),
+        (lambda c: prefix_cka_replicates(c[:3], [np.arange(24)], [2]), "3 samples"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(call, says, x):
+    with pytest.raises(CriticalMassError, match=says) as caught:
+        call(second_moment(x))
+    assert "\n" not in str(caught.value)

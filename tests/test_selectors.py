@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from criticalmass.errors import CriticalMassError
+from criticalmass.selectors import (
+    DEFAULT_FRACTIONS,
+    SELECTORS,
+    grid_for,
+    select,
+    selector_info,
+    sizes_for,
+)
+from criticalmass.statistics import moments
+
+
+@pytest.fixture(scope="module")
+def layer():
+    rng = np.random.default_rng(0)
+    return moments(rng.standard_normal((300, 12)) * np.linspace(1, 4, 12) + 1.0)
+
+
+def test_default_grid_on_a_layer_of_1280():
+    assert sizes_for(DEFAULT_FRACTIONS, 1280) == (
+        13, 26, 64, 128, 192, 256, 384, 512, 640, 896, 1152, 1280,
+    )  # fmt: skip
+
+
+def test_sizes_never_fall_to_zero_and_merge_when_equal():
+    # int(0.0005 * 384) is 0 neurons: the trap of the authors' code.
+    assert sizes_for([0.0005], 384) == (1,)
+    assert grid_for([1.0, 0.01, 0.02], 3) == ((0.01, 1), (1.0, 3))
+
+
+@pytest.mark.parametrize("bad", [[], [0.0], [1.1], [-0.1], [float("nan")]])
+def test_bad_fractions_are_refused(bad):
+    with pytest.raises(CriticalMassError, match="fraction"):
+        sizes_for(bad, 10)
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_every_selector_gives_one_full_order_or_projection(name, layer):
+    chosen = select(name, layer, seed=3)
+    assert (chosen.order is None) != (chosen.projection is None)
+    if chosen.order is not None:
+        assert sorted(chosen.order) == list(range(12))
+    else:
+        assert chosen.projection.shape == (12, 12)
+        assert chosen.projection.dtype == np.float64
+        assert np.linalg.matrix_rank(chosen.projection) == 12
+    assert chosen.selector == name
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_only_random_selectors_depend_on_the_seed(name, layer):
+    def arrays(seed):
+        chosen = select(name, layer, seed=seed)
+        return chosen.order if chosen.order is not None else chosen.projection
+
+    np.testing.assert_array_equal(arrays(1), arrays(1))
+    assert np.array_equal(arrays(1), arrays(2)) != SELECTORS[name].is_random
+    assert select(name, layer, seed=7).seed == (7 if SELECTORS[name].is_random else 0)
+
+
+def test_norms_are_those_of_the_uncentred_columns():
+    x = np.array([[3.0, 0.0, 1.0, 5.0], [3.0, 1.0, -1.0, -5.0]])
+    order = select("norm-high", moments(x), seed=0).order
+    assert order.tolist() == [3, 0, 2, 1]  # L2 norms 3 -> 50, 0 -> 18, 2 -> 2, 1 -> 1, squared
+    assert select("norm-low", moments(x), seed=0).order.tolist() == [1, 2, 0, 3]
+
+
+def test_norm_ties_keep_the_order_of_the_layer():
+    x = np.ones((4, 5))
+    x[:, 2] = 2.0
+    assert select("norm-high", moments(x), seed=0).order.tolist() == [2, 0, 1, 3, 4]
+    assert select("norm-low", moments(x), seed=0).order.tolist() == [0, 1, 3, 4, 2]
+
+
+def test_pca_finds_the_axes_of_most_variance(layer):
+    top = select("pca-top", layer, seed=0).projection
+    variance = np.diag(top.T @ layer.covariance @ top)
+    assert np.all(np.diff(variance) <= 0)
+    np.testing.assert_allclose(variance[::-1], np.linalg.eigvalsh(layer.covariance), rtol=1e-9)
+    np.testing.assert_allclose(top.T @ top, np.eye(12), atol=1e-12)
+    assert np.all(top[np.argmax(np.abs(top), axis=0), range(12)] > 0)
+    np.testing.assert_array_equal(select("pca-bottom", layer, seed=0).projection, top[:, ::-1])
+
+
+def test_random_projections_have_the_stated_law():
+    wide = moments(np.eye(400))
+    gaussian = select("projection-gaussian", wide, seed=0).projection
+    assert abs(gaussian.mean()) < 1e-3
+    assert gaussian.std() == pytest.approx(1 / np.sqrt(400), rel=0.02)
+    uniform = select("projection-uniform", wide, seed=0).projection
+    np.testing.assert_allclose(np.linalg.norm(uniform, axis=0), 1.0, rtol=1e-12)
+    assert uniform.min() >= 0.0
+    # Uniform on [0, 1) has second moment 1/3 and mean 1/2.
+    assert uniform.mean() == pytest.approx(0.5 / np.sqrt(400 / 3), rel=0.01)
+
+
+def test_unknown_selector_gets_a_did_you_mean(layer):
+    with pytest.raises(CriticalMassError, match="'radnom'; did you mean 'random'"):
+        selector_info("radnom")
+    with pytest.raises(CriticalMassError, match="seed=-1"):
+        select("random", layer, seed=-1)
