@@ -1,0 +1,350 @@
+"""Figures: each takes a table and an ``ax``, draws on it and hands it back.
+
+Nothing here computes a result, shows a window or changes matplotlib's settings; whoever owns the
+figure decides its size and where it goes. Colours are those of Okabe and Ito, told apart by the
+colour-blind, and every line has its own marker and dash, so that a figure also reads in grey.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from criticalmass.errors import CriticalMassError, unknown_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#1d1c1a"
+FAINT = "#8c8a85"
+GRID = "#e3e1dc"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES: tuple[Any, ...] = ("-", (0, (6, 1.5)), (0, (2, 1)), (0, (5, 1, 1, 1)), ":", "--")
+
+#: Columns that tell one curve from another, and how a reader knows each measure.
+SERIES = ("model", "layer", "dataset", "selector", "measure")
+PROBE_LABEL = "accuracy on held-out data"
+MEASURE_LABELS = {
+    "cka": "linear CKA with the whole layer",
+    "cka-debiased": "debiased linear CKA with the whole layer",
+    "procrustes": "Procrustes similarity with the whole layer",
+    "retrieval": "nDCG of the retrieved neighbours",
+}
+COLUMN_WIDTH = 3.35
+#: The range of delta that the DR-against-delta figure covers.
+DELTAS = tuple(round(0.5 + 0.01 * step, 2) for step in range(50))
+
+
+def is_similarity(measure: str) -> bool:
+    """Whether a measure compares with the whole layer instead of scoring a task."""
+    return measure.startswith("cka") or measure == "procrustes"
+
+
+def measure_label(measure: str) -> str:
+    """How a reader knows a measure: the words of its axis."""
+    return MEASURE_LABELS.get(measure, PROBE_LABEL)
+
+
+def value_against_fraction(
+    curves: pd.DataFrame, ax: Axes, *, measure: str | None = None, whole_layer: bool = True
+) -> Axes:
+    """Draw value against the fraction of neurons kept, with its band and the whole layer's line.
+
+    Parameters
+    ----------
+    curves: rows as `criticalmass.curves` returns them; one line per model, layer, dataset,
+        selector and measure.
+    ax: where to draw.
+    measure: draw only this measure's rows; all by default.
+    whole_layer: draw the whole layer's value as a line across.
+
+    Raises
+    ------
+    CriticalMassError: no row with a value is left to draw.
+    """
+    rows = curves if measure is None else curves[curves["measure"] == measure]
+    rows = rows[rows["mean"].notna()]
+    if rows.empty:
+        raise CriticalMassError(f"no curve to draw for measure {measure!r}; run a sweep with it")
+    for number, (label, line) in enumerate(series(rows)):
+        line = line.sort_values("n_kept")
+        style = _style(number)
+        kept = (line["n_kept"] / line["n_neurons"]).to_numpy(float)
+        _band(ax, kept, line["low"], line["high"], style["color"])
+        ax.plot(kept, line["mean"].to_numpy(float), label=label, **style)
+    if whole_layer:
+        _whole_layer_lines(rows, ax)
+    fraction_axis(ax, float((rows["n_kept"] / rows["n_neurons"]).min()))
+    ax.set_ylabel(measure_label(str(rows["measure"].iloc[0])))
+    dress(ax)
+    _legend(ax, "lower right")
+    return ax
+
+
+def cka_against_fraction(curves: pd.DataFrame, ax: Axes, *, measure: str = "cka") -> Axes:
+    """Draw the subset's similarity to its own whole layer, which is 1 by definition at f = 1.
+
+    Parameters as in `value_against_fraction`.
+    """
+    value_against_fraction(curves, ax, measure=measure, whole_layer=False)
+    ax.set_ylim(min(0.0, ax.get_ylim()[0]), 1.02)
+    ax.axhline(1.0, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    return ax
+
+
+def dr_against_delta(table: pd.DataFrame, ax: Axes, *, measure: str | None = None) -> Axes:
+    """Draw diffused redundancy against delta, the share of the whole layer's value asked for.
+
+    Open triangles mark lower bounds: even the smallest tested subset passed there.
+
+    Parameters
+    ----------
+    table: rows as `criticalmass.redundancy` returns them, for as many deltas as the line needs.
+    ax: where to draw.
+    measure: draw only this measure's rows; all by default.
+
+    Raises
+    ------
+    CriticalMassError: no row with a value is left to draw.
+    """
+    rows = table if measure is None else table[table["measure"] == measure]
+    rows = rows[rows["dr"].notna()]
+    if rows.empty:
+        raise CriticalMassError(f"no DR to draw for measure {measure!r}; run a sweep with it")
+    for number, (label, line) in enumerate(series(rows)):
+        line = line.sort_values("delta")
+        style = _style(number)
+        delta, dr = line["delta"].to_numpy(float), line["dr"].to_numpy(float)
+        _band(ax, delta, line["dr_low"], line["dr_high"], style["color"])
+        every = max(1, len(delta) // 8)
+        ax.plot(delta, dr, label=label, markevery=every, **style)
+        bound = line["at_floor"].to_numpy(bool)
+        ax.plot(
+            delta[bound][::every],
+            dr[bound][::every],
+            linestyle="none",
+            marker="^",
+            markersize=6,
+            markerfacecolor="white",
+            markeredgecolor=style["color"],
+            zorder=4,
+        )
+    ax.set_xlabel("share of the whole layer's value to keep (delta)")
+    ax.set_ylabel("diffused redundancy DR")
+    ax.set_ylim(-0.02, 1.02)
+    _percent_ticks(ax)
+    dress(ax)
+    _legend(ax, "lower left")
+    return ax
+
+
+def mark_critical_mass(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Mark each critical mass on a value-against-fraction figure, with its interval.
+
+    Parameters
+    ----------
+    table: rows of `criticalmass.redundancy` for the curves already on ``ax``.
+    ax: the axes of `value_against_fraction`.
+    """
+    for row in table[table["critical_mass"].notna()].itertuples():
+        height = row.delta * row.value_full
+        low, mass, high = (
+            float(number) / row.n_neurons
+            for number in (row.critical_mass_low, row.critical_mass, row.critical_mass_high)
+        )
+        ax.plot([low, high], [height, height], color=INK, linewidth=1.6, zorder=5)
+        ax.plot([mass], [height], "D", color=INK, markersize=5, markerfacecolor="white", zorder=6)
+        ax.annotate(
+            f"{row.delta * 100:g} %",
+            (max(high, mass), height),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            color=INK,
+            fontsize="small",
+        )
+    return ax
+
+
+def series(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Split a table into its lines, in order of appearance, each named by what varies."""
+    varying = [name for name in SERIES if rows[name].nunique(dropna=False) > 1]
+    if not varying:
+        yield str(rows["selector"].iloc[0]), rows
+        return
+    for key, line in rows.groupby(varying, sort=False, dropna=False):
+        yield ", ".join(str(part) for part in key), line
+
+
+def fraction_axis(ax: Axes, smallest: float) -> None:
+    """Lay the logarithmic axis of fractions, labelled in per cent."""
+    ticks = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    ax.set_xscale("log")
+    ax.set_xlim(smallest * 0.88, 1.13)
+    shown = [tick for tick in ticks if tick >= smallest * 0.88]
+    ax.set_xticks(shown, [f"{tick * 100:g} %" for tick in shown])
+    ax.set_xticks([], minor=True)
+    ax.set_xlabel("neurons kept")
+
+
+def dress(ax: Axes) -> None:
+    """Take the frame away, leave a faint horizontal grid and ink-coloured words."""
+    for side in ("top", "right", "left"):
+        ax.spines[side].set_visible(False)
+    ax.spines["bottom"].set_color(FAINT)
+    ax.grid(axis="y", color=GRID, linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.tick_params(colors=INK, length=0, labelsize="small")
+    ax.tick_params(axis="x", length=3, color=FAINT)
+    for label in (ax.xaxis.label, ax.yaxis.label):
+        label.set_color(INK)
+        label.set_fontsize("small")
+
+
+def new_axes(width: float = 4.8, height: float = 3.3) -> tuple[Figure, Axes]:
+    """Make a figure with one ``ax`` that no window system knows of; sizes in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+FIGURES = {
+    "value": "value of the measure against the fraction of neurons kept",
+    "cka": "linear CKA of the subset with its whole layer against the fraction kept",
+    "dr": "diffused redundancy against delta",
+}
+
+
+def figure(
+    name: str,
+    run: Any,
+    *,
+    out: str | os.PathLike[str],
+    measures: Sequence[str] = (),
+    deltas: Sequence[float] = (0.9,),
+) -> Path:
+    """Draw one figure of a run into a file, one column of a paper wide, fonts embedded.
+
+    Parameters
+    ----------
+    name: a key of ``FIGURES``.
+    run: a Run or the path of one.
+    out: file to write; its ending (pdf, svg, png) decides the format.
+    measures: the measures to draw; every fitting one by default.
+    deltas: the critical masses that the ``value`` figure marks.
+
+    Returns
+    -------
+    The path written.
+
+    Raises
+    ------
+    CriticalMassError: unknown figure, unknown ending, or nothing in the run to draw.
+    """
+    from matplotlib import rc_context
+
+    if name not in FIGURES:
+        raise unknown_name("figure", name, FIGURES)
+    target = Path(out)
+    ending = target.suffix.lower().lstrip(".")
+    if ending not in {"pdf", "svg", "png"}:
+        raise CriticalMassError(f"--out {str(out)!r} must end in .pdf, .svg or .png")
+    drawing, ax = new_axes(COLUMN_WIDTH, 2.5)
+    _draw_named(name, run, ax, measures, deltas)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
+    with rc_context({"pdf.fonttype": 42, "svg.fonttype": "path"}):
+        drawing.savefig(scratch, format=ending, dpi=300)
+    os.replace(scratch, target)
+    return target
+
+
+def _draw_named(
+    name: str, run: Any, ax: Axes, measures: Sequence[str], deltas: Sequence[float]
+) -> None:
+    """Compute the table that a named figure needs and draw it."""
+    from criticalmass.redundancy import curves, redundancy
+
+    table = curves(run) if name != "dr" else redundancy(run, deltas=DELTAS)
+    known = list(dict.fromkeys(table["measure"]))
+    for measure in measures:
+        if measure not in known:
+            raise unknown_name("measure", measure, known)
+    wanted = [m for m in measures or known if name == "dr" or is_similarity(m) == (name == "cka")]
+    if not wanted:
+        raise CriticalMassError(
+            f"nothing for the {name!r} figure: the run has the measures {', '.join(known)}"
+        )
+    rows = table[table["measure"].isin(wanted)]
+    if name == "dr":
+        dr_against_delta(rows, ax)
+    elif name == "cka":
+        cka_against_fraction(rows, ax, measure=wanted[0])
+    else:
+        value_against_fraction(rows, ax)
+        masses = redundancy(run, deltas=tuple(deltas))
+        mark_critical_mass(masses[masses["measure"].isin(wanted)], ax)
+
+
+def _style(number: int) -> dict[str, Any]:
+    """Give line ``number`` a colour, a marker and a dash of its own."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": DASHES[(number // len(COLOURS) + number) % len(DASHES)],
+        "linewidth": 1.6,
+        "markersize": 4,
+        "zorder": 3,
+    }
+
+
+def _band(ax: Axes, x: Any, low: pd.Series, high: pd.Series, colour: str) -> None:
+    """Shade the interval where there is one."""
+    known = (low.notna() & high.notna()).to_numpy(bool)
+    if known.any():
+        ax.fill_between(
+            x[known],
+            low[known].to_numpy(float),
+            high[known].to_numpy(float),
+            color=colour,
+            alpha=0.18,
+            linewidth=0,
+        )
+
+
+def _whole_layer_lines(rows: pd.DataFrame, ax: Axes) -> None:
+    """Draw the whole layer's value once per layer and measure, with its own band."""
+    layers = rows.drop_duplicates(["model", "layer", "dataset", "measure"])
+    for row in layers.itertuples():
+        ax.axhline(row.value_full, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=2)
+        if row.full_low == row.full_low and row.full_high == row.full_high:
+            ax.axhspan(row.full_low, row.full_high, color=FAINT, alpha=0.15, linewidth=0)
+    if len(layers) == 1:
+        ax.annotate(
+            f"whole layer {layers['value_full'].iloc[0]:.3f}",
+            (0.01, layers["value_full"].iloc[0]),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            color=INK,
+            fontsize="small",
+        )
+
+
+def _percent_ticks(ax: Axes) -> None:
+    """Label the shares on the horizontal axis in per cent."""
+    from matplotlib.ticker import PercentFormatter
+
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+
+
+def _legend(ax: Axes, place: Literal["lower left", "lower right"]) -> None:
+    """Name the lines, when there is more than one to tell apart."""
+    if len(ax.get_legend_handles_labels()[0]) > 1:
+        ax.legend(loc=place, frameon=False, fontsize="small", labelcolor=INK)
