@@ -1,0 +1,135 @@
+"""Files of a Run that are never half-written, and the lock that lets one process write."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from criticalmass.errors import RunError
+
+LOCK_NAME = "lock"
+_TEMPORARY = ".tmp"
+
+
+def write_atomically(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """Write a file under a temporary name in its folder, then move it into place.
+
+    Parameters
+    ----------
+    path: where the file shall stand; its folder is made.
+    fill: writes the content to the open file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
+    try:
+        with temporary.open("wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON atomically, keys in the order given."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what a killed writer left half-written in a folder."""
+    for path in folder.glob(f".*{_TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold the lock file of a folder; that of a process which has died is taken over.
+
+    Raises
+    ------
+    RunError: if another writer is alive, or runs on another host where nobody can tell.
+    """
+    path = folder / LOCK_NAME
+    with _one_at_a_time(folder):
+        _refuse_if_held(path)
+        write_json(path, _myself())
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _refuse_if_held(path: Path) -> None:
+    """Raise if the lock belongs to a living process."""
+    try:
+        owner = json.loads(path.read_text())
+        pid, host, started = int(owner["pid"]), str(owner["host"]), owner.get("started")
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{path} is no lock of this package; if nothing writes here, delete it"
+        ) from error
+    if host != socket.gethostname():
+        raise RunError(
+            f"{path.parent} is being written by process {pid} on {host}; wait for it, "
+            f"or delete {path} if it has died"
+        )
+    if _is_alive(pid) and started in (None, _started(pid)):
+        raise RunError(
+            f"{path.parent} is being written by process {pid}; wait for it or write elsewhere"
+        )
+
+
+def _myself() -> dict[str, object]:
+    """Return what a lock says of its owner."""
+    pid = os.getpid()
+    return {"pid": pid, "host": socket.gethostname(), "started": _started(pid)}
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this host exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _started(pid: int) -> str | None:
+    """When a process started, in the kernel's ticks; None where the system does not say.
+
+    Process numbers come again, soon so in containers: the number alone does not tell
+    whether the writer lives.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The name in parentheses may hold spaces; the start time is the 20th field after it.
+    return stat.rpartition(")")[2].split()[19]
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let one process at a time look at the lock and take it, where the system can do so."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: a folder cannot be locked, the moment without guard is short
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
