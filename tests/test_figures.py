@@ -114,6 +114,17 @@ def test_labels_name_only_what_varies() -> None:
     assert [label for label, _ in figures.series(rows)] == ["a, random", "b, random", "b, first"]
 
 
+def test_a_name_from_data_stays_a_name() -> None:
+    rows = pd.concat([curves(layer="_hidden"), curves(layer="$x^2$")])
+    drawing, ax = figures.new_axes()
+    figures.value_against_fraction(rows, ax)
+    drawing.canvas.draw()
+    legend = ax.get_legend()
+    assert legend is not None
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert shown == [" _hidden", r"\$x^2\$"]
+
+
 def test_missing_values_are_left_out_not_drawn_as_zero() -> None:
     rows = curves()
     rows.loc[0, ["mean", "low", "high"]] = np.nan

@@ -175,10 +175,10 @@ def series(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Split a table into its lines, in order of appearance, each named by what varies."""
     varying = [name for name in SERIES if rows[name].nunique(dropna=False) > 1]
     if not varying:
-        yield str(rows["selector"].iloc[0]), rows
+        yield _plain(rows["selector"].iloc[0]), rows
         return
     for key, line in rows.groupby(varying, sort=False, dropna=False):
-        yield ", ".join(str(part) for part in key), line
+        yield _plain(", ".join(str(part) for part in key)), line
 
 
 def fraction_axis(ax: Axes, smallest: float) -> None:
@@ -290,6 +290,12 @@ def _draw_named(
         value_against_fraction(rows, ax)
         masses = redundancy(run, deltas=tuple(deltas))
         mark_critical_mass(masses[masses["measure"].isin(wanted)], ax)
+
+
+def _plain(name: object) -> str:
+    """Keep a name from data a name: no formula between dollars, not hidden by an underscore."""
+    text = str(name).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _style(number: int) -> dict[str, Any]:

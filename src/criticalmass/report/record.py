@@ -1,0 +1,233 @@
+"""What a run's own record says: how it was measured, and what could be wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from criticalmass.figures import is_similarity
+from criticalmass.report.answers import percent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Fewer seeds than this say little about the spread over subsets.
+ENOUGH_SEEDS = 5
+#: With fewer test samples an accuracy is known to no better than about a point.
+ENOUGH_TEST_SAMPLES = 2000
+ENGINES = {"openvino": "OpenVINO", "torch": "PyTorch"}
+MEASURES = {
+    "logistic": "logistic regression on standardised neurons; its strength of regularisation is "
+    "chosen on a validation part of the training split, the score is accuracy on the test split",
+    "lda": "linear discriminant analysis, scored by accuracy on the test split",
+    "ridge": "ridge regression onto the classes, scored by accuracy on the test split",
+    "knn": "nearest neighbours, scored by accuracy on the test split",
+    "centroid": "nearest class centroid, scored by accuracy on the test split",
+    "sgd": "the paper's protocol (a linear probe trained by gradient descent), scored by accuracy "
+    "on the test split",
+    "cka": "linear centred kernel alignment of the subset with its whole layer, on the test split",
+    "cka-debiased": "debiased linear CKA of the subset with its whole layer, on the test split",
+}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of how it was measured: a term and what it was."""
+
+    term: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """One thing that could be wrong; ``grave`` ones can change the answer."""
+
+    title: str
+    text: str
+    grave: bool
+
+
+def find(manifest: Mapping[str, Any], *names: str) -> Any:
+    """Look up the first of several names in a manifest, outer levels before inner ones.
+
+    Parameters
+    ----------
+    manifest: nested mappings, as a run records those of its feature store.
+    names: keys to look for, best first.
+
+    Returns
+    -------
+    The value, or None where no level has one of the names.
+    """
+    for name in names:
+        level: list[Mapping[str, Any]] = [manifest]
+        while level:
+            for mapping in level:
+                if mapping.get(name) is not None:
+                    return mapping[name]
+            level = [v for mapping in level for v in mapping.values() if isinstance(v, Mapping)]
+    return None
+
+
+def facts(manifest: Mapping[str, Any], frame: pd.DataFrame) -> list[Fact]:
+    """List how a run was measured, from its manifest and its long table.
+
+    Parameters
+    ----------
+    manifest: the run's manifest, with what it copied from the feature store's.
+    frame: the run's long table, one row per cell.
+    """
+    lines = [*_material(manifest, frame), *_protocol(frame), *_circumstances(manifest, frame)]
+    return [fact for fact in lines if fact.text]
+
+
+def caveats(frame: pd.DataFrame, table: pd.DataFrame) -> list[Caveat]:
+    """List what could be wrong with a run, gravest first.
+
+    Parameters
+    ----------
+    frame: the run's long table, one row per cell.
+    table: its redundancy table at the deltas of the report.
+    """
+    found = [*_cell_caveats(frame), *_sample_caveats(frame), *_grid_caveats(frame, table)]
+    return sorted(found, key=lambda caveat: not caveat.grave)
+
+
+def _material(manifest: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Fact]:
+    """Say what was measured: model, layers, data."""
+    digest = find(manifest, "weights_digest")
+    weights = f" (weights {str(digest).removeprefix('sha256:')[:12]})" if digest else ""
+    yield Fact("Model", _listed(frame["model"]) + weights)
+    sizes = frame.drop_duplicates("layer").set_index("layer")["n_neurons"]
+    yield Fact("Layer", ", ".join(f"{name} ({count:,} neurons)" for name, count in sizes.items()))
+    classes = find(manifest, "class_names")
+    count = f", {len(classes):,} classes" if isinstance(classes, (list, tuple)) else ""
+    yield Fact("Dataset", _listed(frame["dataset"]) + count)
+    parts = [f"{_counts(frame['n_train'])} to train the probes", f"{_counts(frame['n_test'])} test"]
+    yield Fact("Samples", ", ".join(part for part in parts if not part.startswith("–")))
+    engine = str(find(manifest, "engine") or "")
+    precision = str(find(manifest, "precision", "inference_precision") or "")
+    by = ENGINES.get(engine, engine)
+    yield Fact("Features", " in ".join(part for part in (by, precision) if part))
+
+
+def _protocol(frame: pd.DataFrame) -> Iterator[Fact]:
+    """Say how it was measured: measures, subsets, probes."""
+    for measure in frame["measure"].unique():
+        text = MEASURES.get(measure, "")
+        fits = frame[frame["measure"] == measure]
+        if fits["l2"].notna().any():
+            low, high = fits["l2"].min(), fits["l2"].max()
+            text += f"; l2 {low:.2g}" if low == high else f"; l2 between {low:.2g} and {high:.2g}"
+        if fits["gap"].notna().any():
+            text += f"; every objective within {fits['gap'].max():.1g} of its optimum"
+        yield Fact(f"Measure {measure}", text)
+    subsets = frame[frame["selector"] != "full"]
+    for selector, rows in subsets.groupby("selector", sort=False):
+        seeds, sizes = rows["seed"].nunique(), sorted(rows["n_kept"].unique())
+        kept = f"{len(sizes)} sizes from {sizes[0]:,} to {sizes[-1]:,} neurons"
+        runs = f"{seeds} seeds, nested subsets of " if seeds > 1 else ""
+        yield Fact(f"Selector {selector}", runs + kept)
+
+
+def _circumstances(manifest: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Fact]:
+    """Say where and how long."""
+    seconds = frame["seconds"].sum()
+    if seconds > 0:
+        yield Fact("Computing", f"{_duration(float(seconds))} for {len(frame):,} cells")
+    versions = find(manifest, "versions", "library_versions", "libraries")
+    if isinstance(versions, Mapping):
+        yield Fact("Software", ", ".join(f"{name} {value}" for name, value in versions.items()))
+    created = find(manifest, "created", "created_at")
+    yield Fact("Measured on", str(created or "")[:10])
+
+
+def _cell_caveats(frame: pd.DataFrame) -> Iterator[Caveat]:
+    """Find cells that failed or fits that did not converge."""
+    failed = frame[frame["status"] == "failed"]
+    if len(failed):
+        first = str(failed["error"].dropna().iloc[0]) if failed["error"].notna().any() else ""
+        yield Caveat(
+            f"{len(failed):,} of {len(frame):,} cells failed",
+            "They are left out of every mean." + (f" The first says: {first}" if first else ""),
+            True,
+        )
+    unfinished = int((frame["status"] == "not_converged").sum())
+    if unfinished:
+        yield Caveat(
+            f"{unfinished:,} of {len(frame):,} fits did not converge",
+            "Their values count, but a longer fit may move them.",
+            True,
+        )
+
+
+def _sample_caveats(frame: pd.DataFrame) -> Iterator[Caveat]:
+    """Find too few seeds or test samples."""
+    drawn = frame[frame["selector"].isin(["random", "projection-gaussian", "projection-uniform"])]
+    if len(drawn):
+        seeds = int(drawn.groupby("selector")["seed"].nunique().min())
+        if seeds < ENOUGH_SEEDS:
+            title = "Only one seed" if seeds == 1 else f"Only {seeds} seeds"
+            text = "How much one random subset differs from another can hardly be told from so few."
+            yield Caveat(title, f"{text} Repeat with --seeds {ENOUGH_SEEDS} or more.", True)
+        elif seeds < 2 * ENOUGH_SEEDS:
+            text = f"The spread over subsets rests on {seeds} draws; its own size is roughly known."
+            yield Caveat(f"{seeds} seeds", text, False)
+    scored = frame[~frame["measure"].map(is_similarity).astype(bool) & frame["value_full"].notna()]
+    tests = frame["n_test"].dropna()
+    if len(tests) and tests.min() < ENOUGH_TEST_SAMPLES:
+        n_test = int(tests.min())
+        text = "The intervals hold this uncertainty, but not that of the choice of the test split."
+        if len(scored):
+            share = float(scored["value_full"].iloc[0])
+            error = (max(0.0, share * (1 - share)) / n_test) ** 0.5
+            text = f"An accuracy of {share:.2f} is known to ± {2 * error:.3f} from so few. " + text
+        yield Caveat(f"Small test set: {n_test:,} samples", text, n_test < ENOUGH_TEST_SAMPLES / 2)
+
+
+def _grid_caveats(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[Caveat]:
+    """Find what the grid of tested sizes leaves open."""
+    floor = table[table["at_floor"].astype(bool)]
+    if len(floor):
+        where = ", ".join(
+            f"{measure} at {' and '.join(percent(delta) for delta in rows['delta'].unique())}"
+            for measure, rows in floor.groupby("measure", sort=False)
+        )
+        text = f"Even the smallest tested subset passes for {where}: DR is a lower bound there."
+        yield Caveat("Lower bounds", text, False)
+    never = table[~table["reached"].astype(bool)]
+    if len(never):
+        rows = ", ".join(f"{row.selector} {row.measure}" for row in never.itertuples())
+        yield Caveat("Bars that no subset passes", f"DR stands as 0 for {rows}.", False)
+    inside = table[table["reached"].astype(bool) & ~table["at_floor"].astype(bool)]
+    exact = "estimator" in table and (table["estimator"] == "strict").all()
+    if len(inside) and exact:
+        sizes = sorted(frame.loc[frame["selector"] != "full", "n_kept"].unique())
+        row = inside.iloc[(inside["delta"] - 0.9).abs().argsort().iloc[0]]
+        below = [size for size in sizes if size < row["critical_mass"]]
+        if below and row["critical_mass"] - below[-1] > 1:
+            text = (
+                f"{row['measure']}: {below[-1]:,} neurons miss {percent(row['delta'])}, "
+                f"{round(row['critical_mass']):,} pass; sizes between were not tested, "
+                "so the critical mass may be smaller."
+            )
+            yield Caveat("Steps between tested sizes", text, False)
+
+
+def _listed(column: pd.Series) -> str:
+    """Name each distinct value once."""
+    return ", ".join(str(value) for value in column.dropna().unique())
+
+
+def _counts(column: pd.Series) -> str:
+    """Write the distinct counts of a column, most first."""
+    known = sorted({int(value) for value in column.dropna() if value > 0}, reverse=True)
+    return " or ".join(f"{value:,}" for value in known) or "–"
+
+
+def _duration(seconds: float) -> str:
+    """Write seconds as people do."""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
