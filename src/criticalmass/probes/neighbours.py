@@ -1,0 +1,182 @@
+"""Nearest neighbours and nearest class mean for every prefix of every order, incrementally.
+
+Squared distances and inner products are sums over neurons, so those of a prefix are those of the
+shorter prefix plus the block of neurons in between. Nothing is computed twice within an order.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from criticalmass.probes.nearest_kernels import keep_nearest, majority
+from criticalmass.probes.staircase import steps
+from criticalmass.probes.standardise import (
+    Scaling,
+    chunks,
+    column_scaling,
+    refuse_nonfinite,
+    rows_within,
+)
+from criticalmass.probes.task import (
+    ProbeScores,
+    ProbeTask,
+    Rows,
+    label_dtype,
+    rows_as_float32,
+    uncertified_scores,
+)
+
+FloatArray = NDArray[np.float64]
+N_NEIGHBOURS = 10
+_QUERY_MEBIBYTES = 64
+_QUERIES = 256
+_TILE = 2048
+
+
+def knn(task: ProbeTask) -> ProbeScores:
+    """Classify by the majority of the 10 nearest training rows (Cover and Hart 1967).
+
+    Euclidean distance on columns standardised over the training rows; with fewer than 10 training
+    rows all of them vote. A tie of votes goes to the tied class that owns the nearest neighbour,
+    a tie of distances to the earlier training row. There is nothing to choose: validation rows
+    are training rows like the others.
+
+    A tile of training rows meets a tile of test rows once per seed: the running distances of the
+    tile grow block by block and every size keeps its own list of neighbours, so the full
+    (n_test, n_train) matrix never exists.
+
+    Raises
+    ------
+    CriticalMassError
+        If a feature is NaN or infinite; names the first such row and neuron.
+    """
+    start = time.perf_counter()
+    scaling = column_scaling(task.x_train)
+    predictions = np.empty((*task.grid, task.n_test), dtype=label_dtype(task.n_classes))
+    for a, raw in chunks(task.x_test, rows_within(task.n_neurons, _QUERY_MEBIBYTES, most=1 << 30)):
+        refuse_nonfinite(raw, a, "x_test")
+        queries = scaling.apply(raw)
+        for seed, order in enumerate(task.orders):
+            nearest = _nearest(task, scaling, queries, order)
+            for j in range(len(task.sizes)):
+                out = predictions[seed, j, a : a + queries.shape[0]]
+                majority(nearest[j], task.n_classes, out)
+    return uncertified_scores(predictions, time.perf_counter() - start)
+
+
+def centroid(task: ProbeTask) -> ProbeScores:
+    """Classify by the nearest class mean (Hastie, Tibshirani and Friedman 2009, section 13.2).
+
+    Euclidean distance on columns standardised over the training rows; a tie goes to the smaller
+    class id, a class without training rows is never predicted.
+
+    Raises
+    ------
+    CriticalMassError
+        If a feature is NaN or infinite; names the first such row and neuron.
+    """
+    start = time.perf_counter()
+    scaling = column_scaling(task.x_train)
+    means, counts = class_means(task.x_train, task.y_train, task.n_classes)
+    centres = ((means - scaling.mean) / scaling.scale).T
+    base = np.where(counts > 0, 0.0, -np.inf)
+    predictions = np.empty((*task.grid, task.n_test), dtype=label_dtype(task.n_classes))
+    for a, raw in chunks(task.x_test):
+        refuse_nonfinite(raw, a, "x_test")
+        x = scaling.apply(raw)
+        for seed, order in enumerate(task.orders):
+            kept = np.ascontiguousarray(centres[order])
+            out = predictions[seed, :, a : a + x.shape[0]]
+            _nearest_centres(np.take(x, order, axis=1), kept, base, task.sizes, out)
+    return uncertified_scores(predictions, time.perf_counter() - start, passes=1)
+
+
+def class_means(rows: Rows, labels: NDArray[np.int64], n_classes: int) -> tuple[FloatArray, Any]:
+    """Stream the class means (n_classes, n_neurons) float64 and the class counts (n_classes,).
+
+    The mean of a class without rows is 0.
+    """
+    from scipy.sparse import csr_array
+
+    counts = np.bincount(labels, minlength=n_classes)
+    shift = np.asarray(rows[0:1], dtype=np.float64)[0]
+    sums = np.zeros((n_classes, shift.size))
+    for a, block in chunks(rows):
+        size = block.shape[0]
+        member = (np.ones(size), labels[a : a + size], np.arange(size + 1))
+        sums += csr_array(member, shape=(size, n_classes)).T @ (block - shift)
+    return (sums + counts[:, None] * shift) / np.maximum(counts, 1)[:, None], counts
+
+
+def _nearest_centres(
+    x: NDArray[np.float32],
+    centres: FloatArray,
+    base: FloatArray,
+    sizes: tuple[int, ...],
+    out: NDArray[np.unsignedinteger[Any]],
+) -> None:
+    """Write the nearest centre (n_sizes, rows) of permuted rows, adding one block per size."""
+    closeness = np.tile(base, (x.shape[0], 1))
+    for j, (a, b) in enumerate(steps(sizes)):
+        block = centres[a:b]
+        closeness += x[:, a:b] @ block - 0.5 * np.einsum("ij,ij->j", block, block)
+        out[j] = closeness.argmax(axis=1)
+
+
+def _nearest(
+    task: ProbeTask, scaling: Scaling, queries: NDArray[np.float32], order: NDArray[np.intp]
+) -> NDArray[np.int32]:
+    """Return the class ids (n_sizes, n_queries, n_neighbours) of the nearest training rows."""
+    shape = (len(task.sizes), queries.shape[0], min(N_NEIGHBOURS, task.n_train))
+    best = np.full(shape, np.finfo(np.float32).max, dtype=np.float32)
+    nearest = np.zeros(shape, dtype=np.int32)
+    pieces = _pieces(queries, order, task.sizes)
+    labels = task.y_train.astype(np.int32)
+    dots = np.empty((_QUERIES, _TILE), dtype=np.float32)
+    for start in range(0, task.n_train, _TILE):
+        stop = min(start + _TILE, task.n_train)
+        rows = scaling.apply(rows_as_float32(task.x_train, start, stop))
+        tile = _pieces(rows, order, task.sizes)
+        norms = np.cumsum([np.einsum("ij,ij->i", p, p) for p in tile], axis=0, dtype=np.float32)
+        for a in range(0, queries.shape[0], _QUERIES):
+            b = min(a + _QUERIES, queries.shape[0])
+            running = dots[: b - a, : stop - start]
+            if running.shape[1] < _TILE:
+                running = np.ascontiguousarray(running)
+            for j, (piece, block) in enumerate(zip(pieces, tile, strict=True)):
+                _add_products(running, piece[a:b], block, first=j == 0)
+                keep_nearest(running, norms[j], labels[start:stop], best[j, a:b], nearest[j, a:b])
+    return nearest
+
+
+def _pieces(
+    x: NDArray[np.float32], order: NDArray[np.intp], sizes: tuple[int, ...]
+) -> list[NDArray[np.float32]]:
+    """Gather the columns of every block, each contiguous: what the products read in a row."""
+    return [np.ascontiguousarray(np.take(x, order[a:b], axis=1)) for a, b in steps(sizes)]
+
+
+def _add_products(
+    running: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    block: NDArray[np.float32],
+    *,
+    first: bool,
+) -> None:
+    """Add ``queries @ block.T`` to ``running`` in place; the first block overwrites it."""
+    from scipy.linalg.blas import sgemm
+
+    # In Fortran's eyes: running.T = block @ queries.T, where both arguments are transposed views.
+    sgemm(
+        1.0,
+        block.T,
+        queries.T,
+        beta=0.0 if first else 1.0,
+        c=running.T,
+        trans_a=True,
+        overwrite_c=1,
+    )
