@@ -21,6 +21,7 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
+from criticalmass.probes.gather import take_columns
 from criticalmass.probes.staircase import ascending, scores, stack, steps, unstack
 from criticalmass.probes.standardise import (
     RowSubset,
@@ -251,11 +252,12 @@ def _every_prefix(task: ProbeTask, build: Callable[[Moments], System]) -> ProbeS
     chosen = _choose(task, build(fitted))
     system = build(fitted.merge(held))
     predictions = np.empty((*task.grid, task.n_test), dtype=label_dtype(task.n_classes))
+    room = _room(task)
     for seed, order in enumerate(task.orders):
         heads = _refit(system, order, task.sizes, chosen[seed])
         for a, block in chunks(task.x_test, _rows_at_once(task)):
             refuse_nonfinite(block, a, "x_test")
-            x = np.take(system.scaling.apply(block), order[: task.sizes[-1]], axis=1)
+            x = take_columns(system.scaling.apply(block), order[: task.sizes[-1]], room)
             predictions[seed, :, a : a + block.shape[0]] = _predict(x, heads).T
     return uncertified_scores(predictions, time.perf_counter() - start, l2=chosen, passes=1)
 
@@ -279,14 +281,14 @@ def _choose(task: ProbeTask, system: System) -> FloatArray:
     """Return the strength (n_seeds, n_sizes) with the best validation accuracy."""
     index = np.flatnonzero(task.validation)
     rows, y = RowSubset(task.x_train, index), task.y_train[index]
-    chosen = np.empty(task.grid)
+    chosen, room = np.empty(task.grid), _room(task)
     for seed, order in enumerate(task.orders):
         kept = order[: task.sizes[-1]]
         matrix = _permuted(system.matrix, kept)
         heads = [_in_float32(_solve_permuted(matrix, system, kept, task.sizes, l2)) for l2 in L2S]
         correct = np.zeros((len(L2S), len(task.sizes)), dtype=np.int64)
         for a, block in chunks(rows, _rows_at_once(task)):
-            x = np.take(system.scaling.apply(block), kept, axis=1)
+            x = take_columns(system.scaling.apply(block), kept, room)
             truth = y[a : a + block.shape[0], None]
             for i, head in enumerate(heads):
                 correct[i] += (_predict(x, head) == truth).sum(axis=0)
@@ -304,7 +306,9 @@ def _refit(system: System, order: NDArray[np.intp], sizes: Sequence[int], l2s: F
     bias = np.empty((len(sizes), system.bias.size))
     for l2 in np.unique(l2s):
         members = np.flatnonzero(l2s == l2)
-        heads = _solve_permuted(matrix, system, kept, [sizes[i] for i in members.tolist()], float(l2))
+        heads = _solve_permuted(
+            matrix, system, kept, [sizes[i] for i in members.tolist()], float(l2)
+        )
         bias[members] = heads.bias
         for i, head in zip(members, unstack(heads.blocks), strict=True):
             weights[i] = head
@@ -325,3 +329,8 @@ def _predict(x: NDArray[np.float32], heads: Heads) -> NDArray[np.intp]:
 def _rows_at_once(task: ProbeTask) -> int:
     """Rows whose features and scores of one seed fit the working budget."""
     return rows_within(task.n_neurons + len(task.sizes) * task.n_classes, _SCORE_MEBIBYTES)
+
+
+def _room(task: ProbeTask) -> NDArray[np.float32]:
+    """Return memory for the gathered features of one block of rows."""
+    return np.empty((_rows_at_once(task), task.sizes[-1]), dtype=np.float32)

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.probes.gather import take_columns
 from criticalmass.probes.nearest_kernels import keep_nearest, majority
 from criticalmass.probes.staircase import steps
 from criticalmass.probes.standardise import (
+    CHUNK,
     Scaling,
     chunks,
     column_scaling,
@@ -85,13 +87,14 @@ def centroid(task: ProbeTask) -> ProbeScores:
     centres = ((means - scaling.mean) / scaling.scale).T
     base = np.where(counts > 0, 0.0, -np.inf)
     predictions = np.empty((*task.grid, task.n_test), dtype=label_dtype(task.n_classes))
+    room = np.empty((CHUNK, task.n_neurons), dtype=np.float32)
     for a, raw in chunks(task.x_test):
         refuse_nonfinite(raw, a, "x_test")
         x = scaling.apply(raw)
         for seed, order in enumerate(task.orders):
             kept = np.ascontiguousarray(centres[order])
             out = predictions[seed, :, a : a + x.shape[0]]
-            _nearest_centres(np.take(x, order, axis=1), kept, base, task.sizes, out)
+            _nearest_centres(take_columns(x, order, room), kept, base, task.sizes, out)
     return uncertified_scores(predictions, time.perf_counter() - start, passes=1)
 
 
@@ -157,7 +160,7 @@ def _pieces(
     x: NDArray[np.float32], order: NDArray[np.intp], sizes: tuple[int, ...]
 ) -> list[NDArray[np.float32]]:
     """Gather the columns of every block, each contiguous: what the products read in a row."""
-    return [np.ascontiguousarray(np.take(x, order[a:b], axis=1)) for a, b in steps(sizes)]
+    return [take_columns(x, order[a:b]) for a, b in steps(sizes)]
 
 
 def _add_products(
