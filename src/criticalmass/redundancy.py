@@ -1,0 +1,244 @@
+"""Curves, critical mass and diffused redundancy of a Run, each with its interval."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from criticalmass.errors import CriticalMassError
+from criticalmass.estimators import (
+    check_delta,
+    check_estimator,
+    critical_size,
+    diffused_redundancy,
+    reaches,
+)
+from criticalmass.results import Run
+from criticalmass.run_curves import Curve, curves_of
+
+__all__ = ["CURVE_COLUMNS", "REDUNDANCY_COLUMNS", "curves", "diffused_redundancy", "redundancy"]
+
+RunLike = Run | str | os.PathLike[str]
+_KEY = ("model", "layer", "dataset", "selector", "measure")
+_TEXT, _COUNT, _FLOAT = "string", "Int64", "Float64"
+CURVE_COLUMNS: dict[str, str] = dict.fromkeys(_KEY, _TEXT) | {
+    "fraction": _FLOAT,
+    "n_kept": _COUNT,
+    "n_neurons": _COUNT,
+    "mean": _FLOAT,
+    "low": _FLOAT,
+    "high": _FLOAT,
+    "std": _FLOAT,
+    "ratio": _FLOAT,
+    "ratio_low": _FLOAT,
+    "ratio_high": _FLOAT,
+    "value_full": _FLOAT,
+    "full_low": _FLOAT,
+    "full_high": _FLOAT,
+    "level": _FLOAT,
+    "n_seeds": _COUNT,
+    "n_test": _COUNT,
+    "n_train": _COUNT,
+    "n_failed": _COUNT,
+    "n_not_converged": _COUNT,
+}
+REDUNDANCY_COLUMNS: dict[str, str] = dict.fromkeys(_KEY, _TEXT) | {
+    "delta": _FLOAT,
+    "estimator": _TEXT,
+    "n_neurons": _COUNT,
+    "value_full": _FLOAT,
+    "critical_mass": _COUNT,
+    "critical_mass_low": _COUNT,
+    "critical_mass_high": _COUNT,
+    "dr": _FLOAT,
+    "dr_low": _FLOAT,
+    "dr_high": _FLOAT,
+    "at_floor": "boolean",
+    "reached": "boolean",
+    "level": _FLOAT,
+    "n_seeds": _COUNT,
+    "n_test": _COUNT,
+    "n_train": _COUNT,
+    "n_failed": _COUNT,
+    "n_not_converged": _COUNT,
+}
+
+
+def curves(
+    run: RunLike | Sequence[RunLike],
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Mean value at every size, with the interval of the hierarchical bootstrap.
+
+    Parameters
+    ----------
+    run: a run, its path, or several of them; each run is resampled for itself.
+    level: of the percentile intervals.
+    resamples: bootstrap draws of seeds and test samples.
+    seed: fixes the draws.
+
+    Returns
+    -------
+    One row per model x layer x dataset x selector x measure x n_kept, `CURVE_COLUMNS`;
+    ``std`` is over seeds (missing for one seed), ``ratio`` is mean / value_full.
+
+    Raises
+    ------
+    CriticalMassError: for a level or number of resamples that is none, or a damaged run.
+    """
+    _check(level, resamples)
+    rows = [
+        row
+        for one in _runs(run)
+        for curve in curves_of(one, level, resamples, seed)
+        for row in _curve_rows(curve)
+    ]
+    return _table(rows, CURVE_COLUMNS)
+
+
+def redundancy(
+    run: RunLike | Sequence[RunLike],
+    deltas: float | Sequence[float] = (0.9,),
+    estimator: str = "strict",
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Critical mass and diffused redundancy, with intervals.
+
+    Each draw resamples the seeds of a selector and the test samples, the whole layer on the
+    same test samples, and applies the estimator anew; the interval is the percentile
+    interval over draws. One seed, or a selector without chance: only test samples vary.
+
+    Parameters
+    ----------
+    run: a run, its path, or several of them.
+    deltas: shares of the whole layer's value, each in (0, 1].
+    estimator: "strict", "interpolated" or "nearest", see `diffused_redundancy`.
+    level: of the percentile intervals.
+    resamples: bootstrap draws.
+    seed: fixes the draws.
+
+    Returns
+    -------
+    One row per model x layer x dataset x selector x measure x delta, `REDUNDANCY_COLUMNS`.
+    ``critical_mass`` is in neurons, ``dr = 1 - critical_mass / n_neurons``; ``at_floor``:
+    the smallest tested size passes, so DR is a lower bound; ``reached``: a size below the
+    whole layer passes. All missing where the layer or every size failed.
+
+    Raises
+    ------
+    CriticalMassError: for a delta, estimator or level that is none, or a damaged run.
+    """
+    wanted = [float(d) for d in np.atleast_1d(np.asarray(deltas, dtype=np.float64))]
+    for delta in wanted:
+        check_delta(delta)
+    check_estimator(estimator)
+    _check(level, resamples)
+    rows = [
+        _redundancy_row(curve, delta, estimator)
+        for one in _runs(run)
+        for curve in curves_of(one, level, resamples, seed)
+        for delta in wanted
+    ]
+    return _table(rows, REDUNDANCY_COLUMNS)
+
+
+def _check(level: float, resamples: int) -> None:
+    if not 0.0 < level < 1.0:
+        raise CriticalMassError(f"level={level} is outside (0, 1); 0.95 is usual")
+    if resamples < 1:
+        raise CriticalMassError(f"resamples={resamples} but at least 1 is drawn; 2000 is usual")
+
+
+def _runs(run: RunLike | Sequence[RunLike]) -> list[Run]:
+    """Open one run or several."""
+    if isinstance(run, (Run, str, os.PathLike)):
+        return [Run.open(run)]
+    return [Run.open(one) for one in run]
+
+
+def _table(rows: list[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
+    """Make a typed table, with all columns even if there are no rows."""
+    return pd.DataFrame(
+        {n: pd.array([row[n] for row in rows], dtype=dtype) for n, dtype in columns.items()}
+    )
+
+
+def _curve_rows(curve: Curve) -> list[dict[str, Any]]:
+    """Rows of `curves` for one curve."""
+    low, high = curve.quantiles(curve.drawn)
+    known = curve.full is not None and curve.full > 0.0
+    ends = curve.quantiles(curve.full_drawn) if known else (None, None)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = curve.quantiles(curve.drawn / curve.full_drawn[:, None])
+    table = []
+    for i, size in enumerate(curve.sizes):
+        here = curve.rows[curve.rows["n_kept"] == size]
+        used = curve.used[curve.used["n_kept"] == size]
+        spread = used["value"].to_numpy(dtype=np.float64)
+        table.append(
+            dict(zip(_KEY, curve.key, strict=True))
+            | {
+                "fraction": float(used["fraction"].min()),
+                "n_kept": int(size),
+                "mean": curve.mean[i],
+                "low": low[i],
+                "high": high[i],
+                "std": float(spread.std(ddof=1)) if spread.size > 1 else None,
+                "ratio": curve.mean[i] / curve.full if known and curve.full else None,
+                "ratio_low": ratios[0][i] if known else None,
+                "ratio_high": ratios[1][i] if known else None,
+                "value_full": curve.full,
+                "full_low": ends[0],
+                "full_high": ends[1],
+                "level": curve.level,
+            }
+            | _tally(here, used)
+        )
+    return table
+
+
+def _redundancy_row(curve: Curve, delta: float, estimator: str) -> dict[str, Any]:
+    """Row of `redundancy` for one curve."""
+    row = dict.fromkeys(REDUNDANCY_COLUMNS) | dict(zip(_KEY, curve.key, strict=True))
+    row |= {"delta": delta, "estimator": estimator, "level": curve.level}
+    row |= {"value_full": curve.full} | _tally(curve.rows, curve.used)
+    if curve.full is None or curve.full <= 0.0 or not curve.sizes.size:
+        return row
+    d = curve.n_neurons
+    full = np.concatenate([[curve.full], curve.full_drawn])
+    means = np.vstack([curve.mean, curve.drawn])
+    found = critical_size(curve.sizes.astype(np.float64), means, full, delta, estimator, float(d))
+    mass = np.ceil(found - 1e-9)
+    low, high = curve.quantiles(mass[1:], method="outward")
+    passed = reaches(means[:1], full[:1], delta)[0]
+    return row | {
+        "critical_mass": int(mass[0]),
+        "critical_mass_low": int(low),
+        "critical_mass_high": int(high),
+        "dr": 1.0 - mass[0] / d,
+        "dr_low": 1.0 - float(high) / d,
+        "dr_high": 1.0 - float(low) / d,
+        "at_floor": bool(passed[0]),
+        "reached": bool(passed[curve.sizes < d].any()),
+    }
+
+
+def _tally(rows: pd.DataFrame, used: pd.DataFrame) -> dict[str, int]:
+    """Count what stands behind a number."""
+    return {
+        "n_neurons": int(rows["n_neurons"].max()),
+        "n_seeds": int(used["seed"].nunique()),
+        "n_test": int(rows["n_test"].max()),
+        "n_train": int(rows["n_train"].max()),
+        "n_failed": int((rows["status"] == "failed").sum()),
+        "n_not_converged": int((rows["status"] == "not_converged").sum()),
+    }

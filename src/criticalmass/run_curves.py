@@ -1,0 +1,157 @@
+"""The curves of a Run, read and resampled: what every table of redundancy is made from."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from criticalmass.bootstrap import (
+    averaged_over_seeds,
+    resampled_means,
+    resampled_replicates,
+    seed_counts,
+)
+from criticalmass.errors import RunError
+from criticalmass.results import Run
+from criticalmass.statistics import FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """One curve: what was measured at every size, and the same on resamples.
+
+    ``rows`` are all rows of the curve, failed ones too; ``used`` those with a value.
+    ``sizes`` (n_sizes,) and ``mean`` (n_sizes,) come with ``drawn`` (resamples, n_sizes),
+    ``full`` with ``full_drawn`` (resamples,); ``full`` is None if the layer has no value.
+    """
+
+    key: tuple[str, ...]
+    rows: pd.DataFrame
+    used: pd.DataFrame
+    sizes: npt.NDArray[np.int64]
+    mean: FloatArray
+    drawn: FloatArray
+    full: float | None
+    full_drawn: FloatArray
+    level: float
+
+    @property
+    def n_neurons(self) -> int:
+        """Number of neurons of the layer."""
+        return int(self.rows["n_neurons"].max())
+
+    def quantiles(self, drawn: FloatArray, method: str = "linear") -> tuple[FloatArray, FloatArray]:
+        """Both ends of the percentile interval over the first axis."""
+        tail = (1.0 - self.level) / 2.0
+        if method == "outward":
+            low = np.quantile(drawn, tail, axis=0, method="lower")
+            return low, np.quantile(drawn, 1.0 - tail, axis=0, method="higher")
+        low, high = np.quantile(drawn, [tail, 1.0 - tail], axis=0)
+        return low, high
+
+
+def curves_of(run: Run, level: float, resamples: int, seed: int) -> Iterator[Curve]:
+    """Yield the curves of a run; all of one layer and measure share their test samples."""
+    frame = run.frame()
+    for (model, layer, dataset, measure), part in frame.groupby(
+        ["model", "layer", "dataset", "measure"], sort=True
+    ):
+        used = part[part["status"] != "failed"]
+        drawn = _drawn(run, used, resamples, seed)
+        whole = (used["selector"] == "full").to_numpy(dtype=bool)
+        for selector, rows in part.groupby("selector", sort=True):
+            if selector == "full":
+                continue
+            mine = (used["selector"] == selector).to_numpy(dtype=bool)
+            rng = np.random.default_rng([seed, zlib.crc32(str(selector).encode())])
+            sizes, mean, means = _over_seeds(used[mine], drawn[:, mine], rng, level)
+            full, full_drawn = _full(used[whole], drawn[:, whole], rows, resamples)
+            key = (model, layer, dataset, selector, measure)
+            yield Curve(key, rows, used[mine], sizes, mean, means, full, full_drawn, level)
+
+
+def _drawn(run: Run, used: pd.DataFrame, resamples: int, seed: int) -> FloatArray:
+    """(resamples, n_rows) the value of every row on resampled test samples.
+
+    Rows that kept nothing besides their value stay as they are: their interval shows the
+    spread over seeds alone.
+    """
+    values = used["value"].to_numpy(dtype=np.float64)
+    drawn = np.repeat(values[None], resamples, axis=0)
+    references = used["artifact"].fillna("").to_numpy(dtype=object)
+    kinds = np.array([str(ref).partition("/")[0] for ref in references], dtype=object)
+    for kind in sorted(set(kinds) - {""}):
+        rows = np.flatnonzero(kinds == kind)
+        distinct, inverse = np.unique(references[rows].astype(str), return_inverse=True)
+        kept = run.artifacts(distinct.tolist())
+        first = np.zeros(len(distinct), dtype=np.intp)
+        first[inverse] = rows
+        if kind == "replicates":
+            fresh = resampled_replicates(values[first], kept, resamples, seed=seed)
+        else:
+            scores = _hits(run, kept) if kind == "predictions" else kept
+            _check_values(run, used.iloc[rows], scores.mean(axis=1)[inverse])
+            fresh = resampled_means(scores, resamples, seed=seed)
+        drawn[:, rows] = fresh[:, inverse]
+    return drawn
+
+
+def _hits(run: Run, predictions: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """(n_rows, n_test) whether a prediction is right."""
+    labels = run.labels()
+    if predictions.shape[1:] != labels.shape:
+        raise RunError(
+            f"{run.path} has {labels.size} labels but predictions of {predictions.shape[1]} "
+            "test samples; sweep again"
+        )
+    return np.asarray(predictions == labels)
+
+
+def _check_values(run: Run, rows: pd.DataFrame, means: FloatArray) -> None:
+    """Refuse rows whose value is not the mean of the scores that were kept with it."""
+    off = np.abs(rows["value"].to_numpy(dtype=np.float64) - means)
+    if np.any(off > 1e-5):
+        worst = rows.iloc[int(np.argmax(off))]
+        raise RunError(
+            f"cell {worst['cell']!r} of {run.path} has value {worst['value']:.6g} but its "
+            f"artifact says {means[int(np.argmax(off))]:.6g}; sweep again with rerun='all'"
+        )
+
+
+def _over_seeds(
+    used: pd.DataFrame, drawn: FloatArray, rng: np.random.Generator, level: float
+) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray]:
+    """Sizes, mean over seeds at every size, and the same on draws of the seeds."""
+    if not len(used):
+        return np.empty(0, dtype=np.int64), np.empty(0), np.empty((len(drawn), 0))
+    values = used["value"].to_numpy(dtype=np.float64)
+    sizes, size_at = np.unique(used["n_kept"].to_numpy(dtype=np.int64), return_inverse=True)
+    seeds, seed_at = np.unique(used["seed"].to_numpy(dtype=np.int64), return_inverse=True)
+    columns = np.full((sizes.size, seeds.size), -1, dtype=np.intp)
+    columns[size_at, seed_at] = np.arange(len(used))
+    mean = np.array([values[rows[rows >= 0]].mean() for rows in columns])
+    counts = seed_counts(seeds.size, len(drawn), rng)
+    means = averaged_over_seeds(drawn, columns, counts, level)
+    # Stretched seeds may overshoot the range in which all these measures lie.
+    floor = 0.0 if values.min() >= 0.0 else -1.0
+    return sizes, mean, np.clip(means, floor, max(1.0, float(values.max())))
+
+
+def _full(
+    whole: pd.DataFrame, drawn: FloatArray, rows: pd.DataFrame, resamples: int
+) -> tuple[float | None, FloatArray]:
+    """Value of the whole layer, and on the draws; without its own row, as the rows tell it."""
+    if len(whole):
+        value = float(whole["value"].mean())
+        return value, drawn.mean(axis=1)
+    told = rows["value_full"].dropna()
+    if not len(told):
+        return None, np.full(resamples, np.nan)
+    value = float(told.mean())
+    return value, np.full(resamples, value)
