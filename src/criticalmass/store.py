@@ -1,0 +1,235 @@
+"""The feature store: representations on disk, in memory-mapped and checksummed shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from criticalmass.errors import StoreError, unknown_name
+from criticalmass.store_files import checked, read_manifest
+
+
+@dataclass(frozen=True)
+class Features:
+    """One representation: a layer of a frozen model on one split, read from its shards.
+
+    Attributes
+    ----------
+    shards: memory-mapped arrays, each (rows, n_neurons), in the order of the samples.
+    """
+
+    shards: tuple[NDArray[Any], ...]
+    _starts: NDArray[np.intp] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Note at which row each shard starts."""
+        starts = np.cumsum([0, *(len(shard) for shard in self.shards)]).astype(np.intp)
+        object.__setattr__(self, "_starts", starts)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_samples, n_neurons)."""
+        return int(self._starts[-1]), int(self.shards[0].shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The stored type: float32 or float16."""
+        return self.shards[0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: slice | NDArray[Any] | list[int]) -> NDArray[Any]:
+        """Read rows: a slice, an array of row numbers, or a boolean mask; -> (rows, n_neurons)."""
+        if isinstance(key, slice):
+            start, stop, step = key.indices(len(self))
+            if step == 1:
+                return self._block(start, max(start, stop))
+            return self._gather(np.arange(start, stop, step))
+        rows = np.asarray(key)
+        if rows.ndim != 1:
+            raise StoreError(f"rows must be a slice or a 1-D array, got the shape {rows.shape}")
+        if rows.dtype == np.bool_:
+            if len(rows) != len(self):
+                raise StoreError(f"a mask of {len(rows)} rows does not fit {len(self)} samples")
+            rows = np.flatnonzero(rows)
+        return self._gather(rows.astype(np.intp))
+
+    def _block(self, start: int, stop: int) -> NDArray[Any]:
+        pieces = [
+            shard[max(0, start - first) : max(0, stop - first)]
+            for shard, first in zip(self.shards, self._starts[:-1], strict=True)
+            if first < stop and first + len(shard) > start
+        ]
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate(pieces) if pieces else self.shards[0][:0]
+
+    def _gather(self, rows: NDArray[np.intp]) -> NDArray[Any]:
+        rows = np.where(rows < 0, rows + len(self), rows)
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
+            raise StoreError(f"a row number is outside the {len(self)} samples of the split")
+        out = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        for index in np.unique(owner):
+            mine = owner == index
+            out[mine] = self.shards[index][rows[mine] - self._starts[index]]
+        return out
+
+    def array(self) -> NDArray[Any]:
+        """Return all rows, (n_samples, n_neurons): the memory-map if there is but one shard."""
+        return self.shards[0] if len(self.shards) == 1 else np.concatenate(self.shards)
+
+    def chunks(self, rows: int = 4096) -> Iterator[NDArray[Any]]:
+        """Yield consecutive blocks of at most ``rows`` rows, each (rows, n_neurons)."""
+        if rows < 1:
+            raise StoreError(f"rows={rows} must be at least 1")
+        for start in range(0, len(self), rows):
+            yield self[start : start + rows]
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """A finished extraction: representations, labels and the manifest that says what they are.
+
+    Attributes
+    ----------
+    path: the folder.
+    manifest: the content of ``manifest.json``.
+    """
+
+    path: Path
+    manifest: dict[str, Any] = field(repr=False, compare=False)
+
+    @classmethod
+    def open(cls, path: str | Path | FeatureStore, *, verify: bool = True) -> FeatureStore:
+        """Open a finished store.
+
+        Parameters
+        ----------
+        path: the folder, or a store (returned as it is).
+        verify: compare each file with its digest in the manifest.
+
+        Raises
+        ------
+        StoreError: no store there, unfinished, damaged (the file is named), or a newer format.
+        """
+        if isinstance(path, FeatureStore):
+            return path
+        folder = Path(path)
+        manifest = read_manifest(folder)
+        if not manifest.get("complete"):
+            raise StoreError(
+                f"the extraction in {str(folder)!r} is unfinished; "
+                "run the same extract again and it continues where it stopped"
+            )
+        store = cls(folder, manifest)
+        store._check_files(verify)
+        return store
+
+    def _check_files(self, verify: bool) -> None:
+        try:
+            for split in self.manifest["splits"].values():
+                checked(self.path, split["labels"], verify=verify)
+                checked(self.path, split["ids"], verify=verify)
+            for layer in self.manifest["layers"].values():
+                for split in self.splits:
+                    for entry in layer["shards"][split]:
+                        checked(self.path, entry, verify=verify)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise StoreError(
+                f"the manifest of {str(self.path)!r} lacks {error}; extract it again"
+            ) from error
+
+    @property
+    def model(self) -> str:
+        """The model's short name."""
+        return str(self.manifest["model"]["name"])
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's short name."""
+        return str(self.manifest["dataset"]["name"])
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The stored layers."""
+        return tuple(self.manifest["layers"])
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The stored splits."""
+        return tuple(self.manifest["splits"])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each class; a label is an index into it."""
+        return tuple(self.manifest["dataset"]["class_names"])
+
+    def features(self, split: str, layer: str = "penultimate") -> Features:
+        """Open the representation of a layer on a split, (n_samples, n_neurons).
+
+        Raises
+        ------
+        CriticalMassError: no such split or layer.
+        StoreError: a shard is missing or has another shape than the manifest says.
+        """
+        entries = self._layer(layer)["shards"][self._split(split)]
+        width = int(self._layer(layer)["shape"][0])
+        shards = []
+        for entry in entries:
+            path = checked(self.path, entry, verify=False)
+            shards.append(_open_shard(path, (int(entry["rows"]), width)))
+        return Features(tuple(shards))
+
+    def labels(self, split: str) -> NDArray[np.int64]:
+        """Read the class of each sample of a split, (n_samples,)."""
+        entry = self.manifest["splits"][self._split(split)]["labels"]
+        path = checked(self.path, entry, verify=False)
+        return np.asarray(np.load(path, allow_pickle=False), dtype=np.int64)
+
+    def sample_ids(self, split: str) -> tuple[str, ...]:
+        """Read the name of each sample of a split."""
+        entry = self.manifest["splits"][self._split(split)]["ids"]
+        path = checked(self.path, entry, verify=False)
+        return tuple(json.loads(path.read_text(encoding="utf-8")))
+
+    def digest(self, layer: str = "penultimate") -> str:
+        """Digest a layer's content (all splits, with labels), in hex."""
+        shards = self._layer(layer)["shards"]
+        parts = [
+            [split, [entry["sha256"] for entry in shards[split]], labels["labels"]["sha256"]]
+            for split, labels in self.manifest["splits"].items()
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _layer(self, layer: str) -> dict[str, Any]:
+        if layer not in self.layers:
+            raise unknown_name(f"layer in {str(self.path)!r}", layer, self.layers)
+        entry: dict[str, Any] = self.manifest["layers"][layer]
+        return entry
+
+    def _split(self, split: str) -> str:
+        if split not in self.splits:
+            raise unknown_name(f"split in {str(self.path)!r}", split, self.splits)
+        return split
+
+
+def _open_shard(path: Path, shape: tuple[int, int]) -> NDArray[Any]:
+    try:
+        shard = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise StoreError(f"{str(path)!r} cannot be read ({error}); extract it again") from error
+    if shard.shape != shape or shard.dtype not in (np.dtype("float32"), np.dtype("float16")):
+        raise StoreError(
+            f"{str(path)!r} holds {shard.dtype} {shard.shape}, its manifest says {shape}; "
+            "extract it again"
+        )
+    return np.asarray(shard) if shard.size == 0 else shard

@@ -1,0 +1,118 @@
+"""Files of a feature store: atomic writes, digests, and the guard on a manifest's paths."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from criticalmass.errors import StoreError
+
+MANIFEST = "manifest.json"
+FORMAT = "criticalmass-features"
+FORMAT_VERSION = 1
+
+
+def write_bytes(path: Path, content: bytes) -> str:
+    """Write a file so that it is either whole or absent.
+
+    Returns
+    -------
+    The SHA-256 digest of what was written, in hex.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_array(path: Path, array: NDArray[Any]) -> str:
+    """Write an array as ``.npy``; the same contract as :func:`write_bytes`."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return write_bytes(path, buffer.getvalue())
+
+
+def write_json(path: Path, content: object) -> str:
+    """Write readable JSON; the same contract as :func:`write_bytes`."""
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return write_bytes(path, text.encode())
+
+
+def file_digest(path: Path) -> str:
+    """Compute the SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def inside(folder: Path, name: object) -> Path:
+    """Resolve a path that a manifest names; it may not leave the store's folder.
+
+    Raises
+    ------
+    StoreError: the path is absolute, climbs out, or goes through a link that does.
+    """
+    if isinstance(name, str) and name:
+        path = (folder / name).resolve()
+        if path.is_relative_to(folder.resolve()):
+            return path
+    raise StoreError(
+        f"manifest of {str(folder)!r} names {name!r}, which is outside the folder; "
+        "the store was tampered with, extract it again"
+    )
+
+
+def checked(folder: Path, entry: Mapping[str, Any], *, verify: bool) -> Path:
+    """Return the path of a file of the manifest, compared with its digest if asked.
+
+    Raises
+    ------
+    StoreError: the file is missing, or is not what was written (truncated, flipped bits).
+    """
+    path = inside(folder, entry.get("path"))
+    if not path.is_file():
+        raise StoreError(f"{str(path)!r} is missing from the feature store; extract it again")
+    if verify and file_digest(path) != entry.get("sha256"):
+        raise StoreError(
+            f"{str(path)!r} is damaged (its digest is not the manifest's); "
+            "delete it and run the same extract again"
+        )
+    return path
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a store's manifest and check that this version of the package understands it.
+
+    Raises
+    ------
+    StoreError: no store there, not JSON, another kind of folder, or a newer format.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise StoreError(f"no feature store at {str(folder)!r} (it has no {MANIFEST})")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"{str(path)!r} is not readable JSON ({error}); extract again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise StoreError(f"{str(folder)!r} is no feature store (its manifest says otherwise)")
+    version = manifest.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise StoreError(f"{str(path)!r} has the format version {version!r}; extract again")
+    if version > FORMAT_VERSION:
+        raise StoreError(
+            f"{str(folder)!r} is of format {version}, this criticalmass reads up to "
+            f"{FORMAT_VERSION}; update criticalmass"
+        )
+    return manifest
