@@ -23,6 +23,7 @@ from criticalmass.probes.closed_form import (
     solve,
 )
 from criticalmass.probes.staircase import unstack
+from criticalmass.probes.standardise import scale_of
 from criticalmass.probes.task import ProbeTask
 from criticalmass.statistics import moments
 
@@ -176,6 +177,22 @@ def test_rescaling_or_shifting_a_neuron_changes_nothing(probe: Any) -> None:
     factor = np.where(np.arange(task.n_neurons) % 2 == 0, 8.0, 0.25).astype(np.float32)
     moved = dataclasses.replace(task, x_train=task.x_train * factor, x_test=task.x_test * factor)
     np.testing.assert_array_equal(probe(task).predictions, probe(moved).predictions)
+
+
+@pytest.mark.parametrize("probe", [ridge, lda])
+def test_a_neuron_dead_in_training_counts_for_nothing_in_the_test(probe: Any) -> None:
+    task = probe_task()
+    x_test = task.x_test.copy()
+    x_test[:, 1] += np.random.default_rng(5).normal(size=len(x_test)).astype(np.float32) * 50
+    moved = probe(dataclasses.replace(task, x_test=x_test))
+    np.testing.assert_array_equal(moved.predictions, probe(task).predictions)
+
+
+def test_a_variance_of_rounding_is_none() -> None:
+    mean = np.array([0.1, 0.1, 0.0, 1e6, 1e-6])
+    variance = np.array([1e-33, 1e-4, 0.0, 1e-14, 1e-14])
+    expected = [1.0, 1e-2, 1.0, 1.0, 1e-7]
+    np.testing.assert_allclose(scale_of(mean, variance, 1000), expected)
 
 
 @pytest.mark.parametrize("probe", [ridge, lda])

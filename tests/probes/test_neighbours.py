@@ -149,6 +149,15 @@ def test_rescaling_a_neuron_changes_nothing(probe: Any) -> None:
     np.testing.assert_array_equal(probe(task).predictions, probe(moved).predictions)
 
 
+@pytest.mark.parametrize("probe", [knn, centroid])
+def test_a_neuron_dead_in_training_counts_for_nothing_in_the_test(probe: Any) -> None:
+    task = probe_task()
+    x_test = task.x_test.copy()
+    x_test[:, 1] += np.random.default_rng(5).normal(size=len(x_test)).astype(np.float32)
+    moved = probe(dataclasses.replace(task, x_test=x_test))
+    np.testing.assert_array_equal(moved.predictions, probe(task).predictions)
+
+
 def test_a_class_without_training_rows_is_never_the_nearest() -> None:
     task = probe_task(n_classes=3)
     wide = dataclasses.replace(task, n_classes=300, y_train=task.y_train + 200)

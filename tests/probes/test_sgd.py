@@ -208,6 +208,14 @@ def test_residuals_are_softmax_minus_one_hot(
     np.testing.assert_allclose(logits.reshape(expected.shape), expected, atol=1e-5)
 
 
+def test_small_probabilities_keep_their_digits() -> None:
+    below = np.linspace(0, 80, 5000, dtype=np.float32)
+    logits = np.stack([np.zeros_like(below), -below], axis=1)
+    softmax_residual(logits, np.zeros((1, 2), dtype=np.float32), np.zeros(5000, dtype=np.int64))
+    expected = 1 / (1 + np.exp(below.astype(float)))
+    np.testing.assert_allclose(logits[:, 1] * 5000, expected, rtol=1e-6)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 3), st.integers(0, 10**6))
 def test_a_staircase_scores_like_its_heads(d: int, n_outputs: int, seed: int) -> None:

@@ -47,7 +47,7 @@ class System:
     ----------
     matrix: (n_neurons, n_neurons) float64, symmetric, positive semi-definite.
     targets: (n_neurons, n_classes) float64.
-    bias: (n_classes,) float64, ``-inf`` for a class without training rows.
+    bias: (n_classes,) float64.
     quadratic: whether half of ``targets' (matrix + l2 I)^-1 targets`` leaves the bias.
     scaling: what standardises raw features for this system.
     """
@@ -147,9 +147,9 @@ def ridge_system(m: Moments) -> System:
     share, offset = _classes(m, scale)
     matrix = m.scatter / (m.n * scale)
     matrix /= scale[:, None]
-    bias = np.where(share > 0, share, -np.inf)
+    # Responses sum to 1 over the classes, so a class without rows, always at 0, cannot win.
     targets = np.ascontiguousarray((offset * share[:, None]).T)
-    return System(matrix, targets, bias, False, Scaling(m.mean, scale))
+    return System(matrix, targets, share, False, Scaling(m.mean, scale))
 
 
 def lda_system(m: Moments) -> System:

@@ -77,6 +77,8 @@ class ProbeTask:
                 f"validation has shape {self.validation.shape} and dtype {self.validation.dtype}; "
                 f"give one bool per training row: ({self.n_train},)"
             )
+        if self.seed < 0:
+            raise CriticalMassError(f"seed={self.seed} but a seed is 0 or more")
 
     @property
     def n_train(self) -> int:
