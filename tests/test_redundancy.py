@@ -253,6 +253,13 @@ def test_the_whole_layer_has_no_seed_variance_and_pairs_with_itself(tmp_path):
     assert last["high"] - last["mean"] == pytest.approx(binomial, rel=0.15)
 
 
+def test_stretched_seeds_stay_in_the_range_of_a_share(tmp_path):
+    run = a_run(tmp_path / "r", lambda size, seed: (0.02, 0.98)[seed], full=0.98, n_seeds=2)
+    table = curves(run)
+    assert table["low"][0] == 0.0
+    assert table["high"].max() == 1.0
+
+
 def test_one_seed_resamples_test_samples_only(tmp_path):
     table = curves(a_run(tmp_path / "r", steady, n_seeds=1, selector="first"))
     assert table["std"].isna().all()

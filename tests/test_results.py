@@ -119,6 +119,19 @@ def test_the_same_cell_is_replaced_and_its_old_file_goes_with_the_next_writer(ru
     assert len([name for name in files(run) if name.startswith("predictions/")]) == 1
 
 
+def test_a_kill_while_a_cell_is_replaced_leaves_its_old_predictions(run, monkeypatch):
+    with run.writer() as w:
+        w.append([row("a")], predictions([0, 0, 0]))
+
+        def die(table):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(w, "_write_table", die)
+        with pytest.raises(KeyboardInterrupt):
+            w.append([row("a", value=0.5)], predictions([1, 1, 1]))
+    assert run.predictions(run.frame()).tolist() == [[0, 0, 0]]
+
+
 def test_the_order_of_arrival_leaves_no_trace(tmp_path):
     rows = [row(f"{seed}-{k}", seed=seed, n_kept=k) for seed in range(3) for k in (1, 4)]
     frames = []
