@@ -1,0 +1,125 @@
+"""Training rows as the solver reads them: standardised, permuted, float32, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg.blas import ssyrk
+
+from criticalmass.probes.gather import take_columns
+from criticalmass.probes.standardise import Scaling, chunks, refuse_nonfinite
+from criticalmass.probes.task import Rows, rows_as_float32
+
+FloatArray = NDArray[np.float32]
+# Rows kept in memory per order up to this many bytes; beyond it they are read again every pass.
+IN_MEMORY_BYTES = 1 << 30
+_BLOCK_BYTES = 48 << 20
+_MOMENT_ROWS_PER_NEURON = 12
+
+
+class OrderedRows(Protocol):
+    """Standardised rows in the columns of one order."""
+
+    n: int
+
+    def blocks(self) -> Iterator[tuple[FloatArray, NDArray[np.int64]]]:
+        """Yield (rows, k) float32 blocks with their class ids."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class HeldRows:
+    """Rows of one order, held in memory."""
+
+    x: FloatArray
+    y: NDArray[np.int64]
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return int(self.y.size)
+
+    def blocks(self) -> Iterator[tuple[FloatArray, NDArray[np.int64]]]:
+        """Yield all rows at once."""
+        yield self.x, self.y
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedRows:
+    """Rows of one order, read from their store in blocks on every pass.
+
+    Parameters
+    ----------
+    rows: (n, d) raw features.
+    y: (n,) class ids.
+    scaling: of the d columns.
+    kept: (k,) columns, in order.
+    """
+
+    rows: Rows
+    y: NDArray[np.int64]
+    scaling: Scaling
+    kept: NDArray[np.intp]
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return int(self.y.size)
+
+    def blocks(self) -> Iterator[tuple[FloatArray, NDArray[np.int64]]]:
+        """Yield standardised, permuted blocks of about 48 MiB, in the same memory each time."""
+        step = max(256, _BLOCK_BYTES // (4 * self.kept.size))
+        room = np.empty((min(step, self.n), self.kept.size), np.float32)
+        for start in range(0, self.n, step):
+            stop = min(start + step, self.n)
+            for a in range(start, stop, 1024):
+                b = min(a + 1024, stop)
+                block = self.scaling.apply(rows_as_float32(self.rows, a, b))
+                take_columns(block, self.kept, room[a - start : b - start])
+            yield room[: stop - start], self.y[start:stop]
+
+
+def ordered_rows(
+    rows: Rows,
+    y: NDArray[np.int64],
+    scaling: Scaling,
+    kept: NDArray[np.intp],
+    *,
+    limit: int = IN_MEMORY_BYTES,
+) -> HeldRows | StreamedRows:
+    """Choose whether rows are held or streamed, by their size in bytes against ``limit``."""
+    n = int(y.size)
+    if 4 * n * kept.size > limit:
+        return StreamedRows(rows, y, scaling, kept)
+    held = np.empty((n, kept.size), np.float32)
+    for start, block in chunks(rows):
+        stop = start + block.shape[0]
+        take_columns(scaling.apply(block), kept, held[start:stop])
+    return HeldRows(held, y)
+
+
+def second_moment(rows: Rows, scaling: Scaling) -> FloatArray:
+    """Return X'X / n of the standardised columns, (d, d) float32, for preconditioning only.
+
+    Reads at most 12 rows per neuron, evenly spread: a preconditioner needs no more.
+    """
+    n, d = int(rows.shape[0]), int(rows.shape[1])
+    wanted = max(_MOMENT_ROWS_PER_NEURON * d, 4096)
+    n_chunks = -(-n // 1024)
+    every = max(1, n_chunks // max(1, -(-wanted // 1024)))
+    total = np.zeros((d, d), np.float32, order="F")
+    used = 0
+    for number in range(0, n_chunks, every):
+        a, b = number * 1024, min(number * 1024 + 1024, n)
+        block = rows_as_float32(rows, a, b)
+        refuse_nonfinite(block, a)
+        total = ssyrk(1.0, scaling.apply(block).T, beta=1.0, c=total, overwrite_c=1)
+        used += b - a
+    upper: Any = np.triu(total) / np.float32(used)
+    full: FloatArray = upper + upper.T
+    full.flat[:: d + 1] *= np.float32(0.5)
+    return np.ascontiguousarray(full)
