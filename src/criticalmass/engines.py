@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -149,9 +150,8 @@ class OpenVinoEngine:
         try:
             self._compiled = _compile(tapped, samples[0], self._streams, model.modality == "text")
         except RuntimeError as error:
-            reason = (str(error).strip().splitlines() or ["no message"])[-1]
             raise CriticalMassError(
-                f"OpenVINO does not convert {model.name!r} ({reason.strip()[:160]})"
+                f"OpenVINO does not convert {model.name!r} ({_reason(error)})"
             ) from error
         precision = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if precision not in ("f32", "float"):
@@ -224,11 +224,7 @@ def _compile(tapped: Tapped, batch: NDArray[Any], streams: int, any_length: bool
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    with warnings.catch_warnings(), torch.inference_mode():
-        # torch.jit.trace, which OpenVINO converts through, announces its age and warns of sizes
-        # that it takes for constants; the comparison with torch that follows decides.
-        warnings.filterwarnings("ignore", category=_tracer_warning())
-        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+    with _quiet_tracing(), torch.inference_mode():
         # The front end is used directly, since openvino.convert_model also reports its use to
         # the maker over the network.
         decoder = TorchScriptPythonDecoder(tapped, example_input=torch.from_numpy(batch[:2]))
@@ -245,11 +241,35 @@ def _compile(tapped: Tapped, batch: NDArray[Any], streams: int, any_length: bool
     return openvino.Core().compile_model(converted, "CPU", settings)
 
 
-def _tracer_warning() -> type[Warning]:
+@contextlib.contextmanager
+def _quiet_tracing() -> Iterator[None]:
+    """Keep the tracer that OpenVINO converts through from writing what is not the user's.
+
+    It warns of its own age, and of sizes that it takes for constants (the comparison with torch
+    that follows decides about these). It also reads every attribute of a module, deprecated ones
+    included, at which transformers warns and logs.
+    """
     import torch
 
-    found: type[Warning] = torch.jit.TracerWarning  # type: ignore[attr-defined]
-    return found
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            tracer: type[Warning] = torch.jit.TracerWarning  # type: ignore[attr-defined]
+            for category in (tracer, DeprecationWarning, FutureWarning):
+                warnings.simplefilter("ignore", category)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(error: RuntimeError) -> str:
+    """Find the line that says why in an error of OpenVINO's front end."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if "Exception:" in lines[:-1]:
+        return lines[lines.index("Exception:") + 1][:160]
+    return (lines or ["no message"])[-1][:160]
 
 
 def _cores() -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from criticalmass.datasets import Dataset, load_dataset
 from criticalmass.datasets.splits import take_items
@@ -238,7 +239,10 @@ class _Work:
         plans = list(writer.missing())
         total = sum(plan.stop - plan.start for plan in plans)
         label = f"features of {self.data.name} in {self.model.name}"
-        with track(label, total, _UNITS[self.data.modality]) as bar:
+        # The small products of the preprocessing gain nothing from more threads, and threads that
+        # wait by spinning take the cores from the engine.
+        blas = threadpool_limits(1, user_api="blas")
+        with blas, track(label, total, _UNITS[self.data.modality]) as bar:
             for plan in plans:
                 writer.put(plan, self._shard(plan, bar))
 

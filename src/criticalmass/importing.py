@@ -195,6 +195,7 @@ def _write(out: Path, parts: _Parts) -> FeatureStore:
                 "place": "imported",
                 "pooling": "none",
                 "dtype": "float16" if half else "float32",
+                "shape": [int(next(iter(parts.x.values())).shape[1])],
             }
         },
         "engine": {"name": "imported"},

@@ -99,23 +99,24 @@ class StoreWriter:
         header: Mapping[str, Any],
         splits: Mapping[str, SplitInfo],
         *,
-        shard_rows: int = SHARD_ROWS,
+        shard_rows: int | None = None,
     ) -> StoreWriter:
         """Start a store, or take up an interrupted one of the same request.
 
         Parameters
         ----------
         out: the folder; made if it is missing.
-        header: ``model``, ``dataset``, ``layers`` (name -> what is known of it beforehand, with
-            ``dtype``), ``engine`` and ``versions``; all must be equal to continue.
+        header: ``model``, ``dataset``, ``layers`` (name -> ``dtype``, ``shape`` of one row, and
+            what else is known of it), ``engine`` and ``versions``; all must be equal to continue.
         splits: labels and sample names.
-        shard_rows: rows a shard.
+        shard_rows: rows a shard; ``SHARD_ROWS`` if None.
 
         Raises
         ------
         StoreError: the folder holds another request (it is named what differs), or other files.
         """
         path = Path(out)
+        shard_rows = shard_rows or SHARD_ROWS
         if (path / MANIFEST).is_file():
             manifest = read_manifest(path)
             wanted = {**header, "shard_rows": shard_rows}
@@ -199,11 +200,11 @@ class StoreWriter:
             with np.errstate(over="ignore"):
                 array = np.ascontiguousarray(features[name], layer["dtype"])
             _require_finite(array, name, plan)
-            width = layer.setdefault("shape", [int(array.shape[1])])
-            if array.shape != (plan.stop - plan.start, width[0]):
+            width = int(layer["shape"][0])
+            if array.shape != (plan.stop - plan.start, width):
                 raise StoreError(
                     f"layer {name!r} gave {array.shape} for rows {plan.start} to {plan.stop}, "
-                    f"expected {(plan.stop - plan.start, width[0])}"
+                    f"expected {(plan.stop - plan.start, width)}"
                 )
             path = f"features/{_plain(name)}/{_plain(plan.split)}-{plan.index:05d}.npy"
             digest = write_array(self.path / path, array)
@@ -229,7 +230,7 @@ def _request(manifest: Mapping[str, Any]) -> dict[str, Any]:
     kept = ("model", "dataset", "engine", "versions", "shard_rows")
     request = {key: manifest[key] for key in kept if key in manifest}
     request["layers"] = {
-        name: {key: value for key, value in entry.items() if key not in ("shape", "shards")}
+        name: {key: value for key, value in entry.items() if key != "shards"}
         for name, entry in manifest["layers"].items()
     }
     return request

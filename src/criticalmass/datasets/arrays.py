@@ -94,14 +94,14 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise CriticalMassError(f"no file {str(path)!r}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if isinstance(archive, np.ndarray):
-                raise CriticalMassError(f"{str(path)!r} is a single array, not an .npz archive")
-            return {name: archive[name] for name in archive.files}
+        # Opened here: np.load leaves its own handle open when the archive is broken.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.lib.npyio.NpzFile):
+                return {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, CriticalMassError):
-            raise
         raise CriticalMassError(f"{str(path)!r} cannot be read as NumPy arrays: {error}") from error
+    raise CriticalMassError(f"{str(path)!r} is a single array, not an .npz archive")
 
 
 def check_vectors(x: NDArray[Any], what: str) -> None:

@@ -223,7 +223,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             state: Any = importlib.import_module("safetensors.torch").load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CriticalMassError(f"{str(path)!r} holds no readable weights: {reason}") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):

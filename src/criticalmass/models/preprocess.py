@@ -123,7 +123,9 @@ class ImagePreprocess:
         image = image.convert("RGB")
         width, height = self._scaled(*image.size)
         method = Image.Resampling[self.interpolation.upper()]
-        image = image.resize((width, height), method)
+        # One axis at a time: which one Pillow would do first depends on its version and the sizes,
+        # and changes a value by some levels, since it rounds in between.
+        image = image.resize((width, image.height), method).resize((width, height), method)
         left, top = self._crop(width, height)
         image = image.crop((left, top, left + self.pixels, top + self.pixels))
         return np.ascontiguousarray(np.moveaxis(np.asarray(image, dtype=np.uint8), 2, 0))

@@ -83,8 +83,8 @@ def resize_batch(
 
     Returns
     -------
-    (n, height, width) 8-bit planes, equal to Pillow's ``resize``: the rows first, rounded to
-    8 bits, then the columns.
+    (n, height, width) 8-bit planes, equal to two calls of Pillow's ``resize``: the width first,
+    rounded to 8 bits, then the height.
     """
     n, old_height, old_width = images.shape
     planes = images.astype(np.float64)

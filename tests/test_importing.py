@@ -1,0 +1,114 @@
+"""Importing vectors that exist: every way in gives the same store."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import criticalmass as cm
+from criticalmass.errors import CriticalMassError, StoreError
+
+RNG = np.random.default_rng(7)
+X = RNG.normal(size=(40, 3)).astype(np.float32)
+Y = np.arange(40) % 4
+
+
+def rows(store):
+    return np.concatenate([store.features(split).array() for split in ("train", "test")])
+
+
+def test_an_array_is_split_by_class(tmp_path):
+    store = cm.import_features(X, out=tmp_path / "s", labels=Y)
+    assert store.layers == ("penultimate",)
+    assert [len(store.features(split)) for split in ("train", "test")] == [32, 8]
+    for split, each in (("train", 8), ("test", 2)):
+        np.testing.assert_array_equal(np.bincount(store.labels(split)), [each] * 4)
+        for name, row in zip(store.sample_ids(split), store.features(split).array(), strict=True):
+            np.testing.assert_array_equal(row, X[int(name.removeprefix("all-"))])
+    assert "seed 0" in store.manifest["dataset"]["notes"]["split"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 30), st.integers(1, 5), st.booleans())
+def test_given_splits_come_back(tmp_path_factory, n, d, half):
+    x = {
+        split: np.random.default_rng(n).normal(size=(n, d)).astype("f2" if half else "f4")
+        for split in ("train", "test")
+    }
+    y = {split: np.arange(n) % 2 for split in x}
+    store = cm.import_features(x, out=tmp_path_factory.mktemp("s") / "s", labels=y)
+    for split in x:
+        assert store.features(split).dtype == x[split].dtype
+        np.testing.assert_array_equal(store.features(split).array(), x[split])
+        np.testing.assert_array_equal(store.labels(split), y[split])
+
+
+def test_every_way_in_gives_the_same_features(tmp_path):
+    split = np.where(np.arange(40) < 30, "train", "test")
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", Y)
+    np.savez(tmp_path / "all.npz", X=X, y=Y)
+    np.savez(tmp_path / "two.npz", x_train=X[:30], y_train=Y[:30], x_test=X[30:], y_test=Y[30:])
+    stores = [
+        cm.import_features(X, out=tmp_path / "a", labels=Y, split=split),
+        cm.import_features(X, out=tmp_path / "b", labels=Y, split=split == "test"),
+        cm.import_features(
+            tmp_path / "x.npy", out=tmp_path / "c", labels=tmp_path / "y.npy", split=split
+        ),
+        cm.import_features(tmp_path / "all.npz", out=tmp_path / "d", split=split),
+        cm.import_features(str(tmp_path / "two.npz"), out=tmp_path / "e"),
+    ]
+    assert len({store.digest() for store in stores}) == 1
+    np.testing.assert_array_equal(rows(stores[0]), X)
+
+
+def test_float64_is_stored_as_float32(tmp_path):
+    store = cm.import_features(X.astype(np.float64), out=tmp_path / "s", labels=Y)
+    assert store.features("train").dtype == np.float32
+
+
+def test_text_labels_become_classes(tmp_path):
+    store = cm.import_features(X, out=tmp_path / "s", labels=np.array(list("dbca"))[Y])
+    assert store.class_names == ("a", "b", "c", "d")
+
+
+def test_the_same_again_is_reused_and_another_refused(tmp_path):
+    first = cm.import_features(X, out=tmp_path / "s", labels=Y)
+    shard = next((tmp_path / "s").rglob("train-00000.npy"))
+    written = shard.stat().st_mtime_ns
+    again = cm.import_features(X, out=tmp_path / "s", labels=Y)
+    assert shard.stat().st_mtime_ns == written
+    assert again.digest() == first.digest()
+    with pytest.raises(StoreError, match="dataset digest is"):
+        cm.import_features(X + 1, out=tmp_path / "s", labels=Y)
+
+
+@pytest.mark.parametrize(
+    ("given_x", "options", "message"),
+    [
+        (X, {}, "no labels for 'arrays'"),
+        (X[0], {"labels": Y}, r"shape \(3,\)"),
+        (X, {"labels": Y[:3]}, "40 features of 'all' but labels of shape"),
+        (X * np.nan, {"labels": Y}, "not finite in 40 rows"),
+        (X, {"labels": Y / 2}, "whole numbers or texts"),
+        (X, {"labels": Y, "split": np.zeros(40, bool)}, "leaves train or test"),
+        (X, {"labels": Y, "split": np.arange(40)}, "must hold 'train' and 'test'"),
+        (X, {"labels": Y, "split": np.zeros(3, bool)}, "40 samples"),
+        ({"train": X}, {"labels": {"train": Y}}, "splits must be"),
+        ({"train": X, "test": X}, {"labels": Y}, "give both alike"),
+        (
+            {"train": X, "test": X[:, :2]},
+            {"labels": {"train": Y, "test": Y}},
+            "differ in width",
+        ),
+        ("nowhere.npy", {"labels": Y}, "no file 'nowhere.npy'"),
+        ("nowhere.csv", {"labels": Y}, "must be a .npy or .npz"),
+    ],
+)
+def test_bad_input_gets_one_line(tmp_path, given_x, options, message):
+    with pytest.raises(CriticalMassError, match=message) as caught:
+        cm.import_features(given_x, out=tmp_path / "s", **options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "s").exists()

