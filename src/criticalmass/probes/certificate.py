@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
 
 from criticalmass.probes import passes
 from criticalmass.probes.blas import gemm_arguments
@@ -72,9 +73,7 @@ def certify(rows: OrderedRows, problems: Sequence[Problem], crew: Crew) -> list[
     return [done[id(p)] for p in problems]
 
 
-def _certify_group(
-    rows: OrderedRows, group: Sequence[Problem], crew: Crew
-) -> list[Certificate]:
+def _certify_group(rows: OrderedRows, group: Sequence[Problem], crew: Crew) -> list[Certificate]:
     c = group[0].n_classes
     stack = Stack.of([(p.weights, p.intercepts) for p in group])
     logits = np.empty((len(group), c, rows.n), np.float32)
@@ -90,14 +89,11 @@ def _certify_group(
     crew.each(settle, len(group))
     gradients = _residual_gradient(rows, stack, logits, crew)
     return [
-        _conclude(p, settled[i], gradients[i * c : (i + 1) * c, : p.k])
-        for i, p in enumerate(group)
+        _conclude(p, settled[i], gradients[i * c : (i + 1) * c, : p.k]) for i, p in enumerate(group)
     ]
 
 
-def _fill_logits(
-    rows: OrderedRows, stack: Stack, logits: NDArray[np.float32], crew: Crew
-) -> None:
+def _fill_logits(rows: OrderedRows, stack: Stack, logits: NDArray[np.float32], crew: Crew) -> None:
     flat = logits.reshape(-1, rows.n)
     done = 0
     for x, _ in rows.blocks():
@@ -136,31 +132,56 @@ def _settle(
 ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
     """Minimise over the intercepts; turns the logits into residuals p - y.
 
+    The Hessian is formed once: from a nearly optimal start the same one serves every step.
     Returns the mean cross-entropy, the intercepts, and what is left of mean(p - y).
     """
     n_classes, n = logits.shape
     prior = np.bincount(y, minlength=n_classes) / n
+    bits = np.empty(passes.CHUNK, np.int64)
+    room = np.empty((n_classes + 2, passes.CHUNK))
+    scratch = (room[:n_classes], room[n_classes], room[n_classes + 1], bits, bits.view(np.float64))
+    mean = np.zeros(n_classes)
     b = intercepts.copy()
-    mean, square = np.empty(n_classes), np.empty((n_classes, n_classes))
-    loss = _moments(logits, y, b, mean, square) / n
+    loss = _moments(logits, y, b, mean, scratch) / n
+    excess = mean / n - prior
+    solve = None
     for _ in range(_MOST_NEWTON):
-        excess = mean / n - prior
         if float(np.abs(excess).max()) < _SETTLED:
             break
-        hessian = np.diag(mean) / n - square / n
-        step = np.linalg.lstsq(hessian, -excess, rcond=1e-14)[0]
-        slope, size = float(excess @ step), 1.0
-        while True:
-            trial = b + size * step
-            value = _moments(logits, y, trial, mean, square) / n
-            if value <= loss + 1e-4 * size * slope + 1e-15 * abs(loss) or size < 1e-6:
-                break
-            size *= 0.5
-        if np.array_equal(trial, b):
+        if solve is None:
+            solve = _hessian_factor(logits, b, mean / n)
+        trial = b - cho_solve(solve, excess)
+        value = _moments(logits, y, trial, mean, scratch) / n
+        if not value <= loss + 1e-14 * abs(loss):
             break
-        b, loss = trial, value
-    _residuals(logits, y, b)
+        b, loss, excess = trial, value, mean / n - prior
+    _moments(logits, y, b, mean, scratch)
+    _residuals(logits, y, b, scratch)
     return loss, b, mean / n - prior
+
+
+def _hessian_factor(
+    logits: NDArray[np.float32], b: NDArray[np.float64], mean: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], bool]:
+    """Factor the intercepts' Hessian, with the direction that shifts all of them made definite."""
+    n_classes, n = logits.shape
+    total = np.zeros((n_classes, n_classes), np.float64)
+    rowwise = np.empty((3, passes.CHUNK), np.float32)
+    square = np.empty((n_classes, n_classes), np.float32)
+    bias = b.astype(np.float32)
+    arguments = gemm_arguments()
+    for start in range(0, n, passes.CHUNK):
+        z = logits[:, start : start + passes.CHUNK].copy()
+        passes.softmax(z, bias, rowwise, rowwise[2].view(np.int32))
+        passes.add_square(z, square, arguments)
+        total += square
+    hessian = np.diag(mean) - total / n
+    level = float(np.trace(hessian)) / n_classes
+    hessian += level / n_classes
+    # float32 probabilities leave errors of about 1e-7; a ridge of that size keeps it definite.
+    hessian.flat[:: n_classes + 1] += 1e-6 * level + 1e-12
+    factor: tuple[NDArray[np.float64], bool] = cho_factor(hessian, lower=True)
+    return factor
 
 
 def _conclude(
@@ -185,50 +206,97 @@ def _conclude(
     return Certificate(objective, float(gap), b)
 
 
-@njit(nogil=True, cache=True)
-def _moments(logits: Any, y: Any, b: Any, mean: Any, square: Any) -> float:
-    """Sum cross-entropies, p and p p' over samples, in float64."""
-    n_classes, n = logits.shape
-    p = np.empty(n_classes)
-    mean[:] = 0.0
-    square[:] = 0.0
-    loss = 0.0
+_LOG2E = 1.4426950408889634
+# Taylor coefficients of 2**f, f in [-1/2, 1/2]; the remainder is under 1e-15 relative.
+_POWERS = (
+    0.6931471805599453,
+    0.24022650695910072,
+    0.05550410866482158,
+    0.009618129107628477,
+    0.0013333558146428443,
+    0.00015403530393381608,
+    1.5252733804059841e-05,
+    1.3215486790144307e-06,
+    1.0178086009239699e-07,
+    7.054911620801121e-09,
+    4.4455382718708116e-10,
+    2.5678435993488206e-11,
+)
+
+
+@njit(nogil=True, cache=True, fastmath={"contract", "nsz", "nnan", "ninf"})
+def _exponentials(z: Any, shift: Any, power: Any, bits: Any) -> None:
+    """Replace z by exp(z - shift), elementwise, in float64."""
+    n = z.shape[0]
     for i in range(n):
-        top = -np.inf
+        t = max((z[i] - shift[i]) * _LOG2E, -1020.0)
+        whole = np.floor(t + 0.5)
+        bits[i] = (np.int64(whole) + np.int64(1023)) << np.int64(52)
+        f = t - whole
+        value = _POWERS[11]
+        for j in range(10, -1, -1):
+            value = _POWERS[j] + f * value
+        z[i] = 1.0 + f * value
+    for i in range(n):
+        z[i] *= power[i]
+
+
+@njit(nogil=True, cache=True, fastmath={"contract", "nsz", "nnan", "ninf"})
+def _probabilities(logits: Any, b: Any, scratch: Any) -> None:
+    """Leave the float64 softmax of some samples, with its maxima and sums, in the scratch."""
+    p, top, total, bits, power = scratch
+    n_classes, n = logits.shape
+    for c in range(n_classes):
+        for i in range(n):
+            p[c, i] = np.float64(logits[c, i]) + b[c]
+    for i in range(n):
+        top[i] = p[0, i]
+        total[i] = 0.0
+    for c in range(1, n_classes):
+        for i in range(n):
+            top[i] = max(top[i], p[c, i])
+    for c in range(n_classes):
+        _exponentials(p[c, :n], top, power, bits)
+        for i in range(n):
+            total[i] += p[c, i]
+    for c in range(n_classes):
+        for i in range(n):
+            p[c, i] /= total[i]
+
+
+@njit(nogil=True, cache=True)
+def _moments(logits: Any, y: Any, b: Any, mean: Any, scratch: Any) -> float:
+    """Sum cross-entropies (returned) and probabilities (in ``mean``) over samples."""
+    p, top, total, _, _ = scratch
+    n_classes, n = logits.shape
+    width = p.shape[1]
+    mean[:] = 0.0
+    loss = 0.0
+    for start in range(0, n, width):
+        stop = min(start + width, n)
+        _probabilities(logits[:, start:stop], b, scratch)
+        for i in range(stop - start):
+            picked = np.float64(logits[y[start + i], start + i]) + b[y[start + i]]
+            loss += top[i] + np.log(total[i]) - picked
         for c in range(n_classes):
-            p[c] = np.float64(logits[c, i]) + b[c]
-            top = max(top, p[c])
-        loss += top - p[y[i]]
-        total = 0.0
-        for c in range(n_classes):
-            p[c] = np.exp(p[c] - top)
-            total += p[c]
-        loss += np.log(total)
-        for c in range(n_classes):
-            p[c] /= total
-            mean[c] += p[c]
-        for a in range(n_classes):
-            for c in range(a + 1):
-                square[a, c] += p[a] * p[c]
-    for a in range(n_classes):
-        for c in range(a):
-            square[c, a] = square[a, c]
+            part = 0.0
+            for i in range(stop - start):
+                part += p[c, i]
+            mean[c] += part
     return loss
 
 
 @njit(nogil=True, cache=True)
-def _residuals(logits: Any, y: Any, b: Any) -> None:
+def _residuals(logits: Any, y: Any, b: Any, scratch: Any) -> None:
     """Replace logits by p - y, rounded to float32 once."""
+    p = scratch[0]
     n_classes, n = logits.shape
-    p = np.empty(n_classes)
-    for i in range(n):
-        top = -np.inf
+    width = p.shape[1]
+    for start in range(0, n, width):
+        stop = min(start + width, n)
+        _probabilities(logits[:, start:stop], b, scratch)
+        for i in range(stop - start):
+            p[y[start + i], i] -= 1.0
         for c in range(n_classes):
-            p[c] = np.float64(logits[c, i]) + b[c]
-            top = max(top, p[c])
-        total = 0.0
-        for c in range(n_classes):
-            p[c] = np.exp(p[c] - top)
-            total += p[c]
-        for c in range(n_classes):
-            logits[c, i] = p[c] / total - (1.0 if c == y[i] else 0.0)
+            for i in range(stop - start):
+                logits[c, start + i] = p[c, i]

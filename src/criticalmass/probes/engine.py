@@ -125,7 +125,7 @@ def evaluate(
 ) -> list[Evaluation]:
     """Make one pass over the rows and return what it found for every head of the stack."""
     c, n_problems = stack.n_classes, len(stack.sizes)
-    sums = [
+    sums: list[tuple[NDArray[Any], ...]] = [
         (
             np.zeros(n_problems),
             np.zeros_like(stack.weights),
@@ -137,16 +137,14 @@ def evaluate(
     scratch = [_scratch(n_problems * c, c) for _ in range(crew.n_threads)]
     for x, y in rows.blocks():
 
-        def work(
-            i: int, a: int, b: int, x: FloatArray = x, y: NDArray[np.int64] = y
-        ) -> None:
+        def work(i: int, a: int, b: int, x: FloatArray = x, y: NDArray[np.int64] = y) -> None:
             data = (x[a:b], y[a:b])
             passes.accumulate(data, stack.heads(wanted), stack.stairs, sums[i], scratch[i])
 
         crew.run(work, x.shape[0])
     for part in sums[1:]:
         for total, more in zip(sums[0], part, strict=True):
-            total += more
+            np.add(total, more, out=total)
     losses, gradient, excess, squares = sums[0]
     gradient *= np.float32(1.0 / rows.n)
     return [
@@ -196,9 +194,7 @@ def fit(
             _step(rows, live, whitening, crew)
 
 
-def _step(
-    rows: OrderedRows, live: Sequence[Problem], whitening: Whitening, crew: Crew
-) -> None:
+def _step(rows: OrderedRows, live: Sequence[Problem], whitening: Whitening, crew: Crew) -> None:
     wanted = np.array([p.wants_square for p in live])
     found = evaluate(rows, Stack.of([p.trial() for p in live]), wanted, crew)
     crew.each(lambda i: live[i].take(found[i], whitening), len(live))
@@ -248,26 +244,18 @@ def classify(
     for first in range(0, len(by_size), at_once):
         group = by_size[first : first + at_once]
         stack = Stack.of([heads[i] for i in group])
-        nothing = np.zeros(len(group), bool)
+        rank = np.array(group)
         done = 0
         for x, _ in rows.blocks():
-            part = np.empty((len(group), x.shape[0]), np.int32)
 
-            def work(
-                i: int,
-                a: int,
-                b: int,
-                x: FloatArray = x,
-                part: NDArray[np.int32] = part,
-                stack: Stack = stack,
-                nothing: NDArray[np.bool_] = nothing,
-            ) -> None:
-                own = np.empty((part.shape[0], b - a), np.int32)
+            def work(_: int, a: int, b: int, at: Any = (x, stack, rank, done)) -> None:
+                x, stack, rank, done = at
+                own = np.empty((len(stack.sizes), b - a), np.int32)
                 scratch = _scratch(stack.weights.shape[0], n_classes)
+                nothing = np.zeros(len(stack.sizes), bool)
                 passes.classify(x[a:b], stack.heads(nothing), stack.stairs, own, scratch)
-                part[:, a:b] = own
+                out[rank, done + a : done + b] = own
 
             crew.run(work, x.shape[0])
-            out[group, done : done + x.shape[0]] = part
             done += x.shape[0]
     return out

@@ -46,7 +46,7 @@ def _exponentials(z: Any, shift: Any, power: Any, power_bits: Any) -> None:
 
 
 @njit(nogil=True, cache=True, fastmath=_RELAXED)
-def _softmax(z: Any, bias: Any, scratch: Any, power_bits: Any) -> None:
+def softmax(z: Any, bias: Any, scratch: Any, power_bits: Any) -> None:
     """Turn logits z, (C, rows), into probabilities; leaves maxima and sums in the scratch."""
     n_classes, n = z.shape
     top, total, power = scratch[0], scratch[1], scratch[2]
@@ -90,7 +90,7 @@ def _loss(picked: Any, scratch: Any) -> float:
         if product > 1e200:
             loss += np.log(product)
             product = 1.0
-    return loss + np.log(product)
+    return float(loss + np.log(product))
 
 
 @njit(nogil=True, cache=True)
@@ -171,10 +171,10 @@ def accumulate(data: Any, heads: Any, stairs: Any, sums: Any, scratch: Any) -> N
             b = bias[p * n_classes : (p + 1) * n_classes]
             for i in range(rows):
                 picked[i] = z[y[start + i], i] + b[y[start + i]]
-            _softmax(z, b, rowwise, bits)
+            softmax(z, b, rowwise, bits)
             losses[p] += _loss(picked[:rows], rowwise)
             if wanted[p]:
-                _add_square(z, square, arguments)
+                add_square(z, square, arguments)
                 moments[p] += square
             for i in range(rows):
                 z[y[start + i], i] -= _ONE
@@ -184,7 +184,7 @@ def accumulate(data: Any, heads: Any, stairs: Any, sums: Any, scratch: Any) -> N
 
 
 @njit(nogil=True, cache=True)
-def _add_square(z: Any, square: Any, arguments: Any) -> None:
+def add_square(z: Any, square: Any, arguments: Any) -> None:
     """Set square, (C, C), to the sum over rows of p p'."""
     n_classes, rows = z.shape
     ld = z.strides[0] // 4

@@ -24,7 +24,10 @@ _MOMENT_ROWS_PER_NEURON = 12
 class OrderedRows(Protocol):
     """Standardised rows in the columns of one order."""
 
-    n: int
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        ...
 
     def blocks(self) -> Iterator[tuple[FloatArray, NDArray[np.int64]]]:
         """Yield (rows, k) float32 blocks with their class ids."""

@@ -7,6 +7,7 @@ subset of that order, and a solve costs two triangular products.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class Whitening:
 
     def exponent(self, ridge: float) -> int:
         """Round a ridge to the exponent of the factor that serves it."""
-        return max(self._least, round(np.log(max(ridge, 1e-30)) / np.log(_BASE)))
+        return max(self._least, round(math.log(max(ridge, 1e-30), _BASE)))
 
     def factor(self, exponent: int) -> FloatArray:
         """Return the inverse of the lower factor of ``moment + 4**exponent I``, (k, k)."""
