@@ -92,11 +92,11 @@ def ordered_rows(
     scaling: Scaling,
     kept: NDArray[np.intp],
     *,
-    limit: int = IN_MEMORY_BYTES,
+    limit: int | None = None,
 ) -> HeldRows | StreamedRows:
     """Choose whether rows are held or streamed, by their size in bytes against ``limit``."""
     n = int(y.size)
-    if 4 * n * kept.size > limit:
+    if 4 * n * kept.size > (IN_MEMORY_BYTES if limit is None else limit):
         return StreamedRows(rows, y, scaling, kept)
     held = np.empty((n, kept.size), np.float32)
     for start, block in chunks(rows):
