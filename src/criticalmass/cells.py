@@ -1,0 +1,286 @@
+"""Compute the cells of one job: orders, probes and similarities on a feature store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from criticalmass.cka import prefix_cka_of_projection, prefix_cka_replicates
+from criticalmass.errors import CriticalMassError
+from criticalmass.measures import CKA_BLOCKS, MEASURES, VALIDATION_SEED, VALIDATION_SHARE
+from criticalmass.plan import FULL, Job
+from criticalmass.probes import get_probe
+from criticalmass.probes.task import ProbeScores, ProbeTask, Rows
+from criticalmass.results import Artifact
+from criticalmass.selectors import SELECTORS, Selection, select
+from criticalmass.statistics import Moments, moments
+from criticalmass.store import FeatureStore
+
+# Data that defeat a method: no factor (LinAlgError), a division or overflow that NumPy was told
+# to raise (ArithmeticError), arrays that do not fit (MemoryError), input that the method refuses
+# (CriticalMassError). All else is a bug and ends the sweep.
+EXPECTED = (CriticalMassError, np.linalg.LinAlgError, ArithmeticError, MemoryError)
+# Selectors that look at no feature: moments need not be streamed for them.
+_BLIND = frozenset(("random", "first", "projection-gaussian", "projection-uniform"))
+
+
+@dataclass(frozen=True, eq=False)
+class Projected:
+    """Rows times a projection, multiplied as they are read.
+
+    Attributes
+    ----------
+    rows: (n_samples, n_neurons).
+    projection: (n_neurons, n_kept) float32.
+    """
+
+    rows: Rows
+    projection: NDArray[np.float32]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n_samples, n_kept)."""
+        return int(self.rows.shape[0]), int(self.projection.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[np.float32]:
+        """Always float32."""
+        return np.dtype(np.float32)
+
+    def __getitem__(self, key: Any, /) -> NDArray[np.float32]:
+        """Read the rows of a slice or an index array, projected."""
+        return np.asarray(self.rows[key], dtype=np.float32) @ self.projection
+
+
+@dataclass(frozen=True, eq=False)
+class LayerData:
+    """One layer of the store, with what several jobs on it share."""
+
+    train: Rows
+    test: Rows
+    _fixed: dict[str, Selection] = field(default_factory=dict)
+
+    @cached_property
+    def train_moments(self) -> Moments:
+        """Of the training split: what selectors choose by."""
+        return moments(self.train)
+
+    @cached_property
+    def test_scatter(self) -> NDArray[np.float64]:
+        """(n_neurons, n_neurons) centred second moment of the test split."""
+        return moments(self.test).scatter
+
+    def selection(self, selector: str, seed: int) -> Selection:
+        """Apply a selector; what does not depend on the seed is kept for the next job."""
+        if selector in self._fixed:
+            return self._fixed[selector]
+        d = int(self.train.shape[1])
+        blind = selector in _BLIND
+        known = Moments(1, np.zeros(d), np.zeros((d, d))) if blind else self.train_moments
+        chosen = select(selector, known, seed=seed)
+        if not SELECTORS[selector].is_random:
+            self._fixed[selector] = chosen
+        return chosen
+
+    def orders(self, job: Job) -> NDArray[np.intp]:
+        """(n_orders, n_neurons) permutations of a job on orders."""
+        return np.stack([_order_of(self.selection(*pair)) for pair in job.orders])
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a job found.
+
+    Attributes
+    ----------
+    rows: of the long table, without value_full; row i owns row i of the artifact.
+    artifact: what is kept of the cells, or None.
+    orders: (selector, seed) -> (n_neurons,) permutation, where the cells come from orders.
+    """
+
+    rows: list[dict[str, Any]]
+    artifact: Artifact | None = None
+    orders: Mapping[tuple[str, int], NDArray[np.intp]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Workbench:
+    """The store, its labels, and the data of the layer that is being worked on."""
+
+    store: FeatureStore
+    y_train: NDArray[np.int64]
+    y_test: NDArray[np.int64]
+    validation: NDArray[np.bool_]
+    _open: dict[str, LayerData] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, store: FeatureStore) -> Workbench:
+        """Read the labels of a store and set the validation rows apart."""
+        y_train = store.labels("train")
+        return cls(store, y_train, store.labels("test"), validation_rows(y_train))
+
+    def layer(self, name: str) -> LayerData:
+        """Open a layer; the one before is let go with its moments."""
+        if name not in self._open:
+            self._open.clear()
+            features = self.store.features
+            self._open[name] = LayerData(features("train", name), features("test", name))
+        return self._open[name]
+
+
+def validation_rows(
+    labels: NDArray[np.int64], share: float = VALIDATION_SHARE, seed: int = VALIDATION_SEED
+) -> NDArray[np.bool_]:
+    """Mark the training rows on which strengths are chosen, class by class.
+
+    Parameters
+    ----------
+    labels: (n_train,) class ids.
+    share: of each class, rounded, at least one row; a class with one row keeps it for the fit.
+    seed: fixes the choice.
+
+    Returns
+    -------
+    (n_train,) bool.
+    """
+    rng = np.random.default_rng(seed)
+    marked = np.zeros(labels.shape, dtype=np.bool_)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        if members.size > 1:
+            marked[members[: max(1, round(share * members.size))]] = True
+    return marked
+
+
+def run_job(bench: Workbench, job: Job) -> Outcome:
+    """Compute the cells of a job; what the data defeat becomes rows that say so."""
+    started = time.perf_counter()
+    try:
+        if MEASURES[job.measure].is_probe:
+            return _probe(bench, job)
+        return _similarity(bench, job, started)
+    except EXPECTED as error:
+        text = _one_line(error)
+        counts = _counts(bench, job)
+        return Outcome(
+            [
+                {**asdict(cell), **counts, "status": "failed", "error": text, "artifact": None}
+                for cell in job.cells
+            ]
+        )
+
+
+def _probe(bench: Workbench, job: Job) -> Outcome:
+    """Train and score a probe on every subset of a job."""
+    data = bench.layer(job.layer)
+    selection = data.selection(*job.orders[0])
+    if selection.projection is not None:
+        projection = selection.projection[:, : job.sizes[-1]].astype(np.float32)
+        train: Rows = Projected(data.train, projection)
+        test: Rows = Projected(data.test, projection)
+        orders = np.arange(projection.shape[1], dtype=np.intp)[None]
+    else:
+        train, test, orders = data.train, data.test, data.orders(job)
+    task = ProbeTask(
+        x_train=train,
+        y_train=bench.y_train,
+        x_test=test,
+        n_classes=len(bench.store.class_names),
+        orders=orders,
+        sizes=job.sizes,
+        validation=bench.validation,
+        seed=job.orders[0][1] if len(job.orders) == 1 else 0,
+    )
+    scores = get_probe(job.measure)(task)
+    kept = {} if selection.projection is not None else dict(zip(job.orders, orders, strict=True))
+    return _scored(bench, job, scores, _recorded(job, kept))
+
+
+def _scored(
+    bench: Workbench,
+    job: Job,
+    scores: ProbeScores,
+    orders: Mapping[tuple[str, int], NDArray[np.intp]],
+) -> Outcome:
+    rows, predictions = [], []
+    for cell in job.cells:
+        at = job.place(cell)
+        predicted = scores.predictions[at]
+        predictions.append(predicted)
+        rows.append(
+            {
+                **asdict(cell),
+                **_counts(bench, job),
+                "value": float(np.mean(predicted == bench.y_test)),
+                "l2": float(scores.l2[at]),
+                "gap": float(scores.gap[at]),
+                "passes": int(scores.passes[at]),
+                "seconds": float(scores.seconds[at]),
+                "status": str(scores.status[at]),
+            }
+        )
+    return Outcome(rows, Artifact("predictions", np.stack(predictions)), orders)
+
+
+def _similarity(bench: Workbench, job: Job, started: float) -> Outcome:
+    """CKA with the whole layer on the test split, raw features."""
+    data = bench.layer(job.layer)
+    selection = data.selection(*job.orders[0])
+    replicates = None
+    orders: dict[tuple[str, int], NDArray[np.intp]] = {}
+    if selection.projection is not None:
+        every = prefix_cka_of_projection(
+            data.test_scatter, selection.projection[:, : job.sizes[-1]]
+        )
+        values = every[None, np.asarray(job.sizes) - 1]
+    else:
+        stacked = data.orders(job)
+        orders = dict(zip(job.orders, stacked, strict=True))
+        values, replicates = prefix_cka_replicates(
+            data.test, stacked, job.sizes, n_blocks=CKA_BLOCKS
+        )
+    places = [job.place(cell) for cell in job.cells]
+    share = (time.perf_counter() - started) / len(places)
+    rows = [
+        {**asdict(cell), **_counts(bench, job), "value": float(values[at]), "seconds": share}
+        | {"status": "ok"}
+        for cell, at in zip(job.cells, places, strict=True)
+    ]
+    kept = None
+    if replicates is not None:
+        kept = Artifact("replicates", np.stack([replicates[at] for at in places]))
+    return Outcome(rows, kept, _recorded(job, orders))
+
+
+def _recorded(
+    job: Job, orders: Mapping[tuple[str, int], NDArray[np.intp]]
+) -> dict[tuple[str, int], NDArray[np.intp]]:
+    """Return the orders that cells were asked of; an order lent to the whole layer is none."""
+    asked = {(cell.selector, cell.seed) for cell in job.cells if cell.selector != FULL}
+    return {pair: order for pair, order in orders.items() if pair in asked}
+
+
+def _counts(bench: Workbench, job: Job) -> dict[str, int]:
+    """Count the samples behind a cell; a similarity trains on none."""
+    n_train = bench.y_train.size if MEASURES[job.measure].is_probe else 0
+    return {"n_train": int(n_train), "n_test": int(bench.y_test.size)}
+
+
+def _order_of(selection: Selection) -> NDArray[np.intp]:
+    if selection.order is None:
+        raise CriticalMassError(f"selector {selection.selector!r} gives no order of neurons")
+    return selection.order
+
+
+def _one_line(error: BaseException) -> str:
+    """Word an error for the table; its type says what a library's own message may not."""
+    text = " ".join(str(error).split())
+    if isinstance(error, CriticalMassError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

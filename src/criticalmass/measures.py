@@ -1,0 +1,101 @@
+"""What a sweep can measure, and the protocol that makes a value what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any
+
+VALIDATION_SHARE = 0.2
+VALIDATION_SEED = 0
+CKA_BLOCKS = 32
+_IDENTITY = ("model", "layer", "dataset", "split", "selector", "seed", "n_kept", "measure")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One entry of the registry.
+
+    Attributes
+    ----------
+    name: what the user writes.
+    is_probe: whether it trains on labels and scores by accuracy.
+    version: raised when the code changes so that old values no longer stand beside new ones.
+    one_order_per_job: whether a job takes one order at a time: because one takes long, or
+        because what is random in the probe must hang on that order's seed alone.
+    shares_whole: whether the whole layer has the same value whatever the order.
+    settings: returns the rest of the protocol, JSON-able; loads the probe's module.
+    """
+
+    name: str
+    is_probe: bool
+    version: int
+    one_order_per_job: bool
+    shares_whole: bool
+    settings: Callable[[], Mapping[str, Any]]
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """All that a value depends on besides the data and the subset; JSON-able."""
+        return {"version": self.version, **self.settings()}
+
+
+def identity(digest: str, row: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
+    """Name a cell by what it would compute on: 24 hex digits.
+
+    Parameters
+    ----------
+    digest: of the layer's features and labels.
+    row: has model, layer, dataset, split, selector, seed, n_kept and measure.
+    protocol: of the measure.
+    """
+    content = {name: row[name] for name in _IDENTITY} | {"data": digest, "protocol": protocol}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _logistic() -> dict[str, Any]:
+    from criticalmass.probes.logistic_task import LogisticProtocol
+
+    return {**asdict(LogisticProtocol()), **_validation()}
+
+
+def _closed_form() -> dict[str, Any]:
+    from criticalmass.probes.closed_form import L2S
+
+    return {"l2s": L2S, **_validation()}
+
+
+def _knn() -> dict[str, Any]:
+    from criticalmass.probes.neighbours import N_NEIGHBOURS
+
+    return {"n_neighbours": N_NEIGHBOURS}
+
+
+def _sgd() -> dict[str, Any]:
+    from criticalmass.probes.sgd import SgdProtocol
+
+    return asdict(SgdProtocol())
+
+
+def _validation() -> dict[str, Any]:
+    return {"validation_share": VALIDATION_SHARE, "validation_seed": VALIDATION_SEED}
+
+
+def _cka() -> dict[str, Any]:
+    return {"n_blocks": CKA_BLOCKS}
+
+
+_ALL = (
+    Measure("logistic", True, 1, True, True, _logistic),
+    Measure("ridge", True, 1, False, True, _closed_form),
+    Measure("lda", True, 1, False, True, _closed_form),
+    Measure("knn", True, 1, False, True, _knn),
+    Measure("centroid", True, 1, False, True, dict),
+    Measure("sgd", True, 1, True, False, _sgd),
+    Measure("cka", False, 1, False, True, _cka),
+)
+MEASURES: Mapping[str, Measure] = MappingProxyType({m.name: m for m in _ALL})
