@@ -161,7 +161,7 @@ def test_lower_bounds_are_open_triangles_at_their_deltas() -> None:
 def test_critical_mass_is_marked_where_the_bar_is() -> None:
     _, ax = figures.new_axes()
     figures.mark_critical_mass(masses().iloc[[1]], ax)
-    interval, point = ax.lines
+    interval, point, _ = ax.lines
     np.testing.assert_allclose(point.get_data(), [[128 / 1280], [0.9 * 0.86]])
     np.testing.assert_allclose(interval.get_xdata(), [64 / 1280, 128 / 1280])
 

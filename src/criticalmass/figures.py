@@ -146,26 +146,30 @@ def dr_against_delta(table: pd.DataFrame, ax: Axes, *, measure: str | None = Non
 def mark_critical_mass(table: pd.DataFrame, ax: Axes) -> Axes:
     """Mark each critical mass on a value-against-fraction figure, with its interval.
 
+    A thin line leads from the bar (delta times the whole layer's value) to the size reaching it.
+
     Parameters
     ----------
     table: rows of `criticalmass.redundancy` for the curves already on ``ax``.
     ax: the axes of `value_against_fraction`.
     """
+    start = ax.get_xlim()[0]
     for row in table[table["critical_mass"].notna()].itertuples():
         height = row.delta * row.value_full
         low, mass, high = (
             float(number) / row.n_neurons
             for number in (row.critical_mass_low, row.critical_mass, row.critical_mass_high)
         )
-        ax.plot([low, high], [height, height], color=INK, linewidth=1.6, zorder=5)
-        ax.plot([mass], [height], "D", color=INK, markersize=5, markerfacecolor="white", zorder=6)
+        ax.plot([low, high], [height, height], color=INK, linewidth=2.2, zorder=5)
+        ax.plot([mass], [height], "D", color=INK, markersize=4.5, markerfacecolor="white", zorder=6)
+        ax.plot([start, min(low, mass)], [height, height], color=FAINT, linewidth=0.8, zorder=2)
         ax.annotate(
             f"{row.delta * 100:g} %",
-            (max(high, mass), height),
-            xytext=(5, 0),
+            (0.01, height),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 2),
             textcoords="offset points",
-            va="center",
-            color=INK,
+            color=FAINT,
             fontsize="small",
         )
     return ax
@@ -206,7 +210,7 @@ def dress(ax: Axes) -> None:
         label.set_fontsize("small")
 
 
-def new_axes(width: float = 4.8, height: float = 3.3) -> tuple[Figure, Axes]:
+def new_axes(width: float = 3.8, height: float = 3.0) -> tuple[Figure, Axes]:
     """Make a figure with one ``ax`` that no window system knows of; sizes in inches."""
     from matplotlib.figure import Figure
 

@@ -1,0 +1,89 @@
+"""The command line, mirroring the library: each command calls one public function.
+
+Exit codes: 0 done; 2 the user's mistake, in one line; 130 interrupted; 1 a bug, with a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from criticalmass import __version__
+from criticalmass.cli import making, showing
+from criticalmass.errors import CriticalMassError, unknown_name
+
+__all__ = ["cli", "main"]
+
+
+class _Group(click.Group):
+    """A group that knows what an unknown command was meant to be."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the first argument names."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise unknown_name("command", args[0], self.commands)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Group,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with: criticalmass demo --out demo",
+)
+@click.version_option(__version__, prog_name="criticalmass")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Measure how few neurons of a pre-trained layer do the whole layer's work."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+for _command in (*making.COMMANDS, *showing.COMMANDS):
+    cli.add_command(_command)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(_code(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _code(arguments: list[str]) -> int:
+    """Run one command and turn what it raises into an exit code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        try:
+            result = cli.main(arguments, prog_name="criticalmass", standalone_mode=False)
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else "criticalmass"
+            return _mistake(f"{error.format_message().rstrip('.')} (see: {path} --help)")
+        except click.ClickException as error:
+            return _mistake(error.format_message())
+        except click.Abort:
+            click.echo(
+                "interrupted; finished parts are kept, the same command goes on from there",
+                err=True,
+            )
+            return 130
+        except CriticalMassError as error:
+            return _mistake(str(error))
+        except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
+            return _mistake(f"{error.filename}: {error.strerror}; choose another path")
+    return result if isinstance(result, int) else 0
+
+
+def _mistake(text: str) -> int:
+    """Tell the user's mistake in one line."""
+    click.echo(f"error: {' '.join(text.split())}", err=True)
+    return 2
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Show a warning as one line, without the place in our code."""
+    click.echo(f"warning: {' '.join(str(message).split())}", err=True)

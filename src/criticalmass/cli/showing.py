@@ -1,0 +1,101 @@
+"""Commands that show something: tables, figures, the report, what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from criticalmass.cli.options import example, given, out, quiet, several, table_format
+
+_runs = click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path())
+
+
+def show_redundancy(
+    runs: Sequence[Any], form: str, *, out: str | None = None, **options: Any
+) -> None:
+    """Print the redundancy table; people get a sparkline of each curve with it."""
+    from criticalmass import tables
+    from criticalmass.redundancy import curves, redundancy
+
+    table = redundancy(runs, **options)
+    people = None
+    if form == "table":
+        people = tables.redundancy_for_people(table, curves(runs))
+    tables.write_table(table, form=form, out=out, people=people)
+
+
+@click.command(**example("criticalmass redundancy run --delta 0.9 --delta 0.95 --format csv"))
+@_runs
+@several("--delta", "deltas", "Share of the whole layer's value to keep: 0.9.", float)
+@click.option("--estimator", help="strict (default), interpolated or nearest.")
+@click.option("--level", type=float, help="Level of the intervals: 0.95.")
+@table_format
+@out(required=False, what="File to write instead of standard output.")
+@quiet
+def redundancy(runs: tuple[str, ...], form: str, out: str | None, **options: Any) -> None:
+    """Print critical mass and DR, with intervals."""
+    show_redundancy(runs, form, out=out, **given(options))
+
+
+@click.command(**example("criticalmass figure value run --out curve.pdf"))
+@click.argument("name")
+@click.argument("run", type=click.Path())
+@out(what="File to write: .pdf, .svg or .png.")
+@several("--measure", "measures", "Measure to draw; all that fit by default.")
+@several("--delta", "deltas", "Critical mass to mark on the value figure: 0.9.", float)
+@quiet
+def figure(name: str, run: str, out: str, **options: Any) -> None:
+    """Draw a figure of RUN for a paper.
+
+    NAME is value, cka or dr; the figure is one column wide, its fonts are embedded.
+    """
+    from criticalmass.figures import figure as draw
+
+    click.echo(str(draw(name, run, out=out, **given(options))))
+
+
+@click.command(**example("criticalmass report run --out report.html"))
+@_runs
+@click.option(
+    "--out", type=click.Path(), default="report.html", show_default=True, help="File to write."
+)
+@several("--delta", "deltas", "Share of the whole layer's value to keep.", float)
+@quiet
+def report(runs: tuple[str, ...], out: str, **options: Any) -> None:
+    """Write one offline page about runs."""
+    from criticalmass.report import report as write
+
+    click.echo(str(write(runs, out, **given(options))))
+
+
+@click.command("list", **example("criticalmass list selectors"))
+@click.argument("what")
+@click.argument("model", required=False)
+@table_format
+@quiet
+def list_(what: str, model: str | None, form: str) -> None:
+    """List what can be named.
+
+    WHAT is models, datasets, selectors, measures, or layers (of MODEL).
+    """
+    from criticalmass.catalogue import listing
+    from criticalmass.tables import write_table
+
+    write_table(listing(what, model), form=form)
+
+
+@click.command(**example("criticalmass info run"))
+@click.argument("path", type=click.Path())
+@table_format
+@quiet
+def info(path: str, form: str) -> None:
+    """Say what lies in PATH: a feature store or a run."""
+    from criticalmass.catalogue import describe
+    from criticalmass.tables import write_table
+
+    write_table(describe(path), form=form)
+
+
+COMMANDS: tuple[click.Command, ...] = (redundancy, figure, report, list_, info)

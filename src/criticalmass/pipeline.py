@@ -1,0 +1,84 @@
+"""``measure``: extract, sweep and report in one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from criticalmass.selectors import DEFAULT_FRACTIONS
+
+if TYPE_CHECKING:
+    from criticalmass.datasets import Dataset
+    from criticalmass.models import FrozenModel
+    from criticalmass.results import Run
+    from criticalmass.store import FeatureStore
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What `measure` made.
+
+    Attributes
+    ----------
+    store: the features.
+    run: the results.
+    report: path of the page.
+    """
+
+    store: FeatureStore
+    run: Run
+    report: Path
+
+
+def measure(  # noqa: PLR0913
+    model: str | FrozenModel,
+    dataset: str | Dataset,
+    *,
+    out: str | os.PathLike[str],
+    layers: Sequence[str] = ("penultimate",),
+    selectors: Sequence[str] = ("random",),
+    fractions: Iterable[float] = DEFAULT_FRACTIONS,
+    seeds: int | Iterable[int] = 5,
+    measures: Sequence[str] = ("logistic", "cka"),
+    deltas: Sequence[float] = (0.8, 0.9, 0.95),
+    device: str = "auto",
+    backend: str = "local",
+) -> Measurement:
+    """Measure how few neurons of a model's layers do the whole layer's work on a dataset.
+
+    What is there already in ``out`` is used again, so an interrupted call may be repeated.
+
+    Parameters
+    ----------
+    model, dataset: as `criticalmass.extract` takes them.
+    out: folder to write: ``features/``, ``run/`` and ``report.html``.
+    layers, device: as `criticalmass.extract` takes them.
+    selectors, fractions, seeds, measures: as `criticalmass.sweep` takes them.
+    deltas: shares of the whole layer's value that the report is about.
+    backend: where the work runs.
+
+    Raises
+    ------
+    CriticalMassError: as the three steps raise it.
+    """
+    from criticalmass.extract import extract
+    from criticalmass.report import report
+    from criticalmass.sweep import sweep
+
+    folder = Path(out)
+    store = extract(
+        model, dataset, out=folder / "features", layers=layers, device=device, backend=backend
+    )
+    run = sweep(
+        store,
+        out=folder / "run",
+        selectors=selectors,
+        fractions=fractions,
+        seeds=seeds,
+        measures=measures,
+        backend=backend,
+    )
+    return Measurement(store, run, report(run, folder / "report.html", deltas=deltas))
