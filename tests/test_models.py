@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -14,6 +16,7 @@ from PIL import Image
 
 from criticalmass.errors import CriticalMassError, DataUnavailableError
 from criticalmass.models import FrozenModel, fingerprint, load_model
+from criticalmass.models.hub import hub, offline, reachable
 from criticalmass.models.image_models import rename_lite
 from criticalmass.models.preprocess import ImagePreprocess, TextPreprocess, VectorPreprocess
 from criticalmass.models.resize import INTERPOLATIONS, resize_batch, resize_matrix
@@ -325,3 +328,37 @@ def test_timm_networks():
         load_model("timm:resnet10tt", device="cpu")
     with pytest.raises(CriticalMassError, match="init='none'"):
         load_model("timm:resnet10t?init=none", device="cpu")
+
+
+@pytest.fixture
+def hub_client(monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return constants
+
+
+def test_a_hub_out_of_reach_is_noticed_and_left_alone(hub_client, monkeypatch):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        monkeypatch.setattr(hub_client, "ENDPOINT", f"http://127.0.0.1:{port}")
+        assert not reachable()
+        with hub():
+            assert hub_client.HF_HUB_OFFLINE
+            assert os.environ["HF_HUB_OFFLINE"] == "1"
+        assert not hub_client.HF_HUB_OFFLINE
+        assert "HF_HUB_OFFLINE" not in os.environ
+        server.listen()
+        assert reachable()
+        with hub():
+            assert not hub_client.HF_HUB_OFFLINE
+        with offline():
+            assert not reachable()
+
+
+def test_behind_a_proxy_the_hub_is_tried(hub_client, monkeypatch):
+    monkeypatch.setattr(hub_client, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    assert reachable()

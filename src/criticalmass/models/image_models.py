@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from criticalmass.errors import CriticalMassError, DataUnavailableError, unknown_name
 from criticalmass.models.frozen import FrozenModel, files_digest, find_classifier, state_digest
+from criticalmass.models.hub import hub
 from criticalmass.models.preprocess import ImagePreprocess
 from criticalmass.models.repair import import_after_torchvision, import_torch
 from criticalmass.specs import Spec, integer_option
@@ -197,7 +198,8 @@ def _untrained(timm: Any, name: str) -> Any:
 
 def _pretrained(timm: Any, spec: Spec) -> Any:
     try:
-        return timm.create_model(spec.name, pretrained=True)
+        with hub():
+            return timm.create_model(spec.name, pretrained=True)
     except (OSError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataUnavailableError(

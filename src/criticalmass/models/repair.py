@@ -19,7 +19,7 @@ def import_torch() -> ModuleType:
     ------
     MissingExtraError: it is not installed.
     """
-    return _import("torch", "torch")
+    return import_package("torch", "torch")
 
 
 def import_torchvision() -> ModuleType:
@@ -37,7 +37,7 @@ def import_torchvision() -> ModuleType:
     """
     torch = import_torch()
     try:
-        return _import("torchvision", "torch")
+        return import_package("torchvision", "torch")
     except RuntimeError as error:
         if "torchvision::nms" not in str(error) or _kept:
             raise
@@ -45,7 +45,7 @@ def import_torchvision() -> ModuleType:
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _kept.append(library)
-    return _import("torchvision", "torch")
+    return import_package("torchvision", "torch")
 
 
 def import_after_torchvision(package: str, extra: str) -> ModuleType:
@@ -61,10 +61,21 @@ def import_after_torchvision(package: str, extra: str) -> ModuleType:
     MissingExtraError: it is not installed.
     """
     import_torchvision()
-    return _import(package, extra)
+    return import_package(package, extra)
 
 
-def _import(package: str, extra: str) -> ModuleType:
+def import_package(package: str, extra: str) -> ModuleType:
+    """Import a package that an extra of this package brings.
+
+    Parameters
+    ----------
+    package: its import name.
+    extra: the extra.
+
+    Raises
+    ------
+    MissingExtraError: it is not installed.
+    """
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from criticalmass.errors import CriticalMassError, DataUnavailableError
 from criticalmass.models.frozen import PENULTIMATE, FrozenModel, Tap, files_digest, state_digest
+from criticalmass.models.hub import hub, offline
 from criticalmass.models.preprocess import TextPreprocess
 from criticalmass.models.repair import import_after_torchvision
 from criticalmass.specs import Spec
@@ -56,7 +54,7 @@ def load_minilm(spec: Spec) -> FrozenModel:
     DataUnavailableError: the package is not installed.
     """
     folder, source = minilm_folder()
-    with _offline():
+    with offline():
         encoder = _load(str(folder), spec)
     return _frozen(spec, "all-MiniLM-L6-v2", encoder, (source, folder_digest(folder)))
 
@@ -71,27 +69,14 @@ def load_sentence_transformer(spec: Spec) -> FrozenModel:
     """
     folder = Path(spec.name)
     if folder.is_dir():
-        with _offline():
+        with offline():
             encoder = _load(spec.name, spec)
         source = (f"folder {folder.name}", folder_digest(folder))
     else:
-        encoder = _load(spec.name, spec)
+        with hub():
+            encoder = _load(spec.name, spec)
         source = ("Hugging Face hub", state_digest(encoder))
     return _frozen(spec, Path(spec.name).name, encoder, source)
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """Keep the hub's client from asking the network about files that are on disk."""
-    before = os.environ.get("HF_HUB_OFFLINE")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["HF_HUB_OFFLINE"]
-        else:
-            os.environ["HF_HUB_OFFLINE"] = before
 
 
 def _load(place: str, spec: Spec) -> Any:
