@@ -1,13 +1,16 @@
 """The measure ``logistic``: per subset, strength chosen on validation rows, then a proved fit.
 
-Strengths race. All are fitted coarsely on the training rows that are not validation rows, from
-the strongest penalty downwards, as long as a weaker one may still win; those within a margin of
-the best are fitted further; the winner is fitted on all training rows to the asked tolerance,
+Strengths race. They are fitted coarsely on the training rows that are not validation rows, from
+the strongest penalty downwards, as long as weakening it still pays: validation accuracy is close
+to concave in log l2, so the next step down gains no more than the last one did, and steps under
+half a standard error are within the noise of the choice. The strongest penalty within half a
+standard error of the best wins, and is fitted on all training rows to the asked tolerance,
 starting from where the race left it.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +27,9 @@ from criticalmass.probes.standardise import RowSubset, Scaling, column_scaling
 from criticalmass.probes.task import ProbeScores, ProbeTask, Rows, compact_labels
 from criticalmass.probes.whitening import Whitening
 
+# How many of the strongest penalties, all cheap to fit, share the first round.
+_OPENING = 3
+
 
 @dataclass(frozen=True)
 class LogisticProtocol:
@@ -33,16 +39,15 @@ class LogisticProtocol:
     ----------
     l2s: strengths that compete, any order.
     tol: certified relative gap of the final fit.
-    coarse, fine: estimated relative gaps of the race's two rounds.
-    margin: how far, in validation accuracy, a strength may trail the best and stay in the race.
+    coarse: estimated relative gap of the fits that race.
+    patience: steps in validation accuracy that count, in its standard errors.
     max_passes: passes after which a final fit ends as ``not_converged``.
     """
 
     l2s: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
     tol: float = 1e-4
     coarse: float = 1e-2
-    fine: float = 1e-3
-    margin: float = 0.01
+    patience: float = 0.5
     max_passes: int = 2000
 
     def __post_init__(self) -> None:
@@ -63,22 +68,28 @@ class _Data:
 
 @dataclass(eq=False)
 class _Race:
-    """The strengths tried so far at one size."""
+    """The strengths tried so far at one size, in order of falling strength."""
 
     k: int
     problems: list[Problem] = field(default_factory=list)
-    accuracy: dict[int, float] = field(default_factory=dict)
+    accuracy: list[float] = field(default_factory=list)
+    n_judged: int = 0
 
-    def best(self) -> float:
-        return max(self.accuracy.values())
+    def step(self, patience: float) -> float:
+        """Return the smallest step in accuracy that counts."""
+        best = max(self.accuracy)
+        return patience * math.sqrt(best * (1 - best) / max(1, self.n_judged))
 
-    def contenders(self, margin: float) -> list[Problem]:
-        bar = self.best() - margin
-        return [p for p in self.problems if self.accuracy[id(p)] >= bar]
+    def still_rising(self, patience: float) -> bool:
+        """Whether the last, weakest penalty beat the one before it by a step that counts."""
+        if len(self.accuracy) < 2:
+            return True
+        return self.accuracy[-1] - self.accuracy[-2] >= self.step(patience)
 
-    def winner(self) -> Problem:
-        # Problems stand in order of falling strength: ties go to the stronger penalty.
-        return max(self.problems, key=lambda p: self.accuracy[id(p)])
+    def winner(self, patience: float) -> Problem:
+        """Return the strongest penalty that is as good as the best."""
+        bar = max(self.accuracy) - self.step(patience)
+        return next(p for p, a in zip(self.problems, self.accuracy, strict=True) if a >= bar)
 
 
 def logistic(task: ProbeTask, *, protocol: LogisticProtocol | None = None) -> ProbeScores:
@@ -105,12 +116,12 @@ def logistic(task: ProbeTask, *, protocol: LogisticProtocol | None = None) -> Pr
             kept = task.orders[s][: task.sizes[-1]]
             whitening = Whitening(np.ascontiguousarray(moment[np.ix_(kept, kept)]))
             data = _arrange(task, ids.astype(np.int64), scaling, kept, whitening)
-            races, proofs = _run_seed(task, data, present.size, protocol, crew)
-            heads = [(r.winner().weights, r.winner().intercepts) for r in races]
+            winners, proofs = _run_seed(task, data, present.size, protocol, crew)
+            heads = [(p.weights, p.intercepts) for p in winners]
             del data
             test = _test_rows(task, scaling, kept)
             found = present[classify(test, heads, crew)]
-            _record(scores, s, races, proofs, protocol)
+            _record(scores, s, winners, proofs, protocol)
             scores.predictions[s] = compact_labels(found, task.n_classes)
             scores.seconds[s] = (time.perf_counter() - began) / len(task.sizes)
     return scores
@@ -118,68 +129,39 @@ def logistic(task: ProbeTask, *, protocol: LogisticProtocol | None = None) -> Pr
 
 def _run_seed(
     task: ProbeTask, data: _Data, n_classes: int, protocol: LogisticProtocol, crew: Crew
-) -> tuple[list[_Race], list[Certificate]]:
-    races = [_Race(k) for k in task.sizes]
-    if task.validation.any() and len(protocol.l2s) > 1:
-        _race(races, data, n_classes, protocol, crew)
-    else:
-        prior = _prior(data.whole, n_classes)
-        for race in races:
-            race.problems = [Problem(race.k, max(protocol.l2s), prior)]
-            race.accuracy = {id(race.problems[0]): 0.0}
-    winners = [race.winner() for race in races]
+) -> tuple[list[Problem], list[Certificate]]:
     prior = _prior(data.whole, n_classes)
-    for problem in winners:
-        if problem.passes:
+    if task.validation.any() and len(protocol.l2s) > 1:
+        winners = _race(task.sizes, data, n_classes, protocol, crew)
+        for problem in winners:
             problem.restart(prior)
+    else:
+        winners = [Problem(k, max(protocol.l2s), prior) for k in task.sizes]
     effort = Effort(protocol.tol, protocol.max_passes)
-    return races, fit_certified(data.whole, winners, data.whitening, effort, crew)
+    return winners, fit_certified(data.whole, winners, data.whitening, effort, crew)
 
 
 def _race(
-    races: Sequence[_Race], data: _Data, n_classes: int, protocol: LogisticProtocol, crew: Crew
-) -> None:
+    sizes: Sequence[int], data: _Data, n_classes: int, protocol: LogisticProtocol, crew: Crew
+) -> list[Problem]:
+    """Return the winning problem of every size, as far as the race brought it."""
     strengths = sorted(protocol.l2s, reverse=True)
     prior = _prior(data.fitted, n_classes)
-    opening = max(1, min(3, len(strengths)))
-    running = list(races)
-    for round_, batch in enumerate([strengths[:opening], *([v] for v in strengths[opening:])]):
-        if round_:
-            running = [
-                r
-                for r in running
-                if r.accuracy[id(r.problems[-1])] >= r.best() - protocol.margin / 2
-            ]
+    races = [_Race(k, n_judged=data.judged.n) for k in sizes]
+    for batch in [strengths[:_OPENING], *([l2] for l2 in strengths[_OPENING:])]:
+        running = [r for r in races if r.still_rising(protocol.patience)]
         new = [(race, Problem(race.k, l2, prior)) for race in running for l2 in batch]
         if not new:
             break
-        for race, problem in new:
+        problems = [p for _, p in new]
+        effort = Effort(protocol.coarse, protocol.max_passes)
+        fit(data.fitted, problems, data.whitening, effort, crew)
+        found = classify(data.judged, [(p.weights, p.intercepts) for p in problems], crew)
+        truth = np.concatenate([y for _, y in data.judged.blocks()])
+        for (race, problem), labels in zip(new, found, strict=True):
             race.problems.append(problem)
-        _judge(new, data, protocol.coarse, protocol, crew)
-    second = []
-    for race in races:
-        close = race.contenders(protocol.margin)
-        if len(close) > 1:
-            second += [(race, p) for p in close]
-            race.problems = close
-    if second:
-        _judge(second, data, protocol.fine, protocol, crew)
-
-
-def _judge(
-    entries: Sequence[tuple[_Race, Problem]],
-    data: _Data,
-    tol: float,
-    protocol: LogisticProtocol,
-    crew: Crew,
-) -> None:
-    """Fit problems to a tolerance and note their accuracy on the validation rows."""
-    problems = [p for _, p in entries]
-    fit(data.fitted, problems, data.whitening, Effort(tol, protocol.max_passes), crew)
-    found = classify(data.judged, [(p.weights, p.intercepts) for p in problems], crew)
-    truth = np.concatenate([y.copy() for _, y in data.judged.blocks()])
-    for (race, problem), labels in zip(entries, found, strict=True):
-        race.accuracy[id(problem)] = float((labels == truth).mean())
+            race.accuracy.append(float((labels == truth).mean()))
+    return [race.winner(protocol.patience) for race in races]
 
 
 def _arrange(
@@ -233,12 +215,12 @@ def _empty_scores(task: ProbeTask) -> ProbeScores:
 def _record(
     scores: ProbeScores,
     s: int,
-    races: Sequence[_Race],
+    winners: Sequence[Problem],
     proofs: Sequence[Certificate],
     protocol: LogisticProtocol,
 ) -> None:
-    for j, (race, proof) in enumerate(zip(races, proofs, strict=True)):
-        scores.l2[s, j], scores.gap[s, j] = race.winner().l2, proof.relative
-        scores.passes[s, j] = race.winner().passes
+    for j, (problem, proof) in enumerate(zip(winners, proofs, strict=True)):
+        scores.l2[s, j], scores.gap[s, j] = problem.l2, proof.relative
+        scores.passes[s, j] = problem.passes
         if proof.relative > protocol.tol:
             scores.status[s, j] = "not_converged"
