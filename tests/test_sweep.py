@@ -169,6 +169,13 @@ def test_with_sgd_every_seed_has_a_whole_layer_of_its_own(
     assert (run.frame()["value_full"] == full["value"]).all()
 
 
+def test_without_seed_0_the_whole_layer_of_sgd_is_fitted_apart(
+    store: FeatureStore, tmp_path: Path, calls: Calls
+) -> None:
+    quick(store, tmp_path / "run", measures="sgd", seeds=(1,))
+    assert calls.take() == [("sgd", 1, (12,)), ("sgd", 1, (3, 6, 12))]
+
+
 def test_rows_say_what_stands_behind_them(store: FeatureStore, tmp_path: Path) -> None:
     table = quick(store, tmp_path / "run", measures=("ridge", "cka")).frame()
     assert set(table["model"]) == {"toy"}
