@@ -165,11 +165,11 @@ def mark_critical_mass(table: pd.DataFrame, ax: Axes) -> Axes:
         ax.plot([start, min(low, mass)], [height, height], color=FAINT, linewidth=0.8, zorder=2)
         ax.annotate(
             f"{row.delta * 100:g} %",
-            (0.01, height),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 2),
+            (mass, height),
+            xytext=(4, -3),
             textcoords="offset points",
-            color=FAINT,
+            va="top",
+            color=INK,
             fontsize="small",
         )
     return ax
@@ -330,11 +330,12 @@ def _band(ax: Axes, x: Any, low: pd.Series, high: pd.Series, colour: str) -> Non
 
 def _whole_layer_lines(rows: pd.DataFrame, ax: Axes) -> None:
     """Draw the whole layer's value once per layer and measure, with its own band."""
-    layers = rows.drop_duplicates(["model", "layer", "dataset", "measure"])
+    layers = rows.dropna(subset=["value_full"])
+    layers = layers.drop_duplicates(["model", "layer", "dataset", "measure"])
     for row in layers.itertuples():
         ax.axhline(row.value_full, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=2)
-        if row.full_low == row.full_low and row.full_high == row.full_high:
-            ax.axhspan(row.full_low, row.full_high, color=FAINT, alpha=0.15, linewidth=0)
+    for row in layers.dropna(subset=["full_low", "full_high"]).itertuples():
+        ax.axhspan(row.full_low, row.full_high, color=FAINT, alpha=0.15, linewidth=0)
     if len(layers) == 1:
         ax.annotate(
             f"whole layer {layers['value_full'].iloc[0]:.3f}",

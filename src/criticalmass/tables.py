@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "csv", "parquet")
 _BLOCKS = "▁▂▃▄▅▆▇█"
+_PROSE = 76
+_NUMBER = re.compile(r"[<>= ]*[-–\d][\d.,e+%-]*( \[.*\])?|not reached")
 _GROUP = ["model", "layer", "dataset", "selector", "measure"]
 
 
@@ -104,7 +107,13 @@ def as_text(frame: pd.DataFrame, *, title: str = "", colour: bool = True) -> str
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for name in rest.columns:
         right = name != "curve" and _reads_from_the_right(rest[name])
-        table.add_column(Text(str(name)), justify="right" if right else "left", no_wrap=True)
+        table.add_column(
+            Text(str(name)),
+            justify="right" if right else "left",
+            no_wrap=right or len(rest.columns) > 2,
+            max_width=None if right or len(rest.columns) > 2 else _PROSE,
+            overflow="fold",
+        )
     for row in rest.itertuples(index=False):
         table.add_row(*(Text(_cell(value)) for value in row))
     if title:
@@ -132,6 +141,8 @@ def redundancy_for_people(table: pd.DataFrame, curves: pd.DataFrame | None = Non
     """
     import pandas as pd
 
+    table = probes_first(table)
+    floor = table["at_floor"].fillna(False).astype(bool)
     shown = pd.DataFrame({name: table[name].astype(str) for name in _GROUP})
     if "estimator" in table:
         shown["estimator"] = table["estimator"].astype(str)
@@ -144,23 +155,32 @@ def redundancy_for_people(table: pd.DataFrame, curves: pd.DataFrame | None = Non
         table["critical_mass"],
         table["critical_mass_low"],
         table["critical_mass_high"],
-        marks=["<= " if floor else "" for floor in table["at_floor"]],
+        marks=["<= " if bound else "" for bound in floor],
     )
     shown["DR"] = intervals(
         table["dr"],
         table["dr_low"],
         table["dr_high"],
         digits=2,
-        marks=[">= " if floor else "" for floor in table["at_floor"]],
+        marks=[">= " if bound else "" for bound in floor],
     )
     if "reached" in table:
-        shown.loc[~table["reached"].astype(bool), "k*"] = "not reached"
+        shown.loc[~table["reached"].fillna(True).astype(bool), "k*"] = "not reached"
     if curves is not None and len(curves):
         lines = {key: sparkline(rows["mean"]) for key, rows in curves.groupby(_GROUP, sort=False)}
         shown["curve"] = [
             lines.get(tuple(key), "") for key in table[_GROUP].itertuples(index=False)
         ]
     return shown
+
+
+def probes_first(table: pd.DataFrame) -> pd.DataFrame:
+    """Put the measures that score a task before those that compare with the whole layer."""
+    from criticalmass.figures import is_similarity
+
+    return table.sort_values(
+        "measure", key=lambda names: names.map(is_similarity), kind="stable"
+    ).reset_index(drop=True)
 
 
 def intervals(
@@ -221,9 +241,9 @@ def _said_once(frame: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
 
 
 def _reads_from_the_right(column: pd.Series) -> bool:
-    """Whether a column holds numbers, or text that begins with one."""
-    texts = [_cell(value).lstrip("<>= ") for value in column]
-    return any(text[:1].isdigit() for text in texts)
+    """Whether a column holds numbers, with or without an interval."""
+    texts = [_cell(value) for value in column]
+    return all(_NUMBER.fullmatch(text) for text in texts if text)
 
 
 def _cell(value: Any) -> str:

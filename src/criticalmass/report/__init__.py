@@ -111,12 +111,13 @@ def _section(run: Any, number: int, deltas: tuple[float, ...]) -> Section:
     from criticalmass.redundancy import curves as curves_of
     from criticalmass.redundancy import redundancy
     from criticalmass.report.drawing import neuron_field
+    from criticalmass.tables import probes_first
 
     frame = run.frame()
     if frame.empty:
         raise CriticalMassError(f"run {str(run.path)!r} has no rows yet; run a sweep into it first")
-    lines = curves_of(run)
-    every = redundancy(run, deltas=tuple(sorted({*DELTAS, *deltas})))
+    lines = probes_first(curves_of(run))
+    every = probes_first(redundancy(run, deltas=tuple(sorted({*DELTAS, *deltas}))))
     table = every[every["delta"].isin(deltas)]
     said = answer(headline_row(table))
     layers = frame["layer"].unique()
@@ -152,19 +153,19 @@ def _drawings(
             figures.value_against_fraction(lines, ax, measure=measure)
             if lines.loc[lines["measure"] == measure, _GROUP].drop_duplicates().shape[0] == 1:
                 figures.mark_critical_mass(table[table["measure"] == measure], ax)
-        title = f"{measure}: {'similarity' if similarity else 'accuracy'} against neurons kept"
+        title = f"{'Similarity' if similarity else 'Accuracy'} ({measure})"
         svg = inline_svg(drawing, identity=f"{identity}-{len(drawings)}", description=title)
         drawings.append(Drawing(title, _caption(similarity), svg))
     if every["dr"].notna().any():
         drawing, ax = figures.new_axes()
         figures.dr_against_delta(every, ax)
-        title = "diffused redundancy against delta"
+        title = "Diffused redundancy"
         svg = inline_svg(drawing, identity=f"{identity}-dr", description=title)
         caption = (
             "DR is the share of the layer that can go while the share delta of its value stays. "
             "Open triangles are lower bounds: even the smallest tested subset passes there."
         )
-        drawings.append(Drawing(title[0].upper() + title[1:], caption, svg))
+        drawings.append(Drawing(title, caption, svg))
     return drawings
 
 
@@ -180,39 +181,44 @@ def _caption(similarity: bool) -> str:
 
 def _blocks(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Lay the redundancy table out: one block per curve, one row per delta."""
-    from criticalmass.report.drawing import share_bar
-
     varying = [name for name in _GROUP[:-1] if table[name].nunique() > 1]
     blocks = []
     for _, rows in table.groupby(_GROUP, sort=False):
         first = rows.iloc[0]
         names = [str(first["measure"]), *(str(first[name]) for name in varying)]
-        lines = []
-        for row in rows.sort_values("delta").itertuples():
-            line: dict[str, Any] = {"delta": percent(row.delta), "known": row.dr == row.dr}
-            if line["known"]:
-                ends = (row.critical_mass_low, row.critical_mass, row.critical_mass_high)
-                low, mass, high = (_number(end) for end in ends)
-                line |= {
-                    "mass": ("≤ " if row.at_floor else "") + mass,
-                    "mass_interval": f"{low} to {high}",
-                    "dr": ("≥ " if row.at_floor else "") + f"{row.dr:.2f}",
-                    "dr_interval": f"{row.dr_low:.2f} to {row.dr_high:.2f}",
-                    "reached": bool(row.reached),
-                    "bar": share_bar(*(_share(end, row.n_neurons) for end in ends)),
-                }
-            lines.append(line)
         blocks.append(
             {
                 "name": " · ".join(names),
-                "full": f"{first['value_full']:.3f}",
+                "full": _decimal(first["value_full"], 3),
                 "neurons": f"{int(first['n_neurons']):,}",
                 "level": percent(first["level"]),
                 "estimator": first["estimator"],
-                "rows": lines,
+                "rows": [_block_row(row) for row in rows.sort_values("delta").itertuples()],
             }
         )
     return blocks
+
+
+def _block_row(row: Any) -> dict[str, Any]:
+    """Write one row of the redundancy table."""
+    import pandas as pd
+
+    from criticalmass.report.drawing import share_bar
+
+    if pd.isna(row.dr):
+        return {"delta": percent(row.delta), "known": False}
+    ends = (row.critical_mass_low, row.critical_mass, row.critical_mass_high)
+    low, mass, high = (_number(end) for end in ends)
+    return {
+        "delta": percent(row.delta),
+        "known": True,
+        "reached": bool(row.reached),
+        "mass": ("≤ " if row.at_floor else "") + mass,
+        "mass_interval": f"{low} to {high}",
+        "dr": ("≥ " if row.at_floor else "") + f"{row.dr:.2f}",
+        "dr_interval": f"{_decimal(row.dr_low, 2)} to {_decimal(row.dr_high, 2)}",
+        "bar": share_bar(*(_share(end, row.n_neurons) for end in ends)),
+    }
 
 
 def _curve_rows(lines: pd.DataFrame) -> list[dict[str, Any]]:
@@ -224,8 +230,8 @@ def _curve_rows(lines: pd.DataFrame) -> list[dict[str, Any]]:
             "kept": f"{int(row['n_kept']):,}",
             "fraction": percent(float(row["n_kept"]) / float(row["n_neurons"])),
             "mean": f"{row['mean']:.4f}",
-            "interval": f"{row['low']:.4f} to {row['high']:.4f}",
-            "ratio": f"{row['ratio']:.3f}",
+            "interval": f"{_decimal(row['low'], 4)} to {_decimal(row['high'], 4)}",
+            "ratio": _decimal(row["ratio"], 3),
         }
         for row in lines[lines["mean"].notna()].to_dict(orient="records")
     ]
@@ -235,6 +241,13 @@ def _names(column: pd.Series) -> str:
     """Name a column's distinct values, at most two of them."""
     names = [str(name) for name in column.unique()]
     return " and ".join(names) if len(names) < 3 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _decimal(value: Any, digits: int) -> str:
+    """Write a number with a fixed count of decimals, or a dash where there is none."""
+    import pandas as pd
+
+    return "–" if pd.isna(value) else f"{float(value):.{digits}f}"
 
 
 def _number(value: Any) -> str:

@@ -82,7 +82,8 @@ def neuron_field(kept: int, neurons: int, *, seed: int = 0) -> Markup:
     words = f"{kept:,} of {neurons:,} neurons"
     return Markup(  # noqa: S704 -- numbers only
         f'<svg class="field" viewBox="0 0 {columns * 4} {height}" role="img" '
-        f'aria-label="{words}"><path class="rest" d="{"".join(shapes[False])}"/>'
+        f'style="max-width: {columns * 1.1:.1f}rem" aria-label="{words}">'
+        f'<path class="rest" d="{"".join(shapes[False])}"/>'
         f'<path class="kept" d="{"".join(shapes[True])}"/></svg>'
     )
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ENOUGH_SEEDS = 5
 #: With fewer test samples an accuracy is known to no better than about a point.
 ENOUGH_TEST_SAMPLES = 2000
-ENGINES = {"openvino": "OpenVINO", "torch": "PyTorch"}
+ENGINES = {"openvino": "OpenVINO", "torch": "PyTorch", "imported": "imported vectors"}
 MEASURES = {
     "logistic": "logistic regression on standardised neurons; its strength of regularisation is "
     "chosen on a validation part of the training split, the score is accuracy on the test split",
@@ -48,28 +48,6 @@ class Caveat:
     grave: bool
 
 
-def find(manifest: Mapping[str, Any], *names: str) -> Any:
-    """Look up the first of several names in a manifest, outer levels before inner ones.
-
-    Parameters
-    ----------
-    manifest: nested mappings, as a run records those of its feature store.
-    names: keys to look for, best first.
-
-    Returns
-    -------
-    The value, or None where no level has one of the names.
-    """
-    for name in names:
-        level: list[Mapping[str, Any]] = [manifest]
-        while level:
-            for mapping in level:
-                if mapping.get(name) is not None:
-                    return mapping[name]
-            level = [v for mapping in level for v in mapping.values() if isinstance(v, Mapping)]
-    return None
-
-
 def facts(manifest: Mapping[str, Any], frame: pd.DataFrame) -> list[Fact]:
     """List how a run was measured, from its manifest and its long table.
 
@@ -96,20 +74,40 @@ def caveats(frame: pd.DataFrame, table: pd.DataFrame) -> list[Caveat]:
 
 def _material(manifest: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Fact]:
     """Say what was measured: model, layers, data."""
-    digest = find(manifest, "weights_digest")
-    weights = f" (weights {str(digest).removeprefix('sha256:')[:12]})" if digest else ""
-    yield Fact("Model", _listed(frame["model"]) + weights)
+    digest = str(manifest.get("weights_digest") or "").removeprefix("sha256:")
+    name, spec = _listed(frame["model"]), manifest.get("model_spec")
+    about = [str(spec)] if spec and spec != name else []
+    about += [f"weights {digest[:12]}"] if digest else []
+    told = f" ({', '.join(about)})" if about else ""
+    yield Fact("Model", name + told)
     sizes = frame.drop_duplicates("layer").set_index("layer")["n_neurons"]
-    yield Fact("Layer", ", ".join(f"{name} ({count:,} neurons)" for name, count in sizes.items()))
-    classes = find(manifest, "class_names")
-    count = f", {len(classes):,} classes" if isinstance(classes, (list, tuple)) else ""
-    yield Fact("Dataset", _listed(frame["dataset"]) + count)
-    parts = [f"{_counts(frame['n_train'])} to train the probes", f"{_counts(frame['n_test'])} test"]
-    yield Fact("Samples", ", ".join(part for part in parts if not part.startswith("–")))
-    engine = str(find(manifest, "engine") or "")
-    precision = str(find(manifest, "precision", "inference_precision") or "")
-    by = ENGINES.get(engine, engine)
-    yield Fact("Features", " in ".join(part for part in (by, precision) if part))
+    yield Fact("Layer", ", ".join(f"{layer} ({size:,} neurons)" for layer, size in sizes.items()))
+    count = len(manifest.get("class_names") or ())
+    spec = manifest.get("dataset_spec")
+    about = [str(spec)] if spec else []
+    about += [f"{count:,} classes"] if count else []
+    told = f" ({', '.join(about)})" if about else ""
+    yield Fact("Dataset", _listed(frame["dataset"]) + told)
+    held = (manifest.get("validation") or {}).get("n_rows")
+    inner = f" ({held:,} of them choose the regularisation)" if held else ""
+    yield Fact(
+        "Samples",
+        f"{_counts(frame['n_train'])} to train the probes{inner}, {_counts(frame['n_test'])} test",
+    )
+    yield from _notes(manifest.get("dataset_notes") or {})
+    engine = str(manifest.get("engine") or "")
+    parts = (ENGINES.get(engine, engine), str(manifest.get("precision") or ""))
+    yield Fact("Features", " in ".join(part for part in parts if part))
+
+
+def _notes(notes: Mapping[str, Any]) -> Iterator[Fact]:
+    """Say how the dataset was split or sampled."""
+    if "split" in notes:
+        yield Fact("Split", str(notes["split"]))
+    sample = notes.get("sample")
+    if isinstance(sample, Mapping):
+        text = f"{sample.get('train', 0):,} of {sample.get('of', 0):,} training samples, stratified"
+        yield Fact("Sample", f"{text}, seed {sample.get('seed')}")
 
 
 def _protocol(frame: pd.DataFrame) -> Iterator[Fact]:
@@ -136,11 +134,10 @@ def _circumstances(manifest: Mapping[str, Any], frame: pd.DataFrame) -> Iterator
     seconds = frame["seconds"].sum()
     if seconds > 0:
         yield Fact("Computing", f"{_duration(float(seconds))} for {len(frame):,} cells")
-    versions = find(manifest, "versions", "library_versions", "libraries")
-    if isinstance(versions, Mapping):
+    versions = {**(manifest.get("extraction_versions") or {}), **(manifest.get("versions") or {})}
+    if versions:
         yield Fact("Software", ", ".join(f"{name} {value}" for name, value in versions.items()))
-    created = find(manifest, "created", "created_at")
-    yield Fact("Measured on", str(created or "")[:10])
+    yield Fact("Measured on", str(manifest.get("created") or "")[:10])
 
 
 def _cell_caveats(frame: pd.DataFrame) -> Iterator[Caveat]:
@@ -182,13 +179,16 @@ def _sample_caveats(frame: pd.DataFrame) -> Iterator[Caveat]:
         if len(scored):
             share = float(scored["value_full"].iloc[0])
             error = (max(0.0, share * (1 - share)) / n_test) ** 0.5
-            text = f"An accuracy of {share:.2f} is known to ± {2 * error:.3f} from so few. " + text
+            known = f"±\N{NO-BREAK SPACE}{2 * error:.3f}"
+            text = f"An accuracy of {share:.2f} is known to {known} from so few. {text}"
         yield Caveat(f"Small test set: {n_test:,} samples", text, n_test < ENOUGH_TEST_SAMPLES / 2)
 
 
 def _grid_caveats(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[Caveat]:
     """Find what the grid of tested sizes leaves open."""
-    floor = table[table["at_floor"].astype(bool)]
+    known = table[table["critical_mass"].notna()]
+    at_floor, reached = known["at_floor"].astype(bool), known["reached"].astype(bool)
+    floor = known[at_floor]
     if len(floor):
         where = ", ".join(
             f"{measure} at {' and '.join(percent(delta) for delta in rows['delta'].unique())}"
@@ -196,23 +196,30 @@ def _grid_caveats(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[Caveat]:
         )
         text = f"Even the smallest tested subset passes for {where}: DR is a lower bound there."
         yield Caveat("Lower bounds", text, False)
-    never = table[~table["reached"].astype(bool)]
+    never = known[~reached]
     if len(never):
-        rows = ", ".join(f"{row.selector} {row.measure}" for row in never.itertuples())
-        yield Caveat("Bars that no subset passes", f"DR stands as 0 for {rows}.", False)
-    inside = table[table["reached"].astype(bool) & ~table["at_floor"].astype(bool)]
-    exact = "estimator" in table and (table["estimator"] == "strict").all()
-    if len(inside) and exact:
-        sizes = sorted(frame.loc[frame["selector"] != "full", "n_kept"].unique())
-        row = inside.iloc[(inside["delta"] - 0.9).abs().argsort().iloc[0]]
-        below = [size for size in sizes if size < row["critical_mass"]]
-        if below and row["critical_mass"] - below[-1] > 1:
-            text = (
-                f"{row['measure']}: {below[-1]:,} neurons miss {percent(row['delta'])}, "
-                f"{round(row['critical_mass']):,} pass; sizes between were not tested, "
-                "so the critical mass may be smaller."
-            )
-            yield Caveat("Steps between tested sizes", text, False)
+        bars = ", ".join(
+            f"{row.selector}, {row.measure} at {percent(row.delta)}" for row in never.itertuples()
+        )
+        yield Caveat("Bars that no smaller subset reaches", f"DR stands as 0 for {bars}.", False)
+    yield from _step_caveat(frame, known[reached & ~at_floor])
+
+
+def _step_caveat(frame: pd.DataFrame, inside: pd.DataFrame) -> Iterator[Caveat]:
+    """Say which sizes beside a critical mass were not tested, for the delta nearest to 0.9."""
+    inside = inside[inside["estimator"] == "strict"]
+    if inside.empty:
+        return
+    row = inside.loc[(inside["delta"] - 0.9).abs().sort_values(kind="stable").index[0]]
+    same = (frame["selector"] == row["selector"]) & (frame["layer"] == row["layer"])
+    below = [size for size in frame.loc[same, "n_kept"].unique() if size < row["critical_mass"]]
+    if below and row["critical_mass"] - max(below) > 1:
+        text = (
+            f"{row['measure']}: {max(below):,} neurons miss {percent(row['delta'])}, "
+            f"{round(row['critical_mass']):,} pass; sizes between were not tested, "
+            "so the critical mass may be smaller."
+        )
+        yield Caveat("Steps between tested sizes", text, False)
 
 
 def _listed(column: pd.Series) -> str:

@@ -1,0 +1,353 @@
+"""The command line: one public function per command, one line per mistake."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import io
+import json
+import shlex
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+import pytest
+
+from criticalmass import catalogue, cli, progress
+from criticalmass.cli.options import FORMATS
+from criticalmass.errors import CriticalMassError, DataUnavailableError, MissingExtraError
+from criticalmass.store import FeatureStore
+from criticalmass.tables import FORMATS as TABLE_FORMATS
+
+COMMANDS = cli.cli.commands
+FUNCTIONS = {
+    "demo": ("demo", "demo"),
+    "measure": ("pipeline", "measure"),
+    "extract": ("extract", "extract"),
+    "import": ("importing", "import_features"),
+    "sweep": ("sweep", "sweep"),
+    "redundancy": ("redundancy", "redundancy"),
+    "figure": ("figures", "figure"),
+    "report": ("report", "report"),
+    "list": ("catalogue", "listing"),
+    "info": ("catalogue", "describe"),
+}
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _progress_off() -> Iterator[None]:
+    yield
+    progress.enable(False)
+
+
+def run(*arguments: str) -> int:
+    """Run a command line and return its exit code."""
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(arguments)
+    return int(leaving.value.code or 0)
+
+
+def module(name: str) -> Any:
+    """Find a module whose name on the package may be that of its verb."""
+    return importlib.import_module(f"criticalmass.{name}")
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> Path:
+    """Write an archive of vectors of three classes."""
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    x = rng.standard_normal((120, 10)) + 2 * rng.standard_normal((3, 10))[y]
+    path = tmp_path / "vectors.npz"
+    np.savez(path, X=x.astype(np.float32), y=y)
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_shows_one_example_that_parses(name: str, capsys: Capture) -> None:
+    assert run(name, "--help") == 0
+    shown = capsys.readouterr().out
+    lines = [line.strip() for line in shown.split("\n")]
+    examples = [line for line in lines if line.startswith(f"criticalmass {name} ")]
+    assert len(examples) == 1
+    arguments = shlex.split(examples[0])[2:]
+    with COMMANDS[name].make_context(name, arguments) as context:
+        assert context.args == []
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_options_are_the_parameters_of_one_public_function(name: str) -> None:
+    place, function = FUNCTIONS[name]
+    known = set(inspect.signature(getattr(module(place), function)).parameters)
+    presentation = {"form", "quiet", "runs", "vectors", "help"}
+    if name in {"redundancy", "list", "info"}:
+        presentation.add("out")
+    extra = {option.name for option in COMMANDS[name].params} - known - presentation
+    assert not extra
+
+
+def test_every_command_is_listed_and_documented() -> None:
+    assert set(COMMANDS) == set(FUNCTIONS)
+    for command in COMMANDS.values():
+        assert command.help
+        assert command.get_short_help_str(60).endswith("."), "cut short in the list of commands"
+        for option in command.params:
+            assert isinstance(option, click.Argument) or getattr(option, "help", None)
+
+
+def test_formats_are_those_of_the_tables() -> None:
+    assert FORMATS == TABLE_FORMATS
+
+
+def test_from_vectors_to_page(vectors: Path, tmp_path: Path, capsys: Capture) -> None:
+    store, results = str(tmp_path / "store"), str(tmp_path / "run")
+    assert run("import", str(vectors), "--out", store) == 0
+    assert capsys.readouterr().out == f"{store}\n"
+    sweep = ("sweep", store, "--out", results, "--seeds", "2", "--measure", "centroid")
+    assert run(*sweep, "--measure", "cka", "--fraction", "0.2", "--fraction", "1") == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"{results}\n"
+    assert "cells" in shown.err
+
+    assert run("redundancy", results, "--delta", "0.5", "--delta", "0.9", "--quiet") == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert shown.out.count("centroid") == 2
+    assert "k*" in shown.out
+
+    assert run("redundancy", results, "--format", "json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["measure"] for row in rows} == {"centroid", "cka"}
+    saved = tmp_path / "table.csv"
+    assert run("redundancy", results, "--format", "csv", "--out", str(saved)) == 0
+    assert capsys.readouterr().out == ""
+    assert len(pd.read_csv(saved)) == len(rows)
+
+    page, drawing = tmp_path / "page.html", tmp_path / "curve.pdf"
+    assert run("report", results, "--out", str(page)) == 0
+    assert run("figure", "value", results, "--out", str(drawing)) == 0
+    assert page.is_file()
+    assert drawing.read_bytes().startswith(b"%PDF")
+    capsys.readouterr()
+    assert run("info", results) == 0
+    assert "10 ok" in capsys.readouterr().out
+    assert run("info", store, "--format", "json") == 0
+    facts = {row["fact"]: row["value"] for row in json.loads(capsys.readouterr().out)}
+    assert facts["layer penultimate"] == "train 90 x 10, test 30 x 10, float32"
+
+
+def test_parquet_reaches_a_pipe(vectors: Path, tmp_path: Path) -> None:
+    run("import", str(vectors), "--out", str(tmp_path / "s"))
+    line = [sys.executable, "-c", "from criticalmass.cli import main; main()"]
+    done = subprocess.run(
+        [*line, "info", str(tmp_path / "s"), "--format", "parquet"], capture_output=True, check=True
+    )
+    assert "kind" in set(pd.read_parquet(io.BytesIO(done.stdout))["fact"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("exract",), "no command 'exract'; did you mean 'extract'?"),
+        (("sweep", "s", "--ot", "x"), "Did you mean '--out'?"),
+        (("sweep", "s"), "Missing option '--out' (see: criticalmass sweep --help)"),
+        (("redundancy",), "Missing argument 'RUN...'"),
+        (("sweep", "s", "--out", "r", "--seeds", "many"), "'many' is not a valid integer"),
+        (("list", "slectors"), "did you mean 'selectors'?"),
+        (("list", "layers"), "layers of which model?"),
+        (("list", "models", "timm:x"), "leave out 'timm:x'"),
+        (("list", "models", "--format", "jsn"), "no format 'jsn'; did you mean 'json'?"),
+        (("info", "nowhere"), "'nowhere' is neither a feature store nor a run"),
+        (("redundancy", "nowhere"), "no run at nowhere"),
+        (("report", "nowhere"), "no run at nowhere"),
+        (("figure", "valeu", "nowhere", "--out", "x.pdf"), "did you mean 'value'?"),
+        (("import", "nowhere.npz", "--out", "s"), "nowhere.npz"),
+        (("extract", "pypi:efficientnet-lite9", "sklearn:digits", "--out", "s"), "did you mean"),
+        (("extract", "pypi:minilm-l6", "sklearn:digts", "--out", "s"), "'digits'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    arguments: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+    assert said in shown.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_in_a_sweep_get_a_did_you_mean(
+    store: FeatureStore, tmp_path: Path, capsys: Capture
+) -> None:
+    for option, wrong, right in (
+        ("--selector", "radnom", "random"),
+        ("--measure", "logstic", "logistic"),
+        ("--rerun", "mising", "missing"),
+        ("--backend", "locl", "local"),
+    ):
+        assert run("sweep", str(store.path), "--out", str(tmp_path / "r"), option, wrong) == 2
+        assert f"did you mean '{right}'?" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    """Make a function that raises."""
+
+    def function(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return function
+
+
+def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setattr(module("sweep"), "sweep", raising(KeyboardInterrupt()))
+    assert run("sweep", "s", "--out", "r") == 130
+    assert "same command goes on" in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module("sweep"), "sweep", raising(ZeroDivisionError("bug")))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["sweep", "s", "--out", "r"])
+
+
+def test_a_place_that_cannot_be_written_is_the_users_to_mend(
+    vectors: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "file").write_text("x")
+    assert run("import", str(vectors), "--out", str(tmp_path / "file" / "store")) == 2
+    assert "file" in capsys.readouterr().err
+
+
+def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    def warn(*_: Any, **__: Any) -> Any:
+        warnings.warn("some\nthing", UserWarning, stacklevel=1)
+        return SimpleNamespace(path="r")
+
+    monkeypatch.setattr(module("sweep"), "sweep", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run("sweep", "s", "--out", "r") == 0
+    assert capsys.readouterr().err == "warning: some thing\n"
+
+
+def test_without_a_command_there_is_help(capsys: Capture) -> None:
+    assert run() == 0
+    assert "criticalmass demo" in capsys.readouterr().out
+    assert run("--version") == 0
+
+
+@pytest.mark.parametrize("what", ["models", "datasets", "selectors", "measures"])
+def test_lists_name_what_the_library_knows(what: str) -> None:
+    names = set(catalogue.listing(what).iloc[:, 0])
+    if what == "selectors":
+        assert names == set(module("selectors").SELECTORS)
+    if what == "measures":
+        assert names == set(module("measures").MEASURES)
+    if what == "datasets":
+        loading = module("datasets.loading")
+        named = {f"{s}:{n}" for s, known in loading._NAMED.items() for n in known}
+        assert named <= names
+        assert {n.partition(":")[0] for n in names} == {*loading._NAMED, *loading._FROM_PATH}
+    if what == "models":
+        loading = module("models.loading")
+        assert {f"pypi:{name}" for name in (*loading.lite_names(), loading.MINILM)} <= names
+        assert {n.partition(":")[0] for n in names} == set(loading._OPTIONS)
+
+
+class TestDemo:
+    """The demo, its two models replaced by imported vectors."""
+
+    @pytest.fixture
+    def asked(self, vectors: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+        calls: list[tuple[str, str]] = []
+
+        def extract(model: str, dataset: str, *, out: Path) -> FeatureStore:
+            calls.append((model, dataset))
+            if dataset in unavailable:
+                raise DataUnavailableError(f"{dataset} cannot be had")
+            store: FeatureStore = module("importing").import_features(vectors, out=out)
+            return store
+
+        unavailable: set[str] = set()
+        self.unavailable = unavailable
+        sweep = module("sweep").sweep
+        monkeypatch.setattr(module("extract"), "extract", extract)
+        monkeypatch.setattr(
+            module("sweep"), "sweep", lambda store, **o: sweep(store, measures=("cka",), **o)
+        )
+        return calls
+
+    def test_prints_tables_and_ends_with_the_page(
+        self, asked: list[tuple[str, str]], tmp_path: Path, capsys: Capture
+    ) -> None:
+        out = tmp_path / "demo"
+        assert run("demo", "--out", str(out)) == 0
+        lines = capsys.readouterr().out.rstrip().split("\n")
+        assert lines[-1] == str(out / "report.html")
+        assert "peak memory" in lines[-2]
+        assert sum("0.95" in line for line in lines) == 2
+        assert (out / "fashion-mnist" / "run" / "results.parquet").is_file()
+        page = (out / "report.html").read_text()
+        assert page.count("<section") == 2
+        first = (out / "fashion-mnist" / "run" / "results.parquet").stat().st_mtime_ns
+        assert run("demo", "--out", str(out)) == 0
+        assert (out / "fashion-mnist" / "run" / "results.parquet").stat().st_mtime_ns == first
+
+    def test_takes_digits_where_data_cannot_be_had(
+        self, asked: list[tuple[str, str]], tmp_path: Path, capsys: Capture
+    ) -> None:
+        self.unavailable |= {"demo:fashion-mnist", "demo:wordnet-nouns"}
+        assert run("demo", "--out", str(tmp_path / "demo")) == 0
+        assert [dataset for _, dataset in asked][:2] == ["demo:fashion-mnist", "sklearn:digits"]
+        errors = capsys.readouterr().err
+        assert "demo:fashion-mnist cannot be had; taking scikit-learn's digits instead" in errors
+        assert "leaving the text model out" in errors
+
+    def test_missing_package_is_one_line(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    ) -> None:
+        error = MissingExtraError("'timm' is not installed; install it with: ...")
+        monkeypatch.setattr(module("extract"), "extract", raising(error))
+        assert run("demo", "--out", str(tmp_path / "demo")) == 2
+        assert capsys.readouterr().err.startswith("error: 'timm' is not installed")
+
+
+def test_measure_makes_features_run_and_page(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def extract(model: str, dataset: str, **options: Any) -> FeatureStore:
+        seen.update(options, model=model, dataset=dataset)
+        return store
+
+    monkeypatch.setattr(module("extract"), "extract", extract)
+    out = tmp_path / "all"
+    options = ("--measure", "cka", "--seeds", "2", "--layer", "penultimate", "--delta", "0.5")
+    assert run("measure", "m", "d", "--out", str(out), *options) == 0
+    lines = capsys.readouterr().out.rstrip().split("\n")
+    assert lines[-1] == str(out / "report.html")
+    assert seen["layers"] == ("penultimate",)
+    assert seen["out"] == out / "features"
+
+
+def test_describe_refuses_a_damaged_run(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(CriticalMassError, match="cannot be read"):
+        catalogue.describe(tmp_path)
