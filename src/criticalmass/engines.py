@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -229,12 +230,30 @@ class OpenVinoEngine:
 
 def _import_openvino() -> Any:
     try:
-        import openvino
+        with _no_telemetry():
+            import openvino
     except ModuleNotFoundError as error:
         if error.name != "openvino":
             raise
         raise missing_extra("openvino", "openvino") from error
     return openvino
+
+
+@contextlib.contextmanager
+def _no_telemetry() -> Iterator[None]:
+    """Hide the package through which OpenVINO reports its use over the network when imported.
+
+    It then uses its own silent stand-in. Whoever imported OpenVINO before has decided already.
+    """
+    hidden = "openvino_telemetry"
+    if "openvino" in sys.modules or hidden in sys.modules:
+        yield
+        return
+    sys.modules[hidden] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[hidden]
 
 
 def _compile(tapped: Tapped, batch: NDArray[Any], streams: int, any_length: bool) -> Any:
@@ -250,8 +269,7 @@ def _compile(tapped: Tapped, batch: NDArray[Any], streams: int, any_length: bool
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     with _quiet_tracing(), torch.inference_mode():
-        # The front end is used directly, since openvino.convert_model also reports its use to
-        # the maker over the network.
+        # The front end is used directly: openvino.convert_model would report its use as well.
         decoder = TorchScriptPythonDecoder(tapped, example_input=torch.from_numpy(batch[:2]))
         frontend = FrontEndManager().load_by_framework("pytorch")
         converted = frontend.convert(frontend.load(decoder))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -92,6 +94,16 @@ def test_it_says_what_it_is(engine):
     assert engine.info["precision"] == "float32"
     assert engine.info["device"] == "cpu"
     assert engine.info["name"] in engine.versions
+
+
+def test_using_openvino_reports_nothing_to_its_maker():
+    code = (
+        "import sys; from criticalmass.engines import _import_openvino as load; load(); "
+        "import openvino.tools.ovc.telemetry_utils as utils; "
+        "assert utils.tm.__name__.endswith('telemetry_stub'), utils.tm; "
+        "assert 'openvino_telemetry' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_nothing_of_the_engine_stays_on_the_model(model, engine):
