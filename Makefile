@@ -1,0 +1,41 @@
+# The two commands of the README; each sets up all that it needs from Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint benchmark clean help
+
+help:
+	@echo "make demo       the whole way on real models and data; ends with demo/report.html"
+	@echo "make test       style, types and tests"
+	@echo "make lint       style and types alone"
+	@echo "make benchmark  the speed table of docs/performance.md (about half an hour)"
+	@echo "make clean      remove the virtual environment and the demo's output"
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than 3.11; try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "setting up $(VENV) from requirements.lock (once, a few minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+demo: $(READY)
+	@$(BIN)/criticalmass demo --out demo
+
+lint: $(READY)
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy --no-error-summary
+
+test: lint
+	@$(BIN)/python -m pytest --quiet
+
+benchmark: $(READY)
+	@$(BIN)/python -m benchmarks.probes
+
+clean:
+	@rm -rf $(VENV) demo

@@ -1,0 +1,111 @@
+"""The house stays small: sizes of files and functions, and what may not stand in them."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+PUBLIC_VERBS = {"extract", "import_features", "sweep", "redundancy", "report", "measure"}
+PUBLIC_VERBS |= {"fit_probes", "curves"}
+MOST_LINES, MOST_BODY, MOST_PARAMETERS = 400, 40, 6
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1
+
+
+def too_long(path: Path) -> list[str]:
+    found = []
+    if len(path.read_text().splitlines()) > MOST_LINES:
+        found.append(f"{path}: {len(path.read_text().splitlines())} lines")
+    found += [
+        f"{path}:{node.lineno} {node.name}: body of {body_lines(node)} lines"
+        for node in functions(path)
+        if body_lines(node) > MOST_BODY
+    ]
+    return found
+
+
+def too_many_parameters(path: Path) -> list[str]:
+    found = []
+    for node in functions(path):
+        arguments = node.args
+        names = [a.arg for a in arguments.posonlyargs + arguments.args + arguments.kwonlyargs]
+        count = len([name for name in names if name not in ("self", "cls")])
+        decorated = any("option" in ast.unparse(d) for d in node.decorator_list)
+        if count > MOST_PARAMETERS and node.name not in PUBLIC_VERBS and not decorated:
+            found.append(f"{path}:{node.lineno} {node.name}: {count} parameters")
+    return found
+
+
+def test_files_and_bodies_are_short() -> None:
+    assert SOURCES
+    assert [line for path in SOURCES for line in too_long(path)] == []
+
+
+def test_functions_take_few_parameters() -> None:
+    assert [line for path in SOURCES for line in too_many_parameters(path)] == []
+
+
+def test_the_counters_count(tmp_path: Path) -> None:
+    long = tmp_path / "long.py"
+    long.write_text("def f():\n" + "    x = 1\n" * 41 + "x = 0\n" * 400)
+    assert len(too_long(long)) == 2
+    wide = tmp_path / "wide.py"
+    wide.write_text("def f(a, b, c, d, e, f, g): ...\n")
+    assert len(too_many_parameters(wide)) == 1
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        # Put together here, so that this file does not match itself.
+        r"/(?:ro" + r"ot|ho" + r"me|tm" + r"p|wo" + r"rk)/[A-Za-z0-9_.]",
+        "TO" + "DO|FIX" + "ME|NotImplemented" + "Error",
+        r"files\.python" + r"hosted|py" + r"pi\.org|deb\.deb" + r"ian|registry\.np" + "m",
+    ],
+)
+def test_no_machine_paths_stubs_or_registry_hosts(pattern: str) -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    names = [name for name in listed.stdout.split() if not name.endswith((".png", ".pdf"))]
+    if not names:
+        names = [str(p.relative_to(ROOT)) for p in SOURCES]
+    found = []
+    for name in names:
+        for number, line in enumerate((ROOT / name).read_text().splitlines(), 1):
+            if re.search(pattern, line):
+                found.append(f"{name}:{number}: {line.strip()[:80]}")
+    assert found == []
+
+
+def test_importing_the_package_loads_neither_torch_nor_numba() -> None:
+    code = "import sys, criticalmass; print([m for m in ('torch', 'numba') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_verbs_stay_verbs_after_their_modules_are_imported() -> None:
+    code = (
+        "import criticalmass as cm, criticalmass.sweep, criticalmass.redundancy\n"
+        "import criticalmass.extract, criticalmass.report\n"
+        "print(all(callable(f) for f in (cm.sweep, cm.redundancy, cm.extract, cm.report)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
