@@ -119,7 +119,7 @@ def _protocol(frame: pd.DataFrame) -> Iterator[Fact]:
             low, high = fits["l2"].min(), fits["l2"].max()
             text += f"; l2 {low:.2g}" if low == high else f"; l2 between {low:.2g} and {high:.2g}"
         if fits["gap"].notna().any():
-            text += f"; every objective within {fits['gap'].max():.1g} of its optimum"
+            text += f"; every fit certified to a relative gap of {fits['gap'].max():.1g}"
         yield Fact(f"Measure {measure}", text)
     subsets = frame[frame["selector"] != "full"]
     for selector, rows in subsets.groupby("selector", sort=False):
