@@ -14,7 +14,7 @@ import pytest
 from criticalmass.errors import CriticalMassError
 from criticalmass.figures import new_axes
 from criticalmass.report import report
-from criticalmass.report.answers import answer, headline_row
+from criticalmass.report.answers import answer, headline_row, next_smaller
 from criticalmass.report.drawing import inline_svg, neuron_field, share_bar
 from criticalmass.report.record import caveats, facts
 from criticalmass.results import Artifact, Run
@@ -145,12 +145,21 @@ def test_the_answer_is_one_sentence_that_a_newcomer_understands() -> None:
         ({"selector": "pca-bottom"}, "The last 214 principal components"),
         ({"selector": "projection-gaussian"}, "Random projections to 214 dimensions"),
         ({"selector": "norm-high"}, "'norm-high'"),
-        ({"critical_mass_low": 214, "critical_mass_high": 214}, "holds no other tested size"),
+        ({"critical_mass_low": 214, "critical_mass_high": 214}, "(95 % interval 214 to 214)"),
         ({"critical_mass_low": pd.NA}, "keep 90 % of the accuracy."),
     ],
 )
 def test_the_answer_in_other_cases(changes: dict[str, object], said: str) -> None:
     assert said in sentence(**changes)
+
+
+def test_an_interval_of_one_size_says_what_fails() -> None:
+    row = headline_row(masses(critical_mass_low=214, critical_mass_high=214))
+    lines = masses().drop(columns="delta").loc[[0] * 4].assign(n_kept=[13, 128, 214, 640])
+    assert next_smaller(row, lines) == 128
+    assert next_smaller(row, lines.assign(layer="other")) is None
+    said = answer(row, 128).sentence.replace("\N{NO-BREAK SPACE}", " ")
+    assert said.endswith("accuracy (128 do not, at 95 % confidence; none between was tested).")
 
 
 def test_headline_prefers_a_task_over_similarity_and_delta_09() -> None:
@@ -213,7 +222,7 @@ def test_page_answers_first_then_shows(make_run: MakeRun, tmp_path: Path) -> Non
     places = [
         words.index(part)
         for part in (
-            "Any 20 of the 100 neurons keep 90 % of the accuracy",
+            "Any 20 of the 100 neurons keep 90 % of the accuracy (10 do not",
             "Critical mass and diffused redundancy",
             "Accuracy (logistic)",
             "How it was measured",

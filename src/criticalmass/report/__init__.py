@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.report.answers import Answer, answer, headline_row, percent
+from criticalmass.report.answers import Answer, answer, headline_row, next_smaller, percent
 from criticalmass.report.record import Caveat, Fact, caveats, facts
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ def _section(run: Any, number: int, deltas: tuple[float, ...]) -> Section:
     lines = probes_first(curves_of(run))
     every = probes_first(redundancy(run, deltas=tuple(sorted({*DELTAS, *deltas}))))
     table = every[every["delta"].isin(deltas)]
-    said = answer(headline_row(table))
+    best = headline_row(table)
+    said = answer(best, next_smaller(best, lines))
     layers = frame["layer"].unique()
     return Section(
         identity=f"run-{number}",

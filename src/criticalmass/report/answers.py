@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 #: The delta that the sentence is about, when it was asked for.
 _USUAL_DELTA = 0.9
+_KEY = ["model", "layer", "dataset", "selector", "measure"]
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,28 @@ def headline_row(table: pd.DataFrame) -> pd.Series | None:
     return rows.loc[rank.sort_values(order, kind="stable").index[0]]
 
 
-def answer(row: pd.Series | None) -> Answer:
+def next_smaller(row: pd.Series | None, curves: pd.DataFrame) -> int | None:
+    """Return the largest tested size below a critical mass, None where it is the smallest.
+
+    Parameters
+    ----------
+    row: one row of `criticalmass.redundancy`, or None.
+    curves: rows of `criticalmass.curves` of the same run.
+    """
+    if row is None:
+        return None
+    same = (curves[_KEY] == row[_KEY]).all(axis=1)
+    below = curves.loc[same & (curves["n_kept"] < row["critical_mass"]), "n_kept"]
+    return int(below.max()) if len(below) else None
+
+
+def answer(row: pd.Series | None, below: int | None = None) -> Answer:
     """Say a row of the redundancy table as a sentence.
 
     Parameters
     ----------
     row: one row of `criticalmass.redundancy`, or None when a run holds no value.
+    below: the next smaller size that was tested, said where the interval is that one size.
     """
     if row is None:
         return Answer("", "No answer yet:", "no cell of this run has a value", "")
@@ -84,7 +101,7 @@ def answer(row: pd.Series | None) -> Answer:
     before, number = _subject(str(row["selector"]), kept, neurons)
     floor = bool(row["at_floor"])
     after = f"{'already ' if floor else ''}{'keeps' if kept == 1 else 'keep'} {goal}"
-    aside = "(the smallest subset tested; fewer may do)" if floor else _interval(row)
+    aside = "(the smallest subset tested; fewer may do)" if floor else _interval(row, below)
     return Answer(before, number, after, aside, kept, neurons)
 
 
@@ -114,13 +131,13 @@ def _subject(selector: str, kept: int, neurons: int) -> tuple[str, str]:
     return f"The subset {selector!r} of", f"{count} of the {neurons:,} neurons"
 
 
-def _interval(row: pd.Series) -> str:
+def _interval(row: pd.Series, below: int | None) -> str:
     """Write the interval of the critical mass."""
     import pandas as pd
 
     low, high, level = row["critical_mass_low"], row["critical_mass_high"], row["level"]
     if pd.isna(low) or pd.isna(high):
         return ""
-    if low == high:
-        return f"(the {percent(level)} interval holds no other tested size)"
+    if low == high and below is not None:
+        return f"({below:,} do not, at {percent(level)} confidence; none between was tested)"
     return f"({percent(level)} interval {round(float(low)):,} to {round(float(high)):,})"

@@ -112,7 +112,7 @@ def _notes(notes: Mapping[str, Any]) -> Iterator[Fact]:
 
 def _protocol(frame: pd.DataFrame) -> Iterator[Fact]:
     """Say how it was measured: measures, subsets, probes."""
-    for measure in frame["measure"].unique():
+    for measure in sorted(frame["measure"].unique(), key=is_similarity):
         text = MEASURES.get(measure, "")
         fits = frame[frame["measure"] == measure]
         if fits["l2"].notna().any():
