@@ -166,7 +166,9 @@ def _sample_caveats(frame: pd.DataFrame) -> Iterator[Caveat]:
         seeds = int(drawn.groupby("selector")["seed"].nunique().min())
         if seeds < ENOUGH_SEEDS:
             title = "Only one seed" if seeds == 1 else f"Only {seeds} seeds"
-            text = "How much one random subset differs from another can hardly be told from so few."
+            text = (
+                "How much random subsets differ can hardly be told; intervals are widened for it."
+            )
             yield Caveat(title, f"{text} Repeat with --seeds {ENOUGH_SEEDS} or more.", True)
         elif seeds < 2 * ENOUGH_SEEDS:
             text = f"The spread over subsets rests on {seeds} draws; its own size is roughly known."
