@@ -112,7 +112,8 @@ def test_from_vectors_to_page(vectors: Path, tmp_path: Path, capsys: Capture) ->
     assert run("import", str(vectors), "--out", store) == 0
     assert capsys.readouterr().out == f"{store}\n"
     sweep = ("sweep", store, "--out", results, "--seeds", "2", "--measure", "centroid")
-    assert run(*sweep, "--measure", "cka", "--fraction", "0.2", "--fraction", "1") == 0
+    sweep = (*sweep, "--measure", "cka", "--fraction", "0.2", "--fraction", "1")
+    assert run(*sweep) == 0
     shown = capsys.readouterr()
     assert shown.out == f"{results}\n"
     assert "cells" in shown.err
