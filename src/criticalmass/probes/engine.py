@@ -91,6 +91,22 @@ def _scratch(n_columns: int, n_classes: int) -> tuple[Any, ...]:
     )
 
 
+def _steps(sizes: Sequence[int]) -> list[int]:
+    """Return the edges of the staircase, the smallest steps merged.
+
+    A matrix product of a few columns costs its overhead; multiplying some zeros, up to a
+    fiftieth of all the work, is cheaper.
+    """
+    steps = sorted(set(sizes))
+    allowed = sum(sizes) / 50
+    while len(steps) > 1:
+        added = sum(steps[1] - k for k in sizes if k < steps[1])
+        if added > allowed:
+            break
+        steps.pop(0)
+    return steps
+
+
 @dataclass(frozen=True, eq=False)
 class Stack:
     """Heads of several problems, stacked by descending size for the staircase."""
@@ -106,11 +122,11 @@ class Stack:
         """Stack (weights (C, k), intercepts (C,)) pairs, given by descending k."""
         sizes = tuple(w.shape[1] for w, _ in heads)
         c = heads[0][0].shape[0]
-        stacked = np.empty((len(heads) * c, sizes[0]), np.float32)
+        stacked = np.zeros((len(heads) * c, sizes[0]), np.float32)
         for i, (w, _) in enumerate(heads):
             stacked[i * c : (i + 1) * c, : w.shape[1]] = w
-        steps = sorted(set(sizes))
-        widths = [c * sum(k >= step for k in sizes) for step in steps]
+        steps = _steps(sizes)
+        widths = [c * sum(k > below for k in sizes) for below in (0, *steps[:-1])]
         stairs = (np.array([0, *steps], np.intp), np.array(widths, np.intp))
         intercepts = np.concatenate([b for _, b in heads]).astype(np.float32)
         return cls(sizes, stacked, intercepts, c, stairs)
@@ -208,7 +224,7 @@ def _start_together(
     At W = 0 every subset sees the same probabilities, so the gradient of the widest one holds
     those of all others as prefixes.
     """
-    new = sorted((p for p in problems if p.passes == 0), key=lambda p: -p.k)
+    new = sorted((p for p in problems if p.starts_from_zero), key=lambda p: -p.k)
     if len(new) < 2:
         return
     first = evaluate(rows, Stack.of([new[0].trial()]), np.array([True]), crew)[0]

@@ -73,6 +73,11 @@ class Problem:
         return int(self.prior.size)
 
     @property
+    def starts_from_zero(self) -> bool:
+        """Whether the first pass is still to come, at zero weights."""
+        return self.passes == 0 and not self.weights.any()
+
+    @property
     def wants_square(self) -> bool:
         """Whether the next pass should also return the curvature between classes."""
         following = self.iterations + 1
@@ -95,6 +100,21 @@ class Problem:
         self._evaluated = False
         self.stalled = False
         self._backtracks = 0
+
+    def continue_from(self, other: Problem) -> None:
+        """Start where another strength of the same subset ended, with what it learnt.
+
+        The losses are the same, so a change in gradient along a step differs only by the penalty.
+        """
+        self.weights, self.intercepts = other.weights, other.intercepts
+        more = np.float32(self.l2 - other.l2)
+        n_weights = self.weights.size
+        for step, change in zip(other._steps, other._changes, strict=True):
+            moved = change.copy()
+            moved[:n_weights] += more * step[:n_weights]
+            if _dot(step, moved) > 0.0:
+                self._steps.append(step)
+                self._changes.append(moved)
 
     def relative_estimate(self) -> float:
         """Return the estimated gap over the objective."""

@@ -1,8 +1,8 @@
 """The measure ``logistic``: per subset, strength chosen on validation rows, then a proved fit.
 
 Strengths race. They are fitted coarsely on the training rows that are not validation rows, from
-the strongest penalty downwards, as long as weakening it still pays: validation accuracy is close
-to concave in log l2, so the next step down gains no more than the last one did, and steps under
+the strongest penalty downwards, as long as weakening it still pays: gains in validation accuracy
+shrink from one step in log l2 to the next, at least as fast as they did before, and gains under
 half a standard error are within the noise of the choice. The strongest penalty within half a
 standard error of the best wins, and is fitted on all training rows to the asked tolerance,
 starting from where the race left it.
@@ -80,11 +80,15 @@ class _Race:
         best = max(self.accuracy)
         return patience * math.sqrt(best * (1 - best) / max(1, self.n_judged))
 
-    def still_rising(self, patience: float) -> bool:
-        """Whether the last, weakest penalty beat the one before it by a step that counts."""
+    def may_gain(self, patience: float) -> bool:
+        """Whether the next weaker penalty is expected to gain a step that counts."""
         if len(self.accuracy) < 2:
             return True
-        return self.accuracy[-1] - self.accuracy[-2] >= self.step(patience)
+        gains = np.diff(self.accuracy)
+        expected = float(gains[-1])
+        if len(gains) > 1 and gains[-2] > 0:
+            expected *= min(1.0, abs(expected) / float(gains[-2])) ** 2
+        return expected >= self.step(patience)
 
     def winner(self, patience: float) -> Problem:
         """Return the strongest penalty that is as good as the best."""
@@ -149,11 +153,14 @@ def _race(
     prior = _prior(data.fitted, n_classes)
     races = [_Race(k, n_judged=data.judged.n) for k in sizes]
     for batch in [strengths[:_OPENING], *([l2] for l2 in strengths[_OPENING:])]:
-        running = [r for r in races if r.still_rising(protocol.patience)]
+        running = [r for r in races if r.may_gain(protocol.patience)]
         new = [(race, Problem(race.k, l2, prior)) for race in running for l2 in batch]
         if not new:
             break
         problems = [p for _, p in new]
+        for race, problem in new:
+            if race.problems:
+                problem.continue_from(race.problems[-1])
         effort = Effort(protocol.coarse, protocol.max_passes)
         fit(data.fitted, problems, data.whitening, effort, crew)
         found = classify(data.judged, [(p.weights, p.intercepts) for p in problems], crew)

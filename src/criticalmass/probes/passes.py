@@ -15,7 +15,7 @@ from numba import njit
 
 from criticalmass.probes.blas import NO, TRANSPOSED, gemm
 
-CHUNK = 128
+CHUNK = 256
 _LOG2E = np.float32(1.4426950408889634)
 _FLOOR = np.float32(-126.0)
 _HALF = np.float32(0.5)
