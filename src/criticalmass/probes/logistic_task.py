@@ -28,7 +28,7 @@ from criticalmass.probes.task import ProbeScores, ProbeTask, Rows, compact_label
 from criticalmass.probes.whitening import Whitening
 
 # How many of the strongest penalties, all cheap to fit, share the first round.
-_OPENING = 3
+_OPENING = 2
 
 
 @dataclass(frozen=True)
