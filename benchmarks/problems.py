@@ -1,0 +1,210 @@
+"""Data for the benchmarks: synthetic layers, and the features of a store.
+
+A synthetic layer imitates what makes probes on real features slow. The latent directions have
+variances that fall as a power law, so the second moment is badly conditioned; a random rotation
+spreads every direction over all neurons, so that neurons are correlated and any subset sees a
+part of everything; each neuron has some noise of its own. Class means are drawn in the latent
+space, their coordinates (in standard deviations of the samples) falling by the same law: strong
+directions tell the classes apart best, weak ones still help. They are scaled so that classes
+overlap: no linear probe separates them, and the whole layer scores roughly .75 to .9 on test
+samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from criticalmass.cells import validation_rows
+from criticalmass.datasets.splits import stratified_sample
+from criticalmass.probes.standardise import column_scaling
+from criticalmass.selectors import sizes_for
+from criticalmass.store import FeatureStore
+
+Matrix = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+_DECAY = 1.0
+_NEURON_NOISE = 0.05
+# Distance of a class mean from the centre, in standard deviations of the samples around it.
+_SEPARATION = {10: 3.2, 100: 5.0}
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A synthetic layer.
+
+    Attributes
+    ----------
+    n_train, n_test: samples.
+    n_neurons: width of the layer.
+    n_classes: classes, equally likely.
+    seed: fixes everything.
+    """
+
+    n_train: int
+    n_test: int
+    n_neurons: int
+    n_classes: int
+    seed: int = 0
+
+    @property
+    def separation(self) -> float:
+        """Distance of a class mean from the centre, interpolated in log C."""
+        return float(
+            np.interp(np.log(self.n_classes), np.log(list(_SEPARATION)), list(_SEPARATION.values()))
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Raw features and labels of both splits."""
+
+    x_train: Matrix
+    y_train: Labels
+    x_test: Matrix
+    y_test: Labels
+    n_classes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Generator:
+    """What draws the samples of a recipe, block by block."""
+
+    recipe: Recipe
+    _mix: Matrix
+    _means: Matrix
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Generator:
+        """Draw the rotation and the class means."""
+        rng = np.random.default_rng(recipe.seed)
+        d = recipe.n_neurons
+        deviations = np.arange(1, d + 1) ** (-_DECAY / 2)
+        rotation, _ = np.linalg.qr(rng.standard_normal((d, d)))
+        mix = (deviations[:, None] * rotation.T) * np.sqrt(d / (deviations**2).sum())
+        profile = recipe.separation * deviations / np.sqrt((deviations**2).sum())
+        means = rng.standard_normal((recipe.n_classes, d)) * profile
+        return cls(recipe, mix.astype(np.float32), means.astype(np.float32))
+
+    def blocks(self, n: int, stream: int) -> Iterator[tuple[Matrix, Labels]]:
+        """Yield ``n`` samples in blocks; another ``stream`` is another sample."""
+        rng = np.random.default_rng((self.recipe.seed, stream))
+        d = self.recipe.n_neurons
+        for start in range(0, n, _CHUNK):
+            rows = min(_CHUNK, n - start)
+            y = rng.integers(self.recipe.n_classes, size=rows)
+            latent = rng.standard_normal((rows, d), dtype=np.float32) + self._means[y]
+            noise = rng.standard_normal((rows, d), dtype=np.float32)
+            yield latent @ self._mix + np.float32(np.sqrt(_NEURON_NOISE)) * noise, y
+
+    def draw(self, n: int, stream: int) -> tuple[Matrix, Labels]:
+        """Draw (n, n_neurons) features and (n,) labels."""
+        x, y = zip(*self.blocks(n, stream), strict=True)
+        return np.concatenate(x), np.concatenate(y)
+
+
+def synthetic(recipe: Recipe) -> Layer:
+    """Draw a synthetic layer."""
+    made = Generator.of(recipe)
+    x_train, y_train = made.draw(recipe.n_train, 1)
+    x_test, y_test = made.draw(recipe.n_test, 2)
+    return Layer(x_train, y_train, x_test, y_test, recipe.n_classes)
+
+
+def from_store(path: str | Path, most_rows: int) -> Layer:
+    """Read the first layer of a store; a stratified sample of the training rows if it has more."""
+    store = FeatureStore.open(path)
+    layer = store.layers[0]
+    y = store.labels("train")
+    kept = np.arange(y.size)
+    if y.size > most_rows:
+        kept = stratified_sample(y, most_rows, 0)
+    return Layer(
+        np.asarray(store.features("train", layer)[kept], dtype=np.float32),
+        y[kept],
+        np.asarray(store.features("test", layer)[:], dtype=np.float32),
+        store.labels("test"),
+        len(store.class_names),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """One search: every subset and strength on a layer, the strength chosen on validation rows.
+
+    Attributes
+    ----------
+    layer: raw features, for the solver.
+    orders: (n_seeds, n_neurons).
+    sizes: prefix lengths, the whole layer last.
+    l2s: strengths, strongest first.
+    validation: (n_train,) bool.
+    fit, judged: standardised rows to fit and to judge strengths on (statistics of the former),
+        as a scikit-learn pipeline would make them.
+    whole, test: standardised training and test rows (statistics of all training rows).
+    """
+
+    layer: Layer
+    orders: NDArray[np.intp]
+    sizes: tuple[int, ...]
+    l2s: tuple[float, ...]
+    validation: NDArray[np.bool_]
+    fit: Matrix
+    judged: Matrix
+    whole: Matrix
+    test: Matrix
+
+    @property
+    def y_fit(self) -> Labels:
+        """Labels of the rows to fit on."""
+        return self.layer.y_train[~self.validation]
+
+    @property
+    def y_judged(self) -> Labels:
+        """Labels of the validation rows."""
+        return self.layer.y_train[self.validation]
+
+    @property
+    def n_neurons(self) -> int:
+        """Width of the layer."""
+        return int(self.layer.x_train.shape[1])
+
+    @property
+    def n_seeds(self) -> int:
+        """Number of orders."""
+        return int(self.orders.shape[0])
+
+    @property
+    def n_probes(self) -> int:
+        """Subsets to probe, the whole layer once for all seeds."""
+        return sum(self.seeds_of(k) for k in self.sizes)
+
+    def seeds_of(self, size: int) -> int:
+        """How many different subsets of a size there are: one of the whole layer."""
+        return 1 if size == self.n_neurons else self.n_seeds
+
+
+def search(
+    layer: Layer, fractions: tuple[float, ...], l2s: tuple[float, ...], n_seeds: int
+) -> Search:
+    """Lay out the search on a layer."""
+    d = int(layer.x_train.shape[1])
+    validation = validation_rows(layer.y_train)
+    inner, outer = column_scaling(layer.x_train[~validation]), column_scaling(layer.x_train)
+    return Search(
+        layer,
+        np.stack([np.random.default_rng(seed).permutation(d) for seed in range(n_seeds)]),
+        sizes_for(fractions, d),
+        tuple(sorted(l2s, reverse=True)),
+        validation,
+        inner.apply(layer.x_train[~validation]),
+        inner.apply(layer.x_train[validation]),
+        outer.apply(layer.x_train),
+        outer.apply(layer.x_test),
+    )

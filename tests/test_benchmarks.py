@@ -1,0 +1,58 @@
+"""The benchmarks still run, and what they compare are the same problems."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from criticalmass.store import FeatureStore
+
+ROOT = Path(__file__).parent.parent
+RATIO = re.compile(r"\*\*\d[\d.e+]* x\*\*")
+
+
+def run(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_row_of_the_speed_table(make_store: Callable[..., FeatureStore]) -> None:
+    pytest.importorskip("torch")
+    store = make_store("features")
+    text = run("benchmarks.probes", "--quick", "--repeats", "1", "--store", str(store.path))
+    rows = [line for line in text.splitlines() if re.match(r"\| \d+ \|", line)]
+    # Four data sets, the small one with two peers, two lines each; two lines of CKA.
+    assert len(rows) == 2 * 5 + 2
+    assert all(RATIO.search(row) for row in rows)
+    assert sum("real features" in row for row in rows) == 2
+    assert sum("torch" in row for row in rows) == 2
+    assert RATIO.search(next(line for line in text.splitlines() if "gain of" in line))
+    assert "share of the limit" in text
+    # The true gap of our final fits, against an optimum bounded from below.
+    gaps = re.findall(r"at most (\S+) \(ours\)", text)
+    assert len(gaps) == 5
+    assert all(float(gap) <= 1e-6 for gap in gaps)
+
+
+def test_one_row_alone() -> None:
+    text = run("benchmarks.probes", "--quick", "--repeats", "1", "--only", "cka")
+    differences = re.findall(r"largest difference from the textbook (\S+)\.", text)
+    assert len(differences) == 1
+    assert float(differences[0]) < 1e-12
+    assert "logistic" not in text
+
+
+def test_memory_of_a_sweep(tmp_path: Path) -> None:
+    text = run("benchmarks.memory", "--quick", "--dir", str(tmp_path))
+    assert RATIO.search(next(line for line in text.splitlines() if "ratio of peak" in line))
+    # The run is thrown away, the store stays for the next time.
+    assert [path.name for path in tmp_path.iterdir()] == ["store-2000x32"]
