@@ -285,3 +285,22 @@ def test_scores_carry_not_converged() -> None:
     protocol = logistic_task.LogisticProtocol(l2s=(1e-4,), tol=1e-8, max_passes=2)
     scores = logistic_task.logistic(task_of(x, y, (30,), 4), protocol=protocol)
     assert (scores.status == "not_converged").all()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_rows_arrive_standardised_and_permuted(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((700, 9)) * 10.0 ** rng.integers(-6, 4, 9)).astype(dtype)
+    x[0, :3] = [0.0, -0.0, np.finfo(dtype).smallest_subnormal]
+    scaling, kept = column_scaling(x), rng.permutation(9)[:5]
+    held = rows.ordered_rows(x, np.zeros(700, np.int64), scaling, kept)
+    assert isinstance(held, rows.HeldRows)
+    expected = ((x.astype(np.float64) - scaling.mean) / scaling.scale)[:, kept]
+    np.testing.assert_allclose(held.x, expected, rtol=2e-6, atol=2e-6)
+
+
+def test_a_small_spread_far_from_zero_is_not_lost() -> None:
+    x, y = features(300, 6, 3)
+    z = standardised(x)
+    near, far = fit(z, y, (6,), 1e-2), fit(z + 1e7, y, (6,), 1e-2)
+    assert far.objective[0, 0, 0] == pytest.approx(near.objective[0, 0, 0], rel=1e-5)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import ssyrk
 
-from criticalmass.probes.gather import take_columns
-from criticalmass.probes.standardise import Scaling, chunks, refuse_nonfinite
-from criticalmass.probes.task import Rows, rows_as_float32
+from criticalmass.probes.gather import standardised_columns
+from criticalmass.probes.standardise import Scaling
+from criticalmass.probes.task import Rows
 
 FloatArray = NDArray[np.float32]
 # Rows kept in memory per order up to this many bytes; beyond it they are read again every pass.
@@ -27,6 +27,11 @@ class OrderedRows(Protocol):
     @property
     def n(self) -> int:
         """Number of rows."""
+        ...
+
+    @property
+    def y(self) -> NDArray[np.int64]:
+        """Class ids, (n,)."""
         ...
 
     def blocks(self) -> Iterator[tuple[FloatArray, NDArray[np.int64]]]:
@@ -79,10 +84,8 @@ class StreamedRows:
         room = np.empty((min(step, self.n), self.kept.size), np.float32)
         for start in range(0, self.n, step):
             stop = min(start + step, self.n)
-            for a in range(start, stop, 1024):
-                b = min(a + 1024, stop)
-                block = self.scaling.apply(rows_as_float32(self.rows, a, b))
-                take_columns(block, self.kept, room[a - start : b - start])
+            block = self.rows[start:stop]
+            standardised_columns(block, self.kept, self.scaling, room[: stop - start])
             yield room[: stop - start], self.y[start:stop]
 
 
@@ -99,9 +102,10 @@ def ordered_rows(
     if 4 * n * kept.size > (IN_MEMORY_BYTES if limit is None else limit):
         return StreamedRows(rows, y, scaling, kept)
     held = np.empty((n, kept.size), np.float32)
-    for start, block in chunks(rows):
-        stop = start + block.shape[0]
-        take_columns(scaling.apply(block), kept, held[start:stop])
+    step = max(256, _BLOCK_BYTES // (4 * int(rows.shape[1])))
+    for start in range(0, n, step):
+        stop = min(start + step, n)
+        standardised_columns(rows[start:stop], kept, scaling, held[start:stop])
     return HeldRows(held, y)
 
 
@@ -115,12 +119,13 @@ def second_moment(rows: Rows, scaling: Scaling) -> FloatArray:
     n_chunks = -(-n // 1024)
     every = max(1, n_chunks // max(1, -(-wanted // 1024)))
     total = np.zeros((d, d), np.float32, order="F")
+    room, everything = np.empty((min(n, 1024), d), np.float32), np.arange(d)
     used = 0
     for number in range(0, n_chunks, every):
         a, b = number * 1024, min(number * 1024 + 1024, n)
-        block = rows_as_float32(rows, a, b)
-        refuse_nonfinite(block, a)
-        total = ssyrk(1.0, scaling.apply(block).T, beta=1.0, c=total, overwrite_c=1)
+        block = room[: b - a]
+        standardised_columns(rows[a:b], everything, scaling, block)
+        total = ssyrk(1.0, block.T, beta=1.0, c=total, overwrite_c=1)
         used += b - a
     upper: Any = np.triu(total) / np.float32(used)
     full: FloatArray = upper + upper.T

@@ -70,7 +70,9 @@ def column_scaling(rows: Rows) -> Scaling:
     n = int(rows.shape[0])
     shift = np.asarray(rows[0:1], dtype=np.float64)[0]
     total, square = np.zeros_like(shift), np.zeros_like(shift)
-    for start, block in chunks(rows):
+    for start in range(0, n, CHUNK):
+        # Not through float32: float64 columns may lie far from zero for their spread.
+        block = np.asarray(rows[start : start + CHUNK])
         refuse_nonfinite(block, start)
         centred = block - shift
         total += centred.sum(axis=0)
