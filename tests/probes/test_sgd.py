@@ -91,8 +91,7 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def test_heads_start_like_a_linear_layer_of_torch() -> None:
-    rng = np.random.default_rng(0)
-    heads = initial_heads(np.arange(400), (4, 100, 400), 50, rng).heads()
+    heads = initial_heads(np.arange(400), (4, 100, 400), 50, (7,)).heads()
     for k, (weights, bias) in zip((4, 100, 400), heads, strict=True):
         assert weights.shape == (k, 50)
         assert np.abs(weights).max() <= k**-0.5
@@ -236,3 +235,10 @@ def test_gathered_columns_are_the_columns() -> None:
     np.testing.assert_array_equal(take_columns(x, kept), x[:, kept])
     np.testing.assert_array_equal(take_columns(x, kept, room), x[:, kept])
     np.testing.assert_array_equal(room[:9], x[:, kept])
+
+
+def test_a_head_starts_the_same_whatever_is_trained_beside_it() -> None:
+    alone = initial_heads(np.arange(9), (5,), 3, (1, 2)).heads()[0]
+    among = initial_heads(np.arange(9), (2, 5, 9), 3, (1, 2)).heads()[1]
+    for one, other in zip(alone, among, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -4,8 +4,8 @@ The Hessian of the softmax loss is the mean over samples of (diag p - p p') (x) 
 product approximation keeps the mean of the first factor, A, and the second moment of x. Confused
 classes keep curvature while easy ones lose it, so A's eigenvalues spread as the fit sharpens;
 but the samples that still carry curvature are not average ones. Flattening the spectrum half-way
-(in logarithms) to its mean and tripling it needed two to four times fewer passes on real
-features than a scalar curvature did (docs/performance.md).
+(in logarithms) to its mean and tripling it took up to four times fewer passes on real features
+than a scalar curvature (docs/performance.md).
 """
 
 from __future__ import annotations

@@ -198,8 +198,13 @@ def train_heads(task: ProbeTask, protocol: SgdProtocol) -> list[HeadStack]:
     One stack of heads per seed.
     """
     stacks = [
-        initial_heads(order[: task.sizes[-1]], task.sizes, task.n_classes, rng)
-        for order, rng in zip(task.orders, _initial_generators(task, protocol), strict=True)
+        initial_heads(
+            order[: task.sizes[-1]],
+            task.sizes,
+            task.n_classes,
+            (protocol.seed, task.seed, _INITIAL, number),
+        )
+        for number, order in enumerate(task.orders)
     ]
     read = _reader(task.x_train, protocol.batch)
     room = np.empty((min(protocol.batch, task.n_train), task.sizes[-1]), dtype=np.float32)
@@ -214,7 +219,7 @@ def train_heads(task: ProbeTask, protocol: SgdProtocol) -> list[HeadStack]:
 
 
 def initial_heads(
-    kept: NDArray[np.intp], sizes: Sequence[int], n_classes: int, rng: np.random.Generator
+    kept: NDArray[np.intp], sizes: Sequence[int], n_classes: int, entropy: Sequence[int]
 ) -> HeadStack:
     """Draw heads as ``torch.nn.Linear`` does: weights and bias uniform in +-1/sqrt(k).
 
@@ -223,9 +228,13 @@ def initial_heads(
     kept: (k_F,) neurons of the largest head.
     sizes: prefix lengths, ascending.
     n_classes: number of classes.
-    rng: source of the draws.
+    entropy: seeds of the draws; every size has its own, so that a head's start does not depend
+        on which other sizes are trained beside it.
     """
-    draws = [rng.uniform(-1, 1, size=(k + 1, n_classes)) / np.sqrt(k) for k in sizes]
+    draws = [
+        np.random.default_rng([*entropy, k]).uniform(-1, 1, size=(k + 1, n_classes)) / np.sqrt(k)
+        for k in sizes
+    ]
     blocks = stack([draw[:-1] for draw in draws])
     biases = [draw[-1] for draw in reversed(draws)]
     weights = np.concatenate([b.ravel() for b in (*blocks, *biases)]).astype(np.float32)
@@ -244,11 +253,6 @@ def batches(task: ProbeTask, protocol: SgdProtocol, epoch: int) -> Iterator[NDAr
     order = rng.permutation(task.n_train)
     for start in range(0, task.n_train, protocol.batch):
         yield np.sort(order[start : start + protocol.batch])
-
-
-def _initial_generators(task: ProbeTask, protocol: SgdProtocol) -> Iterator[np.random.Generator]:
-    for seed in range(task.n_seeds):
-        yield np.random.default_rng([protocol.seed, task.seed, _INITIAL, seed])
 
 
 def _reader(rows: Rows, most: int) -> Callable[[NDArray[np.intp]], Float32]:
