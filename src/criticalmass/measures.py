@@ -60,7 +60,10 @@ def identity(digest: str, row: Mapping[str, Any], protocol: Mapping[str, Any]) -
 def _logistic() -> dict[str, Any]:
     from criticalmass.probes.logistic_task import LogisticProtocol
 
-    return {**asdict(LogisticProtocol()), **_validation()}
+    protocol = asdict(LogisticProtocol())
+    # Where it is computed is no part of what: a run is continued on whatever machine there is.
+    del protocol["device"]
+    return {**protocol, **_validation()}
 
 
 def _closed_form() -> dict[str, Any]:

@@ -26,6 +26,8 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     l2: strength of the penalty, > 0.
     tol: certified gap over objective at which the fit stops.
     max_passes: passes over the data after which it stops unfinished.
+    device: where to fit: ``"auto"`` (a CUDA device if torch finds one, else the processor),
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"torch-cpu"``. Predicting needs none.
 
     Attributes
     ----------
@@ -38,10 +40,18 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     n_passes_: passes over the data.
     """
 
-    def __init__(self, l2: float = 1e-2, *, tol: float = 1e-6, max_passes: int = 2000) -> None:
+    def __init__(
+        self,
+        l2: float = 1e-2,
+        *,
+        tol: float = 1e-6,
+        max_passes: int = 2000,
+        device: str = "auto",
+    ) -> None:
         self.l2 = l2
         self.tol = tol
         self.max_passes = max_passes
+        self.device = device
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Fit on X, (n_samples, n_features), and labels y, (n_samples,)."""
@@ -62,6 +72,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             (self.l2,),
             tol=self.tol,
             max_passes=self.max_passes,
+            device=self.device,
         )
         weights, intercepts = fits.heads[0][0][0]
         self.coef_ = weights.astype(np.float64) / fits.scaling.scale

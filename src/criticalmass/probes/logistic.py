@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.probes.certificate import Certificate, certify
-from criticalmass.probes.engine import Crew, Effort, classify, fit
+from criticalmass.probes.crew import Crew, crew_for, find_device
+from criticalmass.probes.engine import Effort, classify, fit
 from criticalmass.probes.lbfgs import Problem
 from criticalmass.probes.rows import OrderedRows, ordered_rows, second_moment
 from criticalmass.probes.standardise import Scaling, column_scaling
@@ -57,12 +58,13 @@ class ProbeFits:
     scaling: Scaling
     heads: list[list[list[tuple[FloatArray, NDArray[np.float64]]]]]
 
-    def predict(self, x: ArrayLike | Rows) -> NDArray[Any]:
+    def predict(self, x: ArrayLike | Rows, *, device: str = "auto") -> NDArray[Any]:
         """Predict labels of raw rows.
 
         Parameters
         ----------
         x: (n_samples, n_neurons) raw features.
+        device: where to compute, as for `fit_probes`.
 
         Returns
         -------
@@ -77,7 +79,7 @@ class ProbeFits:
         shape = (len(self.orders), len(self.sizes), len(self.l2s), int(rows.shape[0]))
         out = np.empty(shape, np.intp)
         nobody = np.zeros(shape[3], np.int64)
-        with Crew() as crew:
+        with crew_for(device) as crew:
             for s, order in enumerate(self.orders):
                 data = ordered_rows(rows, nobody, self.scaling, order[: max(self.sizes)])
                 heads = [head for by_size in self.heads[s] for head in by_size]
@@ -100,7 +102,7 @@ def fit_certified(
     problems: fits on prefixes of that order, continued where they stand.
     whitening: of that order.
     effort: tolerance (relative gap) and passes allowed.
-    crew: the threads.
+    crew: who makes the passes.
     """
     proofs: dict[int, Certificate] = {}
     budget = {id(p): p.passes + effort.max_passes for p in problems}
@@ -133,6 +135,7 @@ def fit_probes(  # noqa: PLR0913
     tol: float = 1e-6,
     max_passes: int = 2000,
     threads: int | None = None,
+    device: str = "auto",
 ) -> ProbeFits:
     """Fit a logistic probe for every order, prefix length and strength.
 
@@ -147,14 +150,18 @@ def fit_probes(  # noqa: PLR0913
     tol: certified gap over objective to reach.
     max_passes: passes over the data after which a fit ends unfinished (``converged`` False).
     threads: cores to use; all by default.
+    device: ``"auto"`` (a CUDA device if torch finds one, else the processor), ``"cpu"``,
+        ``"cuda"``, ``"cuda:1"``, or ``"torch-cpu"`` (what a CUDA device runs, on the processor).
 
     Raises
     ------
     CriticalMassError
-        If shapes do not fit, a feature is not finite, there is one class, or l2 <= 0.
+        If shapes do not fit, a feature is not finite, there is one class, l2 <= 0, or there is
+        no such device.
     """
     check_strengths(l2s)
     check_effort(tol, max_passes)
+    place = find_device(device)
     rows: Any = x if hasattr(x, "shape") else np.asarray(x)
     labels = np.asarray(y)
     classes, ids = np.unique(labels, return_inverse=True)
@@ -172,7 +179,7 @@ def fit_probes(  # noqa: PLR0913
     shape = (task.n_seeds, len(task.sizes), len(l2s))
     out = _Collected(shape)
     effort = Effort(tol, max_passes)
-    with Crew(threads) if threads else Crew() as crew:
+    with crew_for(place, threads) as crew:
         for s in range(task.n_seeds):
             _fit_seed(task, s, (scaling, moment), _Plan(tuple(l2s), effort, crew), out)
     return ProbeFits(
@@ -226,7 +233,7 @@ def _fit_seed(
         return
     kept = order[: task.sizes[mine[-1]]]
     rows = ordered_rows(task.x_train, task.y_train, scaling, kept)
-    whitening = Whitening(np.ascontiguousarray(moment[np.ix_(kept, kept)]))
+    whitening = plan.crew.whitening(np.ascontiguousarray(moment[np.ix_(kept, kept)]))
     prior = np.bincount(task.y_train, minlength=task.n_classes) / task.n_train
     grid = [(j, i) for j in mine for i in range(len(l2s))]
     problems = [Problem(task.sizes[j], l2s[i], prior) for j, i in grid]

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.probes.certificate import Certificate
-from criticalmass.probes.engine import Crew, Effort, classify, fit
+from criticalmass.probes.crew import Crew, check_device, crew_for
+from criticalmass.probes.engine import Effort, classify, fit
 from criticalmass.probes.lbfgs import Problem
 from criticalmass.probes.logistic import check_effort, check_strengths, fit_certified
 from criticalmass.probes.rows import HeldRows, OrderedRows, ordered_rows, second_moment
@@ -42,6 +43,7 @@ class LogisticProtocol:
     coarse: estimated relative gap of the fits that race.
     patience: steps in validation accuracy that count, in its standard errors.
     max_passes: passes after which a final fit ends as ``not_converged``.
+    device: where the passes are made, as for `fit_probes`; no part of what is computed.
     """
 
     l2s: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
@@ -49,11 +51,13 @@ class LogisticProtocol:
     coarse: float = 1e-2
     patience: float = 0.5
     max_passes: int = 2000
+    device: str = "auto"
 
     def __post_init__(self) -> None:
-        """Check strengths and tolerances."""
+        """Check strengths, tolerances and the spelling of the device."""
         check_strengths(self.l2s)
         check_effort(self.tol, self.max_passes)
+        check_device(self.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,11 +118,11 @@ def logistic(task: ProbeTask, *, protocol: LogisticProtocol | None = None) -> Pr
     scaling = column_scaling(task.x_train)
     moment = second_moment(task.x_train, scaling)
     scores = _empty_scores(task)
-    with Crew() as crew:
+    with crew_for(protocol.device) as crew:
         for s in range(task.n_seeds):
             began = time.perf_counter()
             kept = task.orders[s][: task.sizes[-1]]
-            whitening = Whitening(np.ascontiguousarray(moment[np.ix_(kept, kept)]))
+            whitening = crew.whitening(np.ascontiguousarray(moment[np.ix_(kept, kept)]))
             data = _arrange(task, ids.astype(np.int64), scaling, kept, whitening)
             winners, proofs = _run_seed(task, data, present.size, protocol, crew)
             heads = [(p.weights, p.intercepts) for p in winners]

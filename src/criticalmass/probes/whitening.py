@@ -20,7 +20,7 @@ from criticalmass.probes.blas import NO, TRANSPOSED, gemm, gemm_arguments
 FloatArray = NDArray[np.float32]
 _BLOCK = 128
 # Ridges are rounded to powers of four: half an octave either way costs under a pass in thirty.
-_BASE = 4.0
+BASE = 4.0
 
 
 class Whitening:
@@ -36,11 +36,11 @@ class Whitening:
         self._factors: dict[int, FloatArray] = {}
         # float32 loses a ridge far below the largest eigenvalue; the trace bounds that from above.
         largest = float(np.sqrt((moment * moment).sum(dtype=np.float64)))
-        self._least = int(np.ceil(np.log(max(4e-6 * largest, 1e-30)) / np.log(_BASE)))
+        self._least = int(np.ceil(np.log(max(4e-6 * largest, 1e-30)) / np.log(BASE)))
 
     def exponent(self, ridge: float) -> int:
         """Round a ridge to the exponent of the factor that serves it."""
-        return max(self._least, round(math.log(max(ridge, 1e-30), _BASE)))
+        return max(self._least, round(math.log(max(ridge, 1e-30), BASE)))
 
     def factor(self, exponent: int) -> FloatArray:
         """Return the inverse of the lower factor of ``moment + 4**exponent I``, (k, k)."""
@@ -51,7 +51,7 @@ class Whitening:
     def _invert(self, exponent: int) -> FloatArray:
         for extra in range(12):
             ridged = self._moment.copy()
-            ridged.flat[:: ridged.shape[0] + 1] += np.float32(_BASE ** (exponent + extra))
+            ridged.flat[:: ridged.shape[0] + 1] += np.float32(BASE ** (exponent + extra))
             # A symmetric C-ordered matrix is its own transpose: LAPACK's upper is our lower.
             lower, failed = lapack.spotrf(ridged.T, lower=0, clean=1, overwrite_a=1)
             if failed:
