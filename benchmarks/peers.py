@@ -64,10 +64,16 @@ def fit_torch(x: Matrix, y: Labels, l2: float, tol: float) -> Head:
     """Fit with torch's L-BFGS (ten pairs, strong Wolfe), gradients by automatic differentiation."""
     import torch
 
-    rows, labels = torch.from_numpy(x), torch.from_numpy(y)
-    n_classes = int(y.max()) + 1
-    weights = torch.zeros((n_classes, x.shape[1]), requires_grad=True)
-    intercepts = torch.zeros(n_classes, requires_grad=True)
+    return fit_tensors(torch.from_numpy(x), torch.from_numpy(y), l2, tol)
+
+
+def fit_tensors(rows: Any, labels: Any, l2: float, tol: float) -> Head:
+    """Fit as `fit_torch` does, where the tensors are."""
+    import torch
+
+    n_classes = int(labels.max()) + 1
+    weights = torch.zeros((n_classes, rows.shape[1]), device=rows.device, requires_grad=True)
+    intercepts = torch.zeros(n_classes, device=rows.device, requires_grad=True)
     # A change of zero: float32 losses repeat long before the gradient is small.
     optimizer: Any = torch.optim.LBFGS(
         [weights, intercepts],
@@ -88,7 +94,7 @@ def fit_torch(x: Matrix, y: Labels, l2: float, tol: float) -> Head:
         return loss
 
     optimizer.step(closure)
-    return Head(weights.detach().numpy(), intercepts.detach().numpy())
+    return Head(weights.detach().cpu().numpy(), intercepts.detach().cpu().numpy())
 
 
 SKLEARN = Peer("scikit-learn lbfgs float32", fit_sklearn)
