@@ -10,7 +10,7 @@ help:
 	@echo "make demo       the whole way on real models and data; ends with demo/report.html"
 	@echo "make test       style, types and tests"
 	@echo "make lint       style and types alone"
-	@echo "make benchmark  the speed table of docs/performance.md (about half an hour)"
+	@echo "make benchmark  the speed table of docs/performance.md (about an hour)"
 	@echo "make clean      remove the virtual environment and the demo's output"
 
 $(READY): requirements.lock pyproject.toml
@@ -35,7 +35,7 @@ test: lint
 	@$(BIN)/python -m pytest --quiet
 
 benchmark: $(READY)
-	@$(BIN)/python -m benchmarks.probes
+	@$(BIN)/python -m benchmarks.probes --store demo/fashion-mnist/features
 
 clean:
 	@rm -rf $(VENV) demo
