@@ -168,10 +168,9 @@ def _race(
         effort = Effort(protocol.coarse, protocol.max_passes)
         fit(data.fitted, problems, data.whitening, effort, crew)
         found = classify(data.judged, [(p.weights, p.intercepts) for p in problems], crew)
-        truth = np.concatenate([y for _, y in data.judged.blocks()])
         for (race, problem), labels in zip(new, found, strict=True):
             race.problems.append(problem)
-            race.accuracy.append(float((labels == truth).mean()))
+            race.accuracy.append(float((labels == data.judged.y).mean()))
     return [race.winner(protocol.patience) for race in races]
 
 
@@ -204,10 +203,7 @@ def _test_rows(task: ProbeTask, scaling: Scaling, kept: NDArray[np.intp]) -> Ord
 
 
 def _prior(rows: OrderedRows, n_classes: int) -> NDArray[np.float64]:
-    counts = np.zeros(n_classes)
-    for _, y in rows.blocks():
-        counts += np.bincount(y, minlength=n_classes)
-    share: NDArray[np.float64] = counts / counts.sum()
+    share: NDArray[np.float64] = np.bincount(rows.y, minlength=n_classes) / rows.n
     return share
 
 
