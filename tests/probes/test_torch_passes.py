@@ -21,7 +21,8 @@ from criticalmass.errors import CriticalMassError, MissingExtraError
 from criticalmass.probes import crew as crews
 from criticalmass.probes import logistic_task, rows
 from criticalmass.probes.compiled import Threads
-from criticalmass.probes.engine import Stack, classify
+from criticalmass.probes.engine import classify
+from criticalmass.probes.heads import Stack
 from criticalmass.probes.rows import HeldRows, StreamedRows, ordered_rows
 from criticalmass.probes.standardise import column_scaling
 from criticalmass.probes.task import ProbeTask

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from criticalmass.probes.crew import Crew, Logits
-from criticalmass.probes.engine import Stack
+from criticalmass.probes.heads import Stack
 from criticalmass.probes.lbfgs import Problem
 from criticalmass.probes.rows import OrderedRows
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,10 @@ from threadpoolctl import threadpool_limits
 
 from criticalmass.probes import passes, probabilities
 from criticalmass.probes.blas import gemm_arguments
+from criticalmass.probes.heads import Stack
 from criticalmass.probes.lbfgs import Evaluation
 from criticalmass.probes.rows import OrderedRows
 from criticalmass.probes.whitening import FloatArray, Whitening
-
-if TYPE_CHECKING:
-    from criticalmass.probes.engine import Stack
 
 
 @dataclass

@@ -14,18 +14,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError, missing_extra, unknown_name
+from criticalmass.probes.heads import Stack
 from criticalmass.probes.lbfgs import Evaluation
 from criticalmass.probes.rows import OrderedRows
 from criticalmass.probes.whitening import FloatArray, Whitening
-
-if TYPE_CHECKING:
-    from criticalmass.probes.engine import Stack
 
 DEVICES = ("auto", "cpu", "cuda", "torch-cpu")
 # What a driver leaves in the file system: NVIDIA's on Linux, under Windows' Linux, and AMD's.

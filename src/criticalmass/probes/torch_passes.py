@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from criticalmass.probes.heads import Stack
 from criticalmass.probes.lbfgs import Evaluation
 from criticalmass.probes.rows import HeldRows, OrderedRows
 from criticalmass.probes.torch_products import (
@@ -34,9 +35,6 @@ from criticalmass.probes.torch_products import (
     subtract_labels,
 )
 from criticalmass.probes.whitening import FloatArray, Whitening
-
-if TYPE_CHECKING:
-    from criticalmass.probes.engine import Stack
 
 # Logits that a pass holds at once: 256 MiB in float32.
 _MOST_LOGITS = 1 << 26

@@ -5,14 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from criticalmass.probes.heads import Stack
 from criticalmass.probes.whitening import BASE, FloatArray, Whitening
-
-if TYPE_CHECKING:
-    from criticalmass.probes.engine import Stack
 
 
 class TorchWhitening(Whitening):
