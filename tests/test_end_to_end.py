@@ -58,9 +58,12 @@ def test_the_logistic_value_is_that_of_scikit_learn(digits: FeatureStore, run: R
         c = 1.0 / (len(train) * row["l2"])
         reference = LogisticRegression(C=c, tol=1e-8, max_iter=5000)
         reference.fit(scaler.transform(train[:, kept]), digits.labels("train"))
-        agree = reference.predict(scaler.transform(test[:, kept])) == run.artifact(row)
-        # Both are within a tolerance of one optimum: a sample on a border may fall either way.
-        assert agree.mean() > 0.99
+        logits = reference.decision_function(scaler.transform(test[:, kept]))
+        differ = logits.argmax(axis=1) != run.artifact(row)
+        # Both are within a tolerance of one optimum: only a sample on a border may fall either way.
+        best, second = np.sort(logits, axis=1)[:, ::-1][:, :2].T
+        assert (best - second)[differ].max(initial=0.0) < 0.1
+        assert differ.mean() < 0.02
 
 
 def test_more_neurons_do_more_and_all_do_what_the_layer_does(run: Run) -> None:
