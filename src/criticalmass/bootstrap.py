@@ -81,6 +81,13 @@ def averaged_over_seeds(
 ) -> FloatArray:
     """Average draws over drawn seeds, size by size.
 
+    A draw is the mean over all seeds on that draw's test samples, plus the deviation that
+    the drawn seeds have on all test samples. Seeds and samples are crossed, and what is
+    peculiar to a seed on a sample shows up twice: in the spread between seeds and in that
+    over samples. Resampling both at once counts it three times (Owen 2007, The pigeonhole
+    bootstrap), so the seeds' deviations are shrunk to the spread that the test samples do
+    not explain, a variance component (`_explained`).
+
     A handful of seeds, drawn with replacement, shows too little spread: their deviations
     are stretched by sqrt(S/(S-1)) t/z, as in Hesterberg's (2015) expanded percentile
     interval, with t and z the quantiles of Student's and the normal law at ``level``.
@@ -100,15 +107,30 @@ def averaged_over_seeds(
     means = np.empty((len(drawn), len(columns)))
     for size, rows in enumerate(columns):
         there = rows >= 0
-        n_seeds = int(there.sum())
+        mine = drawn[:, rows[there]]
+        even = 1.0 / mine.shape[1]
         share = counts[:, there]
         total = share.sum(axis=1, keepdims=True)
-        even = 1.0 / n_seeds
         # A draw that holds none of the seeds which have this size falls back on all of them.
         share = np.where(total > 0.0, share / np.maximum(total, 1.0), even)
-        share = even + _stretch(n_seeds, level) * (share - even)
-        means[:, size] = np.einsum("rs,rs->r", share, drawn[:, rows[there]])
+        deviation = mine.mean(axis=0) - mine.mean()
+        deviation *= _stretch(mine.shape[1], level) * np.sqrt(1.0 - _explained(mine))
+        means[:, size] = mine.mean(axis=1) + (share - even) @ deviation
     return means
+
+
+def _explained(drawn: FloatArray) -> float:
+    """Share of the variance between seeds that their test samples explain, in [0, 1].
+
+    ``drawn`` (resamples, n_seeds): how much the seeds' differences move from one draw of
+    test samples to the next, over how much they differ.
+    """
+    centre = drawn.mean(axis=0)
+    between = float(np.sum((centre - centre.mean()) ** 2))
+    if between == 0.0:
+        return 1.0
+    moved = drawn - drawn.mean(axis=1, keepdims=True) - (centre - centre.mean())
+    return min(1.0, float(np.sum(moved**2)) / len(drawn) / between)
 
 
 def _stretch(n_seeds: int, level: float) -> float:

@@ -69,7 +69,9 @@ def curves_of(run: Run, level: float, resamples: int, seed: int) -> Iterator[Cur
             if selector == "full":
                 continue
             mine = (used["selector"] == selector).to_numpy(dtype=bool)
-            rng = np.random.default_rng([seed, zlib.crc32(str(selector).encode())])
+            # The same subsets have the same draws of seeds in all measures; others have not.
+            subsets = f"{model}/{layer}/{selector}"
+            rng = np.random.default_rng([seed, zlib.crc32(subsets.encode())])
             sizes, mean, means = _over_seeds(used[mine], drawn[:, mine], rng, level)
             full, full_drawn = _full(used[whole], drawn[:, whole], rows, resamples)
             key = (model, layer, dataset, selector, measure)

@@ -1,0 +1,61 @@
+"""The spread of resampled means: seeds and test samples are crossed, nothing counts twice."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from criticalmass.bootstrap import averaged_over_seeds, resampled_means, seed_counts
+
+N_SEEDS, N_TEST, DRAWS = 20, 500, 4000
+
+
+def spread(scores: NDArray[np.float64]) -> float:
+    """Standard deviation of the mean over seeds, as the hierarchical bootstrap draws it."""
+    drawn = resampled_means(scores, DRAWS, seed=0)
+    counts = seed_counts(len(scores), DRAWS, np.random.default_rng(1))
+    columns = np.arange(len(scores), dtype=np.intp)[None]
+    return float(averaged_over_seeds(drawn, columns, counts, 0.95)[:, 0].std())
+
+
+def balanced(rng: np.random.Generator, *shape: int) -> NDArray[np.float64]:
+    """Noise whose row and column means are 0: only what is peculiar to a seed on a sample."""
+    noise = rng.standard_normal(shape)
+    noise -= noise.mean(axis=0, keepdims=True)
+    return np.asarray(noise - noise.mean(axis=1, keepdims=True))
+
+
+def test_seeds_alone_spread_as_their_mean_does() -> None:
+    seeds = np.random.default_rng(0).standard_normal((N_SEEDS, 1))
+    scores = np.repeat(seeds, N_TEST, axis=1)
+    want = seeds.std(ddof=1) / np.sqrt(N_SEEDS)
+    # Student's t over z, 20 seeds: 2.093 / 1.960.
+    assert spread(scores) == pytest.approx(want * 2.0930 / 1.9600, rel=0.03)
+
+
+def test_samples_that_all_seeds_share_spread_as_one_mean() -> None:
+    samples = np.random.default_rng(0).standard_normal((1, N_TEST))
+    scores = np.repeat(samples, N_SEEDS, axis=0)
+    assert spread(scores) == pytest.approx(samples.std() / np.sqrt(N_TEST), rel=0.04)
+
+
+def test_noise_of_seeds_on_samples_counts_once() -> None:
+    # Seeds that differ only by the luck of the test samples: N_SEEDS x N_TEST draws of one noise.
+    scores = np.random.default_rng(3).standard_normal((N_SEEDS, N_TEST))
+    once = 1.0 / np.sqrt(N_SEEDS * N_TEST)
+    assert spread(scores) < 1.25 * once
+    assert spread(scores) > 0.95 * once
+
+
+def test_seeds_that_differ_no_more_than_their_samples_add_nothing() -> None:
+    scores = balanced(np.random.default_rng(5), N_SEEDS, N_TEST)
+    assert spread(scores) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_parts_add_up() -> None:
+    rng = np.random.default_rng(4)
+    seeds, samples = rng.standard_normal((N_SEEDS, 1)), 10.0 * rng.standard_normal((1, N_TEST))
+    scores = seeds + samples + balanced(rng, N_SEEDS, N_TEST)
+    of_seeds = (seeds.var(ddof=1) - 1.0 / N_TEST) / N_SEEDS * (2.0930 / 1.9600) ** 2
+    assert spread(scores) == pytest.approx(np.sqrt(of_seeds + samples.var() / N_TEST), rel=0.04)
