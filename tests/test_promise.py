@@ -1,0 +1,133 @@
+"""Promises: score tests against their closed forms, and how often a promise is kept."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from criticalmass.errors import CriticalMassError
+from criticalmass.promise import (
+    Paired,
+    descend,
+    drop_bound,
+    drop_p_value,
+    mean_bound,
+    ratio_bound,
+    ratio_p_value,
+)
+
+COUNTS = st.integers(0, 400)
+PAIRS = st.builds(Paired, COUNTS, COUNTS, COUNTS, COUNTS)
+
+
+def tango(pairs: Paired, drop: float) -> float:
+    """p-value by the closed form of Tango 1998, for a loss of at least ``drop``."""
+    n, lost, gained = pairs.n, pairs.lost, pairs.gained
+    b = -lost - gained + (2 * n - lost + gained) * drop
+    c = -gained * drop * (1 - drop)
+    share = (math.sqrt(b * b - 8 * n * c) - b) / (4 * n)
+    z = (lost - gained - n * drop) / math.sqrt(n * (2 * share + drop * (1 - drop)))
+    return float(norm.cdf(z))
+
+
+@given(PAIRS, st.floats(0.01, 0.5))
+def test_a_drop_is_tested_as_by_tango(pairs: Paired, drop: float) -> None:
+    if pairs.n == 0 or pairs.lost - pairs.gained >= pairs.n * drop:
+        assert drop_p_value(pairs, drop) == 1.0
+    else:
+        assert drop_p_value(pairs, drop) == pytest.approx(tango(pairs, drop), abs=1e-9)
+
+
+@given(PAIRS, st.floats(0.5, 1.0))
+def test_a_ratio_is_tested_as_by_tang(pairs: Paired, keep: float) -> None:
+    """Tang, Tang and Chan 2003: score statistic with the share p01 of their quadratic."""
+    a, b, c = float(pairs.both), float(pairs.gained), float(pairs.lost)
+    n = float(pairs.n)
+    excess = a + b - keep * (a + c)
+    if n == 0 or excess <= 1e-9:
+        return
+    # With x1 = a + b and x2 = a + c the likelihood under p1 = keep * p2 is largest at the root
+    # of A p^2 + B p + C, p the share of samples that only the second has.
+    big_a = n * (1 + keep)
+    big_b = (a + c) * keep**2 - (a + b + 2 * c)
+    big_c = c * (1 - keep) * (a + b + c) / n
+    only_second = (-big_b + math.sqrt(max(0.0, big_b**2 - 4 * big_a * big_c))) / (2 * big_a)
+    variance = n * ((1 + keep) * only_second + (a + b + c) / n * (keep - 1))
+    p = norm.sf(excess / math.sqrt(variance)) if variance > 0 else 0.0
+    assert ratio_p_value(pairs, keep) == pytest.approx(p, abs=1e-6)
+
+
+def test_a_ratio_by_hand() -> None:
+    """80 both, 6 lost, 2 gained, 12 neither at keep .9: checked against the closed form above."""
+    p = ratio_p_value(Paired(80, 6, 2, 12), 0.9)
+    assert 0.01 < p < 0.2
+
+
+def test_no_disagreement_on_few_samples_promises_little() -> None:
+    """Without a loss among n, a drop of .05 is ruled out at 95 % from about 60 samples on."""
+    assert drop_p_value(Paired(20, 0, 0, 0), 0.05) > 0.05
+    assert drop_p_value(Paired(70, 0, 0, 0), 0.05) < 0.05
+    assert 0.0 < drop_bound(Paired(20, 0, 0, 0)) < 0.2
+
+
+@given(PAIRS, st.sampled_from([0.9, 0.95, 0.99]))
+def test_bounds_invert_the_tests(pairs: Paired, level: float) -> None:
+    if pairs.n == 0:
+        assert ratio_bound(pairs, level) == 0.0
+        return
+    bound = ratio_bound(pairs, level)
+    if 1e-3 < bound < 1.9:
+        assert ratio_p_value(pairs, bound - 1e-5) <= 1 - level + 1e-9
+        assert ratio_p_value(pairs, bound + 1e-4) > 1 - level
+    worst = drop_bound(pairs, level)
+    assert worst >= pairs.drop - 1e-6
+    if 1e-3 < worst < 0.99:
+        assert drop_p_value(pairs, worst + 1e-5) <= 1 - level + 1e-9
+
+
+@pytest.mark.parametrize("shares", [(0.7, 0.1, 0.05, 0.15), (0.85, 0.03, 0.02, 0.1)])
+def test_bounds_cover(shares: tuple[float, ...]) -> None:
+    """Of 400 samples of 300, about 95 % give a bound on the right side; 4 sigma is 4.4 points."""
+    rng = np.random.default_rng(0)
+    both, lost, gained, _ = shares
+    ratio, drop = (both + gained) / (both + lost), lost - gained
+    drawn = [Paired(*(int(c) for c in rng.multinomial(300, shares))) for _ in range(400)]
+    assert np.mean([ratio_bound(p) <= ratio for p in drawn]) > 0.905
+    assert np.mean([drop_bound(p) >= drop for p in drawn]) > 0.905
+    assert np.mean([ratio_bound(p) <= ratio for p in drawn]) < 0.99
+
+
+def test_counting() -> None:
+    pairs = Paired.count([1, 1, 0, 0, 1], [1, 0, 1, 0, 1])
+    assert pairs == Paired(both=2, lost=1, gained=1, neither=1)
+    assert pairs.ratio == 1.0
+    assert pairs.drop == 0.0
+    with pytest.raises(CriticalMassError, match=r"shape \(2,\)"):
+        Paired.count([1, 0], [1, 0, 1])
+
+
+def test_mean_bound() -> None:
+    rng = np.random.default_rng(1)
+    kept = [mean_bound(rng.beta(8, 2, 200)) <= 0.8 for _ in range(400)]
+    assert 0.905 < np.mean(kept) < 0.99
+    assert mean_bound(np.ones(10)) == 0.0, "too few"
+    assert mean_bound(np.ones(100)) == pytest.approx(0.05 ** (1 / 100))
+    with pytest.raises(CriticalMassError, match=r"\[0, 1\]"):
+        mean_bound([0.5, 1.5])
+
+
+@pytest.mark.parametrize(
+    ("passes", "held"), [([], 0), ([True, True], 2), ([True, False, True], 1), ([False], 0)]
+)
+def test_the_first_failure_ends_the_descent(passes: list[bool], held: int) -> None:
+    assert descend(passes) == held
+
+
+def test_a_level_that_is_none() -> None:
+    with pytest.raises(CriticalMassError, match=r"level=1\.5"):
+        ratio_bound(Paired(1, 1, 1, 1), 1.5)
