@@ -280,6 +280,20 @@ def test_a_class_missing_from_training_is_never_predicted() -> None:
     assert set(np.unique(scores.predictions)) == {0, 1, 3}
 
 
+def test_heads_predict_on_raw_features_what_the_scores_say() -> None:
+    x, y = features(600, 12, 4)
+    x = x * np.geomspace(1e-2, 1e3, 12) + 5.0
+    y[:300][y[:300] == 2] = 3
+    task = task_of(x, y, (3, 12), 4)
+    scores = logistic_task.logistic(task)
+    assert scores.heads is not None
+    for s, j in np.ndindex(task.grid):
+        head = scores.heads[s][j]
+        kept = x[300:][:, task.orders[s][: task.sizes[j]]]
+        found = head.classes[np.argmax(kept @ head.coef.T + head.intercept, axis=1)]
+        assert np.mean(found == scores.predictions[s, j]) > 0.99
+
+
 def test_scores_carry_not_converged() -> None:
     x, y = features(600, 30, 4)
     protocol = logistic_task.LogisticProtocol(l2s=(1e-4,), tol=1e-8, max_passes=2)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from criticalmass.probes.lbfgs import Problem
 from criticalmass.probes.logistic import check_effort, check_strengths, fit_certified
 from criticalmass.probes.rows import HeldRows, OrderedRows, ordered_rows, second_moment
 from criticalmass.probes.standardise import RowSubset, Scaling, column_scaling
-from criticalmass.probes.task import ProbeScores, ProbeTask, Rows, compact_labels
+from criticalmass.probes.task import LinearHead, ProbeScores, ProbeTask, Rows, compact_labels
 from criticalmass.probes.whitening import Whitening
 
 # Ties, as a share of the step that counts: wider ones cost .002 of accuracy on 5,000 samples.
@@ -112,14 +112,15 @@ def logistic(task: ProbeTask, *, protocol: LogisticProtocol | None = None) -> Pr
 
     Returns
     -------
-    Predictions and, per fit, the chosen strength, the certified relative gap, passes over the
-    training rows (the race's share for that size included) and seconds.
+    Predictions and heads and, per fit, the chosen strength, the certified relative gap, passes
+    over the training rows (the race's share for that size included) and seconds.
     """
     protocol = protocol or LogisticProtocol()
     present, ids = np.unique(task.y_train, return_inverse=True)
     scaling = column_scaling(task.x_train)
     moment = second_moment(task.x_train, scaling)
     scores = _empty_scores(task)
+    learned = []
     with crew_for(protocol.device) as crew:
         for s in range(task.n_seeds):
             began = time.perf_counter()
@@ -131,10 +132,11 @@ def logistic(task: ProbeTask, *, protocol: LogisticProtocol | None = None) -> Pr
             del data
             test = _test_rows(task, scaling, kept)
             found = present[classify(test, heads, crew)]
+            learned.append(tuple(_raw_head(p, scaling, kept, present) for p in winners))
             _record(scores, s, winners, proofs, protocol)
             scores.predictions[s] = compact_labels(found, task.n_classes)
             scores.seconds[s] = (time.perf_counter() - began) / len(task.sizes)
-    return scores
+    return replace(scores, heads=tuple(learned))
 
 
 def _run_seed(
@@ -202,6 +204,17 @@ def _arrange(
 
 def _test_rows(task: ProbeTask, scaling: Scaling, kept: NDArray[np.intp]) -> OrderedRows:
     return ordered_rows(task.x_test, np.zeros(task.n_test, np.int64), scaling, kept)
+
+
+def _raw_head(
+    problem: Problem, scaling: Scaling, kept: NDArray[np.intp], present: NDArray[np.int64]
+) -> LinearHead:
+    """Return a fit's head as it applies to raw columns."""
+    mine = kept[: problem.weights.shape[1]]
+    coef = problem.weights / scaling.scale[mine]
+    return LinearHead(
+        coef.astype(np.float32), problem.intercepts - coef @ scaling.mean[mine], present
+    )
 
 
 def _prior(rows: OrderedRows, n_classes: int) -> NDArray[np.float64]:

@@ -107,6 +107,22 @@ class ProbeTask:
 
 
 @dataclass(frozen=True, eq=False)
+class LinearHead:
+    """A linear probe, ready for raw features: the class of the largest ``coef @ x + intercept``.
+
+    Parameters
+    ----------
+    coef: (n_present, n_kept) float32 weights on raw columns, in the order of the subset.
+    intercept: (n_present,) float64.
+    classes: (n_present,) int64, the class ids that the training rows have.
+    """
+
+    coef: NDArray[np.float32]
+    intercept: NDArray[np.float64]
+    classes: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
 class ProbeScores:
     """What a probe found, one entry per seed and size.
 
@@ -118,6 +134,7 @@ class ProbeScores:
     passes: (n_seeds, n_sizes) int32, passes over the training data.
     seconds: (n_seeds, n_sizes) float64, wall time in seconds, shared work split evenly.
     status: (n_seeds, n_sizes) object, ``"ok"`` or ``"not_converged"``.
+    heads: what was learned, per seed and size; None for a probe that is not linear or keeps none.
 
     Raises
     ------
@@ -131,6 +148,7 @@ class ProbeScores:
     passes: NDArray[np.int32]
     seconds: NDArray[np.float64]
     status: NDArray[np.object_]
+    heads: tuple[tuple[LinearHead, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         """Check that all arrays speak of the same grid."""
