@@ -82,37 +82,51 @@ def checked(folder: Path, entry: Mapping[str, Any], *, verify: bool) -> Path:
     """
     path = inside(folder, entry.get("path"))
     if not path.is_file():
-        raise StoreError(f"{str(path)!r} is missing from the feature store; extract it again")
+        raise StoreError(f"{str(path)!r} is missing from its folder; make it again")
     if verify and file_digest(path) != entry.get("sha256"):
         raise StoreError(
             f"{str(path)!r} is damaged (its digest is not the manifest's); "
-            "delete it and run the same extract again"
+            "delete it and run the same command again"
         )
     return path
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read a store's manifest and check that this version of the package understands it.
+def read_manifest(
+    folder: Path,
+    kind: str = FORMAT,
+    newest: int = FORMAT_VERSION,
+    what: str = "feature store",
+) -> dict[str, Any]:
+    """Read a folder's manifest and check that this version of the package understands it.
+
+    Parameters
+    ----------
+    folder: where it should be.
+    kind: the format it must say it is of.
+    newest: version of that format that this package knows.
+    what: the folder in words, for messages.
 
     Raises
     ------
-    StoreError: no store there, not JSON, another kind of folder, or a newer format.
+    StoreError: no such folder, not JSON, another kind of folder, or a newer format.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise StoreError(f"no feature store at {str(folder)!r} (it has no {MANIFEST})")
+        raise StoreError(f"no {what} at {str(folder)!r} (it has no {MANIFEST})")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StoreError(f"{str(path)!r} is not readable JSON ({error}); extract again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise StoreError(f"{str(folder)!r} is no feature store (its manifest says otherwise)")
+        raise StoreError(
+            f"{str(path)!r} is not readable JSON ({error}); make the {what} again"
+        ) from error
+    if not isinstance(manifest, dict) or manifest.get("format") != kind:
+        raise StoreError(f"{str(folder)!r} is no {what} (its manifest says otherwise)")
     version = manifest.get("format_version")
     if not isinstance(version, int) or version < 1:
-        raise StoreError(f"{str(path)!r} has the format version {version!r}; extract again")
-    if version > FORMAT_VERSION:
+        raise StoreError(f"{str(path)!r} has the format version {version!r}; make the {what} again")
+    if version > newest:
         raise StoreError(
             f"{str(folder)!r} is of format {version}, this criticalmass reads up to "
-            f"{FORMAT_VERSION}; update criticalmass"
+            f"{newest}; update criticalmass"
         )
     return manifest

@@ -1,0 +1,197 @@
+"""``SlimModel``: a subset that was found safe, with its head, its promise and its record.
+
+A folder of plain files: ``manifest.json`` (what was kept, promised and measured), ``indices.npy``
+and ``indices.json`` (the kept neurons, ascending), the codec of the precision, the head's weights,
+``candidates.parquet`` (all that competed) and ``README.md``, the model card.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from criticalmass.errors import CriticalMassError, StoreError
+from criticalmass.precision import Codec, bytes_per_vector
+from criticalmass.probes.task import LinearHead
+from criticalmass.store_files import (
+    MANIFEST,
+    checked,
+    read_manifest,
+    write_array,
+    write_bytes,
+    write_json,
+)
+
+FORMAT = "criticalmass-slim"
+FORMAT_VERSION = 1
+_ARRAYS = ("indices", "offset", "step", "coef", "intercept", "classes")
+_CANDIDATES = "candidates.parquet"
+CARD = "README.md"
+
+
+@dataclass(frozen=True, eq=False)
+class SlimModel:
+    """The smallest subset of a layer that is safe, ready to be used.
+
+    Attributes
+    ----------
+    indices: (n_kept,) the kept neurons of the layer, ascending.
+    codec: stores and reads the kept values, in the order of ``indices``.
+    head: the probe on the kept values, as certified; None where the measure trains none.
+    record: what was asked, kept, promised and measured, on what; JSON-able.
+    candidates: one row per selector x precision x size that competed.
+    """
+
+    indices: NDArray[np.intp]
+    codec: Codec
+    head: LinearHead | None
+    record: dict[str, Any]
+    candidates: pd.DataFrame
+
+    @property
+    def n_kept(self) -> int:
+        """Number of kept neurons."""
+        return int(self.indices.size)
+
+    @property
+    def n_neurons(self) -> int:
+        """Width of the layer that they are taken from."""
+        return int(self.record["n_neurons"])
+
+    @property
+    def precision(self) -> str:
+        """What a kept value is stored in."""
+        return self.codec.precision
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """Bytes of one stored vector."""
+        return bytes_per_vector(self.n_kept, self.precision)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, by class id."""
+        return tuple(self.record["class_names"])
+
+    def transform(self, x: ArrayLike) -> NDArray[np.float32]:
+        """Keep the subset of whole vectors, as they read back from their storage.
+
+        Parameters
+        ----------
+        x: (n_samples, n_neurons) vectors of the whole layer.
+
+        Returns
+        -------
+        (n_samples, n_kept).
+
+        Raises
+        ------
+        CriticalMassError: for another width.
+        """
+        rows = np.asarray(x, dtype=np.float32)
+        if rows.ndim != 2 or rows.shape[1] != self.n_neurons:
+            raise CriticalMassError(
+                f"x has shape {rows.shape}; give (n_samples, {self.n_neurons}), the layer's width"
+            )
+        return self.codec.decode(self.codec.encode(rows[:, self.indices]))
+
+    def encode(self, x: ArrayLike) -> NDArray[Any]:
+        """Return what is stored of whole vectors: (n_samples, n_kept) codes, bits packed."""
+        rows = np.asarray(x, dtype=np.float32)
+        return self.codec.encode(rows[:, self.indices])
+
+    def scores(self, x: ArrayLike) -> NDArray[np.float64]:
+        """Return (n_samples, n_present) logits of the head on whole vectors.
+
+        Raises
+        ------
+        CriticalMassError: if this slim model has no head.
+        """
+        if self.head is None:
+            raise CriticalMassError(
+                f"a slim model for {self.record['measure']!r} has no head; shrink with "
+                "measure='logistic' for one"
+            )
+        kept = self.transform(x).astype(np.float64)
+        found: NDArray[np.float64] = kept @ self.head.coef.T + self.head.intercept
+        return found
+
+    def predict(self, x: ArrayLike) -> NDArray[np.int64]:
+        """Return (n_samples,) class ids for whole vectors; raises as `scores` does."""
+        scores = self.scores(x)
+        assert self.head is not None
+        return np.asarray(self.head.classes[np.argmax(scores, axis=1)])
+
+    def save(self, path: str | os.PathLike[str], card: str) -> Path:
+        """Write the folder; the manifest comes last, so a half-written folder is none.
+
+        Parameters
+        ----------
+        path: folder, made if need be; a slim model in it is replaced.
+        card: text of the model card.
+        """
+        folder = Path(path)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        files = {
+            name: {"path": f"{name}.npy", "sha256": write_array(folder / f"{name}.npy", array)}
+            for name, array in self._arrays().items()
+        }
+        table = self.candidates.to_parquet(index=False)
+        digest = write_bytes(folder / _CANDIDATES, table)
+        files["candidates"] = {"path": _CANDIDATES, "sha256": digest}
+        write_json(folder / "indices.json", {"indices": self.indices.tolist()})
+        write_bytes(folder / CARD, card.encode())
+        about = {"format": FORMAT, "format_version": FORMAT_VERSION}
+        write_json(folder / MANIFEST, {**about, **self.record, "files": files})
+        return folder
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str] | SlimModel) -> SlimModel:
+        """Read a folder that `save` wrote; every file is compared with its digest.
+
+        Raises
+        ------
+        StoreError: no slim model there, a newer format, or a damaged file.
+        """
+        if isinstance(path, SlimModel):
+            return path
+        folder = Path(path)
+        manifest = read_manifest(folder, FORMAT, FORMAT_VERSION, "slim model")
+        files = manifest.get("files")
+        if not isinstance(files, dict) or "indices" not in files or "candidates" not in files:
+            raise StoreError(f"{str(folder / MANIFEST)!r} lists no files; shrink again")
+        paths = {name: checked(folder, entry, verify=True) for name, entry in files.items()}
+        array = {
+            name: np.load(paths[name], allow_pickle=False) for name in _ARRAYS if name in paths
+        }
+        head = None
+        if "coef" in array:
+            head = LinearHead(array["coef"], array["intercept"], array["classes"])
+        codec = Codec(str(manifest["precision"]), array["offset"], array["step"])
+        record = {
+            name: value
+            for name, value in manifest.items()
+            if name not in ("format", "format_version", "files")
+        }
+        candidates = pd.read_parquet(paths["candidates"])
+        return cls(array["indices"].astype(np.intp), codec, head, record, candidates)
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        arrays: dict[str, NDArray[Any]] = {
+            "indices": self.indices.astype(np.int64),
+            "offset": self.codec.offset,
+            "step": self.codec.step,
+        }
+        if self.head is not None:
+            arrays |= {
+                "coef": self.head.coef,
+                "intercept": self.head.intercept,
+                "classes": self.head.classes,
+            }
+        return arrays
