@@ -36,9 +36,14 @@ FUNCTIONS = {
     "redundancy": ("redundancy", "redundancy"),
     "figure": ("figures", "figure"),
     "report": ("report", "report"),
+    "fairness": ("fairness", "fairness"),
+    "class-losses": ("fairness", "class_losses"),
+    "agreement": ("agreement", "agreement"),
+    "ensembles": ("ensembles", "ensembles"),
     "list": ("catalogue", "listing"),
     "info": ("catalogue", "describe"),
 }
+EFFECTS = ("fairness", "class-losses", "agreement", "ensembles")
 Capture = pytest.CaptureFixture[str]
 
 
@@ -88,7 +93,7 @@ def test_options_are_the_parameters_of_one_public_function(name: str) -> None:
     place, function = FUNCTIONS[name]
     known = set(inspect.signature(getattr(module(place), function)).parameters)
     presentation = {"form", "quiet", "runs", "vectors", "help"}
-    if name in {"redundancy", "list", "info"}:
+    if name in {"redundancy", "list", "info", *EFFECTS}:
         presentation.add("out")
     extra = {option.name for option in COMMANDS[name].params} - known - presentation
     assert not extra

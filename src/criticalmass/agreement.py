@@ -148,7 +148,7 @@ def _rows(source: Predictions, level: float, resamples: int, seed: int) -> list[
     if not asked:
         return []
     every = np.concatenate([pairs for *_, pairs in asked])
-    found, drawn = _compared(source, every), _on_draws(source, every, resamples, seed)
+    found, drawn = compared(source, every), _on_draws(source, every, resamples, seed)
     table, start = [], 0
     for line, i, against, pairs in asked:
         mine = slice(start, start + len(pairs))
@@ -178,7 +178,7 @@ def _pairings(source: Predictions, line: Line, size: int) -> list[tuple[str, npt
     return found
 
 
-def _compared(source: Predictions, pairs: npt.NDArray[np.intp]) -> dict[str, FloatArray]:
+def compared(source: Predictions, pairs: npt.NDArray[np.intp]) -> dict[str, FloatArray]:
     """Figures of every pair on all test samples, each (n_pairs,)."""
     samples = _Samples.of(source, pairs)
     accuracy = source.hits.mean(axis=1)
