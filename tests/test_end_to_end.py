@@ -39,7 +39,8 @@ def run(digits: FeatureStore) -> Run:
 def test_every_cell_has_its_value(run: Run) -> None:
     table = run.frame()
     n_random = 3 + 2 * 2
-    per_measure = 1 + len(FRACTIONS) * (n_random + 5)
+    n_fixed = sum(not info.is_random for info in SELECTORS.values())
+    per_measure = 1 + len(FRACTIONS) * (n_random + n_fixed)
     assert len(table) == len(MEASURES) * per_measure
     assert set(table["status"]) == {"ok"}
     assert table["value"].between(0, 1 + 1e-12).all()

@@ -7,6 +7,7 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.selectors import (
     DEFAULT_FRACTIONS,
     SELECTORS,
+    Evidence,
     grid_for,
     select,
     selector_info,
@@ -16,9 +17,17 @@ from criticalmass.statistics import moments
 
 
 @pytest.fixture(scope="module")
-def layer():
+def seen():
     rng = np.random.default_rng(0)
-    return moments(rng.standard_normal((300, 12)) * np.linspace(1, 4, 12) + 1.0)
+    labels = np.arange(300) % 3
+    x = rng.standard_normal((300, 12)) * np.linspace(1, 4, 12) + 1.0
+    x += 0.3 * rng.standard_normal((3, 12))[labels]
+    return Evidence(12, rows=x.astype(np.float32), labels=labels)
+
+
+@pytest.fixture(scope="module")
+def layer(seen):
+    return seen.moments
 
 
 def test_default_grid_on_a_layer_of_1280():
@@ -40,8 +49,8 @@ def test_bad_fractions_are_refused(bad):
 
 
 @pytest.mark.parametrize("name", SELECTORS)
-def test_every_selector_gives_one_full_order_or_projection(name, layer):
-    chosen = select(name, layer, seed=3)
+def test_every_selector_gives_one_full_order_or_projection(name, seen):
+    chosen = select(name, seen, seed=3)
     assert (chosen.order is None) != (chosen.projection is None)
     if chosen.order is not None:
         assert sorted(chosen.order) == list(range(12))
@@ -53,14 +62,14 @@ def test_every_selector_gives_one_full_order_or_projection(name, layer):
 
 
 @pytest.mark.parametrize("name", SELECTORS)
-def test_only_random_selectors_depend_on_the_seed(name, layer):
+def test_only_random_selectors_depend_on_the_seed(name, seen):
     def arrays(seed):
-        chosen = select(name, layer, seed=seed)
+        chosen = select(name, seen, seed=seed)
         return chosen.order if chosen.order is not None else chosen.projection
 
     np.testing.assert_array_equal(arrays(1), arrays(1))
     assert np.array_equal(arrays(1), arrays(2)) != SELECTORS[name].is_random
-    assert select(name, layer, seed=7).seed == (7 if SELECTORS[name].is_random else 0)
+    assert select(name, seen, seed=7).seed == (7 if SELECTORS[name].is_random else 0)
 
 
 def test_norms_are_those_of_the_uncentred_columns():
@@ -97,6 +106,54 @@ def test_random_projections_have_the_stated_law():
     assert uniform.min() >= 0.0
     # Uniform on [0, 1) has second moment 1/3 and mean 1/2.
     assert uniform.mean() == pytest.approx(0.5 / np.sqrt(400 / 3), rel=0.01)
+
+
+class Watched:
+    """Rows that count how often they are read from the start."""
+
+    def __init__(self, x):
+        self.x, self.shape, self.dtype, self.readings = x, x.shape, x.dtype, 0
+
+    def __getitem__(self, key):
+        self.readings += isinstance(key, slice) and (key.start or 0) == 0 and key.stop != 1
+        return self.x[key]
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_a_store_is_read_for_what_the_rule_needs_and_no_more(name, seen):
+    needs = SELECTORS[name].needs
+    rows = Watched(seen.rows)
+    watched = Evidence(12, rows=rows, labels=seen.labels)
+    if needs != "probe":
+        select(name, watched, seed=0)
+        assert rows.readings == (needs != "nothing")
+    plain = Evidence(12, rows=seen.rows)
+    if SELECTORS[name].needs_labels:
+        with pytest.raises(CriticalMassError, match="labels"):
+            select(name, plain, seed=0)
+    else:
+        select(name, plain, seed=0)
+    # The neurons elsewhere: only a rule that looks at nothing does not notice.
+    turned = seen.moments.restrict(np.roll(np.arange(12), 5))
+    if needs != "probe":
+        one, other = (select(name, what, seed=3) for what in (seen, turned))
+        a, b = (s.projection if s.order is None else s.order for s in (one, other))
+        assert np.array_equal(a, b) == (needs == "nothing")
+
+
+def test_several_rules_share_one_reading(seen):
+    rows = Watched(seen.rows)
+    watched = Evidence(12, rows=rows, labels=seen.labels)
+    for name in ("norm-high", "leverage", "anova", "greedy-lda", "cluster"):
+        select(name, watched, seed=0)
+    assert rows.readings == 1
+
+
+def test_rules_that_tell_classes_apart_refuse_one_class(seen):
+    alone = Evidence(12, rows=seen.rows, labels=np.zeros(300, dtype=np.int64), n_classes=3)
+    for name in (name for name, info in SELECTORS.items() if info.needs_labels):
+        with pytest.raises(CriticalMassError, match="one class"):
+            select(name, alone, seed=0)
 
 
 def test_unknown_selector_gets_a_did_you_mean(layer):

@@ -18,16 +18,14 @@ from criticalmass.plan import FULL, Job
 from criticalmass.probes import get_probe
 from criticalmass.probes.task import ProbeScores, ProbeTask, Rows
 from criticalmass.results import Artifact
-from criticalmass.selectors import SELECTORS, Selection, select
-from criticalmass.statistics import Moments, moments
+from criticalmass.selectors import SELECTORS, Evidence, Selection, select
+from criticalmass.statistics import moments
 from criticalmass.store import FeatureStore
 
 # Data that defeat a method: no factor (LinAlgError), a division or overflow that NumPy was told
 # to raise (ArithmeticError), arrays that do not fit (MemoryError), input that the method refuses
 # (CriticalMassError). All else is a bug and ends the sweep.
 EXPECTED = (CriticalMassError, np.linalg.LinAlgError, ArithmeticError, MemoryError)
-# Selectors that look at no feature: moments need not be streamed for them.
-_BLIND = frozenset(("random", "first", "projection-gaussian", "projection-uniform"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,16 +58,18 @@ class Projected:
 
 @dataclass(frozen=True, eq=False)
 class LayerData:
-    """One layer of the store, with what several jobs on it share."""
+    """One layer of the store, with what several jobs on it share.
+
+    Attributes
+    ----------
+    train, test: (n_samples, n_neurons) features of the splits.
+    seen: what selectors choose by: the training split.
+    """
 
     train: Rows
     test: Rows
+    seen: Evidence
     _fixed: dict[str, Selection] = field(default_factory=dict)
-
-    @cached_property
-    def train_moments(self) -> Moments:
-        """Of the training split: what selectors choose by."""
-        return moments(self.train)
 
     @cached_property
     def test_scatter(self) -> NDArray[np.float64]:
@@ -80,10 +80,7 @@ class LayerData:
         """Apply a selector; what does not depend on the seed is kept for the next job."""
         if selector in self._fixed:
             return self._fixed[selector]
-        d = int(self.train.shape[1])
-        blind = selector in _BLIND
-        known = Moments(1, np.zeros(d), np.zeros((d, d))) if blind else self.train_moments
-        chosen = select(selector, known, seed=seed)
+        chosen = select(selector, self.seen, seed=seed)
         if not SELECTORS[selector].is_random:
             self._fixed[selector] = chosen
         return chosen
@@ -130,7 +127,15 @@ class Workbench:
         if name not in self._open:
             self._open.clear()
             features = self.store.features
-            self._open[name] = LayerData(features("train", name), features("test", name))
+            train, test = features("train", name), features("test", name)
+            seen = Evidence(
+                int(train.shape[1]),
+                rows=train,
+                labels=self.y_train,
+                n_classes=len(self.store.class_names),
+                validation=self.validation,
+            )
+            self._open[name] = LayerData(train, test, seen)
         return self._open[name]
 
 

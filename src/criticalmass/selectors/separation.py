@@ -1,0 +1,36 @@
+"""Rules that know the labels: separation of the classes, weights of a probe."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from criticalmass.selectors.evidence import Evidence
+from criticalmass.statistics import FloatArray, IndexArray
+
+
+def anova(seen: Evidence, rng: np.random.Generator) -> IndexArray:
+    """Descending F statistic of the classes, neuron by neuron; ties keep the layer's order."""
+    return np.argsort(-eta_squared(seen), kind="stable")
+
+
+def anova_low(seen: Evidence, rng: np.random.Generator) -> IndexArray:
+    """Ascending F statistic of the classes, neuron by neuron; ties keep the layer's order."""
+    return np.argsort(eta_squared(seen), kind="stable")
+
+
+def probe_weight(seen: Evidence, rng: np.random.Generator) -> IndexArray:
+    """Descending L2 norm, over classes, of the whole layer's logistic weights."""
+    return np.argsort(-np.linalg.norm(seen.probe_weights, axis=0), kind="stable")
+
+
+def eta_squared(seen: Evidence) -> FloatArray:
+    """(n_neurons,) share of each neuron's variance that lies between the classes.
+
+    F = eta^2/(1 - eta^2) (n - C)/(C - 1) rises with it, so both give one order; this one is
+    finite for a neuron that separates perfectly, and 0 for a constant one.
+    """
+    counts, means = seen.between
+    total = np.diagonal(seen.moments.scatter)
+    share = np.zeros(total.size)
+    np.divide(counts @ means**2, total, out=share, where=total > 0.0)
+    return np.minimum(share, 1.0)
