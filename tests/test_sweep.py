@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
-import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,22 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import StandardScaler
 
 import criticalmass as cm
-from criticalmass import cells, measures, progress
-from criticalmass.backends import get_backend
-from criticalmass.backends.local import Local
-from criticalmass.cells import Projected, validation_rows
-from criticalmass.errors import CriticalMassError, RunError, StoreError
-from criticalmass.measures import MEASURES, identity
-from criticalmass.probes import PROBES, get_probe
-from criticalmass.probes.task import ProbeScores, ProbeTask
 from criticalmass.results import Run
-from criticalmass.selectors import SELECTORS, select
+from criticalmass.selectors import select
 from criticalmass.statistics import moments
 from criticalmass.store import FeatureStore
 
@@ -35,53 +22,9 @@ FRACTIONS = (0.25, 0.5, 1.0)
 MakeStore = Callable[..., FeatureStore]
 
 
-@dataclasses.dataclass
-class Calls:
-    """What was computed: (measure, n_orders, sizes) per job."""
-
-    jobs: list[tuple[str, int, tuple[int, ...]]]
-
-    def take(self) -> list[tuple[str, int, tuple[int, ...]]]:
-        taken, self.jobs = self.jobs, []
-        return taken
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    seen = Calls([])
-
-    def counting(name: str) -> Callable[[ProbeTask], ProbeScores]:
-        def probe(task: ProbeTask) -> ProbeScores:
-            seen.jobs.append((name, task.n_seeds, task.sizes))
-            return get_probe(name)(task)
-
-        return probe
-
-    def counting_cka(rows: Any, orders: Any, sizes: Any, **options: Any) -> Any:
-        seen.jobs.append(("cka", len(orders), tuple(sizes)))
-        return cka(rows, orders, sizes, **options)
-
-    cka = cells.prefix_cka_replicates
-    monkeypatch.setattr(cells, "get_probe", counting)
-    monkeypatch.setattr(cells, "prefix_cka_replicates", counting_cka)
-    return seen
-
-
 def quick(store: FeatureStore, out: Path, **changes: Any) -> Run:
     asked: dict[str, Any] = {"fractions": FRACTIONS, "seeds": 2, "measures": ("centroid", "cka")}
     return cm.sweep(store, out=out, **(asked | changes))
-
-
-def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException, measure: str) -> None:
-    """Let one probe raise, the others work."""
-
-    def choose(name: str) -> Callable[[ProbeTask], ProbeScores]:
-        def broken(task: ProbeTask) -> ProbeScores:
-            raise error
-
-        return broken if name == measure else get_probe(name)
-
-    monkeypatch.setattr(cells, "get_probe", choose)
 
 
 def without_time(run: Run) -> pd.DataFrame:
@@ -131,7 +74,7 @@ def test_a_projection_is_measured_on_the_projected_rows(
 
 
 def test_the_whole_layer_is_one_fit_that_all_orders_share(
-    store: FeatureStore, tmp_path: Path, calls: Calls
+    store: FeatureStore, tmp_path: Path, calls: Any
 ) -> None:
     run = quick(store, tmp_path / "run", selectors=("random", "first", "norm-high", "pca-top"))
     table = run.frame()
@@ -170,7 +113,7 @@ def test_with_sgd_every_seed_has_a_whole_layer_of_its_own(
 
 
 def test_without_seed_0_the_whole_layer_of_sgd_is_fitted_apart(
-    store: FeatureStore, tmp_path: Path, calls: Calls
+    store: FeatureStore, tmp_path: Path, calls: Any
 ) -> None:
     quick(store, tmp_path / "run", measures="sgd", seeds=(1,))
     assert calls.take() == [("sgd", 1, (12,)), ("sgd", 1, (3, 6, 12))]
@@ -212,7 +155,7 @@ def test_the_manifest_holds_what_a_report_needs(store: FeatureStore, tmp_path: P
 # --- what is computed, and what is not -----------------------------------------------------------
 
 
-def test_a_second_sweep_computes_nothing(store: FeatureStore, tmp_path: Path, calls: Calls) -> None:
+def test_a_second_sweep_computes_nothing(store: FeatureStore, tmp_path: Path, calls: Any) -> None:
     first = quick(store, tmp_path / "run", selectors=("random", "pca-top")).frame()
     assert calls.take()
     second = quick(store, tmp_path / "run", selectors=("random", "pca-top")).frame()
@@ -220,7 +163,7 @@ def test_a_second_sweep_computes_nothing(store: FeatureStore, tmp_path: Path, ca
     pd.testing.assert_frame_equal(first, second)
 
 
-def test_only_what_is_new_is_computed(store: FeatureStore, tmp_path: Path, calls: Calls) -> None:
+def test_only_what_is_new_is_computed(store: FeatureStore, tmp_path: Path, calls: Any) -> None:
     out = tmp_path / "run"
     quick(store, out)
     assert calls.take() == [("centroid", 2, (3, 6, 12)), ("cka", 2, (3, 6, 12))]
@@ -241,7 +184,7 @@ def test_only_what_is_new_is_computed(store: FeatureStore, tmp_path: Path, calls
 
 
 def test_seeds_that_lack_different_sizes_are_filled_up(
-    store: FeatureStore, tmp_path: Path, calls: Calls
+    store: FeatureStore, tmp_path: Path, calls: Any
 ) -> None:
     quick(store, tmp_path / "run", seeds=(1,), fractions=0.25)
     calls.take()
@@ -274,7 +217,7 @@ def test_the_order_of_arguments_does_not_matter(store: FeatureStore, tmp_path: P
 
 
 def test_rerun_all_computes_everything_again(
-    store: FeatureStore, tmp_path: Path, calls: Calls
+    store: FeatureStore, tmp_path: Path, calls: Any
 ) -> None:
     first = quick(store, tmp_path / "run")
     computed, before = calls.take(), without_time(first)
@@ -297,7 +240,7 @@ def test_names_may_stand_alone_and_paths_for_stores(store: FeatureStore, tmp_pat
 
 
 def test_an_interrupted_sweep_goes_on_where_it_stopped(
-    store: FeatureStore, tmp_path: Path, calls: Calls
+    store: FeatureStore, tmp_path: Path, calls: Any
 ) -> None:
     class Interrupted:
         def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
@@ -323,9 +266,7 @@ def test_results_may_come_in_any_order(store: FeatureStore, tmp_path: Path) -> N
     pd.testing.assert_frame_equal(without_time(forwards), without_time(backwards))
 
 
-def test_logistic_is_written_seed_by_seed(
-    store: FeatureStore, tmp_path: Path, calls: Calls
-) -> None:
+def test_logistic_is_written_seed_by_seed(store: FeatureStore, tmp_path: Path, calls: Any) -> None:
     quick(store, tmp_path / "run", measures="logistic", seeds=3)
     assert calls.take() == [
         ("logistic", 1, (3, 6, 12)),
@@ -343,279 +284,3 @@ def test_every_layer_is_swept_or_those_asked_for(make_store: MakeStore, tmp_path
     assert set(every.manifest["layers"]) == {"early", "penultimate"}
     values = every.frame().query("measure == 'cka' and selector == 'random'").groupby("layer")
     assert len({tuple(rows["value"]) for _, rows in values}) == 2
-
-
-# --- failure -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (CriticalMassError("x_train row 3 neuron 1 is nan"), "x_train row 3 neuron 1 is nan"),
-        (np.linalg.LinAlgError("Singular matrix"), "LinAlgError: Singular matrix"),
-        (FloatingPointError("overflow\nin exp"), "FloatingPointError: overflow in exp"),
-        (MemoryError(), "MemoryError"),
-    ],
-)
-def test_a_failed_probe_becomes_rows_and_stops_no_other(
-    error: BaseException, text: str, store: FeatureStore, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    fail_with(monkeypatch, error, "knn")
-    with pytest.warns(UserWarning, match="7 of 21 cells failed"):
-        run = quick(store, tmp_path / "run", measures=("knn", "centroid", "cka"))
-    table = run.frame()
-    failed = table[table["measure"] == "knn"]
-    assert set(failed["status"]) == {"failed"}
-    assert set(failed["error"]) == {text}
-    assert failed[["value", "value_full", "artifact"]].isna().all(axis=None)
-    rest = table[table["measure"] != "knn"]
-    assert set(rest["status"]) == {"ok"}
-    assert len(rest) == 14
-
-
-def test_failed_cells_are_tried_again_when_asked(
-    store: FeatureStore, tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        fail_with(patch, np.linalg.LinAlgError("no"), "centroid")
-        with pytest.warns(UserWarning, match="rerun='failed'"):
-            quick(store, tmp_path / "run")
-    calls.take()
-    with pytest.warns(UserWarning, match="7 of 14 cells failed"):
-        quick(store, tmp_path / "run")
-    assert calls.take() == []
-    run = quick(store, tmp_path / "run", rerun="failed")
-    assert calls.take() == [("centroid", 2, (3, 6, 12))]
-    fresh = quick(store, tmp_path / "fresh")
-    pd.testing.assert_frame_equal(without_time(run), without_time(fresh))
-
-
-def test_rows_learn_the_value_of_the_whole_layer_once_it_is_there(
-    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def not_whole(name: str) -> Callable[[ProbeTask], ProbeScores]:
-        def probe(task: ProbeTask) -> ProbeScores:
-            if 12 in task.sizes:
-                raise MemoryError
-            return get_probe(name)(task)
-
-        return probe
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cells, "get_probe", not_whole)
-        with pytest.warns(UserWarning, match="cells failed"):
-            table = quick(store, tmp_path / "run", measures="logistic").frame()
-    seed_1 = table.query("seed == 1 and n_kept < 12")
-    assert seed_1["value"].notna().all()
-    assert table["value_full"].isna().all()
-    run = quick(store, tmp_path / "run", measures="logistic", rerun="failed")
-    assert (run.frame()["value_full"] == run.frame().iloc[0]["value"]).all()
-    assert len(cm.redundancy(run)) == 1
-
-
-def test_a_bug_is_not_recorded_as_a_failed_cell(
-    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fail_with(monkeypatch, KeyError("typo"), "centroid")
-    with pytest.raises(KeyError, match="typo"):
-        quick(store, tmp_path / "run")
-    monkeypatch.undo()
-    assert len(quick(store, tmp_path / "run").frame()) == 14
-
-
-# --- other data ----------------------------------------------------------------------------------
-
-
-def test_changed_features_never_serve_stale_rows(make_store: MakeStore, tmp_path: Path) -> None:
-    old, new = make_store("old"), make_store("new", layers={"penultimate": 5})
-    before = quick(old, tmp_path / "run").frame()
-    with pytest.warns(UserWarning, match="dropped 14 of 14 rows"):
-        run = quick(new, tmp_path / "run", fractions=0.5)
-    assert not set(run.frame()["cell"]) & set(before["cell"])
-    fresh = quick(new, tmp_path / "fresh", fractions=0.5)
-    pd.testing.assert_frame_equal(without_time(run), without_time(fresh))
-    assert run.manifest["fractions"] == [0.5]
-
-
-def test_only_the_changed_layer_is_dropped(make_store: MakeStore, tmp_path: Path) -> None:
-    old = make_store("old", layers={"early": 1, "penultimate": 2})
-    new = make_store("new", layers={"early": 1, "penultimate": 3})
-    before = quick(old, tmp_path / "run").frame().query("layer == 'early'")
-    with pytest.warns(UserWarning, match="dropped 14 of 28 rows"):
-        after = quick(new, tmp_path / "run").frame().query("layer == 'early'")
-    pd.testing.assert_frame_equal(before, after, check_names=False)
-
-
-def test_a_changed_protocol_never_serves_stale_rows(
-    store: FeatureStore, tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    quick(store, tmp_path / "run")
-    calls.take()
-    newer = dataclasses.replace(MEASURES["centroid"], version=99)
-    for module in ("plan", "sweep"):
-        room = importlib.import_module(f"criticalmass.{module}")
-        monkeypatch.setattr(room, "MEASURES", {**MEASURES, "centroid": newer})
-    with pytest.warns(UserWarning, match="dropped 7 of 14 rows"):
-        run = quick(store, tmp_path / "run")
-    assert [job[0] for job in calls.take()] == ["centroid"]
-    assert run.manifest["measures"]["centroid"] == {"version": 99}
-
-
-@pytest.mark.parametrize("other", [{"model": "giant"}, {"dataset": "spirals"}])
-def test_a_run_of_another_model_or_dataset_is_refused(
-    other: dict[str, str], make_store: MakeStore, tmp_path: Path
-) -> None:
-    before = quick(make_store("a"), tmp_path / "run").frame()
-    with pytest.raises(RunError, match=rf"toy on blobs.*{next(iter(other.values()))}"):
-        quick(make_store("b", **other), tmp_path / "run")
-    pd.testing.assert_frame_equal(Run.open(tmp_path / "run").frame(), before)
-
-
-@given(
-    st.dictionaries(
-        st.sampled_from(["model", "layer", "dataset", "split", "selector", "measure"]),
-        st.text(max_size=3),
-    ),
-    st.integers(0, 3),
-    st.integers(1, 3),
-)
-def test_a_cell_is_named_by_all_that_it_computes_on(
-    texts: dict[str, str], seed: int, n_kept: int
-) -> None:
-    base = dict.fromkeys(["model", "layer", "dataset", "split", "selector", "measure"], "")
-    row = {**base, **texts, "seed": seed, "n_kept": n_kept, "fraction": 0.5}
-    name = identity("d", row, {"version": 1})
-    assert len(name) == 24
-    assert name == identity("d", dict(reversed(row.items())), {"version": 1})
-    assert name == identity("d", {**row, "fraction": 0.6}, {"version": 1})
-    others = [
-        identity("e", row, {"version": 1}),
-        identity("d", row, {"version": 2}),
-        *(identity("d", {**row, key: f"{row[key]}!"}, {"version": 1}) for key in base),
-        identity("d", {**row, "seed": seed + 1}, {"version": 1}),
-        identity("d", {**row, "n_kept": n_kept + 1}, {"version": 1}),
-    ]
-    assert len({name, *others}) == 1 + len(others)
-
-
-# --- mistakes ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"selectors": "radnom"}, "no selector 'radnom'; did you mean 'random'?"),
-        ({"measures": ("cka", "logstic")}, "no measure 'logstic'; did you mean 'logistic'?"),
-        ({"layers": "penultimat"}, "no layer 'penultimat'; did you mean 'penultimate'?"),
-        ({"backend": "lokal"}, "no backend 'lokal'; did you mean 'local'?"),
-        ({"rerun": "fail"}, "no rerun 'fail'; did you mean 'failed'?"),
-        ({"refine": 0.9}, "refine=0.9 is not available yet"),
-        ({"fractions": (0.5, 1.5)}, "fraction 1.5 is outside"),
-        ({"fractions": "half"}, "fractions='half' must be numbers"),
-        ({"fractions": None}, "fractions=None must be numbers"),
-        ({"fractions": ()}, "no fractions given"),
-        ({"seeds": 0}, "seeds=0; give at least one"),
-        ({"seeds": (1, -1)}, r"seeds=\(1, -1\); give at least one"),
-        ({"seeds": 2.5}, "seeds=2.5 must be how many"),
-        ({"measures": ()}, "no measure given; name at least one of: logistic"),
-        ({"selectors": "full"}, "no selector 'full'"),
-    ],
-)
-def test_a_mistake_is_told_in_one_line_and_leaves_nothing(
-    changes: dict[str, Any], text: str, store: FeatureStore, tmp_path: Path
-) -> None:
-    with pytest.raises(CriticalMassError, match=text.replace("?", r"\?")) as caught:
-        quick(store, tmp_path / "run", **changes)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_store_without_the_two_splits_is_refused(store: FeatureStore, tmp_path: Path) -> None:
-    splits = {"train": store.manifest["splits"]["train"]}
-    lacking = FeatureStore(store.path, {**store.manifest, "splits": splits})
-    with pytest.raises(StoreError, match="has the splits train but no test; a sweep trains"):
-        quick(lacking, tmp_path / "run")
-
-
-def test_one_class_is_enough_for_similarity_only(store: FeatureStore, tmp_path: Path) -> None:
-    dataset = {**store.manifest["dataset"], "class_names": ["all"]}
-    single = FeatureStore(store.path, {**store.manifest, "dataset": dataset})
-    with pytest.raises(CriticalMassError, match="1 class, but centroid needs at least 2"):
-        quick(single, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_folder_of_something_else_is_refused(store: FeatureStore, tmp_path: Path) -> None:
-    (tmp_path / "diary.txt").write_text("dear diary")
-    with pytest.raises(RunError, match="is not empty"):
-        quick(store, tmp_path)
-
-
-# --- the parts -----------------------------------------------------------------------------------
-
-
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=200), st.integers(0, 3))
-def test_validation_rows_are_a_fifth_of_every_class(labels: list[int], seed: int) -> None:
-    y = np.asarray(labels, dtype=np.int64)
-    marked = validation_rows(y, seed=seed)
-    np.testing.assert_array_equal(marked, validation_rows(y, seed=seed))
-    for label, count in zip(*np.unique(y, return_counts=True), strict=True):
-        held = int(marked[y == label].sum())
-        assert held == (0 if count == 1 else max(1, round(0.2 * count)))
-        assert held < count
-
-
-def test_projected_rows_are_read_like_others() -> None:
-    rng = np.random.default_rng(0)
-    x, p = rng.standard_normal((7, 5)), rng.standard_normal((5, 3)).astype(np.float32)
-    projected = Projected(x.astype(np.float16), p)
-    whole = x.astype(np.float16).astype(np.float32) @ p
-    assert (projected.shape, projected.dtype) == (whole.shape, whole.dtype)
-    np.testing.assert_allclose(projected[2:5], whole[2:5], rtol=1e-6)
-    np.testing.assert_allclose(projected[np.array([6, 0])], whole[[6, 0]], rtol=1e-6)
-
-
-def test_the_registries_agree_and_suggest() -> None:
-    assert set(PROBES) == {name for name, info in MEASURES.items() if info.is_probe}
-    assert len(PROBES) == len(list(PROBES))
-    assert all(callable(get_probe(name)) for name in PROBES)
-    with pytest.raises(CriticalMassError, match="no probe 'rigde'; did you mean 'ridge'"):
-        get_probe("rigde")
-    assert isinstance(get_backend("local"), Local)
-    assert set(cells._BLIND) <= set(SELECTORS)
-    for info in MEASURES.values():
-        json.dumps(info.protocol)
-        assert info.protocol["version"] >= 1
-
-
-def test_selectors_that_are_called_blind_look_at_no_feature() -> None:
-    rng = np.random.default_rng(0)
-    seen = moments(rng.standard_normal((40, 9)) * np.arange(1, 10))
-    for name in SELECTORS:
-        blank = dataclasses.replace(seen, mean=np.zeros(9), scatter=np.zeros((9, 9)))
-        one, other = select(name, seen, seed=3), select(name, blank, seed=3)
-        a, b = (s.projection if s.order is None else s.order for s in (one, other))
-        assert a is not None
-        assert b is not None
-        assert np.array_equal(a, b) == (name in cells._BLIND)
-
-
-def test_progress_tells_when_there_is_nothing_to_do(
-    store: FeatureStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    progress.enable(True)
-    try:
-        quick(store, tmp_path / "run")
-        assert "14 of 14 cells" in capsys.readouterr().err
-        quick(store, tmp_path / "run")
-        assert "every cell is there already" in capsys.readouterr().err
-    finally:
-        progress.enable(False)
-
-
-def test_validation_share_and_seed_are_part_of_a_protocol_that_uses_them() -> None:
-    for name in ("logistic", "ridge", "lda"):
-        assert MEASURES[name].protocol["validation_share"] == measures.VALIDATION_SHARE
-    for name in ("knn", "centroid", "sgd", "cka"):
-        assert "validation_share" not in MEASURES[name].protocol

@@ -28,6 +28,7 @@ class Measure:
         because what is random in the probe must hang on that order's seed alone.
     shares_whole: whether the whole layer has the same value whatever the order.
     settings: returns the rest of the protocol, JSON-able; loads the probe's module.
+    every_size: whether all prefixes of an order cost no more than one.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Measure:
     one_order_per_job: bool
     shares_whole: bool
     settings: Callable[[], Mapping[str, Any]]
+    every_size: bool = False
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -99,6 +101,6 @@ _ALL = (
     Measure("knn", True, 1, False, True, _knn),
     Measure("centroid", True, 1, False, True, dict),
     Measure("sgd", True, 1, True, False, _sgd),
-    Measure("cka", False, 1, False, True, _cka),
+    Measure("cka", False, 1, False, True, _cka, every_size=True),
 )
 MEASURES: Mapping[str, Measure] = MappingProxyType({m.name: m for m in _ALL})

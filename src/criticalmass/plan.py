@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from criticalmass.errors import CriticalMassError, unknown_name
@@ -123,7 +124,6 @@ def cells_of(store: FeatureStore, request: Request) -> list[Cell]:
     """List every cell of a request, the whole layer of each layer and measure among them."""
     cells = []
     for layer in request.layers:
-        digest = store.digest(layer)
         n_neurons = store.features(SPLIT, layer).shape[1]
         grid = grid_for(request.fractions, n_neurons)
         subsets = [(FULL, 0, 1.0, n_neurons)] + [
@@ -133,22 +133,43 @@ def cells_of(store: FeatureStore, request: Request) -> list[Cell]:
             for fraction, n_kept in grid
         ]
         for measure in request.measures:
-            protocol = MEASURES[measure].protocol
-            for selector, seed, fraction, n_kept in subsets:
-                row: dict[str, Any] = {
-                    "model": store.model,
-                    "layer": layer,
-                    "dataset": store.dataset,
-                    "split": SPLIT,
-                    "selector": selector,
-                    "measure": measure,
-                    "fraction": fraction,
-                    "n_kept": n_kept,
-                    "n_neurons": n_neurons,
-                    "seed": seed,
-                }
-                cells.append(Cell(**row, cell=identity(digest, row, protocol)))
+            maker = CellMaker(store, layer, measure)
+            cells += [maker.cell(*subset) for subset in subsets]
     return cells
+
+
+@dataclass(frozen=True, eq=False)
+class CellMaker:
+    """Makes the cells of one layer and measure."""
+
+    store: FeatureStore
+    layer: str
+    measure: str
+
+    @cached_property
+    def n_neurons(self) -> int:
+        """Width of the layer."""
+        return int(self.store.features(SPLIT, self.layer).shape[1])
+
+    @cached_property
+    def _content(self) -> tuple[str, dict[str, Any]]:
+        return self.store.digest(self.layer), MEASURES[self.measure].protocol
+
+    def cell(self, selector: str, seed: int, fraction: float, n_kept: int) -> Cell:
+        """Name one subset's cell by what it would compute on."""
+        row: dict[str, Any] = {
+            "model": self.store.model,
+            "layer": self.layer,
+            "dataset": self.store.dataset,
+            "split": SPLIT,
+            "selector": selector,
+            "measure": self.measure,
+            "fraction": fraction,
+            "n_kept": n_kept,
+            "n_neurons": self.n_neurons,
+            "seed": seed,
+        }
+        return Cell(**row, cell=identity(self._content[0], row, self._content[1]))
 
 
 def jobs_of(cells: Iterable[Cell]) -> list[Job]:

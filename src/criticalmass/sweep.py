@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,19 +12,22 @@ from typing import Any
 import pandas as pd
 
 from criticalmass.backends import Backend, get_backend
-from criticalmass.cells import Outcome, Workbench, run_job
+from criticalmass.cells import Workbench
 from criticalmass.errors import CriticalMassError, RunError, StoreError, unknown_name
+from criticalmass.ledger import Ledger, fill
 from criticalmass.measures import (
     MEASURES,
     VALIDATION_SEED,
     VALIDATION_SHARE,
     identity,
 )
-from criticalmass.plan import FULL, SPLIT, Cell, Request, cells_of, jobs_of, make_request
-from criticalmass.progress import notice, say, track
+from criticalmass.plan import SPLIT, Cell, Request, cells_of, make_request
+from criticalmass.progress import notice
+from criticalmass.refine import Refinement, refine_run
 from criticalmass.results import Run, RunWriter
 from criticalmass.selectors import DEFAULT_FRACTIONS
 from criticalmass.store import FeatureStore
+from criticalmass.supply import Supply
 
 RERUNS = ("missing", "failed", "all")
 _LIBRARIES = ("criticalmass", "numpy", "scipy", "scikit-learn", "numba", "pandas")
@@ -40,7 +41,7 @@ def sweep(  # noqa: PLR0913
     fractions: float | Iterable[float] = DEFAULT_FRACTIONS,
     seeds: int | Iterable[int] = 5,
     measures: str | Sequence[str] = ("logistic", "cka"),
-    refine: float | None = None,
+    refine: float | Sequence[float] | Refinement | None = None,
     rerun: str = "missing",
     backend: str | Backend = "local",
     layers: str | Sequence[str] | None = None,
@@ -61,7 +62,10 @@ def sweep(  # noqa: PLR0913
     fractions: shares of the neurons to keep, in (0, 1].
     seeds: how many (0, 1, ...) or which, for the random selectors.
     measures: keys of ``measures.MEASURES``.
-    refine: not available yet; leave it None.
+    refine: shares of the whole layer's value (one, several, or a `Refinement`) whose critical
+        mass is searched for to one neuron after the grid, with more seeds where the mean is
+        too near the bar; see `criticalmass.search`. What it found is in the manifest, and
+        `redundancy` shows it.
     rerun: "missing": cells without a row; "failed": those and the failed ones; "all".
     backend: where jobs run: a key of ``backends.BACKENDS`` or an object like one.
     layers: of the store; all by default.
@@ -72,10 +76,7 @@ def sweep(  # noqa: PLR0913
     StoreError: if the store has no splits ``train`` and ``test``.
     RunError: if ``out`` holds something else or another process writes to it.
     """
-    if refine is not None:
-        raise CriticalMassError(
-            f"refine={refine!r} is not available yet; leave it out and ask for more fractions"
-        )
+    refinement = None if refine is None else Refinement.of(refine)
     if rerun not in RERUNS:
         raise unknown_name("rerun", rerun, RERUNS)
     place = get_backend(backend)
@@ -96,103 +97,13 @@ def sweep(  # noqa: PLR0913
     with run.writer() as writer:
         _drop_stale(run, writer, source)
         _describe(run, writer, bench, request)
-        _fill(_Ledger(run, writer), _wanted(cells, run.frame(), rerun), bench, place)
-    _tell_failures(run, cells)
+        ledger, wanted = Ledger(run, writer), _wanted(cells, run.frame(), rerun)
+        fill(ledger, wanted, bench, place)
+        if refinement is not None:
+            supply = Supply(ledger, bench, place, rerun, {cell.cell for cell in wanted})
+            cells += refine_run(supply, request, refinement)
+    _tell_failures(run, {cell.cell for cell in cells})
     return run
-
-
-@dataclass(frozen=True)
-class _Ledger:
-    """The run that is being written."""
-
-    run: Run
-    writer: RunWriter
-
-    def full_rows(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """Return the row of the whole layer, for every layer and measure that has one."""
-        table = self.run.frame()
-        rows = table[table["selector"] == FULL].to_dict("records")
-        return {(str(row["layer"]), str(row["measure"])): _plain(row) for row in rows}
-
-    def settle(self, layer: str, measure: str, value: float | None) -> None:
-        """Bring value_full of rows that stood there before up to date."""
-        table = self.run.frame()
-        mine = table[(table["layer"] == layer) & (table["measure"] == measure)]
-        told = mine["value_full"].isna() if value is not None else mine["value_full"].notna()
-        if value is not None:
-            told |= (mine["value_full"] != value).fillna(True)
-        rows = [{**_plain(row), "value_full": value} for row in mine[told].to_dict("records")]
-        self.writer.append(rows)
-
-
-def _fill(ledger: _Ledger, cells: Sequence[Cell], bench: Workbench, backend: Backend) -> None:
-    """Compute cells and write them as they come."""
-    label = f"sweep of {bench.store.model} on {bench.store.dataset}"
-    if not cells:
-        say(f"{label}: every cell is there already")
-        return
-    full = ledger.full_rows()
-    anew = {cell.key for cell in cells if cell.selector == FULL}
-    repeats: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells:
-        if cell.repeats_full:
-            repeats.setdefault(cell.key, []).append(cell)
-    saved: set[tuple[str, str, int]] = set()
-    with track(label, total=len(cells), unit="cells") as bar:
-        for key, mine in repeats.items():
-            if key not in anew:
-                ledger.writer.append(_repeat(full[key], mine, full[key]["artifact"]))
-                bar.advance(len(mine))
-        for outcome in backend.map(partial(run_job, bench), jobs_of(cells)):
-            _save_orders(ledger.writer, outcome, saved)
-            bar.advance(_record(ledger, outcome, full, repeats))
-
-
-def _record(
-    ledger: _Ledger,
-    outcome: Outcome,
-    full: dict[tuple[str, str], dict[str, Any]],
-    repeats: Mapping[tuple[str, str], Sequence[Cell]],
-) -> int:
-    """Write the rows of a job and those that repeat its whole layer; return how many."""
-    rows: list[dict[str, Any]] = [
-        {**row, "artifact": i if outcome.artifact is not None else None}
-        for i, row in enumerate(outcome.rows)
-    ]
-    key = (str(rows[0]["layer"]), str(rows[0]["measure"]))
-    fresh = [row for row in rows if row["selector"] == FULL]
-    for row in fresh:
-        full[key] = row
-        rows += _repeat(row, repeats.get(key, ()), row["artifact"])
-    value = full[key].get("value") if key in full else None
-    ledger.writer.append([{**row, "value_full": value} for row in rows], outcome.artifact)
-    if fresh:
-        ledger.settle(*key, value)
-    return len(rows)
-
-
-def _repeat(full: Mapping[str, Any], cells: Sequence[Cell], artifact: Any) -> list[dict[str, Any]]:
-    """Rows of cells that are the whole layer again: its fit, at no further cost."""
-    seconds = None if full["status"] == "failed" else 0.0
-    return [
-        {
-            **full,
-            **asdict(cell),
-            "seconds": seconds,
-            "artifact": artifact,
-            "value_full": full.get("value"),
-        }
-        for cell in cells
-    ]
-
-
-def _save_orders(writer: RunWriter, outcome: Outcome, saved: set[tuple[str, str, int]]) -> None:
-    """Keep the permutations of a job, each once per sweep."""
-    for (selector, seed), order in outcome.orders.items():
-        key = (selector, str(outcome.rows[0]["layer"]), seed)
-        if key not in saved:
-            writer.order(*key, order)
-            saved.add(key)
 
 
 def _wanted(cells: Sequence[Cell], table: pd.DataFrame, rerun: str) -> list[Cell]:
@@ -317,19 +228,14 @@ def _check_classes(store: FeatureStore, request: Request) -> None:
         )
 
 
-def _tell_failures(run: Run, cells: Sequence[Cell]) -> None:
+def _tell_failures(run: Run, cells: Collection[str]) -> None:
     table = run.frame()
-    failed = table[(table["status"] == "failed") & table["cell"].isin([c.cell for c in cells])]
+    failed = table[(table["status"] == "failed") & table["cell"].isin(cells)]
     if len(failed):
         notice(
             f"{len(failed)} of {len(cells)} cells failed, the first with: "
             f"{failed['error'].iloc[0]}; try them again with rerun='failed'"
         )
-
-
-def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return a row of the table with None where a value is missing."""
-    return {str(name): None if value is pd.NA else value for name, value in row.items()}
 
 
 def _now() -> str:

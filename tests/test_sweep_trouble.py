@@ -1,0 +1,255 @@
+"""The sweep in trouble: failed cells, data that changed, and mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import criticalmass as cm
+from criticalmass import cells
+from criticalmass.errors import CriticalMassError, RunError, StoreError
+from criticalmass.measures import MEASURES, identity
+from criticalmass.probes import get_probe
+from criticalmass.probes.task import ProbeScores, ProbeTask
+from criticalmass.results import Run
+from criticalmass.store import FeatureStore
+
+FRACTIONS = (0.25, 0.5, 1.0)
+MakeStore = Callable[..., FeatureStore]
+
+
+def quick(store: FeatureStore, out: Path, **changes: Any) -> Run:
+    asked: dict[str, Any] = {"fractions": FRACTIONS, "seeds": 2, "measures": ("centroid", "cka")}
+    return cm.sweep(store, out=out, **(asked | changes))
+
+
+def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException, measure: str) -> None:
+    """Let one probe raise, the others work."""
+
+    def choose(name: str) -> Callable[[ProbeTask], ProbeScores]:
+        def broken(task: ProbeTask) -> ProbeScores:
+            raise error
+
+        return broken if name == measure else get_probe(name)
+
+    monkeypatch.setattr(cells, "get_probe", choose)
+
+
+def without_time(run: Run) -> pd.DataFrame:
+    return run.frame().drop(columns="seconds")
+
+
+# --- failure -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (CriticalMassError("x_train row 3 neuron 1 is nan"), "x_train row 3 neuron 1 is nan"),
+        (np.linalg.LinAlgError("Singular matrix"), "LinAlgError: Singular matrix"),
+        (FloatingPointError("overflow\nin exp"), "FloatingPointError: overflow in exp"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_failed_probe_becomes_rows_and_stops_no_other(
+    error: BaseException, text: str, store: FeatureStore, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    fail_with(monkeypatch, error, "knn")
+    with pytest.warns(UserWarning, match="7 of 21 cells failed"):
+        run = quick(store, tmp_path / "run", measures=("knn", "centroid", "cka"))
+    table = run.frame()
+    failed = table[table["measure"] == "knn"]
+    assert set(failed["status"]) == {"failed"}
+    assert set(failed["error"]) == {text}
+    assert failed[["value", "value_full", "artifact"]].isna().all(axis=None)
+    rest = table[table["measure"] != "knn"]
+    assert set(rest["status"]) == {"ok"}
+    assert len(rest) == 14
+
+
+def test_failed_cells_are_tried_again_when_asked(
+    store: FeatureStore, tmp_path: Path, calls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        fail_with(patch, np.linalg.LinAlgError("no"), "centroid")
+        with pytest.warns(UserWarning, match="rerun='failed'"):
+            quick(store, tmp_path / "run")
+    calls.take()
+    with pytest.warns(UserWarning, match="7 of 14 cells failed"):
+        quick(store, tmp_path / "run")
+    assert calls.take() == []
+    run = quick(store, tmp_path / "run", rerun="failed")
+    assert calls.take() == [("centroid", 2, (3, 6, 12))]
+    fresh = quick(store, tmp_path / "fresh")
+    pd.testing.assert_frame_equal(without_time(run), without_time(fresh))
+
+
+def test_rows_learn_the_value_of_the_whole_layer_once_it_is_there(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_whole(name: str) -> Callable[[ProbeTask], ProbeScores]:
+        def probe(task: ProbeTask) -> ProbeScores:
+            if 12 in task.sizes:
+                raise MemoryError
+            return get_probe(name)(task)
+
+        return probe
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "get_probe", not_whole)
+        with pytest.warns(UserWarning, match="cells failed"):
+            table = quick(store, tmp_path / "run", measures="logistic").frame()
+    seed_1 = table.query("seed == 1 and n_kept < 12")
+    assert seed_1["value"].notna().all()
+    assert table["value_full"].isna().all()
+    run = quick(store, tmp_path / "run", measures="logistic", rerun="failed")
+    assert (run.frame()["value_full"] == run.frame().iloc[0]["value"]).all()
+    assert len(cm.redundancy(run)) == 1
+
+
+def test_a_bug_is_not_recorded_as_a_failed_cell(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_with(monkeypatch, KeyError("typo"), "centroid")
+    with pytest.raises(KeyError, match="typo"):
+        quick(store, tmp_path / "run")
+    monkeypatch.undo()
+    assert len(quick(store, tmp_path / "run").frame()) == 14
+
+
+# --- other data ----------------------------------------------------------------------------------
+
+
+def test_changed_features_never_serve_stale_rows(make_store: MakeStore, tmp_path: Path) -> None:
+    old, new = make_store("old"), make_store("new", layers={"penultimate": 5})
+    before = quick(old, tmp_path / "run").frame()
+    with pytest.warns(UserWarning, match="dropped 14 of 14 rows"):
+        run = quick(new, tmp_path / "run", fractions=0.5)
+    assert not set(run.frame()["cell"]) & set(before["cell"])
+    fresh = quick(new, tmp_path / "fresh", fractions=0.5)
+    pd.testing.assert_frame_equal(without_time(run), without_time(fresh))
+    assert run.manifest["fractions"] == [0.5]
+
+
+def test_only_the_changed_layer_is_dropped(make_store: MakeStore, tmp_path: Path) -> None:
+    old = make_store("old", layers={"early": 1, "penultimate": 2})
+    new = make_store("new", layers={"early": 1, "penultimate": 3})
+    before = quick(old, tmp_path / "run").frame().query("layer == 'early'")
+    with pytest.warns(UserWarning, match="dropped 14 of 28 rows"):
+        after = quick(new, tmp_path / "run").frame().query("layer == 'early'")
+    pd.testing.assert_frame_equal(before, after, check_names=False)
+
+
+def test_a_changed_protocol_never_serves_stale_rows(
+    store: FeatureStore, tmp_path: Path, calls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick(store, tmp_path / "run")
+    calls.take()
+    newer = dataclasses.replace(MEASURES["centroid"], version=99)
+    for module in ("plan", "sweep"):
+        room = importlib.import_module(f"criticalmass.{module}")
+        monkeypatch.setattr(room, "MEASURES", {**MEASURES, "centroid": newer})
+    with pytest.warns(UserWarning, match="dropped 7 of 14 rows"):
+        run = quick(store, tmp_path / "run")
+    assert [job[0] for job in calls.take()] == ["centroid"]
+    assert run.manifest["measures"]["centroid"] == {"version": 99}
+
+
+@pytest.mark.parametrize("other", [{"model": "giant"}, {"dataset": "spirals"}])
+def test_a_run_of_another_model_or_dataset_is_refused(
+    other: dict[str, str], make_store: MakeStore, tmp_path: Path
+) -> None:
+    before = quick(make_store("a"), tmp_path / "run").frame()
+    with pytest.raises(RunError, match=rf"toy on blobs.*{next(iter(other.values()))}"):
+        quick(make_store("b", **other), tmp_path / "run")
+    pd.testing.assert_frame_equal(Run.open(tmp_path / "run").frame(), before)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["model", "layer", "dataset", "split", "selector", "measure"]),
+        st.text(max_size=3),
+    ),
+    st.integers(0, 3),
+    st.integers(1, 3),
+)
+def test_a_cell_is_named_by_all_that_it_computes_on(
+    texts: dict[str, str], seed: int, n_kept: int
+) -> None:
+    base = dict.fromkeys(["model", "layer", "dataset", "split", "selector", "measure"], "")
+    row = {**base, **texts, "seed": seed, "n_kept": n_kept, "fraction": 0.5}
+    name = identity("d", row, {"version": 1})
+    assert len(name) == 24
+    assert name == identity("d", dict(reversed(row.items())), {"version": 1})
+    assert name == identity("d", {**row, "fraction": 0.6}, {"version": 1})
+    others = [
+        identity("e", row, {"version": 1}),
+        identity("d", row, {"version": 2}),
+        *(identity("d", {**row, key: f"{row[key]}!"}, {"version": 1}) for key in base),
+        identity("d", {**row, "seed": seed + 1}, {"version": 1}),
+        identity("d", {**row, "n_kept": n_kept + 1}, {"version": 1}),
+    ]
+    assert len({name, *others}) == 1 + len(others)
+
+
+# --- mistakes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"selectors": "radnom"}, "no selector 'radnom'; did you mean 'random'?"),
+        ({"measures": ("cka", "logstic")}, "no measure 'logstic'; did you mean 'logistic'?"),
+        ({"layers": "penultimat"}, "no layer 'penultimat'; did you mean 'penultimate'?"),
+        ({"backend": "lokal"}, "no backend 'lokal'; did you mean 'local'?"),
+        ({"rerun": "fail"}, "no rerun 'fail'; did you mean 'failed'?"),
+        ({"refine": 1.5}, "delta=1.5 is outside"),
+        ({"fractions": (0.5, 1.5)}, "fraction 1.5 is outside"),
+        ({"fractions": "half"}, "fractions='half' must be numbers"),
+        ({"fractions": None}, "fractions=None must be numbers"),
+        ({"fractions": ()}, "no fractions given"),
+        ({"seeds": 0}, "seeds=0; give at least one"),
+        ({"seeds": (1, -1)}, r"seeds=\(1, -1\); give at least one"),
+        ({"seeds": 2.5}, "seeds=2.5 must be how many"),
+        ({"measures": ()}, "no measure given; name at least one of: logistic"),
+        ({"selectors": "full"}, "no selector 'full'"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_and_leaves_nothing(
+    changes: dict[str, Any], text: str, store: FeatureStore, tmp_path: Path
+) -> None:
+    with pytest.raises(CriticalMassError, match=text.replace("?", r"\?")) as caught:
+        quick(store, tmp_path / "run", **changes)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_store_without_the_two_splits_is_refused(store: FeatureStore, tmp_path: Path) -> None:
+    splits = {"train": store.manifest["splits"]["train"]}
+    lacking = FeatureStore(store.path, {**store.manifest, "splits": splits})
+    with pytest.raises(StoreError, match="has the splits train but no test; a sweep trains"):
+        quick(lacking, tmp_path / "run")
+
+
+def test_one_class_is_enough_for_similarity_only(store: FeatureStore, tmp_path: Path) -> None:
+    dataset = {**store.manifest["dataset"], "class_names": ["all"]}
+    single = FeatureStore(store.path, {**store.manifest, "dataset": dataset})
+    with pytest.raises(CriticalMassError, match="1 class, but centroid needs at least 2"):
+        quick(single, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_something_else_is_refused(store: FeatureStore, tmp_path: Path) -> None:
+    (tmp_path / "diary.txt").write_text("dear diary")
+    with pytest.raises(RunError, match="is not empty"):
+        quick(store, tmp_path)
