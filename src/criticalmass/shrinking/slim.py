@@ -17,8 +17,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from criticalmass.errors import CriticalMassError, StoreError
-from criticalmass.precision import Codec, bytes_per_vector
 from criticalmass.probes.task import LinearHead
+from criticalmass.shrinking.precision import Codec, bytes_per_vector
 from criticalmass.store_files import (
     MANIFEST,
     checked,
