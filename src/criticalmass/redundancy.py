@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from criticalmass.errors import CriticalMassError
@@ -18,7 +19,7 @@ from criticalmass.estimators import (
     reaches,
 )
 from criticalmass.results import Run
-from criticalmass.run_curves import Curve, curves_of
+from criticalmass.run_curves import Curve, curves_of, refined_intervals
 
 __all__ = ["CURVE_COLUMNS", "REDUNDANCY_COLUMNS", "curves", "diffused_redundancy", "redundancy"]
 
@@ -59,6 +60,7 @@ REDUNDANCY_COLUMNS: dict[str, str] = dict.fromkeys(_KEY, _TEXT) | {
     "dr_high": _FLOAT,
     "at_floor": "boolean",
     "reached": "boolean",
+    "refined": "boolean",
     "level": _FLOAT,
     "n_seeds": _COUNT,
     "n_test": _COUNT,
@@ -117,6 +119,11 @@ def redundancy(
     same test samples, and applies the estimator anew; the interval is the percentile
     interval over draws. One seed, or a selector without chance: only test samples vary.
 
+    On a run that was refined for a delta, the size below the critical mass was tested too. The
+    sizes further away were not all, so a draw's critical mass lies somewhere between two of
+    them: the lower end of the interval is then read between sizes (linearly), and the interval
+    holds all sizes that refining left open.
+
     Parameters
     ----------
     run: a run, its path, or several of them.
@@ -130,8 +137,10 @@ def redundancy(
     -------
     One row per model x layer x dataset x selector x measure x delta, `REDUNDANCY_COLUMNS`.
     ``critical_mass`` is in neurons, ``dr = 1 - critical_mass / n_neurons``; ``at_floor``:
-    the smallest tested size passes, so DR is a lower bound; ``reached``: a size below the
-    whole layer passes. All missing where the layer or every size failed.
+    the smallest tested size passes and is no single neuron, so DR is a lower bound;
+    ``reached``: a size below the whole layer passes; ``refined``: the size one neuron below
+    the first that passes was tested and misses the bar, so ``strict`` is exact to one neuron
+    on these subsets and test samples. All missing where the layer or every size failed.
 
     Raises
     ------
@@ -142,12 +151,17 @@ def redundancy(
         check_delta(delta)
     check_estimator(estimator)
     _check(level, resamples)
-    rows = [
-        _redundancy_row(curve, delta, estimator)
-        for one in _runs(run)
-        for curve in curves_of(one, level, resamples, seed)
-        for delta in wanted
-    ]
+    rows = []
+    for one in _runs(run):
+        left_open = refined_intervals(one)
+        for curve in curves_of(one, level, resamples, seed):
+            _, layer, _, selector, measure = curve.key
+            rows += [
+                _redundancy_row(
+                    curve, delta, estimator, left_open.get((layer, selector, measure, delta))
+                )
+                for delta in wanted
+            ]
     return _table(rows, REDUNDANCY_COLUMNS)
 
 
@@ -206,8 +220,10 @@ def _curve_rows(curve: Curve) -> list[dict[str, Any]]:
     return table
 
 
-def _redundancy_row(curve: Curve, delta: float, estimator: str) -> dict[str, Any]:
-    """Row of `redundancy` for one curve."""
+def _redundancy_row(
+    curve: Curve, delta: float, estimator: str, left_open: tuple[int, int] | None
+) -> dict[str, Any]:
+    """Row of `redundancy` for one curve; ``left_open``: sizes that refining did not decide."""
     row = dict.fromkeys(REDUNDANCY_COLUMNS) | dict(zip(_KEY, curve.key, strict=True))
     row |= {"delta": delta, "estimator": estimator, "level": curve.level}
     row |= {"value_full": curve.full} | _tally(curve.rows, curve.used)
@@ -216,20 +232,30 @@ def _redundancy_row(curve: Curve, delta: float, estimator: str) -> dict[str, Any
     d = curve.n_neurons
     full = np.concatenate([[curve.full], curve.full_drawn])
     means = np.vstack([curve.mean, curve.drawn])
-    found = critical_size(curve.sizes.astype(np.float64), means, full, delta, estimator, float(d))
-    mass = np.ceil(found - 1e-9)
-    low, high = curve.quantiles(mass[1:], method="outward")
+    sizes = curve.sizes.astype(np.float64)
+    mass = np.ceil(critical_size(sizes, means, full, delta, estimator, float(d)) - 1e-9)
+    low, high = (int(end) for end in curve.quantiles(mass[1:], method="outward"))
     passed = reaches(means[:1], full[:1], delta)[0]
+    if left_open is not None and estimator != "nearest":
+        between = critical_size(sizes, means[1:], full[1:], delta, "interpolated", float(d))
+        low = min(int(curve.quantiles(np.ceil(between - 1e-9), "outward")[0]), left_open[0])
+        high = max(high, left_open[1])
     return row | {
         "critical_mass": int(mass[0]),
-        "critical_mass_low": int(low),
-        "critical_mass_high": int(high),
+        "critical_mass_low": low,
+        "critical_mass_high": high,
         "dr": 1.0 - mass[0] / d,
-        "dr_low": 1.0 - float(high) / d,
-        "dr_high": 1.0 - float(low) / d,
-        "at_floor": bool(passed[0]),
+        "dr_low": 1.0 - high / d,
+        "dr_high": 1.0 - low / d,
+        "at_floor": bool(passed[0]) and int(sizes[0]) > 1,
         "reached": bool(passed[curve.sizes < d].any()),
+        "refined": _next_below(curve.sizes, passed, d) in {0, *curve.sizes.tolist()},
     }
+
+
+def _next_below(sizes: npt.NDArray[np.int64], passed: npt.NDArray[np.bool_], whole: int) -> int:
+    """Return the size one neuron below the first that passes."""
+    return int(sizes[np.argmax(passed)] if passed.any() else whole) - 1
 
 
 def _tally(rows: pd.DataFrame, used: pd.DataFrame) -> dict[str, int]:

@@ -9,7 +9,6 @@ from itertools import count, islice, pairwise
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.estimators import check_delta
@@ -135,27 +134,6 @@ def refine_run(supply: Supply, request: Request, refinement: Refinement) -> list
             quest.learn(mine, values)
     _conclude(supply, quests, refinement)
     return list(asked.values())
-
-
-def known_intervals(
-    manifest: Mapping[str, Any], frame: pd.DataFrame
-) -> dict[tuple[str, str, str, float], tuple[int, int]]:
-    """Return what refining found: (layer, selector, measure, delta) -> smallest and largest.
-
-    Parameters
-    ----------
-    manifest, frame: of a run. An entry about a whole layer that has been measured anew since,
-        on other features or by another protocol, is left out.
-    """
-    there = set(frame.loc[frame["selector"] == "full", "cell"])
-    return {
-        (entry["layer"], entry["selector"], entry["measure"], entry["delta"]): (
-            entry["low"],
-            entry["high"],
-        )
-        for entry in manifest.get("refined", ())
-        if entry["whole"] in there and entry["critical_mass"] is not None
-    }
 
 
 def _quests(supply: Supply, request: Request, refinement: Refinement) -> Iterator[_Quest]:

@@ -78,6 +78,24 @@ def curves_of(run: Run, level: float, resamples: int, seed: int) -> Iterator[Cur
             yield Curve(key, rows, used[mine], sizes, mean, means, full, full_drawn, level)
 
 
+def refined_intervals(run: Run) -> dict[tuple[str, str, str, float], tuple[int, int]]:
+    """Return what refining left open: (layer, selector, measure, delta) -> (low, high), neurons.
+
+    An entry about a whole layer that has been measured anew since, on other features or by
+    another protocol, is left out.
+    """
+    frame = run.frame()
+    there = set(frame.loc[frame["selector"] == "full", "cell"])
+    return {
+        (entry["layer"], entry["selector"], entry["measure"], entry["delta"]): (
+            entry["low"],
+            entry["high"],
+        )
+        for entry in run.manifest.get("refined", ())
+        if entry["whole"] in there and entry["critical_mass"] is not None
+    }
+
+
 def _drawn(run: Run, used: pd.DataFrame, resamples: int, seed: int) -> FloatArray:
     """(resamples, n_rows) the value of every row on resampled test samples.
 
