@@ -1,0 +1,165 @@
+"""Who agrees: overlap of predictions and errors, against references and known truths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import cohen_kappa_score
+
+import criticalmass as cm
+from criticalmass.agreement import AGREEMENT_COLUMNS, compared
+from criticalmass.results import Run
+from criticalmass.run_predictions import Predictions
+
+MakeRun = Callable[..., Run]
+N = 1500
+LABELS = np.random.default_rng(5).integers(0, 4, N)
+
+
+def noisy(share: float, seed: int, labels: np.ndarray = LABELS) -> np.ndarray:
+    """Predictions right on about this share of samples, wrong ones uniform, all independent."""
+    rng = np.random.default_rng(seed)
+    wrong = (labels + rng.integers(1, 4, labels.size)) % 4
+    return np.where(rng.random(labels.size) < share, labels, wrong)
+
+
+def figures(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    top = int(max(first.max(), second.max(), labels.max())) + 1
+    names = tuple(str(c) for c in range(top))
+    source = Predictions(("m", "l", "d", "p"), np.stack([first, second]), labels, names, None, ())
+    return {name: float(value[0]) for name, value in compared(source, np.array([[0, 1]])).items()}
+
+
+@given(st.integers(0, 10_000), st.integers(2, 6), st.integers(2, 60))
+@settings(deadline=None, max_examples=60, derandomize=True)
+def test_kappa_and_error_consistency_are_cohens_kappa(seed: int, classes: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    first, second, labels = rng.integers(0, classes, (3, n))
+    found = figures(first, second, labels)
+    references = {
+        "kappa": (first, second),
+        "error_consistency": (first == labels, second == labels),
+    }
+    for name, (a, b) in references.items():
+        if np.unique(np.concatenate([a, b])).size > 1:
+            assert found[name] == pytest.approx(cohen_kappa_score(a, b), abs=1e-6)
+        else:
+            assert np.isnan(found[name])
+
+
+def test_hand_computed_overlap() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    first = np.array([0, 0, 1, 1, 1, 1, 0, 2])
+    second = np.array([0, 1, 1, 2, 1, 1, 1, 2])
+    found = figures(first, second, labels)
+    assert found["agreement"] == pytest.approx(5 / 8)
+    # Wrong: the first on 2, 3, 6, 7, the second on 1, 2, 3, 7: three of five, two answers alike.
+    assert found["error_overlap"] == pytest.approx(3 / 5)
+    assert found["error_overlap_chance"] == pytest.approx((1 / 4) / (3 / 4))
+    assert found["same_wrong"] == pytest.approx(2 / 3)
+    # Of class 0 (two joint errors) the first always answers 1, the second 1 in two of three; of
+    # class 1 (one joint error) the first answers 2 in one of two, the second always.
+    assert found["same_wrong_chance"] == pytest.approx((2 * 2 / 3 + 1 / 2) / 3)
+
+
+def test_independent_errors_have_no_consistency(make_run: MakeRun) -> None:
+    run = make_run(
+        LABELS, {(5, seed): noisy(0.7, seed) for seed in range(4)}, whole=noisy(0.9, 9), n_neurons=9
+    )
+    table = cm.agreement(run).set_index("against")
+    assert sorted(table.index) == ["other seeds", "whole layer"]
+    for _, row in table.iterrows():
+        assert row["error_consistency_low"] < 0 < row["error_consistency_high"]
+        assert row["error_consistency"] == pytest.approx(0, abs=0.05)
+        assert row["error_overlap"] == pytest.approx(row["error_overlap_chance"], abs=0.02)
+        assert row["same_wrong"] == pytest.approx(row["same_wrong_chance"], abs=0.06)
+        assert row["same_wrong_chance"] == pytest.approx(1 / 3, abs=0.02)
+    assert table.loc["other seeds", "n_pairs"] == 6
+    assert table.loc["whole layer", "n_pairs"] == 4
+
+
+def test_equal_predictions_agree_fully(make_run: MakeRun) -> None:
+    whole = noisy(0.8, 1)
+    run = make_run(LABELS, {(5, 0): noisy(0.6, 2), (9, 0): whole, (9, 1): whole}, whole=whole)
+    table = cm.agreement(run, resamples=100)
+    assert list(table.columns) == list(AGREEMENT_COLUMNS)
+    full = table[table["n_kept"] == 9]
+    assert full["against"].tolist() == ["whole layer", "other seeds"]
+    for name in ("agreement", "kappa", "error_consistency", "error_overlap", "same_wrong"):
+        shown = full[[name, f"{name}_low", f"{name}_high"]].to_numpy(float)
+        assert shown == pytest.approx(np.ones((2, 3)))
+
+
+def test_seeds_share_one_row_of_predictions_at_the_whole_layer(make_run: MakeRun) -> None:
+    """A sweep stores the whole layer once for all orders: no pair of seeds is left there."""
+    whole = noisy(0.8, 1)
+    run = make_run(LABELS, {(5, 0): noisy(0.6, 2), (5, 1): noisy(0.6, 3)}, whole=whole, n_neurons=9)
+    reference = run.frame().iloc[0]
+    rows = [
+        reference.to_dict() | {"selector": "random", "seed": seed, "cell": f"all-{seed}"}
+        for seed in range(2)
+    ]
+    with run.writer() as writer:
+        writer.append(rows)
+    table = cm.agreement(run, resamples=50)
+    assert table[table["n_kept"] == 9]["against"].tolist() == ["whole layer"]
+
+
+def test_intervals_are_those_of_resampled_samples(make_run: MakeRun) -> None:
+    """One seed: the same as computing the figures anew on every resample."""
+    labels = LABELS[:400]
+    subset, whole = noisy(0.6, 1, labels), noisy(0.8, 2, labels)
+    whole[:200] = np.where(np.arange(200) % 3 > 0, subset[:200], whole[:200])
+    row = cm.agreement(make_run(labels, {(5, 0): subset}, whole=whole, n_neurons=9)).iloc[0]
+    rng = np.random.default_rng(3)
+    draws = [rng.integers(0, 400, 400) for _ in range(600)]
+    anew = [figures(subset[at], whole[at], labels[at]) for at in draws]
+    for name in ("agreement", "kappa", "error_consistency", "error_overlap", "same_wrong"):
+        low, high = np.quantile([one[name] for one in anew], [0.025, 0.975])
+        assert row[f"{name}_low"] == pytest.approx(low, abs=0.2 * (high - low))
+        assert row[f"{name}_high"] == pytest.approx(high, abs=0.2 * (high - low))
+
+
+def test_pairs_that_share_a_seed_are_not_independent(make_run: MakeRun) -> None:
+    """Seeds of very different kind: the interval is far wider than that of one pair of subsets."""
+    shares = [0.95, 0.9, 0.6, 0.35]
+    odd = make_run(LABELS, {(5, s): noisy(share, s) for s, share in enumerate(shares)}, n_neurons=9)
+    alike = make_run(LABELS, {(5, s): noisy(0.7, s) for s in range(4)}, n_neurons=9, name="alike")
+    wide, narrow = (
+        float((row["agreement_high"] - row["agreement_low"]).iloc[0])
+        for row in (cm.agreement(odd), cm.agreement(alike))
+    )
+    assert wide > 5 * narrow
+
+
+def test_without_errors_there_is_no_figure_of_errors(make_run: MakeRun) -> None:
+    run = make_run(LABELS, {(5, 0): LABELS}, whole=LABELS, n_neurons=9)
+    row = cm.agreement(run, resamples=20).iloc[0]
+    assert row["agreement"] == 1.0
+    missing = ["error_consistency", "error_overlap", "same_wrong", "same_wrong_low"]
+    assert row[missing].isna().all()
+
+
+def test_one_seed_without_the_layer_has_nobody_to_agree_with(make_run: MakeRun) -> None:
+    run = make_run(LABELS, {(5, 0): noisy(0.5, 0)}, selector="first")
+    assert len(cm.agreement(run, resamples=20)) == 0
+
+
+@given(st.integers(0, 1000), st.integers(2, 5))
+@settings(
+    deadline=None, max_examples=8, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+def test_figures_stay_in_their_ranges(make_run: MakeRun, seed: int, n_seeds: int) -> None:
+    labels = LABELS[:60]
+    subsets = {(5, s): noisy(0.5, 100 * seed + s, labels) for s in range(n_seeds)}
+    run = make_run(labels, subsets, n_neurons=9, name=f"run-{seed}-{n_seeds}")
+    row = cm.agreement(run, resamples=40).iloc[0]
+    for name in ("agreement", "error_overlap", "same_wrong"):
+        assert 0 <= row[name] <= 1
+        assert row[f"{name}_low"] <= row[f"{name}_high"]
+    assert -1 <= row["kappa"] <= 1

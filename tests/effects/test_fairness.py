@@ -1,0 +1,259 @@
+"""Who pays: inequality, what accuracy explains of it, and the first to lose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+import criticalmass as cm
+from criticalmass.errors import CriticalMassError
+from criticalmass.fairness import CLASS_COLUMNS, FAIRNESS_COLUMNS, LOSS_COLUMNS
+from criticalmass.inequality import gini_of_rows, gini_without_noise
+from criticalmass.neutral import binomial_noise, excess_inequality, neutral_accuracy
+from criticalmass.results import Artifact, Run
+
+MakeRun = Callable[..., Run]
+WHOLE = np.array([0.97, 0.92, 0.85, 0.80, 0.66])
+PER_CLASS = 400
+LABELS = np.repeat(np.arange(5), PER_CLASS)
+EVEN = np.full(5, 0.2)
+
+
+def predicted(
+    accuracy: NDArray[np.float64], seed: int, labels: NDArray[np.int64] = LABELS
+) -> NDArray[np.int64]:
+    """Predictions with exactly these class accuracies, rounded to samples.
+
+    Which samples are right depends on their difficulty, the same for all, and on the seed.
+    """
+    difficulty = np.random.default_rng(99).random(labels.size)
+    rank = 0.9 * difficulty + 0.1 * np.random.default_rng(seed).random(labels.size)
+    found = (labels + 1) % (labels.max() + 1)
+    for c, share in enumerate(accuracy):
+        mine = np.flatnonzero(labels == c)
+        right = mine[np.argsort(rank[mine])[: round(share * mine.size)]]
+        found[right] = c
+    return found
+
+
+def sacrificed(lost: int) -> NDArray[np.float64]:
+    """The whole layer's class accuracies, but one class at a tenth of its own."""
+    return np.where(np.arange(5) == lost, WHOLE / 10, WHOLE)
+
+
+def test_gini_of_hand_computed_cases() -> None:
+    assert cm.gini([0.7, 0.7, 0.7]) == pytest.approx(0.0, abs=1e-15)
+    assert cm.gini([0.0, 0.0, 1.0]) == pytest.approx(2 / 3)
+    assert cm.gini([1, 2, 3]) == pytest.approx(8 / 36)
+    assert cm.gini([0.0, 0.0]) == 0.0
+    assert cm.coefficient_of_variation([1, 3]) == pytest.approx(0.5)
+    assert cm.coefficient_of_variation([0.0, 0.0]) == 0.0
+    assert cm.max_min_gap([0.4, 0.9, 0.5]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("measure", [cm.gini, cm.coefficient_of_variation, cm.max_min_gap])
+def test_what_has_no_inequality_is_refused(measure: Callable[..., float]) -> None:
+    for numbers in ([], [0.5, np.nan]):
+        with pytest.raises(CriticalMassError, match=measure.__name__):
+            measure(numbers)
+    if measure is not cm.max_min_gap:
+        with pytest.raises(CriticalMassError, match="-1"):
+            measure([0.5, -1.0])
+
+
+def test_noise_is_taken_out_of_gini() -> None:
+    rng = np.random.default_rng(0)
+    counts = np.full(40, 50.0)
+    truth = np.clip(0.7 + 0.08 * rng.standard_normal((500, 40)), 0.05, 0.98)
+    seen = rng.binomial(50, truth) / 50
+    wanted = gini_of_rows(truth).mean()
+    raw = gini_of_rows(seen).mean()
+    corrected = gini_without_noise(seen, binomial_noise(seen, counts)).mean()
+    assert raw > 1.2 * wanted
+    assert corrected == pytest.approx(wanted, rel=0.03)
+
+
+def test_equal_classes_with_few_samples_are_not_called_unequal() -> None:
+    seen = np.random.default_rng(1).binomial(20, 0.7, (500, 100)) / 20
+    corrected = gini_without_noise(seen, binomial_noise(seen, np.full(100, 20.0)))
+    assert gini_of_rows(seen).mean() > 0.07
+    assert np.median(corrected) < 0.02
+
+
+def test_excess_is_unbiased_where_plain_coefficients_are_not() -> None:
+    """Few samples a class: the noise of the neutral expectation is not the subset's."""
+    rng = np.random.default_rng(2)
+    counts, shares = np.full(60, 40.0), np.full(60, 1 / 60)
+    whole = np.clip(0.9 + 0.04 * rng.standard_normal(60), 0.7, 0.985)
+    below = neutral_accuracy(whole, shares, np.array(0.6))
+    edge = 0.5 / 41
+    p, q = (
+        np.clip(rng.binomial(40, truth, (400, 60)) / 40, edge, 1 - edge) for truth in (whole, below)
+    )
+    neutral = neutral_accuracy(p, shares, q @ shares)
+    plain = (gini_of_rows(q) - gini_of_rows(neutral)).mean()
+    excess = excess_inequality(q, neutral, p, counts).mean()
+    assert plain < -0.02
+    assert abs(excess) < 0.4 * abs(plain)
+
+
+def test_a_class_neutral_loss_has_no_excess(make_run: MakeRun) -> None:
+    subsets = {
+        (size, seed): predicted(neutral_accuracy(WHOLE, EVEN, np.array(accuracy)), seed)
+        for size, accuracy in ((2, 0.4), (5, 0.6), (10, 0.75))
+        for seed in range(3)
+    }
+    table = cm.fairness(make_run(LABELS, subsets, whole=predicted(WHOLE, 7), n_neurons=20))
+    assert list(table.columns) == list(FAIRNESS_COLUMNS)
+    assert (table["gini"] > 1.4 * table["gini_full"]).all()
+    assert table["gini_excess"].abs().max() < 0.003
+    assert (table["gini_excess_low"] < 0).all()
+    assert (table["gini_excess_high"] > 0).all()
+    assert table["gini_neutral"].to_numpy() == pytest.approx(table["gini"].to_numpy(), abs=0.003)
+
+
+def test_a_sacrificed_class_is_an_excess_and_is_named(make_run: MakeRun) -> None:
+    whole = predicted(WHOLE, 7)
+    subsets = {(5, seed): predicted(sacrificed(1), seed) for seed in range(3)}
+    run = make_run(LABELS, subsets | {(20, 0): whole}, whole=whole)
+    table = cm.fairness(run)
+    assert table["gini_excess_low"].iloc[0] > 0.05
+    assert table["gini_excess"].iloc[1] == pytest.approx(0.0, abs=1e-12)
+    assert table["worst_class"].iloc[0] == "class 1"
+    assert table["worst_share"].iloc[0] == 1.0
+    assert table["worst_accuracy"].iloc[0] == pytest.approx(0.0925, abs=0.002)
+
+    losses = cm.class_losses(run, 0.7)
+    assert list(losses.columns) == list(LOSS_COLUMNS)
+    assert losses["rank"].tolist() == [1, 2, 3, 4, 5]
+    first = losses.iloc[0]
+    assert (first["class_name"], first["first_share"], first["rank_high"]) == ("class 1", 1.0, 1)
+    assert first["relative_loss"] == pytest.approx(0.9, abs=0.005)
+    assert losses["singled_out"].tolist() == [True, False, False, False, False]
+    assert cm.class_losses(run, 1.0)["n_kept"].unique().tolist() == [20]
+
+
+def test_classes_that_lose_alike_are_not_told_apart(make_run: MakeRun) -> None:
+    even = np.full(5, 0.9)
+    subsets = {(5, seed): predicted(even - 0.1, seed) for seed in range(3)}
+    losses = cm.class_losses(make_run(LABELS, subsets, whole=predicted(even, 7), n_neurons=20), 0.8)
+    assert (losses["rank_low"] < 3).all()
+    assert (losses["rank_high"] > 3).all()
+    assert losses["first_share"].max() < 0.6
+    assert not losses["singled_out"].any()
+
+
+def test_figures_are_those_of_one_subset_and_their_mean(make_run: MakeRun) -> None:
+    """Two seeds that sacrifice different classes: each is unequal, their mean hides it."""
+    subsets = {(5, seed): predicted(sacrificed(seed), seed) for seed in range(2)}
+    run = make_run(LABELS, subsets, whole=predicted(WHOLE, 7), n_neurons=20)
+    row = cm.fairness(run, resamples=50).iloc[0]
+    found = [[np.mean(p[c == LABELS] == c) for c in range(5)] for p in subsets.values()]
+    for column, measure in {
+        "gini": cm.gini, "cv": cm.coefficient_of_variation, "gap": cm.max_min_gap,
+    }.items():  # fmt: skip
+        assert row[column] == pytest.approx(np.mean([measure(one) for one in found]))
+    assert row["gini_of_means"] == pytest.approx(cm.gini(np.mean(found, axis=0)))
+    assert row["gini_of_means"] < 0.7 * row["gini"]
+    assert row["accuracy"] == pytest.approx(run.frame()["value"].iloc[1:].mean())
+
+
+def test_class_accuracies_have_binomial_intervals(make_run: MakeRun) -> None:
+    subset, whole = predicted(WHOLE, 0), predicted(WHOLE, 7)
+    table = cm.class_accuracy(make_run(LABELS, {(5, 0): subset}, whole=whole, n_neurons=20))
+    assert list(table.columns) == list(CLASS_COLUMNS)
+    wide = 2 * norm.ppf(0.975) * np.sqrt(WHOLE * (1 - WHOLE) / PER_CLASS)
+    found = (table["accuracy_high"] - table["accuracy_low"]).to_numpy(float)
+    assert found == pytest.approx(wide, rel=0.12)
+    # Losses are paired: only samples on which the layer and the subset differ make them vary.
+    change = (whole == LABELS).astype(float) - (subset == LABELS)
+    spread = np.array([change[c == LABELS].std() for c in range(5)])
+    paired = (table["loss_high"] - table["loss_low"]).to_numpy(float)
+    assert paired == pytest.approx(2 * norm.ppf(0.975) * spread / np.sqrt(PER_CLASS), rel=0.15)
+    assert (paired < 0.8 * found)[2:].all()
+
+
+def test_a_band_for_all_classes_is_wider_than_for_one(make_run: MakeRun) -> None:
+    subsets = {(5, seed): predicted(WHOLE - 0.05, seed) for seed in range(3)}
+    run = make_run(LABELS, subsets, whole=predicted(WHOLE, 7), n_neurons=20)
+    one = cm.class_accuracy(run).set_index("class_id").sort_index()
+    every = cm.class_losses(run, 0.9).set_index("class_id").sort_index()
+    wider = (every["loss_beyond_high"] - every["loss_beyond_low"]) / (
+        one["loss_beyond_high"] - one["loss_beyond_low"]
+    )
+    # Five roughly independent classes: 2.57 standard errors instead of 1.96.
+    assert wider.to_numpy(float) == pytest.approx(np.full(5, 2.57 / 1.96), rel=0.1)
+
+
+def test_rare_classes_never_vanish_and_absent_ones_do_not_count(make_run: MakeRun) -> None:
+    labels = np.array([0] * 30 + [1] * 30 + [3])
+    wrong = labels.copy()
+    wrong[[0, 31, 32]] = 2
+    run = make_run(labels, {(2, 0): wrong, (4, 0): labels}, whole=labels)
+    row = cm.fairness(run).iloc[0]
+    assert (row["n_classes"], row["smallest_class"], row["n_test"]) == (3, 1, 61)
+    assert np.isfinite([row["gini_excess_low"], row["gini_excess_high"], row["gini_low"]]).all()
+    rare = cm.class_accuracy(run).query("class_id == 3 and n_kept == 2").iloc[0]
+    assert (rare["accuracy_low"], rare["accuracy_high"], rare["class_n_test"]) == (1.0, 1.0, 1)
+
+
+def test_without_the_whole_layer_there_is_nothing_to_compare_with(make_run: MakeRun) -> None:
+    run = make_run(LABELS, {(5, seed): predicted(WHOLE, seed) for seed in range(2)})
+    row = cm.fairness(run, resamples=20).iloc[0]
+    missing = ["gini_excess", "gini_excess_low", "gini_neutral", "gini_full", "accuracy_full"]
+    assert row[missing].isna().all()
+    assert len(cm.class_losses(run, resamples=20)) == 0
+    assert cm.class_accuracy(run, resamples=20)["loss"].isna().all()
+
+
+def test_a_class_with_nothing_to_lose_comes_last(make_run: MakeRun) -> None:
+    none = np.where(np.arange(5) == 2, 0.0, WHOLE)
+    run = make_run(LABELS, {(5, 0): predicted(none - (none > 0) * 0.05, 0)},
+                   whole=predicted(none, 7), n_neurons=20)  # fmt: skip
+    losses = cm.class_losses(run, 0.8, resamples=100)
+    assert losses["class_id"].iloc[-1] == 2
+    assert losses["relative_loss"].isna().tolist() == [False] * 4 + [True]
+
+
+def test_failed_cells_and_measures_without_predictions_are_set_aside(make_run: MakeRun) -> None:
+    run = make_run(LABELS, {(5, 0): predicted(WHOLE, 0)}, whole=predicted(WHOLE, 7), n_neurons=20)
+    row = run.frame().iloc[1].to_dict()
+    failed = row | {"seed": 1, "status": "failed", "error": "no", "value": None, "cell": "f"}
+    similar = row | {"measure": "cka", "cell": "c", "artifact": 0}
+    with run.writer() as writer:
+        writer.append([failed])
+        writer.append([similar], Artifact("replicates", np.ones((1, 4))))
+    table = cm.fairness(run, resamples=20)
+    assert table["measure"].tolist() == ["logistic"]
+    assert (table["n_failed"].iloc[0], table["n_seeds"].iloc[0]) == (1, 1)
+
+
+def test_a_run_without_predictions_says_what_to_sweep(make_run: MakeRun) -> None:
+    run = make_run(LABELS, {(5, 0): predicted(WHOLE, 0)})
+    with run.writer() as writer:
+        writer.drop(run.frame()["cell"])
+    with pytest.raises(CriticalMassError, match="sweep it with a probe"):
+        cm.fairness(run)
+
+
+def test_predictions_that_contradict_the_table_are_refused(make_run: MakeRun) -> None:
+    run = make_run(LABELS, {(5, 0): predicted(WHOLE, 0)})
+    row = run.frame().iloc[0].to_dict()
+    with run.writer() as writer:
+        writer.append([row | {"value": 0.1}])
+    with pytest.raises(CriticalMassError, match="predictions say"):
+        cm.fairness(run)
+
+
+def test_options_out_of_range_are_refused(make_run: MakeRun) -> None:
+    run = make_run(LABELS, {(5, 0): predicted(WHOLE, 0)})
+    with pytest.raises(CriticalMassError, match="level=1"):
+        cm.fairness(run, level=1.0)
+    with pytest.raises(CriticalMassError, match="resamples=0"):
+        cm.class_accuracy(run, resamples=0)
+    with pytest.raises(CriticalMassError, match="delta"):
+        cm.class_losses(run, 1.5)
