@@ -43,6 +43,10 @@ def measure(  # noqa: PLR0913
     fractions: Iterable[float] = DEFAULT_FRACTIONS,
     seeds: int | Iterable[int] = 5,
     measures: Sequence[str] = ("logistic", "cka"),
+    refine: float | Sequence[float] | None = None,
+    refine_level: float = 0.95,
+    refine_seeds: int = 20,
+    refine_cells: int = 1000,
     deltas: Sequence[float] = (0.8, 0.9, 0.95),
     device: str = "auto",
     backend: str = "local",
@@ -56,7 +60,8 @@ def measure(  # noqa: PLR0913
     model, dataset: as `criticalmass.extract` takes them.
     out: folder to write: ``features/``, ``run/`` and ``report.html``.
     layers, device: as `criticalmass.extract` takes them.
-    selectors, fractions, seeds, measures: as `criticalmass.sweep` takes them.
+    selectors, fractions, seeds, measures, refine, refine_level, refine_seeds, refine_cells: as
+        `criticalmass.sweep` takes them.
     deltas: shares of the whole layer's value that the report is about.
     backend: where the work runs.
 
@@ -79,6 +84,10 @@ def measure(  # noqa: PLR0913
         fractions=fractions,
         seeds=seeds,
         measures=measures,
+        refine=refine,
+        refine_level=refine_level,
+        refine_seeds=refine_seeds,
+        refine_cells=refine_cells,
         backend=backend,
     )
     return Measurement(store, run, report(run, folder / "report.html", deltas=deltas))

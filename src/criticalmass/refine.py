@@ -28,35 +28,30 @@ class Refinement:
 
     Attributes
     ----------
-    deltas: shares of the whole layer's value, each in (0, 1]; one may stand alone.
+    deltas: shares of the whole layer's value, each once, ascending.
     level: at which a size's mean over seeds is held to be above or below the bar.
     seeds: most seeds a size is given.
     cells: most cells beyond the grid for each layer, selector, measure and delta.
-
-    Raises
-    ------
-    CriticalMassError: for a number that is none of these.
     """
 
     deltas: tuple[float, ...]
-    level: float = 0.95
-    seeds: int = 20
-    cells: int = 1000
-
-    def __post_init__(self) -> None:
-        """Check the numbers and bring the deltas into one form."""
-        object.__setattr__(self, "deltas", _deltas(self.deltas))
-        if not 0.0 < self.level < 1.0:
-            raise CriticalMassError(
-                f"the level of refine is {self.level}, outside (0, 1); 0.95 is usual"
-            )
-        for name in ("seeds", "cells"):
-            object.__setattr__(self, name, _budget(name, getattr(self, name)))
+    level: float
+    seeds: int
+    cells: int
 
     @classmethod
-    def of(cls, given: float | Sequence[float] | Refinement) -> Refinement:
-        """Return a refinement as it is, and one of the usual budget for deltas."""
-        return given if isinstance(given, Refinement) else cls(given)  # type: ignore[arg-type]
+    def of(
+        cls, deltas: float | Sequence[float], level: float, seeds: int, cells: int
+    ) -> Refinement:
+        """Check what the caller of a sweep wrote and bring it into one form.
+
+        Raises
+        ------
+        CriticalMassError: for a delta, level or budget that is none.
+        """
+        if not 0.0 < level < 1.0:
+            raise CriticalMassError(f"refine_level={level} is outside (0, 1); 0.95 is usual")
+        return cls(_deltas(deltas), level, _budget("seeds", seeds), _budget("cells", cells))
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,5 +246,5 @@ def _budget(name: str, given: Any) -> int:
     except TypeError:
         number = 0
     if number < 1:
-        raise CriticalMassError(f"refine with {name}={given!r}; give a whole number, 1 or more")
+        raise CriticalMassError(f"refine_{name}={given!r}; give a whole number of 1 or more")
     return number

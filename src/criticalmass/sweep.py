@@ -41,7 +41,10 @@ def sweep(  # noqa: PLR0913
     fractions: float | Iterable[float] = DEFAULT_FRACTIONS,
     seeds: int | Iterable[int] = 5,
     measures: str | Sequence[str] = ("logistic", "cka"),
-    refine: float | Sequence[float] | Refinement | None = None,
+    refine: float | Sequence[float] | None = None,
+    refine_level: float = 0.95,
+    refine_seeds: int = 20,
+    refine_cells: int = 1000,
     rerun: str = "missing",
     backend: str | Backend = "local",
     layers: str | Sequence[str] | None = None,
@@ -62,10 +65,15 @@ def sweep(  # noqa: PLR0913
     fractions: shares of the neurons to keep, in (0, 1].
     seeds: how many (0, 1, ...) or which, for the random selectors.
     measures: keys of ``measures.MEASURES``.
-    refine: shares of the whole layer's value (one, several, or a `Refinement`) whose critical
-        mass is searched for to one neuron after the grid, with more seeds where the mean is
-        too near the bar; see `criticalmass.search`. What it found is in the manifest, and
-        `redundancy` shows it.
+    refine: shares of the whole layer's value, one or several, whose critical mass is searched
+        for to one neuron after the grid, by halving the gap in which the mean over seeds first
+        reaches the bar. A size too near the bar gets more seeds. Where they do not settle on
+        which side it is, the answer is an interval; see `criticalmass.search`, also for curves
+        that are not monotone. What was found is in the manifest, and `redundancy` shows it.
+    refine_level: at which a size's mean over seeds counts as above or below the bar.
+    refine_seeds: most seeds that refining gives a size (a selector without chance has one).
+    refine_cells: most cells that refining asks for beyond the grid, for each layer, selector,
+        measure and delta. What is not settled then is told, and recorded.
     rerun: "missing": cells without a row; "failed": those and the failed ones; "all".
     backend: where jobs run: a key of ``backends.BACKENDS`` or an object like one.
     layers: of the store; all by default.
@@ -76,7 +84,9 @@ def sweep(  # noqa: PLR0913
     StoreError: if the store has no splits ``train`` and ``test``.
     RunError: if ``out`` holds something else or another process writes to it.
     """
-    refinement = None if refine is None else Refinement.of(refine)
+    refinement = None
+    if refine is not None:
+        refinement = Refinement.of(refine, refine_level, refine_seeds, refine_cells)
     if rerun not in RERUNS:
         raise unknown_name("rerun", rerun, RERUNS)
     place = get_backend(backend)

@@ -81,7 +81,7 @@ def import_(vectors: str, out: str, **options: Any) -> None:
     click.echo(str(import_features(vectors, out=out, **given(options)).path))
 
 
-@click.command(**example("criticalmass sweep features --out run --selector random --seeds 5"))
+@click.command(**example("criticalmass sweep features --out run --seeds 5 --refine 0.9"))
 @click.argument("store", type=click.Path())
 @out()
 @several("--layer", "layers", "Layer of the store; all by default.")
@@ -91,7 +91,8 @@ def import_(vectors: str, out: str, **options: Any) -> None:
 def sweep(store: str, out: str, **options: Any) -> None:
     """Score subsets of every size of STORE.
 
-    Only what is missing in the run is computed.
+    Only what is missing in the run is computed. With --refine, the critical mass is searched for
+    to one neuron; where seeds do not settle it, to an interval.
     """
     from criticalmass.sweep import sweep as run_sweep
 

@@ -63,6 +63,15 @@ def sweeping(function: Function) -> Function:
     """Give a command the options of `criticalmass.sweep`."""
     for option in (
         click.option("--backend", help="Where the work runs: local."),
+        click.option("--refine-cells", type=int, help="Most cells a search may add: 1000."),
+        click.option("--refine-seeds", type=int, help="Most seeds a search gives a size: 20."),
+        click.option("--refine-level", type=float, help="When a size counts as settled: 0.95."),
+        several(
+            "--refine",
+            "refine",
+            "Share of the whole layer's value to find the critical mass of, to one neuron.",
+            float,
+        ),
         several("--measure", "measures", "What is scored, e.g. logistic, knn, cka."),
         click.option("--seeds", type=int, help="How many seeds of the random selectors: 5."),
         several("--fraction", "fractions", "Share of neurons to keep, in (0, 1].", float),
