@@ -26,6 +26,7 @@ _PUBLIC = {
     "class_accuracy": "fairness",
     "class_losses": "fairness",
     "coefficient_of_variation": "inequality",
+    "compare": "comparison",
     "curves": "redundancy",
     "diffused_redundancy": "redundancy",
     "ensembles": "ensembles",

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from criticalmass import __version__
-from criticalmass.cli import effects, making, showing
+from criticalmass.cli import comparing, effects, making, showing
 from criticalmass.errors import CriticalMassError, unknown_name
 
 __all__ = ["cli", "main"]
@@ -45,7 +45,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (*making.COMMANDS, *showing.COMMANDS, *effects.COMMANDS):
+for _command in (*making.COMMANDS, *showing.COMMANDS, *effects.COMMANDS, *comparing.COMMANDS):
     cli.add_command(_command)
 
 
