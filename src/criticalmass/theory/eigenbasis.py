@@ -37,6 +37,7 @@ class Eigenbasis:
     n: number of training samples.
     scaling: means and scales that standardise raw features; 1 for a neuron that is constant.
     share: (n_classes,) share of every class; the bias of a probe on centred one-hot labels.
+    second_moment: (n_neurons, n_neurons), X'X/n itself, in the order of the neurons.
     eigenvalues: (n_neurons,) of X'X/n, descending, never negative.
     vectors: (n_neurons, n_neurons), one eigenvector per column, in the same order.
     targets: (n_neurons, n_classes) cross moment X'Y/n turned into the basis, ``U'b``.
@@ -45,6 +46,7 @@ class Eigenbasis:
     n: int
     scaling: Scaling
     share: FloatArray
+    second_moment: FloatArray
     eigenvalues: FloatArray
     vectors: FloatArray
     targets: FloatArray
@@ -58,6 +60,11 @@ class Eigenbasis:
     def n_classes(self) -> int:
         """Number of classes."""
         return int(self.share.size)
+
+    @property
+    def cross_moment(self) -> FloatArray:
+        """(n_neurons, n_classes), X'Y/n in the order of the neurons."""
+        return np.asarray(self.vectors @ self.targets, dtype=np.float64)
 
     def rotate(self, rows: Rows) -> NDArray[np.float32]:
         """Standardise raw rows (n_rows, n_neurons) and turn them into the basis, in float32.
@@ -120,6 +127,7 @@ def _decompose(system: System, n: int) -> Eigenbasis:
         n=n,
         scaling=system.scaling,
         share=system.bias,
+        second_moment=system.matrix,
         eigenvalues=np.maximum(values[::-1], 0.0),
         vectors=vectors,
         targets=vectors.T @ system.targets,
