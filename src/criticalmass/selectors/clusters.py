@@ -13,10 +13,12 @@ from criticalmass.statistics import FloatArray, IndexArray, Moments
 def cluster(seen: Evidence, rng: np.random.Generator) -> IndexArray:
     """Order neurons such that every prefix represents the clusters of one cut of a tree.
 
-    The tree is that of average linkage on 1 - |r| (Sokal and Michener 1958). From its root
-    down, a cluster that splits hands its representative to the part which holds it; the other
-    part is represented by its medoid, the neuron of the largest summed |r|. So the first k
-    neurons are one of each of the k clusters. Constant neurons correlate with nothing: last.
+    The tree is that of complete linkage on 1 - |r|: in a cluster, all neurons correlate at
+    least as much as its height says. (Average and single linkage split single odd neurons off
+    one great cluster, and represent those.) From its root down, a cluster that splits hands
+    its representative to the part which holds it; the other part is represented by its medoid,
+    the neuron of the largest summed |r|. So the first k neurons are one of each of the k
+    clusters. Constant neurons correlate with nothing: last.
     """
     similarity, live = correlations(seen.moments)
     constant = np.flatnonzero(~live)
@@ -44,7 +46,7 @@ def _representatives(similarity: FloatArray) -> IndexArray:
     from scipy.spatial.distance import squareform
 
     m = similarity.shape[0]
-    tree = linkage(squareform(1.0 - similarity, checks=False), method="average")
+    tree = linkage(squareform(1.0 - similarity, checks=False), method="complete")
     leaves, start, size = _intervals(tree, m)
     place = np.argsort(leaves)
     stands = np.empty(2 * m - 1, dtype=np.intp)

@@ -23,8 +23,8 @@ _PANEL = 64
 def leverage(seen: Evidence, rng: np.random.Generator) -> IndexArray:
     """Take the neuron with most variance that the kept ones do not explain linearly.
 
-    On centred raw features: the pivots of column-pivoted QR. Standardised, all neurons start
-    level and the nearly constant, uncorrelated ones come first, for nothing explains noise.
+    On centred raw features: the pivots of column-pivoted QR. Not standardised: there all
+    neurons start level, and those that are noise come first, for nothing explains noise.
     """
     scatter = seen.moments.scatter
     return _completed(pivots(scatter), np.diagonal(scatter))
