@@ -73,10 +73,12 @@ def measured(problem: Problem, sizes: Sequence[int], l2: float, subsets: int) ->
     return out
 
 
-def predictions(problem: Problem, sizes: Sequence[int], l2: float) -> list[RidgePrediction]:
-    """Predict by the exchangeable and by the neuron law."""
+def predictions(
+    problem: Problem, sizes: Sequence[int], l2: float, draws: int
+) -> list[RidgePrediction]:
+    """Predict by the exchangeable and by the neuron law, on all held-out rows."""
     found = []
-    how = Sampling(draws=32)
+    how = Sampling(draws=draws, rows=len(problem.test[1]))
     for law in ("exchangeable", "neuron"):
         one, seconds = timed(
             lambda law=law: predict_ridge(  # type: ignore[misc]
@@ -88,14 +90,14 @@ def predictions(problem: Problem, sizes: Sequence[int], l2: float) -> list[Ridge
     return found
 
 
-def table(problem: Problem, sizes: Sequence[int], l2: float, subsets: int) -> list[str]:
+def table(problem: Problem, sizes: Sequence[int], l2: float, subsets: int, draws: int) -> list[str]:
     """Return Markdown lines: one row per size."""
     seen = measured(problem, sizes, l2, subsets)
-    flat, own = predictions(problem, sizes, l2)
+    flat, own = predictions(problem, sizes, l2, draws)
     n, d = problem.train[0].shape
     lines = [
         f"\n{problem.name}: n={n}, d={d}, {problem.basis.n_classes} classes, l2={l2:g}, "
-        f"{subsets} subsets. Each cell: measured / exchangeable / neuron law.\n",
+        f"{subsets} subsets, {draws} draws. Each cell: measured / exchangeable / neuron law.\n",
         "| k | accuracy (± standard error) | its sd | squared error | its sd | mu |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
@@ -118,6 +120,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--l2", type=float, nargs="+", default=[1e-2])
     parser.add_argument("--subsets", type=int, default=20)
+    parser.add_argument("--draws", type=int, default=64, help="heads drawn from each law")
     parser.add_argument("--sizes", type=int, nargs="+", help="by default shares of the layer")
     given = parser.parse_args()
     for path in given.stores:
@@ -125,7 +128,7 @@ def main() -> None:
         d = problem.basis.n_neurons
         sizes = given.sizes or sorted({max(1, round(f * d)) for f in FRACTIONS})
         for l2 in given.l2:
-            print("\n".join(table(problem, sizes, l2, given.subsets)), flush=True)
+            print("\n".join(table(problem, sizes, l2, given.subsets, given.draws)), flush=True)
 
 
 if __name__ == "__main__":

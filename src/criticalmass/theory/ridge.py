@@ -54,6 +54,7 @@ class RidgePrediction:
     freedom: (n_sizes,) degrees of freedom of the whole layer at mu.
     accuracy_full: accuracy of the whole layer's probe at its l2 (the best of those given).
     law: "neuron" or "exchangeable".
+    n_neurons: number of neurons of the whole layer.
     """
 
     sizes: NDArray[np.int64]
@@ -67,6 +68,7 @@ class RidgePrediction:
     freedom: FloatArray
     accuracy_full: float
     law: str
+    n_neurons: int
 
 
 def predict_ridge(  # noqa: PLR0913
@@ -133,6 +135,7 @@ def predict_ridge(  # noqa: PLR0913
         freedom=np.asarray(degrees_of_freedom(basis.eigenvalues, mu)),
         accuracy_full=float(bench.score_means([whole], whole=True)[0][0]),
         law=rule,
+        n_neurons=basis.n_neurons,
     )
 
 

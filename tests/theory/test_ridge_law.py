@@ -1,0 +1,278 @@
+"""The ridge law: its limits, its algebra, and subsets that were really fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import criticalmass as cm
+from criticalmass.errors import CriticalMassError
+from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
+from criticalmass.theory.freedom import degrees_of_freedom, full_penalty
+from criticalmass.theory.held_out import Sampling
+from criticalmass.theory.ridge import RidgePrediction, predict_ridge, predicted_critical_mass
+from criticalmass.theory.subset_heads import Heads, exchangeable_heads, neuron_heads
+from criticalmass.theory.what_if_ridge import (
+    ridge_by_classes,
+    ridge_by_members,
+    ridge_by_samples,
+)
+
+Task = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+FINE = Sampling(draws=40, rows=10_000)
+
+
+def task(d: int, *, heavy: int = 0, n: int = 1500, classes: int = 4, seed: int = 0) -> Task:
+    """Gaussian classes in a rotated basis; ``heavy`` neurons copy one signal instead."""
+    rng = np.random.default_rng(seed)
+    turn = np.linalg.qr(rng.standard_normal((d, d)))[0]
+    scale = np.arange(1, d + 1) ** -0.5
+    centres = rng.standard_normal((classes, d)) * scale
+    y = np.arange(n + 1000) % classes
+    # Noise grows with width, so that the task stays as hard.
+    x = (centres[y] + 0.3 * np.sqrt(d) * rng.standard_normal((y.size, d)) * scale) @ turn
+    if heavy:
+        x[:, :heavy] = x[:, :1] + 0.1 * x[:, :heavy]
+    x = x.astype(np.float32)
+    return (x[:n], y[:n]), (x[n:], y[n:])
+
+
+def fitted(
+    basis: Eigenbasis, test: tuple[np.ndarray, np.ndarray], k: int, l2: float, subsets: int
+) -> np.ndarray:
+    """Accuracy and squared error of ridge probes fitted on random subsets, (2, subsets)."""
+    x, truth = basis.scaling.apply(test[0]), np.eye(basis.n_classes)[test[1]]
+    out = np.empty((2, subsets))
+    for s in range(subsets):
+        kept = np.random.default_rng(s).permutation(basis.n_neurons)[:k]
+        moment = basis.second_moment[np.ix_(kept, kept)] + l2 * np.eye(k)
+        responses = x[:, kept] @ np.linalg.solve(moment, basis.cross_moment[kept]) + basis.share
+        out[0, s] = (responses.argmax(axis=1) == test[1]).mean()
+        out[1, s] = ((responses - truth) ** 2).sum(axis=1).mean()
+    return out
+
+
+@pytest.mark.parametrize("law", ["exchangeable", "neuron"])
+def test_all_neurons_are_the_whole_layers_probe_without_scatter(law: Any) -> None:
+    train, test = task(24)
+    found = predict_ridge(train, test, [24], l2=0.1, law=law)
+    right, wrong = fitted(eigenbasis(*train), test, 24, 0.1, 1)[:, 0]
+    assert found.accuracy[0, 0] == pytest.approx(right, abs=1e-3)
+    assert found.error[0, 0] == pytest.approx(wrong, rel=1e-4)
+    assert found.accuracy_std[0, 0] == pytest.approx(0.0, abs=1e-9)
+    assert found.penalty[0] == 0.1
+    assert found.accuracy_full == pytest.approx(found.accuracy[0, 0])
+
+
+def test_scatter_is_the_derivative_of_the_equation_for_mu() -> None:
+    """Perturb A by t x x' and solve for mu again: dmu/dt is the scatter m_x of theory.md."""
+    train, test = task(20)
+    basis, k, l2 = eigenbasis(*train), 6, 0.2
+    x = basis.scaling.apply(test[0][:1])[0].astype(float)
+    step = 1e-5
+    moved = np.linalg.eigvalsh(basis.second_moment + step * np.outer(x, x))
+    mu = full_penalty(basis.eigenvalues, [k], l2)[0]
+    slope = (full_penalty(np.maximum(moved, 0), [k], l2)[0] - mu) / step
+    heads = exchangeable_heads(basis, k, l2)
+    assert ((heads.spread * (x @ basis.vectors)) ** 2).sum() == pytest.approx(slope, rel=1e-3)
+    # The form of theory.md, with F'.
+    shrunk = 1 / (basis.eigenvalues + mu)
+    df = degrees_of_freedom(basis.eigenvalues, mu)
+    form = (mu - l2) * mu * ((shrunk * (x @ basis.vectors)) ** 2).sum()
+    form /= (k - df) + (mu - l2) * (basis.eigenvalues * shrunk**2).sum()
+    assert form == pytest.approx(slope, rel=1e-3)
+
+
+def test_drawn_heads_have_the_covariance_of_the_law() -> None:
+    train, test = task(10, classes=3)
+    basis = eigenbasis(*train)
+    heads = exchangeable_heads(basis, 4, 0.1)
+    x = basis.scaling.apply(test[0][:2])
+    drawn = np.einsum("xi,ric->rxc", x, heads.draw(np.random.default_rng(0), 20_000))
+    seen = np.einsum("rxc,rye->xyce", drawn, drawn) / len(drawn)
+    along = (x @ basis.vectors) * heads.spread
+    law = np.einsum("xi,yi,ce->xyce", along, along, heads.mean.T @ heads.mean)
+    assert seen == pytest.approx(law, abs=0.05 * np.abs(law).max())
+
+
+def test_exchangeable_neurons_make_both_laws_the_same() -> None:
+    rng = np.random.default_rng(3)
+    d, n = 60, 6000
+    y = np.arange(n) % 2
+    shared = rng.standard_normal((n, 1)) + y[:, None]
+    x = (shared + rng.standard_normal((n, d))).astype(np.float32)
+    both = [
+        predict_ridge((x[:4000], y[:4000]), (x[4000:], y[4000:]), [3, 12, 40], l2=0.1, law=law)
+        for law in ("exchangeable", "neuron")
+    ]
+    assert both[0].accuracy == pytest.approx(both[1].accuracy, abs=0.01)
+    assert both[0].error == pytest.approx(both[1].error, rel=0.02)
+
+
+def test_the_law_holds_and_its_error_shrinks_with_width() -> None:
+    off = []
+    for d in (16, 128):
+        train, test = task(d)
+        basis = eigenbasis(*train)
+        seen = fitted(basis, test, d // 4, 0.05, 300)
+        law = predict_ridge(basis, test, [d // 4], l2=0.05, law="exchangeable", sampling=FINE)
+        off.append(abs(law.error[0, 0] - seen[1].mean()))
+        if d == 128:
+            assert law.accuracy[0, 0] == pytest.approx(seen[0].mean(), abs=0.01)
+            assert law.accuracy_std[0, 0] == pytest.approx(seen[0].std(), rel=0.4)
+            assert law.error_std[0, 0] == pytest.approx(seen[1].std(), rel=0.5)
+    assert off[1] < 0.5 * off[0]
+    assert off[1] < 0.005
+
+
+def test_a_penalty_per_neuron_holds_where_neurons_are_not_exchangeable() -> None:
+    train, test = task(96, heavy=60)
+    basis, k = eigenbasis(*train), 12
+    seen = fitted(basis, test, k, 0.01, 200)
+    one, own = (
+        predict_ridge(basis, test, [k], l2=0.01, law=law, sampling=FINE)
+        for law in ("exchangeable", "neuron")
+    )
+    off = [abs(law.error[0, 0] - seen[1].mean()) for law in (one, own)]
+    assert off[1] < 0.3 * off[0]
+    assert own.error_std[0, 0] == pytest.approx(seen[1].std(), rel=0.4)
+
+
+@pytest.mark.parametrize("law", ["exchangeable", "neuron"])
+def test_an_ensemble_divides_the_scatter_by_its_members(law: Any) -> None:
+    train, test = task(32)
+    found = predict_ridge(train, test, [5], l2=0.1, members=(1, 4, 10**8), law=law)
+    one, four, limit = found.error[0]
+    assert four - limit == pytest.approx((one - limit) / 4, rel=1e-3)
+    assert found.accuracy_std[0, 2] == pytest.approx(0.0, abs=1e-3)
+    assert found.accuracy[0, 0] < found.accuracy[0, 1] < found.accuracy[0, 2] + 0.01
+
+
+def test_the_count_of_kept_neurons_does_not_scatter() -> None:
+    """Uncorrelated equal neurons of equal weight: the count alone would move their sum."""
+    d, n = 40, 4000
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % 2
+    x = (rng.standard_normal((n, d)) + 0.3 * y[:, None]).astype(np.float32)
+    basis = eigenbasis(x, y)
+    heads = _neuron(basis, 10, 0.5)
+    x = np.ones((1, d), np.float32)
+    drawn = np.einsum("xi,ric->rxc", x, heads.draw(np.random.default_rng(1), 4000))
+    seen = [
+        sum(
+            np.linalg.solve(
+                basis.second_moment[np.ix_(kept, kept)] + 0.5 * np.eye(10),
+                basis.cross_moment[kept],
+            )[:, 0]
+        )
+        for kept in (np.random.default_rng(s).permutation(d)[:10] for s in range(400))
+    ]
+    assert drawn[:, 0, 0].std() == pytest.approx(np.std(seen), rel=0.35)
+
+
+def _neuron(basis: Eigenbasis, size: int, l2: float) -> Heads:
+    return neuron_heads(basis, size, l2)[0]
+
+
+def test_rows_beyond_the_sample_count_for_means_and_spread() -> None:
+    train, test = task(40, n=1000)
+    basis = eigenbasis(*train)
+    whole = predict_ridge(basis, test, [6], l2=0.1, sampling=Sampling(200, 1000))
+    part = predict_ridge(basis, test, [6], l2=0.1, sampling=Sampling(200, 250))
+    assert part.accuracy[0, 0] == pytest.approx(whole.accuracy[0, 0], abs=0.015)
+    assert part.accuracy_std[0, 0] == pytest.approx(whole.accuracy_std[0, 0], rel=0.3)
+    assert part.accuracy_full == whole.accuracy_full
+
+
+def test_the_best_strength_is_chosen_on_the_rows_given() -> None:
+    train, test = task(60, n=70)
+    grid = [1e-6, 0.3, 1e6]
+    found = predict_ridge(train, test, [55], l2=grid)
+    assert found.l2.tolist() == [0.3]
+    alone = predict_ridge(train, test, [55], l2=0.3)
+    assert found.accuracy == pytest.approx(alone.accuracy)
+    assert alone.accuracy[0, 0] > predict_ridge(train, test, [55], l2=1e-6).accuracy[0, 0] + 0.05
+    shuffled = (test[0], np.zeros_like(test[1]))
+    assert predict_ridge(train, test, [55], l2=grid, validation=shuffled).l2[0] in grid
+
+
+def test_the_public_name_is_the_function() -> None:
+    assert cm.predict_ridge is predict_ridge
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"l2": 0.0}, "above 0"),
+        ({"l2": ()}, "at least one penalty"),
+        ({"members": (0,)}, "members"),
+        ({"law": "neurons"}, "did you mean 'neuron'"),
+        ({"sizes": [25]}, "24 neurons"),
+        ({"test": (np.zeros((9, 3)), np.zeros(9, int))}, "24 neurons"),
+        ({"test": (np.zeros((9, 24)), np.full(9, 7))}, "4 classes"),
+    ],
+)
+def test_what_does_not_exist_is_refused(options: dict[str, Any], words: str) -> None:
+    train, test = task(24)
+    given = {"test": test, "sizes": [3], **options}
+    with pytest.raises(CriticalMassError, match=words):
+        predict_ridge(train, given.pop("test"), given.pop("sizes"), **given)
+
+
+def prediction(sizes: Sequence[int], curve: Sequence[float], full: float) -> RidgePrediction:
+    k, values = np.asarray(sizes), np.asarray(curve)[:, None]
+    one = np.ones(k.size)
+    return RidgePrediction(k, k[:1], values, values, values, values, one, one, one, full, "x", 99)
+
+
+def test_the_critical_mass_lies_between_sizes_on_a_log_scale() -> None:
+    found = prediction([10, 1000], [0.4, 0.8], full=0.8)
+    assert predicted_critical_mass(found, 0.75) == pytest.approx(100.0)
+    assert predicted_critical_mass(found, 0.5) == 10.0
+    assert np.isnan(predicted_critical_mass(prediction([10], [0.4], 0.8), 0.9))
+    with pytest.raises(CriticalMassError, match="delta"):
+        predicted_critical_mass(found, 1.5)
+
+
+def test_samples_dip_where_they_are_as_many_as_neurons() -> None:
+    train, test = task(60, n=1200)
+    table = ridge_by_samples(train, test, [40], [20, 44, 1200], l2=1e-6)
+    assert table["setting"].tolist() == [20, 44, 1200]
+    errors = table["error"].to_numpy()
+    assert errors[1] > 2 * errors[0] > 2 * errors[2]
+
+
+def test_fewer_classes_and_more_members_are_easier() -> None:
+    train, test = task(40)
+    classes = ridge_by_classes(train, test, [5, 20], [2, 4], l2=0.1)
+    two, four = (classes[classes["setting"] == c] for c in (2, 4))
+    assert (two["accuracy"].to_numpy() > four["accuracy"].to_numpy()).all()
+    members = ridge_by_members(train, test, [5], [1, 8], l2=0.1)
+    assert members["accuracy"].is_monotonic_increasing
+    with pytest.raises(CriticalMassError, match="5 classes"):
+        ridge_by_classes(train, test, [5], [5], l2=0.1)
+    with pytest.raises(CriticalMassError, match="1 training samples"):
+        ridge_by_samples(train, test, [5], [1], l2=0.1)
+
+
+def test_figures_draw_a_line_per_group() -> None:
+    from matplotlib.figure import Figure
+
+    from criticalmass import figures_theory_ridge as figures
+
+    train, test = task(20, n=300)
+    table = ridge_by_samples(train, test, [4, 10], [10, 40, 300], l2=0.1)
+    for draw in (
+        figures.accuracy_against_samples,
+        figures.accuracy_against_classes,
+        figures.accuracy_against_members,
+    ):
+        ax = draw(table, Figure().subplots())
+        texts = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert len(texts) == table["setting" if "classes" in draw.__name__ else "n_kept"].nunique()
+        with pytest.raises(CriticalMassError, match="no row"):
+            draw(pd.DataFrame(columns=table.columns), Figure().subplots())
