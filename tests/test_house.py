@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 PUBLIC_VERBS = {"extract", "import_features", "sweep", "redundancy", "report", "measure"}
-PUBLIC_VERBS |= {"ensembles"}
-PUBLIC_VERBS |= {"fit_probes", "curves", "compare"}
+PUBLIC_VERBS |= {"ensembles", "shrink"}
+PUBLIC_VERBS |= {"fit_probes", "curves", "compare", "predict_ridge"}
 MOST_LINES, MOST_BODY, MOST_PARAMETERS = 400, 40, 6
 
 

@@ -40,9 +40,11 @@ _PUBLIC = {
     "load_model": "models",
     "max_min_gap": "inequality",
     "measure": "pipeline",
+    "predict_ridge": "theory.ridge",
     "prefix_cka": "cka",
     "redundancy": "redundancy",
     "report": "report",
+    "shrink": "shrink",
     "sweep": "sweep",
 }
 
