@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from criticalmass import __version__
-from criticalmass.cli import comparing, effects, making, showing
+from criticalmass.cli import choosing, comparing, effects, making, saving, showing
 from criticalmass.errors import CriticalMassError, unknown_name
 
 __all__ = ["cli", "main"]
@@ -45,7 +45,8 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (*making.COMMANDS, *showing.COMMANDS, *effects.COMMANDS, *comparing.COMMANDS):
+_ROOMS = (making, showing, effects, choosing, comparing, saving)
+for _command in (command for room in _ROOMS for command in room.COMMANDS):
     cli.add_command(_command)
 
 

@@ -1,0 +1,228 @@
+"""``shrink``: what it keeps is enough, what it promises holds, no choice sees the test split."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import criticalmass as cm
+from criticalmass import synthetic
+from criticalmass.cli import cli
+from criticalmass.errors import CriticalMassError, StoreError
+from criticalmass.shrinking.candidates import Goal, geometric
+from criticalmass.shrinking.slim import SlimModel
+
+QUICK: dict[str, Any] = {"measure": "ridge", "selectors": ("random", "anova")}
+
+
+@pytest.fixture(scope="module")
+def needle(tmp_path_factory: pytest.TempPathFactory) -> cm.FeatureStore:
+    """Neuron 5 of 24 tells two classes apart, the rest are noise."""
+    population = synthetic.needle(24, at=5, separation=4.0)
+    drawn = synthetic.draw(population, n_train=1200, n_test=1500, seed=0)
+    return synthetic.to_store(drawn, tmp_path_factory.mktemp("needle") / "store")
+
+
+def arrays(store: cm.FeatureStore, split: str) -> tuple[np.ndarray, np.ndarray]:
+    return store.features(split, "penultimate").array(), store.labels(split)
+
+
+def test_the_one_neuron_that_matters_is_kept(needle: cm.FeatureStore, tmp_path: Path) -> None:
+    plan = cm.shrink(needle, keep=0.95, out=tmp_path / "slim", selectors=("random", "anova"))
+    assert plan.safe
+    assert plan.slim.indices.tolist() == [5]
+    assert plan.slim.record["selector"] == "anova"
+    assert "Keep 1 of 24 neurons (anova, float32: 4 instead of 96 bytes a vector)" in plan.sentence
+
+
+def test_the_folder_says_and_does_what_was_certified(
+    needle: cm.FeatureStore, tmp_path: Path
+) -> None:
+    plan = cm.shrink(needle, keep=0.97, out=tmp_path / "slim", selectors=("random", "leverage"))
+    slim = SlimModel.open(tmp_path / "slim")
+    x, y = arrays(needle, "test")
+    assert np.mean(slim.predict(x) == y) == pytest.approx(slim.record["measured"]["value"])
+    np.testing.assert_array_equal(slim.scores(x), plan.slim.scores(x))
+    assert slim.record == json.loads(json.dumps(plan.slim.record))
+    kept = json.loads((tmp_path / "slim" / "indices.json").read_text())["indices"]
+    assert kept == sorted(kept) == slim.indices.tolist()
+    np.testing.assert_array_equal(slim.transform(x), x[:, kept])
+    card = (tmp_path / "slim" / "README.md").read_text()
+    assert plan.sentence in card
+    assert "Not tested" in card
+
+
+def test_no_choice_sees_the_test_split(needle: cm.FeatureStore, tmp_path: Path) -> None:
+    """With the test labels turned round, all that competes and wins is the same."""
+    (x, y), (x_test, y_test) = arrays(needle, "train"), arrays(needle, "test")
+    other = cm.import_features(
+        {"train": x, "test": -x_test},
+        out=tmp_path / "store",
+        labels={"train": y, "test": 1 - y_test},
+    )
+    options: dict[str, Any] = {"keep": 0.9, "measure": "ridge", "selectors": ("random", "leverage")}
+    one, two = cm.shrink(needle, **options), cm.shrink(other, **options)
+    assert one.candidates.equals(two.candidates)
+    assert one.tried["n_kept"].tolist() == two.tried["n_kept"].tolist()
+
+
+def test_a_promise_too_strong_for_the_data_keeps_everything(
+    needle: cm.FeatureStore, tmp_path: Path
+) -> None:
+    (x, y), (x_test, y_test) = arrays(needle, "train"), arrays(needle, "test")
+    few = cm.import_features(
+        {"train": x, "test": x_test[:40]},
+        out=tmp_path / "store",
+        labels={"train": y, "test": y_test[:40]},
+    )
+    plan = cm.shrink(few, keep=0.99, worst_class_drop=0.01, **QUICK)
+    assert not plan.safe
+    assert plan.n_kept == 24
+    assert plan.slim.indices.tolist() == list(range(24))
+    assert plan.sentence.startswith("Nothing smaller is safe")
+    assert not plan.tried["holds"].any()
+
+
+def test_classes_count_only_if_asked(needle: cm.FeatureStore) -> None:
+    free = cm.shrink(needle, keep=0.5, **QUICK)
+    strict = cm.shrink(needle, keep=0.5, worst_class_drop=0.05, **QUICK)
+    assert strict.n_kept >= free.n_kept
+    classes = strict.slim.record["measured"]["classes"]
+    assert all(row["drop_bound"] < 0.05 for row in classes)
+    assert "no class loses 5 points" in strict.sentence
+
+
+def test_bytes_decide_between_precisions(needle: cm.FeatureStore) -> None:
+    plan = cm.shrink(needle, keep=0.8, precisions=("float32", "int8", "binary"), **QUICK)
+    assert plan.slim.bytes_per_vector == 1
+    assert plan.slim.precision == "int8", "one bit takes a byte too, and keeps less"
+    front = plan.candidates[plan.candidates["on_front"]]
+    assert front["bytes"].is_monotonic_increasing
+    assert front["value"].is_monotonic_increasing
+    assert set(plan.candidates["precision"]) == {"float32", "int8", "binary"}
+    x, y = arrays(needle, "test")
+    assert plan.slim.encode(x).nbytes == len(y)
+    bits = cm.shrink(needle, keep=0.6, precisions=("binary",), **QUICK).slim
+    assert set(np.unique(bits.transform(x))) == {-1.0, 1.0}
+
+
+def test_a_budget_is_kept(needle: cm.FeatureStore) -> None:
+    plan = cm.shrink(needle, keep=0.9, budget_bytes=16, **QUICK)
+    assert plan.slim.bytes_per_vector <= 16
+    assert plan.candidates["bytes"].max() <= 16
+    tight = cm.shrink(needle, keep=0.99, max_dims=3, measure="ridge", selectors=("random",))
+    assert not tight.safe
+    assert "within 3 dimensions" in tight.sentence
+
+
+def test_matryoshka_order_is_seen_and_its_absence_too(
+    needle: cm.FeatureStore, tmp_path: Path
+) -> None:
+    ordered = synthetic.draw(synthetic.nested(32), n_train=1500, n_test=3000, seed=1)
+    store = synthetic.to_store(ordered, tmp_path / "nested")
+    plan = cm.shrink(store, keep=0.9, measure="ridge", selectors=("random", "first"))
+    verdict = plan.slim.record["verdict"]
+    assert plan.slim.record["selector"] == "first"
+    assert verdict["first_minus_random"]["low"] > 0
+    assert "ordered" in verdict["sentence"]
+    rows = synthetic.draw(synthetic.diffuse(32), n_train=1500, n_test=3000, seed=1)
+    flat = cm.shrink(
+        synthetic.to_store(rows, tmp_path / "diffuse"), keep=0.9, measure="ridge",
+        selectors=("random", "first"),
+    )  # fmt: skip
+    assert "no order is seen" in flat.slim.record["verdict"]["sentence"]
+
+
+def test_names_from_data_do_not_act_in_the_card(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 400)
+    x = rng.standard_normal((400, 6)) + 2 * y[:, None]
+    names = np.array(["<script>alert(1)</script>", "a|b [c](d)"])[y]
+    store = cm.import_features(x, out=tmp_path / "store", labels=names)
+    cm.shrink(store, keep=0.9, out=tmp_path / "slim", **QUICK)
+    card = (tmp_path / "slim" / "README.md").read_text()
+    assert "<script>" not in card.replace("\\<script\\>", "")
+    assert "\\[c\\](d)" in card
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"keep": 1.5}, r"keep=1\.5 is outside"),
+        ({"keep": 0.0}, "keep=0"),
+        ({"level": 0.2}, r"level=0\.2"),
+        ({"worst_class_drop": -1.0}, "worst_class_drop=-1"),
+        ({"budget_bytes": 0}, "budget_bytes=0"),
+        ({"budget_bytes": 3}, "no room for one neuron"),
+        ({"max_dims": 0}, "max_dims=0"),
+        ({"measure": "logistik"}, "did you mean 'logistic'"),
+        ({"selectors": ("randm",)}, "did you mean 'random'"),
+        ({"selectors": ("pca-top",)}, "makes no layer smaller"),
+        ({"selectors": ()}, "no selector"),
+        ({"precisions": ("int9",)}, "did you mean 'int8'"),
+        ({"layer": "penultimat"}, "did you mean 'penultimate'"),
+        ({"measure": "cka", "worst_class_drop": 0.1}, "speaks of classes"),
+    ],
+)
+def test_mistakes_are_one_clear_line(
+    needle: cm.FeatureStore, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(CriticalMassError, match=words) as caught:
+        cm.shrink(needle, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_folder_is_named(needle: cm.FeatureStore, tmp_path: Path) -> None:
+    cm.shrink(needle, keep=0.9, out=tmp_path / "slim", **QUICK)
+    path = tmp_path / "slim" / "indices.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    with pytest.raises(StoreError, match=r"indices\.npy.*damaged"):
+        SlimModel.open(tmp_path / "slim")
+    with pytest.raises(StoreError, match="no slim model at"):
+        SlimModel.open(tmp_path)
+    with pytest.raises(StoreError, match="is no slim model"):
+        SlimModel.open(needle.path)
+
+
+def test_another_width_is_refused(needle: cm.FeatureStore) -> None:
+    slim = cm.shrink(needle, keep=0.9, **QUICK).slim
+    with pytest.raises(CriticalMassError, match=r"\(n_samples, 24\)"):
+        slim.transform(np.zeros((3, 7)))
+    with pytest.raises(CriticalMassError, match="has no head"):
+        slim.predict(np.zeros((3, 24)))
+
+
+def test_what_it_costs(needle: cm.FeatureStore) -> None:
+    plan = cm.shrink(needle, keep=0.9, **QUICK)
+    # 24 and 1 neurons of 4 bytes, a billion vectors: 96 GB and 4 GB.
+    assert "cost 2.00 instead of 48.00 a month" in plan.cost(0.5, 1_000_000_000)
+    with pytest.raises(CriticalMassError, match="price_per_gb=-1"):
+        plan.cost(-1, 10)
+
+
+def test_sizes_spread_evenly_in_ratio() -> None:
+    assert geometric(1, 1000, 4) == (1, 10, 100, 1000)
+    assert geometric(3, 3, 5) == (3,)
+    assert geometric(2, 4, 10) == (2, 3, 4)
+    assert Goal(0.9, 0.95, budget_bytes=10).most(50, "float16") == 5
+    assert Goal(0.9, 0.95, max_dims=3).most(50, "binary") == 3
+
+
+def test_the_command(needle: cm.FeatureStore, tmp_path: Path) -> None:
+    arguments = ["shrink", str(needle.path), "--keep", "0.9", "--measure", "ridge", "-q"]
+    told = CliRunner().invoke(
+        cli,
+        [*arguments, "--selector", "anova", "--out", str(tmp_path / "slim"),
+         "--price-per-gb", "0.5", "--vectors", "1000"],
+    )  # fmt: skip
+    assert told.exit_code == 0, told.output
+    assert "Keep 1 of 24 neurons" in told.output
+    assert "a month" in told.output
+    assert SlimModel.open(tmp_path / "slim").n_kept == 1
+    listed = CliRunner().invoke(cli, [*arguments, "--selector", "anova", "--format", "json"])
+    assert json.loads(listed.output)[0]["selector"] == "anova"
