@@ -1,0 +1,73 @@
+"""Commands about the choice of neurons: how much it matters, and what gives most for its size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from criticalmass.cli.options import example, given, out, quiet, table_format
+
+_runs = click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path())
+_measure = click.option("--measure", help="One measure of the runs; all by default.")
+_level = click.option("--level", type=float, help="Level of the intervals: 0.95.")
+_resamples = click.option("--resamples", type=int, help="Bootstrap draws: 2000.")
+_out = out(required=False, what="File to write instead of standard output.")
+
+
+@click.command(**example("criticalmass diffuseness run --measure ridge --format csv"))
+@_runs
+@click.option("--summary", is_flag=True, help="One row per measure: the leads over all sizes.")
+@_measure
+@_level
+@_resamples
+@table_format
+@_out
+@quiet
+def diffuseness(
+    runs: tuple[str, ...], summary: bool, form: str, out: str | None, **options: Any
+) -> None:
+    """Print how much the choice of neurons matters.
+
+    Random subsets stand between those of the best and the worst selector of the run, each
+    picked on one half of the test samples and scored on the other.
+    """
+    from criticalmass import tables, tables_choice
+    from criticalmass.diffuseness import diffuseness as by_size
+    from criticalmass.diffuseness import diffuseness_summary
+
+    if summary:
+        table = diffuseness_summary(runs, **given(options))
+        people = tables_choice.summary_for_people(table)
+    else:
+        table = by_size(runs, **given(options))
+        people = tables_choice.diffuseness_for_people(table)
+    tables.write_table(table, form=form, out=out, people=people)
+
+
+@click.command(**example("criticalmass pareto run other-run --no-projections"))
+@_runs
+@click.option(
+    "--projections/--no-projections", default=None, help="Whether projections compete: they do."
+)
+@_measure
+@_level
+@_resamples
+@table_format
+@_out
+@quiet
+def pareto(runs: tuple[str, ...], form: str, out: str | None, **options: Any) -> None:
+    """Print which subsets no smaller one beats, per task.
+
+    "perhaps": another has a higher value at no larger size, but by no more than noise. The
+    other formats hold all subsets.
+    """
+    from criticalmass import tables
+    from criticalmass.pareto import pareto as compute
+    from criticalmass.tables_choice import pareto_for_people
+
+    table = compute(runs, **given(options))
+    tables.write_table(table, form=form, out=out, people=pareto_for_people(table))
+
+
+COMMANDS: tuple[click.Command, ...] = (diffuseness, pareto)
