@@ -56,3 +56,9 @@ def test_memory_of_a_sweep(tmp_path: Path) -> None:
     assert RATIO.search(next(line for line in text.splitlines() if "ratio of peak" in line))
     # The run is thrown away, the store stays for the next time.
     assert [path.name for path in tmp_path.iterdir()] == ["store-2000x32"]
+
+
+def test_seconds_of_intervals() -> None:
+    text = run("benchmarks.bootstrap", "--quick", "--repeats", "1")
+    assert re.findall(r"\| \*\*\d+\.\d\d\*\* \| \d+\.\d\d \| under 5 s \|", text) != []
+    assert text.count("| redundancy at") == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,10 +18,11 @@ from criticalmass.results import Run, RunWriter
 
 @dataclass(frozen=True)
 class Ledger:
-    """The run that is being written."""
+    """The run that is being written; ``saved``: the orders that this sweep has written."""
 
     run: Run
     writer: RunWriter
+    saved: set[tuple[str, str, int]] = field(default_factory=set)
 
     def full_rows(self) -> dict[tuple[str, str], dict[str, Any]]:
         """Return the row of the whole layer, for every layer and measure that has one."""
@@ -58,14 +59,13 @@ def fill(
     for cell in cells:
         if cell.repeats_full:
             repeats.setdefault(cell.key, []).append(cell)
-    saved: set[tuple[str, str, int]] = set()
     with track(label, total=len(cells), unit="cells") as bar:
         for key, mine in repeats.items():
             if key not in anew:
                 ledger.writer.append(_repeat(full[key], mine, full[key]["artifact"]))
                 bar.advance(len(mine))
         for outcome in backend.map(partial(run_job, bench), jobs_of(cells)):
-            save_orders(ledger.writer, outcome, saved)
+            save_orders(ledger, outcome)
             bar.advance(record(ledger, outcome, full, repeats))
 
 
@@ -107,13 +107,13 @@ def _repeat(full: Mapping[str, Any], cells: Sequence[Cell], artifact: Any) -> li
     ]
 
 
-def save_orders(writer: RunWriter, outcome: Outcome, saved: set[tuple[str, str, int]]) -> None:
+def save_orders(ledger: Ledger, outcome: Outcome) -> None:
     """Keep the permutations of a job, each once per sweep."""
     for (selector, seed), order in outcome.orders.items():
         key = (selector, str(outcome.rows[0]["layer"]), seed)
-        if key not in saved:
-            writer.order(*key, order)
-            saved.add(key)
+        if key not in ledger.saved:
+            ledger.writer.order(*key, order)
+            ledger.saved.add(key)
 
 
 def plain_row(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -180,13 +180,13 @@ def _judge(problem: Problem, look: Look) -> _Side:
 
 def _excludes(values: FloatArray, problem: Problem) -> bool:
     """Whether Student's interval of the mean leaves the bar out."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     n = values.size
     if n < min(FEWEST_SEEDS, problem.looks[-1]) or n < 2:
         return False
     tail = (1.0 - problem.level) / len(problem.looks) / 2.0
-    half = float(t.ppf(1.0 - tail, n - 1)) * float(values.std(ddof=1)) / np.sqrt(n)
+    half = float(stdtrit(n - 1, 1.0 - tail)) * float(values.std(ddof=1)) / np.sqrt(n)
     return bool(abs(float(values.mean()) - problem.bar) > half)
 
 

@@ -88,9 +88,8 @@ class Supply:
         for cell, around in wanted:
             if cell.cell not in self._at_hand and cell.cell not in cells:
                 cells |= {c.cell: c for c in (cell, *around(cell.n_kept))}
-        saved: set[tuple[str, str, int]] = set()
         for outcome in self.backend.map(partial(run_job, self.bench), jobs_of(cells.values())):
-            save_orders(self.ledger.writer, outcome, saved)
+            save_orders(self.ledger, outcome)
             kept = outcome.artifact
             for i, row in enumerate(outcome.rows):
                 mine = _Kept(row) if kept is None else _Kept(row, kept.kind, kept.values[i])
