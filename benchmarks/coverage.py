@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import criticalmass as cm
-from benchmarks.known import CASES, Case, Truth
+from benchmarks.known import CASES, PAIRS, Case, Truth
 from benchmarks.timing import machine, one_thread, tell
 from criticalmass.estimators import critical_size
 
@@ -32,6 +32,8 @@ Hits = dict[str, list[bool]]
 
 def measured(case: str, repeat: int) -> Hits:
     """Measure a case once on fresh seeds and test samples; what held the truth."""
+    if case in PAIRS:
+        return compared(case, repeat)
     known = CASES[case]
     with tempfile.TemporaryDirectory() as folder, one_thread():
         run = known.run(Path(folder) / "run", np.random.default_rng([7, repeat]), repeat)
@@ -42,6 +44,30 @@ def measured(case: str, repeat: int) -> Hits:
             want = mass(truth_of(case), known.n_neurons, estimator)
             inside = found["critical_mass_low"] <= want <= found["critical_mass_high"]
             hits[f"k* {estimator}"] = [bool(inside)]
+    return hits
+
+
+def compared(case: str, repeat: int) -> Hits:
+    """Compare two simulated representations once; which differences held the truth."""
+    pair = PAIRS[case]
+    a, b = pair.a.truth(), pair.b.truth()
+    d = pair.a.sizes[-1]
+    hits: Hits = {"value": [], "ratio": []}
+    with tempfile.TemporaryDirectory() as folder, one_thread():
+        runs = pair.runs(Path(folder), np.random.default_rng([11, repeat]))
+        for estimator in ("interpolated", "strict"):
+            table = cm.compare(
+                *runs, deltas=DELTA, estimator=estimator, level=LEVEL, paired=pair.paired,
+                resamples=RESAMPLES, seed=2 * repeat,
+            )  # fmt: skip
+            mine = table[table["quantity"] == "critical_mass"].iloc[0]
+            want = mass(a, d, estimator) - mass(b, d, estimator)
+            hits[f"k* {estimator}"] = [bool(mine["low"] <= want <= mine["high"])]
+    for row in table[table["quantity"].isin(["value", "ratio"])].to_dict("records"):
+        size, ratio = int(row["n_kept_a"]), row["quantity"] == "ratio"
+        scale = (a.full, b.full) if ratio else (1.0, 1.0)
+        truth = a.values[size] / scale[0] - b.values[size] / scale[1]
+        hits[str(row["quantity"])].append(bool(row["low"] <= truth <= row["high"]))
     return hits
 
 
@@ -76,7 +102,8 @@ def _curve_hits(table: pd.DataFrame, case: Case, truth: Truth) -> Hits:
 
 def cover(case: str, repeats: int, workers: int) -> Mapping[str, NDArray[np.bool_]]:
     """Repeat a case; -> quantity -> (repeats, n_sizes or 1) whether the truth was inside."""
-    truth_of(case)
+    if case in CASES:
+        truth_of(case)
     with ProcessPoolExecutor(workers) as pool:
         every = list(pool.map(partial(measured, case), range(repeats), chunksize=5))
     return {name: np.array([hits[name] for hits in every]) for name in QUANTITIES}
@@ -87,21 +114,22 @@ def line(case: str, found: Mapping[str, NDArray[np.bool_]]) -> str:
     sizes = found["value"].mean(axis=0), found["ratio"].mean(axis=0)
     means = [f"{c.mean():.3f} ({c.min():.3f} to {c.max():.3f})" for c in sizes]
     masses = [f"{found[name].mean():.3f}" for name in QUANTITIES[2:]]
-    return f"| {CASES[case].title} | {' | '.join([*means, *masses])} |"
+    title = CASES[case].title if case in CASES else PAIRS[case].title
+    return f"| {title} | {' | '.join([*means, *masses])} |"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=200)
-    parser.add_argument("--only", choices=sorted(CASES), action="append")
+    parser.add_argument("--only", choices=[*CASES, *PAIRS], action="append")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(argv)
     print(f"{machine()}\n{options.repeats} repetitions, {RESAMPLES} resamples, delta = {DELTA}\n")
     print("| case | value (sizes) | ratio (sizes) | k* interpolated | k* strict |")
     print("| --- | --- | --- | --- | --- |", flush=True)
     started = time.perf_counter()
-    for case in options.only or CASES:
+    for case in options.only or (*CASES, *PAIRS):
         found = cover(case, options.repeats, options.workers)
         print(line(case, found), flush=True)
         tell(f"{case}: {time.perf_counter() - started:.0f} s so far")

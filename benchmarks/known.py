@@ -73,6 +73,7 @@ class Crossed:
     n_seeds, n_test: counts.
     seeds, own: standard deviation of a seed's level and of its own luck with a sample,
         where samples have 1.
+    rate: how quickly accuracy rises with size.
     """
 
     sizes: tuple[int, ...]
@@ -80,12 +81,13 @@ class Crossed:
     n_test: int = 500
     seeds: float = 0.1
     own: float = 0.7
+    rate: float = 8.0
 
     @property
     def accuracy(self) -> FloatArray:
         """(n_sizes,) expected share of right answers: saturating, from a tenth to 0.85."""
         share = np.array(self.sizes) / self.sizes[-1]
-        rise = (1.0 - np.exp(-8.0 * share)) / (1.0 - np.exp(-8.0))
+        rise = (1.0 - np.exp(-self.rate * share)) / (1.0 - np.exp(-self.rate))
         return np.asarray(0.1 + 0.75 * rise)
 
     def truth(self) -> Truth:
@@ -93,8 +95,8 @@ class Crossed:
         values = dict(zip(self.sizes, self.accuracy.tolist(), strict=True))
         return Truth(values, values[self.sizes[-1]])
 
-    def hits(self, rng: np.random.Generator) -> NDArray[np.bool_]:
-        """(n_seeds, n_sizes, n_test) whether a probe is right."""
+    def hits(self, rng: np.random.Generator, ease: FloatArray) -> NDArray[np.bool_]:
+        """(n_seeds, n_sizes, n_test) whether a probe is right; ease: (n_test,) of samples."""
         k = np.array(self.sizes, dtype=np.float64)
         left = np.sqrt(1.0 - k / k[-1])
         total = np.sqrt(1.0 + (self.seeds**2 + self.own**2) * left**2)
@@ -102,7 +104,7 @@ class Crossed:
         shape = (self.n_seeds, len(k), self.n_test)
         of_seeds = left * self.seeds * _prefix_sums(rng, (self.n_seeds, 1), k)
         own = left * self.own * _prefix_sums(rng, (self.n_seeds, self.n_test), k)
-        latent = (level + of_seeds + own).transpose(0, 2, 1) + rng.standard_normal(self.n_test)
+        latent = (level + of_seeds + own).transpose(0, 2, 1) + ease
         return np.asarray(np.broadcast_to(latent, shape) > 0.0)
 
 
@@ -112,13 +114,19 @@ def _prefix_sums(rng: np.random.Generator, shape: tuple[int, int], sizes: FloatA
     return np.asarray(np.cumsum(steps, axis=-1) / np.sqrt(sizes))
 
 
-def write_crossed(crossed: Crossed, folder: Path, rng: np.random.Generator, repeat: int) -> Run:
+def run_crossed(crossed: Crossed, folder: Path, rng: np.random.Generator, repeat: int) -> Run:
+    """Simulate probes on fresh test samples."""
+    return write_crossed(crossed, folder, crossed.hits(rng, rng.standard_normal(crossed.n_test)))
+
+
+def write_crossed(
+    crossed: Crossed, folder: Path, hits: NDArray[np.bool_], name: str = "simulated"
+) -> Run:
     """Write simulated probes as a sweep would."""
-    hits = crossed.hits(rng)
     d = crossed.sizes[-1]
     predictions = np.vstack([hits[0, -1:], hits[:, :-1].reshape(-1, crossed.n_test)])
     about = {
-        "model": "simulated", "layer": "penultimate", "dataset": "simulated", "split": "test",
+        "model": name, "layer": "penultimate", "dataset": "simulated", "split": "test",
         "measure": "logistic", "n_neurons": d, "n_train": 0, "n_test": crossed.n_test,
         "value_full": float(hits[0, -1].mean()), "seconds": 0.0, "status": "ok",
     }  # fmt: skip
@@ -137,11 +145,30 @@ def write_crossed(crossed: Crossed, folder: Path, rng: np.random.Generator, repe
                 | {"value": about["value_full"] if whole else float(score)}
                 | {"artifact": 0 if whole else at}
             )  # fmt: skip
-    run = Run.create(folder, {})
+    run = Run.create(folder, {"dataset_digest": "simulated"})
     with run.writer() as writer:
         writer.put_labels(np.ones(crossed.n_test, dtype=np.int64), ("wrong", "right"))
         writer.append(rows, Artifact("predictions", predictions.astype(np.uint8)))
     return run
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two simulated representations, on the same test samples or each on its own."""
+
+    title: str
+    a: Crossed
+    b: Crossed
+    paired: bool
+
+    def runs(self, folder: Path, rng: np.random.Generator) -> tuple[Run, Run]:
+        """Simulate both on fresh seeds and test samples."""
+        ease = rng.standard_normal(self.a.n_test)
+        other = ease if self.paired else rng.standard_normal(self.b.n_test)
+        return (
+            write_crossed(self.a, folder / "a", self.a.hits(rng, ease), "a"),
+            write_crossed(self.b, folder / "b", self.b.hits(rng, other), "b"),
+        )
 
 
 @dataclass(frozen=True)
@@ -186,10 +213,10 @@ def _orders(n_neurons: int, n: int) -> NDArray[np.intp]:
 
 
 def _similarity_truth(measured: Measured) -> FloatArray:
-    """(n_sizes,) CKA of the population, over 20,000 orders."""
+    """(n_sizes,) CKA of the population, over 5,000 orders."""
     covariance = _population(measured.n_neurons).covariance
     at = np.array(measured.sizes) - 1
-    orders = _orders(measured.n_neurons, 20_000)
+    orders = _orders(measured.n_neurons, 5_000)
     return np.asarray(np.mean([prefix_cka(covariance, order)[at] for order in orders], axis=0))
 
 
@@ -232,13 +259,20 @@ _FINE = tuple(range(4, 129, 2))
 
 
 def _simulated(title: str, crossed: Crossed) -> Case:
-    return Case(title, crossed.sizes[-1], partial(write_crossed, crossed), crossed.truth)
+    return Case(title, crossed.sizes[-1], partial(run_crossed, crossed), crossed.truth)
 
 
 def _swept(title: str, measured: Measured) -> Case:
     return Case(title, measured.n_neurons, partial(sweep_measured, measured), measured.truth)
 
 
+_SLOWER, _FASTER = Crossed(_COARSE), Crossed(_COARSE, rate=12.0)
+PAIRS: Mapping[str, Compared] = MappingProxyType(
+    {
+        "pair": Compared("difference of two, the same test samples", _FASTER, _SLOWER, True),
+        "pair-apart": Compared("difference of two, each its own", _FASTER, _SLOWER, False),
+    }
+)
 CASES: Mapping[str, Case] = MappingProxyType(
     {
         "coarse": _simulated("simulated, 12 fractions, 5 seeds", Crossed(_COARSE)),
