@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from criticalmass import cells
 from criticalmass.probes import get_probe
 from criticalmass.probes.task import ProbeScores, ProbeTask
+from criticalmass.similarity import SimilarityScores, SimilarityTask, get_similarity
 from criticalmass.store import FeatureStore
 from criticalmass.store_writer import SplitInfo, StoreWriter
 
@@ -111,11 +111,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
         return probe
 
-    def counting_cka(rows: Any, orders: Any, sizes: Any, **options: Any) -> Any:
-        seen.jobs.append(("cka", len(orders), tuple(sizes)))
-        return cka(rows, orders, sizes, **options)
+    def counting_similarity(name: str) -> Callable[[SimilarityTask], SimilarityScores]:
+        def similarity(task: SimilarityTask) -> SimilarityScores:
+            seen.jobs.append((name, task.n_orders, task.sizes))
+            return get_similarity(name)(task)
 
-    cka = cells.prefix_cka_replicates
+        return similarity
+
     monkeypatch.setattr(cells, "get_probe", counting)
-    monkeypatch.setattr(cells, "prefix_cka_replicates", counting_cka)
+    monkeypatch.setattr(cells, "get_similarity", counting_similarity)
     return seen

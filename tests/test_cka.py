@@ -6,10 +6,12 @@ import pytest
 from criticalmass.cka import (
     linear_cka,
     prefix_cka,
+    prefix_cka_debiased,
     prefix_cka_of_projection,
-    prefix_cka_replicates,
 )
+from criticalmass.cka_replicates import prefix_cka_replicates, projection_cka_replicates
 from criticalmass.errors import CriticalMassError
+from criticalmass.statistics import moment_of_squares, moments
 
 
 def textbook_cka(x, y):
@@ -116,19 +118,65 @@ def test_every_prefix_of_a_projection_equals_the_textbook(x):
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-10)
 
 
-def test_leaving_a_block_out_equals_computing_without_it(x):
-    orders = np.stack([np.random.default_rng(s).permutation(24) for s in range(3)])
+@pytest.mark.parametrize("n", [5, 9, 60])
+def test_every_debiased_prefix_from_second_moments_equals_the_n_by_n_formula(n):
+    rng = np.random.default_rng(n)
+    x = rng.standard_normal((n, 12)) @ rng.standard_normal((12, 12)) + 3.0
+    order = rng.permutation(12)
+    m = moments(x)
+    squares = moment_of_squares(x, m.mean, chunk=7)
+    got = prefix_cka_debiased(m.scatter, squares, n, order)
+    want = [textbook_debiased_cka(x[:, order[:k]], x) for k in range(1, 13)]
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-9)
+    direct = [linear_cka(x[:, order[:k]], x, debiased=True) for k in range(1, 13)]
+    np.testing.assert_allclose(got, direct, rtol=0, atol=1e-9)
+    assert got[-1] == pytest.approx(1.0, abs=1e-12)
+    few = prefix_cka_debiased(m.scatter * 1e100, squares * 1e200, n, order[:5])
+    np.testing.assert_allclose(few, got[:5], rtol=1e-10)
+
+
+def test_a_neuron_that_differs_in_one_sample_has_no_unbiased_hsic(x):
+    x = x.copy()
+    x[:, 3] = 0.25
+    x[11, 3] = 9.0
+    m = moments(x)
+    order = np.r_[3, np.setdiff1d(np.arange(24), [3])]
+    got = prefix_cka_debiased(m.scatter, moment_of_squares(x, m.mean), len(x), order)
+    assert got[0] == 0.0
+    assert got[1] != 0.0
+    assert linear_cka(x[:, [3]], x, debiased=True) == 0.0
+    assert prefix_cka(m.scatter, order)[0] > 0.0
+
+
+def subsets_of(kind):
+    """Three orders, or one projection, of 24 neurons; and how the textbook gets their rows."""
+    rng = np.random.default_rng(6)
+    if kind == "orders":
+        orders = np.stack([rng.permutation(24) for _ in range(3)])
+        return orders, prefix_cka_replicates, [lambda x, o=o: x[:, o] for o in orders]
+    p = rng.standard_normal((24, 24))
+    return p, projection_cka_replicates, [lambda x: x @ p]
+
+
+@pytest.mark.parametrize("kind", ["orders", "projection"])
+@pytest.mark.parametrize(
+    ("debiased", "textbook"), [(False, textbook_cka), (True, textbook_debiased_cka)]
+)
+def test_leaving_a_block_out_equals_computing_without_it(x, kind, debiased, textbook, monkeypatch):
+    monkeypatch.setattr("criticalmass.cka_replicates._CHUNK", 16)
+    subsets, replicated, turns = subsets_of(kind)
     sizes = (1, 5, 24)
-    values, replicates = prefix_cka_replicates(x, orders, sizes, n_blocks=6)
-    assert values.shape == (3, 3)
-    assert replicates.shape == (3, 3, 6)
+    values, replicates = replicated(x, subsets, sizes, n_blocks=6, debiased=debiased)
+    assert values.shape == (len(turns), 3)
+    assert replicates.shape == (len(turns), 3, 6)
     blocks = np.array_split(np.random.default_rng(0).permutation(70), 6)
-    for o, order in enumerate(orders):
+    for o, turn in enumerate(turns):
         for s, size in enumerate(sizes):
-            assert values[o, s] == pytest.approx(textbook_cka(x[:, order[:size]], x), abs=1e-10)
+            want = textbook(turn(x)[:, :size], x)
+            assert values[o, s] == pytest.approx(want, abs=1e-10)
             for b, block in enumerate(blocks):
                 rest = np.delete(x, block, axis=0)
-                want = textbook_cka(rest[:, order[:size]], rest)
+                want = textbook(turn(rest)[:, :size], rest)
                 assert replicates[o, s, b] == pytest.approx(want, abs=1e-10)
 
 
@@ -163,6 +211,12 @@ def test_few_samples_make_fewer_blocks(x):
         (lambda c: linear_cka(np.full((5, 2), np.inf), c[:5]), "NaN"),
         (lambda c: prefix_cka_replicates(c, [np.arange(24)], [25]), r"\[25\].*1 to 24"),
         (lambda c: prefix_cka_replicates(c[:3], [np.arange(24)], [2]), "3 samples"),
+        (lambda c: prefix_cka_replicates(c[:5], [[0]], [1], debiased=True), "debiased.*at least 6"),
+        (lambda c: projection_cka_replicates(c, np.eye(3), [2]), r"\(3, 3\).*24 neurons"),
+        (lambda c: prefix_cka_debiased(c, c[:2], 9, [0]), r"\(2, 24\)"),
+        (lambda c: prefix_cka_debiased(c, -abs(c), 9, [0]), "not negative"),
+        (lambda c: prefix_cka_debiased(c, c * c, 3, [0]), "at least 4 samples, got 3"),
+        (lambda c: moment_of_squares(c, np.zeros(3)), "mean has shape.*24 neurons"),
     ],
 )
 def test_mistakes_are_named_in_one_line(call, says, x):

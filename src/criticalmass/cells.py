@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.cka import prefix_cka_of_projection, prefix_cka_replicates
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures import CKA_BLOCKS, MEASURES, VALIDATION_SEED, VALIDATION_SHARE
+from criticalmass.measures import MEASURES, VALIDATION_SEED, VALIDATION_SHARE
 from criticalmass.plan import FULL, Job
 from criticalmass.probes import get_probe
 from criticalmass.probes.task import ProbeScores, ProbeTask, Rows
 from criticalmass.results import Artifact
 from criticalmass.selectors import SELECTORS, Evidence, Selection, select
-from criticalmass.statistics import moments
+from criticalmass.similarity import SimilarityTask, WholeLayer, get_similarity
 from criticalmass.store import FeatureStore
 
 # Data that defeat a method: no factor (LinAlgError), a division or overflow that NumPy was told
@@ -72,9 +71,9 @@ class LayerData:
     _fixed: dict[str, Selection] = field(default_factory=dict)
 
     @cached_property
-    def test_scatter(self) -> NDArray[np.float64]:
-        """(n_neurons, n_neurons) centred second moment of the test split."""
-        return moments(self.test).scatter
+    def whole(self) -> WholeLayer:
+        """The test split's raw features, with what every similarity needs of them."""
+        return WholeLayer(self.test)
 
     def selection(self, selector: str, seed: int) -> Selection:
         """Apply a selector; what does not depend on the seed is kept for the next job."""
@@ -234,32 +233,26 @@ def _scored(
 
 
 def _similarity(bench: Workbench, job: Job, started: float) -> Outcome:
-    """CKA with the whole layer on the test split, raw features."""
+    """Similarity to the whole layer on the test split, raw features."""
     data = bench.layer(job.layer)
     selection = data.selection(*job.orders[0])
-    replicates = None
     orders: dict[tuple[str, int], NDArray[np.intp]] = {}
     if selection.projection is not None:
-        every = prefix_cka_of_projection(
-            data.test_scatter, selection.projection[:, : job.sizes[-1]]
-        )
-        values = every[None, np.asarray(job.sizes) - 1]
+        projection = selection.projection[:, : job.sizes[-1]]
+        task = SimilarityTask(data.whole, projection, job.sizes, is_projection=True)
     else:
         stacked = data.orders(job)
         orders = dict(zip(job.orders, stacked, strict=True))
-        values, replicates = prefix_cka_replicates(
-            data.test, stacked, job.sizes, n_blocks=CKA_BLOCKS
-        )
+        task = SimilarityTask(data.whole, stacked, job.sizes)
+    scores = get_similarity(job.measure)(task)
     places = [job.place(cell) for cell in job.cells]
     share = (time.perf_counter() - started) / len(places)
     rows = [
-        {**asdict(cell), **_counts(bench, job), "value": float(values[at]), "seconds": share}
-        | {"status": "ok"}
+        {**asdict(cell), **_counts(bench, job), "value": float(scores.values[at])}
+        | {"seconds": share, "status": "ok"}
         for cell, at in zip(job.cells, places, strict=True)
     ]
-    kept = None
-    if replicates is not None:
-        kept = Artifact("replicates", np.stack([replicates[at] for at in places]))
+    kept = Artifact(scores.kind, np.stack([scores.kept[at] for at in places]))
     return Outcome(rows, kept, _recorded(job, orders))
 
 

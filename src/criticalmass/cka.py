@@ -1,4 +1,4 @@
-"""Linear CKA: two representations, every prefix of an order, and its uncertainty.
+"""Linear CKA, plain and debiased: of two representations, and of every prefix of an order.
 
 Linear CKA (Kornblith et al. 2019, eq. 3 and section 3) of a subset S against its own layer
 needs no sample-by-sample matrix: with X centred and C = X'X,
@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from criticalmass.cka_kernels import prefix_terms
 from criticalmass.errors import CriticalMassError
-from criticalmass.statistics import FloatArray, IndexArray, as_index, moments
+from criticalmass.hsic import FEWEST_DEBIASED, Hsic, ratio
+from criticalmass.statistics import FloatArray, IndexArray, as_index
 
 
 def linear_cka(x: Any, y: Any, *, debiased: bool = False) -> float:
@@ -27,7 +28,7 @@ def linear_cka(x: Any, y: Any, *, debiased: bool = False) -> float:
     y: (n_samples, n_neurons_y) array or ``Features``.
     debiased: use the unbiased HSIC of Song et al. (2012, eq. 5), as Nguyen et al. (2021) do,
         so that unrelated representations score about 0 however few the samples. It can be
-        slightly negative.
+        slightly negative, and is 0 where one of the two has no unbiased HSIC with itself.
 
     Returns
     -------
@@ -43,7 +44,7 @@ def linear_cka(x: Any, y: Any, *, debiased: bool = False) -> float:
         raise CriticalMassError(
             f"x has {a.shape[0]} samples and y has {b.shape[0]}; CKA compares the same samples"
         )
-    fewest = 4 if debiased else 2
+    fewest = FEWEST_DEBIASED if debiased else 2
     if a.shape[0] < fewest:
         raise CriticalMassError(f"CKA needs at least {fewest} samples, got {a.shape[0]}")
     dead = (not a.any(), not b.any())
@@ -54,8 +55,13 @@ def linear_cka(x: Any, y: Any, *, debiased: bool = False) -> float:
     # CKA ignores scale; without it the fourth powers below could leave the range of float64.
     a /= np.abs(a).max()
     b /= np.abs(b).max()
-    hsic = _hsic_unbiased if debiased else _hsic
-    return float(hsic(a, b) / np.sqrt(hsic(a, a) * hsic(b, b)))
+    plain = Hsic(np.array(_hsic(a, b)), np.array(_hsic(a, a)), _hsic(b, b))
+    if not debiased:
+        return float(ratio(plain, plain))
+    p, q = np.einsum("ij,ij->i", a, a), np.einsum("ij,ij->i", b, b)
+    norms = Hsic(np.array(p @ q), np.array(p @ p), float(q @ q))
+    traces = (np.array(p.sum()), float(q.sum()))
+    return float(ratio(plain.debiased(norms, traces, a.shape[0]), plain))
 
 
 def prefix_cka(second_moment: npt.ArrayLike, order: npt.ArrayLike) -> FloatArray:
@@ -75,10 +81,59 @@ def prefix_cka(second_moment: npt.ArrayLike, order: npt.ArrayLike) -> FloatArray
     CriticalMassError: if the matrix is not square, not finite or all zero, or the order
         repeats a neuron or leaves the layer.
     """
-    c, scale = _check_second_moment(second_moment)
-    index = _check_order(order, c.shape[0])
-    outer, inner = prefix_terms(c, _ranks([index], c.shape[0]), scale)
-    return _assemble(outer[index], inner[0][index], float(outer.sum()))
+    c, scale = check_second_moment(second_moment)
+    index = check_order(order, c.shape[0])
+    sums = _prefix_sums(c, scale, ranks_of([index], c.shape[0]), index)
+    return ratio(sums, sums)
+
+
+def prefix_cka_debiased(
+    second_moment: npt.ArrayLike,
+    moment_of_squares: npt.ArrayLike,
+    n_samples: int,
+    order: npt.ArrayLike,
+) -> FloatArray:
+    """Debiased linear CKA of every prefix of an order against the whole layer.
+
+    With C = X'X and D = (X*X)'(X*X) of the centred X, the unbiased HSIC of neurons S and T
+    (Song et al. 2012, eq. 5) is, up to the factor 1/(n(n-3)), the sum over S x T of
+    C_ij^2 - n/(n-2) D_ij + C_ii C_jj / ((n-1)(n-2)): row sums of a centred X'X vanish but for
+    the diagonal that was taken off. Nguyen et al. (2021) divide it as CKA divides HSIC.
+
+    Parameters
+    ----------
+    second_moment: (n_neurons, n_neurons) C.
+    moment_of_squares: (n_neurons, n_neurons) D, at the scale of C squared; see
+        `criticalmass.statistics.moment_of_squares`.
+    n_samples: number of samples behind both, at least 4.
+    order: (m,) distinct neurons, m <= n_neurons.
+
+    Returns
+    -------
+    (m,) what ``linear_cka(X[:, order[:k]], X, debiased=True)`` is for k = 1..m. It lies in
+    [-1, 1] (the unbiased HSIC is an inner product, Szekely and Rizzo 2014) and is 0 where the
+    prefix has none with itself, as with neurons that differ from a constant in one sample.
+
+    Raises
+    ------
+    CriticalMassError: as `prefix_cka`, for fewer than 4 samples, or if D does not fit C.
+    """
+    c, scale = check_second_moment(second_moment)
+    squares = np.ascontiguousarray(moment_of_squares, dtype=np.float64)
+    index = check_order(order, c.shape[0])
+    if squares.shape != c.shape or not (np.isfinite(squares).all() and squares.min() >= 0.0):
+        raise CriticalMassError(
+            f"the moment of squares has shape {squares.shape}, the second moment {c.shape}; "
+            "both are of the same neurons, and sums of squares are finite and not negative"
+        )
+    if n_samples < FEWEST_DEBIASED:
+        raise CriticalMassError(f"debiased CKA needs at least 4 samples, got {n_samples}")
+    ranks = ranks_of([index], c.shape[0])
+    # All entries of D are sums of squares: their roots, squared, give the sums of D itself.
+    sums = [_prefix_sums(matrix, scale, ranks, index) for matrix in (c, np.sqrt(squares))]
+    variances = np.diagonal(c) * scale
+    traces = (np.cumsum(variances[index]), float(variances.sum()))
+    return ratio(sums[0].debiased(sums[1], traces, n_samples), sums[0])
 
 
 def prefix_cka_of_projection(second_moment: npt.ArrayLike, projection: npt.ArrayLike) -> FloatArray:
@@ -97,63 +152,15 @@ def prefix_cka_of_projection(second_moment: npt.ArrayLike, projection: npt.Array
     ------
     CriticalMassError: as `prefix_cka`, or if P does not have one row per neuron.
     """
-    c, scale = _check_second_moment(second_moment)
-    p = np.asarray(projection, dtype=np.float64)
-    if p.ndim != 2 or p.shape[0] != c.shape[0]:
-        raise CriticalMassError(
-            f"projection has shape {p.shape}; it needs one row for each of {c.shape[0]} neurons"
-        )
+    c, scale = check_second_moment(second_moment)
+    p = check_projection(projection, c.shape[0])
     cross = p.T @ (c * scale)
     within = np.ascontiguousarray(cross @ p)
     m = within.shape[0]
     _, inner = prefix_terms(within, np.arange(m, dtype=np.float64)[None], 1.0)
-    outer = np.einsum("ij,ij->i", cross, cross)
-    full = float(np.sum((c * scale) ** 2))
-    return _assemble(outer, inner[0], full)
-
-
-def prefix_cka_replicates(
-    rows: Any, orders: npt.ArrayLike, sizes: Sequence[int], *, n_blocks: int = 32
-) -> tuple[FloatArray, FloatArray]:
-    """CKA at some prefixes of some orders, and again with each block of samples left out.
-
-    Samples are dealt into blocks by a fixed permutation (seed 0), so that sorted data give
-    blocks of the same make-up. With Z centred on the mean of all samples, Z_b a block and
-    s_b its column sums, leaving it out leaves the centred second moment
-    Z'Z - Z_b'Z_b - s_b s_b'/(n - n_b): the change of the mean is one more row of the update.
-
-    Parameters
-    ----------
-    rows: (n_samples, n_neurons) array or ``Features``, at least 4 samples.
-    orders: (n_orders, n_neurons) orders of neurons.
-    sizes: (n_sizes,) prefix lengths.
-    n_blocks: blocks of samples; with fewer than twice as many samples, half the samples.
-
-    Returns
-    -------
-    values: (n_orders, n_sizes) CKA on all samples.
-    replicates: (n_orders, n_sizes, n_blocks) CKA with block b left out.
-
-    Raises
-    ------
-    CriticalMassError: for too few samples or blocks, or sizes that no prefix has.
-    """
-    n, d = int(rows.shape[0]), int(rows.shape[1])
-    indices = [_check_order(order, d) for order in np.atleast_2d(np.asarray(orders))]
-    at = _check_sizes(sizes, min(index.size for index in indices))
-    if n < 4 or n_blocks < 2:
-        raise CriticalMassError(
-            f"{n} samples in {n_blocks} blocks; CKA needs at least 4 samples and 2 blocks"
-        )
-    whole = moments(rows)
-    ranks = _ranks(indices, d)
-    values = _at_sizes(whole.scatter, indices, ranks, at)
-    blocks = np.array_split(np.random.default_rng(0).permutation(n), min(n_blocks, n // 2))
-    replicates = np.empty((*values.shape, len(blocks)))
-    for b, members in enumerate(blocks):
-        left = _without_block(rows, np.sort(members), whole.mean, whole.scatter)
-        replicates[:, :, b] = _at_sizes(left, indices, ranks, at)
-    return values, replicates
+    outer = np.cumsum(np.einsum("ij,ij->i", cross, cross))
+    sums = Hsic(outer, np.cumsum(inner[0]), float(np.sum((c * scale) ** 2)))
+    return ratio(sums, sums)
 
 
 def _centred(x: Any, name: str) -> FloatArray:
@@ -179,21 +186,7 @@ def _hsic(a: FloatArray, b: FloatArray) -> float:
     return float(np.vdot(cross, cross))
 
 
-def _hsic_unbiased(a: FloatArray, b: FloatArray) -> float:
-    """Unbiased HSIC (Song et al. 2012, eq. 5) up to the factor 1/(n(n-3)), on centred features.
-
-    With K = AA' and L = BB', K1 = L1 = 0; taking the diagonals p and q off leaves
-    tr = ||A'B||^2 - p'q, row sums -p and -q, and hence the three terms below.
-    """
-    n = a.shape[0]
-    p = np.einsum("ij,ij->i", a, a)
-    q = np.einsum("ij,ij->i", b, b)
-    shared = float(p @ q)
-    totals = float(p.sum()) * float(q.sum())
-    return float(_hsic(a, b) - shared + totals / ((n - 1) * (n - 2)) - 2.0 * shared / (n - 2))
-
-
-def _check_second_moment(second_moment: npt.ArrayLike) -> tuple[FloatArray, float]:
+def check_second_moment(second_moment: npt.ArrayLike) -> tuple[FloatArray, float]:
     """Return the matrix, row-contiguous float64, and the scale that makes its diagonal <= 1."""
     c = np.ascontiguousarray(second_moment, dtype=np.float64)
     if c.ndim != 2 or c.shape[0] != c.shape[1] or c.size == 0:
@@ -211,7 +204,7 @@ def _check_second_moment(second_moment: npt.ArrayLike) -> tuple[FloatArray, floa
     return c, 1.0 / largest
 
 
-def _check_order(order: npt.ArrayLike, n_neurons: int) -> IndexArray:
+def check_order(order: npt.ArrayLike, n_neurons: int) -> IndexArray:
     """Return an order of distinct neurons."""
     index = as_index(order, n_neurons)
     if index.size == 0:
@@ -224,7 +217,17 @@ def _check_order(order: npt.ArrayLike, n_neurons: int) -> IndexArray:
     return index
 
 
-def _check_sizes(sizes: Sequence[int], longest: int) -> IndexArray:
+def check_projection(projection: npt.ArrayLike, n_neurons: int) -> FloatArray:
+    """Return a projection that has one row per neuron, float64."""
+    p = np.asarray(projection, dtype=np.float64)
+    if p.ndim != 2 or p.shape[0] != n_neurons or p.shape[1] < 1:
+        raise CriticalMassError(
+            f"projection has shape {p.shape}; it needs one row for each of {n_neurons} neurons"
+        )
+    return p
+
+
+def check_sizes(sizes: Sequence[int], longest: int) -> IndexArray:
     """Return the positions (size - 1) of prefix lengths."""
     at = np.asarray(sizes, dtype=np.intp) - 1
     if at.ndim != 1 or at.size == 0 or at.min() < 0 or at.max() >= longest:
@@ -234,7 +237,7 @@ def _check_sizes(sizes: Sequence[int], longest: int) -> IndexArray:
     return at
 
 
-def _ranks(indices: Sequence[IndexArray], n_neurons: int) -> FloatArray:
+def ranks_of(indices: Sequence[IndexArray], n_neurons: int) -> FloatArray:
     """(n_orders, n_neurons) position of every neuron in every order, infinity if absent."""
     ranks = np.full((len(indices), n_neurons), np.inf)
     for row, index in zip(ranks, indices, strict=True):
@@ -242,39 +245,7 @@ def _ranks(indices: Sequence[IndexArray], n_neurons: int) -> FloatArray:
     return ranks
 
 
-def _assemble(outer: FloatArray, inner: FloatArray, full: float) -> FloatArray:
-    """CKA of all prefixes from the added terms, in the order in which neurons are added."""
-    within = np.sqrt(np.cumsum(inner))
-    result = np.zeros(within.size)
-    np.divide(np.cumsum(outer), within * np.sqrt(full), out=result, where=within > 0.0)
-    if not np.isfinite(result).all():
-        raise CriticalMassError("the second moment holds NaN or infinity; drop those samples")
-    return result
-
-
-def _at_sizes(
-    matrix: FloatArray, indices: Sequence[IndexArray], ranks: FloatArray, at: IndexArray
-) -> FloatArray:
-    """(n_orders, n_sizes) CKA of the prefixes of several orders, one pass over the matrix."""
-    c, scale = _check_second_moment(matrix)
-    outer, inner = prefix_terms(c, ranks, scale)
-    full = float(outer.sum())
-    return np.stack(
-        [_assemble(outer[i], row[i], full)[at] for i, row in zip(indices, inner, strict=True)]
-    )
-
-
-def _without_block(
-    rows: Any, members: IndexArray, mean: FloatArray, scatter: FloatArray
-) -> FloatArray:
-    """Centred second moment of all samples but ``members``."""
-    block = np.empty((members.size + 1, mean.size))
-    np.subtract(rows[members], mean, out=block[:-1])
-    block[-1] = block[:-1].sum(axis=0) / np.sqrt(rows.shape[0] - members.size)
-    left = scatter - block.T @ block
-    # A neuron that varies only inside the block is constant without it: rounding must not
-    # leave it a variance.
-    still = np.diagonal(left) <= 1e-13 * np.diagonal(scatter)
-    left[still] = 0.0
-    left[:, still] = 0.0
-    return left
+def _prefix_sums(matrix: FloatArray, scale: float, ranks: FloatArray, index: IndexArray) -> Hsic:
+    """Sum squared entries as the prefixes of one order need them, each (m,)."""
+    outer, inner = prefix_terms(matrix, ranks, scale)
+    return Hsic(np.cumsum(outer[index]), np.cumsum(inner[0][index]), float(outer.sum()))

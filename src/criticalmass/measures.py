@@ -11,7 +11,6 @@ from typing import Any
 
 VALIDATION_SHARE = 0.2
 VALIDATION_SEED = 0
-CKA_BLOCKS = 32
 _IDENTITY = ("model", "layer", "dataset", "split", "selector", "seed", "n_kept", "measure")
 
 
@@ -91,7 +90,9 @@ def _validation() -> dict[str, Any]:
 
 
 def _cka() -> dict[str, Any]:
-    return {"n_blocks": CKA_BLOCKS}
+    from criticalmass.cka_replicates import N_BLOCKS
+
+    return {"n_blocks": N_BLOCKS}
 
 
 _ALL = (
@@ -102,5 +103,6 @@ _ALL = (
     Measure("centroid", True, 1, False, True, dict),
     Measure("sgd", True, 1, True, False, _sgd),
     Measure("cka", False, 1, False, True, _cka, every_size=True),
+    Measure("cka-debiased", False, 1, False, True, _cka, every_size=True),
 )
 MEASURES: Mapping[str, Measure] = MappingProxyType({m.name: m for m in _ALL})

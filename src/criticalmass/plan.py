@@ -185,12 +185,12 @@ def jobs_of(cells: Iterable[Cell]) -> list[Job]:
     for (_, measure), mine in groups.items():
         full = [cell for cell in mine if cell.selector == FULL]
         rest = [cell for cell in mine if cell.selector != FULL]
-        bundles = _probe_jobs(rest) if MEASURES[measure].is_probe else _cka_jobs(rest)
+        bundles = _joint_jobs(rest) if MEASURES[measure].every_size else _jobs(rest)
         jobs += _with_full(full[0], bundles) if full else bundles
     return jobs
 
 
-def _probe_jobs(cells: Sequence[Cell]) -> list[Job]:
+def _jobs(cells: Sequence[Cell]) -> list[Job]:
     """Make a job per projection, and per order or per set of orders that lack the same sizes."""
     by_order = _by_order(cells)
     bundles: dict[Any, list[Cell]] = {}
@@ -202,7 +202,7 @@ def _probe_jobs(cells: Sequence[Cell]) -> list[Job]:
     return [_job(mine) for mine in bundles.values()]
 
 
-def _cka_jobs(cells: Sequence[Cell]) -> list[Job]:
+def _joint_jobs(cells: Sequence[Cell]) -> list[Job]:
     """Bundle all orders, whose prefixes come from the same sums; projections stay apart."""
     by_order = _by_order(cells)
     orders = [mine for (s, _), mine in by_order.items() if not SELECTORS[s].is_projection]

@@ -150,6 +150,37 @@ def moments(
     return Moments(n, mean + shift, scatter.T, counts, means)
 
 
+def moment_of_squares(rows: Any, mean: FloatArray, *, chunk: int = 2048) -> FloatArray:
+    """Stream D = (X*X)'(X*X) of the centred X: what the unbiased HSIC needs besides X'X.
+
+    Parameters
+    ----------
+    rows: (n_samples, n_neurons) array or ``Features``; read as ``rows[a:b]``.
+    mean: (n_neurons,) mean of every neuron, as `moments` returns it.
+    chunk: rows held in float64 at a time.
+
+    Returns
+    -------
+    (n_neurons, n_neurons) sum over samples of x_i^2 x_j^2, symmetric.
+
+    Raises
+    ------
+    CriticalMassError: for no rows, or a mean that does not fit them.
+    """
+    from scipy.linalg.blas import dsyrk
+
+    n, d = _shape(rows, chunk)
+    if mean.shape != (d,):
+        raise CriticalMassError(f"the mean has shape {mean.shape}; these rows have {d} neurons")
+    total = np.zeros((d, d), order="F")
+    for start in range(0, n, chunk):
+        block = np.subtract(rows[start : min(start + chunk, n)], mean, dtype=np.float64)
+        block *= block
+        total = dsyrk(1.0, block.T, beta=1.0, c=total, overwrite_c=1)
+    _mirror(total)
+    return np.asarray(total.T)
+
+
 def _merge_classes(one: Moments, two: Moments) -> tuple[IntArray | None, FloatArray | None]:
     """Join class counts and means; both sides have the same classes, or neither has any."""
     a, b = one.class_counts, two.class_counts
