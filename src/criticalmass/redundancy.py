@@ -121,8 +121,8 @@ def redundancy(
 
     On a run that was refined for a delta, the size below the critical mass was tested too. The
     sizes further away were not all, so a draw's critical mass lies somewhere between two of
-    them: the lower end of the interval is then read between sizes (linearly), and the interval
-    holds all sizes that refining left open.
+    them: the interval is then read between sizes (linearly), and holds all sizes that refining
+    left open.
 
     Parameters
     ----------
@@ -238,8 +238,8 @@ def _redundancy_row(
     passed = reaches(means[:1], full[:1], delta)[0]
     if left_open is not None and estimator != "nearest":
         between = critical_size(sizes, means[1:], full[1:], delta, "interpolated", float(d))
-        low = min(int(curve.quantiles(np.ceil(between - 1e-9), "outward")[0]), left_open[0])
-        high = max(high, left_open[1])
+        ends = curve.quantiles(np.ceil(between - 1e-9), "outward")
+        low, high = min(int(ends[0]), left_open[0]), max(int(ends[1]), left_open[1])
     return row | {
         "critical_mass": int(mass[0]),
         "critical_mass_low": low,
