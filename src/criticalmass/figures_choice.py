@@ -63,7 +63,7 @@ def choice_against_fraction(table: pd.DataFrame, ax: Axes, *, measure: str | Non
     fraction_axis(ax, float(kept.min()))
     ax.set_ylabel(measure_label(str(rows["measure"].iloc[0])))
     dress(ax)
-    _legend(ax, columns=2)
+    _legend(ax, columns=1)
     return ax
 
 
@@ -118,7 +118,7 @@ def size_against_value(table: pd.DataFrame, ax: Axes, *, measure: str | None = N
     _count_axis(ax, float(rows["n_kept"].min()), float(rows["n_kept"].max()))
     ax.set_ylabel(measure_label(str(rows["measure"].iloc[0])))
     dress(ax)
-    _legend(ax, columns=3)
+    _legend(ax, columns=2)
     return ax
 
 
