@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.preprocessing import StandardScaler
 
+from criticalmass import nearest
 from criticalmass.errors import CriticalMassError
+from criticalmass.nearest_kernels import keep_nearest, majority
 from criticalmass.probes import neighbours
-from criticalmass.probes.nearest_kernels import keep_nearest, majority
 from criticalmass.probes.neighbours import centroid, class_means, knn
 from criticalmass.probes.task import ProbeTask
 
@@ -81,8 +82,8 @@ def test_knn_votes_among_the_neighbours_of_scikit_learn(shape: tuple[int, int, i
 def test_tiles_do_not_change_the_vote(monkeypatch: pytest.MonkeyPatch) -> None:
     task = probe_task(150, 20, 4)
     whole = knn(task).predictions
-    monkeypatch.setattr(neighbours, "_TILE", 37)
-    monkeypatch.setattr(neighbours, "_QUERIES", 16)
+    monkeypatch.setattr(nearest, "_TILE", 37)
+    monkeypatch.setattr(nearest, "_QUERIES", 16)
     monkeypatch.setattr(neighbours, "rows_within", lambda *_, **__: 25)
     np.testing.assert_array_equal(knn(task).predictions, whole)
 
@@ -96,14 +97,16 @@ def test_the_kept_list_is_the_head_of_a_stable_sort(
     n_kept = min(n, n_kept)
     # Few distinct values, so that ties abound.
     dots = rng.integers(-levels, levels + 1, size=(3, n)).astype(np.float32)
-    norms = rng.integers(0, levels + 1, size=n).astype(np.float32)
+    offsets = rng.integers(0, levels + 1, size=n).astype(np.float32)
+    factors = rng.integers(-2, 2, size=n).astype(np.float32)
     best = np.full((3, n_kept), np.finfo(np.float32).max, dtype=np.float32)
     kept = np.zeros((3, n_kept), dtype=np.int32)
     labels = np.arange(n, dtype=np.int32)
     cut = n // 2
     for part in (slice(0, cut), slice(cut, n)):
-        keep_nearest(np.ascontiguousarray(dots[:, part]), norms[part], labels[part], best, kept)
-    distances = norms - 2 * dots
+        terms = (offsets[part], factors[part])
+        keep_nearest(np.ascontiguousarray(dots[:, part]), terms, labels[part], best, kept)
+    distances = offsets + factors * dots
     expected = np.argsort(distances, axis=1, kind="stable")[:, :n_kept]
     np.testing.assert_array_equal(kept, expected)
     np.testing.assert_array_equal(best, np.take_along_axis(distances, expected, axis=1))

@@ -1,8 +1,4 @@
-"""Nearest neighbours and nearest class mean for every prefix of every order, incrementally.
-
-Squared distances and inner products are sums over neurons, so those of a prefix are those of the
-shorter prefix plus the block of neurons in between. Nothing is computed twice within an order.
-"""
+"""Nearest neighbours and nearest class mean for every prefix of every order, incrementally."""
 
 from __future__ import annotations
 
@@ -12,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.nearest import Candidates, Matrix
+from criticalmass.nearest_kernels import majority
 from criticalmass.probes.gather import take_columns
-from criticalmass.probes.nearest_kernels import keep_nearest, majority
 from criticalmass.probes.staircase import steps
 from criticalmass.probes.standardise import (
     CHUNK,
-    Scaling,
     chunks,
     column_scaling,
     refuse_nonfinite,
@@ -35,8 +31,6 @@ from criticalmass.probes.task import (
 FloatArray = NDArray[np.float64]
 N_NEIGHBOURS = 10
 _QUERY_MEBIBYTES = 64
-_QUERIES = 256
-_TILE = 2048
 
 
 def knn(task: ProbeTask) -> ProbeScores:
@@ -47,10 +41,6 @@ def knn(task: ProbeTask) -> ProbeScores:
     a tie of distances to the earlier training row. There is nothing to choose: validation rows
     are training rows like the others.
 
-    A tile of training rows meets a tile of test rows once per seed: the running distances of the
-    tile grow block by block and every size keeps its own list of neighbours, so the full
-    (n_test, n_train) matrix never exists.
-
     Raises
     ------
     CriticalMassError
@@ -58,12 +48,18 @@ def knn(task: ProbeTask) -> ProbeScores:
     """
     start = time.perf_counter()
     scaling = column_scaling(task.x_train)
+
+    def read(rows: Rows, start: int, stop: int) -> Matrix:
+        return scaling.apply(rows_as_float32(rows, start, stop))
+
+    train = Candidates(task.x_train, task.y_train.astype(np.int32), read)
+    n_neighbours = min(N_NEIGHBOURS, task.n_train)
     predictions = np.empty((*task.grid, task.n_test), dtype=label_dtype(task.n_classes))
     for a, raw in chunks(task.x_test, rows_within(task.n_neurons, _QUERY_MEBIBYTES, most=1 << 30)):
         refuse_nonfinite(raw, a, "x_test")
         queries = scaling.apply(raw)
         for seed, order in enumerate(task.orders):
-            nearest = _nearest(task, scaling, queries, order)
+            nearest = train.nearest(queries, order, task.sizes, n_neighbours)
             for j in range(len(task.sizes)):
                 out = predictions[seed, j, a : a + queries.shape[0]]
                 majority(nearest[j], task.n_classes, out)
@@ -128,58 +124,3 @@ def _nearest_centres(
         block = centres[a:b]
         closeness += x[:, a:b] @ block - 0.5 * np.einsum("ij,ij->j", block, block)
         out[j] = closeness.argmax(axis=1)
-
-
-def _nearest(
-    task: ProbeTask, scaling: Scaling, queries: NDArray[np.float32], order: NDArray[np.intp]
-) -> NDArray[np.int32]:
-    """Return the class ids (n_sizes, n_queries, n_neighbours) of the nearest training rows."""
-    shape = (len(task.sizes), queries.shape[0], min(N_NEIGHBOURS, task.n_train))
-    best = np.full(shape, np.finfo(np.float32).max, dtype=np.float32)
-    nearest = np.zeros(shape, dtype=np.int32)
-    pieces = _pieces(queries, order, task.sizes)
-    labels = task.y_train.astype(np.int32)
-    dots = np.empty((_QUERIES, _TILE), dtype=np.float32)
-    for start in range(0, task.n_train, _TILE):
-        stop = min(start + _TILE, task.n_train)
-        rows = scaling.apply(rows_as_float32(task.x_train, start, stop))
-        tile = _pieces(rows, order, task.sizes)
-        norms = np.cumsum([np.einsum("ij,ij->i", p, p) for p in tile], axis=0, dtype=np.float32)
-        for a in range(0, queries.shape[0], _QUERIES):
-            b = min(a + _QUERIES, queries.shape[0])
-            running = dots[: b - a, : stop - start]
-            if running.shape[1] < _TILE:
-                running = np.ascontiguousarray(running)
-            for j, (piece, block) in enumerate(zip(pieces, tile, strict=True)):
-                _add_products(running, piece[a:b], block, first=j == 0)
-                keep_nearest(running, norms[j], labels[start:stop], best[j, a:b], nearest[j, a:b])
-    return nearest
-
-
-def _pieces(
-    x: NDArray[np.float32], order: NDArray[np.intp], sizes: tuple[int, ...]
-) -> list[NDArray[np.float32]]:
-    """Gather the columns of every block, each contiguous: what the products read in a row."""
-    return [take_columns(x, order[a:b]) for a, b in steps(sizes)]
-
-
-def _add_products(
-    running: NDArray[np.float32],
-    queries: NDArray[np.float32],
-    block: NDArray[np.float32],
-    *,
-    first: bool,
-) -> None:
-    """Add ``queries @ block.T`` to ``running`` in place; the first block overwrites it."""
-    from scipy.linalg.blas import sgemm
-
-    # In Fortran's eyes: running.T = block @ queries.T, where both arguments are transposed views.
-    sgemm(
-        1.0,
-        block.T,
-        queries.T,
-        beta=0.0 if first else 1.0,
-        c=running.T,
-        trans_a=True,
-        overwrite_c=1,
-    )

@@ -1,4 +1,4 @@
-"""Compiled loops of the nearest-neighbour probe."""
+"""Compiled loops over nearest neighbours."""
 
 from __future__ import annotations
 
@@ -12,36 +12,38 @@ _GROUP = 32
 @numba.njit(cache=True, fastmath={"reassoc", "nnan", "ninf", "nsz"}, boundscheck=False)
 def keep_nearest(
     dots: NDArray[np.float32],
-    norms: NDArray[np.float32],
-    labels: NDArray[np.int32],
+    terms: tuple[NDArray[np.float32], NDArray[np.float32]],
+    names: NDArray[np.int32],
     best: NDArray[np.float32],
-    best_labels: NDArray[np.int32],
+    best_names: NDArray[np.int32],
 ) -> None:
-    """Let a tile of training rows compete for every query's list of nearest neighbours.
+    """Let a tile of candidates compete for every query's list of nearest neighbours.
 
-    Only the part of the squared distance that depends on the training row is used. Candidates
-    are looked at in groups: most groups hold nothing near enough and are passed by their minimum.
-    Of two candidates at the same distance the one met first stays ahead.
+    How far a candidate is, is linear in its inner product with the query: offset plus factor
+    times product. For the squared distance that is its squared norm minus twice the product
+    (what depends on the query alone orders nothing), for the cosine the product over its norm,
+    with a minus sign. Candidates are looked at in groups: most groups hold nothing near enough
+    and are passed by their minimum. Of two candidates equally far the one met first stays ahead.
 
     Parameters
     ----------
-    dots: (n_queries, n_tile) inner products of queries and training rows.
-    norms: (n_tile,) squared norms of the training rows.
-    labels: (n_tile,) class ids of the training rows.
+    dots: (n_queries, n_tile) inner products of queries and candidates.
+    terms: offsets and factors of the candidates, each (n_tile,).
+    names: (n_tile,) numbers or class ids of the candidates.
     best: (n_queries, n_neighbours) ascending, changed in place.
-    best_labels: (n_queries, n_neighbours) class ids that belong to ``best``, changed in place.
+    best_names: (n_queries, n_neighbours) names that belong to ``best``, changed in place.
     """
     n_queries, n_tile = dots.shape
     last = best.shape[1] - 1
-    two = np.float32(2.0)
+    offsets, factors = terms
     near = np.empty(_GROUP, dtype=np.float32)
     for q in range(n_queries):
-        row, heap, heap_labels = dots[q], best[q], best_labels[q]
+        row, heap, heap_names = dots[q], best[q], best_names[q]
         for start in range(0, n_tile, _GROUP):
             size = min(_GROUP, n_tile - start)
             nearest = np.float32(np.finfo(np.float32).max)
             for i in range(size):
-                near[i] = norms[start + i] - two * row[start + i]
+                near[i] = offsets[start + i] + factors[start + i] * row[start + i]
                 nearest = min(nearest, near[i])
             if nearest >= heap[last]:
                 continue
@@ -50,10 +52,10 @@ def keep_nearest(
                     slot = last
                     while slot > 0 and heap[slot - 1] > near[i]:
                         heap[slot] = heap[slot - 1]
-                        heap_labels[slot] = heap_labels[slot - 1]
+                        heap_names[slot] = heap_names[slot - 1]
                         slot -= 1
                     heap[slot] = near[i]
-                    heap_labels[slot] = labels[start + i]
+                    heap_names[slot] = names[start + i]
 
 
 @numba.njit(cache=True)
