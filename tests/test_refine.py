@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import criticalmass as cm
-from criticalmass import cells, progress
+from criticalmass import cells, cli, progress
 from criticalmass.cka import prefix_cka
 from criticalmass.errors import CriticalMassError
 from criticalmass.probes.task import ProbeScores, ProbeTask
@@ -359,3 +359,25 @@ def test_steps_and_answers_are_shown(
     shown = capsys.readouterr().err
     assert "refine, step 2 (24 neurons): 5 of 5 cells" in shown
     assert "knn, delta 0.9: critical mass 29 neurons, settled to one neuron" in shown
+
+
+def test_the_command_line_refines_and_refuses_in_one_line(
+    wide: FeatureStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plant(monkeypatch, steady)
+    words = ["sweep", str(wide.path), "--out", str(tmp_path / "run"), "--measure", "knn", "--quiet"]
+    with pytest.raises(SystemExit) as left:
+        cli.main([*words, "--refine", "1.5"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    budget = ["--refine-seeds", "10", "--refine-cells", "300", "--refine-level", "0.9"]
+    with pytest.raises(SystemExit) as left:
+        cli.main([*words, "--fraction", "0.25", "--refine", "0.9", "--refine", "0.5", *budget])
+    assert left.value.code == 0
+    found = Run.open(tmp_path / "run").manifest["refined"]
+    assert [entry["delta"] for entry in found] == [0.5, 0.9]
+    assert [entry["critical_mass"] for entry in found] == [25, 29]
+    assert (found[0]["most_seeds"], found[0]["most_cells"], found[0]["level"]) == (10, 300, 0.9)
