@@ -91,8 +91,8 @@ def agreement(
 
     Figures are means over pairs of seeds, or over seeds against the whole layer. Intervals
     come from the bootstrap over test samples and seeds; a mean over pairs enters it through
-    what each seed contributes, twice its mean over its pairs minus the overall mean (Hajek's
-    projection), so that pairs sharing a seed do not count as independent. Subsets of
+    what each of 3 seeds or more contributes, the jackknife's pseudo-values of a U-statistic
+    (Arvesen 1969), so that pairs sharing a seed do not count as independent. Subsets of
     different seeds overlap: of k of d neurons they share k^2/d on average. For subsets with
     no neuron in common see `criticalmass.ensembles`.
 
@@ -243,13 +243,19 @@ def _on_draws(
 
 
 def _per_seed(against: str, n_seeds: int) -> Callable[[FloatArray], FloatArray]:
-    """Return what turns figures of pairs (..., n_pairs) into contributions (..., n_seeds)."""
+    """Return what turns figures of pairs (..., n_pairs) into contributions (..., n_seeds).
+
+    Two seeds make one pair, which says nothing about how pairs differ.
+    """
     if against == WHOLE:
         return lambda figure: figure
     first, second = np.array(list(itertools.combinations(range(n_seeds), 2))).T
     member = np.zeros((first.size, n_seeds))
     member[np.arange(first.size), first] = member[np.arange(first.size), second] = 1.0
-    share = 2.0 * member / (n_seeds - 1.0) - 1.0 / first.size
+    if n_seeds == 2:
+        return lambda figure: np.repeat(figure, 2, axis=-1)
+    without = (1.0 - member) / (0.5 * (n_seeds - 1.0) * (n_seeds - 2.0))
+    share = n_seeds / first.size - (n_seeds - 1.0) * without
     return lambda figure: np.asarray(figure @ share)
 
 

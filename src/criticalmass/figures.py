@@ -222,7 +222,14 @@ FIGURES = {
     "value": "value of the measure against the fraction of neurons kept",
     "cka": "linear CKA of the subset with its whole layer against the fraction kept",
     "dr": "diffused redundancy against delta",
+    "classes": "share of its accuracy that every class keeps, those who pay first named",
+    "gini": "inequality of class accuracies against accuracy, and what a neutral loss gives",
+    "agreement": "agreement of predictions and errors beyond chance, by size",
+    "diffuseness": "random subsets between those of the best and the worst selector",
+    "pareto": "size against value of all subsets, with those that no other beats",
 }
+_EFFECTS = ("classes", "gini", "agreement")
+_CHOICE = ("diffuseness", "pareto")
 
 
 def figure(
@@ -275,6 +282,16 @@ def _draw_named(
     """Compute the table that a named figure needs and draw it."""
     from criticalmass.redundancy import curves, redundancy
 
+    if name in _EFFECTS:
+        from criticalmass.figures_effects import draw_effect
+
+        draw_effect(name, run, ax, measures, deltas)
+        return
+    if name in _CHOICE:
+        from criticalmass.figures_choice import draw_choice
+
+        draw_choice(name, run, ax, measures)
+        return
     table = curves(run) if name != "dr" else redundancy(run, deltas=DELTAS)
     known = list(dict.fromkeys(table["measure"]))
     for measure in measures:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 import criticalmass as cm
-from criticalmass.agreement import AGREEMENT_COLUMNS, compared
+from criticalmass.agreement import AGREEMENT_COLUMNS, _per_seed, compared
 from criticalmass.results import Run
 from criticalmass.run_predictions import Predictions
 
@@ -109,19 +109,23 @@ def test_seeds_share_one_row_of_predictions_at_the_whole_layer(make_run: MakeRun
     assert table[table["n_kept"] == 9]["against"].tolist() == ["whole layer"]
 
 
-def test_intervals_are_those_of_resampled_samples(make_run: MakeRun) -> None:
-    """One seed: the same as computing the figures anew on every resample."""
-    labels = LABELS[:400]
-    subset, whole = noisy(0.6, 1, labels), noisy(0.8, 2, labels)
+@pytest.mark.parametrize("rare", [False, True])
+def test_intervals_are_those_of_resampled_samples(make_run: MakeRun, rare: bool) -> None:
+    """One seed: the same as computing the figures anew on every resample.
+
+    With one frequent class much of the agreement is chance, which varies with the resample.
+    """
+    labels = LABELS[:400] * (np.arange(400) % 8 == 0) if rare else LABELS[:400]
+    subset, whole = noisy(0.9 if rare else 0.6, 1, labels), noisy(0.8, 2, labels)
     whole[:200] = np.where(np.arange(200) % 3 > 0, subset[:200], whole[:200])
     row = cm.agreement(make_run(labels, {(5, 0): subset}, whole=whole, n_neurons=9)).iloc[0]
     rng = np.random.default_rng(3)
-    draws = [rng.integers(0, 400, 400) for _ in range(600)]
+    draws = [rng.integers(0, 400, 400) for _ in range(2000)]
     anew = [figures(subset[at], whole[at], labels[at]) for at in draws]
     for name in ("agreement", "kappa", "error_consistency", "error_overlap", "same_wrong"):
         low, high = np.quantile([one[name] for one in anew], [0.025, 0.975])
-        assert row[f"{name}_low"] == pytest.approx(low, abs=0.2 * (high - low))
-        assert row[f"{name}_high"] == pytest.approx(high, abs=0.2 * (high - low))
+        assert row[f"{name}_low"] == pytest.approx(low, abs=0.06 * (high - low))
+        assert row[f"{name}_high"] == pytest.approx(high, abs=0.06 * (high - low))
 
 
 def test_pairs_that_share_a_seed_are_not_independent(make_run: MakeRun) -> None:
@@ -134,6 +138,21 @@ def test_pairs_that_share_a_seed_are_not_independent(make_run: MakeRun) -> None:
         for row in (cm.agreement(odd), cm.agreement(alike))
     )
     assert wide > 5 * narrow
+
+
+@pytest.mark.parametrize("n_seeds", [3, 4, 7])
+def test_what_seeds_contribute_to_a_mean_over_pairs(n_seeds: int) -> None:
+    """If a pair's figure is the sum of two seeds' own, a seed contributes twice its own."""
+    own = np.random.default_rng(n_seeds).random(n_seeds)
+    pairs = [own[a] + own[b] for a in range(n_seeds) for b in range(a + 1, n_seeds)]
+    assert _per_seed("other seeds", n_seeds)(np.array(pairs)) == pytest.approx(2 * own)
+    drawn = np.random.default_rng(0).random((5, len(pairs)))
+    gathered = _per_seed("other seeds", n_seeds)(drawn)
+    assert gathered.mean(axis=1) == pytest.approx(drawn.mean(axis=1))
+
+
+def test_two_seeds_are_one_pair() -> None:
+    assert _per_seed("other seeds", 2)(np.array([0.3])) == pytest.approx([0.3, 0.3])
 
 
 def test_without_errors_there_is_no_figure_of_errors(make_run: MakeRun) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from criticalmass import ensembles as _  # noqa: F401 -- binds the verb
 from criticalmass.ensembles import ENSEMBLE_COLUMNS, hard_vote, soft_vote
 from criticalmass.errors import CriticalMassError
 from criticalmass.store import FeatureStore
+from criticalmass.tables_effects import ENDS, fairness_for_people
 
 
 def test_most_votes_win_and_ties_go_to_the_earliest_member() -> None:
@@ -123,6 +125,15 @@ def test_mistakes_are_told(store: FeatureStore, options: dict[str, object], told
     wanted = {"fractions": (0.25,)} | options
     with pytest.raises(CriticalMassError, match=told):
         cm.ensembles(store, **wanted)
+
+
+def test_a_small_negative_number_is_no_signed_zero() -> None:
+    table = pd.DataFrame(
+        {name: ["x"] for name in ("model", "layer", "dataset", "selector", "measure")}
+        | {"level": [0.95], "n_kept": [3], "worst_class": ["a"], "worst_accuracy": [0.5]}
+        | {f"{n}{end}": [-1e-5] for n in ("accuracy", "gini", "gini_excess") for end in ENDS}
+    )
+    assert fairness_for_people(table)["Gini"].tolist() == ["0.000 [0.000, 0.000]"]
 
 
 def test_commands_print_tables_that_fit(

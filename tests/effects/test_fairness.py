@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import norm
 
@@ -82,6 +84,41 @@ def test_equal_classes_with_few_samples_are_not_called_unequal() -> None:
     corrected = gini_without_noise(seen, binomial_noise(seen, np.full(100, 20.0)))
     assert gini_of_rows(seen).mean() > 0.07
     assert np.median(corrected) < 0.02
+
+
+@given(
+    st.lists(st.floats(0.0005, 0.9995), min_size=1, max_size=12),
+    st.lists(st.floats(0.001, 0.999), min_size=1, max_size=4),
+)
+@settings(deadline=None, max_examples=100, derandomize=True)
+def test_a_neutral_loss_multiplies_all_odds_alike(whole: list[float], goals: list[float]) -> None:
+    p, wanted = np.array(whole), np.array(goals)
+    shares = np.arange(1, p.size + 1) / np.arange(1, p.size + 1).sum()
+    q = neutral_accuracy(p, shares, wanted)
+    assert q.shape == (wanted.size, p.size)
+    assert q @ shares == pytest.approx(wanted, abs=1e-8)
+    factor = (q / (1 - q)) / (p / (1 - p))
+    assert factor / factor[:, :1] == pytest.approx(np.ones_like(q), rel=1e-6)
+    assert neutral_accuracy(p, shares, p @ shares) == pytest.approx(p, abs=1e-9)
+
+
+@given(
+    st.lists(st.integers(0, 500), min_size=1, max_size=9), st.floats(0.1, 10), st.integers(0, 99)
+)
+@settings(deadline=None, max_examples=100, derandomize=True)
+def test_gini_is_half_the_relative_mean_difference(
+    numbers: list[int], scale: float, seed: int
+) -> None:
+    x = np.array(numbers) / 500
+    differences = np.abs(x[:, None] - x).sum()
+    wanted = differences / (2 * x.size**2 * x.mean()) if x.any() else 0.0
+    assert cm.gini(x) == pytest.approx(wanted, abs=1e-9)
+    mixed = np.random.default_rng(seed).permutation(x)
+    for measure in (cm.gini, cm.coefficient_of_variation):
+        assert measure(scale * mixed) == pytest.approx(measure(x), abs=1e-9)
+        assert measure(np.tile(x, 3)) == pytest.approx(measure(x), abs=1e-9)
+    assert cm.gini(x) <= (x.size - 1) / x.size + 1e-12
+    assert cm.max_min_gap(mixed - scale) == pytest.approx(x.max() - x.min(), abs=1e-9)
 
 
 def test_excess_is_unbiased_where_plain_coefficients_are_not() -> None:
@@ -175,6 +212,25 @@ def test_class_accuracies_have_binomial_intervals(make_run: MakeRun) -> None:
     paired = (table["loss_high"] - table["loss_low"]).to_numpy(float)
     assert paired == pytest.approx(2 * norm.ppf(0.975) * spread / np.sqrt(PER_CLASS), rel=0.15)
     assert (paired < 0.8 * found)[2:].all()
+
+
+def test_draws_of_one_class_tell_nothing_of_another(make_run: MakeRun) -> None:
+    """Every class is right on its first samples: draws in step would make all move together."""
+    right = np.arange(5 * PER_CLASS) % PER_CLASS < 0.8 * PER_CLASS
+    found = np.where(right, LABELS, (LABELS + 1) % 5)
+    row = cm.fairness(make_run(LABELS, {(5, 0): found})).iloc[0]
+    wide = 2 * norm.ppf(0.975) * np.sqrt(0.8 * 0.2 / LABELS.size)
+    assert row["accuracy_high"] - row["accuracy_low"] == pytest.approx(wide, rel=0.12)
+
+
+def test_intervals_lie_around_the_figure_though_noise_only_widens(make_run: MakeRun) -> None:
+    labels = np.repeat(np.arange(20), 25)
+    found = predicted(np.linspace(0.68, 0.76, 20), 0, labels)
+    row = cm.fairness(make_run(labels, {(5, 0): found})).iloc[0]
+    for name in ("gini", "cv"):
+        half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
+        assert row[f"{name}_low"] + half == pytest.approx(row[name], abs=0.25 * half)
+    assert row["gap_low"] == 0.0 < row["gap"] < row["gap_high"]
 
 
 def test_a_band_for_all_classes_is_wider_than_for_one(make_run: MakeRun) -> None:

@@ -49,7 +49,8 @@ def redundancy(runs: tuple[str, ...], form: str, out: str | None, **options: Any
 def figure(name: str, run: str, out: str, **options: Any) -> None:
     """Draw a figure of RUN for a paper.
 
-    NAME is value, cka or dr; the figure is one column wide, its fonts are embedded.
+    NAME is value, cka, dr, classes, gini, agreement, diffuseness or pareto; the figure is one
+    column wide, its fonts are embedded.
     """
     from criticalmass.figures import figure as draw
 

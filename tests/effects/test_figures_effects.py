@@ -1,0 +1,104 @@
+"""Figures of the side effects draw what their tables say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import rcParams
+
+import criticalmass as cm
+from criticalmass import figures_effects as figures
+from criticalmass.errors import CriticalMassError
+from criticalmass.figures import figure, new_axes
+from criticalmass.results import Run
+from criticalmass.store import FeatureStore
+
+LABELS = np.arange(600) % 4
+SHARES = {3: (0.2, 0.6, 0.7, 0.7), 6: (0.5, 0.75, 0.8, 0.8), 12: (0.9, 0.9, 0.9, 0.9)}
+
+
+@pytest.fixture
+def run(make_run: Callable[..., Run]) -> Run:
+    def predicted(size: int, seed: int) -> np.ndarray:
+        right = np.random.default_rng(seed).random(600) < np.array(SHARES[size])[LABELS]
+        return np.where(right, LABELS, (LABELS + 1) % 4)
+
+    whole = predicted(12, 0)
+    subsets = {(size, seed): predicted(size, seed) for size in (3, 6) for seed in range(2)}
+    names = ("_$a", "b", "c", "d")
+    return make_run(LABELS, subsets | {(12, 0): whole}, whole=whole, names=names)
+
+
+def test_classes_are_named_in_the_order_in_which_they_pay(run: Run, tmp_path: Path) -> None:
+    before = rcParams.copy()
+    _, ax = new_axes()
+    classes = cm.class_accuracy(run, resamples=50)
+    losses = cm.class_losses(run, 0.8, resamples=50)
+    assert figures.classes_against_fraction(classes, ax, losses=losses, most=2) is ax
+    words = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert words[0] == r"1. _\$a"
+    assert words[2] == "80 % kept overall"
+    assert len(words) == 3
+    line = next(line for line in ax.lines if str(line.get_label()).startswith("1."))
+    x, y = line.get_data()
+    mine = classes[classes["class_id"] == 0].sort_values("n_kept")
+    np.testing.assert_allclose(x, mine["n_kept"] / 12)
+    np.testing.assert_allclose(y, mine["accuracy"] / mine["accuracy_full"])
+    ax.figure.savefig(tmp_path / "drawn.png")
+    assert rcParams.copy() == before
+
+
+def test_gini_stands_against_its_neutral_expectation(run: Run) -> None:
+    _, ax = new_axes()
+    table = cm.fairness(run, resamples=50)
+    figures.gini_against_accuracy(table.sample(frac=1, random_state=0), ax)
+    x, y = ax.lines[0].get_data()
+    np.testing.assert_allclose(x, np.sort(table["accuracy"]))
+    np.testing.assert_allclose(y, table.sort_values("accuracy")["gini"])
+    neutral = next(line for line in ax.lines if "neutral" in str(line.get_label()))
+    np.testing.assert_allclose(neutral.get_ydata(), table.sort_values("accuracy")["gini_neutral"])
+
+
+def test_agreement_has_a_line_per_figure_and_partner(run: Run) -> None:
+    _, ax = new_axes()
+    table = cm.agreement(run, resamples=50)
+    figures.agreement_against_fraction(table, ax)
+    drawn = {str(line.get_label()): line.get_ydata() for line in ax.lines}
+    assert sorted(drawn) == [
+        "errors, other seeds",
+        "errors, whole layer",
+        "predictions, other seeds",
+        "predictions, whole layer",
+    ]
+    whole = table[table["against"] == "whole layer"].sort_values("n_kept")
+    np.testing.assert_allclose(drawn["predictions, whole layer"], whole["kappa"])
+
+
+def test_bars_are_as_high_as_the_accuracies(store: FeatureStore) -> None:
+    _, ax = new_axes()
+    table = cm.ensembles(store, fractions=(0.25,), members=2, seeds=2, probe="centroid")
+    figures.ensemble_bars(table, ax)
+    heights = [bar.get_height() for bar in ax.patches if bar.get_width() < 0.5]
+    wanted = table[table["kind"] != "whole layer"]["value"]
+    np.testing.assert_allclose(heights, wanted)
+
+
+def test_nothing_and_two_curves_are_refused(run: Run) -> None:
+    _, ax = new_axes()
+    table = cm.fairness(run, resamples=20)
+    with pytest.raises(CriticalMassError, match="no subset to draw"):
+        figures.gini_against_accuracy(table.iloc[:0], ax)
+    two = table.assign(model=["a", "b", "a"])
+    with pytest.raises(CriticalMassError, match="one at a time"):
+        figures.gini_against_accuracy(two, ax)
+
+
+@pytest.mark.parametrize("name", ["classes", "gini", "agreement"])
+def test_the_figure_command_draws_them(run: Run, tmp_path: Path, name: str) -> None:
+    out = figure(name, run, out=tmp_path / f"{name}.svg")
+    assert out.read_text().startswith("<?xml")
+    with pytest.raises(CriticalMassError, match="did you mean 'logistic'"):
+        figure(name, run, out=out, measures=("logistik",))
