@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from criticalmass.backends import Backend, get_backend
@@ -25,7 +26,7 @@ from criticalmass.plan import SPLIT, Cell, Request, cells_of, make_request
 from criticalmass.progress import notice
 from criticalmass.refine import Refinement, refine_run
 from criticalmass.results import Run, RunWriter
-from criticalmass.selectors import DEFAULT_FRACTIONS
+from criticalmass.selectors import DEFAULT_FRACTIONS, SELECTORS
 from criticalmass.store import FeatureStore
 from criticalmass.supply import Supply
 
@@ -235,6 +236,13 @@ def _check_classes(store: FeatureStore, request: Request) -> None:
         raise CriticalMassError(
             f"{store.dataset} has {len(store.class_names)} class, but {', '.join(probes)} needs "
             "at least 2; ask for measures=('cka',)"
+        )
+    # Orders share a job: one that cannot choose would take the others down with it.
+    choosy = [name for name in request.selectors if SELECTORS[name].needs_labels]
+    if choosy and np.unique(store.labels("train")).size < 2:
+        raise CriticalMassError(
+            f"the training split of {store.dataset} has one class, but {', '.join(choosy)} tells "
+            "classes apart; choose selectors without labels, e.g. leverage"
         )
 
 
