@@ -19,8 +19,8 @@ from criticalmass.theory.freedom import full_penalty
 from criticalmass.theory.neuron_penalties import NeuronPenalties, neuron_penalties
 
 FloatArray = NDArray[np.float64]
-# A rank-one stand-in for the couplings may exceed what is possible; the true one cannot.
-_LEAST_ROOM = 1e-2
+_LADDER = 1e-3  # relative residual at which summing up the ladder of shocks ends
+_TINY = 1e-300
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +141,10 @@ def neuron_heads(
 def heads_of_medium(found: NeuronPenalties, cross: FloatArray, share: float) -> NeuronHeads:
     """Return mean and scatter of heads from the penalties of the neurons.
 
-    The scatter sums the ladder of repeated shocks, ``V = (diag(g/m) - G o G)^-1``, with the
-    off-diagonal of ``G o G`` replaced by the rank-one matrix that has its row sums.
+    The scatter sums the ladder of repeated shocks, ``V = (diag(g/m) - G o G)^-1``: a response to
+    x has covariance ``sum_ij V_ij B_i B_i' (Gx)_j^2`` over classes. What i = j gives is kept as
+    it is; the rest has the right total for every neuron j, and over classes the shape of its
+    first round of shocks.
 
     Parameters
     ----------
@@ -152,25 +154,46 @@ def heads_of_medium(found: NeuronPenalties, cross: FloatArray, share: float) -> 
     """
     mean = np.asarray(found.resolvent @ cross.astype(found.resolvent.dtype), dtype=np.float64)
     own = found.diagonal**2 * (share / (1.0 - share))  # g/m - g^2 without its cancellation
-    partner = found.coupling / np.sqrt(max(found.coupling.sum(), 1e-300))
-    gain = 1.0 / max(1.0 - float((partner**2 / own).sum()), _LEAST_ROOM)
-    root = _root(mean.T @ (mean * (partner / own)[:, None]))
-    # d m / d p = -V (1/m): what one more neuron does to the penalties.
-    inverse = 1.0 / found.penalties
-    slope = -inverse / own - partner / own * (gain * float(partner @ (inverse / own)))
-    step = -slope * np.sqrt(share * (1.0 - share) / own.size)
+    energy, inverse = np.einsum("jc,jc->j", mean, mean), 1.0 / found.penalties
+    total, slope = _ladder(found, own, np.stack([energy, inverse]))
+    shape = mean.T @ (mean * (found.coupling / own)[:, None])
+    shape /= max(float(np.trace(shape)), _TINY)
+    shared = np.maximum(total - energy / own, 0.0)
+    # d m / d p = -V (1/m) is what one more neuron does to the penalties.
+    step = slope * np.sqrt(share * (1.0 - share) / own.size)
+    root = _root(shape)
     white = mean @ np.linalg.pinv(root, rcond=1e-6).T
-    weight, room = np.einsum("jc,jc->j", white, white), gain * partner
-    total = np.maximum(weight + room, 1e-300)
+    weight, room = np.einsum("jc,jc->j", white, white), shared * own
+    both = np.maximum(weight + room, _TINY)
     return NeuronHeads(
         mean=mean,
         resolvent=found.resolvent,
         root=root,
         own=1.0 / np.sqrt(own),
-        shared=np.sqrt(gain * partner / own),
-        count_own=step * np.sqrt(own) * weight / total,
-        count_shared=(step * np.sqrt(own * room) / total)[:, None] * white,
+        shared=np.sqrt(shared),
+        count_own=step * np.sqrt(own) * weight / both,
+        count_shared=(step * np.sqrt(own * room) / both)[:, None] * white,
     )
+
+
+def _ladder(found: NeuronPenalties, own: FloatArray, sides: FloatArray) -> FloatArray:
+    """Return ``V side`` of every side (n_sides, n_neurons), by preconditioned conjugate gradients.
+
+    V has no negative entry: each of its rounds of shocks adds, so at least the first is kept.
+    """
+    from scipy.sparse.linalg import LinearOperator, cg
+
+    squares = found.resolvent * found.resolvent
+    np.fill_diagonal(squares, 0.0)
+    size = own.size
+    ladder = LinearOperator(
+        (size, size), matvec=lambda v: own * v - squares @ v.astype(squares.dtype), dtype=np.float64
+    )
+    first = LinearOperator((size, size), matvec=lambda v: v / own, dtype=np.float64)
+    solved = [
+        cg(ladder, side, x0=side / own, rtol=_LADDER, maxiter=50, M=first)[0] for side in sides
+    ]
+    return np.asarray(np.maximum(np.stack(solved), sides / own))
 
 
 def _root(covariance: FloatArray) -> FloatArray:
