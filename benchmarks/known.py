@@ -279,7 +279,8 @@ CASES: Mapping[str, Case] = MappingProxyType(
         "coarse-3": _simulated("simulated, 12 fractions, 3 seeds", Crossed(_COARSE, n_seeds=3)),
         "coarse-20": _simulated("simulated, 12 fractions, 20 seeds", Crossed(_COARSE, n_seeds=20)),
         "luck": _simulated(
-            "the same, 5 seeds that differ by luck alone", Crossed(_COARSE, seeds=0.0)
+            "simulated, 12 fractions, 5 seeds that differ by luck alone",
+            Crossed(_COARSE, seeds=0.0),
         ),
         "fine": _simulated("simulated, every second size (63), 5 seeds", Crossed(_FINE)),
         "centroid": _swept(
