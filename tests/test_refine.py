@@ -129,8 +129,10 @@ def test_cells_of_refining_are_rows_like_others(
     wide: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch, steady)
-    run = swept(wide, tmp_path / "run", seeds=2)
+    # The crossing of 0.2 lies between 6 and 16 neurons; the grid calls the 6 a fraction of 0.1.
+    run = swept(wide, tmp_path / "run", seeds=2, refine=(0.2, 0.9))
     table = run.frame().query("selector == 'random'")
+    assert (table.query("n_kept == 6")["seed"]).max() == 4
     assert (table["n_kept"] == (table["fraction"] * D).round()).all()
     off_grid = table[~table["n_kept"].isin([6, 16, 32, 58, 64])]
     assert (off_grid["fraction"] == off_grid["n_kept"] / D).all()
@@ -208,6 +210,9 @@ def test_cka_is_searched_among_all_sizes_of_one_pass(
     for delta in (0.8, 0.9):
         expected = int(np.argmax(every.mean(axis=0) >= delta)) + 1
         assert table.loc[delta, "critical_mass"] == expected
+    counts = run.frame().query("selector == 'random'").groupby("n_kept")["seed"].nunique()
+    # More seeds cost next to nothing, so a size gets all of them at once.
+    assert set(counts) == {3, 20}
     row = run.frame().query("selector == 'random' and seed == 17").iloc[0]
     assert row["value"] == pytest.approx(every[17, row["n_kept"] - 1], abs=1e-12)
     assert run.artifact(row).shape == (32,)

@@ -196,3 +196,12 @@ def test_one_seed_of_a_random_selector_settles_nothing() -> None:
     problem = a_problem(32, 0.5, (8, 24), looks=(1,), base=1)
     found, _, _ = searched(problem, curve)
     assert (found.critical_mass, found.low, found.high, found.short_of) == (20, 1, 32, "seeds")
+
+
+def test_two_values_that_agree_by_accident_settle_nothing() -> None:
+    problem = a_problem(16, 0.5, (8, 12), whole_passes=False)
+    known = {8: Look(20, np.full(20, 0.1)), 9: Look(20, np.full(2, 0.9))}
+    found = answer(problem, known)
+    assert (found.critical_mass, found.low, found.high) == (9, 9, 16)
+    enough = answer(problem, {**known, 9: Look(20, np.full(5, 0.9))})
+    assert (enough.low, enough.high) == (9, 9)
