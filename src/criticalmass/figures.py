@@ -33,7 +33,9 @@ MEASURE_LABELS = {
     "cka": "linear CKA with the whole layer",
     "cka-debiased": "debiased linear CKA with the whole layer",
     "procrustes": "Procrustes similarity with the whole layer",
-    "retrieval": "nDCG of the retrieved neighbours",
+    "mutual-knn": "nearest neighbours shared with the whole layer",
+    "retrieval": "nDCG@10 of the whole layer's neighbours",
+    "retrieval-recall": "recall@10 of the whole layer's neighbours",
 }
 COLUMN_WIDTH = 3.35
 #: The range of delta that the DR-against-delta figure covers.
@@ -42,7 +44,7 @@ DELTAS = tuple(round(0.5 + 0.01 * step, 2) for step in range(50))
 
 def is_similarity(measure: str) -> bool:
     """Whether a measure compares with the whole layer instead of scoring a task."""
-    return measure.startswith("cka") or measure == "procrustes"
+    return measure in MEASURE_LABELS
 
 
 def measure_label(measure: str) -> str:

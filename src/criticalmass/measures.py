@@ -89,10 +89,33 @@ def _validation() -> dict[str, Any]:
     return {"validation_share": VALIDATION_SHARE, "validation_seed": VALIDATION_SEED}
 
 
-def _cka() -> dict[str, Any]:
+def _blocks() -> dict[str, Any]:
     from criticalmass.cka_replicates import N_BLOCKS
 
     return {"n_blocks": N_BLOCKS}
+
+
+def _queries(metric: str) -> dict[str, Any]:
+    from criticalmass.retrieval import MOST_QUERIES, N_NEIGHBOURS, QUERY_SEED
+
+    return {
+        "metric": metric,
+        "n_neighbours": N_NEIGHBOURS,
+        "most_queries": MOST_QUERIES,
+        "query_seed": QUERY_SEED,
+    }
+
+
+def _mutual_knn() -> dict[str, Any]:
+    return _queries("euclidean")
+
+
+def _retrieval() -> dict[str, Any]:
+    return {**_queries("cosine"), "gains": "linear"}
+
+
+def _retrieval_recall() -> dict[str, Any]:
+    return _queries("cosine")
 
 
 _ALL = (
@@ -102,7 +125,11 @@ _ALL = (
     Measure("knn", True, 1, False, True, _knn),
     Measure("centroid", True, 1, False, True, dict),
     Measure("sgd", True, 1, True, False, _sgd),
-    Measure("cka", False, 1, False, True, _cka, every_size=True),
-    Measure("cka-debiased", False, 1, False, True, _cka, every_size=True),
+    Measure("cka", False, 1, False, True, _blocks, every_size=True),
+    Measure("cka-debiased", False, 1, False, True, _blocks, every_size=True),
+    Measure("procrustes", False, 1, False, True, _blocks),
+    Measure("mutual-knn", False, 1, False, True, _mutual_knn),
+    Measure("retrieval", False, 1, False, True, _retrieval),
+    Measure("retrieval-recall", False, 1, False, True, _retrieval_recall),
 )
 MEASURES: Mapping[str, Measure] = MappingProxyType({m.name: m for m in _ALL})

@@ -16,8 +16,15 @@ from numpy.typing import NDArray
 
 from criticalmass.cka_replicates import prefix_cka_replicates, projection_cka_replicates
 from criticalmass.errors import unknown_name
+from criticalmass.nearest import Metric
+from criticalmass.probes.standardise import column_scaling
 from criticalmass.probes.task import Rows
-from criticalmass.statistics import FloatArray, Moments, moments
+from criticalmass.procrustes import (
+    prefix_procrustes_replicates,
+    projection_procrustes_replicates,
+)
+from criticalmass.retrieval import Neighbours, graded, ndcg, queries_of, recall
+from criticalmass.statistics import FloatArray, IndexArray, Moments, moments
 
 __all__ = ["SIMILARITIES", "SimilarityScores", "SimilarityTask", "WholeLayer", "get_similarity"]
 
@@ -42,6 +49,44 @@ class WholeLayer:
     def moments(self) -> Moments:
         """Mean and centred second moment of the rows."""
         return moments(self.rows)
+
+    @cached_property
+    def mean(self) -> FloatArray:
+        """(n_neurons,) mean of the rows, without the cost of their second moment."""
+        return column_scaling(self.rows).mean
+
+    @cached_property
+    def asking(self) -> IndexArray:
+        """(n_queries,) samples whose neighbours are looked at."""
+        return queries_of(int(self.rows.shape[0]))
+
+    @cached_property
+    def by_distance(self) -> NDArray[np.int32]:
+        """(n_queries, n_neighbours) nearest samples in the whole layer by Euclidean distance."""
+        return self._nearest("euclidean")
+
+    @cached_property
+    def by_cosine(self) -> NDArray[np.int32]:
+        """(n_queries, n_neighbours) nearest samples in the whole layer by cosine."""
+        return self._nearest("cosine")
+
+    def _nearest(self, metric: Metric) -> NDArray[np.int32]:
+        width = self.n_neurons
+        return np.asarray(self.finder(metric)(np.arange(width), (width,))[0])
+
+    def finder(self, metric: Metric, projection: FloatArray | None = None) -> Neighbours:
+        """Return what finds neighbours in the layer's neurons, or in a projection of them.
+
+        Distances are those of centred rows, which changes none but saves the digits of features
+        that lie far from zero. Cosines are those of rows as they are, as a vector store has them.
+        """
+        turn = None if projection is None else projection.astype(np.float32)
+
+        def view(block: NDArray[Any]) -> NDArray[np.floating]:
+            seen = block if metric == "cosine" else block - self.mean
+            return seen if turn is None else np.asarray(seen, dtype=np.float32) @ turn
+
+        return Neighbours.of(self.rows, metric, asking=self.asking, view=view)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,9 +153,57 @@ def _cka(task: SimilarityTask, *, debiased: bool) -> SimilarityScores:
     return SimilarityScores(values, "replicates", replicates)
 
 
+def _procrustes(task: SimilarityTask) -> SimilarityScores:
+    compare = (
+        projection_procrustes_replicates if task.is_projection else prefix_procrustes_replicates
+    )
+    values, replicates = compare(
+        task.whole.rows, task.subsets, task.sizes, whole=task.whole.moments
+    )
+    return SimilarityScores(values, "replicates", replicates)
+
+
+def _retrieval(task: SimilarityTask) -> SimilarityScores:
+    relevant = task.whole.by_cosine
+    gains = graded(relevant.shape[1])
+    return _asked(task, "cosine", lambda found: ndcg(found, relevant, gains))
+
+
+def _retrieval_recall(task: SimilarityTask) -> SimilarityScores:
+    return _asked(task, "cosine", lambda found: recall(found, task.whole.by_cosine))
+
+
+def _mutual_knn(task: SimilarityTask) -> SimilarityScores:
+    return _asked(task, "euclidean", lambda found: recall(found, task.whole.by_distance))
+
+
+def _asked(
+    task: SimilarityTask, metric: Metric, score: Callable[[NDArray[np.int32]], FloatArray]
+) -> SimilarityScores:
+    """Score the neighbours that every query has in every subset.
+
+    All neurons in another order are the whole layer, whose neighbours are what is right: their
+    score is 1 by definition, not up to the rounding of sums in another order.
+    """
+    finder = task.whole.finder(metric, task.subsets if task.is_projection else None)
+    width = int(task.subsets.shape[1])
+    orders = np.arange(width)[None] if task.is_projection else task.subsets
+    sizes = tuple(k for k in task.sizes if task.is_projection or k < width)
+    kept = np.ones((len(orders), len(task.sizes), task.whole.asking.size), dtype=np.float32)
+    if sizes:
+        for mine, order in zip(kept, orders, strict=True):
+            for j, found in enumerate(finder(order, sizes)):
+                mine[j] = score(found)
+    return SimilarityScores(kept.mean(axis=-1, dtype=np.float64), "scores", kept)
+
+
 SIMILARITIES: Mapping[str, Similarity] = MappingProxyType(
     {
         "cka": partial(_cka, debiased=False),
         "cka-debiased": partial(_cka, debiased=True),
+        "procrustes": _procrustes,
+        "mutual-knn": _mutual_knn,
+        "retrieval": _retrieval,
+        "retrieval-recall": _retrieval_recall,
     }
 )

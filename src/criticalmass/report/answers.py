@@ -12,6 +12,14 @@ if TYPE_CHECKING:
 
 #: The delta that the sentence is about, when it was asked for.
 _USUAL_DELTA = 0.9
+_KEPT = {
+    "cka": "similarity (CKA) to the whole layer",
+    "cka-debiased": "similarity (debiased CKA) to the whole layer",
+    "procrustes": "Procrustes similarity to the whole layer",
+    "mutual-knn": "nearest neighbours in the whole layer",
+    "retrieval": "retrieval quality (nDCG@10)",
+    "retrieval-recall": "ten nearest vectors that the whole layer retrieves",
+}
 _KEY = ["model", "layer", "dataset", "selector", "measure"]
 
 
@@ -112,10 +120,7 @@ def percent(share: float) -> str:
 
 def _goal(measure: str, delta: float) -> str:
     """Name what is kept."""
-    what = "similarity (CKA) to the whole layer" if is_similarity(measure) else "accuracy"
-    if measure == "retrieval":
-        what = "retrieval quality"
-    return f"{percent(delta)} of the {what}"
+    return f"{percent(delta)} of the {_KEPT.get(measure, 'accuracy')}"
 
 
 def _subject(selector: str, kept: int, neurons: int) -> tuple[str, str]:

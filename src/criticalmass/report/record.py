@@ -28,6 +28,15 @@ MEASURES = {
     "on the test split",
     "cka": "linear centred kernel alignment of the subset with its whole layer, on the test split",
     "cka-debiased": "debiased linear CKA of the subset with its whole layer, on the test split",
+    "procrustes": "orthogonal Procrustes similarity of the subset with its whole layer (nuclear "
+    "norm of their cross-covariance over the product of their norms), on the test split",
+    "mutual-knn": "share of the 10 nearest test samples (Euclidean distance on raw features) that "
+    "the subset has in common with its whole layer; at most 4,096 test samples ask",
+    "retrieval": "nDCG@10 of the test samples that the subset retrieves by cosine on raw vectors, "
+    "where the whole layer's 10 nearest are relevant, the nearest most (10, 9, ..., 1); at most "
+    "4,096 test samples ask",
+    "retrieval-recall": "share of the whole layer's 10 nearest test samples, by cosine on raw "
+    "vectors, that the subset retrieves among its 10 nearest; at most 4,096 test samples ask",
 }
 
 

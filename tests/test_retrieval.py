@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import ndcg_score
+from sklearn.neighbors import NearestNeighbors
+
+from criticalmass import nearest, retrieval
+from criticalmass.errors import CriticalMassError
+from criticalmass.retrieval import Neighbours, graded, ndcg, queries_of, recall
+from criticalmass.similarity import SimilarityTask, WholeLayer, get_similarity
+
+
+@pytest.fixture(scope="module")
+def x():
+    rng = np.random.default_rng(0)
+    return (rng.standard_normal((90, 12)) @ rng.standard_normal((12, 12)) + 1.0).astype(np.float32)
+
+
+def log2(value):
+    return np.log(value) / np.log(2.0)
+
+
+def test_ndcg_by_hand():
+    # One of two relevant ones, at rank 2 of 3.
+    assert ndcg([[3, 1, 7]], [[1, 2]])[0] == pytest.approx((1 / log2(3)) / (1 + 1 / log2(3)))
+    # Third, first, a stranger; gains 3, 2, 1.
+    want = (1 + 3 / log2(3)) / (3 + 2 / log2(3) + 1 / 2)
+    assert ndcg([[9, 7, 4]], [[7, 8, 9]], [3, 2, 1])[0] == pytest.approx(want)
+    # Best first is 1, exactly; the ideal list is as short as what was asked for.
+    assert ndcg([[7, 8, 9]], [[7, 8, 9]], graded(3)).tolist() == [1.0]
+    assert ndcg([[7]], [[9, 8, 7]], [1, 2, 3]).tolist() == [1.0]
+    assert ndcg([[7, 8]], [[7, -1]]).tolist() == [1.0]
+
+
+def test_recall_by_hand():
+    found = recall([[3, 1, 7], [1, 2, 3], [4, 5, 6]], [[1, 2, -1], [3, 1, 2], [-1, -1, -1]])
+    assert found.tolist() == [0.5, 1.0, 0.0]
+    assert ndcg([[4, 5]], [[-1, -1]]).tolist() == [0.0]
+
+
+def test_ndcg_is_that_of_scikit_learn(monkeypatch):
+    monkeypatch.setattr(retrieval, "_PAIRS", 200)
+    rng = np.random.default_rng(1)
+    order = np.argsort(rng.standard_normal((40, 30)), axis=1)
+    relevant = np.argsort(rng.standard_normal((40, 30)), axis=1)[:, :9]
+    gains = rng.uniform(0.5, 4.0, (40, 9))
+    truth, told = np.zeros((40, 30)), np.zeros((40, 30))
+    np.put_along_axis(truth, relevant, gains, axis=1)
+    np.put_along_axis(told, order, np.arange(30.0, 0.0, -1.0)[None].repeat(40, 0), axis=1)
+    got = ndcg(order[:, :6], relevant, gains)
+    want = [ndcg_score(truth[[q]], told[[q]], k=6) for q in range(40)]
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_neighbours_of_every_prefix_are_those_of_scikit_learn(x, metric, monkeypatch):
+    monkeypatch.setattr(nearest, "_TILE", 37)
+    monkeypatch.setattr(nearest, "_QUERIES", 16)
+    asking, order = np.array([0, 5, 17, 40, 89]), np.random.default_rng(2).permutation(12)
+    sizes = (2, 5, 12)
+    found = Neighbours.of(x, metric, asking=asking)(order, sizes)
+    assert found.shape == (3, 5, 10)
+    for size, lists in zip(sizes, found, strict=True):
+        kept = x[:, order[:size]].astype(np.float64)
+        model = NearestNeighbors(n_neighbors=11, metric=metric, algorithm="brute").fit(kept)
+        want = model.kneighbors(kept[asking], return_distance=False)[:, 1:]
+        np.testing.assert_array_equal(lists, want)
+
+
+def test_mutual_knn_by_hand(monkeypatch):
+    monkeypatch.setattr(retrieval, "N_NEIGHBOURS", 1)
+    # Nearest in the plane: 0-2 and 1-3. In the first neuron alone: 0-1, 1-0 (2 is as near but
+    # later), 2-1, 3-2. In the second alone, equal rows: as in the plane.
+    rows = np.array([[0, 0], [1, 10], [2, 0], [3, 10]], dtype=np.float32)
+    orders = np.array([[0, 1], [1, 0]])
+    scores = get_similarity("mutual-knn")(SimilarityTask(WholeLayer(rows), orders, (1, 2)))
+    assert scores.values.tolist() == [[0.0, 1.0], [1.0, 1.0]]
+    assert scores.kept[0, 0].tolist() == [0.0] * 4
+
+
+def test_retrieval_by_hand(monkeypatch):
+    monkeypatch.setattr(retrieval, "N_NEIGHBOURS", 2)
+    # By angle to sample 0: 1, then 2, then 3. In the first neuron alone every cosine is 1 but
+    # that with sample 3: ties go to the earlier, so sample 0 finds 1 and 2, as it should.
+    rows = np.array([[1.0, 0.0], [1.0, 0.1], [1.0, 0.5], [-1.0, 1.0]], dtype=np.float32)
+    task = SimilarityTask(WholeLayer(rows), np.array([[0, 1]]), (1,))
+    assert task.whole.by_cosine.tolist() == [[1, 2], [0, 2], [1, 0], [2, 1]]
+    # 1 finds 0, 2: right. 2 finds 0, 1 where 1, 0 is right. 3 is opposite to all: 0, 1 for 2, 1.
+    graded_2 = (1 + 2 / log2(3)) / (2 + 1 / log2(3))
+    graded_3 = (1 / log2(3)) / (2 + 1 / log2(3))
+    got = get_similarity("retrieval")(task).kept[0, 0]
+    np.testing.assert_allclose(got, [1.0, 1.0, graded_2, graded_3], rtol=1e-6)
+    got = get_similarity("retrieval-recall")(task).kept[0, 0]
+    assert got.tolist() == [1.0, 1.0, 1.0, 0.5]
+
+
+def test_nobody_is_their_own_neighbour_however_many_are_equal():
+    rows = np.zeros((40, 3), dtype=np.float32)
+    rows[30:] = np.random.default_rng(3).standard_normal((10, 3)) + 5.0
+    for metric in ("euclidean", "cosine"):
+        found = Neighbours.of(rows, metric, asking=np.arange(40))(np.arange(3), (1, 3))
+        assert not (found == np.arange(40)[:, None]).any()
+        for lists in found.reshape(-1, 10):
+            assert len(set(lists.tolist())) == 10
+    by_distance = Neighbours.of(rows, "euclidean", asking=np.arange(30))(np.arange(3), (3,))
+    assert by_distance.max() < 30
+
+
+def test_few_samples_have_few_neighbours(x):
+    scores = get_similarity("retrieval")(
+        SimilarityTask(WholeLayer(x[:4]), np.arange(12)[None], (2, 12))
+    )
+    assert scores.kept.shape == (1, 2, 4)
+    assert Neighbours.of(x[:4], "cosine", asking=np.arange(4)).n_neighbours == 3
+
+
+def test_constant_neurons_tell_no_samples_apart(x):
+    rows = x.copy()
+    rows[:, 4] = 0.0
+    task = SimilarityTask(WholeLayer(rows), np.r_[4, 0:4, 5:12][None], (1, 12))
+    scores = get_similarity("retrieval-recall")(task)
+    assert scores.values[0, 1] == 1.0
+    assert scores.values[0, 0] < 0.3
+
+
+def test_features_far_from_zero_keep_their_distances(x):
+    order = np.random.default_rng(4).permutation(12)[None]
+    near = WholeLayer(x.astype(np.float64))
+    far = WholeLayer(x.astype(np.float64) + 1e6)
+    np.testing.assert_array_equal(near.by_distance, far.by_distance)
+    one, other = (
+        get_similarity("mutual-knn")(SimilarityTask(whole, order, (3, 7))) for whole in (near, far)
+    )
+    np.testing.assert_array_equal(one.kept, other.kept)
+
+
+def test_of_many_samples_a_fixed_sample_asks(x, monkeypatch):
+    assert queries_of(10).tolist() == list(range(10))
+    asking = queries_of(90, 20)
+    assert len(set(asking.tolist())) == 20
+    assert asking.tolist() == sorted(asking.tolist()) == queries_of(90, 20).tolist()
+    monkeypatch.setattr("criticalmass.similarity.queries_of", lambda n: queries_of(n, 20))
+    order = np.random.default_rng(5).permutation(12)[None]
+    part = get_similarity("retrieval")(SimilarityTask(WholeLayer(x), order, (3,)))
+    monkeypatch.undo()
+    every = get_similarity("retrieval")(SimilarityTask(WholeLayer(x), order, (3,)))
+    np.testing.assert_array_equal(part.kept[0, 0], every.kept[0, 0][asking])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_rows_may_be_of_any_float(x, dtype):
+    rows = x.astype(dtype)
+    whole = WholeLayer(rows)
+    assert whole.by_cosine.shape == whole.by_distance.shape == (90, 10)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda x: queries_of(1), "1 sample has no neighbours"),
+        (lambda x: ndcg([[1, 2]], [[1], [2]]), r"\(1, 2\).*\(2, 1\)"),
+        (lambda x: recall([[1.0]], [[1]]), "whole numbers"),
+        (lambda x: ndcg([[1]], [[1, 2]], [1.0]), r"gains have shape \(1,\).*\(1, 2\)"),
+        (lambda x: ndcg([[1]], [[1, 2]], [1.0, 0.0]), "positive"),
+        (lambda x: WholeLayer(np.where(x == x[3, 2], np.nan, x)).by_cosine, "row 3 neuron 2"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(call, says, x):
+    with pytest.raises(CriticalMassError, match=says) as caught:
+        call(x)
+    assert "\n" not in str(caught.value)
