@@ -19,6 +19,7 @@ from criticalmass.shrinking.promise import (
     mean_bound,
     ratio_bound,
     ratio_p_value,
+    score_ratio_bound,
 )
 
 COUNTS = st.integers(0, 400)
@@ -131,3 +132,19 @@ def test_the_first_failure_ends_the_descent(passes: list[bool], held: int) -> No
 def test_a_level_that_is_none() -> None:
     with pytest.raises(CriticalMassError, match=r"level=1\.5"):
         ratio_bound(Paired(1, 1, 1, 1), 1.5)
+
+
+def test_ratio_of_means_of_scores() -> None:
+    """Paired scores with a true ratio of .9: the bound is below it in about 95 % of samples."""
+    rng = np.random.default_rng(2)
+    below = []
+    for _ in range(400):
+        full = rng.uniform(0.2, 1.0, 250)
+        subset = np.clip(0.9 * full + rng.uniform(-0.1, 0.1, 250), 0.0, 1.0)
+        below.append(score_ratio_bound(subset, full) <= 0.9)
+    assert 0.905 < np.mean(below) < 0.99
+    assert score_ratio_bound(np.full(50, 0.5), np.ones(50)) == mean_bound(np.full(50, 0.5))
+    assert score_ratio_bound(np.ones(5), np.full(5, 0.5)) == 0.0, "too few"
+    assert score_ratio_bound(np.zeros(50), np.full(50, 0.5)) == 0.0
+    with pytest.raises(CriticalMassError, match="same samples for both"):
+        score_ratio_bound(np.ones(5), np.ones(6))

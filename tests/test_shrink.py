@@ -167,6 +167,8 @@ def test_names_from_data_do_not_act_in_the_card(tmp_path: Path) -> None:
         ({"precisions": ("int9",)}, "did you mean 'int8'"),
         ({"layer": "penultimat"}, "did you mean 'penultimate'"),
         ({"measure": "cka", "worst_class_drop": 0.1}, "speaks of classes"),
+        ({"relevance": "label"}, "did you mean 'labels'"),
+        ({"relevance": "labels"}, "speaks of queries"),
     ],
 )
 def test_mistakes_are_one_clear_line(
@@ -195,6 +197,54 @@ def test_another_width_is_refused(needle: cm.FeatureStore) -> None:
         slim.transform(np.zeros((3, 7)))
     with pytest.raises(CriticalMassError, match="has no head"):
         slim.predict(np.zeros((3, 24)))
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> cm.FeatureStore:
+    """30 clusters in 4 directions, seen by 32 neurons; the labels are clusters modulo 3."""
+    rng = np.random.default_rng(3)
+    centres, mix = rng.standard_normal((30, 4)), rng.standard_normal((4, 32)) / 2
+    cluster = rng.integers(0, 30, 2400)
+    x = (centres[cluster] + 0.3 * rng.standard_normal((2400, 4))) @ mix
+    out = tmp_path_factory.mktemp("vectors") / "store"
+    return cm.import_features(x.astype(np.float32), out=out, labels=cluster % 3)
+
+
+def test_retrieval_needs_no_labels_and_finds_the_latent_width(vectors: cm.FeatureStore) -> None:
+    """Neurons are mixtures of 4 directions: a few more than 4 find nearly the same neighbours."""
+    plan = cm.shrink(vectors, keep=0.9, measure="retrieval", selectors=("random", "leverage"))
+    assert plan.safe
+    assert 4 <= plan.n_kept <= 12
+    assert plan.slim.head is None
+    assert plan.slim.record["measured"]["value_full"] == 1.0
+    assert "of the retrieval" in plan.sentence
+
+
+def test_relevance_by_labels_compares_with_what_whole_vectors_find(
+    vectors: cm.FeatureStore,
+) -> None:
+    plan = cm.shrink(
+        vectors, keep=0.9, measure="retrieval", relevance="labels", selectors=("leverage",)
+    )
+    full = plan.slim.record["measured"]["value_full"]
+    x, y = arrays(vectors, "train")
+    q, y_q = arrays(vectors, "test")
+    unit, unit_q = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (x, q))
+    ten = np.argsort(-(unit_q @ unit.T), axis=1)[:, :10]
+    discounts = 1 / np.log2(np.arange(2, 12))
+    expected = ((y[ten] == y_q[:, None]) @ discounts / discounts.sum()).mean()
+    assert full == pytest.approx(expected, abs=2e-3)
+
+
+def test_similarity_is_promised_too(vectors: cm.FeatureStore) -> None:
+    plan = cm.shrink(vectors, keep=0.8, measure="cka", selectors=("random", "greedy-cka"))
+    assert plan.safe
+    x = vectors.features("test", "penultimate").array()
+    measured = cm.linear_cka(x[:, plan.slim.indices], x)
+    assert plan.slim.record["measured"]["value"] == pytest.approx(measured, abs=1e-6)
+    assert plan.slim.record["promise"]["ratio_bound"] < measured
+    with pytest.raises(CriticalMassError, match="compares float32 values"):
+        cm.shrink(vectors, measure="cka", precisions=("int8",))
 
 
 def test_what_it_costs(needle: cm.FeatureStore) -> None:

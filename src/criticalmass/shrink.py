@@ -21,7 +21,7 @@ from criticalmass.selectors import Evidence, select, selector_info
 from criticalmass.shrinking.candidates import Goal, compete
 from criticalmass.shrinking.card import model_card, sentence
 from criticalmass.shrinking.certify import certify, tried
-from criticalmass.shrinking.judges import check_measure, judge_for
+from criticalmass.shrinking.judges import check_measure, check_relevance, judge_for
 from criticalmass.shrinking.judging import IndexArray
 from criticalmass.shrinking.making import Decision, make_slim
 from criticalmass.shrinking.parts import Parts, parts_of
@@ -30,7 +30,7 @@ from criticalmass.shrinking.slim import SlimModel
 from criticalmass.store import FeatureStore
 
 StoreLike = FeatureStore | str | Path
-_WITH_LABELS = ("random", "leverage", "greedy-cka", "anova", "probe-weight", "first")
+_WITH_LABELS = ("random", "leverage", "greedy-cka", "greedy-lda", "probe-weight", "first")
 _WITHOUT = ("random", "leverage", "greedy-cka", "variance-high", "first")
 
 
@@ -102,6 +102,7 @@ def shrink(  # noqa: PLR0913
     precisions: Sequence[str] = ("float32",),
     budget_bytes: int | None = None,
     max_dims: int | None = None,
+    relevance: str = "neighbours",
     seed: int = 0,
 ) -> ShrinkPlan:
     """Find the smallest subset of a layer that keeps enough, and promise it on held-out data.
@@ -117,10 +118,12 @@ def shrink(  # noqa: PLR0913
         labels.
     layer: which, if the store has several and none is ``penultimate``.
     selectors: that compete; by default random, leverage, greedy-cka, first, and with labels
-        anova and probe-weight.
+        greedy-lda and probe-weight; without, variance-high.
     precisions: that compete: float32, float16, int8, binary.
     budget_bytes: most bytes of one stored vector.
     max_dims: most neurons kept, e.g. 2000 for a common index limit.
+    relevance: for ``retrieval``: "neighbours", what whole vectors find, or "labels", vectors of
+        the query's class.
     seed: of the random selector.
 
     Returns
@@ -142,11 +145,13 @@ def shrink(  # noqa: PLR0913
     """
     goal = _goal(keep, level, worst_class_drop, budget_bytes, max_dims)
     _check_names(measure, selectors, precisions, worst_class_drop)
+    relevant = check_relevance(relevance, measure)
     features = FeatureStore.open(store)
     parts = parts_of(features, layer)
     orders = _orders(parts, selectors, seed)
-    candidates = compete(judge_for(measure, parts, certifying=False), orders, precisions, goal)
-    judge = judge_for(measure, parts, certifying=True)
+    chooser = judge_for(measure, parts, certifying=False, relevance=relevant)
+    candidates = compete(chooser, orders, precisions, goal)
+    judge = judge_for(measure, parts, certifying=True, relevance=relevant)
     certificate = certify(judge, candidates[0], goal)
     slim = make_slim(Decision(features, parts, measure, goal, candidates, certificate), judge)
     trials = pd.DataFrame(tried(certificate, goal))

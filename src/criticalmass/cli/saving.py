@@ -21,6 +21,7 @@ from criticalmass.cli.options import example, given, out, quiet, several, table_
 @several("--precision", "precisions", "float32 (default), float16, int8 or binary.")
 @click.option("--budget-bytes", type=int, help="Most bytes of one stored vector.")
 @click.option("--max-dims", type=int, help="Most neurons kept, e.g. 2000 for an index's limit.")
+@click.option("--relevance", help="Of retrieval: neighbours (default) or labels.")
 @click.option("--seed", type=int, help="Of the random selector: 0.")
 @click.option("--price-per-gb", type=float, help="Price of a gigabyte a month, to tell the cost.")
 @click.option("--vectors", type=int, help="How many vectors are stored, for the cost.")

@@ -19,7 +19,13 @@ from criticalmass.cells import validation_rows
 from criticalmass.probes import get_probe
 from criticalmass.probes.task import LinearHead, ProbeTask, Rows
 from criticalmass.shrinking.precision import Codec, stored
-from criticalmass.shrinking.promise import Paired, drop_bound, drop_p_value, mean_bound, ratio_bound
+from criticalmass.shrinking.promise import (
+    Paired,
+    drop_bound,
+    drop_p_value,
+    ratio_bound,
+    score_ratio_bound,
+)
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.intp]
@@ -117,17 +123,23 @@ class Hits:
 
 @dataclass(frozen=True, eq=False)
 class QueryScores:
-    """Scores in [0, 1] of queries; the whole layer scores 1 by definition.
+    """Scores in [0, 1] of queries.
 
     Attributes
     ----------
     sizes: neurons kept, ascending.
-    scores: (n_sizes, n_queries).
+    scores: (n_sizes, n_queries) of the subsets.
+    scores_full: (n_queries,) of the whole layer; all 1 where its own neighbours are what is right.
     """
 
     sizes: tuple[int, ...]
     scores: NDArray[np.floating]
-    value_full: float = 1.0
+    scores_full: FloatArray
+
+    @property
+    def value_full(self) -> float:
+        """Mean score of the whole layer."""
+        return float(self.scores_full.mean())
 
     @property
     def values(self) -> FloatArray:
@@ -135,8 +147,8 @@ class QueryScores:
         return np.asarray(self.scores.mean(axis=1, dtype=np.float64))
 
     def bound(self, place: int, level: float) -> float:
-        """Lower confidence bound of the mean score."""
-        return mean_bound(self.scores[place], level)
+        """Lower confidence bound of the ratio of mean scores."""
+        return score_ratio_bound(self.scores[place], self.scores_full, level)
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,8 @@ class Parts:
     Attributes
     ----------
     layer: its name.
-    fitted: training rows that the probes of the competition are fitted on.
+    unselected: training rows that are not for the selection.
+    fitted: those of them that the probes of the competition are fitted on.
     selected: training rows that they are judged on.
     train: all training rows.
     certified: the test split, on which the promise is made.
@@ -34,6 +35,7 @@ class Parts:
     """
 
     layer: str
+    unselected: Part
     fitted: Part
     selected: Part
     train: Part
@@ -79,10 +81,12 @@ def parts_of(store: FeatureStore, layer: str | None) -> Parts:
     rows, labels = store.features("train", name), store.labels("train")
     selected = validation_rows(labels, _SELECTED_SHARE, _SEED)
     rng = np.random.default_rng(_SEED)
-    fitted_rows = _at_most(np.flatnonzero(~selected), _MOST_FITTED, rng)
+    free = np.flatnonzero(~selected)
+    fitted_rows = _at_most(free, _MOST_FITTED, rng)
     selected_rows = _at_most(np.flatnonzero(selected), _MOST_SELECTED, rng)
     return Parts(
         layer=name,
+        unselected=Part(RowSubset(rows, free), labels[free]),
         fitted=Part(RowSubset(rows, fitted_rows), labels[fitted_rows]),
         selected=Part(RowSubset(rows, selected_rows), labels[selected_rows]),
         train=Part(rows, labels),

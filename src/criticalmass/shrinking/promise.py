@@ -176,6 +176,44 @@ def mean_bound(values: ArrayLike, level: float = 0.95) -> float:
     return max(0.0, min(float(scores.mean()) - step, certain))
 
 
+def score_ratio_bound(subset: ArrayLike, full: ArrayLike, level: float = 0.95) -> float:
+    """Lower confidence bound of the ratio of two means of scores of the same samples.
+
+    Parameters
+    ----------
+    subset, full: (n_samples,) scores in [0, 1]; paired.
+    level: confidence, in (0, 1).
+
+    Returns
+    -------
+    The largest r at which Student's law still rejects "the mean of subset - r full is at most
+    0"; at least 0. Where the whole layer always scores 1 it is `mean_bound`.
+
+    Raises
+    ------
+    CriticalMassError: if the two differ in length or a score is outside [0, 1].
+    """
+    mine, whole = np.asarray(subset, dtype=np.float64), np.asarray(full, dtype=np.float64)
+    if mine.shape != whole.shape:
+        raise CriticalMassError(
+            f"scores of the subset have shape {mine.shape}, of the whole layer {whole.shape}; "
+            "give one per sample, the same samples for both"
+        )
+    certain = mean_bound(mine, level)
+    if np.all(whole == 1.0):
+        return certain
+    if mine.size < _FEWEST_SCORES:
+        return 0.0
+    quantile = float(t.ppf(level, mine.size - 1))
+
+    def holds(ratio: float) -> bool:
+        each = mine - ratio * whole
+        error = float(each.std(ddof=1)) / math.sqrt(each.size)
+        return float(each.mean()) > quantile * error
+
+    return _largest(holds, 0.0, 2.0) if holds(0.0) else 0.0
+
+
 def descend(passes: Sequence[bool]) -> int:
     """How many of a fixed sequence of tests hold before the first that fails."""
     for place, held in enumerate(passes):
