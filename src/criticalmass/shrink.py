@@ -148,7 +148,7 @@ def shrink(  # noqa: PLR0913
     relevant = check_relevance(relevance, measure)
     features = FeatureStore.open(store)
     parts = parts_of(features, layer)
-    orders = _orders(parts, selectors, seed)
+    orders = orders_of(parts, selectors, seed)
     chooser = judge_for(measure, parts, certifying=False, relevance=relevant)
     candidates = compete(chooser, orders, precisions, goal)
     judge = judge_for(measure, parts, certifying=True, relevance=relevant)
@@ -208,10 +208,21 @@ def _check_names(
         raise CriticalMassError("no selector or no precision given; name at least one of each")
 
 
-def _orders(
+def orders_of(
     parts: Parts, selectors: Sequence[str] | None, seed: int
 ) -> dict[tuple[str, int], IndexArray]:
-    """(selector, seed) -> order, chosen on the rows that the competition's probes see."""
+    """Apply selectors to the rows that the competition's probes see.
+
+    Parameters
+    ----------
+    parts: of the data.
+    selectors: names, or None for the default ones.
+    seed: of random selectors.
+
+    Returns
+    -------
+    (selector, seed) -> (n_neurons,) order; projections have none and are left out.
+    """
     labelled = len(parts.class_names) >= 2
     names = selectors or (_WITH_LABELS if labelled else _WITHOUT)
     labels = parts.fitted.labels if labelled else None
