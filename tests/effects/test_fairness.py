@@ -102,6 +102,14 @@ def test_a_neutral_loss_multiplies_all_odds_alike(whole: list[float], goals: lis
     assert neutral_accuracy(p, shares, p @ shares) == pytest.approx(p, abs=1e-9)
 
 
+def test_classes_nearly_all_right_and_nearly_all_wrong() -> None:
+    """Newton's steps alone overshoot here."""
+    shares = np.array([0.49759191, 0.22364176, 0.27876633])
+    whole = np.array([0.999997615, 2.569866e-03, 2.69358801e-04])
+    q = neutral_accuracy(whole, shares, np.array(0.80940579))
+    assert q @ shares == pytest.approx(0.80940579, abs=1e-8)
+
+
 @given(
     st.lists(st.integers(0, 500), min_size=1, max_size=9), st.floats(0.1, 10), st.integers(0, 99)
 )
