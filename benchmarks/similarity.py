@@ -1,19 +1,32 @@
-"""CKA of all prefixes against one n x n CKA per subset."""
+"""Similarities of all prefixes against one textbook computation per subset.
+
+``python -m benchmarks.similarity [--store DIR] [--rows 5000]`` has a row for every measure; CKA of
+20 orders is a row of `benchmarks.probes`.
+"""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
 
 from benchmarks.peers import centred_gram, gram_cka
 from benchmarks.problems import Matrix, Recipe, synthetic
 from benchmarks.search import Line
-from benchmarks.timing import Seconds, median, one_thread, spread, tell, timed
+from benchmarks.timing import Seconds, machine, median, one_thread, spread, tell, timed
 from criticalmass.cka import prefix_cka
+from criticalmass.retrieval import graded, ndcg, recall
 from criticalmass.selectors import DEFAULT_FRACTIONS, sizes_for
+from criticalmass.similarity import SIMILARITIES, SimilarityTask, WholeLayer, get_similarity
 from criticalmass.statistics import moments
+from criticalmass.store import FeatureStore
+
+_N_ORDERS = 5
 
 
 def compare_cka(recipe: Recipe, n_orders: int, repeats: int, target: float) -> list[Line]:
@@ -71,3 +84,148 @@ def _prefixes(
 
 def _subset(x: NDArray[np.float64], columns: NDArray[np.intp], whole: NDArray[np.float64]) -> float:
     return gram_cka(x[:, columns], whole)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure every similarity and print a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.similarity", description=__doc__)
+    parser.add_argument("--store", type=Path, help="its test split; a synthetic layer by default")
+    parser.add_argument("--rows", type=int, default=5000, help="on which peers run (default 5000)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    asked = parser.parse_args(arguments)
+    every = _rows(asked.store, quick=asked.quick)
+    _measure_all(every[:60])  # compiles
+    alone, lines = _measure_all(every), []
+    part = every[: asked.rows]
+    for name, (values, ours) in _measure_all(part).items():
+        found, peer = _textbook(name, part)
+        apart = np.abs(found - values[0]).max()
+        n_orders_each = [1 if k == part.shape[1] else _N_ORDERS for k in _sizes(part)]
+        total = sum((s.times(n) for s, n in zip(peer, n_orders_each, strict=True)), Seconds())
+        tell(f"{name}: ours {ours.cpu:.2f} s, textbook {total.cpu:.1f} s")
+        lines.append(
+            f"| {name} | {alone[name][1].cpu:.2f} | {alone[name][1].wall:.2f} | {ours.cpu:.2f} "
+            f"| {total.cpu:.1f} | {total.cpu / ours.cpu:.3g} x | {apart:.1e} |"
+        )
+    n, d = every.shape
+    print(
+        f"Machine: {machine()}. {len(_sizes(every))} sizes x {_N_ORDERS} orders, d={d}, one run, "
+        "one thread. Ours with replicates or scores for the interval; the textbook has the value "
+        "alone, timed on one order and scaled.\n\n"
+        f"| measure | n={n} CPU s | wall s | n={len(part)} CPU s | textbook CPU s | ratio "
+        "| largest difference |\n| - | -: | -: | -: | -: | -: | -: |",
+        *lines,
+        sep="\n",
+    )
+
+
+def _rows(store: Path | None, *, quick: bool) -> Matrix:
+    if store is not None:
+        return np.asarray(FeatureStore.open(store).features("test")[:], dtype=np.float32)
+    return synthetic(Recipe(120, 1, 32, 3) if quick else Recipe(10_000, 1, 1280, 10)).x_train
+
+
+def _sizes(rows: Matrix) -> tuple[int, ...]:
+    return sizes_for(DEFAULT_FRACTIONS, rows.shape[1])
+
+
+def _measure_all(rows: Matrix) -> Mapping[str, tuple[NDArray[np.float64], Seconds]]:
+    """Values (n_orders, n_sizes) and time of every similarity."""
+    d = rows.shape[1]
+    orders = np.stack([np.random.default_rng(seed).permutation(d) for seed in range(_N_ORDERS)])
+    found = {}
+    with one_thread():
+        for name in SIMILARITIES:
+            task = SimilarityTask(WholeLayer(rows), orders, _sizes(rows))
+            scores, seconds = timed(partial(get_similarity(name), task))
+            found[name] = scores.values, seconds
+    return found
+
+
+def _textbook(name: str, rows: Matrix) -> tuple[NDArray[np.float64], list[Seconds]]:
+    """Values (n_sizes,) of order 0 and the time that each took."""
+    order, found, spent = np.random.default_rng(0).permutation(rows.shape[1]), [], []
+    with one_thread():
+        compare = _PEERS[name](rows)
+        for k in _sizes(rows):
+            value, seconds = timed(partial(compare, order[:k]))
+            found.append(value)
+            spent.append(seconds)
+    return np.array(found), spent
+
+
+Compare = Callable[[NDArray[np.intp]], float]
+
+
+def _gram(rows: Matrix, *, debiased: bool) -> Compare:
+    """One n x n matrix per subset."""
+    x = rows.astype(np.float64)
+    if not debiased:
+        centred = centred_gram(x)
+        return lambda kept: gram_cka(x[:, kept], centred)
+    n = len(x)
+
+    def hsic(k: NDArray[np.float64], m: NDArray[np.float64]) -> float:
+        a, b = k.sum(axis=0), m.sum(axis=0)
+        ones = a.sum() * b.sum() / ((n - 1) * (n - 2))
+        return float(np.vdot(k, m) + ones - 2.0 / (n - 2) * (a @ b))
+
+    def hollow(y: NDArray[np.float64]) -> NDArray[np.float64]:
+        y = y - y.mean(axis=0)
+        gram = y @ y.T
+        np.fill_diagonal(gram, 0.0)
+        return gram
+
+    whole = hollow(x)
+
+    def compare(kept: NDArray[np.intp]) -> float:
+        part = hollow(x[:, kept])
+        return hsic(part, whole) / float(np.sqrt(hsic(part, part) * hsic(whole, whole)))
+
+    return compare
+
+
+def _singular(rows: Matrix) -> Compare:
+    """Singular values of the cross-covariance of every subset."""
+    x = rows - rows.mean(axis=0, dtype=np.float64)
+
+    def compare(kept: NDArray[np.intp]) -> float:
+        nuclear = np.linalg.svd(x.T @ x[:, kept], compute_uv=False).sum()
+        return float(nuclear / (np.linalg.norm(x) * np.linalg.norm(x[:, kept])))
+
+    return compare
+
+
+def _searched(rows: Matrix, metric: str, *, gains: bool) -> Compare:
+    """Search all neighbours anew in every subset, with scikit-learn."""
+    x = rows - rows.mean(axis=0) if metric == "euclidean" else rows
+    asking = WholeLayer(rows).asking
+
+    def search(kept: NDArray[np.intp]) -> NDArray[np.intp]:
+        columns = np.ascontiguousarray(x[:, kept])
+        model = NearestNeighbors(n_neighbors=11, metric=metric, algorithm="brute").fit(columns)
+        lists = model.kneighbors(columns[asking], return_distance=False)
+        other = lists != asking[:, None]
+        other[:, -1] &= ~other.all(axis=1)
+        return np.asarray(lists[other].reshape(len(lists), -1))
+
+    whole = search(np.arange(rows.shape[1]))
+
+    def compare(kept: NDArray[np.intp]) -> float:
+        found = search(kept)
+        return float((ndcg(found, whole, graded(10)) if gains else recall(found, whole)).mean())
+
+    return compare
+
+
+_PEERS: Mapping[str, Callable[[Matrix], Compare]] = {
+    "cka": partial(_gram, debiased=False),
+    "cka-debiased": partial(_gram, debiased=True),
+    "procrustes": _singular,
+    "mutual-knn": partial(_searched, metric="euclidean", gains=False),
+    "retrieval": partial(_searched, metric="cosine", gains=True),
+    "retrieval-recall": partial(_searched, metric="cosine", gains=False),
+}
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from criticalmass.similarity import SIMILARITIES
 from criticalmass.store import FeatureStore
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +50,17 @@ def test_one_row_alone() -> None:
     assert len(differences) == 1
     assert float(differences[0]) < 1e-12
     assert "logistic" not in text
+
+
+def test_similarities_are_those_of_the_textbook() -> None:
+    text = run("benchmarks.similarity", "--quick")
+    apart = re.findall(r"^\| ([a-z-]+) \|.* (\S+) \|$", text, re.M)
+    assert {name for name, _ in apart[1:]} >= set(SIMILARITIES)
+    for name, difference in apart:
+        # The cosines of one neuron are all 1 or -1: which of those that tie come first is rounding.
+        loose = {"mutual-knn": 1e-6, "retrieval": 0.02, "retrieval-recall": 0.02}
+        if name in SIMILARITIES:
+            assert float(difference) < loose.get(name, 1e-12)
 
 
 def test_memory_of_a_sweep(tmp_path: Path) -> None:
