@@ -62,7 +62,7 @@ def accuracy_against_classes(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_xscale("log")
     ax.set_xlabel("neurons kept")
     _finish(ax)
-    ax.set_ylabel("predicted share of the whole layer's accuracy")
+    ax.set_ylabel("share of the whole layer's accuracy")
     return ax
 
 
@@ -116,5 +116,5 @@ def _colour(number: int) -> str:
 def _finish(ax: Axes) -> Axes:
     ax.set_ylabel(PREDICTED)
     dress(ax)
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize="small")
     return ax

@@ -35,6 +35,9 @@ Law = Literal["neuron", "exchangeable", "auto"]
 LAWS = ("neuron", "exchangeable", "auto")
 #: Widest layer for which "auto" gives every neuron its own penalty: an inverse per round.
 WIDEST = 2048
+# A choice between strengths compares them on the same rows and draws, so few of either do.
+_CHOICE = 6
+_CHOICE_ROWS = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +117,9 @@ def predict_ridge(  # noqa: PLR0913
     bench = held_out(basis, *test, how)
     chosen, full = np.full(ks.size, strengths[0]), strengths[0]
     if len(strengths) > 1:
-        held = bench if validation is None else held_out(basis, *validation, how)
-        chosen, full = _best_strengths(held, ks, strengths, how)
+        few = Sampling(max(1, how.draws // _CHOICE), min(how.rows, _CHOICE_ROWS), how.seed)
+        held = held_out(basis, *(test if validation is None else validation), few)
+        chosen, full = _best_strengths(held, ks, strengths, few)
     found, means = [], []
     for heads in _heads(basis, ks, chosen, rule):
         found.append(bench.scores(heads, votes, how))
@@ -192,11 +196,10 @@ def _penalty(basis: Eigenbasis, size: int, l2: float) -> float:
 
 
 def _best_strengths(
-    held: HeldOut, sizes: NDArray[np.int64], strengths: tuple[float, ...], how: Sampling
+    held: HeldOut, sizes: NDArray[np.int64], strengths: tuple[float, ...], few: Sampling
 ) -> tuple[FloatArray, float]:
     """Return the strength of every size, and of the whole layer, by predicted accuracy."""
     basis, one = held.basis, np.ones(1, dtype=np.int64)
-    few = Sampling(max(1, how.draws // 3), how.rows, how.seed)
     ks = [*sizes.tolist(), basis.n_neurons]
     curve = np.empty((len(strengths), len(ks)))
     for i, l2 in enumerate(strengths):
