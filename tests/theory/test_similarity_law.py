@@ -3,12 +3,19 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
+from criticalmass.figures import new_axes
+from criticalmass.figures_theory import (
+    critical_mass_against_width,
+    law_over_measured,
+    redundancy_against_decorrelation,
+)
 from criticalmass.theory.remainder import average_subsets
 from criticalmass.theory.similarity import (
     cka_critical_mass_interval,
@@ -261,3 +268,27 @@ def test_mistakes_are_named_in_one_line(call, says):
     with pytest.raises(CriticalMassError, match=says) as caught:
         call(scatter(layer(0)))
     assert "\n" not in str(caught.value)
+
+
+def test_each_figure_draws_what_its_table_says():
+    c = scatter(layer(5, n=100, d=30))
+    law = cm.expected_cka(c, np.arange(1, 31))
+    measured = pd.DataFrame({"n_kept": [3, 10, 30], "value": [0.5, 0.8, 1.0]})
+    _, ax = new_axes()
+    assert law_over_measured(measured, law, ax, n_neurons=30) is ax
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), law.mean)
+    np.testing.assert_allclose(ax.lines[1].get_xdata(), [0.1, 1 / 3, 1.0])
+    table = width_what_if(c, [30, 60])
+    _, ax = new_axes()
+    critical_mass_against_width(table, ax)
+    want = table[table["delta"] == 0.8]["critical_mass"]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), want)
+    table = decorrelation_what_if(c, [0.0, 1.0])
+    _, ax = new_axes()
+    redundancy_against_decorrelation(table, ax)
+    assert len(ax.lines) == 3
+    np.testing.assert_allclose(ax.lines[2].get_ydata(), table[table["delta"] == 0.95]["dr"])
+    with pytest.raises(CriticalMassError, match="no dr to draw"):
+        redundancy_against_decorrelation(table[:0], ax)
+    with pytest.raises(CriticalMassError, match="no measured CKA"):
+        law_over_measured(measured[:0], law, ax, n_neurons=30)

@@ -251,7 +251,7 @@ def _second_order(
         values[live] = sums.rows[live] / np.sqrt(sums.diagonal[live] * sums.total)
         mean[at == 1], std[at == 1] = values.mean(), values.std()
     mean[at == sums.n_neurons], std[at == sums.n_neurons] = 1.0, 0.0
-    return ExpectedSimilarity(at, np.minimum(mean, 1.0), std, trusted)
+    return ExpectedSimilarity(at, np.clip(mean, 0.0, 1.0), std, trusted)
 
 
 def _expand(m: SubsetMoments, total: float) -> tuple[FloatArray, FloatArray]:
