@@ -36,7 +36,7 @@ from criticalmass.theory.what_if import (
 )
 
 Vector = NDArray[np.float64]
-#: ResNet50 on CIFAR10, 2,048 neurons: read off the published figure (Nanda et al. 2023), and the
+#: ResNet50, 2,048 neurons: read off the published figure (Nanda et al. 2023), and the
 #: diagonal share with which the first order meets it.
 PUBLISHED = pd.DataFrame({"n_kept": [205, 410, 1024], "value": [0.80, 0.90, 0.97]})
 PUBLISHED_SHARE, PUBLISHED_WIDTH = 0.0625, 2048
