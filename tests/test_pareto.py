@@ -62,6 +62,7 @@ def run(tmp_path):
         # The same predictions at twice the size.
         ("first", 0, 8): good,
         ("norm-low", 0, 8): hits(rng, 0.5),
+        ("norm-high", 0, 2): hits(rng, 0.3),
         ("pca-top", 0, 4): hits(rng, 0.8),
         ("pca-top", 0, 16): hits(rng, 0.9),
     }
@@ -92,7 +93,7 @@ def test_rows_verdicts_and_reasons(run):
     assert table["n_kept"].is_monotonic_increasing
     by = table.set_index(["selector", "n_kept"])
     assert by["on_front"].to_dict() == {
-        ("leverage", 4): True, ("cluster", 4): False, ("random", 4): False,
+        ("norm-high", 2): True, ("leverage", 4): True, ("cluster", 4): False, ("random", 4): False,
         ("first", 8): False, ("norm-low", 8): False, ("full", 16): True,
     }  # fmt: skip
     near, copy, far = by.loc[("cluster", 4)], by.loc[("first", 8)], by.loc[("norm-low", 8)]
@@ -176,7 +177,8 @@ def test_the_figure_draws_the_front_and_what_may_belong_to_it(run):
     stairs = next(line for line in ax.lines if line.get_drawstyle() == "steps-post")
     assert stairs.get_xdata().tolist() == on["n_kept"].tolist()
     labels = {text.get_text() for text in ax.get_legend().get_texts()}
-    assert labels == {"dominated", "perhaps on the front", "leverage", "whole layer"}
+    rules = {"norm-high", "leverage", "whole layer"}
+    assert labels == {"dominated", "perhaps on the front"} | rules
     two = pd.concat([table, table.assign(measure="lda")])
     with pytest.raises(CriticalMassError, match="more than one measure"):
         size_against_value(two, ax)

@@ -233,7 +233,8 @@ def _fields(
 
 def _fields_of(run: Run, frame: pd.DataFrame, draws: tuple[float, int, int]) -> Iterator[_Field]:
     level, resamples, seed = draws
-    usable = (frame["status"] != "failed") & frame["artifact"].notna()
+    # A failed cell keeps nothing.
+    usable = frame["artifact"].notna()
     chosen = frame["selector"].map(_orders_neurons).astype(bool)
     for key, part in frame[usable & chosen].groupby(list(_KEY), sort=True):
         used = part.reset_index(drop=True)
