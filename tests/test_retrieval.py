@@ -37,6 +37,9 @@ def test_recall_by_hand():
     found = recall([[3, 1, 7], [1, 2, 3], [4, 5, 6]], [[1, 2, -1], [3, 1, 2], [-1, -1, -1]])
     assert found.tolist() == [0.5, 1.0, 0.0]
     assert ndcg([[4, 5]], [[-1, -1]]).tolist() == [0.0]
+    # What fills a short list is nothing that was found.
+    assert recall([[4, -1]], [[4, -1]]).tolist() == [1.0]
+    assert ndcg([[-1, 4]], [[4, -1]])[0] == pytest.approx(1 / log2(3))
 
 
 def test_ndcg_is_that_of_scikit_learn(monkeypatch):
@@ -105,6 +108,9 @@ def test_nobody_is_their_own_neighbour_however_many_are_equal():
             assert len(set(lists.tolist())) == 10
     by_distance = Neighbours.of(rows, "euclidean", asking=np.arange(30))(np.arange(3), (3,))
     assert by_distance.max() < 30
+    # Of those equally near the earlier ones come first, whoever asks.
+    assert by_distance[0, 29].tolist() == list(range(10))
+    assert by_distance[0, 3].tolist() == [0, 1, 2, *range(4, 11)]
 
 
 def test_few_samples_have_few_neighbours(x):

@@ -37,7 +37,7 @@ def test_procrustes_of_every_prefix_equals_the_singular_values(x, n):
     values, _ = prefix_procrustes_replicates(rows, [order], range(1, 25))
     want = [textbook_procrustes(rows[:, order[:k]], rows) for k in range(1, 25)]
     np.testing.assert_allclose(values[0], want, atol=1e-9 if n > 24 else 1e-7)
-    assert values[0, -1] == 1.0
+    assert values[0, -1] == pytest.approx(1.0, abs=1e-14)
 
 
 def test_procrustes_is_the_best_rotation_of_the_padded_subset(x):
@@ -68,6 +68,15 @@ def test_a_projection_is_compared_as_the_rows_it_makes(x):
     assert replicates.shape == (1, 3, 5)
 
 
+def test_a_projection_that_selects_is_the_order(x):
+    order = np.random.default_rng(8).permutation(24)
+    values, replicates = prefix_procrustes_replicates(x, [order], (3, 11), n_blocks=5)
+    picked = projection_procrustes_replicates(x, np.eye(24)[:, order], (3, 11), n_blocks=5)
+    np.testing.assert_allclose(picked[0], values, rtol=1e-10)
+    np.testing.assert_allclose(picked[1], replicates, rtol=1e-6)
+    assert np.abs(replicates - values[..., None]).max() > 1e-3
+
+
 def test_without_a_block_the_rotation_of_all_samples_is_right_to_first_order():
     rng = np.random.default_rng(4)
     x = rng.standard_normal((2000, 12)) @ rng.standard_normal((12, 12)) - 5.0
@@ -93,6 +102,23 @@ def test_constant_neurons_have_no_procrustes_similarity(x):
     assert values[0, 0] == 0.0
     assert (replicates[0, 0] == 0.0).all()
     assert 0.0 < values[0, 1] < 1.0
+
+
+def test_a_neuron_that_lives_in_one_block_has_no_similarity_without_it(x):
+    rows = x.copy()
+    block = np.array_split(np.random.default_rng(0).permutation(70), 5)[2]
+    rows[:, 0] = 0.3
+    rows[block, 0] = np.arange(len(block)) + 0.1
+    _, replicates = prefix_procrustes_replicates(rows, [np.arange(24)], (1,), n_blocks=5)
+    assert replicates[0, 0, 2] == 0.0
+    assert (replicates[0, 0, [0, 1, 3, 4]] > 0.0).all()
+
+
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_a_projection_of_full_width_is_not_the_layer(x, name):
+    p = np.random.default_rng(9).uniform(size=(24, 24))
+    scores = get_similarity(name)(SimilarityTask(WholeLayer(x), p, (24,), is_projection=True))
+    assert 0.0 < scores.values[0, 0] < 0.97
 
 
 @pytest.mark.parametrize("name", SIMILARITIES)

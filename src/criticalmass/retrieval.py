@@ -39,9 +39,9 @@ def ndcg(
 
     Parameters
     ----------
-    ranked: (n_queries, k) what was found, best first; the names in a row differ.
-    relevant: (n_queries, m) what is relevant to each query; -1 fills rows that have less. The
-        names in a row differ.
+    ranked: (n_queries, k) what was found, best first; the names in a row differ, and -1 fills
+        rows that have less.
+    relevant: (n_queries, m) what is relevant to each query, filled likewise.
     gains: (n_queries, m) or (m,) positive gains of what is relevant; 1 each by default.
 
     Returns
