@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import criticalmass as cm
-from criticalmass import cells
+from criticalmass import cells, selectors
 from criticalmass.errors import CriticalMassError, RunError, StoreError
 from criticalmass.measures import MEASURES, identity
 from criticalmass.probes import get_probe
@@ -163,6 +163,18 @@ def test_a_changed_protocol_never_serves_stale_rows(
         run = quick(store, tmp_path / "run")
     assert [job[0] for job in calls.take()] == ["centroid"]
     assert run.manifest["measures"]["centroid"] == {"version": 99}
+
+
+def test_a_changed_rule_never_serves_stale_rows(
+    store: FeatureStore, tmp_path: Path, calls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = len(quick(store, tmp_path / "run").frame().query("selector == 'full'"))
+    calls.take()
+    newer = dataclasses.replace(selectors.SELECTORS["random"], version=99)
+    monkeypatch.setattr(selectors, "SELECTORS", {**selectors.SELECTORS, "random": newer})
+    with pytest.warns(UserWarning, match=f"dropped {14 - whole} of 14 rows"):
+        quick(store, tmp_path / "run")
+    assert calls.take()
 
 
 @pytest.mark.parametrize("other", [{"model": "giant"}, {"dataset": "spirals"}])

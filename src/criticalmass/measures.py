@@ -44,7 +44,9 @@ class Measure:
         return {"version": self.version, **self.settings()}
 
 
-def identity(digest: str, row: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
+def identity(
+    digest: str, row: Mapping[str, Any], protocol: Mapping[str, Any], *, selector_version: int = 1
+) -> str:
     """Name a cell by what it would compute on: 24 hex digits.
 
     Parameters
@@ -52,8 +54,11 @@ def identity(digest: str, row: Mapping[str, Any], protocol: Mapping[str, Any]) -
     digest: of the layer's features and labels.
     row: has model, layer, dataset, split, selector, seed, n_kept and measure.
     protocol: of the measure.
+    selector_version: of the rule that chose the subset.
     """
     content = {name: row[name] for name in _IDENTITY} | {"data": digest, "protocol": protocol}
+    if selector_version != 1:
+        content["selector_version"] = selector_version
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.measures import MEASURES, identity
-from criticalmass.selectors import SELECTORS, grid_for
+from criticalmass.selectors import SELECTORS, grid_for, selector_version
 from criticalmass.store import FeatureStore
 
 FULL = "full"
@@ -169,7 +169,9 @@ class CellMaker:
             "n_neurons": self.n_neurons,
             "seed": seed,
         }
-        return Cell(**row, cell=identity(self._content[0], row, self._content[1]))
+        version = selector_version(selector)
+        digest, protocol = self._content
+        return Cell(**row, cell=identity(digest, row, protocol, selector_version=version))
 
 
 def jobs_of(cells: Iterable[Cell]) -> list[Job]:

@@ -26,7 +26,7 @@ from criticalmass.plan import SPLIT, Cell, Request, cells_of, make_request
 from criticalmass.progress import notice
 from criticalmass.refine import Refinement, refine_run
 from criticalmass.results import Run, RunWriter
-from criticalmass.selectors import DEFAULT_FRACTIONS, SELECTORS
+from criticalmass.selectors import DEFAULT_FRACTIONS, SELECTORS, selector_version
 from criticalmass.store import FeatureStore
 from criticalmass.supply import Supply
 
@@ -154,7 +154,13 @@ def _drop_stale(run: Run, writer: RunWriter, store: FeatureStore) -> None:
         for row in table.to_dict("records")
         if row["layer"] in digests
         and row["measure"] in protocols
-        and row["cell"] != identity(digests[row["layer"]], row, protocols[row["measure"]])
+        and row["cell"]
+        != identity(
+            digests[row["layer"]],
+            row,
+            protocols[row["measure"]],
+            selector_version=selector_version(row["selector"]),
+        )
     ]
     if stale:
         writer.drop(stale)

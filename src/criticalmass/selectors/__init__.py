@@ -24,6 +24,7 @@ __all__ = [
     "grid_for",
     "select",
     "selector_info",
+    "selector_version",
     "sizes_for",
 ]
 
@@ -60,6 +61,7 @@ class SelectorInfo:
     description: one line for ``criticalmass list``.
     is_random: whether the seed matters.
     is_projection: whether it gives a projection instead of an order.
+    version: raised when the rule changes so that old rows no longer stand beside new ones.
     """
 
     name: str
@@ -68,11 +70,17 @@ class SelectorInfo:
     description: str
     is_random: bool = False
     is_projection: bool = False
+    version: int = 1
 
     @property
     def needs_labels(self) -> bool:
         """Whether it cannot choose without classes."""
         return self.needs in ("classes", "probe")
+
+
+def selector_version(name: str) -> int:
+    """Version of a rule; 1 for what is none, such as the whole layer."""
+    return SELECTORS[name].version if name in SELECTORS else 1
 
 
 def selector_info(name: str) -> SelectorInfo:

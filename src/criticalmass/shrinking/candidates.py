@@ -177,8 +177,7 @@ def keeps(findings: Findings, place: int, goal: Goal) -> bool:
         return False
     if goal.worst_class_drop is None or not isinstance(findings, Hits):
         return True
-    drops = [pairs.drop for pairs in findings.class_pairs(place) if pairs.n]
-    return max(drops) < goal.worst_class_drop
+    return findings.worst_drop(place) < goal.worst_class_drop
 
 
 def geometric(low: int, high: int, n: int) -> tuple[int, ...]:

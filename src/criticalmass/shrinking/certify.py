@@ -72,14 +72,16 @@ def holds(findings: Findings, place: int, goal: Goal) -> bool:
 
 
 def tried(certificate: Certificate, goal: Goal) -> Sequence[dict[str, float | int | bool]]:
-    """One record per tried size, for the model card."""
+    """Make one record per tried size; the largest loss of a class where classes count."""
     findings = certificate.findings
-    return [
-        {
+    records: list[dict[str, float | int | bool]] = []
+    for i, size in enumerate(findings.sizes):
+        record: dict[str, float | int | bool] = {
             "n_kept": size,
             "value": float(findings.values[i]),
             "bound": findings.bound(i, goal.level),
-            "holds": certificate.held[i],
         }
-        for i, size in enumerate(findings.sizes)
-    ]
+        if goal.worst_class_drop is not None and isinstance(findings, Hits):
+            record["worst_class_drop"] = findings.worst_drop(i)
+        records.append(record | {"holds": certificate.held[i]})
+    return records

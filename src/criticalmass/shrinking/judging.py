@@ -110,6 +110,10 @@ class Hits:
         """Lower confidence bound of the share of accuracy kept, by the paired score test."""
         return ratio_bound(self.pairs(place), level)
 
+    def worst_drop(self, place: int) -> float:
+        """Largest accuracy that a class with samples loses at a size; negative if all gain."""
+        return max(pairs.drop for pairs in self.class_pairs(place) if pairs.n)
+
     def spares_classes(self, place: int, drop: float, level: float) -> bool:
         """Whether no class with test samples loses ``drop`` or more, each at the level."""
         seen = [pairs for pairs in self.class_pairs(place) if pairs.n]
