@@ -82,6 +82,11 @@ def inspect(model: FrozenModel, layers: Sequence[str], batch: NDArray[Any]) -> l
     ]
 
 
+def run_torch(model: FrozenModel, layer: str, batch: NDArray[Any]) -> NDArray[np.float32]:
+    """Run one input batch through torch: (n, n_neurons) of a layer, the reference of engines."""
+    return _torch_pass(_tapped(model, [model.tap(layer)]), batch, _device(model))[0]
+
+
 def make_engine(
     name: str, model: FrozenModel, taps: Sequence[Tap], samples: Sequence[NDArray[Any]]
 ) -> Engine:
@@ -268,7 +273,7 @@ def _compile(tapped: Tapped, batch: NDArray[Any], streams: int, any_length: bool
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    with _quiet_tracing(), torch.inference_mode():
+    with quiet_tracing(), torch.inference_mode():
         # The front end is used directly: openvino.convert_model would report its use as well.
         decoder = TorchScriptPythonDecoder(tapped, example_input=torch.from_numpy(batch[:2]))
         frontend = FrontEndManager().load_by_framework("pytorch")
@@ -285,8 +290,8 @@ def _compile(tapped: Tapped, batch: NDArray[Any], streams: int, any_length: bool
 
 
 @contextlib.contextmanager
-def _quiet_tracing() -> Iterator[None]:
-    """Keep the tracer that OpenVINO converts through from writing what is not the user's.
+def quiet_tracing() -> Iterator[None]:
+    """Keep the tracer that OpenVINO and ONNX convert through from writing what is not the user's.
 
     It warns of its own age, and of sizes that it takes for constants (the comparison with torch
     that follows decides about these). It also reads every attribute of a module, deprecated ones

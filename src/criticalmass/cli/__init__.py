@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from criticalmass import __version__
-from criticalmass.cli import choosing, comparing, effects, making, saving, showing
+from criticalmass.cli import choosing, comparing, effects, exporting, making, saving, showing
 from criticalmass.errors import CriticalMassError, unknown_name
 
 __all__ = ["cli", "main"]
@@ -45,7 +45,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-_ROOMS = (making, showing, effects, choosing, comparing, saving)
+_ROOMS = (making, showing, effects, choosing, comparing, saving, exporting)
 for _command in (command for room in _ROOMS for command in room.COMMANDS):
     cli.add_command(_command)
 

@@ -47,8 +47,8 @@ class Preprocess(Protocol):
 class ImagePreprocess:
     """Shorter side to ``resize`` pixels, then the central ``pixels`` x ``pixels``.
 
-    Mean and standard deviation (per channel, of values in 0..1) are applied inside the model, so
-    that 8-bit values travel.
+    Mean and standard deviation (per channel, of values in 0..1; empty: none) are applied inside
+    the model, so that 8-bit values travel. With ``stretch`` both sides become ``resize`` pixels.
     """
 
     pixels: int
@@ -56,13 +56,14 @@ class ImagePreprocess:
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    stretch: bool = False
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """Everything that decides the input, JSON-able."""
         return {
             "channels": "RGB, grey replicated",
-            "resize_shorter_side": self.resize,
+            ("resize_both_sides" if self.stretch else "resize_shorter_side"): self.resize,
             "interpolation": self.interpolation,
             "antialias": True,
             "centre_crop": self.pixels,
@@ -83,6 +84,8 @@ class ImagePreprocess:
                     yield rows, np.stack(list(planes))
 
     def _scaled(self, width: int, height: int) -> tuple[int, int]:
+        if self.stretch:
+            return self.resize, self.resize
         if width <= height:
             return self.resize, int(self.resize * height / width)
         return int(self.resize * width / height), self.resize
@@ -136,6 +139,10 @@ class Tokenizer(Protocol):
 
     def __call__(self, text: list[str], *, truncation: bool, max_length: int) -> Any:
         """Return a mapping with ``input_ids``."""
+        ...
+
+    def save_pretrained(self, save_directory: str) -> Any:
+        """Write its files into a folder."""
         ...
 
 

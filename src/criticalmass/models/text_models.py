@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,32 @@ def load_minilm(spec: Spec) -> FrozenModel:
     return _frozen(spec, "all-MiniLM-L6-v2", encoder, (source, folder_digest(folder)))
 
 
+def open_encoder(text: str) -> Any:
+    """Open the ``SentenceTransformer`` itself that a text model's spec stands for.
+
+    Parameters
+    ----------
+    text: ``pypi:minilm-l6`` or ``st:FOLDER_OR_ID``.
+
+    Raises
+    ------
+    As the loaders of this file.
+    """
+    scheme, _, name = text.partition(":")
+    spec = Spec(text, scheme, name, {})
+    if scheme == "pypi":
+        with offline():
+            return _load(str(minilm_folder()[0]), spec)
+    with offline() if Path(name).is_dir() else hub():
+        return _load(name, spec)
+
+
+def save_encoder(encoder: Any, folder: Path) -> None:
+    """Write a ``SentenceTransformer`` as a folder of JSON and safetensors."""
+    with _no_bars():
+        encoder.save(str(folder), create_model_card=False)
+
+
 def load_sentence_transformer(spec: Spec) -> FrozenModel:
     """Load a sentence-transformers model from a folder or, if there is internet, from the hub.
 
@@ -81,18 +109,26 @@ def load_sentence_transformer(spec: Spec) -> FrozenModel:
 
 def _load(place: str, spec: Spec) -> Any:
     library = import_after_torchvision("sentence_transformers", "text")
-    transformers = importlib.import_module("transformers")
-    shown = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
     try:
-        return library.SentenceTransformer(place, device="cpu")
+        with _no_bars():
+            return library.SentenceTransformer(place, device="cpu")
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         kind = CriticalMassError if Path(place).is_dir() else DataUnavailableError
         raise kind(f"text model {spec.text!r} cannot be loaded: {reason}") from error
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep transformers from drawing its own progress bars."""
+    logging = importlib.import_module("transformers").utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
     finally:
         if shown:
-            transformers.utils.logging.enable_progress_bar()
+            logging.enable_progress_bar()
 
 
 def _frozen(spec: Spec, name: str, encoder: Any, source: tuple[str, str]) -> FrozenModel:

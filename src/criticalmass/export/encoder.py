@@ -1,0 +1,62 @@
+"""A sentence-transformers folder that gives the short vectors, made of the library's own parts.
+
+After the encoder's own stages comes a linear stage without bias whose rows are unit vectors: it
+picks the kept neurons, exactly.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from criticalmass.errors import CriticalMassError
+from criticalmass.export.backbone import backbone_of
+from criticalmass.export.folder import Facts
+from criticalmass.export.request import Request
+
+
+def write(request: Request, folder: Path) -> Facts:
+    """Write the folder of ``SentenceTransformer(path)``.
+
+    It gives float32 vectors; a smaller precision is a matter of where they are stored.
+
+    Raises
+    ------
+    MissingExtraError: sentence-transformers is not installed.
+    CriticalMassError: the vectors are not of a sentence-transformers model.
+    """
+    backbone = backbone_of(request)
+    if backbone is None or not backbone.takes_mask:
+        raise CriticalMassError(
+            f"the vectors of {request.slim.record['model']!r} are not those of a "
+            "sentence-transformers model; name it: model='st:FOLDER'"
+        )
+    from criticalmass.models.text_models import open_encoder, save_encoder
+
+    encoder = open_encoder(backbone.model.spec)
+    stages = importlib.import_module("sentence_transformers.models")
+    picker = _picker(stages, request.slim.indices, request.slim.n_neurons)
+    encoder.append(picker)
+    if request.normalise:
+        encoder.append(stages.Normalize())
+    save_encoder(encoder, folder)
+    return {"normalised": request.normalise}
+
+
+def _picker(stages: Any, indices: NDArray[np.intp], n_neurons: int) -> Any:
+    """Return the stage that keeps ``indices`` of vectors of ``n_neurons``."""
+    import torch
+
+    matrix = torch.zeros(indices.size, n_neurons)
+    matrix[torch.arange(indices.size), torch.from_numpy(indices.astype(np.int64))] = 1.0
+    return stages.Dense(
+        in_features=n_neurons,
+        out_features=int(indices.size),
+        bias=False,
+        activation_function=torch.nn.Identity(),
+        init_weight=matrix,
+    )

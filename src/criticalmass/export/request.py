@@ -1,0 +1,33 @@
+"""What an export is asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from criticalmass.shrinking.slim import SlimModel
+
+if TYPE_CHECKING:
+    from criticalmass.models import FrozenModel
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A slim model and the options of `criticalmass.export`, which explains them."""
+
+    slim: SlimModel
+    model: str | FrozenModel | None = None
+    weights: str | os.PathLike[str] | None = None
+    cut: bool = False
+    index: str | os.PathLike[str] | None = None
+    table: str = "items"
+    column: str = "embedding"
+    normalise: bool = False
+
+
+DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {field.name: field.default for field in fields(Request) if field.name != "slim"}
+)
