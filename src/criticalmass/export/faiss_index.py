@@ -65,7 +65,7 @@ def _read(faiss: Any, request: Request) -> Any:
     if not Path(path).is_file():
         raise CriticalMassError(f"no index file {str(path)!r}")
     try:
-        index = faiss.downcast_index(faiss.read_index(str(path)))
+        index = faiss.read_index(str(path))
     except RuntimeError as error:
         raise CriticalMassError(f"{str(path)!r} holds no FAISS index that can be read") from error
     kind = type(index).__name__

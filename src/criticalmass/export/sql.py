@@ -32,7 +32,7 @@ def write(request: Request, folder: Path) -> Facts:
 
 
 def pgvector(table: str, column: str, places: Sequence[int], shape: tuple[int, bool]) -> str:
-    """Word the statements for PostgreSQL with pgvector 0.7 or later.
+    """Word the statements for PostgreSQL with pgvector.
 
     Parameters
     ----------
@@ -42,12 +42,10 @@ def pgvector(table: str, column: str, places: Sequence[int], shape: tuple[int, b
     """
     n_neurons, normalise = shape
     kept = f"vector({len(places)})"
-    short = f"""(
-    SELECT array_agg(((whole::vector({n_neurons}))::real[])[place] ORDER BY number)
-    FROM unnest(ARRAY[{", ".join(map(str, places))}]) WITH ORDINALITY AS kept(place, number)
-  )::{kept}"""  # noqa: S608 - numbers alone are put in
+    value = f"((whole::vector({n_neurons}))::real[])[place]"
     if normalise:
-        short = f"l2_normalize({short})::{kept}"
+        # Not l2_normalize, which pgvector has since 0.7 only.
+        value = f"{value} / coalesce(nullif(sqrt(sum({value} ^ 2) OVER ()), 0), 1)"
     at, whole, new = qualified(table), quoted(column), quoted(column + _SUFFIX)
     return f"""\
 -- Keeps {len(places)} of {n_neurons} dimensions. Use the same function on queries:
@@ -55,7 +53,10 @@ def pgvector(table: str, column: str, places: Sequence[int], shape: tuple[int, b
 BEGIN;
 CREATE OR REPLACE FUNCTION {_FUNCTION}(whole vector) RETURNS vector
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
-  SELECT {short}
+  SELECT array_agg(value ORDER BY number)::{kept} FROM (
+    SELECT number, {value} AS value
+    FROM unnest(ARRAY[{", ".join(map(str, places))}]) WITH ORDINALITY AS kept(place, number)
+  ) AS short
 $$;
 ALTER TABLE {at} ADD COLUMN {new} {kept};
 UPDATE {at} SET {new} = {_FUNCTION}({whole});

@@ -1,0 +1,123 @@
+"""FAISS: the rebuilt index, read in a process of its own, answers as the short vectors do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import criticalmass as cm
+from criticalmass.errors import CriticalMassError
+from criticalmass.shrinking.slim import SlimModel
+
+faiss: Any = pytest.importorskip("faiss")
+IDS = np.arange(400, dtype=np.int64)[::-1] * 7 + 3
+SEARCH = """
+import faiss, numpy as np
+q = np.load("q.npy")
+for name in {names}:
+    index = faiss.read_index(name + "/index.faiss")
+    if hasattr(index, "nlist"):
+        index.nprobe = index.nlist
+    short = np.ascontiguousarray(q[:, np.load(name + "/indices.npy")])
+    if name == "unit":
+        faiss.normalize_L2(short)
+    found, ids = index.search(short, 5)
+    np.savez(name + ".npz", found=found, ids=ids, total=index.ntotal)
+"""
+
+
+def indexes(x: NDArray[np.float32]) -> dict[str, Any]:
+    """One index of every kind that is understood."""
+    d = x.shape[1]
+    flat, inner = faiss.IndexFlatL2(d), faiss.IndexFlatIP(d)
+    flat.add(x)
+    inner.add(x)
+    named = faiss.IndexIDMap(faiss.IndexFlatL2(d))
+    named.add_with_ids(x, IDS)
+    lists = faiss.IndexIVFFlat(faiss.IndexFlatL2(d), d, 8, faiss.METRIC_L2)
+    lists.train(x)
+    lists.add_with_ids(x, IDS)
+    lists.nprobe = 3
+    unit = faiss.IndexFlatIP(d)
+    unit.add(x / np.linalg.norm(x, axis=1, keepdims=True))
+    return {"flat": flat, "inner": inner, "named": named, "lists": lists, "unit": unit}
+
+
+def test_every_kind(
+    slim: SlimModel, whole: NDArray[np.float32], tmp_path: Path, fresh: Callable[..., str]
+) -> None:
+    made = indexes(whole)
+    for name, index in made.items():
+        faiss.write_index(index, str(tmp_path / f"{name}.whole"))
+        cm.export(
+            slim, format="faiss", out=tmp_path / name, index=tmp_path / f"{name}.whole",
+            normalise=name == "unit",
+        )  # fmt: skip
+    queries = whole[:30] + np.float32(0.1)
+    np.save(tmp_path / "q.npy", queries)
+    fresh(SEARCH.format(names=list(made)), tmp_path)
+    x, q = whole[:, slim.indices].astype(np.float64), queries[:, slim.indices].astype(np.float64)
+    squares = ((q[:, None] - x[None]) ** 2).sum(axis=2)
+    cosines = (q @ x.T) / np.linalg.norm(q, axis=1)[:, None] / np.linalg.norm(x, axis=1)
+    ranked = {"flat": -squares, "inner": q @ x.T, "named": -squares, "lists": -squares}
+    for name, score in {**ranked, "unit": cosines}.items():
+        found = np.load(tmp_path / f"{name}.npz")
+        best = np.argsort(-score, axis=1, kind="stable")[:, :5]
+        ids = IDS if name in ("named", "lists") else np.arange(400)
+        assert found["total"] == 400
+        np.testing.assert_array_equal(found["ids"], ids[best])
+        values = np.abs(np.take_along_axis(score, best, axis=1))
+        np.testing.assert_allclose(np.abs(found["found"]), values, rtol=1e-4, atol=1e-5)
+
+
+def test_lists_keep_their_centres(
+    slim: SlimModel, whole: NDArray[np.float32], tmp_path: Path
+) -> None:
+    index = indexes(whole)["lists"]
+    faiss.write_index(index, str(tmp_path / "whole"))
+    cm.export(slim, format="faiss", out=tmp_path / "out", index=tmp_path / "whole")
+    made = faiss.read_index(str(tmp_path / "out" / "index.faiss"))
+    assert (made.nlist, made.nprobe, made.d) == (8, 3, slim.n_kept)
+    np.testing.assert_array_equal(
+        made.quantizer.reconstruct_n(0, 8), index.quantizer.reconstruct_n(0, 8)[:, slim.indices]
+    )
+
+
+def test_cosine_is_noticed(
+    slim: SlimModel, whole: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from criticalmass.export import faiss_index
+
+    said: list[str] = []
+    monkeypatch.setattr(faiss_index, "notice", said.append)
+    for name in ("unit", "flat"):
+        faiss.write_index(indexes(whole)[name], str(tmp_path / name))
+        cm.export(slim, format="faiss", out=tmp_path / "out", index=tmp_path / name)
+    assert len(said) == 1
+    assert "normalise=True" in said[0]
+
+
+def test_what_is_refused(slim: SlimModel, whole: NDArray[np.float32], tmp_path: Path) -> None:
+    options: dict[str, Any] = {"format": "faiss", "out": tmp_path / "out"}
+    with pytest.raises(CriticalMassError, match="needs the index on whole vectors"):
+        cm.export(slim, **options)
+    with pytest.raises(CriticalMassError, match="no index file"):
+        cm.export(slim, **options, index=tmp_path / "nowhere")
+    (tmp_path / "noise").write_bytes(b"no index")
+    with pytest.raises(CriticalMassError, match="holds no FAISS index"):
+        cm.export(slim, **options, index=tmp_path / "noise")
+    graph = faiss.IndexHNSWFlat(24, 4)
+    narrow = faiss.IndexFlatL2(7)
+    for name, index, words in (
+        ("graph", graph, "is an IndexHNSWFlat .* understood: IndexFlatL2"),
+        ("narrow", narrow, "holds vectors of 7, the slim model is of 24"),
+    ):
+        faiss.write_index(index, str(tmp_path / name))
+        with pytest.raises(CriticalMassError, match=words):
+            cm.export(slim, **options, index=tmp_path / name)
+    assert not (tmp_path / "out").exists()
