@@ -14,7 +14,9 @@ from criticalmass import progress, store_writer
 from criticalmass.datasets import Dataset, Split
 from criticalmass.errors import CriticalMassError, StoreError, missing_extra
 
-engines = importlib.import_module("criticalmass.engines")
+openvino_engine = importlib.import_module("criticalmass.engines.openvino_engine")
+choosing = importlib.import_module("criticalmass.engines.choosing")
+extracting = importlib.import_module("criticalmass.extract")
 NETS = """
 import torch
 from torch import nn
@@ -180,7 +182,7 @@ def test_an_interrupted_extraction_continues_to_the_same_bytes(monkeypatch, engi
 def test_the_same_request_is_reused_at_once(monkeypatch):
     cm.extract(NET, DIGITS, out="s", device="cpu", engine="torch")
     before = {p: p.stat().st_mtime_ns for p in Path("s").rglob("*")}
-    monkeypatch.setattr(engines, "make_engine", None)
+    monkeypatch.setattr(extracting, "make_engine", None)
     again = cm.extract(NET, DIGITS, out="s", device="cpu", batch_size=3)
     assert again.manifest["engine"]["name"] == "torch"
     assert {p: p.stat().st_mtime_ns for p in Path("s").rglob("*")} == before
@@ -229,7 +231,7 @@ def test_a_damaged_shard_is_made_again():
         ({"model": "module:extract_nets:wild?modality=vector"}, "takes vectors, .* holds images"),
         ({"model": "module:extract_nets:twice?px=4", "layers": ("same",)}, "runs 2 times"),
         ({"model": "module:extract_nets:twice?px=4", "layers": ("never",)}, "runs 0 times"),
-        ({"model": "module:extract_nets:twice?px=4", "layers": ("pair",)}, "gives the shape"),
+        ({"model": "module:extract_nets:twice?px=4", "layers": ("pair",)}, "has the shape"),
         ({"model": 3}, "model 3 must be a spec"),
         ({"dataset": 3}, "dataset 3 must be a spec"),
     ],
@@ -246,7 +248,7 @@ def test_without_openvino_torch_takes_over_and_says_so(monkeypatch):
     def absent():
         raise missing_extra("openvino", "openvino")
 
-    monkeypatch.setattr(engines, "_import_openvino", absent)
+    monkeypatch.setattr(openvino_engine, "import_openvino", absent)
     with pytest.warns(UserWarning, match="'openvino' is not installed.*computed with torch"):
         store = cm.extract(NET, DIGITS, out="s", device="cpu")
     assert store.manifest["engine"]["name"] == "torch"
@@ -258,7 +260,7 @@ def test_a_failing_conversion_falls_back(monkeypatch):
     def fail(*_):
         raise RuntimeError("long story\nno such operation: aten::odd")
 
-    monkeypatch.setattr(engines, "_compile", fail)
+    monkeypatch.setattr(choosing, "compile_torch", fail)
     with pytest.warns(UserWarning, match="does not convert 'net' .no such operation: aten::odd"):
         store = cm.extract(NET, DIGITS, out="s", device="cpu")
     assert store.manifest["engine"]["name"] == "torch"

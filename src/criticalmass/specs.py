@@ -76,3 +76,16 @@ def integer_option(spec: Spec, key: str, default: int) -> int:
             f"{key}={text!r} in {spec.text!r} must be a whole number of at least 1"
         )
     return int(text)
+
+
+def choice_option(spec: Spec, key: str, default: str, known: Collection[str]) -> str:
+    """Read one of a few words from a spec's options.
+
+    Raises
+    ------
+    CriticalMassError: another word.
+    """
+    value = spec.options.get(key, default)
+    if value not in known:
+        raise unknown_name(f"{key} of {spec.text!r}:", value, known)
+    return value

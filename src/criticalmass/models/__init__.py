@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from criticalmass.models.frozen import FrozenModel, Tap
-from criticalmass.models.loading import fingerprint, load_model
+from criticalmass.models.loading import fingerprint, load_model, with_options
 
-__all__ = ["FrozenModel", "Tap", "fingerprint", "load_model"]
+__all__ = ["FrozenModel", "Tap", "fingerprint", "load_model", "with_options"]

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.models.frozen import FrozenModel, find_classifier, state_digest
-from criticalmass.models.image_models import image_model, read_weights
+from criticalmass.models.image_models import image_model, scaled_like
 from criticalmass.models.preprocess import ImagePreprocess, VectorPreprocess
 from criticalmass.models.repair import import_torch
-from criticalmass.specs import Spec, integer_option
+from criticalmass.models.weight_files import WeightFile, read_weights
+from criticalmass.models.weight_fit import load_into
+from criticalmass.specs import Spec, choice_option, integer_option
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,11 +50,12 @@ def load_factory(spec: Spec, weights: Path | None) -> FrozenModel:
         raise CriticalMassError(
             f"{spec.name!r} returned {type(made).__name__}; it must return a torch.nn.Module"
         )
-    if weights is not None:
-        _load_weights(made, weights, name)
+    file = None if weights is None else read_weights(weights)
+    if file is not None:
+        load_into(made, file, name)
     made.eval().requires_grad_(False)
     source = (f"file {weights.name}" if weights else f"as {spec.name} made it", state_digest(made))
-    return _freeze(spec, name, made, source)
+    return _freeze(spec, made, file, source)
 
 
 def _factory(spec: Spec, package: str, name: str) -> Callable[[], Any]:
@@ -79,31 +82,23 @@ def _factory(spec: Spec, package: str, name: str) -> Callable[[], Any]:
     return found
 
 
-def _load_weights(module: nn.Module, weights: Path, name: str) -> None:
-    try:
-        module.load_state_dict(read_weights(weights), strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CriticalMassError(f"{str(weights)!r} does not fit {name!r}: {reason}") from error
-
-
-def _freeze(spec: Spec, name: str, made: nn.Module, source: tuple[str, str]) -> FrozenModel:
-    modality = spec.options.get("modality", "image")
-    if modality == "image":
+def _freeze(
+    spec: Spec, made: nn.Module, file: WeightFile | None, source: tuple[str, str]
+) -> FrozenModel:
+    name = spec.name.rpartition(":")[2]
+    if choice_option(spec, "modality", "image", _MODALITIES) == "image":
         pixels = integer_option(spec, "px", 224)
         half = (0.5, 0.5, 0.5)
         preprocess = ImagePreprocess(pixels, pixels, "bicubic", mean=half, std=half)
-        return image_model(spec, name, made, preprocess, source)
-    if modality == "vector":
-        return FrozenModel(
-            spec=spec.text,
-            name=name,
-            modality="vector",
-            module=made,
-            root=made,
-            preprocess=VectorPreprocess(),
-            weights=source[0],
-            weights_digest=source[1],
-            penultimate=find_classifier(made, spec.text),
-        )
-    raise unknown_name(f"modality of {spec.text!r}:", modality, _MODALITIES)
+        return image_model(spec, name, made, scaled_like(preprocess, file), source)
+    return FrozenModel(
+        spec=spec.text,
+        name=name,
+        modality="vector",
+        module=made,
+        root=made,
+        preprocess=VectorPreprocess(),
+        weights=source[0],
+        weights_digest=source[1],
+        penultimate=find_classifier(made, spec.text),
+    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,28 +49,39 @@ class FrozenModel:
     spec: what it was asked for with.
     name: short name for tables.
     modality: ``"image"``, ``"text"`` or ``"vector"``.
-    module: the torch module that takes what ``preprocess`` gives.
+    module: the torch module that takes what ``preprocess`` gives, or an ``OnnxGraph``.
     root: the part of it that dotted layer paths start from.
     preprocess: turns items (PIL images, uint8 arrays, texts, vectors) into its input batches.
     weights: where the weights come from, in words.
     weights_digest: SHA-256 of the weights (of their files where there are files).
     penultimate: the place that the layer name ``penultimate`` stands for.
+    pool: how the map or the tokens of a layer become one vector, see `models.pooling`.
     """
 
     spec: str
     name: str
     modality: Modality
-    module: nn.Module
-    root: nn.Module
+    module: Any
+    root: Any
     preprocess: Preprocess
     weights: str
     weights_digest: str
     penultimate: Tap
+    pool: str = "mean"
 
     @property
     def preprocessing(self) -> Mapping[str, Any]:
         """What is done to an item before the model sees it, JSON-able."""
         return self.preprocess.settings
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where a layer can be read, in order: path -> kind of module (or of operation)."""
+        tensors = getattr(self.root, "tensors", None)
+        if isinstance(tensors, Mapping):
+            return dict(tensors)
+        modules = self.root.named_modules()
+        return {name: type(module).__name__ for name, module in modules if name}
 
     def tap(self, layer: str) -> Tap:
         """Find the place that a layer's name stands for.
@@ -80,10 +92,51 @@ class FrozenModel:
         """
         if layer == PENULTIMATE:
             return self.penultimate
-        names = [name for name, _ in self.root.named_modules() if name]
-        if layer not in names:
-            raise unknown_name(f"layer in model {self.name!r}", layer, [PENULTIMATE, *names])
+        places = self.places
+        if layer not in places:
+            raise unknown_name(f"layer in model {self.name!r}", layer, [PENULTIMATE, *places])
         return Tap(layer, layer, "output")
+
+    def expand(self, layers: Sequence[str]) -> tuple[str, ...]:
+        """Replace patterns by the layers that they fit, each layer once.
+
+        Parameters
+        ----------
+        layers: names, and patterns: ``?`` stands for one character, ``*`` for any within one part
+            of a dotted path, ``**`` for any at all, ``[12]`` for one of these.
+
+        Raises
+        ------
+        CriticalMassError: a name or pattern that fits no layer.
+        """
+        places = self.places
+        found: dict[str, None] = {}
+        for layer in layers:
+            if layer in places or not is_pattern(layer):
+                found[self.tap(layer).layer] = None
+                continue
+            fitting = [name for name in places if _translate(layer).fullmatch(name)]
+            if not fitting:
+                raise unknown_name(f"layer in model {self.name!r} like", layer, places)
+            found.update(dict.fromkeys(fitting))
+        return tuple(found)
+
+
+def is_pattern(layer: str) -> bool:
+    """Tell whether a layer's name is a pattern."""
+    return any(letter in layer for letter in "*?[")
+
+
+def _translate(pattern: str) -> re.Pattern[str]:
+    """Make a regular expression of a pattern whose ``*`` stops at a dot or slash."""
+    parts = re.split(r"(\*\*|\*|\?|\[[^\]]+\])", pattern)
+    words = {"**": ".*", "*": "[^./]*", "?": "[^./]"}
+    return re.compile(
+        "".join(
+            words.get(part, part if part[:1] == "[" and part[-1:] == "]" else re.escape(part))
+            for part in parts
+        )
+    )
 
 
 def find_classifier(root: nn.Module, spec: str) -> Tap:

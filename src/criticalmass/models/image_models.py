@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import dataclasses
 import importlib.metadata
 import importlib.util
 from collections.abc import Mapping
@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from criticalmass.errors import CriticalMassError, DataUnavailableError, unknown_name
+from criticalmass.models import paper_networks
 from criticalmass.models.frozen import FrozenModel, files_digest, find_classifier, state_digest
 from criticalmass.models.hub import hub
 from criticalmass.models.preprocess import ImagePreprocess
 from criticalmass.models.repair import import_after_torchvision, import_torch
+from criticalmass.models.weight_files import WeightFile, read_weights
+from criticalmass.models.weight_fit import load_into
 from criticalmass.specs import Spec, integer_option
 
 if TYPE_CHECKING:
@@ -89,7 +92,7 @@ def load_lite(spec: Spec) -> FrozenModel:
     timm = import_after_torchvision("timm", "torch")
     net = timm.create_model(_LITE[spec.name], pretrained=False)
     stages = [len(stage) for stage in net.blocks]
-    _load_strictly(net, rename_lite(read_weights(path), stages), spec.text)
+    load_into(net, WeightFile(path, rename_lite(read_weights(path).state, stages)), spec.text)
     pixels = integer_option(spec, "px", LITE_PIXELS)
     half = (0.5, 0.5, 0.5)
     preprocess = ImagePreprocess(pixels, pixels, "bicubic", mean=half, std=half)
@@ -127,12 +130,12 @@ def rename_lite(state: Mapping[str, Tensor], stages: list[int]) -> dict[str, Ten
 
 
 def load_timm(spec: Spec, weights: Path | None) -> FrozenModel:
-    """Load one of timm's networks.
+    """Load one of timm's networks, or one of the paper's that timm has no name for.
 
     Parameters
     ----------
     spec: ``timm:NAME``, optionally with ``px`` (pixels) and ``init=random``.
-    weights: a ``.pth``/``.pt``/``.safetensors`` state dict; timm's pretrained weights if None.
+    weights: a file as `models.weight_files` reads it; timm's pretrained weights if None.
 
     Raises
     ------
@@ -140,23 +143,34 @@ def load_timm(spec: Spec, weights: Path | None) -> FrozenModel:
     DataUnavailableError: the pretrained weights cannot be fetched.
     """
     timm = import_after_torchvision("timm", "torch")
-    architecture = spec.name.partition(".")[0]
-    if not timm.is_model(architecture):
-        raise unknown_name("timm model", spec.name, timm.list_models())
+    if spec.name not in paper_networks.NAMES and not timm.is_model(spec.name.partition(".")[0]):
+        raise unknown_name("timm model", spec.name, [*timm.list_models(), *paper_networks.NAMES])
     init = spec.options.get("init", "pretrained")
     if init not in ("pretrained", "random"):
         raise CriticalMassError(f"init={init!r} in {spec.text!r} must be pretrained or random")
+    file = None
     if weights is not None:
-        net = _untrained(timm, spec.name)
-        _load_strictly(net, read_weights(weights), str(weights))
+        file = read_weights(weights)
+        net = _untrained(timm, spec, file)
+        load_into(net, file, spec.name)
         source = (f"file {weights.name}", files_digest([weights]))
     elif init == "random":
-        net = _untrained(timm, spec.name)
+        net = _untrained(timm, spec, None)
         source = (f"random, seed {RANDOM_SEED}", state_digest(net))
     else:
         net = _pretrained(timm, spec)
         source = ("timm, pretrained", state_digest(net))
-    return image_model(spec, spec.name, net, timm_preprocess(timm, net, spec), source)
+    preprocess = scaled_like(timm_preprocess(timm, net, spec), file)
+    if "px" in spec.options and hasattr(net, "set_input_size"):
+        net.set_input_size(img_size=preprocess.pixels)
+    return image_model(spec, spec.name, net, preprocess, source)
+
+
+def scaled_like(preprocess: ImagePreprocess, file: WeightFile | None) -> ImagePreprocess:
+    """Take the mean and deviation of a weight file, if it has them."""
+    if file is None or file.mean is None or file.std is None:
+        return preprocess
+    return dataclasses.replace(preprocess, mean=file.mean, std=file.std)
 
 
 def timm_preprocess(timm: Any, net: nn.Module, spec: Spec) -> ImagePreprocess:
@@ -189,14 +203,23 @@ def image_model(
     )
 
 
-def _untrained(timm: Any, name: str) -> Any:
+def _untrained(timm: Any, spec: Spec, file: WeightFile | None) -> Any:
     torch = import_torch()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
-        return timm.create_model(name, pretrained=False)
+        if spec.name in paper_networks.NAMES:
+            return _named_by_the_paper(timm, spec, file)
+        net = timm.create_model(spec.name, pretrained=False)
+    if file is not None and _is_blurred(file):
+        paper_networks.add_blur(net)
+    return net
 
 
 def _pretrained(timm: Any, spec: Spec) -> Any:
+    if spec.name in paper_networks.NAMES:
+        raise DataUnavailableError(
+            f"{spec.text!r} has no weights to fetch; give weights=FILE, or add ?init=random"
+        )
     try:
         with hub():
             return timm.create_model(spec.name, pretrained=True)
@@ -208,36 +231,12 @@ def _pretrained(timm: Any, spec: Spec) -> Any:
         ) from error
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict; pickled code is refused.
-
-    Raises
-    ------
-    CriticalMassError: no such file, or it is no state dict.
-    """
-    import pickle
-
-    torch = import_torch()
-    if not path.is_file():
-        raise CriticalMassError(f"no weight file {str(path)!r}")
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = importlib.import_module("safetensors.torch").load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CriticalMassError(f"{str(path)!r} holds no readable weights: {reason}") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
-        raise CriticalMassError(f"{str(path)!r} holds no state dict (name -> tensor)")
-    return state
+def _named_by_the_paper(timm: Any, spec: Spec, file: WeightFile | None) -> Any:
+    net = paper_networks.build(timm, spec.name)
+    if file is not None and not _is_blurred(file):
+        paper_networks.remove_blur(net)
+    return net
 
 
-def _load_strictly(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    try:
-        net.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CriticalMassError(f"the weights of {source!r} do not fit: {reason[:200]}") from error
+def _is_blurred(file: WeightFile) -> bool:
+    return any(name.endswith("blur_filter") for name in file.state)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.models.factories import load_factory
 from criticalmass.models.frozen import FrozenModel, files_digest
+from criticalmass.models.hf_models import load_hf
 from criticalmass.models.image_models import lite_names, lite_weights, load_lite, load_timm
+from criticalmass.models.onnx_models import OnnxGraph, load_onnx, onnx_files
+from criticalmass.models.pooling import check_pool
 from criticalmass.models.repair import import_torch
 from criticalmass.models.text_models import (
     folder_digest,
@@ -20,10 +24,12 @@ from criticalmass.specs import Spec, parse_spec
 
 MINILM = "minilm-l6"
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "pypi": ("px",),
-    "timm": ("px", "init"),
-    "st": (),
-    "module": ("px", "modality"),
+    "pypi": ("px", "pool"),
+    "timm": ("px", "init", "weights", "pool"),
+    "hf": ("px", "modality", "pool"),
+    "st": ("pool",),
+    "onnx": ("px", "norm", "pool"),
+    "module": ("px", "modality", "weights", "pool"),
 }
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -36,10 +42,13 @@ def load_model(
     Parameters
     ----------
     spec: a model (returned as it is), or one of ``pypi:efficientnet-lite0`` (or ``-lite1``,
-        ``-lite2``), ``pypi:minilm-l6``, ``timm:NAME``, ``st:FOLDER_OR_ID``,
-        ``module:package.module:factory``. Image models take ``?px=NUMBER``, the side of their
-        square input; ``timm:NAME?init=random`` leaves it untrained.
-    weights: a file with a state dict, for ``timm:`` and ``module:``.
+        ``-lite2``), ``pypi:minilm-l6``, ``timm:NAME``, ``hf:FOLDER_OR_ID``,
+        ``st:FOLDER_OR_ID``, ``onnx:FILE``, ``module:package.module:factory``. Image models take
+        ``?px=NUMBER``, the side of their square input; ``timm:NAME?init=random`` leaves it
+        untrained; ``?pool=`` says how maps and tokens become vectors: ``mean`` (default),
+        ``max``, ``flatten`` or ``cls``.
+    weights: for ``timm:`` and ``module:``, a safetensors file, a state dict of torch, or the
+        ``.npz`` of a vision transformer; the same as ``?weights=FILE``.
     device: ``"auto"`` (the GPU if there is one), ``"cpu"`` or ``"cuda"``.
 
     Raises
@@ -51,10 +60,41 @@ def load_model(
     if isinstance(spec, FrozenModel):
         model = spec
     elif isinstance(spec, str):
-        model = _load(_parse(spec), _weight_file(spec, weights))
+        parsed = _parse(spec)
+        pool = check_pool(parsed.options.get("pool", "mean"))
+        model = dataclasses.replace(_load(parsed, _weight_file(parsed, weights)), pool=pool)
     else:
         raise CriticalMassError(f"model {spec!r} must be a spec (text) or a FrozenModel")
-    model.module.to(resolve_device(device))
+    if not isinstance(model.module, OnnxGraph):
+        model.module.to(resolve_device(device))
+    elif device not in ("auto", "cpu"):
+        raise CriticalMassError(f"{model.spec!r} runs on the processor, not on {device!r}")
+    return model
+
+
+def with_options(
+    model: str | FrozenModel, *, weights: str | Path | None = None, pool: str | None = None
+) -> str | FrozenModel:
+    """Write options into a model's spec, so that they are part of what it is known by.
+
+    Parameters
+    ----------
+    model: a spec, or a model (which has its weights).
+    weights, pool: as the spec's options of these names; None leaves them as they are.
+
+    Raises
+    ------
+    CriticalMassError: weights for a model that is loaded already, or an option given twice.
+    """
+    if isinstance(model, FrozenModel):
+        if weights is not None:
+            raise CriticalMassError(f"model {model.spec!r} is loaded; leave out {weights!r}")
+        return model if pool is None else dataclasses.replace(model, pool=check_pool(pool))
+    for key, value in (("weights", weights), ("pool", pool)):
+        if value is not None and isinstance(model, str):
+            if key in _parse(model).options:
+                raise CriticalMassError(f"model {model!r} says {key} already; leave out {value!r}")
+            model = f"{model}{'&' if '?' in model else '?'}{key}={value}"
     return model
 
 
@@ -83,14 +123,16 @@ def fingerprint(spec: str, weights: str | Path | None = None) -> str | None:
     The digest in hex, or None where only loading the model can tell.
     """
     parsed = _parse(spec)
-    file = _weight_file(spec, weights)
+    file = _weight_file(parsed, weights)
     if file is not None:
         return files_digest([file])
     if parsed.scheme == "pypi":
         if parsed.name == MINILM:
             return folder_digest(minilm_folder()[0])
         return files_digest([lite_weights(parsed.name)[0]])
-    if parsed.scheme == "st" and Path(parsed.name).is_dir():
+    if parsed.scheme == "onnx":
+        return files_digest(onnx_files(Path(parsed.name)))
+    if parsed.scheme in ("st", "hf") and Path(parsed.name).is_dir():
         return folder_digest(Path(parsed.name))
     return None
 
@@ -103,12 +145,13 @@ def _parse(text: str) -> Spec:
     return spec
 
 
-def _weight_file(spec: str, weights: str | Path | None) -> Path | None:
+def _weight_file(spec: Spec, weights: str | Path | None) -> Path | None:
+    weights = spec.options.get("weights") if weights is None else weights
     if weights is None:
         return None
-    if not spec.startswith(("timm:", "module:")):
+    if "weights" not in _OPTIONS[spec.scheme]:
         raise CriticalMassError(
-            f"model {spec!r} has its own weights; leave out weights={weights!r}"
+            f"model {spec.text!r} has its own weights; leave out weights={str(weights)!r}"
         )
     path = Path(weights)
     if not path.is_file():
@@ -120,6 +163,8 @@ def _load(spec: Spec, weights: Path | None) -> FrozenModel:
     loaders: Mapping[str, Callable[[], FrozenModel]] = {
         "pypi": lambda: load_minilm(spec) if spec.name == MINILM else load_lite(spec),
         "timm": lambda: load_timm(spec, weights),
+        "hf": lambda: load_hf(spec),
+        "onnx": lambda: load_onnx(spec),
         "st": lambda: load_sentence_transformer(spec),
         "module": lambda: load_factory(spec, weights),
     }

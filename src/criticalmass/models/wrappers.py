@@ -5,7 +5,7 @@ Imported only where a model is loaded, since it needs torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.models.frozen import FrozenModel, Tap
+from criticalmass.models.pooling import pooled
 
 
 class ScaledInput(nn.Module):
@@ -71,8 +72,11 @@ class Tapped(nn.Module):
         self.taps = tuple(taps)
         self.pooling: dict[str, str] = {}
         self._model_name = model.name
+        self._pool = model.pool
+        self._modality = model.modality
         self._places = {tap.layer: model.root.get_submodule(tap.path) for tap in self.taps}
         self._channels_last = getattr(model.root, "output_fmt", None) == "NHWC"
+        self._has_class = getattr(model.root, "num_prefix_tokens", 1) > 0
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Run one batch."""
@@ -110,28 +114,92 @@ class Tapped(nn.Module):
         return place.register_forward_hook(after)
 
     def _vector(self, tap: Tap, raw: Any) -> Tensor:
-        value = _first(raw)
-        if value.ndim == 2:
-            self.pooling[tap.layer] = "none"
-            return value.clone()
-        if value.ndim == 3:
-            self.pooling[tap.layer] = "mean over tokens"
-            return value.mean(dim=1)
-        if value.ndim == 4:
-            self.pooling[tap.layer] = "mean over positions"
-            return value.mean(dim=(1, 2) if self._channels_last else (2, 3))
-        raise CriticalMassError(
-            f"layer {tap.layer!r} of {self._model_name!r} gives the shape {tuple(value.shape)}; "
-            "only (n, d), (n, tokens, d) and (n, channels, height, width) can be read"
-        )
+        value = first_tensor(raw)
+        try:
+            if self._pool == "flatten" and self._modality == "text" and value.ndim > 2:
+                raise CriticalMassError("as many tokens as the text; pool with mean, max or cls")
+            found, self.pooling[tap.layer] = pooled(
+                value, self._pool, channels_last=self._channels_last, has_class=self._has_class
+            )
+        except CriticalMassError as error:
+            raise CriticalMassError(
+                f"layer {tap.layer!r} of {self._model_name!r} has {error}"
+            ) from error
+        vector: Tensor = found.clone() if found is value else found
+        return vector
 
 
-def _first(value: Any) -> Tensor:
-    """Take the tensor out of what a module takes or gives (a tensor, or a tuple that starts so)."""
-    while isinstance(value, (tuple, list)) and value:
-        value = value[0]
+def first_tensor(value: Any) -> Tensor:
+    """Take the tensor out of what a module takes or gives: a tensor, or what starts with one.
+
+    Raises
+    ------
+    CriticalMassError: there is none.
+    """
+    while isinstance(value, (tuple, list, Mapping)) and value:
+        value = next(iter(value.values())) if isinstance(value, Mapping) else value[0]
     if not isinstance(value, Tensor):
-        raise CriticalMassError(
-            f"a layer gives {type(value).__name__}, not a tensor; choose another"
-        )
+        raise CriticalMassError(f"{type(value).__name__} for output, not a tensor; choose another")
     return value
+
+
+class HiddenStates(nn.Module):
+    """A transformers model that gives its last hidden states alone."""
+
+    def __init__(self, transformer: nn.Module, argument: str) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self._argument = argument
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Run (n, tokens) int64 or (n, 3, height, width) -> (n, tokens, d) or a map."""
+        states: Tensor = self.transformer(**{self._argument: inputs}).last_hidden_state
+        return states
+
+
+class BlurredConvolution(nn.Module):
+    """A convolution behind a fixed binomial blur of 3 x 3 pixels, each channel by itself."""
+
+    blur_filter: Tensor
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+        binomial = torch.tensor([0.25, 0.5, 0.25])
+        kernel = torch.outer(binomial, binomial).expand(conv.in_channels, 1, 3, 3)
+        self.register_buffer("blur_filter", kernel.contiguous())
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Run (n, channels, height, width)."""
+        blurred = nn.functional.conv2d(
+            maps, self.blur_filter, padding=1, groups=self.conv.in_channels
+        )
+        convolved: Tensor = self.conv(blurred)
+        return convolved
+
+
+class NestedClassifiers(nn.Module):
+    """A classifier for each of several numbers of first neurons (Matryoshka)."""
+
+    def __init__(self, sizes: Sequence[int], n_classes: int) -> None:
+        super().__init__()
+        self._sizes = tuple(sizes)
+        for number, size in enumerate(self._sizes):
+            self.add_module(f"nesting_classifier_{number}", nn.Linear(size, n_classes))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits of each classifier for (n, d)."""
+        pairs = zip(self.children(), self._sizes, strict=True)
+        return tuple(classifier(features[:, :size]) for classifier, size in pairs)
+
+
+class FirstNeurons(nn.Module):
+    """Keeps the first neurons of (n, d)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Cut (n, d) to (n, size)."""
+        return features[:, : self._size]

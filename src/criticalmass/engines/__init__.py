@@ -1,0 +1,19 @@
+"""What runs a frozen model: OpenVINO on the processor, torch on the GPU and as the fallback."""
+
+from __future__ import annotations
+
+from criticalmass.engines.base import Engine, Layer
+from criticalmass.engines.choosing import ENGINES, inspect, make_engine
+from criticalmass.engines.openvino_engine import AGREEMENT, quiet_tracing
+from criticalmass.engines.torch_engine import run_torch
+
+__all__ = [
+    "AGREEMENT",
+    "ENGINES",
+    "Engine",
+    "Layer",
+    "inspect",
+    "make_engine",
+    "quiet_tracing",
+    "run_torch",
+]

@@ -1,0 +1,98 @@
+"""Which engine runs a model, and a first look at the layers that it is to give."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from criticalmass.engines.base import Engine, Layer
+from criticalmass.engines.onnx_engine import OnnxEngine, inspect_graph, openvino_graph
+from criticalmass.engines.openvino_engine import OpenVinoEngine, Source, compile_torch
+from criticalmass.engines.torch_engine import TorchEngine, device_of, tapped_model, torch_pass
+from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.models import FrozenModel, Tap
+from criticalmass.models.onnx_models import OnnxGraph
+from criticalmass.progress import notice
+
+ENGINES = ("auto", "openvino", "torch", "onnxruntime")
+
+
+def inspect(model: FrozenModel, layers: Sequence[str], batch: NDArray[Any]) -> list[Layer]:
+    """Run a few samples to learn each layer's width and how it is pooled.
+
+    Raises
+    ------
+    CriticalMassError: a layer that is not there, or whose output cannot be read.
+    """
+    taps = [model.tap(layer) for layer in layers]
+    if isinstance(model.module, OnnxGraph):
+        return inspect_graph(model, taps, batch)
+    tapped = tapped_model(model, taps)
+    outputs = torch_pass(tapped, batch, device_of(model))
+    return [
+        Layer(tap, output.shape[1], tapped.pooling[tap.layer])
+        for tap, output in zip(tapped.taps, outputs, strict=True)
+    ]
+
+
+def make_engine(
+    name: str, model: FrozenModel, taps: Sequence[Tap], samples: Sequence[NDArray[Any]]
+) -> Engine:
+    """Make the engine that was asked for.
+
+    Parameters
+    ----------
+    name: ``"auto"`` is torch on a GPU; on the processor OpenVINO, and torch (for an ONNX graph:
+        ONNX Runtime), with a line that says why, where OpenVINO is missing or does not do.
+    model: on the device where it is to run.
+    taps: where to read.
+    samples: input batches; the engine is converted with the first and compared with its reference
+        (torch, or ONNX Runtime) on all.
+
+    Raises
+    ------
+    CriticalMassError: an unknown engine, one that does not run such a model, or OpenVINO was
+        asked for by name and does not do.
+    """
+    if name not in ENGINES:
+        raise unknown_name("engine", name, ENGINES)
+    is_graph = isinstance(model.module, OnnxGraph)
+    plain = "onnxruntime" if is_graph else "torch"
+    if name not in ("auto", "openvino", plain):
+        raise CriticalMassError(f"engine {name!r} does not run {model.spec!r}; use {plain!r}")
+    device = "cpu" if is_graph else device_of(model)
+    if name == "openvino" and device != "cpu":
+        raise CriticalMassError(f"engine 'openvino' runs on the processor, not on {device!r}")
+    if name == plain or device != "cpu":
+        return _plain(model, taps)
+    try:
+        source = openvino_graph(model, taps) if is_graph else _torch_source(model, taps, samples[0])
+        return OpenVinoEngine(source, samples)
+    except CriticalMassError as error:
+        if name == "openvino":
+            raise
+        notice(f"{error}; features are computed with {plain}, which is slower")
+        return _plain(model, taps)
+
+
+def _plain(model: FrozenModel, taps: Sequence[Tap]) -> Engine:
+    if isinstance(model.module, OnnxGraph):
+        return OnnxEngine(model, taps)
+    return TorchEngine(model, taps, device_of(model))
+
+
+def _torch_source(model: FrozenModel, taps: Sequence[Tap], batch: NDArray[Any]) -> Source:
+    tapped = tapped_model(model, taps)
+    any_length = model.modality == "text"
+    return Source(
+        name=model.name,
+        layers=[tap.layer for tap in taps],
+        compile=lambda streams: compile_torch(tapped, batch, streams, any_length),
+        prepare=lambda inputs: inputs,
+        finish=lambda _, raw: raw,
+        reference=functools.partial(torch_pass, tapped, device="cpu"),
+        library="torch",
+    )

@@ -1,0 +1,92 @@
+"""Plain torch in float32: the engine of GPUs, the fallback, and what the others must agree with."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from criticalmass.engines.base import Outputs
+from criticalmass.models import FrozenModel, Tap
+from criticalmass.models.preprocess import Batch
+
+if TYPE_CHECKING:
+    from criticalmass.models.wrappers import Tapped
+
+
+class TorchEngine:
+    """Plain torch in float32."""
+
+    def __init__(self, model: FrozenModel, taps: Sequence[Tap], device: str) -> None:
+        self._tapped = tapped_model(model, taps)
+        self._device = device
+        if model.modality == "image":
+            import torch
+
+            # Convolutions run faster so; the numbers stay as they are.
+            model.module.to(memory_format=torch.channels_last)
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """Name, precision and device."""
+        return {"name": "torch", "precision": "float32", "device": self._device.partition(":")[0]}
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """The version of torch."""
+        return {"torch": version("torch")}
+
+    def run(self, batches: Iterable[Batch], out: Outputs, done: Callable[[int], None]) -> None:
+        """Run every batch in turn."""
+        for rows, inputs in batches:
+            outputs = torch_pass(self._tapped, inputs, self._device)
+            for tap, output in zip(self._tapped.taps, outputs, strict=True):
+                out[tap.layer][rows] = output
+            done(len(rows))
+
+
+def run_torch(model: FrozenModel, layer: str, batch: NDArray[Any]) -> NDArray[np.float32]:
+    """Run one input batch through torch: (n, n_neurons) of a layer, the reference of engines."""
+    return torch_pass(tapped_model(model, [model.tap(layer)]), batch, device_of(model))[0]
+
+
+def tapped_model(model: FrozenModel, taps: Sequence[Tap]) -> Tapped:
+    """Make the module that gives the vectors of some taps."""
+    from criticalmass.models.wrappers import Tapped
+
+    return Tapped(model, taps).eval()
+
+
+def device_of(model: FrozenModel) -> str:
+    """Tell on which device a torch model is."""
+    first = next(model.module.parameters(), None)
+    return "cpu" if first is None else str(first.device)
+
+
+@contextlib.contextmanager
+def exact() -> Iterator[None]:
+    """Keep a GPU from rounding float32 products to TensorFloat-32."""
+    import torch
+
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(allow_tf32=False), torch.inference_mode():
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def torch_pass(tapped: Tapped, batch: NDArray[Any], device: str) -> list[NDArray[np.float32]]:
+    """Run one batch: of each tap (n, n_neurons)."""
+    import torch
+
+    with exact():
+        inputs = torch.from_numpy(np.ascontiguousarray(batch)).to(device)
+        if inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return [output.float().cpu().numpy() for output in tapped(inputs)]
