@@ -101,11 +101,14 @@ def predict_logistic(
 ) -> LogisticPrediction:
     """Predict the measure ``logistic`` on random subsets of neurons, of every size.
 
-    No probe is fitted on a subset. Each size and strength takes one fit of the whole layer,
-    pulled towards a random vector and repeated for a few rounds (docs/theory.md, law 3, where
-    its measured errors stand: it is too high where k is so small that a subset may miss the few
-    neurons that carry correlated mass). The strength is chosen as a sweep chooses it: on the
-    sweep's validation rows, by each drawn subset for itself.
+    No probe is fitted on a subset. Each size and strength takes fits of the whole layer that are
+    pulled towards random vectors (docs/theory.md, law 3). The strength is chosen as a sweep
+    chooses it: on the sweep's validation rows, by each drawn subset for itself.
+
+    Measured on four feature sets that it was not developed on, against 20 fitted subsets: of 20
+    sizes k >= 20, 17 within .01 of the mean accuracy, 8 within its standard error. It is too
+    high, by up to .075, where k is so small that a subset may miss the few neurons that carry
+    correlated mass. It costs about as much as a sweep of some seeds.
 
     Parameters
     ----------
