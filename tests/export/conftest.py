@@ -92,3 +92,9 @@ def fresh() -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def repair() -> str:
+    """Code that a process needs before it imports sentence-transformers on some machines."""
+    return REPAIR

@@ -71,7 +71,8 @@ class Backbone:
             side = self.model.preprocess.resize
             shape = (2, side, side, 3)
             items = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-        return next(iter(self.model.preprocess.batches(items, 2)))[1]
+        # Copied, since a grey image's planes are one memory, which torch does not take.
+        return np.array(next(iter(self.model.preprocess.batches(items, 2)))[1])
 
     def whole(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Compute the whole layer of a batch, (n, n_neurons), as `extract` does."""

@@ -7,6 +7,7 @@ picks the kept neurons, exactly.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,20 @@ def write(request: Request, folder: Path) -> Facts:
     from criticalmass.models.text_models import open_encoder, save_encoder
 
     encoder = open_encoder(backbone.model.spec)
-    stages = importlib.import_module("sentence_transformers.models")
+    stages = _stages()
     picker = _picker(stages, request.slim.indices, request.slim.n_neurons)
     encoder.append(picker)
     if request.normalise:
         encoder.append(stages.Normalize())
     save_encoder(encoder, folder)
     return {"normalised": request.normalise}
+
+
+def _stages() -> Any:
+    """Import the module that holds Dense and Normalize; version 6 moved it."""
+    moved = importlib.util.find_spec("sentence_transformers.base") is not None
+    name = "sentence_transformers.base.modules" if moved else "sentence_transformers.models"
+    return importlib.import_module(name)
 
 
 def _picker(stages: Any, indices: NDArray[np.intp], n_neurons: int) -> Any:
