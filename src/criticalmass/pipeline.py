@@ -50,6 +50,8 @@ def measure(  # noqa: PLR0913
     deltas: Sequence[float] = (0.8, 0.9, 0.95),
     device: str = "auto",
     backend: str = "local",
+    weights: str | Path | None = None,
+    pool: str | None = None,
 ) -> Measurement:
     """Measure how few neurons of a model's layers do the whole layer's work on a dataset.
 
@@ -59,7 +61,7 @@ def measure(  # noqa: PLR0913
     ----------
     model, dataset: as `criticalmass.extract` takes them.
     out: folder to write: ``features/``, ``run/`` and ``report.html``.
-    layers, device: as `criticalmass.extract` takes them.
+    layers, device, weights, pool: as `criticalmass.extract` takes them.
     selectors, fractions, seeds, measures, refine, refine_level, refine_seeds, refine_cells: as
         `criticalmass.sweep` takes them.
     deltas: shares of the whole layer's value that the report is about.
@@ -75,7 +77,14 @@ def measure(  # noqa: PLR0913
 
     folder = Path(out)
     store = extract(
-        model, dataset, out=folder / "features", layers=layers, device=device, backend=backend
+        model,
+        dataset,
+        out=folder / "features",
+        layers=layers,
+        device=device,
+        backend=backend,
+        weights=weights,
+        pool=pool,
     )
     run = sweep(
         store,

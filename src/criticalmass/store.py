@@ -23,9 +23,11 @@ class Features:
     Attributes
     ----------
     shards: memory-mapped arrays, each (rows, n_neurons), in the order of the samples.
+    scale: (n_neurons,) float32, by which columns are multiplied when they are read, or None.
     """
 
     shards: tuple[NDArray[Any], ...]
+    scale: NDArray[np.float32] | None = None
     _starts: NDArray[np.intp] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -40,8 +42,8 @@ class Features:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The stored type: float32 or float16."""
-        return self.shards[0].dtype
+        """The type of what is read: as stored, float32 or float16; scaled, float32."""
+        return self.shards[0].dtype if self.scale is None else self.scale.dtype
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -51,8 +53,8 @@ class Features:
         if isinstance(key, slice):
             start, stop, step = key.indices(len(self))
             if step == 1:
-                return self._block(start, max(start, stop))
-            return self._gather(np.arange(start, stop, step))
+                return self._scaled(self._block(start, max(start, stop)))
+            return self._scaled(self._gather(np.arange(start, stop, step)))
         rows = np.asarray(key)
         if rows.ndim != 1:
             raise StoreError(f"rows must be a slice or a 1-D array, got the shape {rows.shape}")
@@ -60,7 +62,10 @@ class Features:
             if len(rows) != len(self):
                 raise StoreError(f"a mask of {len(rows)} rows does not fit {len(self)} samples")
             rows = np.flatnonzero(rows)
-        return self._gather(rows.astype(np.intp))
+        return self._scaled(self._gather(rows.astype(np.intp)))
+
+    def _scaled(self, raw: NDArray[Any]) -> NDArray[Any]:
+        return raw if self.scale is None else raw * self.scale
 
     def _block(self, start: int, stop: int) -> NDArray[Any]:
         pieces = [
@@ -76,7 +81,7 @@ class Features:
         rows = np.where(rows < 0, rows + len(self), rows)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
             raise StoreError(f"a row number is outside the {len(self)} samples of the split")
-        out = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
+        out = np.empty((len(rows), self.shape[1]), dtype=self.shards[0].dtype)
         owner = np.searchsorted(self._starts, rows, side="right") - 1
         for index in np.unique(owner):
             mine = owner == index
@@ -85,7 +90,9 @@ class Features:
 
     def array(self) -> NDArray[Any]:
         """Return all rows, (n_samples, n_neurons): the memory-map if there is but one shard."""
-        return self.shards[0] if len(self.shards) == 1 else np.concatenate(self.shards)
+        return self._scaled(
+            self.shards[0] if len(self.shards) == 1 else np.concatenate(self.shards)
+        )
 
     def chunks(self, rows: int = 4096) -> Iterator[NDArray[Any]]:
         """Yield consecutive blocks of at most ``rows`` rows, each (rows, n_neurons)."""
@@ -140,6 +147,8 @@ class FeatureStore:
                 checked(self.path, split["labels"], verify=verify)
                 checked(self.path, split["ids"], verify=verify)
             for layer in self.manifest["layers"].values():
+                if "norm_split" in layer:
+                    checked(self.path, layer["norms"], verify=verify)
                 for split in self.splits:
                     for entry in layer["shards"][split]:
                         checked(self.path, entry, verify=verify)
@@ -187,7 +196,15 @@ class FeatureStore:
         for entry in entries:
             path = checked(self.path, entry, verify=False)
             shards.append(_open_shard(path, (int(entry["rows"]), width)))
-        return Features(tuple(shards))
+        return Features(tuple(shards), self._scale(layer))
+
+    def _scale(self, layer: str) -> NDArray[np.float32] | None:
+        """Read what makes each column's norm 1; a column of zeros stays one."""
+        entry = self._layer(layer)
+        if "norm_split" not in entry:
+            return None
+        norms = np.load(checked(self.path, entry["norms"], verify=False), allow_pickle=False)
+        return (1.0 / np.where(norms > 0.0, norms, 1.0)).astype(np.float32)
 
     def labels(self, split: str) -> NDArray[np.int64]:
         """Read the class of each sample of a split, (n_samples,)."""

@@ -25,6 +25,7 @@ from criticalmass.store_files import (
 )
 
 SHARD_ROWS = 8192
+_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,9 @@ class StoreWriter:
             if not (self._is_whole(entry["labels"]) and self._is_whole(entry["ids"])):
                 self._write_split(name, info)
         for layer in self.manifest["layers"].values():
+            if "norms" in layer and not self._is_whole(layer["norms"]):
+                self.manifest["complete"] = False
+                del layer["norms"]
             for entries in layer["shards"].values():
                 whole = [self._is_whole(entry) for entry in entries]
                 if not all(whole):
@@ -216,10 +220,24 @@ class StoreWriter:
         """Mark the store complete and open it."""
         if next(self.missing(), None) is not None:
             raise StoreError(f"{str(self.path)!r} still lacks shards; put them before finish")
+        for name, layer in self.manifest["layers"].items():
+            if "norm_split" in layer and "norms" not in layer:
+                layer["norms"] = self._write_norms(name, layer)
         if not self.manifest["complete"]:
             self.manifest["complete"] = True
             self._save()
         return FeatureStore.open(self.path)
+
+    def _write_norms(self, name: str, layer: Mapping[str, Any]) -> dict[str, str]:
+        """Write the L2 norm of each column over a split, (n_neurons,) float64."""
+        squares = np.zeros(int(layer["shape"][0]))
+        for entry in layer["shards"][layer["norm_split"]]:
+            shard = np.load(inside(self.path, entry["path"]), mmap_mode="r", allow_pickle=False)
+            for start in range(0, len(shard), _ROWS):
+                rows = shard[start : start + _ROWS].astype(np.float64)
+                squares += np.einsum("ij,ij->j", rows, rows)
+        path = f"norms/{_plain(name)}.npy"
+        return {"path": path, "sha256": write_array(self.path / path, np.sqrt(squares))}
 
     def _save(self) -> None:
         write_json(self.path / MANIFEST, self.manifest)
@@ -230,7 +248,7 @@ def _request(manifest: Mapping[str, Any]) -> dict[str, Any]:
     kept = ("model", "dataset", "engine", "versions", "shard_rows")
     request = {key: manifest[key] for key in kept if key in manifest}
     request["layers"] = {
-        name: {key: value for key, value in entry.items() if key != "shards"}
+        name: {key: value for key, value in entry.items() if key not in ("shards", "norms")}
         for name, entry in manifest["layers"].items()
     }
     return request

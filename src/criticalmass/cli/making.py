@@ -6,8 +6,23 @@ from typing import Any
 
 import click
 
-from criticalmass.cli.options import example, given, out, quiet, several, sweeping
+from criticalmass.cli.options import Function, example, given, out, quiet, several, sweeping
 from criticalmass.cli.showing import show_redundancy
+
+
+def _reading(function: Function) -> Function:
+    """Give a command the options that say what is read of a model."""
+    for option in (
+        click.option("--pool", help="Map or tokens to vector: mean (default), max, flatten, cls."),
+        click.option("--weights", type=click.Path(), help="Weights of a timm: or module: model."),
+        several(
+            "--layer",
+            "layers",
+            "Layer to read: penultimate, a dotted path, a pattern such as layer?.*, or all.",
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 @click.command(**example("criticalmass demo --out demo"))
@@ -31,7 +46,7 @@ def demo(out: str) -> None:
 @click.argument("model")
 @click.argument("dataset")
 @out()
-@several("--layer", "layers", "Layer to read: penultimate or a dotted module path.")
+@_reading
 @sweeping
 @several("--delta", "deltas", "Share of the whole layer's value to keep.", float)
 @click.option("--device", help="auto, cpu or cuda.")
@@ -52,11 +67,11 @@ def measure(model: str, dataset: str, out: str, **options: Any) -> None:
 @click.argument("model")
 @click.argument("dataset")
 @out()
-@several("--layer", "layers", "Layer to read: penultimate or a dotted module path.")
+@_reading
 @click.option("--batch-size", type=int, help="Samples a batch.")
 @click.option("--device", help="auto, cpu or cuda.")
 @click.option("--dtype", help="Stored type: float32 or float16.")
-@click.option("--engine", help="auto, openvino or torch.")
+@click.option("--engine", help="auto, openvino, torch or onnxruntime.")
 @click.option("--backend", help="Where the work runs: local.")
 @quiet
 def extract(model: str, dataset: str, out: str, **options: Any) -> None:
