@@ -10,11 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.datasets.dataset import Dataset, Split
-from criticalmass.datasets.splits import split_in_two
+from criticalmass.datasets.splits import SPLIT_SEED, TEST_SHARE, split_in_two
 from criticalmass.errors import CriticalMassError
-
-SPLIT_SEED = 0
-TEST_SHARE = 0.25
 
 
 def load_digits(spec: str) -> Dataset:

@@ -10,7 +10,11 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.datasets.images import EncodedImages, header_fault
 from criticalmass.errors import CriticalMassError
+
+UNLABELLED = ("unlabelled",)
+"""The class names of data without labels: one class, of which every label is 0."""
 
 Modality = Literal["image", "text", "vector"]
 
@@ -53,6 +57,25 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Fault:
+    """A broken image.
+
+    Attributes
+    ----------
+    split, place: where it is.
+    id: its sample's.
+    name: its file, or the column and row.
+    reason: what is wrong with it.
+    """
+
+    split: str
+    place: int
+    id: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A labelled dataset.
 
@@ -61,10 +84,11 @@ class Dataset:
     spec: what it was asked for with, e.g. ``"demo:fashion-mnist"``.
     name: short name for tables.
     modality: ``"image"``, ``"text"`` or ``"vector"``.
-    splits: name -> samples; usually ``train`` and ``test``.
-    class_names: the name of each class.
+    splits: name -> samples; ``train`` and ``test``, and ``val`` where the source has that too.
+    class_names: the name of each class; ``UNLABELLED`` where there are no labels.
     digest: SHA-256 over items, labels and class names.
-    notes: what was done to the source (split seed, cap), JSON-able.
+    notes: what was done to the source (split seed, cap, images left out), JSON-able.
+    faults: broken images, as far as they were noticed in computing the digest.
     """
 
     spec: str
@@ -74,6 +98,7 @@ class Dataset:
     class_names: tuple[str, ...]
     digest: str = ""
     notes: Mapping[str, Any] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check the labels and fill in the digest."""
@@ -87,19 +112,28 @@ class Dataset:
                     f"but there are {len(self.class_names)} classes"
                 )
         if not self.digest:
-            object.__setattr__(self, "digest", _digest(self))
+            digest, faults = _digest(self)
+            object.__setattr__(self, "digest", digest)
+            object.__setattr__(self, "faults", faults)
 
 
-def _digest(dataset: Dataset) -> str:
+def _digest(dataset: Dataset) -> tuple[str, tuple[Fault, ...]]:
+    """Digest all content; broken images are noticed on the way, while their bytes are at hand."""
+    faults: list[Fault] = []
     digest = hashlib.sha256(dataset.modality.encode())
     for text in dataset.class_names:
         digest.update(b"\0class" + text.encode())
     for name, split in dataset.splits.items():
         digest.update(b"\0split" + name.encode())
         digest.update(np.ascontiguousarray(split.labels, dtype=np.int64).tobytes())
-        for content in _contents(split.items):
+        for place, content in enumerate(_contents(split.items)):
             digest.update(hashlib.sha256(content).digest())
-    return digest.hexdigest()
+            if isinstance(split.items, EncodedImages):
+                reason = header_fault(content)
+                if reason is not None:
+                    where = split.items.name(place)
+                    faults.append(Fault(name, place, split.ids[place], where, reason))
+    return digest.hexdigest(), tuple(faults)
 
 
 def _contents(items: Sequence[Any] | NDArray[Any]) -> Iterable[bytes]:

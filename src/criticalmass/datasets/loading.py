@@ -7,10 +7,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from criticalmass.datasets.arrays import load_digits, load_npz
+from criticalmass.datasets.broken import refuse_broken, without_broken
 from criticalmass.datasets.dataset import Dataset
 from criticalmass.datasets.fashion_mnist import load_fashion_mnist
 from criticalmass.datasets.folders import load_image_folder
+from criticalmass.datasets.hub_data import HUB_OPTIONS, load_hub_data
 from criticalmass.datasets.splits import stratified_sample, take
+from criticalmass.datasets.tables import TABLE_OPTIONS, load_table
+from criticalmass.datasets.torchvision_data import TORCHVISION_OPTIONS, load_torchvision
 from criticalmass.datasets.wordnet import load_wordnet_nouns
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.specs import Spec, integer_option, parse_spec
@@ -25,35 +29,59 @@ _FROM_PATH: Mapping[str, Callable[[str, str], Dataset]] = {
     "imagefolder": load_image_folder,
     "npz": load_npz,
 }
+_FROM_SPEC: Mapping[str, Callable[[Spec], Dataset]] = {
+    **dict.fromkeys(TABLE_OPTIONS, load_table),
+    "hf": load_hub_data,
+    "torchvision": load_torchvision,
+}
+_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys([*_NAMED, *_FROM_PATH], ("n",)),
+    **TABLE_OPTIONS,
+    "hf": HUB_OPTIONS,
+    "torchvision": TORCHVISION_OPTIONS,
+}
 
 
-def load_dataset(spec: str | Dataset) -> Dataset:
+def load_dataset(spec: str | Dataset, *, skip_broken: bool = False) -> Dataset:
     """Load a labelled dataset.
 
     Parameters
     ----------
     spec: a dataset (returned as it is), or one of ``demo:fashion-mnist``, ``demo:wordnet-nouns``,
-        ``sklearn:digits``, ``imagefolder:DIR``, ``npz:FILE``; with ``?n=NUMBER`` a stratified
-        sample of that many training samples, the other splits cut in proportion.
+        ``sklearn:digits``, ``imagefolder:DIR``, ``torchvision:NAME``, ``hf:NAME_OR_DIR``,
+        ``csv:FILE``, ``parquet:FILE``, ``jsonl:FILE``, ``npz:FILE``; with ``?n=NUMBER`` a
+        stratified sample of that many training samples, the other splits cut in proportion.
+    skip_broken: leave out images that cannot be decoded, which are then noted in the dataset;
+        without it the first look at the files stops at them. Each image is decoded once for this.
 
     Raises
     ------
     CriticalMassError: an unknown spec, a missing path, unreadable content.
-    DataUnavailableError: demo data that cannot be had here.
+    BrokenImageError: images whose files are broken; they are counted, the first ones named.
+    DataUnavailableError: data that cannot be had here.
+    MissingExtraError: the library that reads it is not installed.
     """
-    if isinstance(spec, Dataset):
-        return spec
-    if not isinstance(spec, str):
+    if not isinstance(spec, (str, Dataset)):
         raise CriticalMassError(f"dataset {spec!r} must be a spec (text) or a Dataset")
-    schemes = dict.fromkeys([*_NAMED, *_FROM_PATH], ("n",))
-    parsed = parse_spec("dataset", spec, schemes)
-    dataset = _load(parsed)
+    if isinstance(spec, Dataset):
+        return _readable(spec, skip_broken)
+    parsed = parse_spec("dataset", spec, _OPTIONS)
+    dataset = _readable(_load(parsed), skip_broken)
     if "n" in parsed.options:
         return _capped(dataset, integer_option(parsed, "n", 0))
     return dataset
 
 
+def _readable(dataset: Dataset, skip_broken: bool) -> Dataset:
+    if skip_broken:
+        return without_broken(dataset)
+    refuse_broken(dataset, dataset.faults)
+    return dataset
+
+
 def _load(spec: Spec) -> Dataset:
+    if spec.scheme in _FROM_SPEC:
+        return _FROM_SPEC[spec.scheme](spec)
     if spec.scheme in _FROM_PATH:
         return _FROM_PATH[spec.scheme](spec.text, spec.name)
     named = _NAMED[spec.scheme]

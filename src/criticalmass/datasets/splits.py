@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,13 @@ from numpy.typing import NDArray
 
 from criticalmass.datasets.dataset import Split
 from criticalmass.errors import CriticalMassError
+
+SPLIT_SEED = 0
+TEST_SHARE = 0.25
+# What the parts of a dataset are called by those who publish them, the likeliest first.
+_TRAIN = ("train", "training", "trainval", "train-standard")
+_TEST = ("test", "testing")
+_VALIDATION = ("val", "validation", "valid", "dev")
 
 
 def stratified_test(
@@ -109,3 +116,44 @@ def split_in_two(
         "train": take(whole, np.flatnonzero(~test)),
         "test": take(whole, np.flatnonzero(test)),
     }
+
+
+def arranged(parts: Mapping[str, Split], spec: str) -> tuple[dict[str, Split], str]:
+    """Bring the parts of a source into ``train`` and ``test`` (and ``val``).
+
+    What is published as split stays so; a validation part stands in for a test part that is not
+    there. A single part is split by class, a quarter for the test, seed 0.
+
+    Parameters
+    ----------
+    parts: name, as the source calls it, -> samples.
+    spec: what the dataset was asked for with, for errors.
+
+    Returns
+    -------
+    The splits, and how they came about.
+
+    Raises
+    ------
+    CriticalMassError: several parts, but none to train on or none to test on.
+    """
+    if len(parts) == 1:
+        whole = next(iter(parts.values()))
+        way = "stratified" if np.unique(whole.labels).size > 1 else "random"
+        rule = f"{way}, test share {TEST_SHARE}, seed {SPLIT_SEED}"
+        return split_in_two(whole, TEST_SHARE, SPLIT_SEED), rule
+    known = {name.lower(): name for name in parts}
+    chosen = {
+        role: known[next(name for name in names if name in known)]
+        for role, names in (("train", _TRAIN), ("test", _TEST), ("val", _VALIDATION))
+        if known.keys() & set(names)
+    }
+    if "test" not in chosen and "val" in chosen:
+        chosen["test"] = chosen.pop("val")
+    if not {"train", "test"} <= chosen.keys():
+        raise CriticalMassError(
+            f"{spec!r} has the parts {', '.join(map(repr, parts))}; it needs one called train and "
+            "one called test or validation, or one alone, which is then split"
+        )
+    rule = ", ".join(f"{role} is {name!r}" for role, name in chosen.items())
+    return {role: parts[name] for role, name in chosen.items()}, f"as given: {rule}"
