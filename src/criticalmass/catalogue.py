@@ -28,7 +28,12 @@ DATASETS = (
     ("demo:fashion-mnist", "60,000 + 10,000 grey pictures of clothes, 10 classes"),
     ("demo:wordnet-nouns", "glosses of WordNet nouns, 25 lexicographer classes"),
     ("sklearn:digits", "1,797 pictures of handwritten digits, 8 x 8"),
-    ("imagefolder:DIR", "one folder of pictures per class, or train/ and test/ of these"),
+    ("imagefolder:DIR", "a folder of pictures per class, train/ and test/ of these, or pictures"),
+    ("torchvision:NAME", "CIFAR10, Flowers102, ImageNet ...; ?root=DIR (extra: torch)"),
+    ("hf:FOLDER_OR_NAME", "the datasets library: save_to_disk or the hub (extra: data)"),
+    ("csv:FILE", "texts or image paths; ?text=COLUMN or image=, &label=, &split=, &sep="),
+    ("parquet:FILE", "texts or images; ?text=COLUMN or image=COLUMN, &label=, &split="),
+    ("jsonl:FILE", "one JSON object a line; ?text=COLUMN or image=, &label=, &split="),
     ("npz:FILE", "vectors and labels of a NumPy archive"),
 )
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from criticalmass.datasets import Dataset, load_dataset
+from criticalmass.datasets.broken import all_broken_named
 from criticalmass.datasets.splits import take_items
 from criticalmass.engines import ENGINES, Engine, Layer, inspect, make_engine
 from criticalmass.errors import CriticalMassError, StoreError, unknown_name
@@ -48,6 +49,7 @@ def extract(  # noqa: PLR0913
     engine: str = "auto",
     weights: str | Path | None = None,
     pool: str | None = None,
+    skip_broken: bool = False,
 ) -> FeatureStore:
     """Compute the representations of a dataset in some layers of a frozen model.
 
@@ -70,15 +72,18 @@ def extract(  # noqa: PLR0913
     weights: file to load into a ``timm:`` or ``module:`` model; becomes part of its spec.
     pool: what makes a vector of a convolution's positions and of tokens: ``"mean"`` (the
         default), ``"max"``, ``"flatten"`` or, of tokens, ``"cls"``; becomes part of the spec.
+    skip_broken: leave out images that cannot be decoded (found out by decoding each once, before
+        the model runs); the manifest names them.
 
     Raises
     ------
     CriticalMassError: an unknown name, or a model and a dataset that do not fit.
+    BrokenImageError: images that cannot be decoded; they are counted, the first ones named.
     StoreError: ``out`` holds another request's features; it is said what differs.
     """
     layers = _check_options(layers, batch_size, dtype, backend, engine)
     model = with_options(model, weights=weights, pool=pool)
-    data = load_dataset(dataset)
+    data = load_dataset(dataset, skip_broken=skip_broken)
     asked = {"dtype": dtype, "engine": engine, "batch_size": batch_size}
     choice = named(layers)
     if isinstance(model, str) and choice is not None:
@@ -87,7 +92,8 @@ def extract(  # noqa: PLR0913
             return finished
     frozen = load_model(model, device=device)
     _check_fit(frozen, data)
-    samples = _check_batches(frozen, next(iter(data.splits.values())).items)
+    with all_broken_named(data):
+        samples = _check_batches(frozen, next(iter(data.splits.values())).items)
     choice = choose(frozen, layers, samples[0])
     finished = _finished(Path(out), _model_entry(frozen), data, choice, asked)
     if finished is not None:
@@ -98,7 +104,8 @@ def extract(  # noqa: PLR0913
     header = _header(frozen, data, entries, runner, batch_size)
     splits = {name: SplitInfo(split.labels, split.ids) for name, split in data.splits.items()}
     writer = StoreWriter.begin(out, header, splits)
-    _Work(frozen, data, runner, found, choice, batch_size).into(writer)
+    with all_broken_named(data):
+        _Work(frozen, data, runner, found, choice, batch_size).into(writer)
     return writer.finish()
 
 

@@ -52,6 +52,7 @@ def measure(  # noqa: PLR0913
     backend: str = "local",
     weights: str | Path | None = None,
     pool: str | None = None,
+    skip_broken: bool = False,
 ) -> Measurement:
     """Measure how few neurons of a model's layers do the whole layer's work on a dataset.
 
@@ -61,7 +62,7 @@ def measure(  # noqa: PLR0913
     ----------
     model, dataset: as `criticalmass.extract` takes them.
     out: folder to write: ``features/``, ``run/`` and ``report.html``.
-    layers, device, weights, pool: as `criticalmass.extract` takes them.
+    layers, device, weights, pool, skip_broken: as `criticalmass.extract` takes them.
     selectors, fractions, seeds, measures, refine, refine_level, refine_seeds, refine_cells: as
         `criticalmass.sweep` takes them.
     deltas: shares of the whole layer's value that the report is about.
@@ -85,6 +86,7 @@ def measure(  # noqa: PLR0913
         backend=backend,
         weights=weights,
         pool=pool,
+        skip_broken=skip_broken,
     )
     run = sweep(
         store,

@@ -11,8 +11,14 @@ from criticalmass.cli.showing import show_redundancy
 
 
 def _reading(function: Function) -> Function:
-    """Give a command the options that say what is read of a model."""
+    """Give a command the options that say what is read of a model and of the data."""
     for option in (
+        click.option(
+            "--skip-broken",
+            is_flag=True,
+            default=None,
+            help="Leave out images that cannot be decoded; the manifest names them.",
+        ),
         click.option("--pool", help="Map or tokens to vector: mean (default), max, flatten, cls."),
         click.option("--weights", type=click.Path(), help="Weights of a timm: or module: model."),
         several(

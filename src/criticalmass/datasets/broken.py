@@ -56,7 +56,8 @@ def without_broken(dataset: Dataset) -> Dataset:
     }
     names = ", ".join(fault.id for fault in faults[:_SHOWN])
     more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-    notice(f"left out {len(faults)} images that cannot be read: {names}{more}")
+    count = "1 image" if len(faults) == 1 else f"{len(faults)} images"
+    notice(f"left out {count} that cannot be read: {names}{more}")
     return dataclasses.replace(
         dataset, splits=splits, digest="", notes={**dataset.notes, "skipped": skipped}
     )
