@@ -64,7 +64,8 @@ def survey(model: FrozenModel, batch: NDArray[Any] | None = None) -> list[Place]
 def blocks(model: FrozenModel, batch: NDArray[Any]) -> tuple[str, ...]:
     """List the building blocks of a network: what its outermost lists and sequences hold.
 
-    Left out are the classifier, and what gives nothing new (dropout, identities).
+    Where some of these consist of others (residual blocks, transformer layers), single operations
+    beside them (a stem's) are left out; so are the classifier, dropout and identities.
 
     Raises
     ------
@@ -74,8 +75,9 @@ def blocks(model: FrozenModel, batch: NDArray[Any]) -> tuple[str, ...]:
         readable = {place.layer for place in survey(model, batch) if place.neurons is not None}
         skipped = {model.penultimate.path} if model.penultimate.side == "input" else set()
         found = [name for name in _items(model.root) if name in readable - skipped]
+        compound = [name for name in found if any(model.root.get_submodule(name).children())]
         if found:
-            return tuple(found)
+            return tuple(compound or found)
     raise CriticalMassError(
         f"which layers of {model.name!r} 'all' stands for is unclear; name them beside it"
     )

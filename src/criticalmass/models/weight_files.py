@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -94,7 +95,9 @@ def _read_torch(path: Path) -> Any:
     scalar = np.float64(0.0).__reduce__()[0]
     allowed = [*numbers, scalar, (scalar, "numpy.core.multiarray.scalar")]
     try:
-        with torch.serialization.safe_globals(allowed):
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            # It warns of pickle protocols that it reads nonetheless.
+            warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"(?:GLOBAL|global:?|type|class) `?([\w.]+\.\w+)", str(error))

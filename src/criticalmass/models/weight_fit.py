@@ -62,12 +62,14 @@ def _fit_classifier(net: nn.Module, state: State) -> None:
     if path is None or f"{path}.weight" not in net.state_dict():
         return
     given = state.get(f"{path}.weight")
-    classes = 0 if given is None else int(given.shape[0])
-    has_none = not any(name.startswith(f"{path}.") for name in state)
     # A classifier that reads other than the network's neurons is the paper's, and stays.
     is_usual = getattr(classifier, "in_features", None) == getattr(net, "head_hidden_size", None)
-    if is_usual and callable(reset) and (has_none or classes != classifier.out_features):
-        reset(classes)
+    if not is_usual or not callable(reset):
+        return
+    if given is not None and given.shape[0] != classifier.out_features:
+        reset(int(given.shape[0]))
+    elif not any(name.startswith(f"{path}.") for name in state):
+        reset(0)
 
 
 def _misfits(wanted: State, given: State) -> list[str]:
