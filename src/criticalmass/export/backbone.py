@@ -40,11 +40,13 @@ class Backbone:
     model: without the classifier that nobody reads, where it is timm's.
     kind: how it is built again.
     layer: whose neurons were shrunk.
+    cut: modules of which only the kept channels are left; the layer then is those alone.
     """
 
     model: FrozenModel
     kind: Kind
     layer: str
+    cut: tuple[str, ...] = ()
 
     @property
     def takes_mask(self) -> bool:
@@ -139,6 +141,7 @@ def describe(backbone: Backbone) -> dict[str, Any]:
         "architecture": spec if backbone.kind == "module" else name,
         "modality": backbone.model.modality,
         "layer": backbone.layer,
+        "cut": list(backbone.cut),
         "weights": backbone.model.weights,
         "weights_digest": backbone.model.weights_digest,
         "preprocessing": dict(backbone.model.preprocessing),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.export.backbone import ENCODER, Backbone, backbone_of, describe, rebuild
+from criticalmass.export.cutting import cut_at, cut_channels, savings
 from criticalmass.export.folder import Facts
 from criticalmass.export.request import Request
 from criticalmass.models.preprocess import Preprocess, VectorPreprocess
@@ -131,7 +132,12 @@ def assemble(request: Request) -> tuple[Slim, Backbone | None, dict[str, Any]]:
     from criticalmass.export.modules import slim_module
 
     slim, backbone = request.slim, backbone_of(request)
-    module = slim_module(slim, None if backbone is None else backbone.module())
+    used = backbone
+    if request.cut:
+        if backbone is None:
+            raise CriticalMassError("cut=True needs a backbone; leave it out for vectors")
+        used = cut_channels(backbone, slim.indices, slim.n_neurons)
+    module = slim_module(slim, None if used is None else used.module(), is_cut=request.cut)
     config = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -145,12 +151,15 @@ def assemble(request: Request) -> tuple[Slim, Backbone | None, dict[str, Any]]:
         "outputs": ["short"] if slim.head is None else ["short", "logits"],
         "backbone": None,
     }
-    if backbone is not None:
+    if backbone is not None and used is not None:
         names = {"image": ["images"], "vector": ["vectors"]}
         config["inputs"] = names.get(backbone.model.modality, ["input_ids", "attention_mask"])
-        config["backbone"] = describe(backbone)
+        config["backbone"] = describe(used)
         _check(slim, backbone, module)
-    return module, backbone, config
+        if request.cut:
+            n_present = 0 if slim.head is None else int(slim.head.classes.size)
+            config["savings"] = savings(backbone, used, slim.n_kept, n_present)
+    return module, used, config
 
 
 def sample_inputs(backbone: Backbone, batch: NDArray[Any]) -> tuple[Tensor, ...]:
@@ -220,6 +229,9 @@ def load_slim_torch(
     preprocess: Preprocess = VectorPreprocess()
     if entry is not None:
         backbone = rebuild(entry, folder, trust_code=trust_code)
+        if entry["cut"]:
+            kept = np.asarray(config["indices"], dtype=np.intp)
+            backbone = cut_at(backbone, entry["cut"], kept)
         made, preprocess = backbone.module(), backbone.model.preprocess
     n_present = None if config["classes"] is None else len(config["classes"])
     module = empty_slim(made, int(config["n_kept"]), str(config["precision"]), n_present)
