@@ -37,6 +37,7 @@ _PUBLIC = {
     "ensembles": "ensembles",
     "exchangeability_test": "theory.exchangeable",
     "expected_cka": "theory.similarity",
+    "explain": "explain",
     "export": "export",
     "extract": "extract",
     "fairness": "fairness",

@@ -23,6 +23,7 @@ from criticalmass.measures import (
     identity,
 )
 from criticalmass.plan import SPLIT, Cell, Request, cells_of, make_request
+from criticalmass.prediction_file import predict_for_run
 from criticalmass.progress import notice
 from criticalmass.refine import Refinement, refine_run
 from criticalmass.results import Run, RunWriter
@@ -108,6 +109,7 @@ def sweep(  # noqa: PLR0913
     with run.writer() as writer:
         _drop_stale(run, writer, source)
         _describe(run, writer, bench, request)
+        predict_for_run(run, bench, request)
         ledger, wanted = Ledger(run, writer), _wanted(cells, run.frame(), rerun)
         fill(ledger, wanted, bench, place)
         if refinement is not None:

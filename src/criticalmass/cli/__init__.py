@@ -13,7 +13,16 @@ from typing import Any
 import click
 
 from criticalmass import __version__
-from criticalmass.cli import choosing, comparing, effects, exporting, making, saving, showing
+from criticalmass.cli import (
+    choosing,
+    comparing,
+    effects,
+    explaining,
+    exporting,
+    making,
+    saving,
+    showing,
+)
 from criticalmass.errors import CriticalMassError, unknown_name
 
 __all__ = ["cli", "main"]
@@ -45,7 +54,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-_ROOMS = (making, showing, effects, choosing, comparing, saving, exporting)
+_ROOMS = (making, showing, effects, choosing, comparing, saving, exporting, explaining)
 for _command in (command for room in _ROOMS for command in room.COMMANDS):
     cli.add_command(_command)
 
