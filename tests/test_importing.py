@@ -88,7 +88,6 @@ def test_the_same_again_is_reused_and_another_refused(tmp_path):
 @pytest.mark.parametrize(
     ("given_x", "options", "message"),
     [
-        (X, {}, "no labels for 'arrays'"),
         (X[0], {"labels": Y}, r"shape \(3,\)"),
         (X, {"labels": Y[:3]}, "40 features of 'all' but labels of shape"),
         (X * np.nan, {"labels": Y}, "not finite in 40 rows"),
@@ -104,7 +103,7 @@ def test_the_same_again_is_reused_and_another_refused(tmp_path):
             "differ in width",
         ),
         ("nowhere.npy", {"labels": Y}, "no file 'nowhere.npy'"),
-        ("nowhere.csv", {"labels": Y}, "must be a .npy or .npz"),
+        ("nowhere.csv", {"labels": Y}, "must end in .npy, .npz, .parquet"),
     ],
 )
 def test_bad_input_gets_one_line(tmp_path, given_x, options, message):

@@ -198,7 +198,7 @@ def test_other_manifests_are_refused(tmp_path):
     with pytest.raises(StoreError, match="no feature store at"):
         FeatureStore.open(folder)
     write(folder)
-    edit(folder, lambda manifest: manifest.update(format_version=2))
+    edit(folder, lambda manifest: manifest.update(format_version=99))
     with pytest.raises(StoreError, match="update criticalmass"):
         FeatureStore.open(folder)
     edit(folder, lambda manifest: manifest.update(format="something"))

@@ -1,10 +1,9 @@
-"""Features that exist already: NumPy arrays become a feature store."""
+"""Vectors that exist already, in arrays or files, become a feature store."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from criticalmass.datasets.arrays import check_vectors, encode_labels, read_npz
-from criticalmass.datasets.splits import stratified_test
+from criticalmass.datasets.arrays import check_vectors, encode_labels
+from criticalmass.datasets.dataset import UNLABELLED
+from criticalmass.datasets.splits import SPLIT_SEED, TEST_SHARE, stratified_test
 from criticalmass.errors import CriticalMassError
+from criticalmass.import_labels import column_or_file, split_rows
+from criticalmass.import_writing import Import, write_store
+from criticalmass.progress import notice, say
 from criticalmass.store import FeatureStore
-from criticalmass.store_writer import SplitInfo, StoreWriter
+from criticalmass.store_files import file_digest
+from criticalmass.vectors import Source, Vectors, open_vectors
 
-SPLIT_SEED = 0
-TEST_SHARE = 0.25
 LAYER = "penultimate"
-
-Arrays = Mapping[str, NDArray[Any]]
 
 
 def import_features(
@@ -30,183 +30,171 @@ def import_features(
     *,
     out: str | Path,
     labels: str | Path | ArrayLike | Mapping[str, ArrayLike] | None = None,
-    split: ArrayLike | None = None,
+    split: str | Path | ArrayLike | None = None,
+    column: str | None = None,
+    copy: bool = False,
 ) -> FeatureStore:
     """Make a feature store of vectors that exist already; its layer is ``penultimate``.
+
+    Files are read in blocks of rows, never as a whole. A row-major float32 or float16 matrix that
+    lies in its file as it is (``.npy``, an uncompressed ``.npz``, ``.safetensors``, a flat FAISS
+    index) is not copied where the file system has hard links: the store then holds a link to the
+    file and says in an index which rows are for what. It outlives the original; if something is
+    written into the original itself, opening the store says so.
 
     Parameters
     ----------
     path_or_arrays: (n_samples, n_neurons) vectors, or one such array per split
-        (``{"train": X, "test": X}``), or a file: ``.npy`` with one array, ``.npz`` with ``X``
-        (and ``y``) or ``x_train``, ``x_test`` (and ``y_train``, ``y_test``).
+        (``{"train": X, "test": X}``), or a file: ``.npy``; ``.npz`` with ``X`` (and ``y``) or
+        ``x_train``, ``x_test`` (and ``y_train``, ``y_test``); ``.parquet`` with a column of
+        lists, or a column per neuron; ``.safetensors``; ``.faiss`` or ``.index``, of which
+        quantised ones give back what they kept.
     out: the folder of the store.
-    labels: (n_samples,) whole numbers or texts, or one array per split, or an ``.npy`` file; not
-        needed where the ``.npz`` has them.
-    split: (n_samples,) texts ``"train"`` and ``"test"`` (or a boolean mask of the test samples);
-        without it one array is split by class, a quarter for the test, seed 0.
+    labels: (n_samples,) whole numbers or texts, or one array per split; a column of the Parquet
+        file; an ``.npy`` file, or a ``.txt`` file with one label per line. Without labels (and
+        none in the ``.npz``) there is one class, and measures that need no labels are left.
+    split: (n_samples,) texts ``"train"`` and ``"test"`` (``"val"``), a boolean mask of the test
+        samples, or a column or file of such; without it one matrix is split by class (at random
+        without labels), a quarter for the test, seed 0.
+    column: which column, array or tensor of the file holds the vectors, where it has several.
+    copy: copy even where a link would do.
 
     Raises
     ------
-    CriticalMassError: no labels, values that are not finite, shapes that do not fit.
+    CriticalMassError: no such file, column or tensor; values that are not finite; shapes that do
+        not fit.
     StoreError: ``out`` holds another request's features.
+    MissingExtraError: the library that reads the file is not installed.
     """
-    x, y, source = _read(path_or_arrays, labels)
-    for name, array in x.items():
-        check_vectors(array, f"features of {name!r}")
-        if y[name].shape != (len(array),):
-            raise CriticalMassError(
-                f"{len(array)} features of {name!r} but labels of shape {y[name].shape}"
-            )
-    if len({array.shape[1] for array in x.values()}) != 1:
-        raise CriticalMassError(f"the splits differ in width: {_shapes(x)}")
-    names, codes = encode_labels(list(y.values()))
-    coded = dict(zip(y, codes, strict=True))
-    rows, rule = _rows(x, coded, split)
-    return _write(Path(out), _Parts(x, coded, rows, rule, names, source))
+    given = _given(path_or_arrays, labels, split, column)
+    values, label_words = _labels(given, labels)
+    names, coded = _classes(given.sources, values)
+    if len({source.shape[1] for source in given.sources.values()}) != 1:
+        shapes = ", ".join(f"{name} {source.shape}" for name, source in given.sources.items())
+        raise CriticalMassError(f"the splits differ in width: {shapes}")
+    rows, rule = _rows(given, coded, split)
+    header = _header(given, coded, names, {"split": rule, "labels": label_words})
+    return write_store(Path(out), Import(LAYER, given, coded, rows, header, copy))
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """What goes into the store; ``rows``: split -> (the array's name, row numbers)."""
-
-    x: Arrays
-    labels: Mapping[str, NDArray[np.int64]]
-    rows: Mapping[str, tuple[str, NDArray[np.intp]]]
-    rule: str
-    class_names: tuple[str, ...]
-    source: str
-
-
-def _read(given: Any, labels: Any) -> tuple[Arrays, Arrays, str]:
-    """Read features and labels; -> split -> array for both, and where they come from."""
-    x: dict[str, Any] = {}
-    y: dict[str, Any] = {}
-    source = "arrays"
-    if isinstance(given, (str, Path)):
-        path = Path(given)
-        source = path.name
-        if path.suffix == ".npz":
-            x, y = _from_archive(path)
-        else:
-            x = {"all": _read_npy(path)}
-    elif isinstance(given, Mapping):
-        x = {str(name): np.asarray(array) for name, array in given.items()}
+def _given(path_or_arrays: Any, labels: Any, split: Any, column: str | None) -> Vectors:
+    """Open what was handed in."""
+    if isinstance(path_or_arrays, (str, Path)):
+        other = frozenset(name for name in (labels, split) if isinstance(name, str))
+        found = open_vectors(Path(path_or_arrays), column, other)
+        for line in found.notes:
+            notice(line)
     else:
-        x = {"all": np.asarray(given)}
-    if labels is not None:
-        y = _labels(labels)
-    if not y:
-        raise CriticalMassError(f"no labels for {source!r}; give labels=, one per sample")
-    if set(x) != set(y):
+        if column is not None:
+            raise CriticalMassError(f"column={column!r} is for files; leave it out for arrays")
+        if isinstance(path_or_arrays, Mapping):
+            arrays = {str(name): np.asarray(x) for name, x in path_or_arrays.items()}
+        else:
+            arrays = {"all": np.asarray(path_or_arrays)}
+        for name, array in arrays.items():
+            check_vectors(array, f"features of {name!r}")
+        sources = {name: Source.of_array(x, f"features of {name!r}") for name, x in arrays.items()}
+        found = Vectors("arrays", sources)
+    if set(found.sources) not in ({"all"}, {"train", "test"}):
+        raise CriticalMassError(f"splits must be 'train' and 'test', got {sorted(found.sources)}")
+    return found
+
+
+def _labels(given: Vectors, labels: Any) -> tuple[Mapping[str, NDArray[Any]] | None, str]:
+    """Read the labels of every part, None if there are none; -> also where they are from."""
+    if labels is None and not given.labels:
+        say(f"{given.name} without labels: measures such as cka and retrieval need none")
+        return None, "none"
+    if labels is None:
+        found, words = dict(given.labels), f"as in {given.name}"
+    elif isinstance(labels, (str, Path)):
+        array, words = column_or_file(labels, given, "label")
+        found = {"all": array}
+    elif isinstance(labels, Mapping):
+        found, words = {str(name): np.asarray(array) for name, array in labels.items()}, "as given"
+    else:
+        found, words = {"all": np.asarray(labels)}, "as given"
+    if set(found) != set(given.sources):
         raise CriticalMassError(
-            f"features have the splits {sorted(x)}, labels {sorted(y)}; give both alike"
+            f"features have the splits {sorted(given.sources)}, labels {sorted(found)}; "
+            "give both alike"
         )
-    if set(x) != {"all"} and set(x) != {"train", "test"}:
-        raise CriticalMassError(f"splits must be 'train' and 'test', got {sorted(x)}")
-    return x, {name: y[name] for name in x}, source
+    return found, words
 
 
-def _labels(labels: Any) -> dict[str, Any]:
-    if isinstance(labels, (str, Path)):
-        return {"all": _read_npy(Path(labels))}
-    if isinstance(labels, Mapping):
-        return {str(name): np.asarray(array) for name, array in labels.items()}
-    return {"all": np.asarray(labels)}
-
-
-def _read_npy(path: Path) -> NDArray[Any]:
-    if path.suffix != ".npy":
-        raise CriticalMassError(f"{str(path)!r} must be a .npy or .npz file")
-    if not path.is_file():
-        raise CriticalMassError(f"no file {str(path)!r}")
-    try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (ValueError, OSError, EOFError) as error:
-        raise CriticalMassError(f"{str(path)!r} cannot be read as an array: {error}") from error
-
-
-def _from_archive(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    arrays = {name.lower(): array for name, array in read_npz(path).items()}
-    if "x" in arrays:
-        return {"all": arrays["x"]}, {"all": arrays["y"]} if "y" in arrays else {}
-    if {"x_train", "x_test"} <= arrays.keys():
-        x = {split: arrays[f"x_{split}"] for split in ("train", "test")}
-        return x, {name: arrays[f"y_{name}"] for name in x if f"y_{name}" in arrays}
-    raise CriticalMassError(
-        f"{str(path)!r} holds {sorted(arrays)}; it must hold X, or x_train, x_test"
-    )
+def _classes(
+    sources: Mapping[str, Source], labels: Mapping[str, NDArray[Any]] | None
+) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]]]:
+    """Give every sample its class number."""
+    if labels is None:
+        return UNLABELLED, {n: np.zeros(s.shape[0], np.int64) for n, s in sources.items()}
+    for name, source in sources.items():
+        if labels[name].shape != (source.shape[0],):
+            raise CriticalMassError(
+                f"{source.shape[0]} features of {name!r} but labels of shape "
+                f"{labels[name].shape}; give one label per vector"
+            )
+    names, codes = encode_labels([labels[name] for name in sources])
+    return names, dict(zip(sources, codes, strict=True))
 
 
 def _rows(
-    x: Arrays, labels: Mapping[str, NDArray[np.int64]], split: ArrayLike | None
+    given: Vectors, labels: Mapping[str, NDArray[np.int64]], split: Any
 ) -> tuple[dict[str, tuple[str, NDArray[np.intp]]], str]:
-    """Decide which rows are for what; -> the rows of each split, and the rule in words."""
-    if "all" not in x:
+    """Decide which rows are for what; -> part and rows of each split, and the rule in words."""
+    if "all" not in given.sources:
         if split is not None:
-            raise CriticalMassError("the arrays are split already; leave out split=")
-        return {name: (name, np.arange(len(array))) for name, array in x.items()}, "as given"
+            raise CriticalMassError("the vectors are split already; leave out split=")
+        return {n: (n, np.arange(s.shape[0])) for n, s in given.sources.items()}, "as given"
     if split is None:
         test = stratified_test(labels["all"], TEST_SHARE, SPLIT_SEED)
-        rule = f"stratified, test share {TEST_SHARE}, seed {SPLIT_SEED}"
+        way = "stratified" if np.unique(labels["all"]).size > 1 else "random"
+        rule = f"{way}, test share {TEST_SHARE}, seed {SPLIT_SEED}"
+        chosen = {"train": np.flatnonzero(~test), "test": np.flatnonzero(test)}
     else:
-        test, rule = _test_mask(np.asarray(split), len(x["all"])), "as given"
-    return {
-        "train": ("all", np.flatnonzero(~test)),
-        "test": ("all", np.flatnonzero(test)),
-    }, rule
+        words, rule = np.asarray(split), "as given"
+        if isinstance(split, (str, Path)):
+            words, rule = column_or_file(split, given, "split")
+        chosen = split_rows(words, given.sources["all"].shape[0])
+    return {name: ("all", rows) for name, rows in chosen.items()}, rule
 
 
-def _test_mask(split: NDArray[Any], n: int) -> NDArray[np.bool_]:
-    if split.shape != (n,):
-        raise CriticalMassError(f"split has the shape {split.shape}, but there are {n} samples")
-    if split.dtype.kind == "U" and set(split.tolist()) <= {"train", "test"}:
-        split = split == "test"
-    if split.dtype != np.bool_:
-        raise CriticalMassError("split must hold 'train' and 'test', or be a mask of test samples")
-    if split.all() or not split.any():
-        raise CriticalMassError("split leaves train or test without samples")
-    return split
-
-
-def _shapes(x: Arrays) -> str:
-    return ", ".join(f"{name} {array.shape}" for name, array in x.items())
-
-
-def _write(out: Path, parts: _Parts) -> FeatureStore:
-    half = all(array.dtype == np.float16 for array in parts.x.values())
+def _header(
+    given: Vectors,
+    labels: Mapping[str, NDArray[np.int64]],
+    names: tuple[str, ...],
+    notes: Mapping[str, str],
+) -> dict[str, Any]:
+    """Describe the import; two that are described alike have the same content."""
     digest = hashlib.sha256()
-    for name, array in parts.x.items():
-        digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-        digest.update(parts.labels[name].tobytes())
-    digest.update(repr(parts.class_names).encode())
-    header = {
+    if given.path is not None:
+        digest.update(file_digest(given.path).encode())
+    for name, source in given.sources.items():
+        digest.update(f"{name}{source.dtype.str}{source.shape}".encode())
+        if given.path is None:
+            for block in source.chunks():
+                digest.update(np.ascontiguousarray(block).tobytes())
+        digest.update(labels[name].tobytes())
+    digest.update(repr(names).encode())
+    half = all(source.dtype == np.float16 for source in given.sources.values())
+    return {
         "model": {"spec": "imported", "name": "imported", "modality": "vector"},
         "dataset": {
-            "spec": parts.source,
-            "name": Path(parts.source).stem,
+            "spec": given.name,
+            "name": Path(given.name).stem,
             "modality": "vector",
             "digest": digest.hexdigest(),
-            "class_names": list(parts.class_names),
-            "notes": {"split": parts.rule},
+            "class_names": list(names),
+            "notes": dict(notes),
         },
         "layers": {
             LAYER: {
                 "place": "imported",
                 "pooling": "none",
                 "dtype": "float16" if half else "float32",
-                "shape": [int(next(iter(parts.x.values())).shape[1])],
+                "shape": [next(iter(given.sources.values())).shape[1]],
             }
         },
         "engine": {"name": "imported"},
         "versions": {name: version(name) for name in ("criticalmass", "numpy")},
     }
-    splits = {
-        split: SplitInfo(parts.labels[name][rows], [f"{name}-{row}" for row in rows])
-        for split, (name, rows) in parts.rows.items()
-    }
-    writer = StoreWriter.begin(out, header, splits)
-    for plan in writer.missing():
-        name, rows = parts.rows[plan.split]
-        writer.put(plan, {LAYER: parts.x[name][rows[plan.start : plan.stop]]})
-    return writer.finish()

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import StoreError, unknown_name
-from criticalmass.store_files import checked, read_manifest
+from criticalmass.store_files import checked, file_digest, read_manifest
+from criticalmass.store_links import LinkedRows, changed, open_linked
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,12 @@ class Features:
 
     Attributes
     ----------
-    shards: memory-mapped arrays, each (rows, n_neurons), in the order of the samples.
+    shards: memory-mapped arrays, each (rows, n_neurons), in the order of the samples; of
+        vectors that were imported without a copy, rows of the mapped file.
     scale: (n_neurons,) float32, by which columns are multiplied when they are read, or None.
     """
 
-    shards: tuple[NDArray[Any], ...]
+    shards: tuple[NDArray[Any] | LinkedRows, ...]
     scale: NDArray[np.float32] | None = None
     _starts: NDArray[np.intp] = field(init=False, repr=False, compare=False)
 
@@ -90,9 +92,10 @@ class Features:
 
     def array(self) -> NDArray[Any]:
         """Return all rows, (n_samples, n_neurons): the memory-map if there is but one shard."""
-        return self._scaled(
-            self.shards[0] if len(self.shards) == 1 else np.concatenate(self.shards)
-        )
+        only = self.shards[0]
+        if len(self.shards) == 1 and isinstance(only, np.ndarray):
+            return self._scaled(only)
+        return self._scaled(self._block(0, len(self)))
 
     def chunks(self, rows: int = 4096) -> Iterator[NDArray[Any]]:
         """Yield consecutive blocks of at most ``rows`` rows, each (rows, n_neurons)."""
@@ -142,6 +145,8 @@ class FeatureStore:
         return store
 
     def _check_files(self, verify: bool) -> None:
+        # The splits of an import without a copy share one file.
+        known: dict[str, bool] = {}
         try:
             for split in self.manifest["splits"].values():
                 checked(self.path, split["labels"], verify=verify)
@@ -151,11 +156,20 @@ class FeatureStore:
                     checked(self.path, layer["norms"], verify=verify)
                 for split in self.splits:
                     for entry in layer["shards"][split]:
-                        checked(self.path, entry, verify=verify)
+                        self._check_shard(entry, verify, known)
         except (KeyError, TypeError, AttributeError) as error:
             raise StoreError(
                 f"the manifest of {str(self.path)!r} lacks {error}; extract it again"
             ) from error
+
+    def _check_shard(self, entry: dict[str, Any], verify: bool, known: dict[str, bool]) -> None:
+        if "linked" not in entry:
+            checked(self.path, entry, verify=verify)
+            return
+        checked(self.path, entry["index"], verify=verify)
+        path = checked(self.path, entry, verify=False)
+        if verify and not _once(known, entry, path):
+            raise changed(self.path, entry)
 
     @property
     def model(self) -> str:
@@ -192,8 +206,11 @@ class FeatureStore:
         """
         entries = self._layer(layer)["shards"][self._split(split)]
         width = int(self._layer(layer)["shape"][0])
-        shards = []
+        shards: list[NDArray[Any] | LinkedRows] = []
         for entry in entries:
+            if "linked" in entry:
+                shards.append(open_linked(self.path, entry, width))
+                continue
             path = checked(self.path, entry, verify=False)
             shards.append(_open_shard(path, (int(entry["rows"]), width)))
         return Features(tuple(shards), self._scale(layer))
@@ -222,7 +239,12 @@ class FeatureStore:
         """Digest a layer's content (all splits, with labels), in hex."""
         shards = self._layer(layer)["shards"]
         parts = [
-            [split, [entry["sha256"] for entry in shards[split]], labels["labels"]["sha256"]]
+            [
+                split,
+                # What shards of a copy would have: how features came in is not what they are.
+                [digest for e in shards[split] for digest in e.get("as_shards", [e["sha256"]])],
+                labels["labels"]["sha256"],
+            ]
             for split, labels in self.manifest["splits"].items()
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -237,6 +259,13 @@ class FeatureStore:
         if split not in self.splits:
             raise unknown_name(f"split in {str(self.path)!r}", split, self.splits)
         return split
+
+
+def _once(known: dict[str, bool], entry: dict[str, Any], path: Path) -> bool:
+    """Compare a shared file with its digest, the first time that it is met."""
+    if entry["path"] not in known:
+        known[entry["path"]] = file_digest(path) == entry["sha256"]
+    return known[entry["path"]]
 
 
 def _open_shard(path: Path, shape: tuple[int, int]) -> NDArray[Any]:

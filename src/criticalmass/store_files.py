@@ -17,7 +17,10 @@ from criticalmass.errors import StoreError
 
 MANIFEST = "manifest.json"
 FORMAT = "criticalmass-features"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest version that is read."""
+PLAIN_VERSION, LINKED_VERSION = 1, 2
+"""What is written: stores of shards alone stay readable to older versions of the package."""
 
 
 def write_bytes(path: Path, content: bytes) -> str:

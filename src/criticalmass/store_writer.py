@@ -15,8 +15,8 @@ from criticalmass.progress import notice
 from criticalmass.store import FeatureStore
 from criticalmass.store_files import (
     FORMAT,
-    FORMAT_VERSION,
     MANIFEST,
+    PLAIN_VERSION,
     file_digest,
     inside,
     read_manifest,
@@ -121,7 +121,7 @@ class StoreWriter:
         if (path / MANIFEST).is_file():
             manifest = read_manifest(path)
             wanted = {**header, "shard_rows": shard_rows}
-            found = differences(_request(manifest), wanted)
+            found = differences(request_of(manifest), wanted)
             if found:
                 raise different_request(path, found)
             writer = cls(path, manifest)
@@ -131,7 +131,7 @@ class StoreWriter:
             raise StoreError(f"{str(path)!r} exists and is no feature store; name another folder")
         manifest = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": PLAIN_VERSION,
             "complete": False,
             **header,
             "shard_rows": shard_rows,
@@ -243,7 +243,7 @@ class StoreWriter:
         write_json(self.path / MANIFEST, self.manifest)
 
 
-def _request(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def request_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Take from a manifest what :meth:`StoreWriter.begin` was asked for."""
     kept = ("model", "dataset", "engine", "versions", "shard_rows")
     request = {key: manifest[key] for key in kept if key in manifest}

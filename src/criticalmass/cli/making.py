@@ -90,13 +90,23 @@ def extract(model: str, dataset: str, out: str, **options: Any) -> None:
     click.echo(str(run_extract(model, dataset, out=out, **given(options)).path))
 
 
-@click.command("import", **example("criticalmass import vectors.npz --out features"))
+@click.command(
+    "import", **example("criticalmass import vectors.npy --labels labels.txt --out features")
+)
 @click.argument("vectors", type=click.Path())
 @out()
-@click.option("--labels", type=click.Path(), help="A .npy file with one label per vector.")
+@click.option(
+    "--labels", help="A column, or a .txt (a label a line) or .npy file; without it, none."
+)
+@click.option("--split", help="A column or file of train and test; else a quarter is for the test.")
+@click.option("--column", help="Which column, array or tensor holds the vectors.")
+@click.option("--copy", is_flag=True, default=None, help="Copy even where a link would do.")
 @quiet
 def import_(vectors: str, out: str, **options: Any) -> None:
-    """Make a feature store of VECTORS (.npy, .npz)."""
+    """Make a feature store of VECTORS (.npy, .npz, .parquet, .safetensors, .faiss).
+
+    What lies in its file as a store would have it is linked, not copied.
+    """
     from criticalmass.importing import import_features
 
     click.echo(str(import_features(vectors, out=out, **given(options)).path))
