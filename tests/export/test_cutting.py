@@ -76,6 +76,23 @@ def test_channels_that_others_read_are_not_cut(
         cut_channels(backbone(name, pixels), np.arange(5), width)
 
 
+def test_a_channel_of_several_neurons_is_not_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four channels at four positions each are sixteen neurons: no channel is a neuron."""
+    (tmp_path / "flat_nets.py").write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(),\n"
+        "                         nn.Linear(16, 2))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    model = cm.load_model("module:flat_nets:net?px=8", device="cpu")
+    whole = without_classifier(Backbone(model, "timm", "penultimate"))
+    with pytest.raises(CriticalMassError, match="reads or mixes its channels as well"):
+        cut_channels(whole, np.arange(4, 16), 16)
+
+
 def test_a_cut_export(tmp_path: Path, fresh: Callable[..., str]) -> None:
     digits = cm.load_dataset("sklearn:digits?n=200")
     spec = "timm:test_efficientnet?init=random&px=32"
