@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from criticalmass.errors import CriticalMassError, DataUnavailableError
 from criticalmass.models import load_model
-from criticalmass.models.repair import import_torchvision
+from criticalmass.models.repair import import_after_torchvision, import_torchvision
 from criticalmass.models.weight_files import WeightFile, read_weights
 from criticalmass.models.weight_fit import load_into, rename_flax, rename_vgg
 
@@ -142,8 +142,7 @@ def augreg(patch, width, heads, depth, classes, *, thin=False):
 
 
 def test_augreg_archives_load_as_timm_loads_them(tmp_path):
-    import timm
-
+    timm = import_after_torchvision("timm", "torch")
     path = tmp_path / "S_32-i21k.npz"
     np.savez(path, **augreg(32, 384, 6, 12, 21843))
     model = load_model("timm:vit_small_patch32_224", weights=path)
@@ -350,8 +349,7 @@ def test_a_mismatch_lists_the_keys(tmp_path):
 
 @pytest.mark.parametrize("classes", [7, None])
 def test_a_networks_classes_are_those_of_the_file(tmp_path, classes):
-    import timm
-
+    timm = import_after_torchvision("timm", "torch")
     net = timm.create_model("resnet10t", num_classes=classes or 0)
     torch.save(net.state_dict(), tmp_path / "w.pt")
     model = load_model("timm:resnet10t?px=32", weights=tmp_path / "w.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from criticalmass.errors import CriticalMassError
 from criticalmass.models.frozen import FrozenModel, Tap
 from criticalmass.models.preprocess import VectorPreprocess
 
@@ -112,3 +114,12 @@ def test_nothing_of_the_engine_stays_on_the_model(model, engine):
     assert not any(
         module._forward_hooks or module._forward_pre_hooks for module in model.module.modules()
     )
+
+
+def test_a_network_that_does_not_take_its_input_says_so_in_one_line(model):
+    with pytest.raises(CriticalMassError, match="'net' does not run on its input") as caught:
+        engines.inspect(model, ["penultimate"], X[:, :3])
+    assert "\n" not in str(caught.value)
+    own = dataclasses.replace(model, spec="module:a:b")
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        engines.inspect(own, ["penultimate"], X[:, :3])

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from criticalmass.engines.base import Engine, Layer
 from criticalmass.engines.onnx_engine import OnnxEngine, inspect_graph, openvino_graph
 from criticalmass.engines.openvino_engine import OpenVinoEngine, Source, compile_torch
-from criticalmass.engines.torch_engine import TorchEngine, device_of, tapped_model, torch_pass
+from criticalmass.engines.torch_engine import (
+    TorchEngine,
+    device_of,
+    first_run,
+    tapped_model,
+    torch_pass,
+)
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.models import FrozenModel, Tap
 from criticalmass.models.onnx_models import OnnxGraph
@@ -31,7 +37,8 @@ def inspect(model: FrozenModel, layers: Sequence[str], batch: NDArray[Any]) -> l
     if isinstance(model.module, OnnxGraph):
         return inspect_graph(model, taps, batch)
     tapped = tapped_model(model, taps)
-    outputs = torch_pass(tapped, batch, device_of(model))
+    with first_run(model):
+        outputs = torch_pass(tapped, batch, device_of(model))
     return [
         Layer(tap, output.shape[1], tapped.pooling[tap.layer])
         for tap, output in zip(tapped.taps, outputs, strict=True)
@@ -90,6 +97,7 @@ def _torch_source(model: FrozenModel, taps: Sequence[Tap], batch: NDArray[Any]) 
     return Source(
         name=model.name,
         layers=[tap.layer for tap in taps],
+        outputs=range(len(taps)),
         compile=lambda streams: compile_torch(tapped, batch, streams, any_length),
         prepare=lambda inputs: inputs,
         finish=lambda _, raw: raw,

@@ -167,10 +167,12 @@ def openvino_graph(model: FrozenModel, taps: Sequence[Tap]) -> Source:
             f"{model.spec!r} takes {graph.batch} samples at a time, which OpenVINO would have to "
             "wait for"
         )
-    tensors = [tap.path for tap in taps]
+    # OpenVINO crashes where one tensor is to be two outputs.
+    tensors = list(dict.fromkeys(tap.path for tap in taps))
     return Source(
         name=model.name,
         layers=[tap.layer for tap in taps],
+        outputs=[tensors.index(tap.path) for tap in taps],
         compile=functools.partial(compile_onnx, graph.path, tensors, graph.shape),
         prepare=graph.prepare,
         finish=runtime.vector,

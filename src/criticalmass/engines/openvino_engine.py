@@ -36,7 +36,8 @@ class Source:
     Attributes
     ----------
     name: the model's.
-    layers: in the order of the outputs.
+    layers: that are wanted.
+    outputs: of each layer the number of the output that holds it.
     compile: number of streams -> compiled model.
     prepare: input batch -> what the compiled model takes.
     finish: (layer, raw output) -> vectors (n, n_neurons).
@@ -46,6 +47,7 @@ class Source:
 
     name: str
     layers: Sequence[str]
+    outputs: Sequence[int]
     compile: Callable[[int], Any]
     prepare: Callable[[NDArray[Any]], NDArray[Any]]
     finish: Callable[[str, NDArray[Any]], NDArray[np.float32]]
@@ -116,7 +118,7 @@ class OpenVinoEngine:
         def fetch() -> None:
             request, rows = running[0]
             request.wait()
-            for number, layer in enumerate(self._source.layers):
+            for layer, number in zip(self._source.layers, self._source.outputs, strict=True):
                 raw = request.get_output_tensor(number).data
                 out[layer][rows] = self._source.finish(layer, raw)
             free.append(running.popleft()[0])
@@ -204,7 +206,7 @@ def compile_onnx(path: Path, tensors: Sequence[str], shape: Sequence[int], strea
     Parameters
     ----------
     path: of the graph.
-    tensors: names of its tensors, in the order of the outputs.
+    tensors: names of its tensors, each once, in the order of the outputs.
     shape: of one sample.
     streams: batches at once.
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.engines.onnx_engine import OnnxEngine
-from criticalmass.engines.torch_engine import device_of, exact
+from criticalmass.engines.torch_engine import device_of, exact, first_run
 from criticalmass.errors import CriticalMassError
 from criticalmass.models import FrozenModel, Tap
 from criticalmass.models.onnx_models import OnnxGraph
@@ -165,7 +165,7 @@ def _module_shapes(model: FrozenModel, batch: NDArray[Any]) -> dict[Tap, list[tu
                 place.register_forward_hook(lambda _, __, output, tap=tap: note(tap, output))
             )
     try:
-        with exact():
+        with exact(), first_run(model):
             output = model.module(torch.from_numpy(batch).to(device_of(model)))
     finally:
         for handle in handles:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.engines.base import Outputs
+from criticalmass.errors import CriticalMassError
 from criticalmass.models import FrozenModel, Tap
 from criticalmass.models.preprocess import Batch
 
@@ -79,6 +80,23 @@ def exact() -> Iterator[None]:
             yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def first_run(model: FrozenModel) -> Iterator[None]:
+    """Say in one line that a ready-made network does not take its input.
+
+    Code of the user's own keeps its traceback.
+    """
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        if model.spec.startswith("module:"):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise CriticalMassError(
+            f"{model.spec!r} does not run on its input ({reason}); try another px"
+        ) from error
 
 
 def torch_pass(tapped: Tapped, batch: NDArray[Any], device: str) -> list[NDArray[np.float32]]:

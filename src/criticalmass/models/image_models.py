@@ -161,9 +161,19 @@ def load_timm(spec: Spec, weights: Path | None) -> FrozenModel:
         net = _pretrained(timm, spec)
         source = ("timm, pretrained", state_digest(net))
     preprocess = scaled_like(timm_preprocess(timm, net, spec), file)
-    if "px" in spec.options and hasattr(net, "set_input_size"):
-        net.set_input_size(img_size=preprocess.pixels)
+    if "px" in spec.options:
+        _resize_input(net, preprocess.pixels, spec)
     return image_model(spec, spec.name, net, preprocess, source)
+
+
+def _resize_input(net: Any, pixels: int, spec: Spec) -> None:
+    """Fit a network with a fixed input (a vision transformer's positions) to another size."""
+    if not hasattr(net, "set_input_size"):
+        return
+    try:
+        net.set_input_size(img_size=pixels)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise CriticalMassError(f"{spec.text!r} does not take px={pixels}; try more") from error
 
 
 def scaled_like(preprocess: ImagePreprocess, file: WeightFile | None) -> ImagePreprocess:

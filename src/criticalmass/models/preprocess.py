@@ -113,9 +113,9 @@ class ImagePreprocess:
         planes = resize_batch(flat, height, width, self.interpolation)
         planes = planes[:, top : top + self.pixels, left : left + self.pixels]
         shaped = planes.reshape(n, -1, self.pixels, self.pixels)
-        return np.ascontiguousarray(
-            np.broadcast_to(shaped, (n, 3, self.pixels, self.pixels)), dtype=np.uint8
-        )
+        if shaped.shape[1] == 1:
+            shaped = np.broadcast_to(shaped, (n, 3, self.pixels, self.pixels))
+        return np.ascontiguousarray(shaped, dtype=np.uint8)
 
     def _one(self, item: Image | NDArray[Any]) -> NDArray[np.uint8]:
         from PIL import Image
