@@ -217,7 +217,9 @@ def test_retrieval_needs_no_labels_and_finds_the_latent_width(vectors: cm.Featur
     assert 4 <= plan.n_kept <= 12
     assert plan.slim.head is None
     assert plan.slim.record["measured"]["value_full"] == 1.0
-    assert "of the retrieval" in plan.sentence
+    assert "of the nDCG@10 of retrieval" in plan.sentence
+    n_queries = vectors.labels("test").size
+    assert f"on {n_queries} held-out samples" in plan.sentence
 
 
 def test_relevance_by_labels_compares_with_what_whole_vectors_find(

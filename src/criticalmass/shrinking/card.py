@@ -30,7 +30,7 @@ def sentence(record: Mapping[str, Any]) -> str:
         f"{record['precision']}: {record['bytes_per_vector']:,} instead of "
         f"{record['bytes_full']:,} bytes a vector): {promise['level']:.0%} confidence that they "
         f"keep at least {share} of the {record['value_name']}{classes}; on "
-        f"{record['parts']['certified']:,} held-out samples they kept {measured['ratio']:.4f}, "
+        f"{record['n_judged']:,} held-out samples they kept {measured['ratio']:.4f}, "
         f"at least {promise['ratio_bound']:.4f}."
     )
 
@@ -87,9 +87,9 @@ def _promised(record: Mapping[str, Any]) -> str:
         return "## Promised\n\nNothing: no smaller subset passed."
     return (
         "## Promised\n\n"
-        f"With {promise['level']:.0%} confidence, on samples like the {sizes['certified']:,} of "
-        f"the test split: the {record['value_name']} is at least {promise['keep']:.4g} times that "
-        f"of the whole layer (lower bound found: {promise['ratio_bound']:.4f}).\n\n"
+        f"With {promise['level']:.0%} confidence, on samples like the {record['n_judged']:,} of "
+        f"the test split that were asked: the {record['value_name']} is at least "
+        f"{promise['keep']:.4g} times that of the whole layer (lower bound found: {promise['ratio_bound']:.4f}).\n\n"
         f"Chosen among {record['n_candidates']:,} combinations of selector and precision on "
         f"{sizes['selected']:,} training samples, with probes fitted on {sizes['fitted']:,}; the "
         "test split took no part in the choice. Sizes were tested from the largest downwards, in "

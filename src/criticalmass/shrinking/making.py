@@ -16,7 +16,7 @@ from criticalmass.measures import MEASURES
 from criticalmass.probes.task import LinearHead
 from criticalmass.shrinking.candidates import Candidate, Goal
 from criticalmass.shrinking.certify import Certificate
-from criticalmass.shrinking.judging import Findings, Hits, IndexArray, Judge
+from criticalmass.shrinking.judging import Findings, Hits, IndexArray, Judge, QueryScores
 from criticalmass.shrinking.parts import Parts
 from criticalmass.shrinking.precision import Codec, bytes_per_vector
 from criticalmass.shrinking.slim import SlimModel
@@ -106,7 +106,6 @@ def _head(kept: _Kept, ranks: NDArray[np.intp]) -> LinearHead | None:
 def _record(decision: Decision, kept: _Kept) -> dict[str, Any]:
     """Note what was asked, kept, promised and measured, and on what; JSON-able."""
     store, parts, goal = decision.store, decision.parts, decision.goal
-    is_probe = MEASURES[decision.measure].is_probe
     d = parts.n_neurons
     return {
         "model": store.model,
@@ -117,7 +116,8 @@ def _record(decision: Decision, kept: _Kept) -> dict[str, Any]:
         "dataset_spec": store.manifest["dataset"].get("spec"),
         "layer": parts.layer,
         "measure": decision.measure,
-        "value_name": f"accuracy ({decision.measure})" if is_probe else decision.measure,
+        "value_name": _value_name(decision.measure),
+        "n_judged": _n_judged(kept.findings, parts),
         "n_neurons": d,
         "n_kept": kept.size,
         "selector": kept.selector,
@@ -136,6 +136,21 @@ def _record(decision: Decision, kept: _Kept) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in _LIBRARIES},
     }
+
+
+def _value_name(measure: str) -> str:
+    """Name what is kept, as the sentence says it."""
+    if MEASURES[measure].is_probe:
+        return f"accuracy ({measure})"
+    names = {"retrieval": "nDCG@10 of retrieval", "retrieval-recall": "recall@10 of retrieval"}
+    return names.get(measure, measure)
+
+
+def _n_judged(findings: Findings, parts: Parts) -> int:
+    """Count the held-out samples that were scored: of queries, those that asked."""
+    if isinstance(findings, QueryScores):
+        return int(findings.scores_full.size)
+    return parts.sizes()["certified"]
 
 
 def _promise(goal: Goal, kept: _Kept) -> dict[str, Any]:
