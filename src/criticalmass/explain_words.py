@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from criticalmass.explain import Explanation, Need
+    from criticalmass.theory.exchangeable import Exchangeability
 
 
 def paragraph(made: Explanation) -> str:
@@ -22,21 +23,27 @@ def paragraph(made: Explanation) -> str:
         sentences += [_task(made, made.need), _directions(made, made.need)]
     sentences.append(_wider(made))
     if made.prediction.diffuseness is not None:
-        sentences.append(verdict(made.prediction.diffuseness.p_value))
+        sentences.append(verdict(made.prediction.diffuseness))
     return " ".join(sentences)
 
 
-def verdict(p_value: float, level: float = 0.05) -> str:
-    """Say the outcome of the diffuseness test."""
-    if p_value > level:
-        return (
-            f"Nothing contradicts that its neurons are exchangeable (diffuseness test, "
-            f"p = {p_value:.2g})."
-        )
-    return (
-        f"Its neurons are not exchangeable (diffuseness test, p = {p_value:.2g}): their order or "
-        "their structure matters."
-    )
+def verdict(test: Exchangeability, level: float = 0.05) -> str:
+    """Say the outcome of the diffuseness test, and which of its two parts decided.
+
+    Parameters
+    ----------
+    test: its outcome.
+    level: of both parts together (Holm: half of it for the first to fall).
+    """
+    parts = f"order p = {test.order_p:.2g}, structure p = {test.structure_p:.2g}"
+    if test.is_diffuse(level=level):
+        return f"Nothing contradicts that its neurons are exchangeable (diffuseness test: {parts})."
+    said = []
+    if test.order_p <= level / 2:
+        said.append("the order in which they stand matters")
+    if test.structure_p <= level / 2:
+        said.append("they are more unequal than random mixtures of the layer's components would be")
+    return f"Its neurons are not exchangeable: {' and '.join(said)} (diffuseness test: {parts})."
 
 
 def _dimensions(made: Explanation) -> str:

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.report.answers import Answer, answer, headline_row, next_smaller, percent
+from criticalmass.report.predicted import Predicted, predicted
 from criticalmass.report.record import Caveat, Fact, caveats, facts
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Section:
     field: Markup
     blocks: list[dict[str, Any]]
     drawings: list[Drawing]
+    predicted: list[Predicted]
     facts: list[Fact]
     caveats: list[Caveat]
     curves: list[dict[str, Any]]
@@ -131,6 +133,7 @@ def _section(run: Any, number: int, deltas: tuple[float, ...]) -> Section:
         field=neuron_field(said.kept, said.neurons) if said.neurons else Markup(""),
         blocks=_blocks(table),
         drawings=_drawings(lines, every, table, f"run-{number}"),
+        predicted=predicted(run, deltas, f"run-{number}"),
         facts=facts(run.manifest, frame),
         caveats=caveats(frame, table),
         curves=_curve_rows(lines),

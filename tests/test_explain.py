@@ -1,0 +1,277 @@
+"""What is explained without a sweep is what the laws say, and what a sweep then measures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import criticalmass as cm
+from criticalmass.errors import CriticalMassError, RunError, StoreError
+from criticalmass.explain import (
+    CKA_DELTA,
+    SHARES,
+    TASK_DELTA,
+    Explanation,
+    between_classes,
+    explain,
+)
+from criticalmass.figures import new_axes
+from criticalmass.figures_explain import predicted_curve, spectrum
+from criticalmass.importing import import_features
+from criticalmass.prediction import LAW, SUBSETS, WHOLE, Curve, cka_curve, ridge_curve
+from criticalmass.probes.closed_form import ridge_path
+from criticalmass.store import FeatureStore
+from criticalmass.theory.drawn_ridge import drawn_ridge
+from criticalmass.theory.eigenbasis import eigenbasis
+from criticalmass.theory.freedom import full_penalty
+from criticalmass.theory.what_if import first_order_critical_mass
+
+N_CLASSES, WIDTH = 4, 100
+
+
+def blobs(seed: int = 0, n: int = 600, width: int = WIDTH) -> tuple[np.ndarray, np.ndarray]:
+    """Classes in correlated neurons of unequal variance."""
+    rng = np.random.default_rng(seed)
+    world = np.random.default_rng(99)
+    mix = world.standard_normal((20, width)) * (1 + np.arange(width) % 3)
+    centres = 1.2 * world.standard_normal((N_CLASSES, 20))
+    labels = np.arange(n) % N_CLASSES
+    latent = centres[labels] + rng.standard_normal((n, 20))
+    return (latent @ mix + rng.standard_normal((n, width))).astype(np.float32), labels
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    train, y_train = blobs(1)
+    test, y_test = blobs(2, n=400)
+    folder = tmp_path_factory.mktemp("labelled")
+    return import_features(
+        {"train": train, "test": test},
+        labels={"train": y_train, "test": y_test},
+        out=folder / "store",
+    )
+
+
+@pytest.fixture(scope="module")
+def made(labelled: FeatureStore) -> Explanation:
+    return explain(labelled)
+
+
+def numbers(text: str) -> list[float]:
+    return [float(found.replace(",", "")) for found in re.findall(r"\d[\d,]*(?:\.\d+)?", text)]
+
+
+def test_the_numbers_of_the_paragraph_are_those_of_the_tables(made: Explanation) -> None:
+    need, cka, task = made.need, made.mass("cka", CKA_DELTA), made.mass("ridge", TASK_DELTA)
+    assert need is not None
+    ends = ("critical_mass", "critical_mass_low", "critical_mass_high")
+    mass, low, high = (int(cka[end]) for end in ends)
+    kept, few, many = (int(task[end]) for end in ends)
+    expected = [WIDTH, round(made.prediction.participation_ratio)]
+    expected += [mass, 0.9, low, high, 95, 5]
+    expected += [N_CLASSES, kept, 95, round(task["value_full"], 3), few, many, 95, 5]
+    expected += [round(need.freedom), need.directions[0], WIDTH, 90, need.directions[1]]
+    expected += [round(made.cka_twice_as_wide, 2)]
+    same = need.twice_as_wide == need.critical_mass
+    expected += [] if same else [need.twice_as_wide, need.critical_mass]
+    assert numbers(made.paragraph) == pytest.approx(expected)
+    assert need.critical_mass == kept
+    shares = np.sort(made.spectrum["between"])[::-1]
+    for share, count in zip(SHARES, need.directions, strict=True):
+        assert shares[:count].sum() >= share - 1e-9 > shares[: count - 1].sum() - 2e-9
+
+
+def test_cka_is_the_law_on_the_raw_test_features(labelled: FeatureStore, made: Explanation) -> None:
+    x = labelled.features("test").array().astype(np.float64)
+    x -= x.mean(axis=0)
+    for delta in (0.8, 0.9, 0.95):
+        assert made.mass("cka", delta)["critical_mass"] == cm.cka_critical_mass(x.T @ x, delta)
+
+
+def test_what_is_predicted_is_what_a_sweep_measures(labelled: FeatureStore, tmp_path: Path) -> None:
+    run = cm.sweep(
+        labelled, out=tmp_path / "run", seeds=30, measures=("ridge", "cka"),
+        fractions=(0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.7, 1.0),
+    )  # fmt: skip
+    told = explain(labelled, run=run, seeds=30)
+    assert told.compared is not None
+    assert told.compared_masses is not None
+    assert set(told.compared["measure"]) == {"cka", "ridge"}
+    cka = told.compared[told.compared["measure"] == "cka"]
+    assert cka["deviation"].abs().max() < 3.5
+    ridge = told.compared[told.compared["measure"] == "ridge"]
+    assert ridge["residual"].abs().max() < 0.02
+    beside = told.compared_masses
+    assert set(beside["measure"]) == {"cka", "ridge"}
+    measured = beside.loc[beside["measure"] == "cka", "measured"].to_numpy(float)
+    guessed = beside.loc[beside["measure"] == "cka", "predicted"].to_numpy(float)
+    assert np.abs(measured - guessed).max() < 4
+    assert "iffuseness test" in told.paragraph
+
+
+def test_small_ridge_subsets_are_fitted_as_by_hand() -> None:
+    x, y = blobs(3, n=300, width=7)
+    test, truth = blobs(4, n=200, width=7)
+    basis = eigenbasis(x, y)
+    found = drawn_ridge(basis, (test, truth), [1, 3], l2s=(0.1,), orders=400, seed=0).accuracy
+    z = (test - basis.scaling.mean) / basis.scaling.scale
+    every = []
+    for kept in combinations(range(7), 3):
+        index = np.array(kept)
+        matrix, cross = basis.second_moment[np.ix_(index, index)], basis.cross_moment[index]
+        head = ridge_path(matrix, cross, np.arange(3), [3], [0.1])[0][0]
+        every.append(((z[:, index] @ head + basis.share).argmax(axis=1) == truth).mean())
+    spread = np.std(every) / np.sqrt(400)
+    assert found[:, 1].mean() == pytest.approx(np.mean(every), abs=4 * spread)
+    assert {round(v, 9) for v in found[:, 1]} <= {round(v, 9) for v in every}
+
+
+def test_small_sizes_are_drawn_and_the_whole_layer_is_its_own_probe() -> None:
+    x, y = blobs(5)
+    test, truth = blobs(6, n=300)
+    curve = ridge_curve(eigenbasis(x, y), test, truth)
+    assert [s for k, s in zip(curve.sizes, curve.source, strict=True) if k <= 64] == [
+        SUBSETS
+    ] * int((curve.sizes <= 64).sum())
+    assert curve.source[-1] == WHOLE
+    assert set(curve.source) == {SUBSETS, LAW, WHOLE}
+    assert curve.mean[-1] == curve.value_full
+    assert curve.std[-1] == 0.0
+
+
+def test_between_class_variance_sums_to_that_of_the_class_means() -> None:
+    x, y = blobs(7)
+    basis = eigenbasis(x, y)
+    z = (x - basis.scaling.mean) / basis.scaling.scale
+    means = np.stack([z[y == c].mean(axis=0) for c in range(N_CLASSES)])
+    share = np.bincount(y) / y.size
+    assert between_classes(basis).sum() == pytest.approx(
+        (share[:, None] * means**2).sum(), rel=1e-4
+    )
+    along = (share[:, None] * (means @ basis.vectors) ** 2).sum(axis=0)
+    assert between_classes(basis) == pytest.approx(along, abs=1e-4 * along.sum())
+
+
+def test_twice_as_wide_with_the_same_spectrum(labelled: FeatureStore, made: Explanation) -> None:
+    """The wider layer's own equation: its neurons add no direction and double every eigenvalue."""
+    need, curve = made.need, made.prediction.curve("ridge")
+    assert need is not None
+    assert curve is not None
+    values = eigenbasis(labelled.features("train"), labelled.labels("train")).eigenvalues
+    wide = np.concatenate([2 * values, np.zeros(WIDTH)])
+    l2 = float(curve.l2[np.searchsorted(curve.sizes, need.critical_mass)])
+    mu = full_penalty(values, [need.critical_mass], l2)[0]
+    # The same head in the wider layer has twice the penalty, for features twice as many.
+    neurons = ((wide + l2) / (wide + 2 * mu)).sum()
+    assert need.twice_as_wide == np.ceil(neurons - 1e-6)
+    share = made.prediction.diagonal_share
+    first = [first_order_critical_mass(share / w, w * WIDTH, CKA_DELTA) for w in (1, 2)]
+    assert made.cka_twice_as_wide == pytest.approx(first[1] / first[0])
+    assert made.cka_twice_as_wide > 1
+
+
+def test_the_interval_of_a_mass_is_where_the_band_crosses() -> None:
+    sizes = np.arange(1, 11)
+    curve = Curve(
+        "cka", 10, 1.0, sizes, sizes / 10, np.full(10, 0.1), (LAW,) * 10, np.full(10, np.nan)
+    )
+    # Four seeds: half a band is 1.96 * 0.1 / 2 = 0.098, so one size either way.
+    assert curve.critical_mass(0.5, 4, 0.95) == (5, 5, 6)
+    assert curve.critical_mass(0.5, 1, 0.95) == (5, 4, 7)
+    assert curve.critical_mass(1.0, 4, 0.95)[0] == 10
+    with pytest.raises(CriticalMassError, match=r"delta=1\.5"):
+        curve.critical_mass(1.5, 4, 0.95)
+    with pytest.raises(CriticalMassError, match="seeds=0"):
+        curve.critical_mass(0.5, 0, 0.95)
+
+
+def test_without_labels_there_is_cka_alone(tmp_path: Path) -> None:
+    store = import_features(blobs(1)[0], out=tmp_path / "store")
+    told = explain(store)
+    assert set(told.masses["measure"]) == {"cka"}
+    assert told.need is None
+    assert told.spectrum["between"].isna().all()
+    assert told.spectrum["variance"].sum() == pytest.approx(1.0)
+    assert "classes" not in told.paragraph
+    _, ax = new_axes()
+    assert len(spectrum(told.spectrum, ax).get_lines()) == 3
+
+
+def test_one_class_is_no_task(tmp_path: Path) -> None:
+    x, y = blobs(1)
+    told = explain(import_features(x, labels=np.zeros_like(y), out=tmp_path / "store"))
+    assert told.need is None
+    assert set(told.masses["measure"]) == {"cka"}
+
+
+@pytest.mark.parametrize("width", [1, 2, 9])
+def test_tiny_layers(width: int, tmp_path: Path) -> None:
+    x, y = blobs(1, width=width)
+    told = explain(import_features(x, labels=y, out=tmp_path / "store"), deltas=(0.5, 1.0))
+    assert (told.masses["critical_mass"] <= width).all()
+    assert (told.masses["critical_mass_low"] <= told.masses["critical_mass_high"]).all()
+    assert told.paragraph
+
+
+def test_a_constant_layer_is_refused(tmp_path: Path) -> None:
+    store = import_features(np.ones((40, 5), np.float32), out=tmp_path / "store")
+    with pytest.raises(CriticalMassError, match="every neuron is constant"):
+        explain(store)
+
+
+def test_what_is_wrong_is_said(
+    labelled: FeatureStore, make_store: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    with pytest.raises(CriticalMassError, match=r"deltas=\(1\.2,\)"):
+        explain(labelled, deltas=(1.2,))
+    with pytest.raises(CriticalMassError, match="no layer"):
+        explain(labelled, layer="penultimat")
+    two = make_store("two", layers={"a": 0, "b": 1})
+    with pytest.raises(CriticalMassError, match="name the one to explain"):
+        explain(two)
+    assert explain(two, layer="b").prediction.layer == "b"
+    run = cm.sweep(two, out=tmp_path / "run", measures="cka", seeds=1)
+    with pytest.raises(RunError, match="was not measured on layer"):
+        explain(labelled, run=run)
+    splits = {"train": labelled.manifest["splits"]["train"]}
+    alone = FeatureStore(labelled.path, {**labelled.manifest, "splits": splits})
+    with pytest.raises(StoreError, match="but no test"):
+        explain(alone)
+
+
+def test_a_folder_gets_tables_figures_and_the_paragraph(
+    labelled: FeatureStore, made: Explanation, tmp_path: Path
+) -> None:
+    explain(labelled, out=tmp_path / "out")
+    assert (tmp_path / "out" / "explanation.txt").read_text().strip() == made.paragraph
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"masses.csv", "spectrum.csv", "curves.csv", "spectrum.svg", "cka.svg"} <= names
+    explain(labelled, out=tmp_path / "out")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(CriticalMassError, match="not empty"):
+        explain(labelled, out=tmp_path / "mine")
+
+
+def test_figures_refuse_what_is_not_there(made: Explanation) -> None:
+    _, ax = new_axes()
+    with pytest.raises(CriticalMassError, match="logistic"):
+        predicted_curve(made.curves, ax, measure="logistic")
+    with pytest.raises(CriticalMassError, match="no row"):
+        spectrum(made.spectrum.iloc[:0], ax)
+
+
+def test_wide_layers_keep_the_curve_at_fewer_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = blobs(1)[0].astype(np.float64)
+    c = np.cov(x.T)
+    whole = cka_curve(c)
+    monkeypatch.setattr("criticalmass.prediction._MOST_SIZES", 30)
+    thin = cka_curve(c)
+    assert thin.sizes.size <= 30
+    mean, _ = thin.at(whole.sizes)
+    assert mean == pytest.approx(whole.mean, abs=2e-3)

@@ -1,0 +1,133 @@
+"""A run keeps what was predicted of its layers, shows it, and never for other features."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import criticalmass as cm
+from criticalmass import prediction_file
+from criticalmass.prediction import Prediction
+from criticalmass.prediction_file import FILE, read_predictions, write_predictions
+from criticalmass.results import Run
+from criticalmass.store import FeatureStore
+
+MakeStore = Callable[..., FeatureStore]
+
+
+def swept(store: FeatureStore, folder: Path, *measures: str) -> Run:
+    return cm.sweep(store, out=folder, measures=measures, seeds=2, fractions=(0.25, 0.5, 1.0))
+
+
+def page(run: Run, out: Path) -> str:
+    return cm.report(run, out).read_text()
+
+
+def same(a: Prediction, b: Prediction) -> bool:
+    one, other = asdict(a), asdict(b)
+    for mine, yours in zip(one.pop("curves"), other.pop("curves"), strict=True):
+        for name, value in mine.items():
+            equal = np.array_equal(value, yours[name], equal_nan=name == "l2")
+            if not equal:
+                return False
+    return bool(one == other)
+
+
+def test_a_sweep_predicts_what_it_measures(store: FeatureStore, tmp_path: Path) -> None:
+    run = swept(store, tmp_path / "run", "cka")
+    found = read_predictions(run)["penultimate"]
+    assert [curve.measure for curve in found.curves] == ["cka"]
+    assert found.diffuseness is not None
+    run = swept(store, tmp_path / "run", "cka", "ridge")
+    found = read_predictions(run)["penultimate"]
+    assert [curve.measure for curve in found.curves] == ["cka", "ridge"]
+    # What is explained of the same features is the same, digit for digit, after the file.
+    told = cm.explain(store, run=run).prediction
+    assert same(found, told)
+    alone = swept(store, tmp_path / "other", "centroid")
+    assert not (alone.path / FILE).exists()
+
+
+def test_what_is_there_is_not_predicted_again(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept(store, tmp_path / "run", "cka")
+    monkeypatch.setattr(prediction_file, "_of_layer", lambda *_, **__: pytest.fail("again"))
+    swept(store, tmp_path / "run", "cka", "centroid")
+
+
+def test_a_prediction_for_other_features_is_ignored(make_store: MakeStore, tmp_path: Path) -> None:
+    old, new = make_store("old"), make_store("new", layers={"penultimate": 5})
+    run = swept(old, tmp_path / "run", "cka")
+    before = read_predictions(run)["penultimate"]
+    stale = (run.path / FILE).read_text()
+    with pytest.warns(UserWarning, match="have changed since"):
+        run = swept(new, tmp_path / "run", "cka")
+    after = read_predictions(run)["penultimate"]
+    assert after.digest == new.digest() != before.digest
+    (run.path / FILE).write_text(stale)
+    assert read_predictions(run) == {}
+    assert "Predicted without a sweep" not in page(run, tmp_path / "page.html")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 99, "layers": {}}', '{"version": 1}'])
+def test_a_file_that_cannot_be_read_says_nothing(
+    store: FeatureStore, tmp_path: Path, text: str
+) -> None:
+    run = swept(store, tmp_path / "run", "cka")
+    (run.path / FILE).write_text(text)
+    assert read_predictions(run) == {}
+
+
+def test_the_page_without_a_prediction_is_the_page_it_was(
+    store: FeatureStore, tmp_path: Path
+) -> None:
+    run = swept(store, tmp_path / "run", "cka")
+    shown = page(run, tmp_path / "a.html")
+    assert "Predicted without a sweep" in shown
+    assert "diffuseness test" in shown
+    (run.path / FILE).unlink()
+    without = page(run, tmp_path / "b.html")
+    head, _, rest = shown.partition('  <h3 class="law">')
+    tail = rest[rest.index('  <div class="columns">') :]
+    assert (head + tail).split() == without.split()
+
+
+def test_explain_writes_into_a_run(store: FeatureStore, tmp_path: Path) -> None:
+    run = swept(store, tmp_path / "run", "centroid", "cka")
+    (run.path / FILE).unlink()
+    told = cm.explain(store, out=run.path)
+    assert same(read_predictions(run)["penultimate"], told.prediction)
+    assert "Predicted without a sweep" in page(run, tmp_path / "page.html")
+    assert not (run.path / "masses.csv").exists()
+
+
+def test_a_layer_that_defeats_the_law_is_swept_all_the_same(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defeat(*_: object, **__: object) -> None:
+        raise np.linalg.LinAlgError("no eigenvalues")
+
+    monkeypatch.setattr(prediction_file, "of_second_moment", defeat)
+    run = swept(store, tmp_path / "run", "cka")
+    assert not (run.path / FILE).exists()
+    assert run.frame()["value"].notna().all()
+
+
+def test_the_file_is_json_that_any_reader_takes(store: FeatureStore, tmp_path: Path) -> None:
+    run = swept(store, tmp_path / "run", "cka", "ridge")
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    content = json.loads((run.path / FILE).read_text(), parse_constant=refuse)
+    assert set(content["layers"]) == {"penultimate"}
+    both = read_predictions(run)
+    with run.writer():
+        write_predictions(run, both.values())
+    assert same(read_predictions(run)["penultimate"], both["penultimate"])
