@@ -119,8 +119,13 @@ class OpenVinoEngine:
             request, rows = running[0]
             request.wait()
             for layer, number in zip(self._source.layers, self._source.outputs, strict=True):
-                raw = request.get_output_tensor(number).data
-                out[layer][rows] = self._source.finish(layer, raw)
+                found = self._source.finish(layer, request.get_output_tensor(number).data)
+                if len(found) != len(rows):
+                    raise CriticalMassError(
+                        f"OpenVINO's {layer!r} of {self._source.name!r} has {len(found)} rows for "
+                        f"{len(rows)} samples"
+                    )
+                out[layer][rows] = found
             free.append(running.popleft()[0])
             done(len(rows))
 
