@@ -44,6 +44,7 @@ FUNCTIONS = {
     "diffuseness": ("diffuseness", "diffuseness"),
     "pareto": ("pareto", "pareto"),
     "shrink": ("shrink", "shrink"),
+    "export": ("export", "export"),
     "explain": ("explain", "explain"),
     "list": ("catalogue", "listing"),
     "info": ("catalogue", "describe"),

@@ -27,7 +27,10 @@ from criticalmass.cli.options import example, given, out, quiet
 @click.option("--normalise", is_flag=True, default=None, help="Scale short vectors to length 1.")
 @quiet
 def export(slim: str, form: str, out: str, **options: Any) -> None:
-    """Write SLIM, a folder of shrink, in the form that the place of use reads."""
+    """Write SLIM for the program that is to use it.
+
+    SLIM is a folder that shrink wrote; each format is a folder of files, none of them pickled.
+    """
     from criticalmass.export import export as run_export
 
     click.echo(str(run_export(slim, format=form, out=out, **given(options))))
