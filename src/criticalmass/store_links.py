@@ -147,6 +147,15 @@ class LinkPlan:
     layer: str
     rows: Mapping[str, NDArray[np.intp]]
 
+    def place(self) -> dict[str, Any]:
+        """Say where the matrix lies, for the manifest."""
+        return {
+            "from": str(self.original.resolve()),
+            "offset": self.offset,
+            "dtype": self.matrix.dtype.name,
+            "rows": len(self.matrix),
+        }
+
 
 def write_linked(
     out: Path, manifest: Mapping[str, Any], plan: LinkPlan, labels: Mapping[str, Any]
@@ -179,29 +188,17 @@ def write_linked(
             "splits": {split: _beside(work, split, info) for split, info in labels.items()},
             "layers": {plan.layer: {**manifest["layers"][plan.layer], "shards": {}}},
         }
-        linked = {
-            "from": str(plan.original.resolve()),
-            "offset": plan.offset,
-            "dtype": plan.matrix.dtype.name,
-            "rows": len(plan.matrix),
-        }
         digest = file_digest(work / name)
         for split, rows in plan.rows.items():
+            entry = {"path": name, "rows": len(rows), "sha256": digest, "linked": plan.place()}
             index = f"index/{split}.npy"
+            entry["index"] = {
+                "path": index,
+                "sha256": write_array(work / index, rows.astype(np.int64)),
+            }
             there = LinkedRows(plan.matrix, rows)
-            whole["layers"][plan.layer]["shards"][split] = [
-                {
-                    "path": name,
-                    "rows": len(rows),
-                    "sha256": digest,
-                    "linked": linked,
-                    "index": {
-                        "path": index,
-                        "sha256": write_array(work / index, rows.astype(np.int64)),
-                    },
-                    "as_shards": list(shard_digests(there, int(manifest["shard_rows"]))),
-                }
-            ]
+            entry["as_shards"] = list(shard_digests(there, int(manifest["shard_rows"])))
+            whole["layers"][plan.layer]["shards"][split] = [entry]
         write_json(work / MANIFEST, whole)
         if out.is_dir():
             out.rmdir()  # an empty folder that was made for the store

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.vectors.source import ROWS, Source, Vectors
 
+_BUFFER = 1 << 20
+
 
 def open_parquet(path: Path, column: str | None, other: frozenset[str]) -> Vectors:
     """Open a Parquet file; see ``open_vectors``.
@@ -154,7 +156,8 @@ def _batches(path: Path, names: Sequence[str], rows: int) -> Iterator[Any]:
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
+        # Arrow's defaults hold a whole row group in memory, which may be the whole file.
+        with parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
             yield from file.iter_batches(batch_size=rows, columns=list(names))
     except _errors() as error:
         raise _unreadable(path, error) from error
