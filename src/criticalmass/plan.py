@@ -102,7 +102,7 @@ def make_request(
     layers: str | Sequence[str] | None,
     selectors: str | Sequence[str],
     fractions: float | str | Iterable[float | str],
-    seeds: int | Iterable[int],
+    seeds: int | str | Iterable[int],
     measures: str | Sequence[str],
 ) -> Request:
     """Check what the caller of a sweep wrote and bring it into one form.
@@ -265,7 +265,7 @@ def _fractions(given: float | str | Iterable[float | str]) -> tuple[float, ...]:
     return tuple(wanted)
 
 
-def _seeds(given: int | Iterable[int]) -> tuple[int, ...]:
+def _seeds(given: Any) -> tuple[int, ...]:
     try:
         if isinstance(given, Iterable):
             wanted = sorted({operator.index(seed) for seed in given})

@@ -23,6 +23,7 @@ from criticalmass.measures import (
     identity,
 )
 from criticalmass.plan import SPLIT, Cell, Request, cells_of, make_request
+from criticalmass.planned import is_auto, settled
 from criticalmass.prediction_file import predict_for_run
 from criticalmass.progress import notice
 from criticalmass.refine import Refinement, refine_run
@@ -40,8 +41,8 @@ def sweep(  # noqa: PLR0913
     *,
     out: str | os.PathLike[str],
     selectors: str | Sequence[str] = ("random",),
-    fractions: float | Iterable[float] = DEFAULT_FRACTIONS,
-    seeds: int | Iterable[int] = 5,
+    fractions: float | str | Iterable[float] = DEFAULT_FRACTIONS,
+    seeds: int | str | Iterable[int] = 5,
     measures: str | Sequence[str] = ("logistic", "cka"),
     refine: float | Sequence[float] | None = None,
     refine_level: float = 0.95,
@@ -64,8 +65,11 @@ def sweep(  # noqa: PLR0913
     store: a feature store or its folder.
     out: the run's folder: new, empty, or a run of the same model and dataset.
     selectors: keys of ``selectors.SELECTORS``.
-    fractions: shares of the neurons to keep, in (0, 1].
-    seeds: how many (0, 1, ...) or which, for the random selectors.
+    fractions: shares of the neurons to keep, in (0, 1]. "auto": as many as by default, placed
+        where the predicted curves bend (`criticalmass.planned`).
+    seeds: how many (0, 1, ...) or which, for the random selectors. "auto": as many as the
+        predicted scatter needs for means within 2 % of the whole layer's value, from 80 % of it
+        on; "auto:0.01" for 1 %.
     measures: keys of ``measures.MEASURES``.
     refine: shares of the whole layer's value, one or several, whose critical mass is searched
         for to one neuron after the grid, by halving the gap in which the mean over seeds first
@@ -94,21 +98,24 @@ def sweep(  # noqa: PLR0913
     place = get_backend(backend)
     source = FeatureStore.open(store if isinstance(store, FeatureStore) else Path(store))
     _check_splits(source)
+    open_to_law = is_auto(fractions), is_auto(seeds)
     request = make_request(
         source,
         layers=layers,
         selectors=selectors,
-        fractions=fractions,
-        seeds=seeds,
+        fractions=DEFAULT_FRACTIONS if open_to_law[0] else fractions,
+        seeds=1 if open_to_law[1] else seeds,
         measures=measures,
     )
     _check_classes(source, request)
+    request, planned = settled(request, source, Path(out), fractions, seeds)
     cells = cells_of(source, request)
     bench = Workbench.of(source)
     run = _open(Path(out), source)
     with run.writer() as writer:
         _drop_stale(run, writer, source)
         _describe(run, writer, bench, request)
+        writer.update_manifest(**({} if planned is None else {"planned": planned.record()}))
         predict_for_run(run, bench, request)
         ledger, wanted = Ledger(run, writer), _wanted(cells, run.frame(), rerun)
         fill(ledger, wanted, bench, place)

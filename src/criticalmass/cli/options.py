@@ -59,6 +59,20 @@ def table_format(function: Function) -> Function:
     )(function)
 
 
+class _OrAuto(click.ParamType):  # type: ignore[type-arg]  # newer click: generic
+    """A number, or "auto", which leaves it to the laws."""
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self.kind = click.INT if kind is int else click.FLOAT
+        self.name = self.kind.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Keep "auto" and "auto:0.01" as they are."""
+        if isinstance(value, str) and value.split(":")[0] == "auto":
+            return value
+        return self.kind.convert(value, param, ctx)
+
+
 def sweeping(function: Function) -> Function:
     """Give a command the options of `criticalmass.sweep`."""
     for option in (
@@ -73,8 +87,10 @@ def sweeping(function: Function) -> Function:
             float,
         ),
         several("--measure", "measures", "What is scored, e.g. logistic, knn, cka."),
-        click.option("--seeds", type=int, help="How many seeds of the random selectors: 5."),
-        several("--fraction", "fractions", "Share of neurons to keep, in (0, 1].", float),
+        click.option(
+            "--seeds", type=_OrAuto(int), help="How many seeds of the random selectors: 5, or auto."
+        ),
+        several("--fraction", "fractions", "Share of neurons to keep, or auto.", _OrAuto(float)),
         several("--selector", "selectors", "Rule that chooses neurons, e.g. random, pca-top."),
     ):
         function = option(function)
