@@ -297,7 +297,8 @@ def test_code_in_a_file_is_refused_and_never_run(tmp_path, kind):
         np.savez(path, x=np.array([Evil(trap)], dtype=object))
     else:
         torch.save(nn.Linear(2, 2), path)
-    with pytest.raises(CriticalMassError, match=r"pickled .* refused and was not run") as caught:
+    refusal = r"no file of torch\.save" if kind == "pickle" else r"pickled code \(.+\), .* refused"
+    with pytest.raises(CriticalMassError, match=refusal) as caught:
         load_model("timm:resnet10t", weights=path)
     assert "\n" not in str(caught.value)
     assert not trap.exists()

@@ -185,6 +185,8 @@ def test_a_misspelt_layer_gets_a_suggestion(spec):
     with pytest.raises(CriticalMassError, match="did you mean") as caught:
         model.tap(f"{name}x")
     assert "\n" not in str(caught.value)
+    with pytest.raises(CriticalMassError, match="listed by: criticalmass list layers"):
+        model.tap("?!")
 
 
 def test_transformers_numbers(folder, tmp_path):
@@ -240,6 +242,7 @@ def test_the_graphs_numbers_are_the_modules(folder, tmp_path):
         ("onnx:{0}/net.onnx?norm=imagnet", "did you mean 'imagenet'"),
         ("hf:{0}/st/1_Pooling", "cannot be loaded"),
         ("hf:{0}/bert?modality=image", "takes texts; leave out modality"),
+        ("timm:no-such-network", "timm.list_models"),
         ("timm:resnet10t?init=random&pool=men", "did you mean 'mean'"),
         ("timm:test_vit?init=random&px=8", "does not take px=8"),
     ],

@@ -94,7 +94,7 @@ class FrozenModel:
             return self.penultimate
         places = self.places
         if layer not in places:
-            raise unknown_name(f"layer in model {self.name!r}", layer, [PENULTIMATE, *places])
+            raise self._no_layer("", layer)
         return Tap(layer, layer, "output")
 
     def expand(self, layers: Sequence[str]) -> tuple[str, ...]:
@@ -117,9 +117,28 @@ class FrozenModel:
                 continue
             fitting = [name for name in places if _translate(layer).fullmatch(name)]
             if not fitting:
-                raise unknown_name(f"layer in model {self.name!r} like", layer, places)
+                raise self._no_layer(" like", layer)
             found.update(dict.fromkeys(fitting))
         return tuple(found)
+
+    def _no_layer(self, like: str, layer: str) -> CriticalMassError:
+        known = [PENULTIMATE, *self.places]
+        listed = f"they are listed by: criticalmass list layers {self.spec!r}"
+        return unknown_of_many(f"layer in model {self.name!r}{like}", layer, known, listed)
+
+
+def unknown_of_many(kind: str, name: str, known: Sequence[str], listed: str) -> CriticalMassError:
+    """Word the error for an unknown name among so many that a line cannot hold them.
+
+    Parameters
+    ----------
+    kind, name, known: as of `errors.unknown_name`.
+    listed: where the names are to be found, said where none is close.
+    """
+    error = unknown_name(kind, name, known)
+    if "did you mean" in str(error):
+        return error
+    return CriticalMassError(f"no {kind} {name!r}; {listed}")
 
 
 def is_pattern(layer: str) -> bool:

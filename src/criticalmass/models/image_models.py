@@ -9,9 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from criticalmass.errors import CriticalMassError, DataUnavailableError, unknown_name
+from criticalmass.errors import CriticalMassError, DataUnavailableError
 from criticalmass.models import paper_networks
-from criticalmass.models.frozen import FrozenModel, files_digest, find_classifier, state_digest
+from criticalmass.models.frozen import (
+    FrozenModel,
+    files_digest,
+    find_classifier,
+    state_digest,
+    unknown_of_many,
+)
 from criticalmass.models.hub import hub
 from criticalmass.models.preprocess import ImagePreprocess
 from criticalmass.models.repair import import_after_torchvision, import_torch
@@ -144,7 +150,8 @@ def load_timm(spec: Spec, weights: Path | None) -> FrozenModel:
     """
     timm = import_after_torchvision("timm", "torch")
     if spec.name not in paper_networks.NAMES and not timm.is_model(spec.name.partition(".")[0]):
-        raise unknown_name("timm model", spec.name, [*timm.list_models(), *paper_networks.NAMES])
+        known = [*timm.list_models(), *paper_networks.NAMES]
+        raise unknown_of_many("timm model", spec.name, known, "timm.list_models() has them all")
     init = spec.options.get("init", "pretrained")
     if init not in ("pretrained", "random"):
         raise CriticalMassError(f"init={init!r} in {spec.text!r} must be pretrained or random")

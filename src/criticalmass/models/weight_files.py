@@ -100,10 +100,10 @@ def _read_torch(path: Path) -> Any:
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        code = re.search(r"(?:GLOBAL|global:?|type|class) `?([\w.]+\.\w+)", str(error))
-        if code is None and "nsupported" not in str(error):
-            raise _unreadable(path, error) from error
-        raise _refused(path, "code" if code is None else code[1]) from error
+        code = re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported (?:class|type) ([\w.]+)", str(error))
+        if code is None:
+            raise _unreadable(path, ValueError("it is no file of torch.save")) from error
+        raise _refused(path, code[1] or code[2]) from error
     except (RuntimeError, EOFError, ValueError, LookupError, AssertionError) as error:
         raise _unreadable(path, error) from error
 
@@ -115,8 +115,8 @@ def _unreadable(path: Path, error: Exception) -> CriticalMassError:
 
 def _refused(path: Path, what: str) -> CriticalMassError:
     return CriticalMassError(
-        f"{str(path)!r} holds no weights alone but pickled {what}, which is refused and was not "
-        "run; save the model's state_dict(), best as safetensors"
+        f"{str(path)!r} holds pickled code ({what}), which is refused and was not run; save the "
+        "weights alone: model.state_dict(), best as safetensors"
     )
 
 
