@@ -114,6 +114,7 @@ def _run_facts(folder: Path) -> list[tuple[str, str]]:
 
 
 def _store_facts(folder: Path) -> list[tuple[str, str]]:
+    from criticalmass.datasets.dataset import UNLABELLED
     from criticalmass.store import FeatureStore
 
     store = FeatureStore.open(folder)
@@ -123,7 +124,8 @@ def _store_facts(folder: Path) -> list[tuple[str, str]]:
         shapes = [(split, store.features(split, layer)) for split in store.splits]
         sizes = ", ".join(f"{split} {f.shape[0]:,} x {f.shape[1]:,}" for split, f in shapes)
         told.append((f"layer {layer}", f"{sizes}, {shapes[0][1].dtype}"))
-    told.append(("classes", f"{len(store.class_names):,}"))
+    labelled = store.class_names != UNLABELLED
+    told.append(("classes", f"{len(store.class_names):,}" if labelled else "none: no labels"))
     by = " in ".join(str(engine[key]) for key in ("name", "precision") if engine.get(key))
     return [*told, ("engine", by)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,11 @@ def column_or_file(given: str | Path, vectors: Vectors, what: str) -> tuple[NDAr
             raise CriticalMassError(f"{name!r} cannot be read as an array: {error}") from error
     if path.is_file():
         raise CriticalMassError(f"{name!r} must be a .npy file, or a .txt file, one {what} a line")
-    column = "column and no " if vectors.columns is not None else ""
-    raise CriticalMassError(f"no {column}file {name!r} to read a {what} per vector from")
+    beside = [p.name for p in path.parent.glob("*") if p.suffix in (".txt", ".npy")]
+    close = difflib.get_close_matches(path.name, [*vectors.column_names, *beside], n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    column = "column and no " if vectors.column_names else ""
+    raise CriticalMassError(f"no {column}file {name!r} to read a {what} per vector from{hint}")
 
 
 def _lines(path: Path, what: str) -> NDArray[Any]:

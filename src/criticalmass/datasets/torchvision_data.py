@@ -225,28 +225,27 @@ def _as_array(source: Any) -> NDArray[np.uint8] | None:
 def _as_files(source: Any) -> EncodedImages | None:
     for name in ("samples", "imgs", "_samples", "_image_files", "_images"):
         found = getattr(source, name, None)
-        if isinstance(found, Sequence) and found:
-            paths = [Path(item[0] if isinstance(item, tuple) else item) for item in found]
-            if len(paths) == len(source) and paths[0].is_file():
-                return EncodedImages.of_files(paths)
+        if not isinstance(found, Sequence) or len(found) != len(source):
+            continue
+        paths = [item[0] if isinstance(item, tuple) else item for item in found]
+        if isinstance(paths[0], (str, Path)) and Path(paths[0]).is_file():
+            return EncodedImages.of_files(Path(path) for path in paths)
     return None
 
 
 def _labels(source: Any) -> NDArray[np.int64]:
     """Take the class numbers without decoding an image, if the dataset has them in a list."""
-    for name in ("targets", "_labels", "labels"):
+    for name in ("targets", "_labels", "labels", "y", "samples", "_samples", "imgs"):
         found = getattr(source, name, None)
         if found is None or len(found) != len(source):
             continue
+        if isinstance(found[0], tuple):
+            found = [item[1] for item in found]
         labels = np.asarray(found)
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             continue
         if all(int(item[1]) == labels[place] for place, item in _probes(source)):
             return labels.astype(np.int64)
-    for name in ("samples", "_samples", "imgs"):
-        found = getattr(source, name, None)
-        if isinstance(found, Sequence) and len(found) == len(source):
-            return np.array([int(item[1]) for item in found], dtype=np.int64)
     return np.array([int(source[row][1]) for row in range(len(source))], dtype=np.int64)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from criticalmass.datasets.dataset import UNLABELLED
 from criticalmass.figures import is_similarity
 from criticalmass.report.answers import percent
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 ENOUGH_SEEDS = 5
 #: With fewer test samples an accuracy is known to no better than about a point.
 ENOUGH_TEST_SAMPLES = 2000
+_SHOWN = 3
 ENGINES = {"openvino": "OpenVINO", "torch": "PyTorch", "imported": "imported vectors"}
 MEASURES = {
     "logistic": "logistic regression on standardised neurons; its strength of regularisation is "
@@ -91,18 +93,18 @@ def _material(manifest: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Fact
     yield Fact("Model", name + told)
     sizes = frame.drop_duplicates("layer").set_index("layer")["n_neurons"]
     yield Fact("Layer", ", ".join(f"{layer} ({size:,} neurons)" for layer, size in sizes.items()))
-    count = len(manifest.get("class_names") or ())
+    classes = tuple(manifest.get("class_names") or ())
+    count = "no labels" if classes == UNLABELLED else f"{len(classes):,} classes"
     spec = manifest.get("dataset_spec")
     about = [str(spec)] if spec else []
-    about += [f"{count:,} classes"] if count else []
+    about += [count] if classes else []
     told = f" ({', '.join(about)})" if about else ""
     yield Fact("Dataset", _listed(frame["dataset"]) + told)
     held = (manifest.get("validation") or {}).get("n_rows")
     inner = f" ({held:,} of them choose the regularisation)" if held else ""
-    yield Fact(
-        "Samples",
-        f"{_counts(frame['n_train'])} to train the probes{inner}, {_counts(frame['n_test'])} test",
-    )
+    trained = f"{_counts(frame['n_train'])} to train the probes{inner}, "
+    trained = trained if frame["n_train"].notna().any() else ""
+    yield Fact("Samples", f"{trained}{_counts(frame['n_test'])} test")
     yield from _notes(manifest.get("dataset_notes") or {})
     engine = str(manifest.get("engine") or "")
     parts = (ENGINES.get(engine, engine), str(manifest.get("precision") or ""))
@@ -110,13 +112,18 @@ def _material(manifest: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Fact
 
 
 def _notes(notes: Mapping[str, Any]) -> Iterator[Fact]:
-    """Say how the dataset was split or sampled."""
+    """Say how the dataset was split or sampled, and what was left out of it."""
     if "split" in notes:
         yield Fact("Split", str(notes["split"]))
     sample = notes.get("sample")
     if isinstance(sample, Mapping):
         text = f"{sample.get('train', 0):,} of {sample.get('of', 0):,} training samples, stratified"
         yield Fact("Sample", f"{text}, seed {sample.get('seed')}")
+    skipped = notes.get("skipped")
+    if isinstance(skipped, Mapping):
+        named = ", ".join(str(image.get("id")) for image in skipped.get("images", ())[:_SHOWN])
+        more = ", ..." if skipped.get("count", 0) > _SHOWN else ""
+        yield Fact("Left out", f"{skipped.get('count'):,} broken images: {named}{more}")
 
 
 def _protocol(frame: pd.DataFrame) -> Iterator[Fact]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.vectors.source import ROWS, Source, Vectors
 
-_BUFFER = 1 << 20
+_BUFFER = 1 << 16
 
 
 def open_parquet(path: Path, column: str | None, other: frozenset[str]) -> Vectors:
@@ -41,7 +41,8 @@ def open_parquet(path: Path, column: str | None, other: frozenset[str]) -> Vecto
     def read(name: str) -> NDArray[Any] | None:
         return _values(path, name) if name in fields else None
 
-    return Vectors(path.name, {"all": source}, columns=read, path=path, notes=notes)
+    names = tuple(fields)
+    return Vectors(path.name, {"all": source}, {}, read, names, path, notes)
 
 
 def _choose(

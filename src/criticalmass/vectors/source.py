@@ -96,6 +96,7 @@ class Vectors:
     sources: part -> matrix; the part is "all" where there is but one.
     labels: part -> (n_samples,), if they lie beside the vectors.
     columns: reads a column of the same table by its name; None if it is no table.
+    column_names: of that table.
     path: of the file.
     notes: what a reader should know: what was not read, what is no exact vector.
     """
@@ -104,6 +105,7 @@ class Vectors:
     sources: Mapping[str, Source]
     labels: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     columns: Callable[[str], NDArray[Any] | None] | None = None
+    column_names: tuple[str, ...] = ()
     path: Path | None = None
     notes: tuple[str, ...] = ()
 
