@@ -229,7 +229,7 @@ def _curves(store: FeatureStore, request: Request) -> list[Curve]:
         if probes:
             labels, n_classes = store.labels("train"), len(store.class_names)
             basis = eigenbasis(store.features("train", layer), labels, n_classes=n_classes)
-            curves.append(ridge_curve(basis, test, store.labels(SPLIT)))
+            curves.append(ridge_curve(basis, test, store.labels(SPLIT), law="exchangeable"))
     return curves
 
 

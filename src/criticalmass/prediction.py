@@ -23,6 +23,7 @@ from criticalmass.statistics import FloatArray
 if TYPE_CHECKING:
     from criticalmass.theory.eigenbasis import Eigenbasis
     from criticalmass.theory.exchangeable import Exchangeability
+    from criticalmass.theory.ridge import Law
 
 #: Ridge probes up to this size are drawn, not predicted: it is exact, and cheaper.
 DRAWN = 64
@@ -171,7 +172,9 @@ def cka_curve(second_moment: FloatArray) -> Curve:
     return Curve("cka", d, 1.0, sizes.astype(np.int64), found.mean, found.std, tuple(source), none)
 
 
-def ridge_curve(basis: Eigenbasis, rows: Rows, labels: NDArray[np.int64]) -> Curve:
+def ridge_curve(
+    basis: Eigenbasis, rows: Rows, labels: NDArray[np.int64], *, law: Law = "auto"
+) -> Curve:
     """Predict the accuracy of ridge probes: small subsets drawn, larger ones by the law.
 
     The penalty of each size is the one of ``closed_form.L2S`` with the best predicted accuracy on
@@ -182,6 +185,7 @@ def ridge_curve(basis: Eigenbasis, rows: Rows, labels: NDArray[np.int64]) -> Cur
     basis: of the training split.
     rows: (n_test, n_neurons) raw test features.
     labels: (n_test,) their classes.
+    law: of `criticalmass.predict_ridge`; "exchangeable" is quicker, and good enough to plan by.
 
     Raises
     ------
@@ -201,21 +205,21 @@ def ridge_curve(basis: Eigenbasis, rows: Rows, labels: NDArray[np.int64]) -> Cur
         parts.append((seen.mean(axis=0), seen.std(axis=0, ddof=1), drawn.l2, SUBSETS))
     asked = [*large, d]
     try:
-        law = predict_ridge(basis, (rows, labels), asked)
+        found = predict_ridge(basis, (rows, labels), asked, law=law)
     except CriticalMassError:
         # The law of a penalty per neuron need not have a solution; that of one for all has.
-        law = predict_ridge(basis, (rows, labels), asked, law="exchangeable")
+        found = predict_ridge(basis, (rows, labels), asked, law="exchangeable")
     source = [LAW] * len(large) + [WHOLE]
     for i, name in enumerate(source):
-        mean, std = law.accuracy[i : i + 1, 0], law.accuracy_std[i : i + 1, 0]
-        whole = np.array([law.accuracy_full])
+        mean, std = found.accuracy[i : i + 1, 0], found.accuracy_std[i : i + 1, 0]
+        whole = np.array([found.accuracy_full])
         last = name == WHOLE
-        parts.append((whole if last else mean, std * (not last), law.l2[i : i + 1], name))
+        parts.append((whole if last else mean, std * (not last), found.l2[i : i + 1], name))
     means, stds, l2s, names = zip(*parts, strict=True)
     return Curve(
         "ridge",
         d,
-        law.accuracy_full,
+        found.accuracy_full,
         np.array([*small, *large, d], dtype=np.int64),
         np.concatenate(means),
         np.concatenate(stds),

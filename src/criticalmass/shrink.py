@@ -27,6 +27,7 @@ from criticalmass.shrinking.making import Decision, make_slim
 from criticalmass.shrinking.parts import Parts, parts_of
 from criticalmass.shrinking.precision import check_precision
 from criticalmass.shrinking.slim import SlimModel
+from criticalmass.shrinking.start import expected_size
 from criticalmass.store import FeatureStore
 
 StoreLike = FeatureStore | str | Path
@@ -150,7 +151,8 @@ def shrink(  # noqa: PLR0913
     parts = parts_of(features, layer)
     orders = orders_of(parts, selectors, seed)
     chooser = judge_for(measure, parts, certifying=False, relevance=relevant)
-    candidates = compete(chooser, orders, precisions, goal)
+    expected = expected_size(measure, parts, keep)
+    candidates = compete(chooser, orders, precisions, goal, expected=expected)
     judge = judge_for(measure, parts, certifying=True, relevance=relevant)
     certificate = certify(judge, candidates[0], goal)
     slim = make_slim(Decision(features, parts, measure, goal, candidates, certificate), judge)

@@ -12,6 +12,7 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.progress import track
 from criticalmass.shrinking.judging import Findings, Hits, IndexArray, Judge
 from criticalmass.shrinking.precision import bytes_per_vector, most_neurons
+from criticalmass.shrinking.start import sizes_around
 
 # Sizes of the first look, and of the second between the last that fails and the first that passes.
 _FIRST, _SECOND = 10, 4
@@ -102,6 +103,8 @@ def compete(
     orders: Mapping[tuple[str, int], IndexArray],
     precisions: Sequence[str],
     goal: Goal,
+    *,
+    expected: int | None = None,
 ) -> list[Candidate]:
     """Find what every selector and precision needs; the cheapest comes first.
 
@@ -111,6 +114,7 @@ def compete(
     orders: (selector, seed) -> (n_neurons,) order.
     precisions: keys of `criticalmass.shrinking.precision.BITS`.
     goal: what must be kept.
+    expected: the size around which to look first; None for the whole range alike.
 
     Returns
     -------
@@ -136,7 +140,8 @@ def compete(
     found = []
     with track("candidates on the selection part", total=len(able), unit="candidates") as bar:
         for (selector, seed), order, precision, most in able:
-            values, full, needed = _search(judge, order, precision, most, goal)
+            first = first_sizes(order.size, most, expected)
+            values, full, needed = _search(judge, (order, precision), first, goal)
             found.append(Candidate(selector, seed, order, precision, values, full, needed, most))
             bar.advance(1)
     return sorted(found, key=_rank)
@@ -150,10 +155,10 @@ def _rank(candidate: Candidate) -> tuple[bool, float, float]:
 
 
 def _search(
-    judge: Judge, order: IndexArray, precision: str, most: int, goal: Goal
+    judge: Judge, stored: tuple[IndexArray, str], sizes: tuple[int, ...], goal: Goal
 ) -> tuple[dict[int, float], float, int | None]:
-    """Look at sizes over the whole range, then closer where the goal is first met."""
-    sizes = geometric(max(1, round(order.size * _SMALLEST_SHARE)), most, _FIRST)
+    """Look at sizes over the range, then closer where the goal is first met."""
+    order, precision = stored
     values: dict[int, float] = {}
     held: dict[int, bool] = {}
     for _ in range(2):
@@ -169,6 +174,14 @@ def _search(
         if not sizes:
             break
     return values, findings.value_full, passing[0]
+
+
+def first_sizes(n_neurons: int, most: int, expected: int | None) -> tuple[int, ...]:
+    """Sizes of the first look, at most ten: around the expected one, or over the whole range."""
+    smallest = max(1, round(n_neurons * _SMALLEST_SHARE))
+    if expected is None:
+        return geometric(smallest, most, _FIRST)
+    return sizes_around(expected, smallest, most)
 
 
 def keeps(findings: Findings, place: int, goal: Goal) -> bool:
