@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.datasets.arrays import as_numbers
 from criticalmass.errors import CriticalMassError
 from criticalmass.vectors import Vectors
 
@@ -69,9 +70,7 @@ def _lines(path: Path, what: str) -> NDArray[Any]:
         )
     if not lines:
         raise CriticalMassError(f"{str(path)!r} is empty; write one {what} a line")
-    if all(line.removeprefix("-").isdecimal() for line in lines):
-        return np.array([int(line) for line in lines], dtype=np.int64)
-    return np.array(lines)
+    return as_numbers(np.array(lines))
 
 
 def split_rows(split: NDArray[Any], n: int) -> dict[str, NDArray[np.intp]]:

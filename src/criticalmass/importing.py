@@ -17,7 +17,7 @@ from criticalmass.datasets.splits import SPLIT_SEED, TEST_SHARE, stratified_test
 from criticalmass.errors import CriticalMassError
 from criticalmass.import_labels import column_or_file, split_rows
 from criticalmass.import_writing import Import, write_store
-from criticalmass.progress import notice, say
+from criticalmass.progress import say
 from criticalmass.store import FeatureStore
 from criticalmass.store_files import file_digest
 from criticalmass.vectors import Source, Vectors, open_vectors
@@ -73,7 +73,10 @@ def import_features(
         shapes = ", ".join(f"{name} {source.shape}" for name, source in given.sources.items())
         raise CriticalMassError(f"the splits differ in width: {shapes}")
     rows, rule = _rows(given, coded, split)
-    header = _header(given, coded, names, {"split": rule, "labels": label_words})
+    notes = {"split": rule, "labels": label_words}
+    if given.notes:
+        notes["vectors"] = "; ".join(given.notes)
+    header = _header(given, coded, names, notes)
     return write_store(Path(out), Import(LAYER, given, coded, rows, header, copy))
 
 
@@ -83,7 +86,7 @@ def _given(path_or_arrays: Any, labels: Any, split: Any, column: str | None) -> 
         other = frozenset(name for name in (labels, split) if isinstance(name, str))
         found = open_vectors(Path(path_or_arrays), column, other)
         for line in found.notes:
-            notice(line)
+            say(line)
     else:
         if column is not None:
             raise CriticalMassError(f"column={column!r} is for files; leave it out for arrays")

@@ -144,3 +144,13 @@ def encode_labels(
     ends = np.cumsum([len(part) for part in labels])[:-1]
     names = tuple(str(name) for name in classes.tolist())
     return names, [part.astype(np.int64) for part in np.split(codes, ends)]
+
+
+def as_numbers(labels: NDArray[Any]) -> NDArray[Any]:
+    """Turn texts into whole numbers if all are, so that class 10 does not stand before class 2."""
+    try:
+        numbers = labels.astype(np.int64)
+    except (ValueError, OverflowError):
+        return labels
+    # "007" is a name.
+    return numbers if np.array_equal(numbers.astype(str), labels) else labels

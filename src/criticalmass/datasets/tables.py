@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.datasets.arrays import encode_labels
+from criticalmass.datasets.arrays import as_numbers, encode_labels
 from criticalmass.datasets.columns import OPTIONS, Columns, choose_columns
 from criticalmass.datasets.dataset import UNLABELLED, Dataset, Split
 from criticalmass.datasets.images import EncodedContent, EncodedImages, FileContent
@@ -106,7 +106,10 @@ def _classes(table: Any, columns: Columns, spec: Spec) -> tuple[tuple[str, ...],
     if columns.label is None:
         return UNLABELLED, np.zeros(table.num_rows, dtype=np.int64)
     _require_values(table, columns.label, spec)
-    names, codes = encode_labels([np.asarray(table[columns.label].to_pylist())])
+    labels = np.asarray(table[columns.label].to_pylist())
+    if spec.scheme == "csv":
+        labels = as_numbers(labels)
+    names, codes = encode_labels([labels])
     return names, codes[0]
 
 
@@ -174,22 +177,21 @@ def _read_csv(path: Path, spec: Spec) -> tuple[Any, Columns]:
     if len(separator) != 1:
         raise CriticalMassError(f"sep={given!r} in {spec.text!r} must be one character, or tab")
     how = csv.ParseOptions(delimiter=separator, newlines_in_values=True)
-    with csv.open_csv(path, parse_options=how) as reader:
-        schema = reader.schema
+    # Only an empty cell is a missing one: "NA" and "null" are words, and somebody's label.
+    cells: dict[str, Any] = {"null_values": [""], "strings_can_be_null": True}
+    options = csv.ConvertOptions(**cells)
+    with csv.open_csv(path, parse_options=how, convert_options=options) as reader:
+        known = arrow_kinds(reader.schema)
     # A column that the user calls text is one, though its cells may all be digits.
     told = {spec.options[key]: "text" for key in ("text", "image", "split") if key in spec.options}
-    known = arrow_kinds(schema)
-    columns = choose_columns(known | {k: v for k, v in told.items() if k in known}, spec)
-    # A first block of empty cells or of digits says nothing about the column's later texts.
-    kinds = {name: pa.string() for name in (columns.content, columns.split) if name is not None}
-    # Only an empty cell is a missing one: "NA" and "null" are words, and somebody's label.
-    convert = csv.ConvertOptions(
-        include_columns=columns.names(),
-        column_types=kinds,
-        null_values=[""],
-        strings_can_be_null=True,
-    )
-    return csv.read_csv(path, parse_options=how, convert_options=convert), columns
+    known = {
+        name: told.get(name, "text" if kind == "null" else kind) for name, kind in known.items()
+    }
+    columns = choose_columns(known, spec)
+    # The types are a guess from the first block of the file: a later cell may be no number.
+    cells["column_types"] = {name: pa.string() for name in columns.names()}
+    options = csv.ConvertOptions(include_columns=columns.names(), **cells)
+    return csv.read_csv(path, parse_options=how, convert_options=options), columns
 
 
 def _read_parquet(path: Path, spec: Spec) -> tuple[Any, Columns]:

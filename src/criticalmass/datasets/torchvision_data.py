@@ -109,6 +109,8 @@ def load_torchvision(spec: Spec) -> Dataset:
     parts, names = {}, None
     for part, arguments in PARTS[spec.name].items():
         source = _make(spec, root, {**choices, **arguments})
+        if any(item[1] is None for _, item in _probes(source)):
+            raise CriticalMassError(f"part {part!r} of {spec.text!r} comes with no labels")
         images, labels = _images(source), _labels(source)
         parts[part] = Split(images, labels, [f"{part}-{row}" for row in range(len(labels))])
         names = names or _class_names(source)

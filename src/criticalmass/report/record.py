@@ -123,7 +123,9 @@ def _notes(notes: Mapping[str, Any]) -> Iterator[Fact]:
     if isinstance(skipped, Mapping):
         named = ", ".join(str(image.get("id")) for image in skipped.get("images", ())[:_SHOWN])
         more = ", ..." if skipped.get("count", 0) > _SHOWN else ""
-        yield Fact("Left out", f"{skipped.get('count'):,} broken images: {named}{more}")
+        count = skipped.get("count", 0)
+        noun = "image" if count == 1 else "images"
+        yield Fact("Left out", f"{count:,} {noun} that cannot be decoded: {named}{more}")
 
 
 def _protocol(frame: pd.DataFrame) -> Iterator[Fact]:

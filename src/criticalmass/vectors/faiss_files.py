@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def open_faiss(path: Path, column: str | None, other: frozenset[str]) -> Vectors
     if column is not None:
         raise CriticalMassError(f"{str(path)!r} is an index; leave out column={column!r}")
     faiss = import_package("faiss", "data")
-    index = _unwrapped(faiss, _read(faiss, path))
+    whole = _read(faiss, path)
+    index = _unwrapped(faiss, whole)
     shape = (int(index.ntotal), int(index.d))
     if 0 in shape:
         raise CriticalMassError(f"the index in {str(path)!r} holds no vectors")
@@ -40,7 +42,8 @@ def open_faiss(path: Path, column: str | None, other: frozenset[str]) -> Vectors
     _reconstruct(index, 0, path)
     kind = type(index).__name__
     notes = (f"the vectors of {path.name} are as its {kind} gives them back",)
-    source = Source(shape, np.dtype(np.float32), lambda: _chunks(index, path, shape))
+    chunks = partial(_chunks, index, path, shape, whole)
+    source = Source(shape, np.dtype(np.float32), chunks)
     return Vectors(path.name, {"all": source}, path=path, notes=notes)
 
 
@@ -57,11 +60,12 @@ def _read(faiss: Any, path: Path) -> Any:
 
 
 def _unwrapped(faiss: Any, index: Any) -> Any:
-    """Take the index within a map of ids, which has its vectors in the same order."""
+    """Take the index within a map of ids, which has its vectors in the same order.
+
+    The map owns it, and must live as long.
+    """
     while type(index).__name__ in ("IndexIDMap", "IndexIDMap2"):
-        inner = faiss.downcast_index(index.index)
-        inner.kept_alive_by = index
-        index = inner
+        index = faiss.downcast_index(index.index)
     return index
 
 
@@ -89,7 +93,8 @@ def _reconstruct(index: Any, row: int, path: Path) -> NDArray[Any]:
         ) from error
 
 
-def _chunks(index: Any, path: Path, shape: tuple[int, int]) -> Iterator[NDArray[Any]]:
+def _chunks(index: Any, path: Path, shape: tuple[int, int], owner: Any) -> Iterator[NDArray[Any]]:
+    """Read an index block by block; its owner is handed over to stay alive."""
     for start in range(0, shape[0], ROWS):
         stop = min(start + ROWS, shape[0])
         yield np.stack([_reconstruct(index, row, path) for row in range(start, stop)])

@@ -115,17 +115,17 @@ def _check_lists(path: Path, name: str, cells: Any, width: int, row: int) -> Non
     """Require vectors of one length in every row of a batch, whose first row is ``row``."""
     import pyarrow.compute as pc
 
-    lengths = pc.fill_null(pc.list_value_length(cells), 0).to_numpy(zero_copy_only=False)
+    if cells.null_count:
+        at = int(np.argmax(cells.is_null().to_numpy(zero_copy_only=False)))
+        raise CriticalMassError(
+            f"column {name!r} of {str(path)!r} has no vector in row {row + at}; drop such rows"
+        )
+    lengths = pc.list_value_length(cells).to_numpy(zero_copy_only=False)
     odd = np.flatnonzero(lengths != width)
     if odd.size:
         raise CriticalMassError(
             f"column {name!r} of {str(path)!r} has {int(lengths[odd[0]])} numbers in row "
             f"{row + int(odd[0])} and {width} in row 0; all vectors must be of one length"
-        )
-    if cells.null_count:  # null lists of a fixed size have that length
-        at = int(np.argmax(cells.is_null().to_numpy(zero_copy_only=False)))
-        raise CriticalMassError(
-            f"column {name!r} of {str(path)!r} has no vector in row {row + at}; drop such rows"
         )
 
 

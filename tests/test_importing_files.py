@@ -1,0 +1,297 @@
+"""Importing from files: every format gives the same store; what can be linked is not copied."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+import criticalmass as cm
+from criticalmass.errors import CriticalMassError, StoreError
+from criticalmass.store import FeatureStore
+from criticalmass.vectors import parquet_files as parquet_room
+from criticalmass.vectors import source as source_room
+
+faiss = pytest.importorskip("faiss")
+
+N, D = 60, 5
+X = np.random.default_rng(11).normal(size=(N, D)).astype(np.float32)
+Y = np.arange(N) % 3
+
+
+def npy(path):
+    np.save(path.with_suffix(".npy"), X)
+    return path.with_suffix(".npy")
+
+
+def by_column_npy(path):
+    np.save(path.with_suffix(".npy"), np.asfortranarray(X))
+    return path.with_suffix(".npy")
+
+
+def big_endian_npy(path):
+    np.save(path.with_suffix(".npy"), X.astype(">f4"))
+    return path.with_suffix(".npy")
+
+
+def wide_npy(path):
+    np.save(path.with_suffix(".npy"), X.astype(np.float64))
+    return path.with_suffix(".npy")
+
+
+def npz(path):
+    np.savez(path.with_suffix(".npz"), X=X)
+    return path.with_suffix(".npz")
+
+
+def packed_npz(path):
+    np.savez_compressed(path.with_suffix(".npz"), features=X)
+    return path.with_suffix(".npz")
+
+
+def by_column_npz(path):
+    np.savez_compressed(path.with_suffix(".npz"), X=np.asfortranarray(X))
+    return path.with_suffix(".npz")
+
+
+def safetensors(path):
+    save_file({"labels": Y, "vectors": X}, path.with_suffix(".safetensors"))
+    return path.with_suffix(".safetensors")
+
+
+def flat(path):
+    return index(path, "Flat")
+
+
+def flat_with_ids(path):
+    return index(path, "IDMap,Flat")
+
+
+def lists(path):
+    return table(path, vector=pa.array(list(X)))
+
+
+def fixed_lists(path):
+    return table(path, vector=pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), D))
+
+
+def doubles(path):
+    return table(path, vector=pa.array(list(X.astype(np.float64))))
+
+
+def columns(path):
+    return table(path, **{f"d{i}": X[:, i] for i in range(D)})
+
+
+def index(path, kind, x=X):
+    made = faiss.index_factory(x.shape[1], kind)
+    made.train(x)
+    if kind.startswith("IDMap"):
+        made.add_with_ids(x, np.arange(len(x)) * 7)
+    else:
+        made.add(x)
+    faiss.write_index(made, str(path.with_suffix(".faiss")))
+    return path.with_suffix(".faiss")
+
+
+def table(path, groups=25, **cells):
+    cells = {**cells, "label": Y, "id": np.arange(N)}
+    pq.write_table(pa.table(cells), path.with_suffix(".parquet"), row_group_size=groups)
+    return path.with_suffix(".parquet")
+
+
+LINKED = [npy, npz, safetensors, flat]
+COPIED = [by_column_npy, big_endian_npy, wide_npy, packed_npz, by_column_npz, flat_with_ids]
+COPIED += [lists, fixed_lists, doubles, columns]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Read seven rows at a time, so that blocks and shards do not end together."""
+    for room in ("source", "parquet_files", "numpy_files", "safetensors_files", "faiss_files"):
+        monkeypatch.setattr(f"criticalmass.vectors.{room}.ROWS", 7)
+    monkeypatch.setattr("criticalmass.import_writing.SHARD_ROWS", 16)
+    monkeypatch.setattr("criticalmass.store_writer.SHARD_ROWS", 16)
+    assert source_room.ROWS == parquet_room.ROWS == 7
+
+
+@pytest.mark.parametrize("maker", LINKED + COPIED, ids=lambda maker: maker.__name__)
+def test_every_file_gives_the_store_of_the_array(tmp_path, small_blocks, maker):
+    path = maker(tmp_path / "vectors")
+    store = cm.import_features(path, out=tmp_path / "s", labels=Y)
+    assert store.digest() == cm.import_features(X, out=tmp_path / "a", labels=Y).digest()
+    assert (tmp_path / "s" / "linked").exists() == (maker in LINKED)
+    for split in ("train", "test"):
+        rows = np.array([int(name.removeprefix("all-")) for name in store.sample_ids(split)])
+        np.testing.assert_array_equal(store.features(split).array(), X[rows])
+        np.testing.assert_array_equal(store.labels(split), Y[rows])
+    again = cm.import_features(path, out=tmp_path / "s", labels=Y)
+    assert again.digest() == store.digest()
+    copied = cm.import_features(path, out=tmp_path / "c", labels=Y, copy=True)
+    assert not (tmp_path / "c" / "linked").exists()
+    assert copied.digest() == store.digest()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_linked_rows_read_like_an_array(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("s")
+    n, half = data.draw(st.integers(4, 40)), data.draw(st.booleans())
+    x = np.random.default_rng(n).normal(size=(n, 3)).astype("f2" if half else "f4")
+    np.save(folder / "x.npy", x)
+    mask = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    mask[:2] = True, False
+    store = cm.import_features(folder / "x.npy", out=folder / "s", split=mask)
+    for split, expected in (("train", x[~mask]), ("test", x[mask])):
+        found = store.features(split)
+        assert (found.shape, found.dtype) == (expected.shape, x.dtype)
+        np.testing.assert_array_equal(found.array(), expected)
+        a, b = sorted(data.draw(st.tuples(st.integers(0, n), st.integers(0, n))))
+        np.testing.assert_array_equal(found[a:b], expected[a:b])
+        np.testing.assert_array_equal(found[::-1], expected[::-1])
+        rows = data.draw(st.lists(st.integers(-len(expected), len(expected) - 1)))
+        picked = found[np.array(rows, dtype=int)]
+        np.testing.assert_array_equal(picked, expected[np.array(rows, dtype=int)])
+        assert found[a:b].flags.aligned
+        np.testing.assert_array_equal(np.concatenate(list(found.chunks(3))), expected)
+
+
+def test_a_link_takes_no_space_and_outlives_its_original(tmp_path):
+    path = npy(tmp_path / "v")
+    store = cm.import_features(path, out=tmp_path / "s")
+    link = tmp_path / "s" / "linked" / "v.npy"
+    assert os.path.samefile(path, link)
+    path.unlink()
+    np.save(path, X + 1)
+    assert FeatureStore.open(tmp_path / "s").digest() == store.digest()
+    with pytest.raises(StoreError, match="dataset digest is"):
+        cm.import_features(path, out=tmp_path / "s")
+
+
+def test_what_is_written_into_the_original_is_found_out(tmp_path):
+    path = npy(tmp_path / "v")
+    cm.import_features(path, out=tmp_path / "s")
+    with path.open("r+b") as file:
+        file.seek(200)
+        file.write(b"\x01")
+    with pytest.raises(StoreError, match=r"a link to '.*v\.npy', into which something") as caught:
+        FeatureStore.open(tmp_path / "s")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_linked_store_is_checked_like_any(tmp_path):
+    cm.import_features(npy(tmp_path / "v"), out=tmp_path / "s")
+    rows = tmp_path / "s" / "index" / "test.npy"
+    np.save(rows, np.load(rows)[::-1])
+    with pytest.raises(StoreError, match="damaged"):
+        FeatureStore.open(tmp_path / "s")
+    with pytest.raises(StoreError, match="the vectors are linked there, a copy asked"):
+        cm.import_features(tmp_path / "v.npy", out=tmp_path / "s", copy=True)
+
+
+def test_where_there_are_no_links_it_is_copied(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = cm.import_features(npy(tmp_path / "v"), out=tmp_path / "s", labels=Y)
+    assert not (tmp_path / "s" / "linked").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    monkeypatch.undo()
+    other = cm.import_features(tmp_path / "v.npy", out=tmp_path / "t", labels=Y)
+    assert (tmp_path / "t" / "linked").exists()
+    assert other.digest() == store.digest()
+
+
+def test_an_interrupted_import_continues(tmp_path, small_blocks, monkeypatch):
+    from criticalmass.store_writer import StoreWriter
+
+    path, put = lists(tmp_path / "v"), StoreWriter.put
+    whole = cm.import_features(path, out=tmp_path / "whole", labels="label")
+    written = []
+
+    def stop(self, plan, features):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(plan)
+        put(self, plan, features)
+
+    monkeypatch.setattr(StoreWriter, "put", stop)
+    with pytest.raises(KeyboardInterrupt):
+        cm.import_features(path, out=tmp_path / "s", labels="label")
+    with pytest.raises(StoreError, match="unfinished"):
+        FeatureStore.open(tmp_path / "s")
+    monkeypatch.undo()
+    for room in ("source", "parquet_files"):
+        monkeypatch.setattr(f"criticalmass.vectors.{room}.ROWS", 7)
+    monkeypatch.setattr("criticalmass.import_writing.SHARD_ROWS", 16)
+    monkeypatch.setattr("criticalmass.store_writer.SHARD_ROWS", 16)
+    first = (tmp_path / "s/features/penultimate/train-00000.npy").stat().st_mtime_ns
+    store = cm.import_features(path, out=tmp_path / "s", labels="label")
+    assert (tmp_path / "s/features/penultimate/train-00000.npy").stat().st_mtime_ns == first
+    assert store.digest() == whole.digest()
+    ours, theirs = (
+        {p.relative_to(f): p.read_bytes() for p in sorted(f.rglob("*")) if p.is_file()}
+        for f in (tmp_path / "s", tmp_path / "whole")
+    )
+    assert ours == theirs
+
+
+# Labels and splits
+
+
+def test_labels_come_from_a_column_or_a_file(tmp_path):
+    path = table(tmp_path / "v", vector=pa.array(list(X)), part=["test", *["train"] * (N - 1)])
+    (tmp_path / "labels.txt").write_text("".join(f"{label}\n" for label in Y))
+    np.save(tmp_path / "labels.npy", Y)
+    stores = [
+        cm.import_features(path, out=tmp_path / str(number), labels=labels, split="part")
+        for number, labels in enumerate(["label", tmp_path / "labels.txt", tmp_path / "labels.npy"])
+    ]
+    assert len({store.digest() for store in stores}) == 1
+    assert stores[0].sample_ids("test") == ("all-0",)
+    assert stores[0].class_names == ("0", "1", "2")
+
+
+def test_lines_are_numbers_only_if_they_read_back_the_same(tmp_path):
+    (tmp_path / "a.txt").write_text("10\n2\n" * 30)
+    (tmp_path / "b.txt").write_text("007\n7\n" * 30)
+    (tmp_path / "c.txt").write_text("\ufeffpear\napple pie\n" * 30 + "\n\n", encoding="utf-8")
+    names = []
+    for name in "abc":
+        store = cm.import_features(X, out=tmp_path / name, labels=str(tmp_path / f"{name}.txt"))
+        names.append(store.class_names)
+    assert names[:2] == [("2", "10"), ("007", "7")]
+    assert set(names[2]) >= {"pear", "apple pie"}
+
+
+def test_without_labels_one_class_is_split_at_random(tmp_path):
+    store = cm.import_features(X, out=tmp_path / "s")
+    assert store.class_names == ("unlabelled",)
+    assert [len(store.labels(split)) for split in ("train", "test")] == [45, 15]
+    assert store.manifest["dataset"]["notes"] == {
+        "split": "random, test share 0.25, seed 0",
+        "labels": "none",
+    }
+    run = cm.sweep(store, out=tmp_path / "r", measures=("cka", "retrieval"), fractions=(0.4, 1.0))
+    assert (run.frame()["status"] == "ok").all()
+    assert len(cm.redundancy(run)) == 2
+    with pytest.raises(CriticalMassError, match="measures="):
+        cm.sweep(store, out=tmp_path / "q")
+
+
+def test_a_validation_part_is_kept(tmp_path):
+    words = np.array(["train", "test", "validation"])[np.arange(N) % 3]
+    store = cm.import_features(X, out=tmp_path / "s", split=words)
+    assert set(store.splits) == {"train", "test", "val"}
+    np.testing.assert_array_equal(store.features("val").array(), X[2::3])
+    two = cm.import_features(
+        X, out=tmp_path / "t", split=np.where(words == "validation", "val", "train")
+    )
+    np.testing.assert_array_equal(two.features("test").array(), X[2::3])
