@@ -26,7 +26,7 @@ from criticalmass.importing import import_features
 from criticalmass.prediction import LAW, SUBSETS, WHOLE, Curve, cka_curve, ridge_curve
 from criticalmass.probes.closed_form import ridge_path
 from criticalmass.store import FeatureStore
-from criticalmass.theory.drawn_ridge import drawn_ridge
+from criticalmass.theory.drawn_ridge import ORDERS, drawn_ridge
 from criticalmass.theory.eigenbasis import eigenbasis
 from criticalmass.theory.freedom import full_penalty
 from criticalmass.theory.what_if import first_order_critical_mass
@@ -104,7 +104,10 @@ def test_what_is_predicted_is_what_a_sweep_measures(labelled: FeatureStore, tmp_
     assert set(told.compared["measure"]) == {"cka", "ridge"}
     cka = told.compared[told.compared["measure"] == "cka"]
     assert cka["deviation"].abs().max() < 3.5
+    assert cka["error"].to_numpy() == pytest.approx(cka["std"].to_numpy() / np.sqrt(30))
     ridge = told.compared[told.compared["measure"] == "ridge"]
+    drawn = ridge[ridge["source"] == SUBSETS]
+    assert drawn["error"].to_numpy() == pytest.approx(drawn["std"] * np.sqrt(1 / 30 + 1 / ORDERS))
     assert ridge["residual"].abs().max() < 0.02
     beside = told.compared_masses
     assert set(beside["measure"]) == {"cka", "ridge"}

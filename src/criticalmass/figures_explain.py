@@ -142,10 +142,10 @@ def residual_against_fraction(compared: pd.DataFrame, ax: Axes, *, measure: str)
     if rows.empty:
         raise CriticalMassError(f"no residual of {measure!r} to draw")
     kept = rows["n_kept"].to_numpy(float) / rows["n_neurons"].to_numpy(float)
-    error = rows["std"].to_numpy(float) / np.sqrt(rows["n_seeds"].to_numpy(float))
+    error = rows["error"].to_numpy(float)
     ax.fill_between(
         kept, -1.96 * error, 1.96 * error, color=COLOURS[0], alpha=0.18, linewidth=0,
-        label="predicted: 95 % of means over seeds",
+        label="predicted 95 % range",
     )  # fmt: skip
     ax.axhline(0.0, color=COLOURS[0], linewidth=1.2, zorder=2)
     gap = rows["residual"].to_numpy(float)

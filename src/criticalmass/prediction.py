@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.probes.task import Rows
-from criticalmass.selectors.grid import DEFAULT_FRACTIONS, sizes_for
+from criticalmass.selectors.grid import sizes_for
 from criticalmass.statistics import FloatArray
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 #: Ridge probes up to this size are drawn, not predicted: it is exact, and cheaper.
 DRAWN = 64
 _SMALL = (1, 2, 4, 8, 16, 32, 64)
+# Where the law is asked: each size costs inverses, and cubics between these miss by less than it.
+_LAW_FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7)
 # Above this width the CKA curve is kept at as many sizes, evenly spread in ratio.
 _MOST_SIZES = 4096
 LAW, SAMPLED, SUBSETS, WHOLE = "law", "law with sampled remainder", "drawn subsets", "whole layer"
@@ -195,34 +197,30 @@ def ridge_curve(
     from criticalmass.theory.ridge import predict_ridge
 
     d = basis.n_neurons
-    grid = sorted({*_SMALL, *sizes_for(DEFAULT_FRACTIONS, d)})
+    grid = sorted({*_SMALL, *sizes_for(_LAW_FRACTIONS, d)})
     small = [k for k in grid if k <= DRAWN and k < d]
     large = [k for k in grid if DRAWN < k < d]
-    parts: list[tuple[FloatArray, FloatArray, FloatArray, str]] = []
-    if small:
-        drawn = drawn_ridge(basis, (rows, labels), small)
-        seen = drawn.accuracy
-        parts.append((seen.mean(axis=0), seen.std(axis=0, ddof=1), drawn.l2, SUBSETS))
     asked = [*large, d]
     try:
         found = predict_ridge(basis, (rows, labels), asked, law=law)
     except CriticalMassError:
         # The law of a penalty per neuron need not have a solution; that of one for all has.
         found = predict_ridge(basis, (rows, labels), asked, law="exchangeable")
-    source = [LAW] * len(large) + [WHOLE]
-    for i, name in enumerate(source):
-        mean, std = found.accuracy[i : i + 1, 0], found.accuracy_std[i : i + 1, 0]
-        whole = np.array([found.accuracy_full])
-        last = name == WHOLE
-        parts.append((whole if last else mean, std * (not last), found.l2[i : i + 1], name))
-    means, stds, l2s, names = zip(*parts, strict=True)
+    mean, std, l2 = found.accuracy[:, 0], found.accuracy_std[:, 0], found.l2
+    mean = np.append(mean[:-1], found.accuracy_full)
+    std = np.append(std[:-1], 0.0)
+    if small:
+        drawn = drawn_ridge(basis, (rows, labels), small)
+        mean = np.concatenate([drawn.accuracy.mean(axis=0), mean])
+        std = np.concatenate([drawn.accuracy.std(axis=0, ddof=1), std])
+        l2 = np.concatenate([drawn.l2, l2])
     return Curve(
-        "ridge",
-        d,
-        found.accuracy_full,
-        np.array([*small, *large, d], dtype=np.int64),
-        np.concatenate(means),
-        np.concatenate(stds),
-        tuple(name for mean, name in zip(means, names, strict=True) for _ in range(mean.size)),
-        np.concatenate(l2s),
+        measure="ridge",
+        n_neurons=d,
+        value_full=found.accuracy_full,
+        sizes=np.array([*small, *asked], dtype=np.int64),
+        mean=mean,
+        std=std,
+        source=(*[SUBSETS] * len(small), *[LAW] * len(large), WHOLE),
+        l2=l2,
     )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from criticalmass.prediction import Prediction
+from criticalmass.prediction import SUBSETS, Prediction
+from criticalmass.theory.drawn_ridge import ORDERS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 RESIDUAL_COLUMNS = (
     "measure", "n_kept", "n_neurons", "n_seeds", "measured", "measured_low", "measured_high",
-    "predicted", "std", "residual", "deviation", "source",
+    "predicted", "std", "residual", "error", "deviation", "source",
 )  # fmt: skip
 MASS_COLUMNS = (
     "measure", "delta", "n_neurons", "n_seeds", "predicted", "predicted_low", "predicted_high",
@@ -36,8 +37,9 @@ def residuals(prediction: Prediction, run: Run, *, level: float = 0.95) -> pd.Da
     Returns
     -------
     One row per measure and size below the whole layer: the columns `RESIDUAL_COLUMNS`.
-    residual: measured mean over seeds less the predicted one. deviation: residual over the
-    predicted standard error of that mean, nan where subsets are not predicted to differ.
+    residual: measured mean over seeds less the predicted one. error: its standard error, from
+    the predicted scatter over subsets: that of the seeds, and of the draws behind a prediction
+    that was drawn. deviation: residual over error, nan where subsets are not predicted to differ.
     """
     import pandas as pd
 
@@ -56,8 +58,9 @@ def residuals(prediction: Prediction, run: Run, *, level: float = 0.95) -> pd.Da
         size = rows["n_kept"].to_numpy(np.int64)
         mean, std = curve.at(size)
         gap = rows["mean"].to_numpy(float) - mean
-        error = std / np.sqrt(rows["n_seeds"].to_numpy(float))
-        source = [curve.source[i] for i in np.searchsorted(curve.sizes, size)]
+        source = np.array([curve.source[i] for i in np.searchsorted(curve.sizes, size)])
+        drawn = np.where(source == SUBSETS, 1.0 / ORDERS, 0.0)
+        error = std * np.sqrt(1.0 / rows["n_seeds"].to_numpy(float) + drawn)
         found = {
             "measure": curve.measure,
             "n_kept": size,
@@ -69,6 +72,7 @@ def residuals(prediction: Prediction, run: Run, *, level: float = 0.95) -> pd.Da
             "predicted": mean,
             "std": std,
             "residual": gap,
+            "error": error,
             "deviation": np.divide(gap, error, out=np.full(gap.size, np.nan), where=error > 0),
             "source": source,
         }
