@@ -162,6 +162,12 @@ def test_linked_rows_read_like_an_array(tmp_path_factory, data):
         np.testing.assert_array_equal(np.concatenate(list(found.chunks(3))), expected)
 
 
+def test_rows_in_another_order_with_the_same_ends(tmp_path):
+    store = cm.import_features(npy(tmp_path / "v"), out=tmp_path / "s", split=np.arange(N) >= 50)
+    order = np.array([0, 2, 1, 3])
+    np.testing.assert_array_equal(store.features("train")[order], X[order])
+
+
 def test_a_link_takes_no_space_and_outlives_its_original(tmp_path):
     path = npy(tmp_path / "v")
     store = cm.import_features(path, out=tmp_path / "s")

@@ -168,6 +168,18 @@ def test_bad_files_get_one_line_and_leave_nothing(tmp_path, make, options, messa
     assert not (tmp_path / "s").exists()
 
 
+def test_a_bad_row_is_counted_from_the_first_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("criticalmass.vectors.parquet_files.ROWS", 4)
+    values = [[1.0, 2.0]] * 10
+    for bad, message in (([3.0], "1 numbers in row 9"), (None, "no vector in row 9")):
+        path = cells(tmp_path / "x.parquet", [*values[:9], bad], pa.list_(pa.float32()))
+        with pytest.raises(CriticalMassError, match=message):
+            cm.import_features(path, out=tmp_path / "s")
+    path = cells(tmp_path / "x.parquet", [*([1.0] * 9), None], pa.float32())
+    with pytest.raises(CriticalMassError, match="no number in row 9"):
+        cm.import_features(path, out=tmp_path / "s")
+
+
 def test_faiss_may_be_missing(tmp_path, monkeypatch):
     path = flat(tmp_path / "v")
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
