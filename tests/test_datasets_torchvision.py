@@ -76,6 +76,7 @@ def test_svhn_has_its_channels_first(tmp_path, monkeypatch, kinds):
     data = load("SVHN", tmp_path)
     # In the file the digit 0 has the label 10.
     assert data.splits["train"].labels.tolist() == [0, 1, 2, 3, 4]
+    assert isinstance(data.splits["test"].items, np.ndarray)
     np.testing.assert_array_equal(data.splits["test"].items, np.moveaxis(images, 3, 0))
 
 
