@@ -8,6 +8,7 @@ import numpy as np
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.figures import COLOURS, DASHES, FAINT, GRID, INK, dress, fraction_axis
+from criticalmass.selectors.grid import DEFAULT_FRACTIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +45,9 @@ def spectrum(table: pd.DataFrame, ax: Axes) -> Axes:
         ax.axhline(share, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     ax.set_xscale("log")
     ax.set_xlim(0.9, float(at.max()) * 1.1)
+    ticks = [10**power for power in range(int(np.log10(at.max())) + 1)]
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    ax.set_xticks([], minor=True)
     ax.set_ylim(0.0, 1.02)
     ax.set_xlabel("eigendirections of the standardised neurons, by variance")
     ax.set_ylabel("share carried by the first of them")
@@ -68,6 +72,8 @@ def predicted_curve(table: pd.DataFrame, ax: Axes, *, measure: str) -> Axes:
     rows = table[table["measure"] == measure]
     if rows.empty:
         raise CriticalMassError(f"no prediction to draw for measure {measure!r}")
+    # Nobody ships fewer, and a sweep starts there.
+    rows = rows[rows["fraction"] >= min(DEFAULT_FRACTIONS[0], float(rows["fraction"].max()))]
     kept = rows["fraction"].to_numpy(float)
     ax.fill_between(
         kept, rows["low"].to_numpy(float), rows["high"].to_numpy(float),
