@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.nearest import Candidates, Matrix
@@ -78,7 +79,9 @@ class NeighbourJudge:
         names = np.arange(int(corpus.shape[0]), dtype=np.int32)
         pool = Candidates(corpus, names, _read, "cosine")
         queries = _read(asking, 0, int(asking.shape[0]))
-        return pool.nearest(queries, order, sizes, self._n_found)
+        # The products are small: a second thread spends its time waiting in a spin.
+        with threadpool_limits(1, user_api="blas"):
+            return pool.nearest(queries, order, sizes, self._n_found)
 
     def _score(self, found: NDArray[np.int32]) -> FloatArray:
         """(n_queries,) score of what each query found."""
