@@ -19,42 +19,57 @@ from criticalmass.models import FrozenModel, fingerprint, load_model
 from criticalmass.models.hub import hub, offline, reachable
 from criticalmass.models.image_models import rename_lite
 from criticalmass.models.preprocess import ImagePreprocess, TextPreprocess, VectorPreprocess
-from criticalmass.models.resize import INTERPOLATIONS, resize_batch, resize_matrix
+from criticalmass.models.resize import INTERPOLATIONS, resize_crop, resize_taps
 
 HALF = (0.5, 0.5, 0.5)
 SIZES = st.integers(1, 40)
 
 
 @settings(deadline=None)
-@given(SIZES, SIZES, SIZES, SIZES, st.sampled_from(INTERPOLATIONS), st.integers(0, 9))
-def test_batched_resize_is_pillows(height, width, new_height, new_width, interpolation, seed):
-    rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (2, height, width)).astype(np.uint8)
+@given(
+    st.tuples(SIZES, SIZES, st.sampled_from([1, 3])),
+    st.tuples(SIZES, SIZES),
+    st.tuples(st.integers(1, 45), st.sampled_from(INTERPOLATIONS), st.integers(0, 9)),
+)
+def test_resize_and_crop_are_pillows(shape, new, rest):
+    pixels, interpolation, seed = rest
+    image = np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
     method = Image.Resampling[interpolation.upper()]
-    expected = [
-        np.asarray(
-            Image.fromarray(image)
-            .resize((new_width, height), method)
-            .resize((new_width, new_height), method)
-        )
-        for image in images
-    ]
-    np.testing.assert_array_equal(
-        resize_batch(images, new_height, new_width, interpolation), np.stack(expected)
+    left, top = (round((side - pixels) / 2) for side in new)
+    expected = (
+        Image.fromarray(image[..., 0] if shape[2] == 1 else image)
+        .resize((new[0], shape[0]), method)
+        .resize(new, method)
+        .crop((left, top, left + pixels, top + pixels))
     )
+    got = resize_crop(image, new, (left, top), pixels, interpolation)
+    as_pillow = np.moveaxis(got, 0, 2)[..., 0] if shape[2] == 1 else np.moveaxis(got, 0, 2)
+    np.testing.assert_array_equal(as_pillow, np.asarray(expected))
 
 
 def test_the_demos_enlargement_is_pillows():
     image = np.random.default_rng(3).integers(0, 256, (28, 28)).astype(np.uint8)
     expected = Image.fromarray(image).resize((96, 96), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(resize_batch(image[None], 96, 96, "bicubic")[0], expected)
+    got = resize_crop(image[..., None], (96, 96), (0, 0), 96, "bicubic")
+    np.testing.assert_array_equal(got[0], expected)
+
+
+def test_a_large_photo_is_pillows():
+    image = np.random.default_rng(3).integers(0, 256, (701, 1203, 3)).astype(np.uint8)
+    both = Image.fromarray(image).resize((384, 701), Image.Resampling.LANCZOS)
+    expected = both.resize((384, 224), Image.Resampling.LANCZOS).crop((80, 0, 304, 224))
+    got = resize_crop(image, (384, 224), (80, 0), 224, "lanczos")
+    np.testing.assert_array_equal(np.moveaxis(got, 0, 2), expected)
 
 
 @given(SIZES, SIZES, st.sampled_from(INTERPOLATIONS))
 def test_resize_weights_sum_to_one(n_in, n_out, interpolation):
+    first, weights = resize_taps(n_in, n_out, interpolation)
     # Rounding each weight to 22 binary places leaves at most that much per pixel.
-    sums = resize_matrix(n_in, n_out, interpolation).sum(axis=1)
-    np.testing.assert_allclose(sums, 1.0, atol=n_in * 2.0**-22)
+    np.testing.assert_allclose(weights.sum(axis=1) * 2.0**-22, 1.0, atol=n_in * 2.0**-22)
+    assert first.min() >= 0
+    assert (first + weights.shape[1]).max() <= n_in
+    assert (np.diff(first) >= 0).all()
 
 
 @settings(deadline=None, max_examples=30)

@@ -133,7 +133,10 @@ def decode(content: bytes) -> Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", message="Palette images with Transparency")
             with Image.open(io.BytesIO(content)) as image:
-                return image.convert("RGB")
+                if image.mode != "RGB":
+                    return image.convert("RGB")
+                image.load()  # what is RGB already is not copied
+                return image
     except UnidentifiedImageError as error:
         raise BrokenImageError("no image of a known format") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

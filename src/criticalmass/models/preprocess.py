@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.models.resize import INTERPOLATIONS, resize_batch
+from criticalmass.models.resize import INTERPOLATIONS, resize_crop
+from criticalmass.prefetch import in_order
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,7 +24,9 @@ _IMAGES_A_BATCH = 32
 # Batches of equal token length, so that nothing is padded; about this many tokens keep the
 # matrix products large while the activations stay in the cache.
 _TOKENS_A_BATCH = 384
-_DECODERS = 4
+# Images that one thread prepares in a go, and how many batches may lie ready.
+_IMAGES_A_TASK = 8
+_BATCHES_AHEAD = 4
 
 
 class Preprocess(Protocol):
@@ -74,14 +79,26 @@ class ImagePreprocess:
     def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Iterator[Batch]:
         """Yield (row numbers, (n, 3, pixels, pixels) uint8)."""
         step = size or _IMAGES_A_BATCH
-        with ThreadPoolExecutor(_DECODERS) as pool:
+        workers = max(2, os.cpu_count() or 1)
+        tasks = [
+            slice(begin, min(begin + _IMAGES_A_TASK, start + step, len(items)))
+            for start in range(0, len(items), step)
+            for begin in range(start, min(start + step, len(items)), _IMAGES_A_TASK)
+        ]
+        ahead = max(workers, _BATCHES_AHEAD * -(-step // _IMAGES_A_TASK))
+        prepared = in_order(
+            lambda rows: self._some(items, rows), tasks, workers=workers, ahead=ahead
+        )
+        with closing(prepared):
             for start in range(0, len(items), step):
                 rows = np.arange(start, min(start + step, len(items)))
-                if isinstance(items, np.ndarray):
-                    yield rows, self._equal_sized(items[start : start + step])
-                else:
-                    planes = pool.map(lambda row: self._one(items[int(row)]), rows)
-                    yield rows, np.stack(list(planes))
+                parts = islice(prepared, -(-len(rows) // _IMAGES_A_TASK))
+                yield rows, np.concatenate(list(parts))
+
+    def _some(self, items: Sequence[Any] | NDArray[Any], rows: slice) -> NDArray[np.uint8]:
+        if isinstance(items, np.ndarray):
+            return self._equal_sized(items[rows])
+        return np.stack([self._one(items[row]) for row in range(rows.start, rows.stop)])
 
     def _scaled(self, width: int, height: int) -> tuple[int, int]:
         if self.stretch:
@@ -104,18 +121,12 @@ class ImagePreprocess:
         if self.interpolation not in INTERPOLATIONS:
             from PIL import Image
 
-            return np.stack([self._one(Image.fromarray(image)) for image in images])
-        n, old_height, old_width = images.shape[:3]
-        width, height = self._scaled(old_width, old_height)
-        left, top = self._crop(width, height)
-        channels = images[:, None] if images.ndim == 3 else np.moveaxis(images, 3, 1)
-        flat = np.ascontiguousarray(channels).reshape(-1, old_height, old_width)
-        planes = resize_batch(flat, height, width, self.interpolation)
-        planes = planes[:, top : top + self.pixels, left : left + self.pixels]
-        shaped = planes.reshape(n, -1, self.pixels, self.pixels)
-        if shaped.shape[1] == 1:
-            shaped = np.broadcast_to(shaped, (n, 3, self.pixels, self.pixels))
-        return np.ascontiguousarray(shaped, dtype=np.uint8)
+            return np.stack([self._by_pillow(Image.fromarray(image)) for image in images])
+        planes = [
+            self._compiled(image[..., None] if image.ndim == 2 else image) for image in images
+        ]
+        shape = (len(images), 3, self.pixels, self.pixels)
+        return np.ascontiguousarray(np.broadcast_to(np.stack(planes), shape))
 
     def _one(self, item: Image | NDArray[Any]) -> NDArray[np.uint8]:
         from PIL import Image
@@ -123,9 +134,24 @@ class ImagePreprocess:
         image = Image.fromarray(item) if isinstance(item, np.ndarray) else item
         if not isinstance(image, Image.Image):
             raise CriticalMassError(f"an image must be a PIL image or an array, got {type(item)}")
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        if self.interpolation in INTERPOLATIONS:
+            return self._compiled(np.asarray(image))
+        return self._by_pillow(image)
+
+    def _compiled(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Prepare (height, width, channels) -> (channels, pixels, pixels)."""
+        size = self._scaled(image.shape[1], image.shape[0])
+        contiguous = np.ascontiguousarray(image)
+        return resize_crop(contiguous, size, self._crop(*size), self.pixels, self.interpolation)
+
+    def _by_pillow(self, image: Image) -> NDArray[np.uint8]:
+        from PIL import Image as library
+
         image = image.convert("RGB")
         width, height = self._scaled(*image.size)
-        method = Image.Resampling[self.interpolation.upper()]
+        method = library.Resampling[self.interpolation.upper()]
         # One axis at a time: which one Pillow would do first depends on its version and the sizes,
         # and changes a value by some levels, since it rounds in between.
         image = image.resize((width, image.height), method).resize((width, height), method)

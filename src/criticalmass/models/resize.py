@@ -1,4 +1,4 @@
-"""Resizing a whole batch of equal-sized 8-bit images at once, bit for bit as Pillow does."""
+"""Resizing and cropping 8-bit images at once, bit for bit as Pillow does."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-# Pillow rounds its filter weights to this many binary places for 8-bit images.
-_WEIGHT_BITS = 22
+# Where the weights of each output pixel begin, (n_out,), and the weights, (n_out, n_weights).
+Taps = tuple[NDArray[np.int64], NDArray[np.int32]]
 
 
 def _bilinear(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -37,62 +37,78 @@ _KERNELS: dict[str, tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], 
 INTERPOLATIONS = tuple(_KERNELS)
 
 
-@lru_cache(maxsize=64)
-def resize_matrix(n_in: int, n_out: int, interpolation: str) -> NDArray[np.float64]:
-    """Build the matrix that resizes one axis, (n_out, n_in); each row sums to 1.
+@lru_cache(maxsize=512)
+def resize_taps(n_in: int, n_out: int, interpolation: str) -> Taps:
+    """Find which pixels of an axis make each new pixel, and with which weights.
 
-    A larger step than one pixel widens the kernel (antialiasing). The weights are rounded as
-    Pillow rounds them, so that a float64 product of them with 8-bit values is exact.
+    A larger step than one pixel widens the kernel (antialiasing). Weights are rounded to 22
+    binary places, as Pillow rounds them for 8-bit images; a pixel's sum to 1 but for that.
 
     Parameters
     ----------
     n_in, n_out: pixels before and after.
     interpolation: one of ``INTERPOLATIONS``.
+
+    Returns
+    -------
+    Where the weights begin, (n_out,) ascending, and the weights in units of 2**-22,
+    (n_out, n_weights), zeros where an output pixel needs fewer.
     """
+    from criticalmass.models.resize_kernels import WEIGHT_BITS
+
     kernel, half_width = _KERNELS[interpolation]
     step = n_in / n_out
     widened = max(step, 1.0)
     centres = (np.arange(n_out) + 0.5) * step
-    first = np.maximum((centres - half_width * widened + 0.5).astype(np.intp), 0)
-    stop = np.minimum((centres + half_width * widened + 0.5).astype(np.intp), n_in)
-    pixels = np.arange(n_in)
-    weights = kernel((pixels[None, :] - centres[:, None] + 0.5) / widened)
+    first = np.maximum((centres - half_width * widened + 0.5).astype(np.int64), 0)
+    stop = np.minimum((centres + half_width * widened + 0.5).astype(np.int64), n_in)
+    n_weights = int((stop - first).max())
+    begin = np.minimum(first, n_in - n_weights)
+    pixels = begin[:, None] + np.arange(n_weights)
+    weights = kernel((pixels - centres[:, None] + 0.5) / widened)
     weights[(pixels < first[:, None]) | (pixels >= stop[:, None])] = 0.0
     weights /= weights.sum(axis=1, keepdims=True)
-    scale = float(1 << _WEIGHT_BITS)
-    rounded: NDArray[np.float64] = np.trunc(weights * scale + np.copysign(0.5, weights)) / scale
-    return rounded
+    whole = np.trunc(weights * float(1 << WEIGHT_BITS) + np.copysign(0.5, weights))
+    taps = begin, whole.astype(np.int32)
+    for array in taps:
+        array.flags.writeable = False
+    return taps
 
 
-def _to_bytes(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    values += 0.5
-    np.floor(values, out=values)
-    return np.clip(values, 0.0, 255.0, out=values)
-
-
-def resize_batch(
-    images: NDArray[np.uint8], height: int, width: int, interpolation: str
+def resize_crop(
+    image: NDArray[np.uint8],
+    size: tuple[int, int],
+    corner: tuple[int, int],
+    pixels: int,
+    interpolation: str,
 ) -> NDArray[np.uint8]:
-    """Resize images of one size.
+    """Resize an image and keep a square of it; only that square is computed.
 
     Parameters
     ----------
-    images: (n, height, width) 8-bit planes.
-    height, width: the new size in pixels.
+    image: (height, width, channels), contiguous.
+    size: new width and height of the whole image.
+    corner: left and top of the square in the resized image; what lies outside of it is 0.
+    pixels: side of the square.
     interpolation: one of ``INTERPOLATIONS``.
 
     Returns
     -------
-    (n, height, width) 8-bit planes, equal to two calls of Pillow's ``resize``: the width first,
-    rounded to 8 bits, then the height.
+    (channels, pixels, pixels), equal to two calls of Pillow's ``resize`` (the width first, rounded
+    to 8 bits, then the height) and its ``crop``.
     """
-    n, old_height, old_width = images.shape
-    planes = images.astype(np.float64)
-    if old_width != width:
-        across = resize_matrix(old_width, width, interpolation)
-        flat = planes.reshape(n * old_height, old_width) @ across.T
-        planes = _to_bytes(flat).reshape(n, old_height, width)
-    if old_height != height:
-        down = resize_matrix(old_height, height, interpolation)
-        planes = _to_bytes(np.matmul(down, planes))
-    return planes.astype(np.uint8)
+    from criticalmass.models.resize_kernels import resize_planes
+
+    spans, taps = [], []
+    for old, new, start in zip((image.shape[1], image.shape[0]), size, corner, strict=True):
+        inside = slice(min(max(start, 0), new), max(min(start + pixels, new), 0))
+        begin, weights = resize_taps(old, new, interpolation)
+        spans.append(slice(inside.start - start, inside.stop - start))
+        taps.append((begin[inside], weights[inside]))
+    (columns, across), (rows, down) = taps
+    found = resize_planes(image, columns, across, rows, down)
+    if found.shape[1:] == (pixels, pixels):
+        return found
+    out = np.zeros((image.shape[2], pixels, pixels), np.uint8)
+    out[:, spans[1], spans[0]] = found
+    return out

@@ -1,0 +1,83 @@
+"""Compiled loops that resize an 8-bit image as Pillow does, bit for bit."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numba import types
+from numpy.typing import NDArray
+
+# Binary places of the integer weights; with 8-bit values and two bits for overshoot, 32 in all.
+WEIGHT_BITS = 22
+_HALF = 1 << (WEIGHT_BITS - 1)
+_ROWS = 32
+
+_IMAGE = types.Array(types.uint8, 3, "C", readonly=True)
+_FIRST = types.Array(types.int64, 1, "C", readonly=True)
+_WEIGHTS = types.Array(types.int32, 2, "C", readonly=True)
+
+
+# A stated signature, so that it is compiled once, whether arrays may be written or not, and before
+# several threads ask for it.
+@numba.njit(
+    types.Array(types.uint8, 3, "C")(_IMAGE, _FIRST, _WEIGHTS, _FIRST, _WEIGHTS),
+    cache=True,
+    nogil=True,
+    boundscheck=False,
+)
+def resize_planes(
+    image: NDArray[np.uint8],
+    first_column: NDArray[np.int64],
+    across: NDArray[np.int32],
+    first_row: NDArray[np.int64],
+    down: NDArray[np.int32],
+) -> NDArray[np.uint8]:
+    """Weigh columns, round to 8 bits, then weigh rows.
+
+    Parameters
+    ----------
+    image: (height, width, channels).
+    first_column, first_row: (n_out,) ascending; where the weights of an output pixel begin.
+    across, down: (n_out, n_weights), in units of 2**-22.
+
+    Returns
+    -------
+    (channels, n_out rows, n_out columns).
+    """
+    width, channels = image.shape[1], image.shape[2]
+    top = first_row[0]
+    n_rows = first_row[-1] + down.shape[1] - top
+    n_columns = len(first_column)
+    between = np.empty((channels, n_rows, n_columns), np.uint8)
+    # Rows are taken together and turned, so that the innermost loop runs along memory.
+    turned = np.empty((width, channels * _ROWS), np.uint8)
+    sums = np.empty(channels * _ROWS, np.int32)
+    for start in range(0, n_rows, _ROWS):
+        n = min(_ROWS, n_rows - start)
+        for y in range(n):
+            line = image[top + start + y]
+            for x in range(width):
+                for c in range(channels):
+                    turned[x, c * _ROWS + y] = line[x, c]
+        for x in range(n_columns):
+            sums[:] = _HALF
+            for k in range(across.shape[1]):
+                weight, column = across[x, k], turned[first_column[x] + k]
+                for i in range(len(sums)):
+                    sums[i] += weight * np.int32(column[i])
+            for c in range(channels):
+                for y in range(n):
+                    value = sums[c * _ROWS + y] >> WEIGHT_BITS
+                    between[c, start + y, x] = min(max(value, 0), 255)
+    out = np.empty((channels, len(first_row), n_columns), np.uint8)
+    totals = np.empty(n_columns, np.int32)
+    for c in range(channels):
+        for y in range(len(first_row)):
+            totals[:] = _HALF
+            for k in range(down.shape[1]):
+                weight, row = down[y, k], between[c, first_row[y] - top + k]
+                for x in range(n_columns):
+                    totals[x] += weight * np.int32(row[x])
+            for x in range(n_columns):
+                out[c, y, x] = min(max(totals[x] >> WEIGHT_BITS, 0), 255)
+    return out
