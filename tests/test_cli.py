@@ -280,7 +280,7 @@ def test_lists_name_what_the_library_knows(what: str) -> None:
         loading = module("datasets.loading")
         named = {f"{s}:{n}" for s, known in loading._NAMED.items() for n in known}
         assert named <= names
-        assert {n.partition(":")[0] for n in names} == {*loading._NAMED, *loading._FROM_PATH}
+        assert {n.partition(":")[0] for n in names} == set(loading._OPTIONS)
     if what == "models":
         loading = module("models.loading")
         assert {f"pypi:{name}" for name in (*loading.lite_names(), loading.MINILM)} <= names
