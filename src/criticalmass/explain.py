@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from criticalmass.errors import CriticalMassError, RunError, StoreError
 from criticalmass.explain_words import paragraph
-from criticalmass.prediction import Prediction
+from criticalmass.prediction import Prediction, ridge_curve
 from criticalmass.prediction_check import masses_beside, residuals
 from criticalmass.prediction_file import (
     of_second_moment,
     read_predictions,
-    with_ridge,
     write_predictions,
 )
 from criticalmass.results import Run
@@ -32,12 +34,22 @@ from criticalmass.theory.what_if import first_order_critical_mass
 if TYPE_CHECKING:
     import pandas as pd
 
+    from criticalmass.probes.closed_form import System
     from criticalmass.theory.eigenbasis import Eigenbasis
 
 #: The bar of which the paragraph speaks for CKA, and the one that says what a task needs.
 CKA_DELTA, TASK_DELTA = 0.9, 0.95
 #: Shares of the variance between classes whose directions are counted.
 SHARES = (0.5, 0.9)
+# Half a second of imports, which checking a store's files leaves room for. BLAS libraries that
+# come later than the limit on their threads would not heed it.
+_COMPUTING = (
+    "criticalmass.cka_kernels",
+    "criticalmass.theory.drawn_ridge",
+    "criticalmass.theory.ridge",
+    "scipy.interpolate",
+    "scipy.sparse.linalg",
+)
 
 
 @dataclass(frozen=True)
@@ -143,7 +155,7 @@ def explain(  # noqa: PLR0913
     RunError: if the run is one of other features.
     """
     started = time.perf_counter()
-    source = FeatureStore.open(store if isinstance(store, FeatureStore) else Path(store))
+    source = _opened(store)
     name, asked = _layer(source, layer), _deltas(deltas)
     beside = None if run is None else _run(run, source, name)
     kept = _run(out, source, name) if out is not None and Run.exists(out) else None
@@ -182,13 +194,31 @@ def _predict(
     store: FeatureStore, layer: str, *, test: bool
 ) -> tuple[Prediction, Eigenbasis | None, Moments]:
     """Return the prediction, the training split's eigenbasis where labels allow, the moments."""
-    rows = store.features("test", layer)
-    whole = moments(rows)
-    prediction = of_second_moment(whole, layer=layer, digest=store.digest(layer), test=test)
-    basis = _basis(store, layer)
-    if basis is not None:
-        prediction = with_ridge(prediction, basis, (rows, store.labels("test")))
-    return prediction, basis, whole
+    from criticalmass.theory.eigenbasis import decompose
+
+    rows, system = store.features("test", layer), _system(store, layer)
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(1) as aside:
+        turning = None if system is None else aside.submit(decompose, *system)
+        whole = moments(rows)
+        basis = None if turning is None else turning.result()
+        unlabelled = aside.submit(
+            of_second_moment, whole, layer=layer, digest=store.digest(layer), test=test
+        )
+        if basis is None:
+            return unlabelled.result(), None, whole
+        ridge = ridge_curve(basis, rows, store.labels("test"))
+        prediction = unlabelled.result()
+    return replace(prediction, curves=(*prediction.curves, ridge)), basis, whole
+
+
+def _opened(store: FeatureStore | str | os.PathLike[str]) -> FeatureStore:
+    """Open a store; while its files are held against their digests, what computes is loaded."""
+    with ThreadPoolExecutor(1) as aside:
+        path = store if isinstance(store, FeatureStore) else Path(store)
+        opening = aside.submit(FeatureStore.open, path)
+        for name in _COMPUTING:
+            importlib.import_module(name)
+        return opening.result()
 
 
 def _layer(store: FeatureStore, layer: str | None) -> str:
@@ -228,16 +258,17 @@ def _run(run: Run | str | os.PathLike[str], store: FeatureStore, layer: str) -> 
     return opened
 
 
-def _basis(store: FeatureStore, layer: str) -> Eigenbasis | None:
-    """Return the eigenbasis of the training split, None where there is no task to explain."""
-    from criticalmass.theory.eigenbasis import eigenbasis
+def _system(store: FeatureStore, layer: str) -> tuple[System, int] | None:
+    """Return normal equations of the training split, None where there is no task to explain."""
+    from criticalmass.theory.eigenbasis import normal_equations
 
     if len(store.class_names) < 2 or "train" not in store.splits:
         return None
     labels = store.labels("train")
     if np.unique(labels).size < 2:
         return None
-    return eigenbasis(store.features("train", layer), labels, n_classes=len(store.class_names))
+    rows, n_classes = store.features("train", layer), len(store.class_names)
+    return normal_equations(rows, labels, n_classes=n_classes), labels.size
 
 
 def _masses(

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from criticalmass.errors import CriticalMassError
 from criticalmass.probes.closed_form import System, ridge_system
 from criticalmass.probes.standardise import Scaling, chunks, column_scaling
-from criticalmass.probes.task import Rows
+from criticalmass.probes.task import Rows, rows_as_float32
 from criticalmass.statistics import Moments, moments
+from criticalmass.theory.side_by_side import in_order
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -102,10 +103,7 @@ def eigenbasis(rows: Rows, labels: npt.ArrayLike, *, n_classes: int | None = Non
     ------
     CriticalMassError: for no rows, features that are not finite, or labels that do not fit.
     """
-    y = np.asarray(labels)
-    if len(rows.shape) == 2 and int(rows.shape[0]) > TALL * int(rows.shape[1]):
-        return _decompose(_tall_system(rows, y, n_classes), int(rows.shape[0]))
-    return eigenbasis_of(moments(rows, y, n_classes=n_classes))
+    return decompose(normal_equations(rows, labels, n_classes=n_classes), int(rows.shape[0]))
 
 
 def eigenbasis_of(m: Moments) -> Eigenbasis:
@@ -115,13 +113,26 @@ def eigenbasis_of(m: Moments) -> Eigenbasis:
     ------
     CriticalMassError: if the moments carry no classes.
     """
-    return _decompose(ridge_system(m), m.n)
+    return decompose(ridge_system(m), m.n)
 
 
-def _decompose(system: System, n: int) -> Eigenbasis:
-    from scipy.linalg import eigh
+def normal_equations(rows: Rows, labels: npt.ArrayLike, *, n_classes: int | None = None) -> System:
+    """Return what `decompose` starts from: the pass over the data of `eigenbasis`.
 
-    values, vectors = eigh(system.matrix, driver="evd", check_finite=False)
+    Raises
+    ------
+    CriticalMassError: as `eigenbasis`.
+    """
+    y = np.asarray(labels)
+    if len(rows.shape) == 2 and int(rows.shape[0]) > TALL * int(rows.shape[1]):
+        return _tall_system(rows, y, n_classes)
+    return ridge_system(moments(rows, y, n_classes=n_classes))
+
+
+def decompose(system: System, n: int) -> Eigenbasis:
+    """Return the eigenbasis of normal equations of ``n`` training samples."""
+    # numpy's, which lets other threads run meanwhile; divide and conquer like scipy's "evd".
+    values, vectors = np.linalg.eigh(system.matrix)
     vectors = np.ascontiguousarray(vectors[:, ::-1])
     return Eigenbasis(
         n=n,
@@ -135,20 +146,26 @@ def _decompose(system: System, n: int) -> Eigenbasis:
 
 
 def _tall_system(rows: Rows, labels: NDArray[np.int64], n_classes: int | None) -> System:
-    """Return normal equations as `ridge_system` does, from float32 products."""
-    from scipy.linalg.blas import ssyrk
+    """Return normal equations as `ridge_system` does, from float32 products.
 
+    Blocks are multiplied on all cores, each on one thread, and added up in their order.
+    """
     n, d = int(rows.shape[0]), int(rows.shape[1])
     y, count = _checked(labels, n, n_classes)
     scaling = column_scaling(rows)
-    matrix, sums = np.zeros((d, d), order="F"), np.zeros((count, d))
-    for start, raw in chunks(rows, _CHUNK):
-        block = scaling.apply(raw)
-        member = np.zeros((count, block.shape[0]), dtype=np.float32)
-        member[y[start : start + block.shape[0]], np.arange(block.shape[0])] = 1.0
-        sums += member @ block
-        matrix += ssyrk(1.0, block.T)
-    matrix += np.triu(matrix, 1).T
+    matrix, sums = np.zeros((d, d)), np.zeros((count, d))
+
+    def products(start: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        stop = min(start + _CHUNK, n)
+        block = scaling.apply(rows_as_float32(rows, start, stop))
+        member = np.zeros((count, stop - start), dtype=np.float32)
+        member[y[start:stop], np.arange(stop - start)] = 1.0
+        # A matrix times its own transpose: half the work, and exactly symmetric.
+        return member @ block, block.T @ block
+
+    for by_class, squares in in_order(products, range(0, n, _CHUNK)):
+        sums += by_class
+        matrix += squares
     share = np.bincount(y, minlength=count) / n
     # Labels are centred too, so that what rounding leaves of the mean of X stays out.
     targets = (sums - share[:, None] * sums.sum(axis=0)) / n

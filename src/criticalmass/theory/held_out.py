@@ -17,6 +17,8 @@ from criticalmass.theory.eigenbasis import Eigenbasis
 
 FloatArray = NDArray[np.float64]
 _CHUNK = 2048
+# Columns of heads that are multiplied with the sample at a time.
+_COLUMNS = 256
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,7 @@ class HeldOut:
         hits = np.empty((members.size, 2 * how.draws))
         errors, own_hit = np.empty_like(hits), np.zeros((members.size, truth.size))
         own_error = np.zeros((2, members.size, truth.size))
-        for draw, deviation in enumerate(heads.draw(rng, how.draws)):
-            noise = self.sample @ deviation
+        for draw, noise in enumerate(self._noises(heads.draw(rng, how.draws))):
             for sign in (0, 1):
                 for i, size in enumerate(members.tolist()):
                     step = np.float32((1 - 2 * sign) / np.sqrt(size))
@@ -126,6 +127,19 @@ class HeldOut:
             errors.mean(axis=1),
             self._spread(errors, np.maximum(level[1] - level[0] ** 2, 0.0).mean(axis=1)),
         )
+
+    def _noises(self, deviations: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """Yield the responses (n_picked, n_classes) to every deviation.
+
+        Several deviations share a product: one of a few columns does not fill the processor.
+        """
+        classes = deviations.shape[2]
+        together = max(1, _COLUMNS // classes)
+        for start in range(0, deviations.shape[0], together):
+            part = deviations[start : start + together].transpose(1, 0, 2)
+            wide = self.sample @ np.ascontiguousarray(part).reshape(part.shape[0], -1)
+            for at in range(part.shape[1]):
+                yield np.ascontiguousarray(wide[:, at * classes : (at + 1) * classes])
 
     def responses(self, block: NDArray[np.float32], head: FloatArray) -> NDArray[np.float32]:
         """Return (n_rows, n_classes) responses of a head to standardised rows."""

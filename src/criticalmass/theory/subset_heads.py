@@ -31,20 +31,21 @@ class ExchangeableHeads:
     ----------
     mean: (n_neurons, n_classes) the whole layer's head at penalty mu.
     root: (n_classes, n_classes) a square root of B'B, the classes' covariance.
-    basis: whose eigenvectors the scatter is drawn along.
+    vectors: (n_neurons, n_neurons) eigenvectors along which the scatter is drawn; None where
+        rows, and so heads, are in the eigenbasis already.
     spread: (n_neurons,) standard deviation of the scatter along every eigenvector.
     """
 
     mean: FloatArray
     root: FloatArray
-    basis: Eigenbasis
+    vectors: FloatArray | None
     spread: FloatArray
 
     def draw(self, rng: np.random.Generator, count: int) -> NDArray[np.float32]:
         """Draw deviations of ``count`` heads from the mean, (count, n_neurons, n_classes)."""
         shocks = _normals(rng, count, self.mean.shape) @ self.root.T.astype(np.float32)
         shocks *= self.spread[:, None].astype(np.float32)
-        return _along(self.basis.vectors, shocks)
+        return shocks if self.vectors is None else _along(self.vectors, shocks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,18 +100,30 @@ class NeuronHeads:
 Heads = ExchangeableHeads | NeuronHeads
 
 
-def exchangeable_heads(basis: Eigenbasis, size: int, l2: float) -> ExchangeableHeads:
+def exchangeable_heads(
+    basis: Eigenbasis, size: int, l2: float, *, turned: bool = False
+) -> ExchangeableHeads:
     """Return the law of heads on ``size`` random neurons as if neurons were exchangeable.
 
     The mean has penalty mu of `full_penalty`; the scatter of the responses to x and x' is
     ``(mu - l2) x'(A + mu)^-2 x' / tr[(A + l2)(A + mu)^-2]`` times B'B.
+
+    Parameters
+    ----------
+    basis: the training set.
+    size: number of neurons k.
+    l2: the subset's penalty.
+    turned: whether the rows that heads will see are in the eigenbasis already.
     """
     mu = float(full_penalty(basis.eigenvalues, [size], l2)[0])
     shrunk = 1.0 / (basis.eigenvalues + mu)
     mean = basis.targets * shrunk[:, None]
     trace = float(((basis.eigenvalues + l2) * shrunk**2).sum())
     spread = shrunk * np.sqrt(max(mu - l2, 0.0) / trace)
-    return ExchangeableHeads(basis.vectors @ mean, _root(mean.T @ mean), basis, spread)
+    root = _root(mean.T @ mean)
+    if turned:
+        return ExchangeableHeads(mean, root, None, spread)
+    return ExchangeableHeads(basis.vectors @ mean, root, basis.vectors, spread)
 
 
 def neuron_heads(
