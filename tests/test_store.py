@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from criticalmass.errors import CriticalMassError, StoreError
+from criticalmass.seal import sealed
 from criticalmass.store import Features, FeatureStore
 from criticalmass.store_writer import SplitInfo, StoreWriter, differences
 
@@ -175,7 +176,7 @@ def edit(folder: Path, change) -> None:
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     change(manifest)
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(sealed(manifest)))  # as one who knows how to seal
 
 
 @pytest.mark.parametrize("path", ["../secret.npy", "/etc/hostname", "link/secret.npy", 7, ""])

@@ -13,7 +13,8 @@ from criticalmass.backends import Backend
 from criticalmass.cells import Outcome, Workbench, run_job
 from criticalmass.plan import FULL, Cell, jobs_of
 from criticalmass.progress import say, track
-from criticalmass.results import Run, RunWriter
+from criticalmass.results import Run
+from criticalmass.run_writer import RunWriter
 
 
 @dataclass(frozen=True)

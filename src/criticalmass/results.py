@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from criticalmass.errors import CriticalMassError, RunError, unknown_name
-from criticalmass.run_files import only_writer, remove_temporary, write_atomically, write_json
-from criticalmass.run_table import (
-    COLUMNS,
-    empty_table,
-    join,
-    missing_cells,
-    read_table,
-    to_table,
-)
+from criticalmass.errors import RunError, unknown_name
+from criticalmass.run_files import only_writer, order_file, write_json
+from criticalmass.run_table import COLUMNS, KINDS, TABLE, missing_cells, read_table
+from criticalmass.seal import is_intact, opened, sealed, sealed_files
 
-__all__ = ["COLUMNS", "KINDS", "Artifact", "Run", "RunWriter"]
+if TYPE_CHECKING:
+    from criticalmass.run_writer import RunWriter
+
+__all__ = ["COLUMNS", "KINDS", "Artifact", "Run"]
 
 FORMAT = "criticalmass-run"
 VERSION = 1
-KINDS: tuple[str, ...] = ("predictions", "scores", "replicates")
 _REFERENCE = re.compile(r"(?P<file>(?:predictions|scores|replicates)/[0-9a-f]+\.npy):(?P<row>\d+)")
 
 
@@ -102,7 +97,7 @@ class Run:
             what = "is a run already; open it" if cls.exists(folder) else "is not empty"
             raise RunError(f"{folder} {what}, or choose another folder")
         head = {"format": FORMAT, "version": VERSION}
-        write_json(folder / "manifest.json", {**head, **manifest, **head})
+        write_json(folder / "manifest.json", sealed({**head, **manifest, **head}))
         return cls(folder)
 
     @classmethod
@@ -144,11 +139,17 @@ class Run:
             raise RunError(f"{path} cannot be read; restore it or sweep again") from error
         if not isinstance(content, dict):
             raise RunError(f"{path} is no manifest of a run; restore it or sweep again")
-        return content
+        manifest = opened(content)
+        if manifest is None:
+            raise RunError(
+                f"{path} is damaged (it is not what was written); restore it, or delete "
+                f"{self.path} and sweep again"
+            )
+        return manifest
 
     def frame(self) -> pd.DataFrame:
         """Return the long table, one row per cell, with the columns `COLUMNS`."""
-        return read_table(self.path / "results.parquet")
+        return read_table(self.path / TABLE)
 
     def missing(self, cells: Sequence[str]) -> list[str]:
         """Return the cells that have no result yet; a failed one is asked for again."""
@@ -165,7 +166,7 @@ class Run:
 
     def order(self, selector: str, layer: str, seed: int) -> npt.NDArray[np.intp]:
         """(n_neurons,) permutation that a selector gave."""
-        return np.asarray(self._load(_order_file(selector, layer, seed)), dtype=np.intp)
+        return np.asarray(self._load(order_file(selector, layer, seed)), dtype=np.intp)
 
     def artifact(self, row: str | Mapping[str, Any] | pd.Series) -> npt.NDArray[Any]:
         """Return what is kept of one cell: (n_test,) or (n_blocks,).
@@ -217,6 +218,8 @@ class Run:
         ------
         RunError: if a living process holds it, named by its pid.
         """
+        from criticalmass.run_writer import RunWriter
+
         with only_writer(self.path):
             yield RunWriter(self)
 
@@ -224,145 +227,14 @@ class Run:
         """Memory-map one array of the folder."""
         path = self.path / name
         try:
+            digest = sealed_files(self.path / TABLE).get(name)
+            if digest is not None and not is_intact(path, digest):
+                raise ValueError("its digest is not the table's")
             loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError as error:
             raise RunError(f"{path} is missing; sweep again with rerun='all'") from error
         except (OSError, ValueError, EOFError) as error:
-            raise RunError(f"{path} is damaged; sweep again with rerun='all'") from error
+            raise RunError(
+                f"{path} is damaged ({error}); delete it and sweep again with rerun='all'"
+            ) from error
         return np.asarray(loaded)
-
-
-class RunWriter:
-    """Adds to a run; only `Run.writer` makes one, and it removes what a killed one left."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._table = run.frame()
-        self._clean()
-
-    def append(self, rows: Sequence[Mapping[str, Any]], artifacts: Artifact | None = None) -> None:
-        """Write rows, and first what is kept of them; a cell that is there already is replaced.
-
-        Parameters
-        ----------
-        rows: mappings with the keys of `COLUMNS`. ``artifact`` is a row number of
-            ``artifacts`` (several rows may share one), a reference that another row has,
-            or None; left out, row i of the one belongs to row i of the other.
-        artifacts: what is kept of these cells.
-
-        Raises
-        ------
-        RunError: if a row is not complete or does not fit its artifact; nothing is written.
-        """
-        if not rows:
-            return
-        values = None if artifacts is None else artifacts.stored()
-        name = ""
-        if artifacts is not None and values is not None:
-            name = f"{artifacts.kind}/{_digest(rows, values)}.npy"
-        named = [_with_reference(row, i, len(rows), name, values) for i, row in enumerate(rows)]
-        table = join(self._table, to_table(named))
-        if values is not None:
-            self._save(name, values)
-        self._write_table(table)
-
-    def drop(self, cells: Iterable[str]) -> None:
-        """Remove the rows of cells; what was kept of them goes when the next writer opens."""
-        self._write_table(self._table[~self._table["cell"].isin(list(cells))])
-
-    def order(self, selector: str, layer: str, seed: int, array: npt.ArrayLike) -> str:
-        """Keep the permutation of a selector and return its place inside the folder."""
-        name = _order_file(selector, layer, seed)
-        self._save(name, np.asarray(array, dtype=np.int64))
-        return name
-
-    def put_labels(self, labels: npt.ArrayLike, class_names: Sequence[str]) -> None:
-        """Keep the test labels and the names of the classes.
-
-        Raises
-        ------
-        RunError: if the run has results on other labels.
-        """
-        y = np.asarray(labels, dtype=np.int64)
-        known = self._run.path / "labels.npy"
-        if known.exists():
-            same = np.array_equal(self._run.labels(), y)
-            if same and self._run.class_names == tuple(class_names):
-                return
-            if not same and len(self._table):
-                raise RunError(
-                    f"{self._run.path} has results on other test labels; sweep into another folder"
-                )
-        self._save("labels.npy", y)
-        self.update_manifest(class_names=list(class_names))
-
-    def update_manifest(self, **changes: Any) -> None:
-        """Set entries of the manifest."""
-        write_json(self._run.path / "manifest.json", {**self._run.manifest, **changes})
-
-    def _save(self, name: str, values: npt.NDArray[Any]) -> None:
-        write_atomically(
-            self._run.path / name, lambda file: np.save(file, values, allow_pickle=False)
-        )
-
-    def _write_table(self, table: pd.DataFrame) -> None:
-        table = table.reset_index(drop=True) if len(table) else empty_table()
-        path = self._run.path / "results.parquet"
-        write_atomically(path, lambda file: table.to_parquet(file, index=False))
-        self._table = table
-
-    def _clean(self) -> None:
-        """Remove files that no row names: their writer died before it wrote the table."""
-        named = {str(ref).partition(":")[0] for ref in self._table["artifact"].dropna()}
-        for folder in (self._run.path, self._run.path / "orders"):
-            remove_temporary(folder)
-        for kind in KINDS:
-            folder = self._run.path / kind
-            remove_temporary(folder)
-            for path in folder.glob("*.npy"):
-                if f"{kind}/{path.name}" not in named:
-                    path.unlink(missing_ok=True)
-
-
-def _digest(rows: Sequence[Mapping[str, Any]], values: npt.NDArray[Any]) -> str:
-    """Name an artifact by its cells and its content.
-
-    The content counts too: a cell computed anew with another outcome must not overwrite
-    the file that the table still names.
-    """
-    digest = hashlib.sha256("\n".join(str(row.get("cell")) for row in rows).encode())
-    digest.update(f"{values.dtype.str}{values.shape}".encode())
-    digest.update(values.tobytes())
-    return digest.hexdigest()[:32]
-
-
-def _with_reference(
-    row: Mapping[str, Any], at: int, n_rows: int, name: str, values: npt.NDArray[Any] | None
-) -> dict[str, Any]:
-    """Return the row with its artifact as a reference instead of a row number."""
-    if row.get("status") == "failed" or ("artifact" in row and row["artifact"] is None):
-        return {**row, "artifact": None}
-    if isinstance(row.get("artifact"), str) or (values is None and "artifact" not in row):
-        return dict(row)
-    number = int(row.get("artifact", at))
-    if values is None or not 0 <= number < len(values):
-        have = 0 if values is None else len(values)
-        raise RunError(f"cell {row.get('cell')!r} names artifact row {number} of {have}")
-    if "artifact" not in row and len(values) != n_rows:
-        raise RunError(f"{len(values)} artifact rows for {n_rows} rows; say which belongs to which")
-    if not name.startswith("replicates/") and values.shape[1] != row.get("n_test"):
-        raise RunError(
-            f"cell {row.get('cell')!r} has n_test={row.get('n_test')} but its artifact "
-            f"holds {values.shape[1]} test samples"
-        )
-    return {**row, "artifact": f"{name}:{number}"}
-
-
-def _order_file(selector: str, layer: str, seed: int) -> str:
-    """Place of an order inside the folder; layers whose names are no file names get a digest."""
-    if not re.fullmatch(r"[a-z0-9-]+", selector):
-        raise CriticalMassError(f"selector {selector!r} cannot name a file; use a-z, 0-9 and -")
-    plain = re.sub(r"[^A-Za-z0-9._-]", "_", layer)
-    if plain != layer:
-        plain = f"{plain}-{hashlib.sha256(layer.encode()).hexdigest()[:8]}"
-    return f"orders/{plain}--{selector}--{seed}.npy"

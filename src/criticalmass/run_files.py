@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from criticalmass.errors import RunError
+from criticalmass.store_files import is_alive
 
 LOCK_NAME = "lock"
 _TEMPORARY = ".tmp"
@@ -82,7 +85,7 @@ def _refuse_if_held(path: Path) -> None:
             f"{path.parent} is being written by process {pid} on {host}; wait for it, "
             f"or delete {path} if it has died"
         )
-    if _is_alive(pid) and started in (None, _started(pid)):
+    if is_alive(pid) and started in (None, _started(pid)):
         raise RunError(
             f"{path.parent} is being written by process {pid}; wait for it or write elsewhere"
         )
@@ -92,17 +95,6 @@ def _myself() -> dict[str, object]:
     """Return what a lock says of its owner."""
     pid = os.getpid()
     return {"pid": pid, "host": socket.gethostname(), "started": _started(pid)}
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether a process of this host exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _started(pid: int) -> str | None:
@@ -133,3 +125,13 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def order_file(selector: str, layer: str, seed: int) -> str:
+    """Place of an order inside the folder; layers whose names are no file names get a digest."""
+    if not re.fullmatch(r"[a-z0-9-]+", selector):
+        raise RunError(f"selector {selector!r} cannot name a file; use a-z, 0-9 and -")
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", layer)
+    if plain != layer:
+        plain = f"{plain}-{hashlib.sha256(layer.encode()).hexdigest()[:8]}"
+    return f"orders/{plain}--{selector}--{seed}.npy"

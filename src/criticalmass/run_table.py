@@ -10,7 +10,10 @@ from typing import Any
 import pandas as pd
 
 from criticalmass.errors import RunError
+from criticalmass.seal import is_sealed
 
+TABLE = "results.parquet"
+KINDS: tuple[str, ...] = ("predictions", "scores", "replicates")
 # A missing value is pandas NA in every nullable type; NaN never enters the table.
 _DTYPES: dict[str, str] = {
     "model": "string",
@@ -41,6 +44,7 @@ STATUSES: tuple[str, ...] = ("ok", "not_converged", "failed")
 _NULLABLE = frozenset(
     ("value", "value_full", "l2", "gap", "passes", "seconds", "error", "artifact")
 )
+_CURE = "restore it, or delete it and sweep again"
 _SORT = ["layer", "selector", "measure", "seed", "n_kept", "cell"]
 
 
@@ -94,15 +98,20 @@ def read_table(path: Path) -> pd.DataFrame:
     if not path.exists():
         return empty_table()
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
-        table = pd.read_parquet(path)
+        stored = pq.read_table(path)
+        table = stored.to_pandas()
     except (OSError, pa.ArrowException, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise RunError(f"{path} is damaged ({reason}); restore it or sweep again") from error
+        raise RunError(f"{path} is damaged ({reason}); {_CURE}") from error
     if list(table.columns) != list(COLUMNS):
         raise RunError(f"{path} has other columns than a run of this version; sweep again")
-    return table.astype(_DTYPES)
+    table = table.astype(_DTYPES)
+    if not is_sealed(table, stored.schema.metadata):
+        raise RunError(f"{path} is damaged (its rows are not those written); {_CURE}")
+    return table
 
 
 def missing_cells(table: pd.DataFrame, cells: Sequence[str]) -> list[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import StoreError
+from criticalmass.seal import opened, sealed
 
 MANIFEST = "manifest.json"
 FORMAT = "criticalmass-features"
@@ -21,6 +24,29 @@ FORMAT_VERSION = 2
 """The newest version that is read."""
 PLAIN_VERSION, LINKED_VERSION = 1, 2
 """What is written: stores of shards alone stay readable to older versions of the package."""
+
+
+def scratch_beside(path: Path, ending: str = "part") -> Path:
+    """Name the temporary place beside a file or folder that is about to be written.
+
+    What processes that died left of the same file is removed.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.{ending}"):
+        pid = left.name.removesuffix(f".{ending}").rpartition(".")[2]
+        if pid.isdigit() and not is_alive(int(pid)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.{ending}")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this host exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_bytes(path: Path, content: bytes) -> str:
@@ -31,7 +57,7 @@ def write_bytes(path: Path, content: bytes) -> str:
     The SHA-256 digest of what was written, in hex.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = scratch_beside(path)
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)
@@ -51,6 +77,11 @@ def write_json(path: Path, content: object) -> str:
     """Write readable JSON; the same contract as :func:`write_bytes`."""
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     return write_bytes(path, text.encode())
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a folder's manifest with its seal; the same contract as :func:`write_bytes`."""
+    write_json(folder / MANIFEST, sealed(manifest))
 
 
 def file_digest(path: Path) -> str:
@@ -132,4 +163,10 @@ def read_manifest(
             f"{str(folder)!r} is of format {version}, this criticalmass reads up to "
             f"{newest}; update criticalmass"
         )
-    return manifest
+    whole = opened(manifest)
+    if whole is None:
+        raise StoreError(
+            f"{str(path)!r} is damaged (it is not what was written); restore it, or delete "
+            f"{str(folder)!r} and make the {what} again"
+        )
+    return whole

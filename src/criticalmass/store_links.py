@@ -24,11 +24,12 @@ from criticalmass.errors import StoreError
 from criticalmass.store_files import (
     FORMAT,
     LINKED_VERSION,
-    MANIFEST,
     checked,
     file_digest,
+    scratch_beside,
     write_array,
     write_json,
+    write_manifest,
 )
 
 
@@ -173,7 +174,7 @@ def write_linked(
     -------
     Whether there is a store now; False if the file cannot be linked to.
     """
-    work = out.with_name(f".{out.name}.{os.getpid()}.part")
+    work = scratch_beside(out)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
@@ -199,7 +200,7 @@ def write_linked(
             there = LinkedRows(plan.matrix, rows)
             entry["as_shards"] = list(shard_digests(there, int(manifest["shard_rows"])))
             whole["layers"][plan.layer]["shards"][split] = [entry]
-        write_json(work / MANIFEST, whole)
+        write_manifest(work, whole)
         if out.is_dir():
             out.rmdir()  # an empty folder that was made for the store
         os.replace(work, out)

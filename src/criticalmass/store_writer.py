@@ -22,6 +22,7 @@ from criticalmass.store_files import (
     read_manifest,
     write_array,
     write_json,
+    write_manifest,
 )
 
 SHARD_ROWS = 8192
@@ -127,7 +128,7 @@ class StoreWriter:
             writer = cls(path, manifest)
             writer._forget_damaged(splits)
             return writer
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and not (path.is_dir() and _is_free(path)):
             raise StoreError(f"{str(path)!r} exists and is no feature store; name another folder")
         manifest = {
             "format": FORMAT,
@@ -240,7 +241,14 @@ class StoreWriter:
         return {"path": path, "sha256": write_array(self.path / path, np.sqrt(squares))}
 
     def _save(self) -> None:
-        write_json(self.path / MANIFEST, self.manifest)
+        write_manifest(self.path, self.manifest)
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether a folder is empty, or holds only what a writer killed before its manifest left."""
+    known = ("labels/*.npy", "ids/*.json", "labels/.*.part", "ids/.*.part", f".{MANIFEST}.*.part")
+    files = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
+    return all(any(path.match(pattern) for pattern in known) for path in files)
 
 
 def request_of(manifest: Mapping[str, Any]) -> dict[str, Any]:

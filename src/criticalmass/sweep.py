@@ -27,7 +27,8 @@ from criticalmass.planned import is_auto, settled
 from criticalmass.prediction_file import predict_for_run
 from criticalmass.progress import notice
 from criticalmass.refine import Refinement, refine_run
-from criticalmass.results import Run, RunWriter
+from criticalmass.results import Run
+from criticalmass.run_writer import RunWriter
 from criticalmass.selectors import DEFAULT_FRACTIONS, SELECTORS, selector_version
 from criticalmass.store import FeatureStore
 from criticalmass.supply import Supply

@@ -11,7 +11,7 @@ from typing import Any
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.shrinking.slim import SlimModel
-from criticalmass.store_files import write_json
+from criticalmass.store_files import scratch_beside, write_json
 
 ABOUT = "export.json"
 Facts = dict[str, Any]
@@ -50,8 +50,7 @@ def written(out: Path, slim: SlimModel, name: str, write: Callable[[Path], Facts
     """
     _check_free(out)
     place = out.resolve()
-    part = place.with_name(f".{place.name}.{os.getpid()}.part")
-    old = place.with_name(f".{place.name}.{os.getpid()}.old")
+    part, old = scratch_beside(place), scratch_beside(place, "old")
     part.mkdir(parents=True)
     try:
         facts = write(part)

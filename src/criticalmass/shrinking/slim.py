@@ -26,6 +26,7 @@ from criticalmass.store_files import (
     write_array,
     write_bytes,
     write_json,
+    write_manifest,
 )
 
 FORMAT = "criticalmass-slim"
@@ -148,7 +149,7 @@ class SlimModel:
         write_json(folder / "indices.json", {"indices": self.indices.tolist()})
         write_bytes(folder / CARD, card.encode())
         about = {"format": FORMAT, "format_version": FORMAT_VERSION}
-        write_json(folder / MANIFEST, {**about, **self.record, "files": files})
+        write_manifest(folder, {**about, **self.record, "files": files})
         return folder
 
     @classmethod
