@@ -37,7 +37,7 @@ _PRELOADED = (
     "openvino",
     "sklearn.linear_model",
 )
-_STAMPS = ("created", "written", "finished")
+_STAMPS = ("created", "written", "finished", "seal")
 _EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link")
 _SHARD_ROWS = 64
 _PATIENCE = 600

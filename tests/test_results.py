@@ -280,6 +280,8 @@ def test_a_missing_or_truncated_file_is_named(run):
     ],
 )
 def test_rows_that_do_not_fit_are_refused_and_nothing_is_written(run, bad, artifact, says):
+    with run.writer():
+        pass
     before = files(run)
     with run.writer() as w, pytest.raises(CriticalMassError, match=says) as caught:
         w.append(bad, artifact)

@@ -11,6 +11,7 @@ import numpy as np
 
 from criticalmass.prediction import Curve, Prediction, cka_curve, ridge_curve
 from criticalmass.run_files import write_atomically
+from criticalmass.seal import opened, sealed
 from criticalmass.statistics import Moments
 from criticalmass.theory.spectrum import correlation, diagonal_share, participation_ratio
 
@@ -112,7 +113,7 @@ def with_ridge(prediction: Prediction, basis: Eigenbasis, test: tuple[Any, Any])
 def write_predictions(run: Run, predictions: Iterable[Prediction]) -> None:
     """Write predictions into a run's folder, one per layer, in place of those there."""
     layers = {one.layer: _plain(one) for one in predictions}
-    text = json.dumps({"version": VERSION, "layers": layers}, allow_nan=False)
+    text = json.dumps(sealed({"version": VERSION, "layers": layers}), allow_nan=False)
     write_atomically(run.path / FILE, lambda file: file.write(text.encode()))
 
 
@@ -124,8 +125,8 @@ def read_predictions(run: Run) -> dict[str, Prediction]:
     """
     path = run.path / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("version") != VERSION:
+        content = opened(json.loads(path.read_text(encoding="utf-8")))
+        if content is None or content.get("version") != VERSION:
             return {}
         found = [_prediction(layer) for layer in content["layers"].values()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

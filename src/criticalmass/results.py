@@ -17,7 +17,7 @@ import pandas as pd
 
 from criticalmass.errors import RunError, unknown_name
 from criticalmass.run_files import only_writer, order_file, write_json
-from criticalmass.run_table import COLUMNS, KINDS, TABLE, missing_cells, read_table
+from criticalmass.run_table import COLUMNS, KINDS, LABELS, TABLE, missing_cells, read_table
 from criticalmass.seal import is_intact, opened, sealed, sealed_files
 
 if TYPE_CHECKING:
@@ -136,9 +136,13 @@ class Run:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RunError(f"{path} cannot be read; restore it or sweep again") from error
+            raise RunError(
+                f"{path} cannot be read; restore it, or delete {self.path} and sweep again"
+            ) from error
         if not isinstance(content, dict):
-            raise RunError(f"{path} is no manifest of a run; restore it or sweep again")
+            raise RunError(
+                f"{path} is no manifest of a run; restore it, or delete {self.path} and sweep again"
+            )
         manifest = opened(content)
         if manifest is None:
             raise RunError(
@@ -148,8 +152,16 @@ class Run:
         return manifest
 
     def frame(self) -> pd.DataFrame:
-        """Return the long table, one row per cell, with the columns `COLUMNS`."""
-        return read_table(self.path / TABLE)
+        """Return the long table, one row per cell, with the columns `COLUMNS`.
+
+        Raises
+        ------
+        RunError: if it is damaged, or is gone though results were written.
+        """
+        path = self.path / TABLE
+        if not path.exists() and (self.path / LABELS).exists():
+            raise RunError(f"{path} is missing; restore it or sweep again")
+        return read_table(path)
 
     def missing(self, cells: Sequence[str]) -> list[str]:
         """Return the cells that have no result yet; a failed one is asked for again."""
@@ -162,7 +174,7 @@ class Run:
 
     def labels(self) -> npt.NDArray[np.int64]:
         """(n_test,) class of every test sample."""
-        return np.asarray(self._load("labels.npy"), dtype=np.int64)
+        return np.asarray(self._load(LABELS), dtype=np.int64)
 
     def order(self, selector: str, layer: str, seed: int) -> npt.NDArray[np.intp]:
         """(n_neurons,) permutation that a selector gave."""

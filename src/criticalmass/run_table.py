@@ -13,6 +13,7 @@ from criticalmass.errors import RunError
 from criticalmass.seal import is_sealed
 
 TABLE = "results.parquet"
+LABELS = "labels.npy"
 KINDS: tuple[str, ...] = ("predictions", "scores", "replicates")
 # A missing value is pandas NA in every nullable type; NaN never enters the table.
 _DTYPES: dict[str, str] = {
@@ -103,15 +104,15 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         stored = pq.read_table(path)
         table = stored.to_pandas()
+        whole = is_sealed(table, stored.schema.metadata)
     except (OSError, pa.ArrowException, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{path} is damaged ({reason}); {_CURE}") from error
     if list(table.columns) != list(COLUMNS):
-        raise RunError(f"{path} has other columns than a run of this version; sweep again")
-    table = table.astype(_DTYPES)
-    if not is_sealed(table, stored.schema.metadata):
+        raise RunError(f"{path} has other columns than a run of this version; {_CURE}")
+    if not whole:
         raise RunError(f"{path} is damaged (its rows are not those written); {_CURE}")
-    return table
+    return table.astype(_DTYPES)
 
 
 def missing_cells(table: pd.DataFrame, cells: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ import pandas as pd
 from criticalmass.errors import RunError
 from criticalmass.progress import notice
 from criticalmass.run_files import order_file, remove_temporary, write_atomically, write_json
-from criticalmass.run_table import KINDS, TABLE, empty_table, join, to_table
+from criticalmass.run_table import KINDS, LABELS, TABLE, empty_table, join, read_table, to_table
 from criticalmass.seal import is_intact, seal_table, sealed, sealed_files
 from criticalmass.store_files import file_digest
 
@@ -23,18 +23,20 @@ if TYPE_CHECKING:
 
 __all__ = ["RunWriter"]
 
-_LABELS = "labels.npy"
-
 
 class RunWriter:
     """Adds to a run; only `Run.writer` makes one, and it removes what a killed one left."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._table = run.frame()
-        self._files = dict(sealed_files(run.path / TABLE))
+        path = run.path / TABLE
+        self._table = read_table(path)
+        self._files = dict(sealed_files(path))
         self._clean()
         self._forget_damaged()
+        if not path.exists():
+            # From here on a run without a table is one that has lost it.
+            self._write_table(self._table)
 
     def append(self, rows: Sequence[Mapping[str, Any]], artifacts: Artifact | None = None) -> None:
         """Write rows, and first what is kept of them; a cell that is there already is replaced.
@@ -80,20 +82,20 @@ class RunWriter:
         RunError: if the run has results on other labels.
         """
         y = np.asarray(labels, dtype=np.int64)
-        known = self._run.path / _LABELS
+        known = self._run.path / LABELS
         if known.exists():
             same = np.array_equal(self._run.labels(), y)
             if same and self._run.class_names == tuple(class_names):
-                self._files[_LABELS] = file_digest(known)
+                self._files[LABELS] = file_digest(known)
                 return
             if not same and len(self._table):
                 raise RunError(
                     f"{self._run.path} has results on other test labels; sweep into another folder"
                 )
-        if self._files.pop(_LABELS, None) is not None:
+        if self._files.pop(LABELS, None) is not None:
             # Never a moment at which the table seals other labels than those that lie there.
             self._write_table(self._table)
-        self._save(_LABELS, y)
+        self._save(LABELS, y)
         if (self._run.path / TABLE).exists():
             self._write_table(self._table)
         self.update_manifest(class_names=list(class_names))
@@ -139,6 +141,9 @@ class RunWriter:
         ]
         artifacts = table["artifact"].fillna("").str.partition(":")[0]
         lost = artifacts.isin(list(damaged)) | pd.Series(orders).isin(list(damaged))
+        # What was computed together is computed together again: the files come out the same.
+        together = artifacts[lost & (table["n_kept"] < table["n_neurons"])]
+        lost |= artifacts.isin(list(together)) & (artifacts != "")
         for name in sorted(damaged):
             notice(f"{folder / name} is missing or damaged and is made again")
             (folder / name).unlink(missing_ok=True)

@@ -151,7 +151,8 @@ def read_manifest(
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StoreError(
-            f"{str(path)!r} is not readable JSON ({error}); make the {what} again"
+            f"{str(path)!r} is not readable JSON ({error}); delete {str(folder)!r} and make "
+            f"the {what} again"
         ) from error
     if not isinstance(manifest, dict) or manifest.get("format") != kind:
         raise StoreError(f"{str(folder)!r} is no {what} (its manifest says otherwise)")
