@@ -7,6 +7,8 @@ samples is a vector of counts, so all draws of all rows are one matrix product.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,9 @@ from criticalmass.statistics import FloatArray
 
 # Entries of one work array of counts; with its integer twins a pass stays below 100 MB.
 _ENTRIES = 4_000_000
+# Draws of at most 64 MB are kept: every layer of a run asks for the same.
+_KEPT_ENTRIES = 32_000_000
+_Counted = npt.NDArray[np.integer[Any]]
 
 
 def resampled_means(scores: npt.NDArray[np.generic], resamples: int, *, seed: int) -> FloatArray:
@@ -146,6 +151,18 @@ def _stretch(n_seeds: int, level: float) -> float:
 
 def _counts(n: int, resamples: int, seed: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
     """Yield (first draw, counts (draws, n)) of drawing n of n with replacement."""
+    small = n * resamples <= _KEPT_ENTRIES
+    for start, counts in _kept(n, resamples, seed) if small else _drawn(n, resamples, seed):
+        yield start, counts.astype(np.float32)
+
+
+@lru_cache(maxsize=2)
+def _kept(n: int, resamples: int, seed: int) -> tuple[tuple[int, _Counted], ...]:
+    """Keep the draws that the next layer, of the same test samples, asks for again."""
+    return tuple(_drawn(n, resamples, seed))
+
+
+def _drawn(n: int, resamples: int, seed: int) -> Iterator[tuple[int, _Counted]]:
     rng = np.random.default_rng([seed, n])
     step = max(1, min(resamples, _ENTRIES // n))
     for start in range(0, resamples, step):
@@ -153,4 +170,4 @@ def _counts(n: int, resamples: int, seed: int) -> Iterator[tuple[int, npt.NDArra
         picked = rng.integers(0, n, size=(draws, n), dtype=np.int32).astype(np.intp)
         picked += np.arange(0, draws * n, n)[:, None]
         flat = np.bincount(picked.ravel(), minlength=draws * n)
-        yield start, flat.reshape(draws, n).astype(np.float32)
+        yield start, flat.reshape(draws, n).astype(np.uint16 if n < 65536 else np.int64)

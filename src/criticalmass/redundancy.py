@@ -156,10 +156,12 @@ def redundancy(
         left_open = refined_intervals(one)
         for curve in curves_of(one, level, resamples, seed):
             _, layer, _, selector, measure = curve.key
+            tally = _tally(curve.rows, curve.used)
             rows += [
                 _redundancy_row(
                     curve, delta, estimator, left_open.get((layer, selector, measure, delta))
                 )
+                | tally
                 for delta in wanted
             ]
     return _table(rows, REDUNDANCY_COLUMNS)
@@ -223,10 +225,10 @@ def _curve_rows(curve: Curve) -> list[dict[str, Any]]:
 def _redundancy_row(
     curve: Curve, delta: float, estimator: str, left_open: tuple[int, int] | None
 ) -> dict[str, Any]:
-    """Row of `redundancy` for one curve; ``left_open``: sizes that refining did not decide."""
+    """Row of `redundancy` but for its tally; ``left_open``: sizes refining did not decide."""
     row = dict.fromkeys(REDUNDANCY_COLUMNS) | dict(zip(_KEY, curve.key, strict=True))
     row |= {"delta": delta, "estimator": estimator, "level": curve.level}
-    row |= {"value_full": curve.full} | _tally(curve.rows, curve.used)
+    row["value_full"] = curve.full
     if curve.full is None or curve.full <= 0.0 or not curve.sizes.size:
         return row
     d = curve.n_neurons

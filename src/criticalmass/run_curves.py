@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,8 +58,35 @@ class Curve:
         return low, high
 
 
+_KEPT: ContextVar[dict[Any, tuple[Curve, ...]] | None] = ContextVar("kept_curves", default=None)
+
+
+@contextlib.contextmanager
+def curves_kept() -> Iterator[None]:
+    """Resample a run once for all tables that are made of it inside this context.
+
+    For what makes many tables of the same runs, such as a report: no run may change meanwhile.
+    """
+    token = _KEPT.set({})
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
 def curves_of(run: Run, level: float, resamples: int, seed: int) -> Iterator[Curve]:
     """Yield the curves of a run; all of one layer and measure share their test samples."""
+    kept = _KEPT.get()
+    if kept is None:
+        yield from _resampled_curves(run, level, resamples, seed)
+        return
+    key = (run, level, resamples, seed)
+    if key not in kept:
+        kept[key] = tuple(_resampled_curves(run, level, resamples, seed))
+    yield from kept[key]
+
+
+def _resampled_curves(run: Run, level: float, resamples: int, seed: int) -> Iterator[Curve]:
     frame = run.frame()
     for (model, layer, dataset, measure), part in frame.groupby(
         ["model", "layer", "dataset", "measure"], sort=True
