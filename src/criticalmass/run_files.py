@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from criticalmass.errors import RunError
-from criticalmass.store_files import is_alive
+from criticalmass.store_files import is_alive, naming
 
 LOCK_NAME = "lock"
 _TEMPORARY = ".tmp"
@@ -30,7 +30,7 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             fill(file)
             file.flush()
             os.fsync(file.fileno())

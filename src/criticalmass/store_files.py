@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import io
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,17 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in an error of the system that names none, as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write_bytes(path: Path, content: bytes) -> str:
     """Write a file so that it is either whole or absent.
 
@@ -59,8 +71,9 @@ def write_bytes(path: Path, content: bytes) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = scratch_beside(path)
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        with naming(path):
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return hashlib.sha256(content).hexdigest()

@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 the user's mistake, in one line; 130 interrupted; 1 a bug,
 
 from __future__ import annotations
 
+import errno
 import sys
 import warnings
 from collections.abc import Sequence
@@ -26,6 +27,19 @@ from criticalmass.cli import (
 from criticalmass.errors import CriticalMassError, unknown_name
 
 __all__ = ["cli", "main"]
+
+
+_FULL = "free some and give the same command again, finished parts are kept"
+_ELSEWHERE = "choose another path"
+# What the system may refuse without anybody's bug, and what helps.
+_CURES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _ELSEWHERE),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), _ELSEWHERE),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL), _ELSEWHERE),
+    errno.EIO: "the disk cannot be read or written there; choose another path",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
+}
 
 
 class _Group(click.Group):
@@ -83,8 +97,10 @@ def _code(arguments: list[str]) -> int:
             return 130
         except CriticalMassError as error:
             return _mistake(str(error))
-        except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
-            return _mistake(f"{error.filename}: {error.strerror}; choose another path")
+        except OSError as error:
+            if error.errno not in _CURES:
+                raise
+            return _mistake(f"{error.filename}: {error.strerror}; {_CURES[error.errno]}")
     return result if isinstance(result, int) else 0
 
 

@@ -1,0 +1,169 @@
+"""Full disks, folders that cannot be written, two writers: found, named, nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from criticalmass.cli import main
+from criticalmass.results import Run
+from criticalmass.store import FeatureStore
+
+SWEEP = ("--fraction", "0.1", "--fraction", "1", "--seeds", "2", "--measure", "ridge")
+
+
+def said(capsys: pytest.CaptureFixture[str], *command: object) -> tuple[int, str]:
+    """Run a command; -> its exit code and what it said on stderr."""
+    with pytest.raises(SystemExit) as left:
+        main([str(part) for part in command])
+    return int(str(left.value.code)), capsys.readouterr().err
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> Path:
+    x, y = load_digits(return_X_y=True)
+    path = tmp_path / "digits.npz"
+    np.savez(path, X=x.astype(np.float32), y=y)
+    return path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a disk of 256 KiB; only a superuser can."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def enlarge(disk: Path, options: str = "size=64m") -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
+
+
+def test_a_full_disk_stops_an_import_which_then_goes_on(
+    small_disk: Path, vectors: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = small_disk / "features"
+    code, err = said(capsys, "import", vectors, "--out", out, "--copy")
+    assert code == 2
+    assert "No space left" in err
+    assert "free some" in err
+    assert str(out) in err
+    assert err.count("error: ") == 1
+    assert not list(small_disk.rglob(".*.part"))
+    enlarge(small_disk)
+    assert said(capsys, "import", vectors, "--out", out, "--copy")[0] == 0
+    stored = np.concatenate(
+        [FeatureStore.open(out).features(split).array() for split in ("train", "test")]
+    )
+    np.testing.assert_allclose(stored.sum(), np.load(vectors)["X"].sum())
+
+
+def test_a_full_disk_stops_a_sweep_which_then_goes_on(
+    small_disk: Path, vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, out = tmp_path / "features", small_disk / "run"
+    said(capsys, "import", vectors, "--out", store)
+    # Leave room for a few files: it must stop in the middle, not at the first.
+    (small_disk / "other").write_bytes(bytes(216 * 1024))
+    code, err = said(capsys, "sweep", store, "--out", out, *SWEEP)
+    assert code == 2
+    assert "No space left" in err
+    assert str(out) in err
+    assert not [path for path in out.rglob(".*") if path.is_file()]
+    enlarge(small_disk)
+    assert said(capsys, "sweep", store, "--out", out, *SWEEP)[0] == 0
+    assert said(capsys, "sweep", store, "--out", tmp_path / "whole", *SWEEP)[0] == 0
+    here, there = (Run.open(p).frame().drop(columns="seconds") for p in (out, tmp_path / "whole"))
+    assert here.to_dict("records") == there.to_dict("records")
+
+
+def test_a_disk_that_cannot_be_written(
+    small_disk: Path, vectors: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    enlarge(small_disk, "ro")
+    code, err = said(capsys, "import", vectors, "--out", small_disk / "features")
+    assert code == 2
+    assert "Read-only file system" in err
+    assert "choose another path" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES])
+def test_what_the_system_refuses_is_told_in_a_line(
+    number: int,
+    vectors: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where no disk can be mounted: the third file that is written does not fit."""
+    written = []
+    whole = Path.write_bytes
+
+    def write_bytes(path: Path, content: bytes) -> int:
+        written.append(path)
+        if len(written) >= 3:
+            whole(path, content[: len(content) // 2])
+            raise OSError(number, os.strerror(number))
+        return whole(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", write_bytes)
+        code, err = said(capsys, "import", vectors, "--out", tmp_path / "out", "--copy")
+    assert code == 2
+    assert os.strerror(number) in err
+    assert str(tmp_path / "out") in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.rglob(".*.part"))
+    assert said(capsys, "import", vectors, "--out", tmp_path / "out", "--copy")[0] == 0
+
+
+def test_two_processes_on_one_run(
+    vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, out = tmp_path / "features", tmp_path / "run"
+    said(capsys, "import", vectors, "--out", store)
+    said(capsys, "sweep", store, "--out", out, *SWEEP)
+    before = Run.open(out).frame()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(out)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        code, err = said(capsys, "sweep", store, "--out", out, *SWEEP, "--seeds", "3")
+        assert code == 2
+        assert f"process {holder.pid}" in err
+        assert Run.open(out).frame().equals(before)
+    finally:
+        holder.kill()
+        holder.communicate()
+    # The lock of the dead process is still there, and is taken over.
+    assert (out / "lock").exists()
+    assert said(capsys, "sweep", store, "--out", out, *SWEEP, "--seeds", "3")[0] == 0
+    assert not (out / "lock").exists()
+    assert len(Run.open(out).frame()) > len(before)
+
+
+_HOLD = """
+import sys, time
+from criticalmass.results import Run
+with Run.open(sys.argv[1]).writer():
+    print("held", flush=True)
+    time.sleep(600)
+"""

@@ -1,0 +1,34 @@
+"""The harnesses of benchmarks/ with few rounds; docs/reliability.md quotes their long runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_commands_killed_at_random_moments_lose_nothing(tmp_path: Path) -> None:
+    """Also that commands given twice leave the same bytes: the harness compares them first."""
+    out = run("benchmarks.kills", "--dir", str(tmp_path), "--count", "9")
+    survived = [int(number) for number in re.findall(r"(\d+) kills survived", out)]
+    assert sum(survived) >= 9
+    assert len(survived) >= 3
+    assert re.findall(r"(\d+) troubles", out) == ["0"] * len(survived)
+
+
+def test_damage_is_found_and_mended(tmp_path: Path) -> None:
+    out = run("benchmarks.damage", "--dir", str(tmp_path), "--count", "150")
+    assert sum(int(number) for number in re.findall(r"(\d+) found", out)) > 120
+    assert len(re.findall(r"(\d+) healed", out)) == 2
