@@ -74,3 +74,9 @@ def test_seconds_of_intervals() -> None:
     text = run("benchmarks.bootstrap", "--quick", "--repeats", "1")
     assert re.findall(r"\| \*\*\d+\.\d\d\*\* \| \d+\.\d\d \| under 5 s \|", text) != []
     assert text.count("| redundancy at") == 2
+
+
+def test_seconds_of_explain(tmp_path: Path) -> None:
+    text = run("benchmarks.explain", "--quick", "--repeats", "1", "--dir", str(tmp_path))
+    row = next(line for line in text.splitlines() if "600 x 32" in line)
+    assert re.search(r"\| [\d.]+ \([\d.]+ to [\d.]+\) \| [\d.]+ \| none \|", row)

@@ -17,7 +17,6 @@ from criticalmass.explain import (
     SHARES,
     TASK_DELTA,
     Explanation,
-    between_classes,
     explain,
 )
 from criticalmass.figures import new_axes
@@ -153,11 +152,9 @@ def test_between_class_variance_sums_to_that_of_the_class_means() -> None:
     z = (x - basis.scaling.mean) / basis.scaling.scale
     means = np.stack([z[y == c].mean(axis=0) for c in range(N_CLASSES)])
     share = np.bincount(y) / y.size
-    assert between_classes(basis).sum() == pytest.approx(
-        (share[:, None] * means**2).sum(), rel=1e-4
-    )
+    assert basis.between_classes.sum() == pytest.approx((share[:, None] * means**2).sum(), rel=1e-4)
     along = (share[:, None] * (means @ basis.vectors) ** 2).sum(axis=0)
-    assert between_classes(basis) == pytest.approx(along, abs=1e-4 * along.sum())
+    assert basis.between_classes == pytest.approx(along, abs=1e-4 * along.sum())
 
 
 def test_twice_as_wide_with_the_same_spectrum(labelled: FeatureStore, made: Explanation) -> None:

@@ -25,7 +25,7 @@ from criticalmass.prediction_file import (
     write_predictions,
 )
 from criticalmass.results import Run
-from criticalmass.statistics import FloatArray, Moments, moments
+from criticalmass.statistics import Moments, moments
 from criticalmass.store import FeatureStore
 from criticalmass.theory.freedom import degrees_of_freedom, full_penalty
 from criticalmass.theory.spectrum import correlation
@@ -336,7 +336,7 @@ def _spectrum(basis: Eigenbasis | None, whole: Moments) -> pd.DataFrame:
         values = np.maximum(np.linalg.eigvalsh(correlation(whole.scatter))[::-1], 0.0)
         between: NDArray[Any] = np.full(values.size, np.nan)
     else:
-        values, between = basis.eigenvalues, between_classes(basis)
+        values, between = basis.eigenvalues, basis.between_classes
     own = np.divide(between, values, out=np.full(values.size, np.nan), where=values > 1e-9)
     total = between.sum()
     return pd.DataFrame(
@@ -349,20 +349,6 @@ def _spectrum(basis: Eigenbasis | None, whole: Moments) -> pd.DataFrame:
             "split": "test" if basis is None else "train",
         }
     )
-
-
-def between_classes(basis: Eigenbasis) -> FloatArray:
-    """Variance of the class means along every eigendirection, weighted by class shares.
-
-    With b = X'Y/n in the basis, the mean of class c is b_c / p_c, so the variance between classes
-    along direction i is sum_c b_ic^2 / p_c.
-
-    Returns
-    -------
-    (n_neurons,), in the order of the eigenvalues.
-    """
-    live = basis.share > 0
-    return np.asarray((basis.targets[:, live] ** 2 / basis.share[live]).sum(axis=1))
 
 
 def _twice(prediction: Prediction) -> float:

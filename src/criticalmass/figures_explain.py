@@ -77,13 +77,17 @@ def predicted_curve(table: pd.DataFrame, ax: Axes, *, measure: str) -> Axes:
     kept = rows["fraction"].to_numpy(float)
     ax.fill_between(
         kept, rows["low"].to_numpy(float), rows["high"].to_numpy(float),
-        color=COLOURS[0], alpha=0.18, linewidth=0,
+        color=COLOURS[0], alpha=0.18, linewidth=0, label="where means over seeds fall",
     )  # fmt: skip
     ax.plot(kept, rows["mean"].to_numpy(float), color=COLOURS[0], linewidth=1.6, label="predicted")
-    ax.axhline(float(rows["mean"].iloc[-1]), color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+    ax.axhline(
+        float(rows["mean"].iloc[-1]), color=INK, linewidth=0.9, linestyle=(0, (4, 3)),
+        label="whole layer",
+    )  # fmt: skip
     fraction_axis(ax, float(kept.min()))
     ax.set_ylabel(NAMES.get(measure, measure))
     dress(ax)
+    ax.legend(loc="lower right", frameon=False, fontsize="small", labelcolor=INK)
     return ax
 
 
@@ -113,7 +117,7 @@ def predicted_over_measured(
         kept[known],
         rows["measured_low"].to_numpy(float)[known],
         rows["measured_high"].to_numpy(float)[known],
-        color=COLOURS[1], alpha=0.18, linewidth=0,
+        color=COLOURS[1], alpha=0.18, linewidth=0, label="interval of the measured",
     )  # fmt: skip
     ax.plot(
         kept, rows["measured"].to_numpy(float), color=COLOURS[1], linestyle="none", marker="s",

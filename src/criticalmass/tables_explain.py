@@ -23,7 +23,8 @@ def masses_for_people(made: Explanation) -> pd.DataFrame:
 
     table = made.masses
     shown = pd.DataFrame(index=table.index)
-    shown["about"] = f"predicted for {made.model} on {made.dataset}, layer {made.prediction.layer}"
+    layer = f"{made.model} on {made.dataset}, layer {made.prediction.layer}"
+    shown["predicted for"] = layer
     shown["intervals"] = f"{made.level * 100:g} % of means over {made.n_seeds} random subsets"
     shown["measure"] = table["measure"].astype(str)
     shown["to keep"] = [f"{delta * 100:g} %" for delta in table["delta"]]
@@ -46,7 +47,7 @@ def compared_for_people(made: Explanation) -> pd.DataFrame:
     if table is None or table.empty:
         return pd.DataFrame()
     shown = pd.DataFrame(index=table.index)
-    shown["about"] = "predicted beside measured k* (interpolated between tested sizes)"
+    shown["k*"] = "predicted, and measured (on straight lines between tested sizes)"
     shown["measure"] = table["measure"].astype(str)
     shown["to keep"] = [f"{delta * 100:g} %" for delta in table["delta"]]
     shown["seeds"] = table["n_seeds"].astype(str)

@@ -67,6 +67,16 @@ class Eigenbasis:
         """(n_neurons, n_classes), X'Y/n in the order of the neurons."""
         return np.asarray(self.vectors @ self.targets, dtype=np.float64)
 
+    @property
+    def between_classes(self) -> FloatArray:
+        """(n_neurons,) variance of the class means along every eigendirection, by class shares.
+
+        With b = X'Y/n in the basis, the mean of class c is b_c / p_c, so the variance between
+        classes along direction i is sum_c b_ic^2 / p_c.
+        """
+        live = self.share > 0
+        return np.asarray((self.targets[:, live] ** 2 / self.share[live]).sum(axis=1))
+
     def rotate(self, rows: Rows) -> NDArray[np.float32]:
         """Standardise raw rows (n_rows, n_neurons) and turn them into the basis, in float32.
 
