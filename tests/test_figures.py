@@ -13,7 +13,7 @@ import pytest
 from matplotlib import rcParams
 from matplotlib.collections import PolyCollection
 
-from criticalmass import figures
+from criticalmass import figures, figures_named
 from criticalmass.errors import CriticalMassError
 
 KEPT = np.array([13, 64, 128, 256, 640, 1280])
@@ -182,7 +182,7 @@ def test_figure_file(
 ) -> None:
     monkeypatch.setattr(tables_module(), "curves", lambda run: curves())
     monkeypatch.setattr(tables_module(), "redundancy", lambda run, deltas: masses())
-    path = figures.figure(name, "run", out=tmp_path / "deep" / f"figure.{ending}")
+    path = figures_named.figure(name, "run", out=tmp_path / "deep" / f"figure.{ending}")
     assert path.stat().st_size > 1000
     assert [item.name for item in path.parent.iterdir()] == [f"figure.{ending}"]
 
@@ -192,11 +192,11 @@ def test_figure_refuses_what_it_does_not_know(
 ) -> None:
     monkeypatch.setattr(tables_module(), "curves", lambda run: curves())
     with pytest.raises(CriticalMassError, match="did you mean 'value'"):
-        figures.figure("valeu", "run", out=tmp_path / "a.pdf")
+        figures_named.figure("valeu", "run", out=tmp_path / "a.pdf")
     with pytest.raises(CriticalMassError, match=r"a\.doc.*\.pdf"):
-        figures.figure("value", "run", out=tmp_path / "a.doc")
+        figures_named.figure("value", "run", out=tmp_path / "a.doc")
     with pytest.raises(CriticalMassError, match="logistic"):
-        figures.figure("cka", "run", out=tmp_path / "a.pdf")
+        figures_named.figure("cka", "run", out=tmp_path / "a.pdf")
     with pytest.raises(CriticalMassError, match="did you mean 'logistic'"):
-        figures.figure("value", "run", out=tmp_path / "a.pdf", measures=("logstic",))
+        figures_named.figure("value", "run", out=tmp_path / "a.pdf", measures=("logstic",))
     assert not list(tmp_path.iterdir())

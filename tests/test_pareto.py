@@ -188,7 +188,7 @@ def test_the_figure_draws_the_front_and_what_may_belong_to_it(run):
 
 @pytest.mark.parametrize("name", ["pareto", "diffuseness"])
 def test_named_figures_are_written(run, tmp_path, name):
-    from criticalmass.figures import figure
+    from criticalmass.figures_named import figure
 
     assert figure(name, run, out=tmp_path / f"{name}.png").stat().st_size > 1000
     with pytest.raises(CriticalMassError, match="draws one measure"):

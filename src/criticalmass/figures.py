@@ -7,12 +7,10 @@ colour-blind, and every line has its own marker and dash, so that a figure also 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.errors import CriticalMassError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +36,8 @@ MEASURE_LABELS = {
     "retrieval-recall": "recall@10 of the whole layer's neighbours",
 }
 COLUMN_WIDTH = 3.35
+#: From more lines than this on, a figure tells them apart by order, without bands.
+MANY = 8
 #: The range of delta that the DR-against-delta figure covers.
 DELTAS = tuple(round(0.5 + 0.01 * step, 2) for step in range(50))
 
@@ -73,13 +73,15 @@ def value_against_fraction(
     rows = rows[rows["mean"].notna()]
     if rows.empty:
         raise CriticalMassError(f"no curve to draw for measure {measure!r}; run a sweep with it")
-    for number, (label, line) in enumerate(series(rows)):
+    lines = list(series(rows))
+    for number, (label, line) in enumerate(lines):
         line = line.sort_values("n_kept")
-        style = _style(number)
+        style = _style(number, len(lines))
         kept = (line["n_kept"] / line["n_neurons"]).to_numpy(float)
-        _band(ax, kept, line["low"], line["high"], style["color"])
+        if len(lines) <= MANY:
+            _band(ax, kept, line["low"], line["high"], style["color"])
         ax.plot(kept, line["mean"].to_numpy(float), label=label, **style)
-    if whole_layer:
+    if whole_layer and len(lines) <= MANY:
         _whole_layer_lines(rows, ax)
     fraction_axis(ax, float((rows["n_kept"] / rows["n_neurons"]).min()))
     ax.set_ylabel(measure_label(str(rows["measure"].iloc[0])))
@@ -118,11 +120,13 @@ def dr_against_delta(table: pd.DataFrame, ax: Axes, *, measure: str | None = Non
     rows = rows[rows["dr"].notna()]
     if rows.empty:
         raise CriticalMassError(f"no DR to draw for measure {measure!r}; run a sweep with it")
-    for number, (label, line) in enumerate(series(rows)):
+    lines = list(series(rows))
+    for number, (label, line) in enumerate(lines):
         line = line.sort_values("delta")
-        style = _style(number)
+        style = _style(number, len(lines))
         delta, dr = line["delta"].to_numpy(float), line["dr"].to_numpy(float)
-        _band(ax, delta, line["dr_low"], line["dr_high"], style["color"])
+        if len(lines) <= MANY:
+            _band(ax, delta, line["dr_low"], line["dr_high"], style["color"])
         every = max(1, len(delta) // 8)
         ax.plot(delta, dr, label=label, markevery=every, **style)
         bound = line["at_floor"].to_numpy(bool)
@@ -220,109 +224,22 @@ def new_axes(width: float = 3.8, height: float = 3.0) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-FIGURES = {
-    "value": "value of the measure against the fraction of neurons kept",
-    "cka": "linear CKA of the subset with its whole layer against the fraction kept",
-    "dr": "diffused redundancy against delta",
-    "classes": "share of its accuracy that every class keeps, those who pay first named",
-    "gini": "inequality of class accuracies against accuracy, and what a neutral loss gives",
-    "agreement": "agreement of predictions and errors beyond chance, by size",
-    "diffuseness": "random subsets between those of the best and the worst selector",
-    "pareto": "size against value of all subsets, with those that no other beats",
-}
-_EFFECTS = ("classes", "gini", "agreement")
-_CHOICE = ("diffuseness", "pareto")
-
-
-def figure(
-    name: str,
-    run: Any,
-    *,
-    out: str | os.PathLike[str],
-    measures: Sequence[str] = (),
-    deltas: Sequence[float] = (0.9,),
-) -> Path:
-    """Draw one figure of a run into a file, one column of a paper wide, fonts embedded.
-
-    Parameters
-    ----------
-    name: a key of ``FIGURES``.
-    run: a Run or the path of one.
-    out: file to write; its ending (pdf, svg, png) decides the format.
-    measures: the measures to draw; every fitting one by default.
-    deltas: the critical masses that the ``value`` figure marks.
-
-    Returns
-    -------
-    The path written.
-
-    Raises
-    ------
-    CriticalMassError: unknown figure, unknown ending, or nothing in the run to draw.
-    """
-    from matplotlib import rc_context
-
-    if name not in FIGURES:
-        raise unknown_name("figure", name, FIGURES)
-    target = Path(out)
-    ending = target.suffix.lower().lstrip(".")
-    if ending not in {"pdf", "svg", "png"}:
-        raise CriticalMassError(f"--out {str(out)!r} must end in .pdf, .svg or .png")
-    drawing, ax = new_axes(COLUMN_WIDTH, 2.5)
-    _draw_named(name, run, ax, measures, deltas)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
-    with rc_context({"pdf.fonttype": 42, "svg.fonttype": "path"}):
-        drawing.savefig(scratch, format=ending, dpi=300)
-    os.replace(scratch, target)
-    return target
-
-
-def _draw_named(
-    name: str, run: Any, ax: Axes, measures: Sequence[str], deltas: Sequence[float]
-) -> None:
-    """Compute the table that a named figure needs and draw it."""
-    from criticalmass.redundancy import curves, redundancy
-
-    if name in _EFFECTS:
-        from criticalmass.figures_effects import draw_effect
-
-        draw_effect(name, run, ax, measures, deltas)
-        return
-    if name in _CHOICE:
-        from criticalmass.figures_choice import draw_choice
-
-        draw_choice(name, run, ax, measures)
-        return
-    table = curves(run) if name != "dr" else redundancy(run, deltas=DELTAS)
-    known = list(dict.fromkeys(table["measure"]))
-    for measure in measures:
-        if measure not in known:
-            raise unknown_name("measure", measure, known)
-    wanted = [m for m in measures or known if name == "dr" or is_similarity(m) == (name == "cka")]
-    if not wanted:
-        raise CriticalMassError(
-            f"nothing for the {name!r} figure: the run has the measures {', '.join(known)}"
-        )
-    rows = table[table["measure"].isin(wanted)]
-    if name == "dr":
-        dr_against_delta(rows, ax)
-    elif name == "cka":
-        cka_against_fraction(rows, ax, measure=wanted[0])
-    else:
-        value_against_fraction(rows, ax)
-        masses = redundancy(run, deltas=tuple(deltas))
-        mark_critical_mass(masses[masses["measure"].isin(wanted)], ax)
-
-
 def _plain(name: object) -> str:
     """Keep a name from data a name: no formula between dollars, not hidden by an underscore."""
     text = str(name).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
-def _style(number: int) -> dict[str, Any]:
-    """Give line ``number`` a colour, a marker and a dash of its own."""
+def _style(number: int, of: int = 1) -> dict[str, Any]:
+    """Give line ``number`` a colour, a marker and a dash of its own; many go from dark to light."""
+    if of > MANY:
+        from matplotlib import colormaps
+
+        return {
+            "color": colormaps["cividis"](0.9 * number / (of - 1)),
+            "linewidth": 0.9,
+            "zorder": 3,
+        }
     return {
         "color": COLOURS[number % len(COLOURS)],
         "marker": MARKERS[number % len(MARKERS)],
@@ -376,5 +293,10 @@ def _percent_ticks(ax: Axes) -> None:
 
 def _legend(ax: Axes, place: Literal["lower left", "lower right"]) -> None:
     """Name the lines, when there is more than one to tell apart."""
-    if len(ax.get_legend_handles_labels()[0]) > 1:
-        ax.legend(loc=place, frameon=False, fontsize="small", labelcolor=INK)
+    handles, labels = ax.get_legend_handles_labels()
+    if len(handles) > MANY:
+        # So many are told apart by their order alone: the ends and the middle are named.
+        some = [0, len(handles) // 2, len(handles) - 1]
+        handles, labels = [handles[i] for i in some], [labels[i] for i in some]
+    if len(handles) > 1:
+        ax.legend(handles, labels, loc=place, frameon=False, fontsize="small", labelcolor=INK)

@@ -127,16 +127,9 @@ def mark_references(points: Sequence[ReferencePoint], ax: Axes) -> Axes:
     """
     for source in dict.fromkeys(point.source for point in points):
         mine = [point for point in points if point.source == source]
-        known = [point for point in mine if point.low is not None and point.high is not None]
-        ends = [(point.low, point.high) for point in known]
-        ax.vlines(
-            [point.x for point in known],
-            [low for low, _ in ends],
-            [high for _, high in ends],
-            color=INK,
-            linewidth=0.9,
-            zorder=6,
-        )
+        for point in mine:
+            if point.low is not None and point.high is not None:
+                ax.vlines(point.x, point.low, point.high, color=INK, linewidth=0.9, zorder=6)
         ax.plot(
             [point.x for point in mine],
             [point.y for point in mine],

@@ -12,7 +12,8 @@ from matplotlib import rcParams
 import criticalmass as cm
 from criticalmass import figures_effects as figures
 from criticalmass.errors import CriticalMassError
-from criticalmass.figures import figure, new_axes
+from criticalmass.figures import new_axes
+from criticalmass.figures_named import figure
 from criticalmass.results import Run
 from criticalmass.store import FeatureStore
 

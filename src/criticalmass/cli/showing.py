@@ -10,6 +10,11 @@ import click
 from criticalmass.cli.options import example, given, out, quiet, several, table_format
 
 _runs = click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path())
+_reference = click.option(
+    "--reference",
+    type=click.Path(),
+    help="CSV of published numbers to draw beside: columns source, measure, x, y, figure, ...",
+)
 
 
 def show_redundancy(
@@ -45,14 +50,18 @@ def redundancy(runs: tuple[str, ...], form: str, out: str | None, **options: Any
 @out(what="File to write: .pdf, .svg or .png.")
 @several("--measure", "measures", "Measure to draw; all that fit by default.")
 @several("--delta", "deltas", "Critical mass to mark on the value figure: 0.9.", float)
+@several("--layer", "layers", "Layer to draw; all by default.")
+@several("--selector", "selectors", "Selector to draw; all by default.")
+@click.option("--width", type=float, help="Width in inches: 3.35, one column; a page has 7.")
+@_reference
 @quiet
 def figure(name: str, run: str, out: str, **options: Any) -> None:
     """Draw a figure of RUN for a paper.
 
-    NAME is value, cka, dr, classes, gini, agreement, diffuseness or pareto; the figure is one
-    column wide, its fonts are embedded.
+    NAME is value, cka, dr, layers, classes, gini, agreement, matrix, diffuseness or pareto; the
+    figure is one column wide, its fonts are embedded.
     """
-    from criticalmass.figures import figure as draw
+    from criticalmass.figures_named import figure as draw
 
     click.echo(str(draw(name, run, out=out, **given(options))))
 
@@ -63,9 +72,13 @@ def figure(name: str, run: str, out: str, **options: Any) -> None:
     "--out", type=click.Path(), default="report.html", show_default=True, help="File to write."
 )
 @several("--delta", "deltas", "Share of the whole layer's value to keep.", float)
+@_reference
 @quiet
 def report(runs: tuple[str, ...], out: str, **options: Any) -> None:
-    """Write one offline page about runs."""
+    """Write one offline page about runs.
+
+    Several runs stand side by side, with their paired differences.
+    """
     from criticalmass.report import report as write
 
     click.echo(str(write(runs, out, **given(options))))
