@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from criticalmass.datasets.dataset import Dataset, Split
 from criticalmass.datasets.splits import SPLIT_SEED, TEST_SHARE, split_in_two
 from criticalmass.errors import CriticalMassError
+from criticalmass.limits import check_zip
 
 
 def load_digits(spec: str) -> Dataset:
@@ -90,6 +91,7 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """
     if not path.is_file():
         raise CriticalMassError(f"no file {str(path)!r}")
+    check_zip(path)
     try:
         # Opened here: np.load leaves its own handle open when the archive is broken.
         with path.open("rb") as file:

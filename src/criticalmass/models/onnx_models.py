@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
+from criticalmass.limits import check_beside
 from criticalmass.models.frozen import PENULTIMATE, FrozenModel, Tap, files_digest
 from criticalmass.models.preprocess import ImagePreprocess, Preprocess, VectorPreprocess
 from criticalmass.models.repair import import_package
@@ -70,16 +71,45 @@ class OnnxGraph:
 
 
 def onnx_files(path: Path) -> tuple[Path, ...]:
-    """List a graph's file and the file beside it that large graphs keep their weights in.
+    """List a graph's file and the files beside it that large graphs keep their weights in.
 
     Raises
     ------
-    CriticalMassError: no such file.
+    CriticalMassError: no such file, no graph, or weights outside its folder or gone.
     """
     if not path.is_file():
         raise CriticalMassError(f"no ONNX file {str(path)!r}")
-    beside = path.with_name(f"{path.name}.data")
-    return (path, beside) if beside.is_file() else (path,)
+    places = dict.fromkeys(_external(_parse(path).graph))
+    beside = [check_beside(path.parent, place, path) for place in places]
+    for file in beside:
+        if not file.is_file():
+            raise CriticalMassError(f"{str(path)!r} keeps weights in {str(file)!r}, which is gone")
+    return (path, *beside)
+
+
+def _external(graph: Any) -> Iterator[str]:
+    """Yield where the tensors of a graph, and of the graphs within it, lie outside its file."""
+    inner = [a for node in graph.node for a in node.attribute]
+    tensors = [*graph.initializer, *(t for a in inner for t in (a.t, *a.tensors))]
+    sparse = [*graph.sparse_initializer, *(s for a in inner for s in a.sparse_tensors)]
+    tensors += [part for one in sparse for part in (one.values, one.indices)]
+    for tensor in tensors:
+        yield from (e.value for e in tensor.external_data if e.key == "location")
+    for attribute in inner:
+        for below in (attribute.g, *attribute.graphs):
+            # An attribute that holds no graph gives an empty one.
+            if below.node or below.initializer:
+                yield from _external(below)
+
+
+def _parse(path: Path) -> Any:
+    """Read a graph's file without the weights that it keeps elsewhere."""
+    onnx = import_package("onnx", EXTRA)
+    decode = import_package("google.protobuf.message", EXTRA).DecodeError
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except (decode, ValueError, OSError) as error:
+        raise CriticalMassError(f"{str(path)!r} is no ONNX file") from error
 
 
 def load_onnx(spec: Spec) -> FrozenModel:
@@ -119,11 +149,7 @@ def load_onnx(spec: Spec) -> FrozenModel:
 
 def _read(spec: Spec, path: Path) -> OnnxGraph:
     onnx = import_package("onnx", EXTRA)
-    decode = import_package("google.protobuf.message", EXTRA).DecodeError
-    try:
-        content = onnx.load(str(path), load_external_data=False).graph
-    except (decode, ValueError, OSError) as error:
-        raise CriticalMassError(f"{str(path)!r} is no ONNX file") from error
+    content = _parse(path).graph
     weights = {one.name for one in content.initializer}
     inputs = [one for one in content.input if one.name not in weights]
     if len(inputs) != 1 or not content.output or not content.node:

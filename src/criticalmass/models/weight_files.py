@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from criticalmass.errors import CriticalMassError
+from criticalmass.limits import check_zip
 from criticalmass.models.repair import import_torch
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
+    check_zip(path)
     torch = import_torch()
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -89,6 +91,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> Any:
+    check_zip(path)
     torch = import_torch()
     # Checkpoints hold accuracies as NumPy numbers; to make these runs no code.
     numbers = [np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]

@@ -14,6 +14,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.limits import check_zip
 from criticalmass.vectors.source import ROWS, Block, Source, Vectors, check_form
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -60,6 +61,7 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 def open_npz(path: Path, column: str | None, other: frozenset[str]) -> Vectors:
     """Open an ``.npz`` file with ``X``, or ``x_train`` and ``x_test``; see ``open_vectors``."""
+    check_zip(path)
     try:
         with zipfile.ZipFile(path) as archive:
             members = {

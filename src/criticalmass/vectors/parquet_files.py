@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.limits import check_unpacked
 from criticalmass.vectors.source import ROWS, Source, Vectors
 
 _BUFFER = 1 << 16
@@ -93,6 +94,7 @@ def _list_source(path: Path, name: str, n: int) -> Source:
     if not width:
         raise CriticalMassError(f"column {name!r} of {str(path)!r} has no vector in row 0")
     dtype = np.dtype(first.type.value_type.to_pandas_dtype())
+    check_unpacked(path, n * width * dtype.itemsize)
 
     def chunks() -> Iterator[NDArray[Any]]:
         row = 0
@@ -132,6 +134,7 @@ def _check_lists(path: Path, name: str, cells: Any, width: int, row: int) -> Non
 def _wide_source(path: Path, names: Sequence[str], fields: dict[str, Any], n: int) -> Source:
     kinds = [np.dtype(fields[name].to_pandas_dtype()) for name in names]
     dtype = np.result_type(*kinds)
+    check_unpacked(path, n * len(names) * dtype.itemsize)
 
     def chunks() -> Iterator[NDArray[Any]]:
         row = 0
