@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from criticalmass.bootstrap import averaged_over_seeds, resampled_means, seed_counts
+from criticalmass.checking import checked
 from criticalmass.run_predictions import (
     Line,
     Predictions,
@@ -80,6 +81,7 @@ class _Pairs:
         }
 
 
+@checked
 def agreement(
     run: RunLike | Sequence[RunLike],
     *,

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from criticalmass.checking import checked
 from criticalmass.cka_kernels import prefix_terms
 from criticalmass.errors import CriticalMassError
 from criticalmass.hsic import FEWEST_DEBIASED, Hsic, ratio
 from criticalmass.statistics import FloatArray, IndexArray, as_index
 
 
+@checked
 def linear_cka(x: Any, y: Any, *, debiased: bool = False) -> float:
     """Linear CKA between two representations of the same samples.
 
@@ -64,6 +66,7 @@ def linear_cka(x: Any, y: Any, *, debiased: bool = False) -> float:
     return float(ratio(plain.debiased(norms, traces, a.shape[0]), plain))
 
 
+@checked
 def prefix_cka(second_moment: npt.ArrayLike, order: npt.ArrayLike) -> FloatArray:
     """Linear CKA of every prefix of an order against the whole layer.
 
@@ -87,6 +90,7 @@ def prefix_cka(second_moment: npt.ArrayLike, order: npt.ArrayLike) -> FloatArray
     return ratio(sums, sums)
 
 
+@checked
 def prefix_cka_debiased(
     second_moment: npt.ArrayLike,
     moment_of_squares: npt.ArrayLike,

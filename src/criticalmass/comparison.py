@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from criticalmass.checking import checked
 from criticalmass.comparison_pairs import KEY, Pair, folder_names, pairs_of, same_samples
 from criticalmass.comparison_words import sentence
 from criticalmass.errors import CriticalMassError, unknown_name
@@ -50,6 +51,7 @@ COMPARISON_COLUMNS: dict[str, str] = {
 }
 
 
+@checked
 def compare(  # noqa: PLR0913
     a: RunLike,
     b: RunLike | None = None,

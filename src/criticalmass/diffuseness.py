@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from criticalmass.bootstrap import averaged_over_seeds, seed_counts
+from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.results import Run
 from criticalmass.run_predictions import RunLike, check_interval, percentiles, runs_of, typed
@@ -42,6 +43,7 @@ SUMMARY_COLUMNS: dict[str, str] = (
 )
 
 
+@checked
 def diffuseness(
     run: RunLike | Sequence[RunLike],
     *,
@@ -89,6 +91,7 @@ def diffuseness(
     return typed(rows, DIFFUSENESS_COLUMNS)
 
 
+@checked
 def diffuseness_summary(
     run: RunLike | Sequence[RunLike],
     *,

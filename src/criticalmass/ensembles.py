@@ -16,6 +16,7 @@ from scipy.special import softmax
 from criticalmass.agreement import compared
 from criticalmass.bootstrap import averaged_over_seeds, resampled_means, seed_counts
 from criticalmass.cells import LayerData, Workbench
+from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError
 from criticalmass.probes import get_probe
 from criticalmass.probes.task import LinearHead, ProbeScores, ProbeTask, Rows
@@ -67,6 +68,7 @@ class _Fitted:
     unfinished: Mapping[str, int]
 
 
+@checked
 def ensembles(  # noqa: PLR0913
     store: FeatureStore | str | os.PathLike[str],
     *,

@@ -8,6 +8,7 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.statistics import FloatArray
 
@@ -15,6 +16,7 @@ from criticalmass.statistics import FloatArray
 _SLACK = 1e-12
 
 
+@checked
 def diffused_redundancy(
     fractions: npt.ArrayLike,
     values: npt.ArrayLike,

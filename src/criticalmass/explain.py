@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError, RunError, StoreError
 from criticalmass.explain_words import paragraph
 from criticalmass.prediction import Prediction, ridge_curve
@@ -120,6 +121,7 @@ class Explanation:
         return rows.iloc[0]
 
 
+@checked
 def explain(  # noqa: PLR0913
     store: FeatureStore | str | os.PathLike[str],
     *,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from criticalmass.checking import checked
 from criticalmass.class_curves import ClassCurve, class_curves
 from criticalmass.estimators import check_delta
 from criticalmass.inequality import gini
@@ -68,6 +69,7 @@ LOSS_COLUMNS: dict[str, str] = (
 )
 
 
+@checked
 def fairness(
     run: RunLike | Sequence[RunLike],
     *,
@@ -119,6 +121,7 @@ def fairness(
     return typed(rows, FAIRNESS_COLUMNS)
 
 
+@checked
 def class_accuracy(
     run: RunLike | Sequence[RunLike],
     *,
@@ -155,6 +158,7 @@ def class_accuracy(
     return typed(rows, CLASS_COLUMNS)
 
 
+@checked
 def class_losses(
     run: RunLike | Sequence[RunLike],
     deltas: float | Sequence[float] = (0.9,),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from criticalmass.checking import checked
 from criticalmass.datasets.arrays import check_vectors, encode_labels
 from criticalmass.datasets.dataset import UNLABELLED
 from criticalmass.datasets.splits import SPLIT_SEED, TEST_SHARE, stratified_test
@@ -25,6 +26,7 @@ from criticalmass.vectors import Source, Vectors, open_vectors
 LAYER = "penultimate"
 
 
+@checked
 def import_features(
     path_or_arrays: str | Path | ArrayLike | Mapping[str, ArrayLike],
     *,

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError
 from criticalmass.statistics import FloatArray
 
 
+@checked
 def gini(x: npt.ArrayLike) -> float:
     """Gini coefficient, sum_ij |x_i - x_j| / (2 n^2 mean(x)).
 
@@ -29,6 +31,7 @@ def gini(x: npt.ArrayLike) -> float:
     return float(gini_of_rows(_checked(x, "gini", floor=0.0)))
 
 
+@checked
 def coefficient_of_variation(x: npt.ArrayLike) -> float:
     """Divide the population standard deviation by the mean; 0 if all numbers are zero.
 
@@ -43,6 +46,7 @@ def coefficient_of_variation(x: npt.ArrayLike) -> float:
     return float(variation_of_rows(_checked(x, "coefficient_of_variation", floor=0.0)))
 
 
+@checked
 def max_min_gap(x: npt.ArrayLike) -> float:
     """Largest number minus smallest.
 

@@ -54,7 +54,7 @@ def check_zip(path: Path) -> None:
             for info in members:
                 if info.filename.endswith(".npy"):
                     _check_array(path, archive, info)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, RuntimeError, EOFError) as error:
         raise CriticalMassError(f"{str(path)!r} is no readable archive: {error}") from error
 
 

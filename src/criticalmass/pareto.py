@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from criticalmass.checking import checked
 from criticalmass.errors import RunError, unknown_name
 from criticalmass.results import Run
 from criticalmass.run_curves import Curve, curves_of
@@ -27,6 +28,7 @@ PARETO_COLUMNS: dict[str, str] = (
 )
 
 
+@checked
 def pareto(
     run: RunLike | Sequence[RunLike],
     *,

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError
 from criticalmass.estimators import (
     check_delta,
@@ -70,6 +71,7 @@ REDUNDANCY_COLUMNS: dict[str, str] = dict.fromkeys(_KEY, _TEXT) | {
 }
 
 
+@checked
 def curves(
     run: RunLike | Sequence[RunLike],
     *,
@@ -105,6 +107,7 @@ def curves(
     return _table(rows, CURVE_COLUMNS)
 
 
+@checked
 def redundancy(
     run: RunLike | Sequence[RunLike],
     deltas: float | Sequence[float] = (0.9,),

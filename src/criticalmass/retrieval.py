@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError
 from criticalmass.nearest import Candidates, Matrix, Metric
 from criticalmass.probes.standardise import refuse_nonfinite
@@ -29,6 +30,7 @@ Names = npt.NDArray[np.integer]
 View = Callable[[npt.NDArray[Any]], npt.NDArray[np.floating]]
 
 
+@checked
 def ndcg(
     ranked: npt.ArrayLike, relevant: npt.ArrayLike, gains: npt.ArrayLike | None = None
 ) -> FloatArray:
@@ -73,6 +75,7 @@ def ndcg(
     return np.asarray(np.divide(gained, ideal, out=np.zeros(len(found)), where=ideal > 0.0))
 
 
+@checked
 def recall(ranked: npt.ArrayLike, relevant: npt.ArrayLike) -> FloatArray:
     """Share of what is relevant that was found. Recall@k: give lists of length k.
 

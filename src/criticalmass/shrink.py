@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from criticalmass.cells import validation_rows
+from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures import MEASURES
 from criticalmass.selectors import Evidence, select, selector_info
@@ -90,6 +91,7 @@ class ShrinkPlan:
         )
 
 
+@checked
 def shrink(  # noqa: PLR0913
     store: StoreLike,
     *,

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from criticalmass.checking import checked
 from criticalmass.datasets.arrays import load_digits, load_npz
 from criticalmass.datasets.broken import refuse_broken, without_broken
 from criticalmass.datasets.dataset import Dataset
@@ -42,6 +43,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+@checked
 def load_dataset(spec: str | Dataset, *, skip_broken: bool = False) -> Dataset:
     """Load a labelled dataset.
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError
 from criticalmass.export.backbone import ENCODER, Backbone, backbone_of, describe, rebuild
 from criticalmass.export.cutting import cut_at, cut_channels, savings
@@ -201,6 +202,7 @@ def _check(slim: SlimModel, backbone: Backbone, module: Slim) -> None:
     compare(found, wanted, "the torch module")
 
 
+@checked
 def load_slim_torch(
     path: str | os.PathLike[str], *, device: str = "auto", trust_code: bool = False
 ) -> SlimTorch:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.models.factories import load_factory
 from criticalmass.models.frozen import FrozenModel, files_digest
@@ -34,6 +35,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
 DEVICES = ("auto", "cpu", "cuda")
 
 
+@checked
 def load_model(
     spec: str | FrozenModel, *, weights: str | Path | None = None, device: str = "auto"
 ) -> FrozenModel:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError
 from criticalmass.probes.certificate import Certificate, certify
 from criticalmass.probes.crew import Crew, crew_for, find_device
@@ -125,6 +126,7 @@ def fit_certified(
     return [proofs[id(p)] for p in problems]
 
 
+@checked
 def fit_probes(  # noqa: PLR0913
     x: ArrayLike | Rows,
     y: ArrayLike,

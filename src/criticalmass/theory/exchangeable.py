@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError
 from criticalmass.statistics import FloatArray, IndexArray
 from criticalmass.theory.spectrum import as_second_moment, correlation
@@ -72,6 +73,7 @@ class Exchangeability:
         return self.p_value > level
 
 
+@checked
 def exchangeability_test(
     second_moment: npt.ArrayLike, *, standardise: bool = True, n_draws: int = 199, seed: int = 0
 ) -> Exchangeability:

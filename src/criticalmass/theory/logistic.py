@@ -11,6 +11,7 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from criticalmass.cells import validation_rows
+from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError
 from criticalmass.probes.logistic import check_strengths
 from criticalmass.probes.logistic_task import LogisticProtocol
@@ -91,6 +92,7 @@ class LogisticPrediction:
     passes: int
 
 
+@checked
 def predict_logistic(
     train: Labelled,
     test: Labelled,

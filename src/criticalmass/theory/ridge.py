@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
+from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.probes.closed_form import L2S
 from criticalmass.probes.task import Rows
@@ -74,6 +75,7 @@ class RidgePrediction:
     n_neurons: int
 
 
+@checked
 def predict_ridge(  # noqa: PLR0913
     train: Eigenbasis | Labelled,
     test: Labelled,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError
 from criticalmass.statistics import FloatArray, IndexArray
 from criticalmass.theory.spectrum import as_second_moment
@@ -77,6 +78,7 @@ class ExpectedSimilarity:
         return _first(self.sizes, self.mean, _check_delta(delta))
 
 
+@checked
 def expected_cka(
     second_moment: npt.ArrayLike,
     sizes: Sequence[int] | npt.ArrayLike,
@@ -119,6 +121,7 @@ def expected_cka(
     return found
 
 
+@checked
 def cka_critical_mass(second_moment: npt.ArrayLike, delta: float) -> int:
     """Predict the fewest neurons whose expected CKA with the whole layer reaches ``delta``.
 

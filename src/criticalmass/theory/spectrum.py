@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError
 from criticalmass.statistics import FloatArray
 
@@ -14,6 +15,7 @@ ROWS = 256
 ASYMMETRY = 1e-8
 
 
+@checked
 def participation_ratio(second_moment: npt.ArrayLike) -> float:
     """Effective number of dimensions of a layer: (sum lambda)^2 / sum lambda^2.
 
@@ -35,6 +37,7 @@ def participation_ratio(second_moment: npt.ArrayLike) -> float:
     return float(np.trace(c) ** 2 / np.vdot(c, c))
 
 
+@checked
 def diagonal_share(second_moment: npt.ArrayLike) -> float:
     """Share of the diagonal in ||C||_F^2: a = sum_i C_ii^2 / sum_ij C_ij^2.
 
