@@ -14,6 +14,7 @@ import pandas as pd
 
 from criticalmass.backends import Backend, get_backend
 from criticalmass.cells import Workbench
+from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError, RunError, StoreError, unknown_name
 from criticalmass.ledger import Ledger, fill
 from criticalmass.measures import (
@@ -37,6 +38,7 @@ RERUNS = ("missing", "failed", "all")
 _LIBRARIES = ("criticalmass", "numpy", "scipy", "scikit-learn", "numba", "pandas")
 
 
+@checked
 def sweep(  # noqa: PLR0913
     store: FeatureStore | str | os.PathLike[str],
     *,

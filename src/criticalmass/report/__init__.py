@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError
 from criticalmass.report.answers import Answer, answer, headline_row, next_smaller, percent
 from criticalmass.report.predicted import Predicted, predicted
@@ -56,6 +57,7 @@ class Section:
     curves: list[dict[str, Any]]
 
 
+@checked
 def report(
     run_or_runs: Any,
     out: str | os.PathLike[str] = "report.html",
