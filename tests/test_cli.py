@@ -99,6 +99,8 @@ def test_options_are_the_parameters_of_one_public_function(name: str) -> None:
     place, function = FUNCTIONS[name]
     known = set(inspect.signature(getattr(module(place), function)).parameters)
     presentation = {"form", "quiet", "runs", "vectors", "help"}
+    # Two words on the backend, which make one.
+    presentation |= {"ray_address", "ray_cpus"}
     if name in {"redundancy", "list", "info", *EFFECTS}:
         presentation.add("out")
     # How a table is cut for people, and a figure of speech about money.

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.errors import CriticalMassError
+from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.measures import MEASURES, VALIDATION_SEED, VALIDATION_SHARE
 from criticalmass.plan import FULL, Job
 from criticalmass.probes import get_probe
 from criticalmass.probes.task import ProbeScores, ProbeTask, Rows
 from criticalmass.results import Artifact
+from criticalmass.seal import SEAL, sealed
 from criticalmass.selectors import SELECTORS, Evidence, Selection, select
 from criticalmass.similarity import SimilarityTask, WholeLayer, get_similarity
 from criticalmass.store import FeatureStore
+from criticalmass.store_files import read_manifest
 
 # Data that defeat a method: no factor (LinAlgError), a division or overflow that NumPy was told
 # to raise (ArithmeticError), arrays that do not fit (MemoryError), input that the method refuses
@@ -136,6 +140,34 @@ class Workbench:
             )
             self._open[name] = LayerData(train, test, seen)
         return self._open[name]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process as the store's path: features stay where they are."""
+        return workbench_at, (str(self.store.path.resolve()), self.store.manifest)
+
+
+# The last bench of this process, with what it has of its layer, for the next task on it.
+_BENCHES: dict[tuple[str, str], Workbench] = {}
+
+
+def workbench_at(path: str, manifest: Mapping[str, Any]) -> Workbench:
+    """Open the store that another process has opened and verified.
+
+    Raises
+    ------
+    StoreError: there is none at the path here, or another one.
+    """
+    key = (path, str(sealed(manifest)[SEAL]))
+    if key not in _BENCHES:
+        if read_manifest(Path(path)) != manifest:
+            raise StoreError(
+                f"{path!r} is another feature store on {os.uname().nodename} than where the work "
+                "was started; put it on a file system that all machines share"
+            )
+        bench = Workbench.of(FeatureStore(Path(path), dict(manifest)))
+        _BENCHES.clear()
+        _BENCHES[key] = bench
+    return _BENCHES[key]
 
 
 def validation_rows(

@@ -7,15 +7,33 @@ from typing import Any, TypeVar
 
 import click
 
-from criticalmass.errors import unknown_name
+from criticalmass.errors import CriticalMassError, unknown_name
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 FORMATS = ("table", "json", "csv", "parquet")
+# What `backends.ray.Ray` takes, as options ``--ray-NAME``.
+RAY = ("address", "cpus")
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """Keep the options that the user gave, so that the library's defaults are the only ones."""
-    return {name: value for name, value in options.items() if value is not None and value != ()}
+    kept = {name: value for name, value in options.items() if value is not None and value != ()}
+    return _with_cluster(kept)
+
+
+def _with_cluster(options: dict[str, Any]) -> dict[str, Any]:
+    """Make one backend of ``--backend``, ``--ray-address`` and ``--ray-cpus``."""
+    told = {name: options.pop(f"ray_{name}") for name in RAY if f"ray_{name}" in options}
+    if not told:
+        return options
+    name = options.setdefault("backend", "ray")
+    if name not in ("ray", "ray-rows"):
+        raise CriticalMassError(
+            f"--backend {name} has no use for --ray-{next(iter(told))}; leave one of them out"
+        )
+    from criticalmass.backends import maker
+
+    return {**options, "backend": maker(name)(**told)}
 
 
 def example(line: str) -> dict[str, Any]:
@@ -59,6 +77,17 @@ def table_format(function: Function) -> Function:
     )(function)
 
 
+def where(function: Function) -> Function:
+    """Give a command the options that say where its work runs."""
+    for option in (
+        click.option("--ray-cpus", type=int, help="Threads of each worker of Ray: 1."),
+        click.option("--ray-address", help="HOST:PORT of a Ray cluster, also RAY_ADDRESS."),
+        click.option("--backend", help="Where the work runs: local (default) or ray."),
+    ):
+        function = option(function)
+    return function
+
+
 class _OrAuto(click.ParamType):  # type: ignore[type-arg]  # newer click: generic
     """A number, or "auto", which leaves it to the laws."""
 
@@ -76,7 +105,7 @@ class _OrAuto(click.ParamType):  # type: ignore[type-arg]  # newer click: generi
 def sweeping(function: Function) -> Function:
     """Give a command the options of `criticalmass.sweep`."""
     for option in (
-        click.option("--backend", help="Where the work runs: local."),
+        where,
         click.option("--refine-cells", type=int, help="Most cells a search may add: 1000."),
         click.option("--refine-seeds", type=int, help="Most seeds a search gives a size: 20."),
         click.option("--refine-level", type=float, help="When a size counts as settled: 0.95."),

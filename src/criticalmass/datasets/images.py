@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.cores import cores
 from criticalmass.errors import CriticalMassError
 
 if TYPE_CHECKING:
@@ -170,6 +170,6 @@ def reason_of(error: Exception) -> str:
 
 def all_faults(images: EncodedImages) -> dict[int, str]:
     """Decode every image, on all processors; -> place and reason of each that is broken."""
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         found = pool.map(images.fault, range(len(images)))
         return {place: reason for place, reason in enumerate(found) if reason is not None}

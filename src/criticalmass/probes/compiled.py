@@ -6,7 +6,6 @@ number of threads gives the same bytes. BLAS itself runs on one thread inside.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from criticalmass.cores import cores
 from criticalmass.probes import passes, probabilities
 from criticalmass.probes.blas import gemm_arguments
 from criticalmass.probes.heads import Stack
@@ -28,7 +28,7 @@ from criticalmass.probes.whitening import FloatArray, Whitening
 class Threads:
     """The crew of compiled passes: a pool of threads, each with its own scratch."""
 
-    n_threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    n_threads: int = field(default_factory=cores)
     # More stacked columns than this no longer speed the matrix products up, but leave the cache.
     most_columns: int = 640
     # With this many classes a single problem already fills the matrix product.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,6 +9,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.cores import cores
 from criticalmass.probes.standardise import Scaling
 
 FloatArray = NDArray[np.float32]
@@ -66,7 +66,7 @@ def standardised_columns(
             _take_columns(raw[a:b], kept, room[a:b])
             _shift_and_scale(room[a:b], mean, factor, np.float32(1.0))
 
-    n, n_threads = raw.shape[0], os.cpu_count() or 1
+    n, n_threads = raw.shape[0], cores()
     share = max(256, -(-n // n_threads))
     with ThreadPoolExecutor(n_threads) as pool:
         jobs = [pool.submit(work, a, min(a + share, n)) for a in range(0, n, share)]

@@ -9,7 +9,6 @@ are made; the factors of the second moment live on the device.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from criticalmass.cores import cores
 from criticalmass.probes.heads import Stack
 from criticalmass.probes.lbfgs import Evaluation
 from criticalmass.probes.rows import HeldRows, OrderedRows
@@ -65,7 +65,7 @@ class TorchCrew:
 
     def __init__(self, device: str, threads: int | None = None) -> None:
         self._device = torch.device(device)
-        self._n_threads = threads or os.cpu_count() or 1
+        self._n_threads = threads or cores()
         self._uploads: WeakKeyDictionary[OrderedRows, _Upload] = WeakKeyDictionary()
         self._guards = ExitStack()
         self._pool: ThreadPoolExecutor | None = None

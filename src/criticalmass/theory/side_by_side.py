@@ -6,7 +6,6 @@ long as one.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,17 +13,12 @@ from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from criticalmass.cores import cores
+
 A = TypeVar("A")
 B = TypeVar("B")
 #: Threads at most: each holds a result until those before it are taken.
 MOST_THREADS = 8
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def in_order(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:

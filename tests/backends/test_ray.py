@@ -1,0 +1,176 @@
+"""Ray: the same bytes as in this process, whoever dies on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import criticalmass as cm
+from criticalmass.backends import in_order
+from criticalmass.cores import cores, limited
+from criticalmass.errors import CriticalMassError
+from criticalmass.results import Run
+from criticalmass.store import FeatureStore
+
+pytest.importorskip("ray", reason="NOT TESTED: the extra [ray] is not installed")
+
+from criticalmass.backends.ray import Ray, Watch
+
+ASKED: dict[str, Any] = {
+    "selectors": ("random", "pca-top", "leverage"),
+    "measures": ("logistic", "knn", "cka", "sgd"),
+    "fractions": (0.25, 0.5, 1.0),
+    "seeds": 3,
+}
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def threads_there(_: int) -> tuple[int, str, str]:
+    return cores(), os.environ["OMP_NUM_THREADS"], str(Path.cwd())
+
+
+def refuse(x: int) -> int:
+    raise CriticalMassError(f"{x} is none")
+
+
+def stumble(x: int) -> int:
+    return x // 0
+
+
+def die(_: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+def die_once(mark: Path) -> str:
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return mark.name
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What lies in a run's folder, but for the table and the manifest, which tell times."""
+    kept = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    told = ("results.parquet", "manifest.json")
+    return {str(p.relative_to(folder)): p.read_bytes() for p in kept if p.name not in told}
+
+
+def without_time(run: Run) -> pd.DataFrame:
+    return run.frame().drop(columns="seconds")
+
+
+def the_same(one: Run, two: Run) -> None:
+    pd.testing.assert_frame_equal(without_time(one), without_time(two), check_exact=True)
+    assert files(one.path) == files(two.path)
+
+
+@pytest.fixture
+def here(store: FeatureStore, tmp_path: Path) -> Run:
+    with limited(1):
+        return cm.sweep(store, out=tmp_path / "here", **ASKED)
+
+
+def test_a_sweep_gives_the_bytes_of_the_local_one(
+    cluster: Any, store: FeatureStore, here: Run, tmp_path: Path
+) -> None:
+    with limited(1):
+        there = cm.sweep(store, out=tmp_path / "there", **ASKED, backend="ray")
+    assert (there.frame()["status"] == "ok").all()
+    the_same(here, there)
+
+
+@pytest.mark.filterwarnings("ignore:refine")  # what the search tells is the same for both
+def test_layers_and_a_search_run_there_too(
+    cluster: Any, make_store: Callable[..., FeatureStore], tmp_path: Path
+) -> None:
+    store = make_store("two", layers={"early": 1, "late": 2})
+    asked: dict[str, Any] = {"measures": ("centroid", "cka"), "fractions": (0.25, 1.0), "seeds": 2}
+    with limited(1):
+        here = cm.sweep(store, out=tmp_path / "a", **asked, refine=0.9, refine_cells=20)
+        there = cm.sweep(
+            store, out=tmp_path / "b", **asked, refine=0.9, refine_cells=20, backend=Ray()
+        )
+    the_same(here, there)
+
+
+def test_tasks_come_back_each_once(cluster: Any) -> None:
+    assert sorted(Ray().map(square, range(50))) == sorted(x * x for x in range(50))
+    assert list(in_order(Ray(), square, iter(range(20)))) == [x * x for x in range(20)]
+    assert list(Ray().map(square, [])) == []
+
+
+def test_a_worker_uses_its_own_threads_in_our_folder(cluster: Any) -> None:
+    assert set(Ray().map(threads_there, range(4))) == {(1, "1", str(Path.cwd()))}
+
+
+def test_what_a_task_raises_reaches_the_caller_as_it_was(cluster: Any) -> None:
+    with pytest.raises(CriticalMassError, match=r"^7 is none$"):
+        list(Ray().map(refuse, [7]))
+    with pytest.raises(ZeroDivisionError):
+        list(Ray().map(stumble, [7]))
+    assert list(Ray().map(square, [3])) == [9]
+
+
+def test_a_killed_worker_is_replaced(cluster: Any, tmp_path: Path) -> None:
+    marks = [tmp_path / name for name in "abc"]
+    assert sorted(Ray().map(die_once, marks)) == ["a", "b", "c"]
+    with pytest.raises(CriticalMassError, match="died again and again"):
+        list(Ray(retries=0).map(die, [1]))
+
+
+def test_more_cpus_than_a_node_has_are_refused(cluster: Any) -> None:
+    with pytest.raises(CriticalMassError, match=r"workers of 3 CPUs .* more than 1; ask for fewer"):
+        list(Ray(cpus=3).map(square, [1]))
+
+
+@pytest.mark.filterwarnings("ignore:1 of the Ray cluster's nodes died")  # if it is seen in time
+def test_a_killed_node_costs_time_alone(
+    cluster: Any,
+    store: FeatureStore,
+    here: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    doomed = cluster.add_node(num_cpus=2, object_store_memory=80 << 20)
+    cluster.wait_for_nodes()
+    seen = []
+
+    class Struck(Ray):
+        def _results(self, *args: Any) -> Iterator[Any]:
+            for result in super()._results(*args):
+                seen.append(result)
+                if len(seen) == 2:
+                    cluster.remove_node(doomed, allow_graceful=False)
+                yield result
+
+    with limited(1):
+        there = cm.sweep(store, out=tmp_path / "there", **ASKED, backend=Struck())
+    assert len(seen) > 2
+    the_same(here, there)
+    assert capsys.readouterr().out == ""  # what Ray has to say of it is no output of ours
+
+
+def test_nodes_that_died_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [
+        {"NodeID": name, "Alive": True, "Resources": {"CPU": cpus}}
+        for name, cpus in (("a", 0.0), ("b", 4.0), ("c", 3.0))
+    ]
+    monkeypatch.setattr("criticalmass.backends.ray._LOOK_SECONDS", 0.0)
+    watch = Watch(SimpleNamespace(nodes=lambda: nodes), cpus=2)
+    assert watch.workers == 3
+    nodes[1]["Alive"] = False
+    with pytest.warns(UserWarning, match="1 of the Ray cluster's nodes died, 1 workers are left"):
+        watch.look()
+    watch.look()
+    assert watch.workers == 1
