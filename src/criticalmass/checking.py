@@ -46,6 +46,52 @@ def _is_real(value: Any) -> bool:
     return isinstance(value, Real) and not _is_flag(value)
 
 
+def _is_finite(value: Any) -> bool:
+    return _is_real(value) and math.isfinite(value)
+
+
+def _is_strength(value: Any) -> bool:
+    """Whether something may be an l2; what is 0, negative or NaN is told where it is used."""
+    return _is_real(value) and not 1e12 < value < math.inf
+
+
+def _is_seeds(value: Any) -> bool:
+    """Whether something may be a number of seeds, or which: one number is how many."""
+    if _is_real(value):
+        return not value > _MOST_SEEDS
+    return _is_text(value) or _several(_is_real)(value)
+
+
+def _is_numbers(value: Any) -> bool:
+    """Whether something is an array of real numbers, or reads as one."""
+    kind = getattr(value, "dtype", None)
+    if kind is None:
+        kind = np.asarray(value).dtype
+    return np.dtype(kind).kind in "fiu"
+
+
+def _is_place(value: Any) -> bool:
+    """Whether something is a folder of this package, or an object of one."""
+    return _is_path(value) or hasattr(value, "path") or hasattr(value, "record")
+
+
+def _is_spec(value: Any) -> bool:
+    """Whether something names a model or a dataset, or is one."""
+    return (_is_text(value) and value.strip() != "") or hasattr(value, "spec")
+
+
+def _is_labels(value: Any) -> bool:
+    return np.asarray(value).dtype.kind in "fiuUSb"
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether something is rows with their labels, or was made of them."""
+    if isinstance(value, (tuple, list)):
+        rows = len(value) == 2 and hasattr(value[0], "shape") and _is_numbers(value[0])
+        return rows and _is_labels(value[1])
+    return hasattr(value, "eigenvalues")
+
+
 def _several(test: Test) -> Test:
     """Accept one value or a collection of such values."""
 
@@ -72,20 +118,21 @@ def _within(low: float, high: float) -> Test:
     return lambda value: _is_real(value) and low < value < high
 
 
-def _at_least(low: int) -> Test:
+def _at_least(low: int, high: int = 2**32 - 1) -> Test:
     # Beyond 32 bits no array of that size can be held: a slip, not a wish.
-    return lambda value: _is_whole(value) and low <= value < 2**32
+    return lambda value: _is_whole(value) and low <= value <= high
 
 
-_SEEDS = "a whole number of seeds, seeds (whole, 0 or more), or 'auto'"
+_MOST = 100_000
+_MOST_SEEDS = 10_000
+_SEEDS = f"a whole number of seeds up to {_MOST_SEEDS:,}, seeds (whole, 0 or more), or 'auto'"
 _RULES: dict[str, tuple[Test, str]] = {
-    "level": (_within(0, 1), "a confidence between 0 and 1, e.g. 0.95"),
-    "refine_level": (_within(0, 1), "a confidence between 0 and 1, e.g. 0.95"),
-    "resamples": (_at_least(2), "a whole number of at least 2, e.g. 2000"),
-    "n_draws": (_at_least(1), "a whole number of at least 1, e.g. 199"),
+    "level": (_within(1e-6, 1), "a confidence between 0 and 1, e.g. 0.95"),
+    "refine_level": (_within(1e-6, 1), "a confidence between 0 and 1, e.g. 0.95"),
+    "resamples": (_at_least(2, _MOST), f"a whole number from 2 to {_MOST:,}, e.g. 2000"),
+    "n_draws": (_at_least(1, _MOST), f"a whole number from 1 to {_MOST:,}, e.g. 199"),
     "seed": (_at_least(0), "a whole number, 0 or more"),
-    "seeds": (_either(_is_text, _several(_is_real)), _SEEDS),
-    "members": (_several(_at_least(1)), "whole numbers of at least 1"),
+    "seeds": (_is_seeds, _SEEDS),
     "refine_seeds": (_at_least(1), "a whole number of at least 1"),
     "refine_cells": (_at_least(1), "a whole number of at least 1"),
     "batch_size": (_at_least(1), "a whole number of at least 1"),
@@ -100,10 +147,27 @@ _RULES: dict[str, tuple[Test, str]] = {
     "keep": (_is_real, "a number in (0, 1], e.g. 0.95"),
     "worst_class_drop": (_is_real, "a number from 0 to 1, e.g. 0.05"),
     "tol": (_within(0, math.inf), "a number above 0, e.g. 1e-6"),
-    "l2": (_several(_is_real), "numbers above 0, e.g. 0.01"),
-    "l2s": (_several(_is_real), "numbers above 0, e.g. 0.01"),
-    "sizes": (_several(_is_real), "whole numbers of neurons, at least 1"),
+    "l2": (_several(_is_strength), "numbers above 0 and up to 1e12, e.g. 0.01"),
+    "l2s": (_several(_is_strength), "numbers above 0 and up to 1e12, e.g. 0.01"),
+    "sizes": (_several(_is_finite), "whole numbers of neurons, at least 1"),
     "fractions": (_either(_is_text, _several(_is_real)), "numbers in (0, 1], at least one"),
+    "members": (_several(_at_least(1)), "whole numbers of at least 1"),
+    **dict.fromkeys(
+        (
+            *("second_moment", "moment_of_squares", "x", "order", "orders", "values"),
+            *("value_full", "ranked", "relevant", "gains"),
+        ),
+        (_is_numbers, "an array of real numbers"),
+    ),
+    "y": (_is_labels, "an array of labels"),
+    **dict.fromkeys(("train", "test", "validation"), (_is_pair, "a pair of rows and labels")),
+    "backend": (lambda value: _is_text(value) or hasattr(value, "map"), "a text, e.g. local"),
+    **dict.fromkeys(("run", "run_or_runs"), (_several(_is_place), "a run or its folder")),
+    **dict.fromkeys(("a", "b", "store", "slim"), (_is_place, "a folder, or what was opened of it")),
+    **dict.fromkeys(("model", "dataset", "spec"), (_is_spec, "a spec, or what was loaded of it")),
+    **dict.fromkeys(("weights", "index", "path"), (_is_path, "a path")),
+    "sampling": (lambda value: hasattr(value, "seed"), "a Sampling of the law"),
+    "law": (_is_text, "a text"),
     "out": (_is_path, "a path"),
     "device": (_is_text, "a text: auto, cpu or cuda"),
     **dict.fromkeys(
@@ -125,16 +189,18 @@ _RULES: dict[str, tuple[Test, str]] = {
         (_is_flag, "True or False"),
     ),
 }
-_DATA = ("store", "run", "run_or_runs", "a", "slim", "path", "spec", "model", "dataset", "weights")
-
-
-def _is_data(value: Any) -> bool:
-    """Whether something that stands for data may be what it is: no number, no empty text."""
-    if isinstance(value, (str, os.PathLike)):
-        return _is_path(value)
-    if isinstance(value, (bytes, bool, Real, np.ndarray, Mapping, type, complex)):
-        return False
-    return value is not None and value != [] and value != ()
+# Where a name is narrower than elsewhere.
+_NARROWER = {
+    ("linear_cka", "y"): (_is_numbers, "an array of real numbers"),
+    ("ensembles", "seeds"): (_at_least(1, 1000), "a whole number from 1 to 1,000"),
+    ("ensembles", "members"): (_at_least(1, _MOST), f"a whole number from 1 to {_MOST:,}"),
+    ("ensembles", "fractions"): (_several(_is_real), "numbers in (0, 1]"),
+    ("explain", "seeds"): (_at_least(1, _MOST_SEEDS), f"a whole number from 1 to {_MOST_SEEDS:,}"),
+    ("explain", "run"): (_is_place, "a run or its folder"),
+    ("diffused_redundancy", "fractions"): (_is_numbers, "an array of real numbers"),
+}
+# One value stands for a collection of one.
+_GATHERED = frozenset(("deltas", "sizes", "l2s"))
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -148,21 +214,20 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     """
     signature = inspect.signature(function)
     rules = {name: _RULES[name] for name in signature.parameters if name in _RULES}
-    data = [name for name in signature.parameters if name in _DATA]
+    narrower = {name: rule for (verb, name), rule in _NARROWER.items() if verb == function.__name__}
+    rules |= narrower
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = signature.bind(*args, **kwargs).arguments
-        for name, value in given.items():
-            if value is None and signature.parameters[name].default is None:
+        bound = signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
+            if name not in rules or (value is None and signature.parameters[name].default is None):
                 continue
-            if name in rules and not _holds(rules[name][0], value):
+            if not _holds(rules[name][0], value):
                 raise CriticalMassError(f"{name}={_short(value)} must be {rules[name][1]}")
-            if name in data and not _holds(_is_data, value):
-                raise CriticalMassError(
-                    f"{name}={_short(value)} must be a path, a spec or what it stands for"
-                )
-        return function(*args, **kwargs)
+            if name in _GATHERED and isinstance(value, Real):
+                bound.arguments[name] = (value,)
+        return function(*bound.args, **bound.kwargs)
 
     return call
 

@@ -169,7 +169,9 @@ def prefix_cka_of_projection(second_moment: npt.ArrayLike, projection: npt.Array
 
 def _centred(x: Any, name: str) -> FloatArray:
     """Return (n, d) float64 rows minus their mean; exactly 0 for a constant column."""
-    if len(x.shape) != 2:
+    if not hasattr(x, "shape"):
+        x = np.asarray(x)
+    if len(x.shape) != 2 or 0 in x.shape:
         raise CriticalMassError(
             f"{name} has shape {tuple(x.shape)}; a representation is (n_samples, n_neurons)"
         )

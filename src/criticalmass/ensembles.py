@@ -72,7 +72,7 @@ class _Fitted:
 def ensembles(  # noqa: PLR0913
     store: FeatureStore | str | os.PathLike[str],
     *,
-    fractions: Sequence[float] = (0.05, 0.1, 0.25),
+    fractions: float | Sequence[float] = (0.05, 0.1, 0.25),
     members: int = 4,
     seeds: int = 5,
     probe: str = "logistic",
@@ -122,7 +122,8 @@ def ensembles(  # noqa: PLR0913
     opened = FeatureStore.open(store if isinstance(store, FeatureStore) else os.fspath(store))
     bench = Workbench.of(opened)
     data = bench.layer(layer)
-    ask = _Ask(_sizes(fractions, members, int(data.train.shape[1])), members, seeds, probe, layer)
+    shares = [fractions] if isinstance(fractions, (int, float)) else list(fractions)
+    ask = _Ask(_sizes(shares, members, int(data.train.shape[1])), members, seeds, probe, layer)
     if seeds < 1:
         raise CriticalMassError(f"seeds={seeds}; an ensemble needs at least 1 permutation")
     rows = [

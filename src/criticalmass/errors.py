@@ -9,9 +9,23 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 1200
+
 
 class CriticalMassError(ValueError):
-    """A mistake in what the user asked for or handed in; its text is one line."""
+    """A mistake in what the user asked for or handed in; its text is one line.
+
+    It repeats what the user wrote, which may be anything: what would break the line is escaped,
+    and what is very long is cut in its middle.
+    """
+
+    def __init__(self, text: object = "") -> None:
+        line = "".join(
+            c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)
+        )
+        if len(line) > _LONGEST:
+            line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 3 :]}"
+        super().__init__(line)
 
 
 class StoreError(CriticalMassError):

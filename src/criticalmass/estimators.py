@@ -49,7 +49,10 @@ def diffused_redundancy(
     """
     x = np.asarray(fractions, dtype=np.float64)
     y = np.asarray(values, dtype=np.float64)
-    full = float(np.mean(np.asarray(value_full, dtype=np.float64)))
+    whole = np.asarray(value_full, dtype=np.float64)
+    if whole.size == 0:
+        raise CriticalMassError(f"value_full={value_full!r} holds no value of the whole layer")
+    full = float(np.mean(whole))
     check_delta(delta)
     check_estimator(estimator)
     _check_curve(x, y, full)

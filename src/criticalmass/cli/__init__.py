@@ -36,7 +36,7 @@ _CURES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _ELSEWHERE),
     **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), _ELSEWHERE),
-    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL), _ELSEWHERE),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EBUSY), _ELSEWHERE),
     errno.EIO: "the disk cannot be read or written there; choose another path",
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
 }
@@ -80,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _code(arguments: list[str]) -> int:
     """Run one command and turn what it raises into an exit code."""
+    for place, word in enumerate(arguments, 1):
+        if not word.strip() or "\0" in word:
+            return _mistake(f"word {place} of the command, {word!r}, is empty or no text")
     with warnings.catch_warnings():
         warnings.showwarning = _warn
         try:

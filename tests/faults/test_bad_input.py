@@ -1,0 +1,81 @@
+"""Bad input: the hunt of benchmarks/bad_input.py, with over a thousand calls."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import criticalmass as cm
+from criticalmass.checking import checked
+from criticalmass.errors import CriticalMassError
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_a_thousand_bad_calls_are_each_refused_in_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.bad_input", "--dir", str(tmp_path), "--count", "1200"],
+        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    found = re.search(r"^([\d,]+) calls", done.stdout, re.MULTILINE)
+    assert found is not None
+    assert int(found[1].replace(",", "")) >= 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"level": "high"}, "level='high' must be a confidence"),
+        ({"level": float("nan")}, "level=nan must be"),
+        ({"resamples": 10**12}, "resamples=1000000000000 must be a whole number from 2 to 100,000"),
+        ({"resamples": True}, "resamples=True"),
+        ({"deltas": "half"}, "deltas='half' must be numbers"),
+        ({"seed": -1}, "seed=-1"),
+        ({"run": 7}, "run=7 must be a run"),
+    ],
+)
+def test_the_door_names_the_argument_and_what_it_should_be(
+    arguments: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(CriticalMassError) as caught:
+        cm.redundancy(**{"run": "nowhere", **arguments})
+    assert says in str(caught.value)
+
+
+def test_one_value_stands_for_several() -> None:
+    @checked
+    def ask(deltas: Any = (0.9,)) -> Any:
+        return deltas
+
+    assert ask(0.5) == (0.5,)
+    assert ask(deltas=[0.5]) == [0.5]
+    assert ask() == (0.9,)
+
+
+def test_an_iterator_reaches_the_function_unread() -> None:
+    @checked
+    def ask(fractions: Any) -> Any:
+        return list(fractions)
+
+    assert ask(iter([0.1, 0.2])) == [0.1, 0.2]
+
+
+def test_an_error_is_one_line_whatever_it_repeats() -> None:
+    text = str(CriticalMassError("no run at 'a\nb\x07\u202e' " + "x" * 9000))
+    assert text.isprintable()
+    assert len(text) < 1300
+    assert text.startswith(r"no run at 'a\nb\x07\u202e' ")
+
+
+def test_arrays_of_another_library_pass_the_door() -> None:
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).standard_normal((20, 4))
+    assert cm.linear_cka(x.tolist(), x) == pytest.approx(1.0)
+    assert cm.participation_ratio(torch.eye(4).numpy()) == pytest.approx(4.0)
