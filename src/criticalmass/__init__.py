@@ -11,6 +11,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from criticalmass.memory import spare_address_space
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -78,6 +80,8 @@ class _Package(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
+# Before pandas and with it Arrow are loaded; nothing happens where address space has no limit.
+spare_address_space()
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,8 @@ def prefix_cka_replicates(
     deal = Deal.of(rows, n_blocks, whole, debiased=debiased)
     ranks = ranks_of(indices, d)
     found = []
-    for left in (deal.whole.scatter, *(left for left, _ in deal.left_out())):
+    # One at a time: all of them would be as many matrices as there are blocks.
+    for left in chain([deal.whole.scatter], (left for left, _ in deal.left_out())):
         outer, inner = prefix_terms(left, ranks, deal.scale)
         cross = np.stack([np.cumsum(outer[index])[at] for index in indices])
         within = np.stack([np.cumsum(row[i])[at] for i, row in zip(indices, inner, strict=True)])

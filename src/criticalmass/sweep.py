@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from criticalmass.backends import Backend, get_backend
+from criticalmass.backends.local import Local
 from criticalmass.cells import Workbench
 from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError, RunError, StoreError, unknown_name
@@ -23,9 +24,11 @@ from criticalmass.measures import (
     VALIDATION_SHARE,
     identity,
 )
+from criticalmass.needs import fitting
 from criticalmass.plan import SPLIT, Cell, Request, cells_of, make_request
 from criticalmass.planned import is_auto, settled
 from criticalmass.prediction_file import predict_for_run
+from criticalmass.probes.rows import holding
 from criticalmass.progress import notice
 from criticalmass.refine import Refinement, refine_run
 from criticalmass.results import Run
@@ -111,11 +114,13 @@ def sweep(  # noqa: PLR0913
         measures=measures,
     )
     _check_classes(source, request)
+    # Workers elsewhere have memory of their own.
+    rows_kept = fitting(source, request) if isinstance(place, Local) else None
     request, planned = settled(request, source, Path(out), fractions, seeds)
     cells = cells_of(source, request)
     bench = Workbench.of(source)
     run = _open(Path(out), source)
-    with run.writer() as writer:
+    with holding(rows_kept), run.writer() as writer:
         _drop_stale(run, writer, source)
         _describe(run, writer, bench, request)
         writer.update_manifest(**({} if planned is None else {"planned": planned.record()}))

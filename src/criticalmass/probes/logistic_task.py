@@ -185,13 +185,12 @@ def _arrange(
     kept: NDArray[np.intp],
     whitening: Whitening,
 ) -> _Data:
-    whole = ordered_rows(task.x_train, ids, scaling, kept)
     fitted, judged = np.flatnonzero(~task.validation), np.flatnonzero(task.validation)
+    # Fitted rows first, so that the race reads a leading part of the same memory.
+    rank = np.concatenate([fitted, judged])
+    whole = ordered_rows(task.x_train, ids, scaling, kept, rank=rank)
     if isinstance(whole, HeldRows):
-        # Fitted rows first, so that the race reads a leading part of the same memory.
-        rank = np.concatenate([fitted, judged])
-        x, y = np.ascontiguousarray(whole.x[rank]), whole.y[rank]
-        cut = fitted.size
+        x, y, cut = whole.x, whole.y, fitted.size
         head, tail = HeldRows(x[:cut], y[:cut]), HeldRows(x[cut:], y[cut:])
         return _Data(head, tail, HeldRows(x, y), whitening)
 

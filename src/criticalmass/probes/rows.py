@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +20,8 @@ FloatArray = NDArray[np.float32]
 # Rows kept in memory per order up to this many bytes; beyond it they are read again every pass.
 IN_MEMORY_BYTES = 1 << 30
 _BLOCK_BYTES = 48 << 20
+_RAW_BYTES = 64 << 20
+_HELD: ContextVar[int | None] = ContextVar("held", default=None)
 _MOMENT_ROWS_PER_NEURON = 12
 
 
@@ -80,7 +84,9 @@ class StreamedRows:
 
     def blocks(self) -> Iterator[tuple[FloatArray, NDArray[np.int64]]]:
         """Yield standardised, permuted blocks of about 48 MiB, in the same memory each time."""
-        step = max(256, _BLOCK_BYTES // (4 * self.kept.size))
+        # Few columns are cheap to keep, but the rows are read with all their columns.
+        width = int(self.rows.shape[1]) * np.dtype(self.rows.dtype).itemsize
+        step = max(256, min(_BLOCK_BYTES // (4 * self.kept.size), _RAW_BYTES // width))
         room = np.empty((min(step, self.n), self.kept.size), np.float32)
         for start in range(0, self.n, step):
             stop = min(start + step, self.n)
@@ -96,17 +102,50 @@ def ordered_rows(
     kept: NDArray[np.intp],
     *,
     limit: int | None = None,
+    rank: NDArray[np.intp] | None = None,
 ) -> HeldRows | StreamedRows:
-    """Choose whether rows are held or streamed, by their size in bytes against ``limit``."""
+    """Choose whether rows are held or streamed, by their size in bytes against ``limit``.
+
+    Parameters
+    ----------
+    rows, y, scaling, kept: as `StreamedRows` takes them.
+    limit: in bytes of standardised rows; `held_bytes` if None.
+    rank: (n,) the order in which rows are held, if they are; their own by default.
+    """
     n = int(y.size)
-    if 4 * n * kept.size > (IN_MEMORY_BYTES if limit is None else limit):
+    if 4 * n * kept.size > (held_bytes() if limit is None else limit):
         return StreamedRows(rows, y, scaling, kept)
     held = np.empty((n, kept.size), np.float32)
     step = max(256, _BLOCK_BYTES // (4 * int(rows.shape[1])))
+    if rank is None:
+        for start in range(0, n, step):
+            stop = min(start + step, n)
+            standardised_columns(rows[start:stop], kept, scaling, held[start:stop])
+        return HeldRows(held, y)
+    # Each row goes to its place at once: the rows of a large layer fit in memory once, not twice.
+    place = np.argsort(rank)
+    room = np.empty((min(step, n), kept.size), np.float32)
     for start in range(0, n, step):
         stop = min(start + step, n)
-        standardised_columns(rows[start:stop], kept, scaling, held[start:stop])
-    return HeldRows(held, y)
+        standardised_columns(rows[start:stop], kept, scaling, room[: stop - start])
+        held[place[start:stop]] = room[: stop - start]
+    return HeldRows(held, y[rank])
+
+
+def held_bytes() -> int:
+    """Return up to how many bytes of one order's rows are kept in memory."""
+    told = _HELD.get()
+    return IN_MEMORY_BYTES if told is None else told
+
+
+@contextlib.contextmanager
+def holding(limit: int | None) -> Iterator[None]:
+    """Keep at most so many bytes of an order's rows until the end of the block; None: as ever."""
+    token = _HELD.set(limit)
+    try:
+        yield
+    finally:
+        _HELD.reset(token)
 
 
 def second_moment(rows: Rows, scaling: Scaling) -> FloatArray:
