@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from criticalmass import cells
 from criticalmass.probes import get_probe
 from criticalmass.probes.task import ProbeScores, ProbeTask
+from criticalmass.results import Artifact, Run
 from criticalmass.similarity import SimilarityScores, SimilarityTask, get_similarity
 from criticalmass.store import FeatureStore
 from criticalmass.store_writer import SplitInfo, StoreWriter
 
 N_CLASSES, N_TRAIN, N_TEST, N_NEURONS = 3, 90, 45, 12
+RUN_TEST, RUN_NEURONS = 3000, 100
+RUN_ACCURACY = {5: 0.50, 10: 0.70, 20: 0.78, 50: 0.80, 100: 0.80}
 Layers = Mapping[str, Mapping[str, NDArray[np.float32]]]
 
 
@@ -121,3 +124,76 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(cells, "get_probe", counting)
     monkeypatch.setattr(cells, "get_similarity", counting_similarity)
     return seen
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Run]:
+    """Make a run by hand: accuracies as above, the same in every seed."""
+
+    def make(
+        name: str = "run",
+        *,
+        layer: str = "penultimate",
+        seeds: int = 12,
+        accuracy: dict[int, float] = RUN_ACCURACY,
+        n_test: int = RUN_TEST,
+        failing: Sequence[int] = (),
+        unfinished: Sequence[int] = (),
+        classes: Sequence[str] = ("a", "b"),
+    ) -> Run:
+        run = Run.create(
+            tmp_path / name,
+            {
+                "model": "toy",
+                "dataset": "blobs",
+                "model_spec": "test:toy",
+                "weights_digest": "0123456789abcdef",
+                "dataset_spec": "test:blobs",
+                "dataset_notes": {"sample": {"train": 900, "of": 6000, "seed": 0}},
+                "engine": "openvino",
+                "precision": "f32",
+                "validation": {"n_rows": 180},
+                "created": "2026-11-22T18:00:00+00:00",
+                "versions": {"numpy": np.__version__},
+            },
+        )
+        labels = np.zeros(n_test, np.int64)
+        cells = [("full", 0, RUN_NEURONS)]
+        cells += [("random", seed, size) for seed in range(seeds) for size in accuracy]
+        rows, predictions = [], []
+        for selector, seed, size in cells:
+            wrong = round(n_test * (1 - accuracy[size]))
+            failed = size in failing and selector == "random"
+            status = "failed" if failed else "not_converged" if size in unfinished else "ok"
+            predictions.append((np.arange(n_test) < wrong).astype(np.uint8))
+            rows.append(
+                {
+                    "model": "toy",
+                    "layer": layer,
+                    "dataset": "blobs",
+                    "split": "test",
+                    "selector": selector,
+                    "measure": "logistic",
+                    "fraction": size / RUN_NEURONS,
+                    "n_kept": size,
+                    "n_neurons": RUN_NEURONS,
+                    "seed": seed,
+                    "value": None if failed else 1 - wrong / n_test,
+                    "value_full": accuracy[RUN_NEURONS],
+                    "n_train": 900,
+                    "n_test": n_test,
+                    "l2": 0.01,
+                    "gap": 1e-7,
+                    "passes": 10,
+                    "seconds": 0.5,
+                    "status": status,
+                    "error": "it <b>broke</b>" if failed else None,
+                    "cell": f"{layer}-{selector}-{seed}-{size}",
+                }
+            )
+        with run.writer() as writer:
+            writer.put_labels(labels, classes)
+            writer.append(rows, Artifact("predictions", np.array(predictions)))
+        return run
+
+    return make

@@ -7,7 +7,7 @@ samples is a vector of counts, so all draws of all rows are one matrix product.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,10 +39,12 @@ def resampled_means(scores: npt.NDArray[np.generic], resamples: int, *, seed: in
     n_rows, n_test = scores.shape
     means = np.empty((resamples, n_rows))
     rows = max(1, 4 * _ENTRIES // n_test)
+    if n_rows <= rows:
+        scores = scores.astype(np.float32)
     for start, counts in _counts(n_test, resamples, seed):
         for a in range(0, n_rows, rows):
             # Counts times hits are whole numbers below 2^24: exact in single precision.
-            block = scores[a : a + rows].astype(np.float32)
+            block = scores[a : a + rows].astype(np.float32, copy=False)
             means[start : start + len(counts), a : a + rows] = counts @ block.T
     return np.asarray(means / n_test)
 
@@ -138,14 +140,15 @@ def _explained(drawn: FloatArray) -> float:
     return min(1.0, float(np.sum(moved**2)) / len(drawn) / between)
 
 
+@cache
 def _stretch(n_seeds: int, level: float) -> float:
     """How much the deviations of a few seeds are stretched; 1 seed has none."""
     if n_seeds < 2:
         return 1.0
-    from scipy.stats import norm, t
+    from scipy.special import ndtri, stdtrit
 
     upper = (1.0 + level) / 2.0
-    ratio = t.ppf(upper, n_seeds - 1) / norm.ppf(upper)
+    ratio = stdtrit(n_seeds - 1, upper) / ndtri(upper)
     return float(np.sqrt(n_seeds / (n_seeds - 1)) * ratio)
 
 

@@ -140,7 +140,7 @@ def draw_map(name: str, run: Any, ax: Axes, measures: Sequence[str] = ()) -> Axe
 def _scale(mesh: Any, ax: Axes, label: str) -> None:
     """Say beside the map what its shades mean."""
     scale = ax.get_figure(root=True).colorbar(mesh, ax=ax, pad=0.02, aspect=30)  # type: ignore[union-attr]
-    scale.outline.set_visible(False)  # type: ignore[operator]
+    scale.outline.set_visible(False)
     scale.set_label(label, fontsize="x-small", color=INK)
     scale.ax.tick_params(colors=INK, length=0, labelsize="x-small")
 
@@ -156,7 +156,8 @@ def _map(
     """Draw cells in [0, 1] from white to the first colour, with their numbers where they fit."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    shades = LinearSegmentedColormap.from_list("kept", ["#ffffff", COLOURS[0]])
+    # Few enough shades that the scale beside is drawn as shapes, not as a picture.
+    shades = LinearSegmentedColormap.from_list("kept", ["#ffffff", COLOURS[0]], N=40)
     look: Any = {"vmin": 0.0, "vmax": 1.0, "edgecolors": "white", "linewidth": 0.5}
     mesh = ax.pcolormesh(cells, cmap=shades, **look)
     _scale(mesh, ax, label)

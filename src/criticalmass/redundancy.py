@@ -159,7 +159,7 @@ def redundancy(
         left_open = refined_intervals(one)
         for curve in curves_of(one, level, resamples, seed):
             _, layer, _, selector, measure = curve.key
-            tally = _tally(curve.rows, curve.used)
+            tally = _tally(_columns(curve.rows), _columns(curve.used))
             rows += [
                 _redundancy_row(
                     curve, delta, estimator, left_open.get((layer, selector, measure, delta))
@@ -199,10 +199,11 @@ def _curve_rows(curve: Curve) -> list[dict[str, Any]]:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = curve.quantiles(curve.drawn / curve.full_drawn[:, None])
     table = []
+    rows, used_rows = _columns(curve.rows), _columns(curve.used)
     for i, size in enumerate(curve.sizes):
-        here = curve.rows[curve.rows["n_kept"] == size]
-        used = curve.used[curve.used["n_kept"] == size]
-        spread = used["value"].to_numpy(dtype=np.float64)
+        here = {n: column[rows["n_kept"] == size] for n, column in rows.items()}
+        used = {n: column[used_rows["n_kept"] == size] for n, column in used_rows.items()}
+        spread = used["value"].astype(np.float64)
         table.append(
             dict(zip(_KEY, curve.key, strict=True))
             | {
@@ -263,11 +264,23 @@ def _next_below(sizes: npt.NDArray[np.int64], passed: npt.NDArray[np.bool_], who
     return int(sizes[np.argmax(passed)] if passed.any() else whole) - 1
 
 
-def _tally(rows: pd.DataFrame, used: pd.DataFrame) -> dict[str, int]:
+_Columns = dict[str, npt.NDArray[Any]]
+
+
+def _columns(rows: pd.DataFrame) -> _Columns:
+    """Take the columns that are counted out of pandas, which is slow on a handful of rows."""
+    names = ("n_kept", "n_neurons", "n_test", "n_train", "seed", "status", "value", "fraction")
+    return {name: rows[name].to_numpy(dtype=_PLAIN.get(name, np.float64)) for name in names}
+
+
+_PLAIN: dict[str, Any] = {"status": object, "value": object}
+
+
+def _tally(rows: _Columns, used: _Columns) -> dict[str, int]:
     """Count what stands behind a number."""
     return {
         "n_neurons": int(rows["n_neurons"].max()),
-        "n_seeds": int(used["seed"].nunique()),
+        "n_seeds": len(np.unique(used["seed"])),
         "n_test": int(rows["n_test"].max()),
         "n_train": int(rows["n_train"].max()),
         "n_failed": int((rows["status"] == "failed").sum()),

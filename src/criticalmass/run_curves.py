@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import zlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,7 +45,7 @@ class Curve:
     full_drawn: FloatArray
     level: float
 
-    @property
+    @cached_property
     def n_neurons(self) -> int:
         """Number of neurons of the layer."""
         return int(self.rows["n_neurons"].max())
@@ -52,8 +54,11 @@ class Curve:
         """Both ends of the percentile interval over the first axis."""
         tail = (1.0 - self.level) / 2.0
         if method == "outward":
-            low = np.quantile(drawn, tail, axis=0, method="lower")
-            return low, np.quantile(drawn, 1.0 - tail, axis=0, method="higher")
+            # As numpy's methods "lower" and "higher", in one pass: a report asks for thousands.
+            last = len(drawn) - 1
+            ends = [math.floor(tail * last), math.ceil((1.0 - tail) * last)]
+            parted = np.partition(drawn, ends, axis=0)
+            return parted[ends[0]], parted[ends[1]]
         low, high = np.quantile(drawn, [tail, 1.0 - tail], axis=0)
         return low, high
 

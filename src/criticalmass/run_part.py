@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from criticalmass.errors import unknown_name
@@ -11,7 +11,7 @@ from criticalmass.results import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["RunPart", "part_of"]
+__all__ = ["RunPart", "held", "part_of"]
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,17 @@ class RunPart(Run):
     path: the folder.
     layers, selectors, measures: names that are kept; all where empty. The whole layer's rows
         stay with every selector, for subsets are held against them.
+    table: the rows, read before; None reads them each time.
     """
 
     layers: tuple[str, ...] = ()
     selectors: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
+    table: pd.DataFrame | None = field(default=None, compare=False, repr=False)
 
     def frame(self) -> pd.DataFrame:
         """Return the rows of this part of the long table."""
-        rows = super().frame()
+        rows = super().frame() if self.table is None else self.table
         for column, names in (("layer", self.layers), ("measure", self.measures)):
             if names:
                 rows = rows[rows[column].isin(names)]
@@ -53,12 +55,23 @@ def part_of(
     ------
     CriticalMassError: for a name that the run does not hold.
     """
-    if not (layers or selectors or measures):
+    asked = {"layer": layers, "selector": selectors, "measure": measures}
+    if not any(asked.values()):
         return run
     frame = run.frame()
-    for column, names in (("layer", layers), ("selector", selectors), ("measure", measures)):
+    for column, names in asked.items():
         known = [name for name in frame[column].unique() if name != "full"]
         for name in names:
             if name not in known:
                 raise unknown_name(column, name, known)
-    return RunPart(run.path, layers, selectors, measures)
+        if set(names) == set(known):
+            asked[column] = ()
+    # The same run where nothing is left out, so that what was made of it can be used again.
+    if not any(asked.values()):
+        return run
+    return RunPart(run.path, asked["layer"], asked["selector"], asked["measure"], frame)
+
+
+def held(run: Run) -> RunPart:
+    """Return a run whose table is read once, for what makes many tables of it."""
+    return RunPart(run.path, table=run.frame())

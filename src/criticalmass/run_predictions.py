@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class Predictions:
     whole: int | None
     lines: tuple[Line, ...]
 
-    @property
+    @cached_property
     def hits(self) -> npt.NDArray[np.bool_]:
         """(n_distinct, n_test) whether a prediction is right."""
         return np.asarray(self.classes == self.labels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
@@ -68,12 +68,9 @@ def neuron_field(kept: int, neurons: int, *, seed: int = 0) -> Markup:
     kept, neurons: how many of how many; above 1,600 neurons one dot stands for several.
     seed: fixes which dots are dark.
     """
-    import numpy as np
-
-    per_dot = max(1, -(-neurons // 1600))
-    dots = -(-neurons // per_dot)
-    dark = set(np.random.default_rng(seed).permutation(dots)[: max(1, round(kept / per_dot))])
-    columns = max(1, min(dots, round((dots * 5) ** 0.5)))
+    about = field_dots(neurons, seed=seed)
+    per_dot, columns, dots = about["each"], about["columns"], len(about["order"])
+    dark = set(about["order"][: max(1, round(kept / per_dot))])
     shapes: dict[bool, list[str]] = {True: [], False: []}
     for dot in range(dots):
         row, column = divmod(dot, columns)
@@ -86,6 +83,23 @@ def neuron_field(kept: int, neurons: int, *, seed: int = 0) -> Markup:
         f'<path class="rest" d="{"".join(shapes[False])}"/>'
         f'<path class="kept" d="{"".join(shapes[True])}"/></svg>'
     )
+
+
+def field_dots(neurons: int, *, seed: int = 0) -> dict[str, Any]:
+    """Lay the field of dots: in which order they turn dark, and how many neurons each stands for.
+
+    Parameters
+    ----------
+    neurons: of the layer; above 1,600 neurons one dot stands for several.
+    seed: fixes the order.
+    """
+    import numpy as np
+
+    each = max(1, -(-neurons // 1600))
+    dots = -(-neurons // each)
+    order = np.random.default_rng(seed).permutation(dots).tolist()
+    columns = max(1, min(dots, round((dots * 5) ** 0.5)))
+    return {"neurons": neurons, "each": each, "columns": columns, "order": order}
 
 
 def share_bar(low: float, centre: float, high: float) -> Markup:

@@ -10,11 +10,10 @@ import numpy as np
 
 from criticalmass.explain_words import verdict
 from criticalmass.report.answers import percent
+from criticalmass.report.plot import Plot, Series, plain_axis, share_axis
 
 if TYPE_CHECKING:
     import pandas as pd
-    from markupsafe import Markup
-    from matplotlib.figure import Figure
 
     from criticalmass.prediction import Prediction
     from criticalmass.results import Run
@@ -38,29 +37,28 @@ class Predicted:
     layer: its name.
     told: sentences about the layer and about how well the prediction holds.
     rows: critical masses, predicted and measured, written out.
-    drawings: (title, caption, svg) of each measure.
+    plots: of each measure, the curve and what is left of it.
     """
 
     layer: str
     told: list[str]
     rows: list[dict[str, str]]
-    drawings: list[tuple[str, str, Markup]]
+    plots: list[Plot]
 
 
-def predicted(run: Run, deltas: Sequence[float], identity: str) -> list[Predicted]:
+def predicted(run: Run, deltas: Sequence[float]) -> list[Predicted]:
     """Gather the section 'Predicted without a sweep', empty for a run without predictions.
 
     Parameters
     ----------
     run: the run; predictions for other features than it was measured on are not there.
     deltas: shares of the whole layer's value, each in (0, 1].
-    identity: prefix that keeps the ids of drawings apart.
     """
     from criticalmass.prediction_check import masses_beside, residuals
     from criticalmass.prediction_file import read_predictions
 
     found = []
-    for number, prediction in enumerate(read_predictions(run).values()):
+    for prediction in read_predictions(run).values():
         compared = residuals(prediction, run)
         if compared.empty:
             continue
@@ -70,7 +68,7 @@ def predicted(run: Run, deltas: Sequence[float], identity: str) -> list[Predicte
                 layer=prediction.layer,
                 told=_told(prediction, compared),
                 rows=[_row(row) for row in masses.to_dict("records")],
-                drawings=_drawings(prediction, compared, f"{identity}-law-{number}"),
+                plots=_plots(prediction, compared),
             )
         )
     return found
@@ -119,28 +117,74 @@ def _whole(value: Any) -> str:
     return "–" if pd.isna(value) else f"{round(float(value)):,}"
 
 
-def _drawings(
-    prediction: Prediction, compared: pd.DataFrame, identity: str
-) -> list[tuple[str, str, Markup]]:
+def _plots(prediction: Prediction, compared: pd.DataFrame) -> list[Plot]:
     """Draw each measure: the predicted line over the measured band, and the residual."""
-    from criticalmass import figures, figures_explain
-    from criticalmass.report.drawing import inline_svg
-
     lines = _lines(prediction)
-    drawn: list[tuple[str, str, Markup]] = []
-
-    def add(title: str, caption: str, figure: Figure) -> None:
-        svg = inline_svg(figure, identity=f"{identity}-{len(drawn)}", description=title)
-        drawn.append((title, caption, svg))
-
+    found: list[Plot] = []
     for measure in compared["measure"].unique():
-        figure, ax = figures.new_axes()
-        figures_explain.predicted_over_measured(lines, compared, ax, measure=measure)
-        add(f"{measure}: predicted and measured", _CURVE, figure)
-        figure, ax = figures.new_axes()
-        figures_explain.residual_against_fraction(compared, ax, measure=measure)
-        add(f"{measure}: measured less predicted", _RESIDUAL, figure)
-    return drawn
+        rows = compared[compared["measure"] == measure].sort_values("n_kept")
+        found.append(_curve(lines[lines["measure"] == measure], rows, str(measure)))
+        found.append(_residual(rows, str(measure)))
+    return found
+
+
+def _curve(line: pd.DataFrame, rows: pd.DataFrame, measure: str) -> Plot:
+    from criticalmass import figures, figures_explain
+
+    drawing, ax = figures.new_axes()
+    figures_explain.predicted_over_measured(line, rows, ax, measure=measure)
+    kept = (rows["n_kept"] / rows["n_neurons"]).astype(float)
+    shown = line[line["fraction"] >= 0.9 * kept.min()]
+    measured = [rows[name].tolist() for name in ("measured", "measured_low", "measured_high")]
+    values = [*shown["mean"], *(v for part in measured for v in part if v == v)]
+    return Plot(
+        name=f"predicted-{measure}",
+        title=f"{measure}: predicted and measured",
+        caption=_CURVE,
+        summary=f"Predicted and measured {measure} against the share of neurons kept.",
+        table=rows.reset_index(drop=True),
+        drawing=drawing,
+        x=share_axis(float(kept.min()), int(rows["n_neurons"].iloc[0])),
+        y=plain_axis(values, figures.measure_label(measure), top=1.02),
+        series=(
+            Series("predicted", shown["fraction"].tolist(), shown["mean"].tolist(), shape="bare"),
+            Series(
+                "measured",
+                kept.tolist(),
+                measured[0],
+                measured[1],
+                measured[2],
+                style=1,
+                shape="points",
+            ),
+        ),
+    )
+
+
+def _residual(rows: pd.DataFrame, measure: str) -> Plot:
+    from criticalmass import figures, figures_explain
+
+    drawing, ax = figures.new_axes()
+    figures_explain.residual_against_fraction(rows, ax, measure=measure)
+    kept = (rows["n_kept"] / rows["n_neurons"]).astype(float)
+    reach = (1.96 * rows["error"]).astype(float)
+    band = [(-reach).tolist(), reach.tolist()]
+    values = [*rows["residual"], *band[0], *band[1]]
+    return Plot(
+        name=f"residual-{measure}",
+        title=f"{measure}: measured less predicted",
+        caption=_RESIDUAL,
+        summary=f"Difference of measured and predicted {measure} by share of neurons kept.",
+        table=rows.reset_index(drop=True),
+        drawing=drawing,
+        x=share_axis(float(kept.min()), int(rows["n_neurons"].iloc[0])),
+        y=plain_axis([v for v in values if v == v], "measured less predicted"),
+        series=(
+            Series("95 % range", kept.tolist(), [0.0] * len(kept), band[0], band[1], shape="bare"),
+            Series("measured less predicted", kept.tolist(), rows["residual"].tolist(), style=1),
+        ),
+        rules=(("y", 0.0, "", False),),
+    )
 
 
 def _lines(prediction: Prediction) -> pd.DataFrame:

@@ -71,6 +71,46 @@ def facts(manifest: Mapping[str, Any], frame: pd.DataFrame) -> list[Fact]:
     return [fact for fact in lines if fact.text]
 
 
+_SCORED = {
+    "logistic": "logistic probes",
+    "lda": "linear discriminant probes",
+    "ridge": "ridge probes",
+    "knn": "nearest neighbours",
+    "centroid": "nearest class centroids",
+    "sgd": "linear probes trained by gradient descent",
+}
+
+
+def in_short(frame: pd.DataFrame, row: pd.Series | None) -> str:
+    """Say in a sentence or two how the answer was measured, for those who read no list.
+
+    Parameters
+    ----------
+    frame: the run's long table.
+    row: the row of the redundancy table that the answer is about, or None.
+    """
+    if row is None:
+        return ""
+    measure, selector = str(row["measure"]), str(row["selector"])
+    mine = frame[(frame["measure"] == measure) & (frame["selector"] == selector)]
+    sizes, seeds = mine["n_kept"].nunique(), int(row["n_seeds"])
+    drawn = f"{seeds} random draws of" if seeds > 1 else "one choice of"
+    subsets = f"{sizes} sizes, {drawn} neurons at each"
+    if is_similarity(measure):
+        return f"How like the whole layer subsets are ({measure}) was measured at {subsets}."
+    counts = frame.loc[frame["measure"] == measure, ["n_train", "n_test"]].max()
+    trained = "" if counts["n_train"] != counts["n_train"] else _trained(counts["n_train"])
+    probes = _SCORED.get(measure, f"{measure} probes")
+    return (
+        f"For {subsets}, {probes} were fitted{trained} and scored on "
+        f"{int(counts['n_test']):,} others, like the whole layer."
+    )
+
+
+def _trained(count: float) -> str:
+    return f" to {int(count):,} samples"
+
+
 def caveats(frame: pd.DataFrame, table: pd.DataFrame) -> list[Caveat]:
     """List what could be wrong with a run, gravest first.
 

@@ -1,0 +1,279 @@
+"""All that the page says about one run, gathered from the public tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from criticalmass.errors import CriticalMassError
+from criticalmass.figures_reference import ReferencePoint, fitting
+from criticalmass.report.answers import Answer, answer, headline_row, next_smaller
+from criticalmass.report.numbers import blocks, curve_rows
+from criticalmass.report.plot import Plot
+from criticalmass.report.plots import CurveIds, curve_key, dr_plot, layers_plot, value_plots
+from criticalmass.report.predicted import Predicted, predicted
+from criticalmass.report.record import Caveat, Fact, caveats, facts, in_short
+from criticalmass.report.setting import GRID, Words, WorstClasses, settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from criticalmass.results import Run
+
+# Entries of the class accuracies on all draws; more classes get fewer draws.
+_DRAWN = 1_500_000
+_FEWEST_DRAWS, _DRAWS = 200, 2000
+# Agreement is drawn of so many seeds at most: pairs grow with their square.
+_SEEDS = 8
+# With fewer test samples a class is named together with their number.
+_FEW_SAMPLES = 50
+# More subsets than these are not held against each other for Pareto's front with its bounds.
+_RIVALS = 200
+
+
+@dataclass(frozen=True)
+class Section:
+    """All that the page says about one run.
+
+    ``chosen`` is the number of the curve that the answer is about, None where there is none;
+    ``curves``: (number, name, settings) of every curve.
+    """
+
+    identity: str
+    title: str
+    subtitle: str
+    path: str
+    answer: Answer
+    told: dict[str, str]
+    chosen: int | None
+    delta: float
+    curves: list[dict[str, Any]]
+    blocks: list[dict[str, Any]]
+    plots: list[tuple[Plot, int | None]]
+    predicted: list[Predicted]
+    short: str
+    facts: list[Fact]
+    caveats: list[Caveat]
+    references: list[ReferencePoint]
+    rows: list[dict[str, Any]]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every section is made with."""
+
+    deltas: tuple[float, ...]
+    references: tuple[ReferencePoint, ...]
+    words: Words
+    first: int = 0
+
+
+def section_of(run: Run, number: int, asked: Asked) -> Section:
+    """Gather what the page says about one run.
+
+    Parameters
+    ----------
+    run: the run.
+    number: its place among the runs of the page, from 1.
+    asked: deltas, published numbers, the texts of the slider, and how many curves came before.
+
+    Raises
+    ------
+    CriticalMassError: the run has no rows.
+    """
+    from criticalmass.redundancy import curves as curves_of
+    from criticalmass.redundancy import redundancy
+    from criticalmass.tables import probes_first
+
+    frame = run.frame()
+    if frame.empty:
+        raise CriticalMassError(f"run {str(run.path)!r} has no rows yet; run a sweep into it first")
+    lines = probes_first(curves_of(run))
+    every = probes_first(redundancy(run, deltas=tuple(sorted({*GRID, *asked.deltas}))))
+    table = every[every["delta"].isin(asked.deltas)]
+    best = headline_row(table)
+    effects = _effects(run, best, lines)
+    told = settings(every, lines, effects.worst, asked.words)
+    ids = {curve["key"]: asked.first + place for place, curve in enumerate(told)}
+    chosen = None if best is None else ids[curve_key(best)]
+    layers = frame["layer"].unique()
+    plots = _plots(lines, every[every["delta"].isin(GRID)], ids, asked.references)
+    return Section(
+        identity=f"run-{number}",
+        title=f"{_names(frame['model'])} on {_names(frame['dataset'])}",
+        subtitle=f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers",
+        path=str(run.path),
+        answer=answer(best, next_smaller(best, lines)),
+        told=_now(told, best, asked.words),
+        chosen=chosen,
+        delta=0.0 if best is None else _stop_near(float(best["delta"])),
+        curves=_named(told, asked.first),
+        blocks=blocks(table),
+        plots=[*((plot, None) for plot in plots), *((plot, chosen) for plot in effects.plots)],
+        predicted=predicted(run, asked.deltas),
+        short=in_short(frame, best),
+        facts=facts(run.manifest, frame),
+        caveats=caveats(frame, table),
+        references=_shown(asked.references, lines),
+        rows=curve_rows(lines),
+        notes=effects.notes,
+    )
+
+
+def _plots(
+    lines: pd.DataFrame, every: pd.DataFrame, ids: CurveIds, references: Sequence[ReferencePoint]
+) -> list[Plot]:
+    """Draw the figures of the curves: values, DR, layers."""
+    drawn = [*value_plots(lines, ids, references), dr_plot(every, ids, references)]
+    return [plot for plot in (*drawn, layers_plot(lines)) if plot is not None]
+
+
+def _shown(references: Sequence[ReferencePoint], lines: pd.DataFrame) -> list[ReferencePoint]:
+    return [*fitting(references, "value", lines), *fitting(references, "dr", lines)]
+
+
+@dataclass(frozen=True)
+class _Effects:
+    """What a run's predictions say of classes, agreement and choice."""
+
+    worst: WorstClasses
+    plots: list[Plot]
+    notes: list[str]
+
+
+def _effects(run: Run, best: pd.Series | None, lines: pd.DataFrame) -> _Effects:
+    """Draw who pays, who agrees and the front, for the layer and measure of the answer."""
+    if best is None:
+        return _Effects({}, [], [])
+    plots: list[Plot] = []
+    notes: list[str] = []
+    worst: WorstClasses = {}
+    if _predicts(run, best):
+        worst, plots, notes = _classes(run, best)
+        plots += _agreement(run, best)
+    plots += _front(run, best, lines)
+    return _Effects(worst, plots, notes)
+
+
+def _predicts(run: Run, best: pd.Series) -> bool:
+    """Whether classes were predicted with the measure of the answer."""
+    frame = run.frame()
+    rows = frame[(frame["measure"] == best["measure"]) & (frame["layer"] == best["layer"])]
+    return bool(rows["artifact"].fillna("").astype(str).str.startswith("predictions/").any())
+
+
+def _classes(run: Run, best: pd.Series) -> tuple[WorstClasses, list[Plot], list[str]]:
+    """Return the class that loses most at every size, and the figure of who pays first."""
+    from criticalmass.fairness import class_accuracy
+    from criticalmass.report.plots_effects import classes_plot
+    from criticalmass.run_part import part_of
+
+    part = part_of(run, layers=(str(best["layer"]),), measures=(str(best["measure"]),))
+    rows = len(part.frame())
+    classes = max(1, len(run.class_names))
+    draws = int(np.clip(_DRAWN / (rows * classes), _FEWEST_DRAWS, _DRAWS))
+    table = class_accuracy(part, resamples=draws)
+    table = table[table["relative_loss"].notna()]
+    if table.empty:
+        return {}, [], []
+    worst: dict[tuple[str, ...], dict[int, tuple[str, float, float, float]]] = {}
+    most = table.loc[table.groupby(["selector", "n_kept"])["relative_loss"].idxmax()]
+    for row in most.to_dict("records"):
+        loss, low, high = (_float(row[f"relative_loss{end}"]) for end in ("", "_low", "_high"))
+        few = row["class_n_test"] < _FEW_SAMPLES
+        name = (
+            f"{row['class_name']} ({row['class_n_test']} test samples)"
+            if few
+            else row["class_name"]
+        )
+        found = (str(name), loss, low, high)
+        worst.setdefault(curve_key(row), {})[int(row["n_kept"])] = found
+    mine = table[table["selector"] == best["selector"]]
+    there = mine[mine["n_kept"] == _nearest(mine["n_kept"], best["critical_mass"])]
+    first = there.sort_values("relative_loss", ascending=False, kind="stable")["class_id"]
+    notes = [f"Intervals of classes come from {draws:,} draws."] if draws < _DRAWS else []
+    return worst, [classes_plot(mine, [int(c) for c in first])], notes
+
+
+def _float(value: Any) -> float:
+    import pandas as pd
+
+    return float("nan") if pd.isna(value) else float(value)
+
+
+def _nearest(sizes: pd.Series, size: int) -> int:
+    """Return the tested size nearest to one; classes that lose most at full size lose nothing."""
+    below = sizes[sizes < sizes.max()]
+    known = below if len(below) else sizes
+    return int(known.iloc[(known - int(size)).abs().argmin()])
+
+
+def _agreement(run: Run, best: pd.Series) -> list[Plot]:
+    """Draw agreement of subsets by size, and as a matrix."""
+    from criticalmass.agreement import agreement
+    from criticalmass.agreement_matrix import agreement_matrix
+    from criticalmass.report.plots_effects import agreement_plot, matrix_plot
+    from criticalmass.run_part import RunPart, part_of
+
+    where = {"layers": (str(best["layer"]),), "measures": (str(best["measure"]),)}
+    alone = part_of(run, **where, selectors=(str(best["selector"]),))
+    rows = alone.frame()
+    if int(best["n_seeds"]) > _SEEDS:
+        first = sorted(rows["seed"].unique())[:_SEEDS]
+        alone = RunPart(run.path, table=rows[rows["seed"].isin(first)])
+    matrix = agreement_matrix(part_of(run, **where))
+    return [agreement_plot(agreement(alone)), matrix_plot(matrix)]
+
+
+def _front(run: Run, best: pd.Series, lines: pd.DataFrame) -> list[Plot]:
+    """Draw Pareto's front of the measure of the answer; its own layer alone where many compete."""
+    from criticalmass.pareto import pareto
+    from criticalmass.report.plots_effects import pareto_plot
+    from criticalmass.run_part import part_of
+
+    measure = str(best["measure"])
+    rivals = int((lines["measure"] == measure).sum())
+    layers = (str(best["layer"]),) if rivals > _RIVALS else ()
+    table = pareto(part_of(run, layers=layers), measure=measure)
+    table = table[table["dataset"] == best["dataset"]]
+    return [pareto_plot(table)] if len(table) > 1 else []
+
+
+def _named(told: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
+    """Give every curve its number, and a name of what varies among them."""
+    keys = [curve["key"] for curve in told]
+    varying = [i for i in range(5) if len({key[i] for key in keys}) > 1]
+    return [
+        {
+            **curve,
+            "number": first + place,
+            "name": ", ".join(curve["key"][i] for i in (*varying[-1:], *varying[:-1]))
+            or f"{curve['key'][3]}, {curve['key'][4]}",
+        }
+        for place, curve in enumerate(told)
+    ]
+
+
+def _now(told: list[dict[str, Any]], best: pd.Series | None, words: Words) -> dict[str, str]:
+    """Return what the readouts say before anything moves."""
+    if best is None:
+        return {}
+    key = curve_key(best)
+    rows = next(curve["rows"] for curve in told if curve["key"] == key)
+    stop = GRID.index(_stop_near(float(best["delta"])))
+    return {part: words.texts[place] for part, place in rows[stop]["says"].items()}
+
+
+def _stop_near(delta: float) -> float:
+    """Return the stop of the slider nearest to a delta."""
+    return min(GRID, key=lambda stop: abs(stop - delta))
+
+
+def _names(column: pd.Series) -> str:
+    """Name a column's distinct values, at most two of them."""
+    names = [str(name) for name in column.unique()]
+    return " and ".join(names) if len(names) < 3 else f"{names[0]} and {len(names) - 1} more"
