@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -17,6 +18,7 @@ from criticalmass.datasets import load_dataset
 from criticalmass.errors import CriticalMassError
 from criticalmass.limits import MOST_UNPACKED, check_beside
 from criticalmass.models import load_model
+from criticalmass.models.repair import import_after_torchvision
 
 onnx = pytest.importorskip("onnx")
 
@@ -135,3 +137,51 @@ def test_weights_beside_a_graph_are_part_of_its_digest(tmp_path: Path) -> None:
 
 def test_a_path_beside_a_file_is_taken_as_it_is(tmp_path: Path) -> None:
     assert check_beside(tmp_path, "a/b", tmp_path / "f") == tmp_path / "a" / "b"
+
+
+class Code:
+    """Unpickled, it would write a file."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.place),)
+
+
+@pytest.mark.parametrize("scheme", ["hf", "st"])
+def test_code_in_the_weights_of_a_text_model_is_never_run(tmp_path: Path, scheme: str) -> None:
+    """A file alone is tests/test_weights.py::test_code_in_a_file_is_refused_and_never_run."""
+    torch = pytest.importorskip("torch")
+    transformers = import_after_torchvision("transformers", "text")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=8, max_position_embeddings=16,
+    )  # fmt: skip
+    transformers.BertModel(config).save_pretrained(folder)
+    transformers.BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({"w": Code(tmp_path / "ran")}, folder / "pytorch_model.bin")
+    with pytest.raises(CriticalMassError, match=r"pickled code \(.+\), which is refused"):
+        load_model(f"{scheme}:{folder}")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)</script>", "$(touch x)", "'; rm -rf ~; '", "a`b`"]
+)
+def test_names_reach_no_shell(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs are started with lists of words (ruff's S602 to S605 refuse anything else)."""
+    started: list[object] = []
+    monkeypatch.setattr(os, "system", started.append)
+    x = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
+    store = cm.import_features(x, out=tmp_path / "store", labels=[name, "other"] * 20)
+    assert name in store.class_names
+    run = cm.sweep(store, out=tmp_path / "run", fractions=(0.5,), measures=("ridge",), seeds=2)
+    page = cm.report(run, tmp_path / "page.html").read_text()
+    assert "<script>alert(1)" not in page
+    assert not started

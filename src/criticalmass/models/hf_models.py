@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from criticalmass.models.hub import hub, offline
 from criticalmass.models.preprocess import ImagePreprocess, TextPreprocess
 from criticalmass.models.repair import import_after_torchvision
 from criticalmass.models.text_models import folder_digest
+from criticalmass.models.weight_files import refused
 from criticalmass.specs import Spec, choice_option, integer_option
 
 if TYPE_CHECKING:
@@ -94,6 +96,8 @@ def _open(transformers: Any, spec: Spec, what: str) -> Any:
     logging.set_verbosity_error()
     try:
         return getattr(transformers, what).from_pretrained(spec.name, trust_remote_code=False)
+    except pickle.UnpicklingError as error:
+        raise refused(spec.name, "in the place of weights") from error
     except (OSError, ValueError, RuntimeError, LookupError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         kind = CriticalMassError if Path(spec.name).is_dir() else DataUnavailableError

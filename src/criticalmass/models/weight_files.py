@@ -85,7 +85,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         if "allow_pickle" in str(error) or "pickled" in str(error):
-            raise _refused(path, "objects") from error
+            raise refused(path, "objects") from error
         raise _unreadable(path, error) from error
     return {name: torch.from_numpy(np.ascontiguousarray(one)) for name, one in arrays.items()}
 
@@ -106,7 +106,7 @@ def _read_torch(path: Path) -> Any:
         code = re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported (?:class|type) ([\w.]+)", str(error))
         if code is None:
             raise _unreadable(path, ValueError("it is no file of torch.save")) from error
-        raise _refused(path, code[1] or code[2]) from error
+        raise refused(path, code[1] or code[2]) from error
     except (RuntimeError, EOFError, ValueError, LookupError, AssertionError) as error:
         raise _unreadable(path, error) from error
 
@@ -116,7 +116,8 @@ def _unreadable(path: Path, error: Exception) -> CriticalMassError:
     return CriticalMassError(f"{str(path)!r} holds no readable weights: {reason}")
 
 
-def _refused(path: Path, what: str) -> CriticalMassError:
+def refused(path: str | Path, what: str) -> CriticalMassError:
+    """Word the refusal of a file, or of a folder with one, that holds pickled code."""
     return CriticalMassError(
         f"{str(path)!r} holds pickled code ({what}), which is refused and was not run; save the "
         "weights alone: model.state_dict(), best as safetensors"
