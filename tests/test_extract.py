@@ -232,8 +232,8 @@ def test_a_damaged_shard_is_made_again():
         ({"model": "module:extract_nets:twice?px=4", "layers": ("same",)}, "runs 2 times"),
         ({"model": "module:extract_nets:twice?px=4", "layers": ("never",)}, "runs 0 times"),
         ({"model": "module:extract_nets:twice?px=4", "layers": ("pair",)}, "has the shape"),
-        ({"model": 3}, "model 3 must be a spec"),
-        ({"dataset": 3}, "dataset 3 must be a spec"),
+        ({"model": 3}, "model=3 must be"),
+        ({"dataset": 3}, "dataset=3 must be"),
     ],
 )
 def test_bad_input_gets_one_line(options, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from criticalmass.checking import checked
 from criticalmass.datasets import Dataset, load_dataset
 from criticalmass.datasets.broken import all_broken_named
 from criticalmass.datasets.splits import take_items
-from criticalmass.engines import ENGINES, Engine, Layer, inspect, make_engine
+from criticalmass.engines import ENGINES, PRECISIONS, Engine, Layer, inspect, make_engine
 from criticalmass.errors import CriticalMassError, StoreError, unknown_name
 from criticalmass.layer_choice import Choice, choose, held, named
 from criticalmass.models import FrozenModel, fingerprint, load_model, with_options
@@ -32,10 +34,12 @@ from criticalmass.store_writer import (
 
 DTYPES = ("float32", "float16")
 BACKENDS = ("local",)
+_KNOWN = {"dtype": DTYPES, "backend": BACKENDS, "engine": ENGINES, "precision": PRECISIONS}
 _CHECK_SAMPLES = 16
 _UNITS = {"image": "images", "text": "texts", "vector": "vectors"}
 
 
+@checked
 def extract(  # noqa: PLR0913
     model: str | FrozenModel,
     dataset: str | Dataset,
@@ -50,6 +54,7 @@ def extract(  # noqa: PLR0913
     weights: str | Path | None = None,
     pool: str | None = None,
     skip_broken: bool = False,
+    precision: str = "float32",
 ) -> FeatureStore:
     """Compute the representations of a dataset in some layers of a frozen model.
 
@@ -66,7 +71,7 @@ def extract(  # noqa: PLR0913
         column over its L2 norm in the training split.
     batch_size: samples a batch; the preprocessing's choice if None.
     device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-    dtype: stored type, ``"float32"`` or ``"float16"``; the computation is in float32.
+    dtype: stored type, ``"float32"`` or ``"float16"``.
     backend: ``"local"``.
     engine: ``"auto"``, ``"openvino"``, ``"torch"`` or, for ONNX graphs, ``"onnxruntime"``.
     weights: file to load into a ``timm:`` or ``module:`` model; becomes part of its spec.
@@ -74,6 +79,8 @@ def extract(  # noqa: PLR0913
         default), ``"max"``, ``"flatten"`` or, of tokens, ``"cls"``; becomes part of the spec.
     skip_broken: leave out images that cannot be decoded (found out by decoding each once, before
         the model runs); the manifest names them.
+    precision: of the computation: ``"float32"``, or ``"bf16"``, which is faster and less exact
+        (docs/precision.md). The manifest names it, and one store holds one only.
 
     Raises
     ------
@@ -81,10 +88,11 @@ def extract(  # noqa: PLR0913
     BrokenImageError: images that cannot be decoded; they are counted, the first ones named.
     StoreError: ``out`` holds another request's features; it is said what differs.
     """
-    layers = _check_options(layers, batch_size, dtype, backend, engine)
+    names = {"dtype": dtype, "backend": backend, "engine": engine, "precision": precision}
+    layers = _check_options(layers, batch_size, names)
     model = with_options(model, weights=weights, pool=pool)
     data = load_dataset(dataset, skip_broken=skip_broken)
-    asked = {"dtype": dtype, "engine": engine, "batch_size": batch_size}
+    asked = {"dtype": dtype, "engine": engine, "precision": precision}
     choice = named(layers)
     if isinstance(model, str) and choice is not None:
         finished = _finished(Path(out), _model_entry(model), data, choice, asked)
@@ -99,7 +107,7 @@ def extract(  # noqa: PLR0913
     if finished is not None:
         return finished
     found = inspect(frozen, choice.read, samples[0])
-    runner = make_engine(engine, frozen, [layer.tap for layer in found], samples)
+    runner = make_engine(engine, frozen, [layer.tap for layer in found], samples, precision)
     entries = choice.entries(found, dtype, list(data.splits))
     header = _header(frozen, data, entries, runner, batch_size)
     splits = {name: SplitInfo(split.labels, split.ids) for name, split in data.splits.items()}
@@ -110,7 +118,7 @@ def extract(  # noqa: PLR0913
 
 
 def _check_options(
-    layers: Sequence[str], batch_size: int | None, dtype: str, backend: str, engine: str
+    layers: Sequence[str], batch_size: int | None, names: Mapping[str, str]
 ) -> tuple[str, ...]:
     if isinstance(layers, str):
         layers = (layers,)
@@ -118,13 +126,9 @@ def _check_options(
         raise CriticalMassError(f"layers={tuple(layers)!r} must name at least one, each once")
     if batch_size is not None and batch_size < 1:
         raise CriticalMassError(f"batch_size={batch_size!r} must be a whole number of at least 1")
-    for kind, name, known in (
-        ("dtype", dtype, DTYPES),
-        ("backend", backend, BACKENDS),
-        ("engine", engine, ENGINES),
-    ):
-        if name not in known:
-            raise unknown_name(kind, name, known)
+    for kind, name in names.items():
+        if name not in _KNOWN[kind]:
+            raise unknown_name(kind, name, _KNOWN[kind])
     return tuple(layers)
 
 
@@ -187,13 +191,15 @@ def _finished(
         "model": {key: manifest["model"].get(key) for key in model},
         "dataset": manifest["dataset"],
         "layers": held(manifest["layers"]),
-        "engine": manifest["engine"]["name"],
+        "engine": manifest["engine"].get("name"),
+        "precision": manifest["engine"].get("precision"),
     }
     wanted = {
         "model": dict(model),
         "dataset": _dataset_entry(data),
         "layers": choice.request(asked["dtype"]),
         "engine": there["engine"] if asked["engine"] == "auto" else asked["engine"],
+        "precision": asked["precision"],
     }
     found = differences(there, wanted)
     if found:
@@ -266,5 +272,7 @@ class _Work:
             layer.tap.layer: np.empty((len(rows), layer.width), dtype=np.float32)
             for layer in self.layers
         }
-        self.engine.run(self.model.preprocess.batches(items, self.batch_size), out, bar.advance)
+        # Closed at once whatever happens, so that no thread goes on preparing what nobody reads.
+        with closing(self.model.preprocess.batches(items, self.batch_size)) as batches:
+            self.engine.run(batches, out, bar.advance)
         return self.choice.stored(out)

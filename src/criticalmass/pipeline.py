@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from criticalmass.checking import checked
 from criticalmass.selectors import DEFAULT_FRACTIONS
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Measurement:
     report: Path
 
 
+@checked
 def measure(  # noqa: PLR0913
     model: str | FrozenModel,
     dataset: str | Dataset,
@@ -53,6 +55,7 @@ def measure(  # noqa: PLR0913
     weights: str | Path | None = None,
     pool: str | None = None,
     skip_broken: bool = False,
+    precision: str = "float32",
 ) -> Measurement:
     """Measure how few neurons of a model's layers do the whole layer's work on a dataset.
 
@@ -62,7 +65,7 @@ def measure(  # noqa: PLR0913
     ----------
     model, dataset: as `criticalmass.extract` takes them.
     out: folder to write: ``features/``, ``run/`` and ``report.html``.
-    layers, device, weights, pool, skip_broken: as `criticalmass.extract` takes them.
+    layers, device, weights, pool, skip_broken, precision: as `criticalmass.extract` takes them.
     selectors, fractions, seeds, measures, refine, refine_level, refine_seeds, refine_cells: as
         `criticalmass.sweep` takes them.
     deltas: shares of the whole layer's value that the report is about.
@@ -87,6 +90,7 @@ def measure(  # noqa: PLR0913
         weights=weights,
         pool=pool,
         skip_broken=skip_broken,
+        precision=precision,
     )
     run = sweep(
         store,

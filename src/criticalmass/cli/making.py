@@ -6,13 +6,26 @@ from typing import Any
 
 import click
 
-from criticalmass.cli.options import Function, example, given, out, quiet, several, sweeping
+from criticalmass.cli.options import (
+    Function,
+    example,
+    given,
+    out,
+    quiet,
+    several,
+    sweeping,
+    where,
+)
 from criticalmass.cli.showing import show_redundancy
 
 
 def _reading(function: Function) -> Function:
     """Give a command the options that say what is read of a model and of the data."""
     for option in (
+        click.option(
+            "--precision",
+            help="Of the computation: float32 (default), or bf16, faster and less exact.",
+        ),
         click.option(
             "--skip-broken",
             is_flag=True,
@@ -78,7 +91,7 @@ def measure(model: str, dataset: str, out: str, **options: Any) -> None:
 @click.option("--device", help="auto, cpu or cuda.")
 @click.option("--dtype", help="Stored type: float32 or float16.")
 @click.option("--engine", help="auto, openvino, torch or onnxruntime.")
-@click.option("--backend", help="Where the work runs: local.")
+@where
 @quiet
 def extract(model: str, dataset: str, out: str, **options: Any) -> None:
     """Keep the features of MODEL on DATASET.

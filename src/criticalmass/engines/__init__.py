@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from criticalmass.engines.base import Engine, Layer
+from criticalmass.engines.base import PRECISIONS, Engine, Layer
 from criticalmass.engines.choosing import ENGINES, inspect, make_engine
 from criticalmass.engines.openvino_engine import AGREEMENT, quiet_tracing
 from criticalmass.engines.torch_engine import run_torch
@@ -10,6 +10,7 @@ from criticalmass.engines.torch_engine import run_torch
 __all__ = [
     "AGREEMENT",
     "ENGINES",
+    "PRECISIONS",
     "Engine",
     "Layer",
     "inspect",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,8 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.errors import CriticalMassError
 from criticalmass.models import Tap
 from criticalmass.models.preprocess import Batch
+
+PRECISIONS = ("float32", "bf16")
 
 Outputs = Mapping[str, NDArray[np.float32]]
 # Runs one batch and gives each tap's vectors, (n, n_neurons): the numbers to agree with.
@@ -52,8 +54,32 @@ class Layer:
     pooling: str
 
 
-def cores() -> int:
-    """Count the processor's cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def require_bf16(device: str) -> None:
+    """Stop where a device has no bfloat16 arithmetic of its own.
+
+    Parameters
+    ----------
+    device: ``"cpu"`` or ``"cuda"``, with or without a number.
+
+    Raises
+    ------
+    CriticalMassError: it would have to imitate it, which is slower than float32.
+    """
+    import torch
+
+    if device == "cpu":
+        able = _processor_has_bf16()
+    else:
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    if not able:
+        raise CriticalMassError(
+            f"precision='bf16' but {device!r} has no bfloat16 arithmetic; leave it at 'float32'"
+        )
+
+
+def _processor_has_bf16() -> bool:
+    import torch
+
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.10
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return any(there for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.engines.base import Layer, Outputs, cores
+from criticalmass.cores import cores
+from criticalmass.engines.base import Layer, Outputs
 from criticalmass.engines.openvino_engine import Source, compile_onnx
 from criticalmass.errors import CriticalMassError
 from criticalmass.models import FrozenModel, Tap

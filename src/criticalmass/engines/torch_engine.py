@@ -1,4 +1,4 @@
-"""Plain torch in float32: the engine of GPUs, the fallback, and what the others must agree with."""
+"""Plain torch: the engine of GPUs, the fallback, and in float32 what the others must agree with."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
 
 class TorchEngine:
-    """Plain torch in float32."""
+    """Plain torch, in float32 or with its products in bfloat16."""
 
-    def __init__(self, model: FrozenModel, taps: Sequence[Tap], device: str) -> None:
+    def __init__(
+        self, model: FrozenModel, taps: Sequence[Tap], device: str, precision: str = "float32"
+    ) -> None:
         self._tapped = tapped_model(model, taps)
         self._device = device
+        self._precision = precision
         if model.modality == "image":
             import torch
 
@@ -34,7 +37,8 @@ class TorchEngine:
     @property
     def info(self) -> Mapping[str, Any]:
         """Name, precision and device."""
-        return {"name": "torch", "precision": "float32", "device": self._device.partition(":")[0]}
+        kind = self._device.partition(":")[0]
+        return {"name": "torch", "precision": self._precision, "device": kind}
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -44,7 +48,7 @@ class TorchEngine:
     def run(self, batches: Iterable[Batch], out: Outputs, done: Callable[[int], None]) -> None:
         """Run every batch in turn."""
         for rows, inputs in batches:
-            outputs = torch_pass(self._tapped, inputs, self._device)
+            outputs = torch_pass(self._tapped, inputs, self._device, self._precision)
             for tap, output in zip(self._tapped.taps, outputs, strict=True):
                 out[tap.layer][rows] = output
             done(len(rows))
@@ -99,11 +103,18 @@ def first_run(model: FrozenModel) -> Iterator[None]:
         ) from error
 
 
-def torch_pass(tapped: Tapped, batch: NDArray[Any], device: str) -> list[NDArray[np.float32]]:
-    """Run one batch: of each tap (n, n_neurons)."""
+def torch_pass(
+    tapped: Tapped, batch: NDArray[Any], device: str, precision: str = "float32"
+) -> list[NDArray[np.float32]]:
+    """Run one batch: of each tap (n, n_neurons).
+
+    In ``"bf16"`` torch decides by operation: products in bfloat16, sums and norms in float32.
+    """
     import torch
 
-    with exact():
+    kind = device.partition(":")[0]
+    rounded = torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")
+    with exact(), rounded:
         inputs = torch.from_numpy(np.ascontiguousarray(batch)).to(device)
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.cores import cores
 from criticalmass.errors import CriticalMassError
 from criticalmass.models.resize import INTERPOLATIONS, resize_crop
 from criticalmass.prefetch import in_order
@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Batch = tuple[NDArray[np.intp], NDArray[Any]]
+# Closing them stops the threads that prepare what is to come.
+Batches = Generator[Batch, None, None]
 _IMAGES_A_BATCH = 32
 # Batches of equal token length, so that nothing is padded; about this many tokens keep the
 # matrix products large while the activations stay in the cache.
 _TOKENS_A_BATCH = 384
-# Images that one thread prepares in a go, and how many batches may lie ready.
+# Images that one thread prepares in a go, and how many may lie ready (one batch at least).
 _IMAGES_A_TASK = 8
-_BATCHES_AHEAD = 4
+_IMAGES_AHEAD = 128
 
 
 class Preprocess(Protocol):
@@ -37,7 +39,7 @@ class Preprocess(Protocol):
         """What is done, JSON-able; equal settings give equal batches."""
         ...
 
-    def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Iterator[Batch]:
+    def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Batches:
         """Yield (row numbers, input array) until every item was given once.
 
         Parameters
@@ -76,16 +78,16 @@ class ImagePreprocess:
             "std": list(self.std),
         }
 
-    def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Iterator[Batch]:
+    def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Batches:
         """Yield (row numbers, (n, 3, pixels, pixels) uint8)."""
         step = size or _IMAGES_A_BATCH
-        workers = max(2, os.cpu_count() or 1)
+        workers = max(2, cores())
         tasks = [
             slice(begin, min(begin + _IMAGES_A_TASK, start + step, len(items)))
             for start in range(0, len(items), step)
             for begin in range(start, min(start + step, len(items)), _IMAGES_A_TASK)
         ]
-        ahead = max(workers, _BATCHES_AHEAD * -(-step // _IMAGES_A_TASK))
+        ahead = max(workers, -(-max(step, _IMAGES_AHEAD) // _IMAGES_A_TASK))
         prepared = in_order(
             lambda rows: self._some(items, rows), tasks, workers=workers, ahead=ahead
         )
@@ -200,7 +202,7 @@ class TextPreprocess:
             "after_the_transformer": list(self.stages),
         }
 
-    def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Iterator[Batch]:
+    def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Batches:
         """Yield (row numbers, (n, tokens) int64), short texts first."""
         texts = [f"{self.prompt}{item}" for item in items]
         if not texts:
@@ -224,7 +226,7 @@ class VectorPreprocess:
         """Everything that decides the input, JSON-able."""
         return {"cast": "float32"}
 
-    def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Iterator[Batch]:
+    def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Batches:
         """Yield (row numbers, (n, d) float32)."""
         step = size or 256
         for start in range(0, len(items), step):

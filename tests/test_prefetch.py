@@ -1,0 +1,198 @@
+"""Work done ahead in threads: the same results, the first error, and no thread left behind."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import criticalmass as cm
+from criticalmass import store_writer
+from criticalmass.datasets.images import BrokenImageError
+from criticalmass.models import load_model
+from criticalmass.models.preprocess import ImagePreprocess
+from criticalmass.prefetch import in_order
+
+HALF = (0.5, 0.5, 0.5)
+MODEL = "timm:test_resnet?init=random&px=32"
+
+
+def ahead_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(0, 30), st.integers(1, 4), st.integers(1, 9), st.sets(st.integers(0, 29)), st.data()
+)
+def test_results_come_in_order_until_the_first_error(n, workers, ahead, failing, data):
+    pauses = data.draw(st.lists(st.sampled_from([0.0, 1e-3]), min_size=n, max_size=n))
+
+    def work(task):
+        time.sleep(pauses[task])
+        if task in failing:
+            raise ValueError(task)
+        return task * task
+
+    stop = min([task for task in failing if task < n], default=n)
+    found = []
+    expected = pytest.raises(ValueError, match=f"^{stop}$") if stop < n else nullcontext()
+    with expected:
+        found.extend(in_order(work, range(n), workers=workers, ahead=ahead))
+    # list.extend keeps what came before the error.
+    assert found == [task * task for task in range(stop)]
+    assert ahead_threads() == []
+
+
+def test_no_more_than_asked_is_made_ahead():
+    begun = []
+    results = in_order(lambda task: begun.append(task) or task, range(50), workers=3, ahead=5)
+    assert begun == []
+    for place in range(10):
+        assert next(results) == place
+        time.sleep(0.01)
+        # The one that the consumer holds, and five more.
+        assert len(begun) <= place + 1 + 5
+    results.close()
+    assert len(begun) <= 15
+    assert ahead_threads() == []
+
+
+def test_an_interrupted_consumer_leaves_no_thread():
+    batches = ImagePreprocess(8, 8, "bicubic", HALF, HALF).batches(
+        np.zeros((400, 9, 9), np.uint8), 16
+    )
+
+    def consume():
+        for _ in batches:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        consume()
+    assert ahead_threads() != []  # the traceback keeps the generator; who runs it closes it
+    batches.close()
+    assert ahead_threads() == []
+    assert caught.type is KeyboardInterrupt
+
+
+@pytest.fixture(params=["png", "jpg"])
+def folder(request, tmp_path):
+    """64 pictures of many sizes, both ways up, grey and coloured, in two classes."""
+    rng = np.random.default_rng(5)
+    for number in range(64):
+        shape = tuple(rng.integers(20, 90, 2)) + ((3,) if number % 3 else ())
+        coarse = rng.integers(0, 256, shape).astype(np.uint8)
+        path = tmp_path / "pictures" / "ab"[number % 2] / f"{number:02}.{request.param}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(coarse).save(path)
+    return tmp_path / "pictures"
+
+
+def one_by_one(model, items):
+    """Prepared by Pillow and run by torch, picture after picture, without any thread."""
+    import torch
+
+    settings_ = model.preprocess.settings
+    side, crop = settings_["resize_shorter_side"], settings_["centre_crop"]
+    method = Image.Resampling[settings_["interpolation"].upper()]
+    found = []
+    for item in items:
+        picture = item.convert("RGB")
+        scale = side / min(picture.size)
+        width, height = (
+            side if edge == min(picture.size) else int(edge * scale) for edge in picture.size
+        )
+        picture = picture.resize((width, picture.height), method).resize((width, height), method)
+        left, top = round((width - crop) / 2), round((height - crop) / 2)
+        picture = picture.crop((left, top, left + crop, top + crop))
+        x = torch.from_numpy(np.asarray(picture).copy()).movedim(2, 0)[None].float() / 255
+        mean = torch.tensor(settings_["mean"]).view(3, 1, 1)
+        std = torch.tensor(settings_["std"]).view(3, 1, 1)
+        with torch.no_grad():
+            maps = model.root.forward_features((x - mean) / std)
+            found.append(model.root.forward_head(maps, pre_logits=True)[0].numpy())
+    return np.stack(found)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_features_are_those_of_one_picture_after_another(folder, tmp_path, engine):
+    spec = f"imagefolder:{folder}"
+    store = cm.extract(MODEL, spec, out=tmp_path / "s", engine=engine, batch_size=7, device="cpu")
+    model, data = load_model(MODEL, device="cpu"), cm.load_dataset(spec)
+    for split in store.splits:
+        expected = one_by_one(model, list(data.splits[split].items))
+        found = store.features(split).array()
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("stop", [5, 30])
+def test_stopped_while_pictures_are_prepared_the_bytes_are_the_same(
+    folder, tmp_path, monkeypatch, stop
+):
+    monkeypatch.setattr(store_writer, "SHARD_ROWS", 16)
+    options = {"engine": "openvino", "batch_size": 6, "device": "cpu"}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    cm.extract(MODEL, f"imagefolder:{folder}", out=whole, **options)
+    one, lock, count = ImagePreprocess._one, threading.Lock(), [0]
+
+    def interrupted(self, item):
+        with lock:
+            count[0] += 1
+            now = count[0]
+        # After the check samples.
+        if now == 16 + stop:
+            raise KeyboardInterrupt
+        return one(self, item)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImagePreprocess, "_one", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            cm.extract(MODEL, f"imagefolder:{folder}", out=parts, **options)
+    assert ahead_threads() == []
+    assert not (parts / "features" / "penultimate" / "test-00000.npy").exists()
+    cm.extract(MODEL, f"imagefolder:{folder}", out=parts, **options)
+    assert contents(parts) == contents(whole)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_a_broken_picture_met_on_the_way_is_named_and_no_thread_left(folder, tmp_path, engine):
+    path = sorted(folder.rglob("*.*"))[50]
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(BrokenImageError, match=path.name) as caught:
+        cm.extract(MODEL, f"imagefolder:{folder}", out=tmp_path / "s", engine=engine, device="cpu")
+    # Asked while the traceback, and with it every frame, is still there.
+    assert ahead_threads() == []
+    assert "\n" not in str(caught.value)
+
+
+def test_an_engine_that_fails_leaves_no_thread(folder, tmp_path, monkeypatch):
+    engines = importlib.import_module("criticalmass.engines.torch_engine")
+    passes, original = [], engines.torch_pass
+
+    def failing(*arguments):
+        passes.append(1)
+        if len(passes) == 3:
+            raise RuntimeError("out of memory")
+        return original(*arguments)
+
+    monkeypatch.setattr(engines, "torch_pass", failing)
+    with pytest.raises(RuntimeError, match="out of memory") as caught:
+        cm.extract(
+            MODEL, f"imagefolder:{folder}", out=tmp_path / "s",
+            engine="torch", device="cpu", batch_size=4,
+        )  # fmt: skip
+    assert ahead_threads() == []
+    assert caught.value.args == ("out of memory",)
