@@ -38,7 +38,9 @@ def agreement_matrix(run: Run | str | os.PathLike[str], *, fraction: float = 0.1
     With one selector the groups are its sizes, with several the selectors, each at its tested
     size nearest to ``fraction``; the whole layer is a group of its own. Two subsets of one
     selector and seed are nested, so pairs of equal selector and seed are left out, except
-    where a selector has one seed. No interval: see `criticalmass.agreement` for those.
+    where a selector has one seed. Of more subsets than 1,000 in all, each group's first seeds are
+    compared; ``n_pairs`` says how many that were. No interval: see
+    `criticalmass.agreement` for those.
 
     Parameters
     ----------
@@ -91,11 +93,9 @@ def pairwise_kappa(
 def _rows(source: Predictions, fraction: float) -> list[dict[str, Any]]:
     """Rows of one layer and measure."""
     by, groups = _groups(source, fraction)
+    each = max(2, _MOST_ROWS // len(groups))
+    groups = {name: members[:each] for name, members in groups.items()}
     used = np.unique([row for members in groups.values() for row, _ in members])
-    if used.size > _MOST_ROWS:
-        raise CriticalMassError(
-            f"{used.size:,} subsets of {source.key[1]!r} to compare with each other; narrow the run"
-        )
     place = {int(row): at for at, row in enumerate(used)}
     kappa, agree = pairwise_kappa(source.classes[used], len(source.names))
     model, layer, dataset, measure = source.key

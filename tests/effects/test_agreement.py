@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from sklearn.metrics import cohen_kappa_score
 
 import criticalmass as cm
 from criticalmass.agreement import AGREEMENT_COLUMNS, _per_seed, compared
+from criticalmass.agreement_matrix import agreement_matrix
 from criticalmass.results import Run
 from criticalmass.run_predictions import Predictions
 
@@ -186,3 +188,16 @@ def test_figures_stay_in_their_ranges(make_run: MakeRun, seed: int, n_seeds: int
         assert 0 <= row[name] <= 1
         assert row[f"{name}_low"] <= row[f"{name}_high"]
     assert -1 <= row["kappa"] <= 1
+
+
+def test_of_very_many_subsets_the_first_seeds_are_compared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    x = np.random.default_rng(0).standard_normal((60, 6)).astype(np.float32)
+    store = cm.import_features(x, out=tmp_path / "store", labels=np.arange(60) % 3)
+    run = cm.sweep(store, out=tmp_path / "run", fractions=(0.5, 1.0), seeds=6, measures="ridge")
+    every = agreement_matrix(run)
+    assert every.loc[(every["a"] == "3") & (every["b"] == "3"), "n_pairs"].item() == 6 * 5
+    monkeypatch.setattr("criticalmass.agreement_matrix._MOST_ROWS", 8)
+    few = agreement_matrix(run)
+    assert few.loc[(few["a"] == "3") & (few["b"] == "3"), "n_pairs"].item() == 4 * 3
