@@ -74,6 +74,18 @@ def load_dataset(spec: str | Dataset, *, skip_broken: bool = False) -> Dataset:
     return dataset
 
 
+def check_dataset_spec(text: str) -> None:
+    """Check a spec without reading any data.
+
+    Raises
+    ------
+    CriticalMassError: not of the form of a spec, or an unknown scheme, option or name.
+    """
+    spec = parse_spec("dataset", text, _OPTIONS)
+    if spec.scheme in _NAMED and spec.name not in _NAMED[spec.scheme]:
+        raise unknown_name(f"{spec.scheme}: dataset", spec.name, _NAMED[spec.scheme])
+
+
 def _readable(dataset: Dataset, skip_broken: bool) -> Dataset:
     if skip_broken:
         return without_broken(dataset)

