@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint benchmark clean help
+.PHONY: demo test lint browser benchmark clean help
 
 help:
 	@echo "make demo       the whole way on real models and data; ends with demo/report.html"
@@ -31,7 +31,16 @@ lint: $(READY)
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy --no-error-summary
 
-test: lint
+# A browser for the tests of the page: the system's, or one that can be had. Without one those
+# tests are skipped, and pytest's last lines say so.
+browser: $(READY)
+	@$(BIN)/python -m tests.browser.find || { \
+	  echo "looking for a browser to test the page in (at most five minutes)"; \
+	  timeout 150 $(BIN)/python -m playwright install chromium >/dev/null 2>&1 || \
+	  { [ "$$(id -u)" = 0 ] && timeout 150 apt-get install -y -qq chromium >/dev/null 2>&1; } || \
+	  echo "none can be had here; the page will not be tested in a browser"; }
+
+test: lint browser
 	@$(BIN)/python -m pytest --quiet
 
 benchmark: $(READY)

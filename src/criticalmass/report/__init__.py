@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -92,7 +93,10 @@ def _page(runs: Sequence[Run], deltas: tuple[float, ...], references: Any) -> st
     for number, run in enumerate(runs, 1):
         first = sum(len(section.curves) for section in sections)
         sections.append(section_of(run, number, Asked(deltas, references, words, first)))
-    both = beside(runs, _titles(sections), deltas) if len(runs) > 1 else None
+    sections = [
+        replace(one, title=title) for one, title in zip(sections, _titles(sections), strict=True)
+    ]
+    both = beside(runs, [one.title for one in sections], deltas) if len(runs) > 1 else None
     placed = list(_placed(sections, both))
     return (
         _templates()

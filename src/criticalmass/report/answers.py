@@ -49,7 +49,7 @@ class Answer:
 
 
 def headline_row(table: pd.DataFrame) -> pd.Series | None:
-    """Choose the row that answers best: a random subset, a task, the penultimate layer, delta 0.9.
+    """Choose the row that answers best: random subsets, a task, the last layer, delta 0.9.
 
     Parameters
     ----------
@@ -67,8 +67,9 @@ def headline_row(table: pd.DataFrame) -> pd.Series | None:
         _chosen=rows["selector"] != "random",
         _inner=rows["layer"] != "penultimate",
         _far=(rows["delta"] - _USUAL_DELTA).abs().round(9),
+        _early=-rows["layer"].map({name: n for n, name in enumerate(rows["layer"].unique())}),
     )
-    order = ["_similarity", "_chosen", "_inner", "_far"]
+    order = ["_similarity", "_chosen", "_inner", "_far", "_early"]
     return rows.loc[rank.sort_values(order, kind="stable").index[0]]
 
 

@@ -146,10 +146,10 @@ const charts = (() => {
           this.spots.push(spot);
           if (value === null) return;
           const shade = Math.max(0, Math.min(1, value));
-          svg("rect", { class: "cell", x: x + 0.5, y: y + 0.5, width: Math.max(1, w - 1), height: Math.max(1, h - 1), "fill-opacity": shade.toFixed(3) }, root);
+          const cell = svg("rect", { class: "cell", x: x + 0.5, y: y + 0.5, width: Math.max(1, w - 1), height: Math.max(1, h - 1) }, root);
+          cell.style.setProperty("--shade", shade.toFixed(3));
           if (w > 33 && h > 14) {
-            const over = shade > 0.55 ? "written over" : "written";
-            svg("text", { class: over, x: x + w / 2, y: y + h / 2 + 4, "text-anchor": "middle" }, root, value.toFixed(2));
+            svg("text", { class: "written", x: x + w / 2, y: y + h / 2 + 4, "text-anchor": "middle" }, root, value.toFixed(2));
           }
         });
       });

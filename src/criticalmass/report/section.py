@@ -92,8 +92,9 @@ def section_of(run: Run, number: int, asked: Asked) -> Section:
     frame = run.frame()
     if frame.empty:
         raise CriticalMassError(f"run {str(run.path)!r} has no rows yet; run a sweep into it first")
-    lines = probes_first(curves_of(run))
-    every = probes_first(redundancy(run, deltas=tuple(sorted({*GRID, *asked.deltas}))))
+    lines = probes_first(_as_swept(curves_of(run), frame))
+    every = redundancy(run, deltas=tuple(sorted({*GRID, *asked.deltas})))
+    every = probes_first(_as_swept(every, frame))
     table = every[every["delta"].isin(asked.deltas)]
     best = headline_row(table)
     effects = _effects(run, best, lines)
@@ -122,6 +123,13 @@ def section_of(run: Run, number: int, asked: Asked) -> Section:
         rows=curve_rows(lines),
         notes=effects.notes,
     )
+
+
+def _as_swept(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Bring layers into the order in which they were swept, which is that of the network."""
+    place = {name: at for at, name in enumerate(frame["layer"].unique())}
+    order = table["layer"].map(place).astype(int)
+    return table.iloc[np.argsort(order.to_numpy(), kind="stable")].reset_index(drop=True)
 
 
 def _plots(
@@ -156,6 +164,9 @@ def _effects(run: Run, best: pd.Series | None, lines: pd.DataFrame) -> _Effects:
         worst, plots, notes = _classes(run, best)
         plots += _agreement(run, best)
     plots += _front(run, best, lines)
+    if plots and lines["layer"].nunique() > 1:
+        about = f"layer {best['layer']}, measure {best['measure']}"
+        notes = [*notes, f"Classes and agreement are those of {about}."]
     return _Effects(worst, plots, notes)
 
 

@@ -1,0 +1,230 @@
+"""The page as a browser shows it: offline, by keyboard, for screen readers, light and dark."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HOSTILE = '<script>alert(1)</script>"\u2028&'
+
+
+class Watched:
+    """A page together with all that it said and asked for."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (self.said.append("dialog"), dialog.dismiss()))
+        page.on("request", lambda request: self.asked.append(request.url))
+
+
+@pytest.fixture
+def opened(browser: Any, written: Path, request: pytest.FixtureRequest) -> Iterator[Watched]:
+    options = {"viewport": {"width": 1200, "height": 900}, **getattr(request, "param", {})}
+    context = browser.new_context(accept_downloads=True, **options)
+    watched = Watched(context.new_page())
+    watched.page.goto(written.as_uri())
+    yield watched
+    context.close()
+
+
+def sentence(watched: Watched, number: int = 0) -> str:
+    return str(watched.page.locator("h1.answer").nth(number).inner_text())
+
+
+def test_nothing_is_fetched_and_nothing_complains(opened: Watched, written: Path) -> None:
+    opened.page.wait_for_timeout(300)
+    assert opened.asked == [written.as_uri()]
+    assert opened.said == []
+    assert opened.page.locator("figure.plot .canvas svg").count() >= 10
+
+
+def test_the_policy_refuses_foreign_script(opened: Watched) -> None:
+    opened.page.evaluate(
+        "() => { const one = document.createElement('img'); one.src = 'x.png';"
+        " document.body.append(one); }"
+    )
+    opened.page.wait_for_timeout(200)
+    assert any("Content Security Policy" in line for line in opened.said)
+    blocked = "() => { try { document.body.innerHTML = '<b>x</b>'; return 'set'; }"
+    assert opened.page.evaluate(blocked + " catch (error) { return error.name; } }") == "TypeError"
+
+
+def test_the_slider_moves_every_number_at_once(opened: Watched) -> None:
+    page = opened.page
+    parts = ("number", "after", "mass", "dr", "saved", "worst")
+
+    def told() -> dict[str, str]:
+        lead = page.locator(".lead").first
+        return {part: lead.locator(f'[data-part="{part}"]').inner_text() for part in parts}
+
+    before, field = told(), page.locator("svg.field .kept").first.get_attribute("d")
+    slider = page.locator("#delta")
+    slider.focus()
+    page.keyboard.press("Home")
+    after = told()
+    assert slider.get_attribute("aria-valuetext").startswith("50")
+    assert page.locator("#delta-said").inner_text().startswith("50")
+    assert [part for part in parts if after[part] == before[part]] == []
+    assert "50\N{NO-BREAK SPACE}%" in sentence(opened)
+    assert page.locator("svg.field .kept").first.get_attribute("d") != field
+    for _ in range(8):
+        page.keyboard.press("ArrowRight")
+    assert "54\N{NO-BREAK SPACE}%" in sentence(opened), "each step is half a per cent"
+    assert "54\N{NO-BREAK SPACE}%" in sentence(opened, 1), "all runs follow"
+    page.keyboard.press("End")
+    assert "100\N{NO-BREAK SPACE}%" in sentence(opened)
+    assert opened.said == []
+
+
+def test_the_curve_can_be_chosen(opened: Watched) -> None:
+    choice = opened.page.locator("select").first
+    assert choice.locator("option").count() == 4, "two layers, two selectors"
+    before = sentence(opened)
+    other = choice.locator("option", has_text="pca-top").first.get_attribute("value")
+    choice.select_option(other)
+    assert sentence(opened) != before
+    assert "principal components" in sentence(opened)
+
+
+def test_a_hostile_name_stays_text(opened: Watched) -> None:
+    page = opened.page
+    assert page.locator("script").count() == 3
+    shown = page.locator("body").inner_text()
+    assert "<script>alert(1)</script>" in shown
+    legend = page.locator("figure[id*=classes] .legend").first.inner_text()
+    assert "<script>alert(1)</script>" in legend
+    assert page.locator("b", has_text="toy").count() == 0
+    assert "dialog" not in opened.said
+
+
+def test_the_keyboard_alone_reaches_everything(opened: Watched) -> None:
+    page = opened.page
+    wanted = page.evaluate(
+        "() => [...document.querySelectorAll('a, button, input, select, summary, .canvas')]"
+        ".filter((one) => one.offsetParent !== null || one.className === 'skip').length"
+    )
+    seen = set()
+    for _ in range(2 * wanted):
+        page.keyboard.press("Tab")
+        place = page.evaluate(
+            "() => { const one = document.activeElement; if (one === document.body) return -1;"
+            " const style = getComputedStyle(one);"
+            " if (style.outlineStyle === 'none') throw new Error('no focus ring ' + one.outerHTML);"
+            " if (!one.matches('a, button, input, select, summary, .canvas')) return -2;"
+            " return [...document.querySelectorAll('*')].indexOf(one); }"
+        )
+        if place == -1:
+            break
+        if place >= 0:
+            seen.add(place)
+    assert len(seen) == wanted
+
+
+def test_arrow_keys_read_a_figure(opened: Watched) -> None:
+    page = opened.page
+    figure = page.locator("figure[id='run-2-value-centroid']")
+    plot, readout = figure.locator(".canvas"), figure.locator(".readout")
+    plot.focus()
+    page.keyboard.press("ArrowRight")
+    first = readout.inner_text()
+    assert re.search(r"4 neurons \(6.25.%\): 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", first)
+    page.keyboard.press("ArrowRight")
+    assert "8 neurons" in readout.inner_text()
+    page.keyboard.press("ArrowDown")
+    assert readout.inner_text().split(",")[0] != first.split(",")[0], "the other line"
+    page.keyboard.press("End")
+    assert "64 neurons" in readout.inner_text()
+    page.keyboard.press("Escape")
+    assert "arrow keys" in readout.inner_text()
+    assert figure.locator(".cursor path").count() == 0
+
+
+def test_a_line_can_be_hidden(opened: Watched) -> None:
+    figure = opened.page.locator("figure[id='run-2-value-centroid']")
+    button = figure.locator(".legend button").first
+    before = figure.locator(".canvas path.line").count()
+    button.click()
+    assert button.get_attribute("aria-pressed") == "false"
+    assert figure.locator(".canvas path.line").count() == before - 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "start"), [("csv", b"model,"), ("svg", b"<?xml"), ("pdf", b"%PDF")]
+)
+def test_figures_can_be_taken_away(opened: Watched, kind: str, start: bytes) -> None:
+    figure = opened.page.locator("figure[id='run-1-value-centroid']")
+    with opened.page.expect_download() as waiting:
+        figure.locator(f"[data-save={kind}]").click()
+    path = waiting.value.path()
+    content = Path(path).read_bytes()
+    assert waiting.value.suggested_filename == f"run-1-value-centroid.{kind}"
+    assert content.startswith(start)
+    if kind == "svg":
+        from xml.etree import ElementTree
+
+        drawing = ElementTree.fromstring(content.decode())  # noqa: S314 -- our own page's
+        assert drawing.tag.endswith("svg")
+        assert b"var(" not in content
+        assert b"script>" not in content
+    if kind == "csv":
+        import io
+
+        import pandas as pd
+
+        table = pd.read_csv(io.BytesIO(content))
+        assert HOSTILE in set(table["layer"])
+        assert len(table) == 20
+    assert opened.said == []
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        {"color_scheme": "light"},
+        {"color_scheme": "dark"},
+        {"color_scheme": "light", "viewport": {"width": 375, "height": 800}},
+    ],
+    ids=["light", "dark", "phone"],
+    indirect=True,
+)
+def test_axe_finds_nothing(opened: Watched) -> None:
+    playing = pytest.importorskip("axe_playwright_python")
+    axe = (Path(playing.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    opened.page.evaluate(axe)
+    found = opened.page.evaluate("() => axe.run()")
+    told = [
+        (rule["id"], node["html"][:120], node.get("failureSummary", "")[:300])
+        for rule in found["violations"]
+        for node in rule["nodes"]
+    ]
+    assert told == []
+    assert len(found["passes"]) > 20
+    wide = opened.page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+    assert wide <= 0, "the page does not scroll sideways"
+
+
+def test_without_its_script_the_page_still_shows(browser: Any, written: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(written.as_uri())
+    assert "neurons keep" in page.locator("h1.answer").first.inner_text()
+    assert page.locator("figure.plot noscript svg").first.is_visible()
+    assert not page.locator("#delta").is_visible()
+    context.close()
+
+
+def test_print_shows_the_record_and_no_buttons(opened: Watched) -> None:
+    opened.page.emulate_media(media="print")
+    opened.page.evaluate("() => window.dispatchEvent(new Event('beforeprint'))")
+    assert not opened.page.locator(".files").first.is_visible()
+    assert not opened.page.locator(".settings").is_visible()
+    assert opened.page.locator("details.record dl").first.is_visible()
+    assert opened.page.pdf().startswith(b"%PDF")
