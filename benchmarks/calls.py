@@ -105,14 +105,16 @@ def make_material(folder: Path) -> Material:
     cm.import_features(x, out=store, labels=y)
     cm.sweep(store, out=run, fractions=(0.25, 0.5, 1.0), seeds=2, measures=("ridge", "cka"),
              selectors=("random", "leverage"))  # fmt: skip
+    other = str(folder / "other")
+    cm.sweep(store, out=other, fractions=(0.25, 1.0), seeds=2, measures=("ridge", "cka"))
     cm.shrink(store, keep=0.5, measure="logistic", selectors=("random",), out=slim)
     model, data = f"onnx:{folder / 'model.onnx'}", f"npz:{folder / 'data.npz'}"
     out = ("--out", str(folder / "scratch" / "out"))
     lines: dict[str, tuple[str, ...]] = {
         **dict.fromkeys(_OF_RUNS, (run,)),
-        "compare": (run, run),
+        "compare": (run, other),
         "diffuseness": (run, "--measure", "ridge"),
-        "ensembles": (store, "--fraction", "0.5", "--probe", "ridge", "--seeds", "2"),
+        "ensembles": (store, "--fraction", "0.25", "--probe", "ridge", "--seeds", "2"),
         "explain": (store,),
         "export": (slim, "--format", "indices", *out),
         "extract": (model, data, *out),
@@ -165,7 +167,7 @@ _RIGHT: dict[str, Callable[[Material], dict[str, Any]]] = {
     "class_accuracy": _of_run(),
     "class_losses": _of_run(),
     "coefficient_of_variation": lambda _: {"x": [0.2, 0.4, 0.9]},
-    "compare": lambda m: {"a": str(m.place("run")), "b": str(m.place("run")), "resamples": 20},
+    "compare": lambda m: {"a": str(m.place("run")), "b": str(m.place("other")), "resamples": 20},
     "curves": _of_run(),
     "diagonal_share": lambda m: {"second_moment": m.moment},
     "diffused_redundancy": lambda _: {
@@ -175,7 +177,7 @@ _RIGHT: dict[str, Callable[[Material], dict[str, Any]]] = {
     "diffuseness_summary": _of_run(measure="ridge"),
     "ensembles": lambda m: {**_store(m), "fractions": (0.5,), "members": 2, "seeds": 2,
                             "probe": "ridge", "resamples": 20},
-    "exchangeability_test": lambda m: {"second_moment": m.moment, "n_draws": 9},
+    "exchangeability_test": lambda m: {"second_moment": m.moment, "n_draws": 19},
     "expected_cka": lambda m: {"second_moment": m.moment, "sizes": [2, 4]},
     "explain": _store,
     "export": lambda m: {"slim": str(m.place("slim")), "format": "indices", "out": str(m.out)},
@@ -197,7 +199,7 @@ _RIGHT: dict[str, Callable[[Material], dict[str, Any]]] = {
     "predict_ridge": _task,
     "prefix_cka": lambda m: {"second_moment": m.moment, "order": list(range(_D))},
     "prefix_cka_debiased": lambda m: {"second_moment": m.moment, "n_samples": _N,
-                                      "moment_of_squares": m.moment, "order": list(range(_D))},
+                                      "moment_of_squares": np.abs(m.moment) * 100.0, "order": list(range(_D))},
     "recall": lambda _: {"ranked": [[2, 0, 1]], "relevant": [[2, 1]]},
     "redundancy": _of_run(),
     "report": lambda m: {"run_or_runs": str(m.place("run")), "out": str(m.out)},

@@ -32,3 +32,10 @@ def test_damage_is_found_and_mended(tmp_path: Path) -> None:
     out = run("benchmarks.damage", "--dir", str(tmp_path), "--count", "150")
     assert sum(int(number) for number in re.findall(r"(\d+) found", out)) > 120
     assert len(re.findall(r"(\d+) healed", out)) == 2
+
+
+def test_everything_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    """Every public function, in two processes with other hashes."""
+    out = run("benchmarks.twice", "--dir", str(tmp_path))
+    assert int(re.findall(r"(\d+) results compared", out)[0]) > 35
+    assert re.findall(r"(\d+) differ", out) == ["0"]
