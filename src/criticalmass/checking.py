@@ -118,6 +118,17 @@ def _within(low: float, high: float) -> Test:
     return lambda value: _is_real(value) and low < value < high
 
 
+def _is_names(value: Any) -> bool:
+    return not isinstance(value, np.ndarray) and _several(_is_text)(value)
+
+
+def _is_listing(value: Any) -> bool:
+    """Whether something may be a path or a listing of points."""
+    return _is_path(value) or (
+        isinstance(value, Iterable) and not isinstance(value, (str, bytes, np.ndarray))
+    )
+
+
 def _at_least(low: int, high: int = 2**32 - 1) -> Test:
     # Beyond 32 bits no array of that size can be held: a slip, not a wish.
     return lambda value: _is_whole(value) and low <= value <= high
@@ -179,7 +190,7 @@ _RULES: dict[str, tuple[Test, str]] = {
     ),
     **dict.fromkeys(
         ("selectors", "measures", "layers", "precisions"),
-        (_several(_is_text), "a name or several"),
+        (_is_names, "a name or several"),
     ),
     **dict.fromkeys(
         (
@@ -191,6 +202,7 @@ _RULES: dict[str, tuple[Test, str]] = {
 }
 # Where a name is narrower than elsewhere.
 _NARROWER = {
+    ("report", "reference"): (_is_listing, "points, or the path of a file of them"),
     ("linear_cka", "y"): (_is_numbers, "an array of real numbers"),
     ("ensembles", "seeds"): (_at_least(1, 1000), "a whole number from 1 to 1,000"),
     ("ensembles", "members"): (_at_least(1, _MOST), f"a whole number from 1 to {_MOST:,}"),
@@ -198,6 +210,17 @@ _NARROWER = {
     ("explain", "seeds"): (_at_least(1, _MOST_SEEDS), f"a whole number from 1 to {_MOST_SEEDS:,}"),
     ("explain", "run"): (_is_place, "a run or its folder"),
     ("diffused_redundancy", "fractions"): (_is_numbers, "an array of real numbers"),
+}
+_NARROWER |= {
+    ("study", "name_or_file"): (_is_path, "a study's name or file"),
+    ("study", "features"): (_is_path, "a path"),
+    ("study", "data"): (_is_path, "a path"),
+    ("study", "protocol"): (_is_text, "a text: exact or paper"),
+    ("study", "pages"): (_is_flag, "True or False"),
+    ("study", "weights"): (
+        lambda value: isinstance(value, Mapping) and all(map(_is_path, value.values())),
+        "a mapping of names to files",
+    ),
 }
 # One value stands for a collection of one.
 _GATHERED = frozenset(("deltas", "sizes", "l2s"))
