@@ -63,6 +63,7 @@ _PUBLIC = {
     "redundancy": "redundancy",
     "report": "report",
     "shrink": "shrink",
+    "study": "studies.running",
     "sweep": "sweep",
 }
 

@@ -38,12 +38,15 @@ DATASETS = (
 )
 
 
+_ONE = {"studies": "study"}
+
+
 def listing(what: str, model: str | None = None) -> pd.DataFrame:
     """List what can be named.
 
     Parameters
     ----------
-    what: models, datasets, selectors, measures, or layers (of ``model``).
+    what: models, datasets, selectors, measures, studies, or layers (of ``model``).
     model: the model spec whose layers are wanted.
 
     Returns
@@ -61,6 +64,7 @@ def listing(what: str, model: str | None = None) -> pd.DataFrame:
         "datasets": lambda: list(DATASETS),
         "selectors": _selectors,
         "measures": _measures,
+        "studies": _studies,
     }
     if what == "layers":
         return _layers(model)
@@ -68,7 +72,7 @@ def listing(what: str, model: str | None = None) -> pd.DataFrame:
         raise unknown_name("list", what, [*makers, "layers"])
     if model is not None:
         raise CriticalMassError(f"{what} do not depend on a model; leave out {model!r}")
-    return pd.DataFrame(makers[what](), columns=[what.removesuffix("s"), "what it is"])
+    return pd.DataFrame(makers[what](), columns=[_ONE.get(what, what[:-1]), "what it is"])
 
 
 def describe(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -141,6 +145,12 @@ def _measures() -> list[tuple[str, str]]:
     from criticalmass.report.record import MEASURES as WORDS
 
     return [(name, WORDS[name]) for name in MEASURES]
+
+
+def _studies() -> list[tuple[str, str]]:
+    from criticalmass.studies.library import listed
+
+    return listed()
 
 
 def _layers(model: str | None) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from criticalmass.cli import (
     making,
     saving,
     showing,
+    studying,
 )
 from criticalmass.errors import CriticalMassError, unknown_name
 
@@ -68,7 +69,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-_ROOMS = (making, showing, effects, choosing, comparing, saving, exporting, explaining)
+_ROOMS = (making, showing, effects, choosing, comparing, saving, exporting, explaining, studying)
 for _command in (command for room in _ROOMS for command in room.COMMANDS):
     cli.add_command(_command)
 

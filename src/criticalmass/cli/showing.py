@@ -92,7 +92,7 @@ def report(runs: tuple[str, ...], out: str, **options: Any) -> None:
 def list_(what: str, model: str | None, form: str) -> None:
     """List what can be named.
 
-    WHAT is models, datasets, selectors, measures, or layers (of MODEL).
+    WHAT is models, datasets, selectors, measures, studies, or layers (of MODEL).
     """
     from criticalmass.catalogue import listing
     from criticalmass.tables import write_table

@@ -146,6 +146,13 @@ def is_pattern(layer: str) -> bool:
     return any(letter in layer for letter in "*?[")
 
 
+def fits(pattern: str, layer: str) -> bool:
+    """Tell whether a layer is what a name or pattern stands for."""
+    return layer == pattern or (
+        is_pattern(pattern) and _translate(pattern).fullmatch(layer) is not None
+    )
+
+
 def _translate(pattern: str) -> re.Pattern[str]:
     """Make a regular expression of a pattern whose ``*`` stops at a dot or slash."""
     parts = re.split(r"(\*\*|\*|\?|\[[^\]]+\])", pattern)

@@ -1,0 +1,7 @@
+"""The paper's experiments as files that one can run, and what became of those that run here."""
+
+from __future__ import annotations
+
+from criticalmass.studies.running import study
+
+__all__ = ["study"]

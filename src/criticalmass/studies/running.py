@@ -1,0 +1,251 @@
+"""``study``: extract, sweep, tabulate and report a whole grid; what is there is not made again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+
+from criticalmass.checking import checked
+from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.results import Run
+from criticalmass.studies import library
+from criticalmass.studies.grid import Grid, Job, Missing, Pair, grid_of
+from criticalmass.studies.protocol import PROTOCOLS
+from criticalmass.studies.schema import Study
+from criticalmass.studies.stores import Features, chosen, united
+from criticalmass.studies.watching import Watch
+
+
+@dataclass(frozen=True)
+class Studied:
+    """What `study` made.
+
+    Attributes
+    ----------
+    path: the folder.
+    folders: name of each study -> its folder, with tables (CSV) and ``report.html``.
+    missing: what could not be measured, and why.
+    write_up: the findings over all studies, a Markdown file; None where none was asked for.
+    """
+
+    path: Path
+    folders: Mapping[str, Path]
+    missing: tuple[Missing, ...] = ()
+    write_up: Path | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing but optional parts is missing."""
+        return all(one.optional for one in self.missing)
+
+
+@checked
+def study(  # noqa: PLR0913
+    name_or_file: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    features: str | os.PathLike[str] | None = None,
+    weights: Mapping[str, str | os.PathLike[str]] | None = None,
+    data: str | os.PathLike[str] | None = None,
+    protocol: str | None = None,
+    device: str = "auto",
+    pages: bool = True,
+) -> Studied:
+    """Run a study: every model on every dataset, every measure of it, tables and a page.
+
+    Features and cells that are there already are used again, also those of other studies in
+    the same folder. What cannot be had (weights, data, a package) is told by name; the rest
+    runs.
+
+    Parameters
+    ----------
+    name_or_file: a study that comes with the package (`criticalmass list studies`), or a YAML
+        file like these (docs/studies.md).
+    out: the folder: ``features/``, ``runs/``, and ``studies/NAME/`` with tables and page.
+    features: folder of features to share with other studies; that in ``out`` by default.
+    weights: name -> weight file, for the models that a study asks weights for.
+    data: root folder of torchvision's datasets.
+    protocol: "exact" or "paper", instead of what the study says.
+    device: as of `criticalmass.extract`.
+    pages: whether to write ``report.html`` for each study.
+
+    Raises
+    ------
+    CriticalMassError: no such study, or a file that is none; told before anything runs.
+    """
+    asked = [_with_protocol(one, protocol) for one in library.gathered(library.load(name_or_file))]
+    files = {name: Path(path) for name, path in (weights or {}).items()}
+    _check_weights(asked, files)
+    folder = Path(out)
+    place = Features(folder / "features" if features is None else Path(features), device)
+    grid = grid_of(asked, files, None if data is None else Path(data))
+    work = _Work(folder, place, grid)
+    measuring = [one for one in asked if one.parts]
+    writing = any(one.write_up for one in asked)
+    with Watch(f"study {asked[-1].name}", work.kinds(measuring, writing)) as watch:
+        work.measure(watch)
+        folders = {one.name: work.tell(one, watch, pages) for one in measuring}
+        written = work.write_up(asked, watch) if writing else None
+    return Studied(folder, folders, tuple(work.missing), written)
+
+
+def _with_protocol(study: Study, protocol: str | None) -> Study:
+    """Let the user's protocol stand in for the study's own."""
+    if protocol is None:
+        return study
+    if protocol not in PROTOCOLS:
+        raise unknown_name("protocol", protocol, PROTOCOLS)
+    parts = dict.fromkeys(replace(part, protocol=protocol) for part in study.parts)
+    return replace(study, parts=tuple(parts))
+
+
+def _check_weights(studies: Sequence[Study], files: Mapping[str, Path]) -> None:
+    """Refuse weights that no model asks for, and files that are not there."""
+    known = {
+        entry.weights
+        for one in studies
+        for part in one.parts
+        for entry in part.models
+        if entry.weights is not None
+    }
+    for name, path in files.items():
+        if not known:
+            raise CriticalMassError(f"no model of {studies[-1].name!r} asks for weights {name!r}")
+        if name not in known:
+            raise unknown_name(f"weights of {studies[-1].name!r}", name, known)
+        if not path.is_file():
+            raise CriticalMassError(f"no weight file {str(path)!r}")
+
+
+@dataclass
+class _Work:
+    """One command's work.
+
+    Attributes
+    ----------
+    folder: of the command.
+    features: where features are.
+    grid: all jobs.
+    missing: what could not be done, so far.
+    """
+
+    folder: Path
+    features: Features
+    grid: Grid
+    missing: list[Missing] = field(init=False)
+    _layers: dict[Job, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.missing = list(self.grid.missing)
+
+    def kinds(self, studies: Sequence[Study], writing: bool) -> list[str]:
+        """List the kinds of all steps, for the time left."""
+        pairs = ["features", "sweep"] * len(self.grid.pairs)
+        return [*pairs, *["tables"] * len(studies), *["findings"] * writing]
+
+    def measure(self, watch: Watch) -> None:
+        """Extract and sweep every pair; what fails is noted, the rest goes on."""
+        for pair in self.grid.pairs:
+            jobs = self.grid.of(pair)
+            there = Run.exists(self._run(pair))
+            with watch.step(f"features of {pair}"):
+                self._extract(pair, jobs)
+            with watch.step(f"sweep {pair}"):
+                before = len(Run.open(self._run(pair)).frame()) if there else 0
+                self._sweep(pair, jobs)
+            after = len(Run.open(self._run(pair)).frame()) if Run.exists(self._run(pair)) else 0
+            if after == before:
+                watch.nothing_to_do()
+
+    def _run(self, pair: Pair) -> Path:
+        return self.folder / "runs" / pair.folder
+
+    def _extract(self, pair: Pair, jobs: Sequence[Job]) -> None:
+        try:
+            for layers in united([job.part.layers for job in jobs]):
+                self.features.of(pair, layers)
+        except CriticalMassError as error:
+            self._miss(jobs, error)
+
+    def _sweep(self, pair: Pair, jobs: Sequence[Job]) -> None:
+        from criticalmass.sweep import sweep
+
+        for job in jobs:
+            if any(self._same(job, one) for one in self.missing):
+                continue
+            try:
+                store = self.features.of(pair, job.part.layers)
+                layers = chosen(store, job.part.layers)
+                sweep(
+                    store,
+                    out=self._run(pair),
+                    layers=layers,
+                    selectors=job.part.selectors,
+                    fractions=job.fractions,
+                    seeds=job.seeds,
+                    measures=job.measures,
+                )
+            except CriticalMassError as error:
+                self._miss([job], error)
+            else:
+                self._layers[job] = layers
+
+    def _miss(self, jobs: Sequence[Job], error: CriticalMassError) -> None:
+        for job in jobs:
+            one = Missing(
+                job.study, job.pair.model, job.pair.dataset, str(error), job.part.optional
+            )
+            if one not in self.missing:
+                self.missing.append(one)
+
+    def _same(self, job: Job, one: Missing) -> bool:
+        return (one.study, one.model, one.dataset) == (
+            job.study,
+            job.pair.model,
+            job.pair.dataset,
+        )
+
+    def tell(self, study: Study, watch: Watch, pages: bool) -> Path:
+        """Write a study's tables and page; -> its folder."""
+        from criticalmass.report import report
+        from criticalmass.studies import tabulating
+        from criticalmass.studies.views import view
+
+        folder = self.folder / "studies" / study.name
+        jobs = [job for job in self.grid.jobs if job.study == study.name and job in self._layers]
+        with watch.step(f"tables of {study.name}"):
+            seen = [
+                tabulating.Seen(
+                    group,
+                    view(Run.open(self._run(group[0].pair)), [(j, self._layers[j]) for j in group]),
+                )
+                for group in tabulating.grouped(jobs)
+            ]
+            tables = tabulating.tables_of(study, seen)
+            tabulating.write_tables({**tables, "missing": self._missing_table(study)}, folder)
+            if pages and seen:
+                points = tabulating.references(seen)
+                report(
+                    [one.part for one in seen],
+                    folder / "report.html",
+                    deltas=study.deltas,
+                    reference=points or None,
+                )
+        return folder
+
+    def write_up(self, studies: Sequence[Study], watch: Watch) -> Path:
+        """Write the findings over all studies; -> the Markdown file."""
+        from criticalmass.studies.findings import write_findings
+
+        with watch.step("findings"):
+            return write_findings(self.folder, [one.name for one in studies if one.parts])
+
+    def _missing_table(self, study: Study) -> pd.DataFrame:
+        mine = [one for one in self.missing if one.study == study.name]
+        columns = ["model", "dataset", "reason", "optional"]
+        rows = [[one.model, one.dataset, one.reason, one.optional] for one in mine]
+        return pd.DataFrame(rows, columns=columns)
