@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
-
+from criticalmass.backends import Backend, get_backend
+from criticalmass.backends.local import Local
 from criticalmass.checking import checked
 from criticalmass.datasets import Dataset, load_dataset
 from criticalmass.datasets.broken import all_broken_named
-from criticalmass.datasets.splits import take_items
-from criticalmass.engines import ENGINES, PRECISIONS, Engine, Layer, inspect, make_engine
+from criticalmass.engines import ENGINES, PRECISIONS
 from criticalmass.errors import CriticalMassError, StoreError, unknown_name
+from criticalmass.extraction import (
+    UNITS,
+    Recipe,
+    check_batches,
+    dataset_entry,
+    model_entry,
+    prepared,
+)
 from criticalmass.layer_choice import Choice, choose, held, named
-from criticalmass.models import FrozenModel, fingerprint, load_model, with_options
-from criticalmass.progress import Progress, say, track
+from criticalmass.models import FrozenModel, load_model, with_options
+from criticalmass.progress import say
 from criticalmass.store import FeatureStore
 from criticalmass.store_files import MANIFEST, read_manifest
-from criticalmass.store_writer import (
-    ShardPlan,
-    SplitInfo,
-    StoreWriter,
-    differences,
-    different_request,
-)
+from criticalmass.store_writer import SplitInfo, StoreWriter, differences, different_request
 
 DTYPES = ("float32", "float16")
-BACKENDS = ("local",)
-_KNOWN = {"dtype": DTYPES, "backend": BACKENDS, "engine": ENGINES, "precision": PRECISIONS}
-_CHECK_SAMPLES = 16
-_UNITS = {"image": "images", "text": "texts", "vector": "vectors"}
+_KNOWN = {"dtype": DTYPES, "engine": ENGINES, "precision": PRECISIONS}
 
 
 @checked
@@ -49,7 +42,7 @@ def extract(  # noqa: PLR0913
     batch_size: int | None = None,
     device: str = "auto",
     dtype: str = "float32",
-    backend: str = "local",
+    backend: str | Backend = "local",
     engine: str = "auto",
     weights: str | Path | None = None,
     pool: str | None = None,
@@ -72,7 +65,9 @@ def extract(  # noqa: PLR0913
     batch_size: samples a batch; the preprocessing's choice if None.
     device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
     dtype: stored type, ``"float32"`` or ``"float16"``.
-    backend: ``"local"``.
+    backend: where shards are computed: a key of ``backends.BACKENDS`` (see `get_backend`) or an
+        object like one. Other processes load model and data once each and are held to compute
+        the same; this one alone writes.
     engine: ``"auto"``, ``"openvino"``, ``"torch"`` or, for ONNX graphs, ``"onnxruntime"``.
     weights: file to load into a ``timm:`` or ``module:`` model; becomes part of its spec.
     pool: what makes a vector of a convolution's positions and of tokens: ``"mean"`` (the
@@ -88,32 +83,35 @@ def extract(  # noqa: PLR0913
     BrokenImageError: images that cannot be decoded; they are counted, the first ones named.
     StoreError: ``out`` holds another request's features; it is said what differs.
     """
-    names = {"dtype": dtype, "backend": backend, "engine": engine, "precision": precision}
+    names = {"dtype": dtype, "engine": engine, "precision": precision}
     layers = _check_options(layers, batch_size, names)
+    place = get_backend(backend)
     model = with_options(model, weights=weights, pool=pool)
     data = load_dataset(dataset, skip_broken=skip_broken)
-    asked = {"dtype": dtype, "engine": engine, "precision": precision}
+    asked = {**names, "batch_size": batch_size}
     choice = named(layers)
     if isinstance(model, str) and choice is not None:
-        finished = _finished(Path(out), _model_entry(model), data, choice, asked)
+        finished = _finished(Path(out), model_entry(model), data, choice, asked)
         if finished is not None:
             return finished
     frozen = load_model(model, device=device)
     _check_fit(frozen, data)
     with all_broken_named(data):
-        samples = _check_batches(frozen, next(iter(data.splits.values())).items)
+        samples = check_batches(frozen, next(iter(data.splits.values())).items)
     choice = choose(frozen, layers, samples[0])
-    finished = _finished(Path(out), _model_entry(frozen), data, choice, asked)
+    finished = _finished(Path(out), model_entry(frozen), data, choice, asked)
     if finished is not None:
         return finished
-    found = inspect(frozen, choice.read, samples[0])
-    runner = make_engine(engine, frozen, [layer.tap for layer in found], samples, precision)
-    entries = choice.entries(found, dtype, list(data.splits))
-    header = _header(frozen, data, entries, runner, batch_size)
+    work = prepared(frozen, data, choice, samples, asked)
     splits = {name: SplitInfo(split.labels, split.ids) for name, split in data.splits.items()}
-    writer = StoreWriter.begin(out, header, splits)
+    writer = StoreWriter.begin(out, work.header, splits)
     with all_broken_named(data):
-        _Work(frozen, data, runner, found, choice, batch_size).into(writer)
+        if isinstance(place, Local):
+            work.into(writer)
+        else:
+            Recipe(model, dataset, skip_broken, device, choice, asked, work.header).into(
+                writer, place, work.label
+            )
     return writer.finish()
 
 
@@ -135,36 +133,9 @@ def _check_options(
 def _check_fit(model: FrozenModel, data: Dataset) -> None:
     if model.modality != data.modality:
         raise CriticalMassError(
-            f"model {model.spec!r} takes {_UNITS[model.modality]}, "
-            f"dataset {data.spec!r} holds {_UNITS[data.modality]}"
+            f"model {model.spec!r} takes {UNITS[model.modality]}, "
+            f"dataset {data.spec!r} holds {UNITS[data.modality]}"
         )
-
-
-def _model_entry(model: str | FrozenModel) -> dict[str, Any]:
-    """Describe a model; of a spec only what its files tell without loading it."""
-    if isinstance(model, str):
-        return {"spec": model, "weights_digest": fingerprint(model)}
-    return {
-        "spec": model.spec,
-        "name": model.name,
-        "modality": model.modality,
-        "weights": model.weights,
-        "weights_digest": model.weights_digest,
-        "preprocessing": dict(model.preprocessing),
-        # The default is left out, so that stores of before there was a choice still fit.
-        **({} if model.pool == "mean" else {"pool": model.pool}),
-    }
-
-
-def _dataset_entry(data: Dataset) -> dict[str, Any]:
-    return {
-        "spec": data.spec,
-        "name": data.name,
-        "modality": data.modality,
-        "digest": data.digest,
-        "class_names": list(data.class_names),
-        "notes": dict(data.notes),
-    }
 
 
 def _finished(
@@ -196,7 +167,7 @@ def _finished(
     }
     wanted = {
         "model": dict(model),
-        "dataset": _dataset_entry(data),
+        "dataset": dataset_entry(data),
         "layers": choice.request(asked["dtype"]),
         "engine": there["engine"] if asked["engine"] == "auto" else asked["engine"],
         "precision": asked["precision"],
@@ -211,68 +182,3 @@ def _finished(
         return None
     say(f"features of {store.dataset} in {str(out)!r} are there already")
     return store
-
-
-def _header(
-    model: FrozenModel,
-    data: Dataset,
-    layers: Mapping[str, Any],
-    engine: Engine,
-    batch_size: int | None,
-) -> dict[str, Any]:
-    libraries = ("criticalmass", "numpy", "pillow")
-    return {
-        "model": _model_entry(model),
-        "dataset": _dataset_entry(data),
-        "layers": dict(layers),
-        "engine": {**engine.info, "batch_size": batch_size},
-        "versions": {**{name: version(name) for name in libraries}, **engine.versions},
-    }
-
-
-def _check_batches(model: FrozenModel, items: Any) -> list[NDArray[Any]]:
-    """Prepare a few samples, to convert and to check the engine with.
-
-    Of texts the shortest and the longest batch, so that a conversion which holds for one length
-    only is found out. A batch has two rows at least: one alone may be taken for a constant.
-    """
-    few = take_items(items, np.arange(min(_CHECK_SAMPLES, len(items))))
-    batches = [batch for _, batch in model.preprocess.batches(few, _CHECK_SAMPLES)]
-    chosen = batches[:1] if len(batches) == 1 else [batches[-1], batches[0]]
-    return [np.repeat(batch, 2, axis=0) if len(batch) == 1 else batch for batch in chosen]
-
-
-@dataclass(frozen=True)
-class _Work:
-    """One extraction: runs the shards that a writer still lacks."""
-
-    model: FrozenModel
-    data: Dataset
-    engine: Engine
-    layers: Sequence[Layer]
-    choice: Choice
-    batch_size: int | None
-
-    def into(self, writer: StoreWriter) -> None:
-        """Compute and write every missing shard."""
-        plans = list(writer.missing())
-        total = sum(plan.stop - plan.start for plan in plans)
-        label = f"features of {self.data.name} in {self.model.name}"
-        # The small products of the preprocessing gain nothing from more threads, and threads that
-        # wait by spinning take the cores from the engine.
-        blas = threadpool_limits(1, user_api="blas")
-        with blas, track(label, total, _UNITS[self.data.modality]) as bar:
-            for plan in plans:
-                writer.put(plan, self._shard(plan, bar))
-
-    def _shard(self, plan: ShardPlan, bar: Progress) -> dict[str, NDArray[np.float32]]:
-        rows = np.arange(plan.start, plan.stop)
-        items = take_items(self.data.splits[plan.split].items, rows)
-        out = {
-            layer.tap.layer: np.empty((len(rows), layer.width), dtype=np.float32)
-            for layer in self.layers
-        }
-        # Closed at once whatever happens, so that no thread goes on preparing what nobody reads.
-        with closing(self.model.preprocess.batches(items, self.batch_size)) as batches:
-            self.engine.run(batches, out, bar.advance)
-        return self.choice.stored(out)

@@ -1,6 +1,6 @@
 """What memory a sweep needs, said before it starts.
 
-The numbers are those of the arrays that each step holds at once, with a quarter on top for what
+The numbers are those of the arrays that each step holds at once, with a little on top for what
 the allocator does not give back. Measured against real sweeps: docs/performance.md.
 """
 
@@ -21,9 +21,9 @@ from criticalmass.store import FeatureStore
 
 _MIB = 1 << 20
 # Compiled code and libraries that are loaded as they are needed, stacks and arenas of threads.
-_LATER, _LATER_TOUCHED = 300 * _MIB, 120 * _MIB
+_LATER, _LATER_TOUCHED = 150 * _MIB, 100 * _MIB
 _STACKS = 24 * _MIB
-_SLACK = 1.25
+_SLACK = 1.15
 # Of the L-BFGS solver: ten pairs of vectors, weights, gradients, directions and trials.
 _VECTORS = 28
 _STRENGTHS = 5
@@ -32,7 +32,7 @@ _BLOCK, _RAW, _LOGITS = 48 * _MIB, 64 * _MIB, 256 * _MIB
 _READING = 2.5
 _STACKED = 640
 # Factors of the second moment that are kept, one for each ridge, and what making one takes.
-_FACTORS, _MAKING = 12, 3
+_FACTORS, _MAKING = 8, 2
 _TILES = 320 * _MIB
 
 
