@@ -59,3 +59,20 @@ def test_parts_add_up() -> None:
     scores = seeds + samples + balanced(rng, N_SEEDS, N_TEST)
     of_seeds = (seeds.var(ddof=1) - 1.0 / N_TEST) / N_SEEDS * (2.0930 / 1.9600) ** 2
     assert spread(scores) == pytest.approx(np.sqrt(of_seeds + samples.var() / N_TEST), rel=0.04)
+
+
+def test_scores_averaged_at_once_are_rows_drawn_one_by_one() -> None:
+    """The short way leaves out only the noise of drawing what test samples explain."""
+    from criticalmass.bootstrap import averaged_scores
+
+    rng = np.random.default_rng(3)
+    hard = rng.random(800)
+    scores = (rng.random((8, 800)) * 0.6 + hard < 0.9).astype(np.float32)
+    columns = np.array([[0, 1, 2, 3], [4, 5, -1, 7]])
+    counts = seed_counts(4, 4000, rng)
+    drawn = resampled_means(scores, 4000, seed=5)
+    slow = averaged_over_seeds(drawn, columns, counts, 0.95)
+    means = np.stack([drawn[:, rows[rows >= 0]].mean(axis=1) for rows in columns], axis=1)
+    quick = averaged_scores(scores, list(columns), means, counts, 0.95)
+    np.testing.assert_allclose(quick.std(axis=0), slow.std(axis=0), rtol=0.02)
+    np.testing.assert_allclose(quick, slow, atol=0.15 * float(slow.std()))

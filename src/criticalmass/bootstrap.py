@@ -115,15 +115,56 @@ def averaged_over_seeds(
     for size, rows in enumerate(columns):
         there = rows >= 0
         mine = drawn[:, rows[there]]
-        even = 1.0 / mine.shape[1]
-        share = counts[:, there]
-        total = share.sum(axis=1, keepdims=True)
-        # A draw that holds none of the seeds which have this size falls back on all of them.
-        share = np.where(total > 0.0, share / np.maximum(total, 1.0), even)
         deviation = mine.mean(axis=0) - mine.mean()
         deviation *= _stretch(mine.shape[1], level) * np.sqrt(1.0 - _explained(mine))
-        means[:, size] = mine.mean(axis=1) + (share - even) @ deviation
+        means[:, size] = mine.mean(axis=1) + _uneven(counts[:, there]) @ deviation
     return means
+
+
+def averaged_scores(
+    scores: npt.NDArray[np.float32],
+    groups: list[npt.NDArray[np.intp]],
+    drawn: FloatArray,
+    counts: FloatArray,
+    level: float,
+) -> FloatArray:
+    """As `averaged_over_seeds`, for rows that are means of scores, without drawing every row.
+
+    The mean over seeds is drawn as one row; how much the test samples explain of the spread
+    between seeds is computed instead of drawn: resampling n samples gives the mean of scores g
+    the variance var(g)/n.
+
+    Parameters
+    ----------
+    scores: (n_rows, n_test) score of every test sample.
+    groups: per size the row of every seed, (n_seeds,); -1 where there is none.
+    drawn: (resamples, n_sizes) draws of the mean over the seeds of a size.
+    counts, level: as in `averaged_over_seeds`.
+
+    Returns
+    -------
+    (resamples, n_sizes) means over seeds.
+    """
+    means = np.empty(drawn.shape)
+    for size, rows in enumerate(groups):
+        there = rows >= 0
+        mine = scores[rows[there]].astype(np.float64)
+        deviation = mine.mean(axis=1) - mine.mean()
+        between = float(deviation @ deviation)
+        moved = float((mine - mine.mean(axis=0)).var(axis=1).sum()) / mine.shape[1]
+        explained = min(1.0, moved / between) if between else 1.0
+        deviation *= _stretch(len(mine), level) * np.sqrt(1.0 - explained)
+        means[:, size] = drawn[:, size] + _uneven(counts[:, there]) @ deviation
+    return means
+
+
+def _uneven(counts: FloatArray) -> FloatArray:
+    """(resamples, n_seeds) by how much the share of a seed in a draw differs from an even one."""
+    even = 1.0 / counts.shape[1]
+    total = counts.sum(axis=1, keepdims=True)
+    # A draw that holds none of the seeds which have this size falls back on all of them.
+    share = np.where(total > 0.0, counts / np.maximum(total, 1.0), even)
+    return np.asarray(share - even)
 
 
 def _explained(drawn: FloatArray) -> float:

@@ -17,6 +17,7 @@ import pandas as pd
 
 from criticalmass.bootstrap import (
     averaged_over_seeds,
+    averaged_scores,
     resampled_means,
     resampled_replicates,
     seed_counts,
@@ -97,19 +98,19 @@ def _resampled_curves(run: Run, level: float, resamples: int, seed: int) -> Iter
         ["model", "layer", "dataset", "measure"], sort=True
     ):
         used = part[part["status"] != "failed"]
-        drawn = _drawn(run, used, resamples, seed)
-        whole = (used["selector"] == "full").to_numpy(dtype=bool)
+        draws = _draws(run, used, resamples, seed)
+        whole = np.flatnonzero(used["selector"] == "full")
         for selector, rows in part.groupby("selector", sort=True):
             if selector == "full":
                 continue
-            mine = (used["selector"] == selector).to_numpy(dtype=bool)
+            mine = np.flatnonzero(used["selector"] == selector)
             # The same subsets have the same draws of seeds in all measures; others have not.
             subsets = f"{model}/{layer}/{selector}"
             rng = np.random.default_rng([seed, zlib.crc32(subsets.encode())])
-            sizes, mean, means = _over_seeds(used[mine], drawn[:, mine], rng, level)
-            full, full_drawn = _full(used[whole], drawn[:, whole], rows, resamples)
+            sizes, mean, means = _over_seeds(used.iloc[mine], mine, draws, rng, level)
+            full, full_drawn = _full(used.iloc[whole], draws.mean(whole), rows, resamples)
             key = (model, layer, dataset, selector, measure)
-            yield Curve(key, rows, used[mine], sizes, mean, means, full, full_drawn, level)
+            yield Curve(key, rows, used.iloc[mine], sizes, mean, means, full, full_drawn, level)
 
 
 def refined_intervals(run: Run) -> dict[tuple[str, str, str, float], tuple[int, int]]:
@@ -128,6 +129,59 @@ def refined_intervals(run: Run) -> dict[tuple[str, str, str, float], tuple[int, 
         for entry in run.manifest.get("refined", ())
         if entry["whole"] in there and entry["critical_mass"] is not None
     }
+
+
+@dataclass(frozen=True, eq=False)
+class _Draws:
+    """Rows of one layer and measure on resampled test samples.
+
+    ``drawn`` (resamples, n_rows) if each row was drawn, or None where ``scores``
+    (n_distinct, n_test) and the place ``at`` (n_rows,) of every row in them say all.
+    """
+
+    resamples: int
+    seed: int
+    drawn: FloatArray | None
+    scores: npt.NDArray[np.float32]
+    at: npt.NDArray[np.intp]
+
+    def mean(self, rows: npt.NDArray[np.intp]) -> FloatArray:
+        """(resamples,) mean of some rows; of none, nothing that is asked for."""
+        if not rows.size:
+            return np.empty(0)
+        if self.drawn is not None:
+            return np.asarray(self.drawn[:, rows].mean(axis=1))
+        return self._grouped([self.at[rows]])[:, 0]
+
+    def over_seeds(
+        self, columns: npt.NDArray[np.intp], counts: FloatArray, level: float
+    ) -> FloatArray:
+        """(resamples, n_sizes) means over drawn seeds; columns (n_sizes, n_seeds) name rows."""
+        if self.drawn is not None:
+            return averaged_over_seeds(self.drawn, columns, counts, level)
+        groups = [np.where(rows >= 0, self.at[rows], -1) for rows in columns]
+        drawn = self._grouped([rows[rows >= 0] for rows in groups])
+        return averaged_scores(self.scores, groups, drawn, counts, level)
+
+    def _grouped(self, groups: list[npt.NDArray[np.intp]]) -> FloatArray:
+        """(resamples, n_groups) mean over the rows of each group, as one row each."""
+        summed = np.stack([self.scores[rows].sum(axis=0) for rows in groups])
+        sizes = np.array([rows.size for rows in groups])
+        return np.asarray(resampled_means(summed, self.resamples, seed=self.seed) / sizes)
+
+
+def _draws(run: Run, used: pd.DataFrame, resamples: int, seed: int) -> _Draws:
+    """Read what rows kept, and draw those that keep no score of every test sample."""
+    references = used["artifact"].fillna("").to_numpy(dtype=object)
+    kinds = {str(reference).partition("/")[0] for reference in references}
+    if kinds not in ({"predictions"}, {"scores"}):
+        drawn = _drawn(run, used, resamples, seed)
+        return _Draws(resamples, seed, drawn, np.empty((0, 0), np.float32), np.empty(0, np.intp))
+    distinct, at = np.unique(references.astype(str), return_inverse=True)
+    kept = run.artifacts(distinct.tolist())
+    scores = _hits(run, kept) if kinds == {"predictions"} else kept
+    _check_values(run, used, scores.mean(axis=1)[at])
+    return _Draws(resamples, seed, None, scores.astype(np.float32), at.astype(np.intp))
 
 
 def _drawn(run: Run, used: pd.DataFrame, resamples: int, seed: int) -> FloatArray:
@@ -179,19 +233,26 @@ def _check_values(run: Run, rows: pd.DataFrame, means: FloatArray) -> None:
 
 
 def _over_seeds(
-    used: pd.DataFrame, drawn: FloatArray, rng: np.random.Generator, level: float
+    used: pd.DataFrame,
+    rows: npt.NDArray[np.intp],
+    draws: _Draws,
+    rng: np.random.Generator,
+    level: float,
 ) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray]:
-    """Sizes, mean over seeds at every size, and the same on draws of the seeds."""
+    """Sizes, mean over seeds at every size, and the same on draws of the seeds.
+
+    ``rows`` (len(used),) are the places of ``used`` among all rows drawn.
+    """
     if not len(used):
-        return np.empty(0, dtype=np.int64), np.empty(0), np.empty((len(drawn), 0))
+        return np.empty(0, dtype=np.int64), np.empty(0), np.empty((draws.resamples, 0))
     values = used["value"].to_numpy(dtype=np.float64)
     sizes, size_at = np.unique(used["n_kept"].to_numpy(dtype=np.int64), return_inverse=True)
     seeds, seed_at = np.unique(used["seed"].to_numpy(dtype=np.int64), return_inverse=True)
     columns = np.full((sizes.size, seeds.size), -1, dtype=np.intp)
-    columns[size_at, seed_at] = np.arange(len(used))
-    mean = np.array([values[rows[rows >= 0]].mean() for rows in columns])
-    counts = seed_counts(seeds.size, len(drawn), rng)
-    means = averaged_over_seeds(drawn, columns, counts, level)
+    columns[size_at, seed_at] = rows
+    mean = np.array([values[size_at == size].mean() for size in range(sizes.size)])
+    counts = seed_counts(seeds.size, draws.resamples, rng)
+    means = draws.over_seeds(columns, counts, level)
     # Stretched seeds may overshoot the range in which all these measures lie.
     floor = 0.0 if values.min() >= 0.0 else -1.0
     return sizes, mean, np.clip(means, floor, max(1.0, float(values.max())))
@@ -203,7 +264,7 @@ def _full(
     """Value of the whole layer, and on the draws; without its own row, as the rows tell it."""
     if len(whole):
         value = float(whole["value"].mean())
-        return value, drawn.mean(axis=1)
+        return value, drawn
     told = rows["value_full"].dropna()
     if not len(told):
         return None, np.full(resamples, np.nan)
