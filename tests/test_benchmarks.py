@@ -80,3 +80,26 @@ def test_seconds_of_explain(tmp_path: Path) -> None:
     text = run("benchmarks.explain", "--quick", "--repeats", "1", "--dir", str(tmp_path))
     row = next(line for line in text.splitlines() if "600 x 32" in line)
     assert re.search(r"\| [\d.]+ \([\d.]+ to [\d.]+\) \| [\d.]+ \| none \|", row)
+
+
+def test_ours_gives_timms_features() -> None:
+    pytest.importorskip("timm")
+    text = run("benchmarks.extraction", "--quick", "--repeats", "1")
+    row = next(line.split(" | ") for line in text.splitlines() if line.startswith("| quick"))
+    assert re.fullmatch(r"\*\*[\d.]+ x \([\d.]+ to [\d.]+\)\*\*", row[4])
+    exact, *rounded = (float(gap) for gap in row[8].split(", "))
+    assert exact < 1e-4
+    # bfloat16, where the processor has it: off, and not by more than some of its steps.
+    assert all(1e-4 < gap < 0.1 for gap in rounded)
+
+
+def test_what_bf16_does_is_said_for_every_size_and_delta() -> None:
+    pytest.importorskip("timm")
+    text = run("benchmarks.precision", "--quick")
+    if "has no bfloat16" in text:
+        pytest.skip("the processor has no bfloat16")
+    differences = re.findall(r"^\| cka \| \d+ of 96 \|.*\| ([+-][\d.]+) \|$", text, re.M)
+    assert len(differences) == 12
+    assert all(abs(float(difference)) < 0.05 for difference in differences)
+    assert differences[-1] == "+0.0000"
+    assert len(re.findall(r"^\| logistic \| 0\.\d+ \| [\d.]+ \[", text, re.M)) == 3

@@ -146,7 +146,7 @@ def test_without_labels_there_is_one_class(tmp_path):
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("text,label\na,0\nb,1\n", "?text=txt", "column in .*'txt'; did you mean 'text'"),
+        ("text,label\na,0\nb,1\n", "?text=txt", "column of .*'txt'; did you mean 'text'"),
         ("text,label\na,0\nb,1\n", "?label=lable", "did you mean 'label'"),
         ("text,label\na,0\n,1\nb,1\n", "", "'text' .* no value in 1 of 3 rows, first in row 1"),
         ("text,label\na,0\nb,\n", "", "'label' .* no value in 1 of 2 rows"),

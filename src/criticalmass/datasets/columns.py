@@ -58,7 +58,7 @@ def choose_columns(kinds: Mapping[str, str], spec: Spec) -> Columns:
     for option in OPTIONS:
         name = spec.options.get(option)
         if name is not None and name not in kinds and (option, name) != ("label", NO_LABEL):
-            raise unknown_name(f"column in {spec.name!r}", name, kinds)
+            raise unknown_name(f"column of {spec.name!r} called", name, kinds)
     split = spec.options.get("split") or _named(kinds, _SPLITS)
     taken = {split, spec.options.get("label")}
     content, is_image = _content(kinds, spec, taken)

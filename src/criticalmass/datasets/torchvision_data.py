@@ -176,7 +176,8 @@ def _fetch(spec: Spec, root: Path, arguments: Arguments, reason: str) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    # What torchvision advises instead is a word of its own interface.
+    return " ".join(str(error).split()).partition(" You can use")[0]
 
 
 def _probes(source: Any) -> Iterator[tuple[int, Any]]:

@@ -1,0 +1,148 @@
+"""What bf16 does to the results: ``python -m benchmarks.precision [--samples 6000]``.
+
+The same samples through the same model in float32 and in bfloat16, then the same subsets and
+probes on both. Prints Markdown on stdout: how far the features are off, and what is left of that
+in accuracy, CKA and DR. Its speed is measured by ``benchmarks.extraction``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import criticalmass as cm
+from benchmarks.timing import machine, tell
+from criticalmass.engines.base import require_bf16
+from criticalmass.errors import CriticalMassError
+from criticalmass.store import FeatureStore
+
+DELTAS = (0.8, 0.9, 0.95)
+_LAYER = "penultimate"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and the samples it is tried on."""
+
+    name: str
+    model: str
+    data: str
+
+
+def cases(samples: int) -> tuple[Case, ...]:
+    """List what is measured, on that many training samples (stratified)."""
+    return (
+        Case(
+            "Lite0 on Fashion-MNIST",
+            "pypi:efficientnet-lite0",
+            f"demo:fashion-mnist?n={samples}",
+        ),
+        Case("MiniLM on WordNet glosses", "pypi:minilm-l6", f"demo:wordnet-nouns?n={samples}"),
+    )
+
+
+QUICK = (Case("quick", "timm:test_resnet?init=random&px=32", "sklearn:digits?n=120"),)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=__doc__)
+    parser.add_argument("--samples", type=int, default=6000, help="training samples (6000)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    asked = parser.parse_args(arguments)
+    try:
+        require_bf16("cpu")
+    except CriticalMassError as error:
+        print(error)
+        return
+    print(f"Machine: {machine()}.\n")
+    for case in QUICK if asked.quick else cases(asked.samples):
+        tell(case.name)
+        with tempfile.TemporaryDirectory() as folder:
+            print(_measure(case, Path(folder)), flush=True)
+
+
+def _measure(case: Case, folder: Path) -> str:
+    data = cm.load_dataset(case.data)
+    stores, runs = {}, {}
+    for precision in ("float32", "bf16"):
+        stores[precision] = cm.extract(
+            case.model, data, out=folder / precision, precision=precision
+        )
+        tell(f"{precision}: extracted")
+        runs[precision] = cm.sweep(
+            stores[precision], out=folder / f"run-{precision}", measures=("logistic", "cka")
+        )
+        tell("swept")
+    rounded = stores["bf16"]
+    counts = {split: len(rounded.labels(split)) for split in rounded.splits}
+    told = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    words = f"{told} samples, engine {rounded.manifest['engine']['name']}. {_deviation(stores)}"
+    return f"### {case.name}\n\n{words}\n\n{_curves(runs)}\n\n{_redundancy(runs)}\n"
+
+
+def _deviation(stores: dict[str, FeatureStore]) -> str:
+    exact, rounded = (
+        stores[name].features("test", _LAYER).array().astype(np.float64)
+        for name in ("float32", "bf16")
+    )
+    gap = rounded - exact
+    largest = np.abs(gap).max() / np.abs(exact).max()
+    centred = exact - exact.mean(axis=0)
+    noise = np.sqrt((gap**2).sum() / (centred**2).sum())
+    neurons = np.sqrt((gap**2).mean(axis=0)) / np.maximum(exact.std(axis=0), 1e-12)
+    alive = exact.std(axis=0) > 0
+    return (
+        f"Off by at most {largest:.2e} of the largest feature; root mean square {noise:.2e} of "
+        f"the features' spread, of one neuron {np.median(neurons[alive]):.2e} (median) to "
+        f"{neurons[alive].max():.2e}. CKA of the two layers {cm.linear_cka(exact, rounded):.6f}."
+    )
+
+
+def _curves(runs: dict[str, cm.Run]) -> str:
+    exact, rounded = (
+        cm.curves(runs[name]).set_index(["measure", "n_kept"]) for name in ("float32", "bf16")
+    )
+    lines = [
+        "| measure | neurons kept | float32 (95 % interval) | bf16 | difference |",
+        "| - | -: | -: | -: | -: |",
+    ]
+    for key, row in exact.iterrows():
+        other = rounded.loc[key]
+        measure, kept = key
+        lines.append(
+            f"| {measure} | {kept} of {row['n_neurons']} | {row['mean']:.4f} "
+            f"[{row['low']:.4f}, {row['high']:.4f}] | {other['mean']:.4f} | "
+            f"{other['mean'] - row['mean']:+.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def _redundancy(runs: dict[str, cm.Run]) -> str:
+    tables = {
+        name: cm.redundancy(run, deltas=DELTAS).set_index(["measure", "delta"])
+        for name, run in runs.items()
+    }
+    lines = [
+        "| measure | delta | DR, float32 (95 % interval) | DR, bf16 (95 % interval) |",
+        "| - | -: | -: | -: |",
+    ]
+    for key, row in tables["float32"].iterrows():
+        measure, delta = key
+        told = " | ".join(_interval(one) for one in (row, tables["bf16"].loc[key]))
+        lines.append(f"| {measure} | {delta:g} | {told} |")
+    return "\n".join(lines)
+
+
+def _interval(row: pd.Series) -> str:
+    return f"{row['dr']:.3f} [{row['dr_low']:.3f}, {row['dr_high']:.3f}]"
+
+
+if __name__ == "__main__":
+    main()
