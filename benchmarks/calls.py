@@ -110,6 +110,11 @@ def make_material(folder: Path) -> Material:
     cm.shrink(store, keep=0.5, measure="logistic", selectors=("random",), out=slim)
     model, data = f"onnx:{folder / 'model.onnx'}", f"npz:{folder / 'data.npz'}"
     out = ("--out", str(folder / "scratch" / "out"))
+    study = folder / "study.yaml"
+    study.write_text(
+        f"question: Does it run?\nmodels: ['{model}']\ndatasets: ['{data}']\nselectors: [random]\n"
+        "measures: [ridge]\nfractions: [0.5, 1.0]\nseeds: 2\n"
+    )
     lines: dict[str, tuple[str, ...]] = {
         **dict.fromkeys(_OF_RUNS, (run,)),
         "compare": (run, other),
@@ -125,6 +130,7 @@ def make_material(folder: Path) -> Material:
         "measure": (model, data, *out, "--measure", "ridge", "--fraction", "0.5", "--seeds", "2"),
         "report": (run, "--out", str(folder / "scratch" / "out.html")),
         "shrink": (store, "--measure", "ridge", "--selector", "random"),
+        "study": (str(study), *out, "--no-pages"),
         "sweep": (store, *out, "--measure", "ridge", "--fraction", "0.5", "--seeds", "2"),
     }
     return Material(folder, x, y, lines)
@@ -199,11 +205,14 @@ _RIGHT: dict[str, Callable[[Material], dict[str, Any]]] = {
     "predict_ridge": _task,
     "prefix_cka": lambda m: {"second_moment": m.moment, "order": list(range(_D))},
     "prefix_cka_debiased": lambda m: {"second_moment": m.moment, "n_samples": _N,
-                                      "moment_of_squares": np.abs(m.moment) * 100.0, "order": list(range(_D))},
+                                      "moment_of_squares": np.abs(m.moment) * 100.0,
+                                      "order": list(range(_D))},
     "recall": lambda _: {"ranked": [[2, 0, 1]], "relevant": [[2, 1]]},
     "redundancy": _of_run(),
     "report": lambda m: {"run_or_runs": str(m.place("run")), "out": str(m.out)},
     "shrink": lambda m: {**_store(m), "measure": "ridge", "selectors": ("random",)},
+    "study": lambda m: {"name_or_file": str(m.place("study.yaml")), "out": str(m.out),
+                        "pages": False},
     "sweep": lambda m: {**_store(m), **_swept(m)},
 }  # fmt: skip
 #: Public names that are no functions of data, or whose arguments are another library's business.

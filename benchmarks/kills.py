@@ -70,7 +70,17 @@ WORKS: Mapping[str, Work] = {
             *("--selector", "random", "--selector", "leverage", "--measure", "ridge"),
         ),
     ),
+    "study": Work("study", ("study", "{given}.yaml", "--out", "{out}", "--no-pages")),
 }
+_STUDY = """\
+question: Is anything lost?
+models: ["timm:test_resnet?init=random&px=32"]
+datasets: ["sklearn:digits?n=300"]
+selectors: [random, pca-top]
+measures: [ridge, cka]
+fractions: [0.1, 0.5, 1.0]
+seeds: 2
+"""
 
 
 @dataclass
@@ -222,13 +232,14 @@ def _differences(wanted: Mapping[str, str], found: Mapping[str, str]) -> list[st
 
 
 def vectors(folder: Path) -> Path:
-    """Make a feature store of scikit-learn's digits as vectors: 1,797 of 64 neurons."""
+    """Make what commands read: scikit-learn's digits as 1,797 vectors, and a study beside them."""
     from sklearn.datasets import load_digits
 
     from criticalmass.importing import import_features
 
     x, y = load_digits(return_X_y=True)
     store = import_features(x.astype(np.float32), out=folder / "features", labels=y)
+    Path(f"{store.path}.yaml").write_text(_STUDY)
     return store.path
 
 
