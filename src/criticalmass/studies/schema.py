@@ -65,8 +65,8 @@ class Study:
     source: where the paper asks it.
     parts: the grids.
     include: other studies that this one runs.
-    tables: what is tabulated beside curves and DR: fairness, agreement, selectors (each of them
-        against random subsets).
+    tables: what is tabulated beside curves and DR: fairness, agreement, ensembles, selectors
+        (each of them against random subsets).
     estimators: of DR; that of each part's protocol if empty.
     deltas: shares of the whole layer's value.
     not_here: why there is no local variant; empty if there is, or if this is it.

@@ -28,10 +28,12 @@ class Features:
     ----------
     folder: holds one feature store per pair and choice of layers, and what was asked for it.
     device: as of `criticalmass.extract`.
+    made: how many stores were made or completed so far.
     """
 
     folder: Path
     device: str = "auto"
+    made: int = field(default=0, init=False)
     _last: tuple[str, Dataset] | None = field(default=None, repr=False)
     _broken: dict[str, CriticalMassError] = field(default_factory=dict, repr=False)
 
@@ -60,12 +62,15 @@ class Features:
             raise
         place, asked = self._place(pair, tuple(layers))
         write_json(place.with_name(f"{place.name}.json"), _record(pair, asked))
+        before = _files(place)
         try:
-            return extract(pair.model, dataset, out=place, layers=asked, device=self.device)
+            store = extract(pair.model, dataset, out=place, layers=asked, device=self.device)
         except (DataUnavailableError, MissingExtraError) as error:
             # The data are here, so it is the model that cannot be had.
             self._broken[pair.model] = error
             raise
+        self.made += _files(place) != before
+        return store
 
     def _dataset(self, spec: str) -> Dataset:
         """Load a dataset; the last one is kept, since pairs come sorted by it."""
@@ -87,6 +92,10 @@ class Features:
         if layers != _DEFAULT:
             suffix = "-" + hashlib.sha256("\0".join(layers).encode()).hexdigest()[:6]
         return self.folder / f"{pair.folder}{suffix}", layers
+
+
+def _files(place: Path) -> int:
+    return sum(1 for _ in place.rglob("*.npy"))
 
 
 def united(choices: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:

@@ -11,17 +11,20 @@ import pandas as pd
 
 from criticalmass.agreement import agreement
 from criticalmass.comparison import compare
+from criticalmass.ensembles import ensembles
 from criticalmass.fairness import fairness
 from criticalmass.measures import MEASURES
 from criticalmass.redundancy import curves, redundancy
 from criticalmass.run_curves import curves_kept
 from criticalmass.run_part import RunPart, part_of
+from criticalmass.store import FeatureStore
 from criticalmass.studies import published
 from criticalmass.studies.grid import Job
 from criticalmass.studies.schema import Study
 from criticalmass.tables import write_table
 
 RANDOM = "random"
+ENSEMBLE_SEEDS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +35,12 @@ class Seen:
     ----------
     jobs: on that pair, of that protocol; at least one.
     part: the rows of the run that they asked for.
+    store: the features of the first job.
     """
 
     jobs: tuple[Job, ...]
     part: RunPart
+    store: FeatureStore
 
     @property
     def about(self) -> dict[str, Any]:
@@ -68,6 +73,7 @@ def tables_of(study: Study, seen: Sequence[Seen]) -> dict[str, pd.DataFrame]:
         "redundancy": lambda one: _redundancy(study, one),
         "fairness": lambda one: fairness(one.part) if one.probes else pd.DataFrame(),
         "agreement": lambda one: agreement(one.part) if one.probes else pd.DataFrame(),
+        "ensembles": _ensembles,
         "selectors": _selectors,
     }
     wanted = ("curves", "redundancy", *study.tables)
@@ -100,6 +106,19 @@ def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
 def _redundancy(study: Study, one: Seen) -> pd.DataFrame:
     estimators = study.estimators or (one.jobs[0].part.rules.estimator,)
     return _stacked([redundancy(one.part, study.deltas, name) for name in estimators])
+
+
+def _ensembles(one: Seen) -> pd.DataFrame:
+    """Let probes on disjoint subsets vote, for every layer."""
+    layers = list(dict.fromkeys(one.part.frame()["layer"]))
+    probes = [name for name in one.probes if name != "sgd"][:1]
+    return _stacked(
+        [
+            ensembles(one.store, layer=layer, probe=probe, seeds=ENSEMBLE_SEEDS)
+            for layer in layers
+            for probe in probes
+        ]
+    )
 
 
 def _selectors(one: Seen) -> pd.DataFrame:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -48,13 +50,17 @@ class Watch:
     ----------
     label: what is being done as a whole.
     kinds: (n_steps,) kind of every step in order.
+    log: CSV file to which each step that did something adds a line: kind, step, seconds of wall
+        time, CPU seconds of all threads and of child processes.
     """
 
-    def __init__(self, label: str, kinds: Sequence[str]) -> None:
+    def __init__(self, label: str, kinds: Sequence[str], log: Path) -> None:
         self.label = label
         self.kinds = list(kinds)
+        self.log = log
         self._taken: list[float] = []
         self._worked: list[bool] = []
+        self._idle = False
         self._bar: Progress | None = None
         self._told = progress.enabled()
         self._started = time.perf_counter()
@@ -94,18 +100,29 @@ class Watch:
     def step(self, words: str) -> Iterator[None]:
         """Show a step and time it."""
         self._show(words)
-        begun = time.perf_counter()
+        begun, cpu = time.perf_counter(), cpu_seconds()
+        self._idle = False
         try:
             yield
         finally:
             self._taken.append(time.perf_counter() - begun)
-            self._worked.append(True)
+            self._worked.append(not self._idle)
+            if not self._idle:
+                self._write(words, cpu_seconds() - cpu)
             if self._bar is not None:
                 self._bar.advance(self._bar.task_ids[0])
 
     def nothing_to_do(self) -> None:
-        """Say of the last step that its work had been done before."""
-        self._worked[-1] = False
+        """Say within a step that its work had been done before."""
+        self._idle = True
+
+    def _write(self, words: str, cpu: float) -> None:
+        """Add the last step to the log: one short line, which no interruption can halve."""
+        kind = self.kinds[len(self._taken) - 1]
+        head = "" if self.log.exists() else "kind,step,seconds,cpu_seconds\n"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(f'{head}{kind},"{words}",{self._taken[-1]:.2f},{cpu:.2f}\n')
 
     def _show(self, words: str) -> None:
         left = time_left(self.kinds, self._taken, self._worked)
@@ -117,6 +134,12 @@ class Watch:
             count = f"{len(self._taken) + 1}/{len(self.kinds)}"
             progress.say(f"{self.label} {count}: {words}{f', {rest}' if rest else ''}")
             progress.enable(False)
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and of the children it has waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def duration(seconds: float) -> str:
