@@ -154,7 +154,10 @@ def _material(manifest: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Fact
 def _notes(notes: Mapping[str, Any]) -> Iterator[Fact]:
     """Say how the dataset was split or sampled, and what was left out of it."""
     if "split" in notes:
-        yield Fact("Split", str(notes["split"]))
+        split = notes["split"]
+        parts = split.items() if isinstance(split, Mapping) else ()
+        told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in parts)
+        yield Fact("Split", told or str(split))
     sample = notes.get("sample")
     if isinstance(sample, Mapping):
         text = f"{sample.get('train', 0):,} of {sample.get('of', 0):,} training samples, stratified"

@@ -117,8 +117,11 @@ def _told(
     low, high = _or(row["critical_mass_low"], mass), _or(row["critical_mass_high"], mass)
     floor = bool(row["at_floor"])
     level = percent(float(row["level"]))
+    aside = f"{level} interval {int(low):,} to {int(high):,}"
+    if low == high and at and not floor:
+        aside = f"{sizes[at - 1]:,} do not; none between was tested"
     parts = {
-        "mass": f"{'≤ ' if floor else ''}{mass:,} ({level} interval {int(low):,} to {int(high):,})",
+        "mass": f"{'≤ ' if floor else ''}{mass:,} ({aside})",
         "dr": f"{'≥ ' if floor else ''}{float(row['dr']):.2f} ({_ends(row)})",
         "saved": saved(mass, neurons),
         "worst": worst_words(None if worst is None else worst.get(mass), whole=mass >= neurons),
