@@ -12,12 +12,13 @@ import pandas as pd
 from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.results import Run
-from criticalmass.store import FeatureStore
 from criticalmass.studies import library
 from criticalmass.studies.grid import Grid, Job, Missing, Pair, grid_of
 from criticalmass.studies.protocol import PROTOCOLS
 from criticalmass.studies.schema import Study
-from criticalmass.studies.stores import Features, chosen, united
+from criticalmass.studies.stores import Features, Stored, united
+from criticalmass.studies.tabulating import Seen
+from criticalmass.studies.views import view
 from criticalmass.studies.watching import Watch
 
 
@@ -92,7 +93,7 @@ def study(  # noqa: PLR0913
     ) as watch:
         work.measure(watch)
         folders = {one.name: work.tell(one, watch, pages) for one in measuring}
-        written = work.write_up(asked, watch) if writing else None
+        written = work.write_up(watch) if writing else None
     return Studied(folder, folders, tuple(work.missing), written)
 
 
@@ -140,8 +141,8 @@ class _Work:
     features: Features
     grid: Grid
     missing: list[Missing] = field(init=False)
-    _layers: dict[Job, tuple[str, ...]] = field(default_factory=dict)
-    _stores: dict[Job, FeatureStore] = field(default_factory=dict)
+    _stored: dict[Job, list[Stored]] = field(default_factory=dict)
+    _seen: dict[str, list[Seen]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.missing = list(self.grid.missing)
@@ -187,21 +188,21 @@ class _Work:
             if any(self._same(job, one) for one in self.missing):
                 continue
             try:
-                store = self.features.of(pair, job.part.layers)
-                layers = chosen(store, job.part.layers)
-                sweep(
-                    store,
-                    out=self._run(pair),
-                    layers=layers,
-                    selectors=job.part.selectors,
-                    fractions=job.fractions,
-                    seeds=job.seeds,
-                    measures=job.measures,
-                )
+                stored = self.features.of(pair, job.part.layers)
+                for store, layers in stored:
+                    sweep(
+                        store,
+                        out=self._run(pair),
+                        layers=layers,
+                        selectors=job.part.selectors,
+                        fractions=job.fractions,
+                        seeds=job.seeds,
+                        measures=job.measures,
+                    )
             except CriticalMassError as error:
                 self._miss([job], error)
             else:
-                self._layers[job], self._stores[job] = layers, store
+                self._stored[job] = stored
 
     def _miss(self, jobs: Sequence[Job], error: CriticalMassError) -> None:
         for job in jobs:
@@ -222,19 +223,12 @@ class _Work:
         """Write a study's tables and page; -> its folder."""
         from criticalmass.report import report
         from criticalmass.studies import tabulating
-        from criticalmass.studies.views import view
 
         folder = self.folder / "studies" / study.name
-        jobs = [job for job in self.grid.jobs if job.study == study.name and job in self._layers]
+        jobs = [job for job in self.grid.jobs if job.study == study.name and job in self._stored]
         with watch.step(f"tables of {study.name}"):
-            seen = [
-                tabulating.Seen(
-                    group,
-                    view(Run.open(self._run(group[0].pair)), [(j, self._layers[j]) for j in group]),
-                    self._stores[group[0]],
-                )
-                for group in tabulating.grouped(jobs)
-            ]
+            seen = [self._see(group) for group in tabulating.grouped(jobs)]
+            self._seen[study.name] = seen
             tables = tabulating.tables_of(study, seen)
             tabulating.write_tables({**tables, "missing": self._missing_table(study)}, folder)
             if pages and seen:
@@ -247,12 +241,21 @@ class _Work:
                 )
         return folder
 
-    def write_up(self, studies: Sequence[Study], watch: Watch) -> Path:
+    def _see(self, jobs: tuple[Job, ...]) -> Seen:
+        asked = [
+            (job, [name for _, layers in self._stored[job] for name in layers]) for job in jobs
+        ]
+        stores = {
+            name: store for job in jobs for store, layers in self._stored[job] for name in layers
+        }
+        return Seen(jobs, view(Run.open(self._run(jobs[0].pair)), asked), stores)
+
+    def write_up(self, watch: Watch) -> Path:
         """Write the findings over all studies; -> the Markdown file."""
         from criticalmass.studies.findings import write_findings
 
         with watch.step("findings"):
-            return write_findings(self.folder, [one.name for one in studies if one.parts])
+            return write_findings(self.folder, self._seen)
 
     def _missing_table(self, study: Study) -> pd.DataFrame:
         mine = [one for one in self.missing if one.study == study.name]

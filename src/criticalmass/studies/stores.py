@@ -16,6 +16,8 @@ from criticalmass.run_files import write_json
 from criticalmass.store import FeatureStore
 from criticalmass.studies.grid import Pair
 
+Stored = tuple[FeatureStore, tuple[str, ...]]
+_Asked = tuple[Path, tuple[str, ...], tuple[str, ...]]
 _ALL = "all"
 _DEFAULT = ("penultimate",)
 
@@ -34,24 +36,31 @@ class Features:
     folder: Path
     device: str = "auto"
     made: int = field(default=0, init=False)
+    _opened: dict[Path, FeatureStore] = field(default_factory=dict, repr=False)
     _last: tuple[str, Dataset] | None = field(default=None, repr=False)
     _broken: dict[str, CriticalMassError] = field(default_factory=dict, repr=False)
 
-    def of(self, pair: Pair, layers: Sequence[str]) -> FeatureStore:
-        """Open the features of a pair, or make them.
+    def of(self, pair: Pair, layers: Sequence[str]) -> list[Stored]:
+        """Open the features of a pair, and make what is not there.
+
+        What another store of that pair has is not read again, not even together with more: one
+        pass for several layers need not give the very bits of a pass for one, and cells that
+        were computed on those would be taken for stale.
 
         Parameters
         ----------
         pair: which model on which dataset.
         layers: names and patterns, as of `criticalmass.extract`.
 
+        Returns
+        -------
+        The stores, and of each the layers that were asked for.
+
         Raises
         ------
         CriticalMassError: as `criticalmass.extract` raises it; what is wrong with a dataset or a
             model is found out once, and raised for each of its pairs.
         """
-        from criticalmass.extract import extract
-
         for spec in (pair.dataset, pair.model):
             if spec in self._broken:
                 raise self._broken[spec]
@@ -60,9 +69,22 @@ class Features:
         except CriticalMassError as error:
             self._broken[pair.dataset] = error
             raise
-        place, asked = self._place(pair, tuple(layers))
-        write_json(place.with_name(f"{place.name}.json"), _record(pair, asked))
+        found = []
+        for place, asked, mine in self._places(pair, tuple(layers)):
+            store = self._extracted(pair, dataset, place, asked)
+            found.append((store, chosen(store, mine)))
+        return found
+
+    def _extracted(
+        self, pair: Pair, dataset: Dataset, place: Path, asked: tuple[str, ...]
+    ) -> FeatureStore:
+        from criticalmass.extract import extract
+
+        if place in self._opened:
+            return self._opened[place]
         before = _files(place)
+        record = {"model": pair.model, "dataset": pair.dataset, "layers": list(asked)}
+        write_json(place.with_name(f"{place.name}.json"), record)
         try:
             store = extract(pair.model, dataset, out=place, layers=asked, device=self.device)
         except (DataUnavailableError, MissingExtraError) as error:
@@ -70,6 +92,7 @@ class Features:
             self._broken[pair.model] = error
             raise
         self.made += _files(place) != before
+        self._opened[place] = store
         return store
 
     def _dataset(self, spec: str) -> Dataset:
@@ -78,20 +101,37 @@ class Features:
             self._last = (spec, load_dataset(spec))
         return self._last[1]
 
-    def _place(self, pair: Pair, layers: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
-        """Find a store that was made for these layers and perhaps more, or a place for one."""
+    def _places(self, pair: Pair, layers: tuple[str, ...]) -> list[_Asked]:
+        """Find the stores that have these layers, and a place for those that none has."""
+        found: list[_Asked] = []
+        open_ones = list(layers)
         for record in sorted(self.folder.glob(f"{pair.folder}*.json")):
             known = _read(record)
-            if known.get("model") != pair.model or known.get("dataset") != pair.dataset:
-                continue
             asked = tuple(known.get("layers", ()))
-            # What "all" means hangs on what it is asked with.
-            if asked == layers or (_ALL not in (*layers, *asked) and set(layers) <= set(asked)):
-                return record.with_suffix(""), asked
-        suffix = ""
-        if layers != _DEFAULT:
-            suffix = "-" + hashlib.sha256("\0".join(layers).encode()).hexdigest()[:6]
-        return self.folder / f"{pair.folder}{suffix}", layers
+            if (known.get("model"), known.get("dataset")) != (pair.model, pair.dataset):
+                continue
+            mine = tuple(layer for layer in open_ones if _covers(asked, layer, layers))
+            if mine:
+                found.append((record.with_suffix(""), asked, mine))
+                open_ones = [layer for layer in open_ones if layer not in mine]
+        if open_ones:
+            suffix = ""
+            if tuple(open_ones) != _DEFAULT:
+                digest = hashlib.sha256("\0".join(open_ones).encode()).hexdigest()
+                suffix = f"-{digest[:6]}"
+            place = self.folder / f"{pair.folder}{suffix}"
+            found.append((place, tuple(open_ones), tuple(open_ones)))
+        return found
+
+
+def _covers(asked: tuple[str, ...], layer: str, together: tuple[str, ...]) -> bool:
+    """Tell whether a store of some layers has one that is wanted together with others.
+
+    What "all" means hangs on what it is asked with, so such a choice is taken as a whole.
+    """
+    if _ALL in (*asked, *together):
+        return asked == together
+    return layer in asked or any(fits(pattern, layer) for pattern in asked)
 
 
 def _files(place: Path) -> int:
@@ -113,10 +153,6 @@ def united(choices: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
 def chosen(store: FeatureStore, layers: Sequence[str]) -> tuple[str, ...]:
     """Find the layers of a store that names and patterns stand for."""
     return tuple(name for name in store.layers if any(fits(pattern, name) for pattern in layers))
-
-
-def _record(pair: Pair, layers: Sequence[str]) -> dict[str, object]:
-    return {"model": pair.model, "dataset": pair.dataset, "layers": list(layers)}
 
 
 def _read(record: Path) -> dict[str, Any]:

@@ -35,12 +35,12 @@ class Seen:
     ----------
     jobs: on that pair, of that protocol; at least one.
     part: the rows of the run that they asked for.
-    store: the features of the first job.
+    stores: layer -> its features.
     """
 
     jobs: tuple[Job, ...]
     part: RunPart
-    store: FeatureStore
+    stores: Mapping[str, FeatureStore]
 
     @property
     def about(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _ensembles(one: Seen) -> pd.DataFrame:
     probes = [name for name in one.probes if name != "sgd"][:1]
     return _stacked(
         [
-            ensembles(one.store, layer=layer, probe=probe, seeds=ENSEMBLE_SEEDS)
+            ensembles(one.stores[layer], layer=layer, probe=probe, seeds=ENSEMBLE_SEEDS)
             for layer in layers
             for probe in probes
         ]

@@ -1,0 +1,126 @@
+"""The paper's claims, each held against the local evidence by a rule that is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+AGREES, PARTLY, AGAINST, OPEN = "agrees", "agrees in part", "does not agree", "open"
+FEWEST_DR = 0.5
+SMALL = 0.05
+Tables = Mapping[str, pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many cases speak for something, and how many there are."""
+
+    support: int
+    against: int
+    cases: int
+
+    @property
+    def verdict(self) -> str:
+        """All cases for it: agrees; more than half, none against: in part, else not."""
+        if not self.cases:
+            return OPEN
+        if self.support == self.cases:
+            return AGREES
+        return PARTLY if self.support > 0 else AGAINST
+
+
+def claims(tables: Tables) -> pd.DataFrame:
+    """Judge the five claims, on trained networks and on their untrained controls.
+
+    The rules: a case is a model on a dataset (for tasks: two datasets of one model), and it
+    supports the claim if its whole 95 % interval does.
+
+    - exists: the interval of DR(0.9), strict, of the last layer lies above 0.5;
+    - task: the interval of the difference of DR(0.9) between two datasets leaves out 0;
+    - width: no rule, since no network here was trained at several widths; counted are pairs of
+      layers of one network of which the wider has the greater DR(0.9);
+    - pca: at 5 % of the neurons, principal axes score more than random neurons;
+    - inequality: at 5 % of the neurons the Gini coefficient of class accuracies lies above that
+      of the whole layer.
+
+    Returns
+    -------
+    One row per claim and network ("trained", "untrained"): claim, network, support, against
+    (the whole interval on the other side), cases, verdict.
+    """
+    rules = {
+        "exists": _exists,
+        "task": _task,
+        "width": _width,
+        "pca": _pca,
+        "inequality": _inequality,
+        "inequality beyond accuracy": _beyond,
+    }
+    rows = []
+    for claim, rule in rules.items():
+        for network, control in (("trained", False), ("untrained", True)):
+            count = rule(tables, control)
+            verdict = OPEN if claim == "width" else count.verdict
+            rows.append([claim, network, count.support, count.against, count.cases, verdict])
+    return pd.DataFrame(
+        rows, columns=["claim", "network", "support", "against", "cases", "verdict"]
+    )
+
+
+def _count(low: pd.Series, high: pd.Series, bar: float | pd.Series = 0.0) -> Count:
+    return Count(int((low > bar).sum()), int((high < bar).sum()), len(low))
+
+
+def _exists(tables: Tables, control: bool) -> Count:
+    rows = last_layer(tables["transfer"], control)
+    return _count(rows["dr_low"], rows["dr_high"], FEWEST_DR)
+
+
+def last_layer(table: pd.DataFrame, control: bool, measure: str = "logistic") -> pd.DataFrame:
+    """Keep the rows of one measure on the last layer, of trained networks or of controls."""
+    mine = (table["control"] == control) & (table["measure"] == measure)
+    return table[mine & (table["layer"] == "penultimate") & (table["selector"] == "random")]
+
+
+def _task(tables: Tables, control: bool) -> Count:
+    rows = tables["tasks"][tables["tasks"]["control"] == control]
+    differ = (rows["low"] > 0) | (rows["high"] < 0)
+    return Count(int(differ.sum()), 0, len(rows))
+
+
+def _width(tables: Tables, control: bool) -> Count:
+    table = tables["layers"]
+    table = table[(table["control"] == control) & (table["layer"] != "all")]
+    support = against = cases = 0
+    for _, layers in table.groupby(["model", "dataset"]):
+        rows = layers[["n_neurons", "dr"]].to_numpy(float).tolist()
+        for width, dr in rows:
+            wider = [other for size, other in rows if size > width]
+            support += sum(other > dr for other in wider)
+            against += sum(other < dr for other in wider)
+            cases += len(wider)
+    return Count(support, against, cases)
+
+
+def _pca(tables: Tables, control: bool) -> Count:
+    table = tables["pca"]
+    mine = (table["control"] == control) & (table["selector"] == "pca-top")
+    rows = table[mine & (table["fraction"] == SMALL)]
+    return _count(rows["low"], rows["high"])
+
+
+def _small(tables: Tables, control: bool) -> pd.DataFrame:
+    table = tables["fairness"]
+    return table[(table["control"] == control) & (table["fraction"] == SMALL)]
+
+
+def _inequality(tables: Tables, control: bool) -> Count:
+    rows = _small(tables, control)
+    return _count(rows["gini_low"], rows["gini_high"], rows["gini_full"])
+
+
+def _beyond(tables: Tables, control: bool) -> Count:
+    rows = _small(tables, control)
+    return _count(rows["gini_excess_low"], rows["gini_excess_high"])

@@ -1,0 +1,197 @@
+"""The figures of the findings, drawn from their tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from criticalmass.figures import COLOURS, DASHES, FAINT, INK, MARKERS, dress, fraction_axis
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_DPI = 110
+_COLUMNS = 3
+Tables = Mapping[str, pd.DataFrame]
+
+
+def draw_findings(tables: Tables, folder: Path) -> list[Path]:
+    """Draw every figure that there are tables for.
+
+    Parameters
+    ----------
+    tables: as `evidence` makes them.
+    folder: to write ``results-NAME.png`` into, each whole or not at all.
+
+    Returns
+    -------
+    The files.
+    """
+    makers: dict[str, tuple[str, Callable[[pd.DataFrame], Figure]]] = {
+        "curves": ("curves", _curves),
+        "dr": ("transfer", _masses),
+        "protocol": ("protocol_curves", _protocol),
+        "pca": ("pca", _axes),
+        "fairness": ("fairness", _fairness),
+        "layers": ("layers", _layers),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for name, (table, make) in makers.items():
+        if table in tables and len(tables[table]):
+            made.append(_save(make(tables[table]), folder / f"results-{name}.png"))
+    return made
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+    figure.savefig(scratch, dpi=_DPI, format="png", metadata={"Software": None})
+    os.replace(scratch, path)
+    return path
+
+
+def _panels(table: pd.DataFrame, by: list[str]) -> tuple[Figure, list[tuple[str, Any, Axes]]]:
+    """Make a panel for each value of some columns; -> the figure, and title, rows and axes."""
+    from matplotlib.figure import Figure
+
+    groups = list(table.groupby(by, sort=True))
+    rows = -(-len(groups) // _COLUMNS)
+    wide = min(len(groups), _COLUMNS)
+    figure = Figure(figsize=(3.6 * wide, 2.9 * rows), layout="constrained", facecolor="white")
+    axes = figure.subplots(rows, wide, squeeze=False).ravel()
+    for ax in axes[len(groups) :]:
+        ax.set_axis_off()
+    found = []
+    for (key, part), ax in zip(groups, axes, strict=False):
+        title = " on ".join(map(str, key)) if isinstance(key, tuple) else str(key)
+        ax.set_title(title, loc="left", size=9)
+        dress(ax)
+        found.append((title, part, ax))
+    return figure, found
+
+
+def _line(rows: pd.DataFrame, ax: Axes, number: int, label: str, untrained: bool) -> None:
+    """Draw one curve with its band; that of an untrained network is dashed and hollow."""
+    some = rows.sort_values("fraction")
+    colour = COLOURS[number % len(COLOURS)]
+    ax.fill_between(some["fraction"], some["low"], some["high"], color=colour, alpha=0.15, lw=0)
+    ax.plot(
+        some["fraction"],
+        some["mean"],
+        color=colour,
+        linestyle=DASHES[1] if untrained else "-",
+        marker=MARKERS[number % len(MARKERS)],
+        markersize=3.5,
+        markerfacecolor="white" if untrained else colour,
+        linewidth=1.2,
+        label=label,
+    )
+
+
+def _curves(table: pd.DataFrame) -> Figure:
+    """Accuracy against the fraction of neurons kept, a panel per dataset."""
+    figure, panels = _panels(table[table["measure"] == "logistic"], ["dataset"])
+    for _, part, ax in panels:
+        names = sorted({str(name).removesuffix("-untrained") for name in part["model"]})
+        for (model, control), rows in part.groupby(["model", "control"], sort=True):
+            number = names.index(str(model).removesuffix("-untrained"))
+            _line(rows, ax, number, str(model), bool(control))
+        fraction_axis(ax, float(part["fraction"].min()))
+        ax.set_ylabel("accuracy on held-out data", size=8)
+        ax.legend(fontsize=6, loc="lower right", frameon=False)
+    return figure
+
+
+def _masses(table: pd.DataFrame) -> Figure:
+    """DR(0.9) of every model on every dataset, with its interval."""
+    from matplotlib.figure import Figure
+
+    rows = table[table["measure"] == "logistic"].sort_values(["dataset", "model"], ascending=False)
+    figure = Figure(figsize=(7.2, 0.2 * len(rows) + 0.8), layout="constrained", facecolor="white")
+    ax = figure.subplots()
+    dress(ax)
+    for place, row in enumerate(rows.to_dict("records")):
+        colour = FAINT if row["control"] else COLOURS[0]
+        ax.plot([row["dr_low"], row["dr_high"]], [place, place], color=colour, linewidth=1.6)
+        ax.plot(row["dr"], place, "o", color=colour, markersize=4)
+    ax.set_yticks(range(len(rows)), [f"{r.model} on {r.dataset}" for r in rows.itertuples()])
+    ax.tick_params(axis="y", labelsize=7)
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("DR(0.9) of the accuracy, strict; grey: untrained networks", size=8)
+    return figure
+
+
+def _protocol(table: pd.DataFrame) -> Figure:
+    """Accuracy by both probes on the same features."""
+    figure, panels = _panels(table[~table["control"]], ["model", "dataset"])
+    for _, part, ax in panels:
+        for number, (measure, rows) in enumerate(part.groupby("measure", sort=True)):
+            _line(rows, ax, number, str(measure), False)
+            ax.axhline(
+                rows["value_full"].iloc[0], color=COLOURS[number], linewidth=0.8, linestyle=":"
+            )
+        fraction_axis(ax, float(part["fraction"].min()))
+        ax.set_ylabel("accuracy; dotted: whole layer", size=8)
+        ax.legend(fontsize=7, loc="lower right", frameon=False)
+    return figure
+
+
+def _axes(table: pd.DataFrame) -> Figure:
+    """Draw what principal axes score more than random neurons."""
+    trained = table[~table["control"]].rename(columns={"difference": "mean"})
+    figure, panels = _panels(trained, ["model", "dataset"])
+    for _, part, ax in panels:
+        for number, (selector, rows) in enumerate(part.groupby("selector", sort=False)):
+            _line(rows, ax, number, str(selector), False)
+        ax.axhline(0, color=INK, linewidth=0.8)
+        fraction_axis(ax, float(part["fraction"].min()))
+        ax.set_ylabel("accuracy less that of random neurons", size=8)
+        ax.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def _fairness(table: pd.DataFrame) -> Figure:
+    """Gini coefficient of class accuracies, and its part beyond accuracy."""
+    figure, panels = _panels(table[~table["control"]], ["model", "dataset"])
+    for _, part, ax in panels:
+        for number, (name, label) in enumerate(
+            (("gini", "Gini coefficient"), ("gini_excess", "beyond its accuracy"))
+        ):
+            ends = {f"{name}_low": "low", f"{name}_high": "high", name: "mean"}
+            rows = part[["fraction", *ends]].rename(columns=ends)
+            _line(rows, ax, number, label, False)
+        ax.axhline(part["gini_full"].iloc[0], color=COLOURS[0], linewidth=0.8, linestyle=":")
+        ax.axhline(0, color=INK, linewidth=0.6)
+        fraction_axis(ax, float(part["fraction"].min()))
+        ax.set_ylabel("inequality; dotted: whole layer", size=8)
+        ax.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def _layers(table: pd.DataFrame) -> Figure:
+    """DR(0.9) of each layer, with its width."""
+    rows = table[table["measure"] == "logistic"]
+    names = [str(name).removesuffix("-untrained") for name in rows["model"]]
+    figure, panels = _panels(rows.assign(network=names), ["network", "dataset"])
+    for _, part, ax in panels:
+        order = list(dict.fromkeys(part[~part["control"]]["layer"]))
+        for control, some in part.groupby("control"):
+            here = some.set_index("layer").reindex(order)
+            colour = FAINT if control else COLOURS[0]
+            places = [place + (0.15 if control else -0.15) for place in range(len(order))]
+            ax.vlines(places, here["dr_low"], here["dr_high"], color=colour, linewidth=1.6)
+            label = "untrained" if control else "trained"
+            ax.plot(places, here["dr"], "o", color=colour, markersize=4, label=label)
+        widths = part[~part["control"]].set_index("layer")["n_neurons"]
+        short = [name.replace("encoder.layer", "layer") for name in order]
+        labels = [f"{word}\n{widths[name]}" for word, name in zip(short, order, strict=True)]
+        ax.set_xticks(range(len(order)), labels, rotation=60, size=6)
+        ax.set_ylim(-0.02, 1.02)
+        ax.set_ylabel("DR(0.9), neurons below", size=8)
+        ax.legend(fontsize=7, frameon=False)
+    return figure
