@@ -207,7 +207,7 @@ def call_command(words: list[str], tally: Tally) -> None:
 def _repeats(line: str, words: Sequence[str]) -> bool:
     """Whether an error repeats one of the words, or names what is missing."""
     flat = " ".join(line.split())
-    escaped = (str(CriticalMassError(" ".join(word.split()))) for word in words[1:] if word.strip())
+    escaped = (str(CriticalMassError(word)).strip() for word in words[1:] if word.strip())
     said = [word[:20].rstrip("/") for word in escaped]
     named = any(word in flat or repr(word)[1:-1] in flat for word in said) or words[0] in flat
     options = (word.lstrip("-") for word in words if word.startswith("--") and len(word) > 2)
