@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +88,21 @@ class Moments:
         return Moments(self.n, self.mean[kept], scatter, self.class_counts, means)
 
 
+#: (rows, labels, n_classes) -> moments, made elsewhere.
+Spread = Callable[[Any, IntArray | None, int | None], Moments]
+_SPREAD: ContextVar[Spread | None] = ContextVar("spread", default=None)
+
+
+@contextlib.contextmanager
+def spreading(spread: Spread | None) -> Iterator[None]:
+    """Have moments made by a function, until the end of the block; None: here, as ever."""
+    token = _SPREAD.set(spread)
+    try:
+        yield
+    finally:
+        _SPREAD.reset(token)
+
+
 def as_index(index: npt.ArrayLike, n_neurons: int) -> IndexArray:
     """Check positions of neurons and return them as a contiguous integer array.
 
@@ -133,6 +150,9 @@ def moments(
     """
     n, d = _shape(rows, chunk)
     classes = None if labels is None else _check_labels(labels, n, n_classes)
+    spread = _SPREAD.get()
+    if spread is not None:
+        return spread(rows, *(classes or (None, None)))
     # A constant neuron minus its first value is exactly 0, so that it gets exactly no variance.
     shift = np.asarray(rows[0:1], dtype=np.float64).reshape(d)
     mean = np.zeros(d)

@@ -26,10 +26,12 @@ class Features:
     shards: memory-mapped arrays, each (rows, n_neurons), in the order of the samples; of
         vectors that were imported without a copy, rows of the mapped file.
     scale: (n_neurons,) float32, by which columns are multiplied when they are read, or None.
+    origin: path of the store, split and layer, by which features travel to other processes.
     """
 
     shards: tuple[NDArray[Any] | LinkedRows, ...]
     scale: NDArray[np.float32] | None = None
+    origin: tuple[str, str, str] | None = field(default=None, repr=False, compare=False)
     _starts: NDArray[np.intp] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -49,6 +51,12 @@ class Features:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as the place where they are, not as what they hold."""
+        if self.origin is None:
+            return Features, (tuple(np.asarray(shard) for shard in self.shards), self.scale)
+        return _features_at, self.origin
 
     def __getitem__(self, key: slice | NDArray[Any] | list[int]) -> NDArray[Any]:
         """Read rows: a slice, an array of row numbers, or a boolean mask; -> (rows, n_neurons)."""
@@ -213,7 +221,8 @@ class FeatureStore:
                 continue
             path = checked(self.path, entry, verify=False)
             shards.append(_open_shard(path, (int(entry["rows"]), width)))
-        return Features(tuple(shards), self._scale(layer))
+        origin = (str(self.path.resolve()), split, layer)
+        return Features(tuple(shards), self._scale(layer), origin)
 
     def _scale(self, layer: str) -> NDArray[np.float32] | None:
         """Read what makes each column's norm 1; a column of zeros stays one."""
@@ -259,6 +268,11 @@ class FeatureStore:
         if split not in self.splits:
             raise unknown_name(f"split in {str(self.path)!r}", split, self.splits)
         return split
+
+
+def _features_at(path: str, split: str, layer: str) -> Features:
+    """Open features that another process has verified."""
+    return FeatureStore.open(path, verify=False).features(split, layer)
 
 
 def _once(known: dict[str, bool], entry: dict[str, Any], path: Path) -> bool:

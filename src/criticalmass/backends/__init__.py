@@ -28,7 +28,11 @@ class Backend(Protocol):
 
 
 # Name -> module of this package and the class in it that makes the backend.
-BACKENDS: dict[str, str] = {"local": "local:Local", "ray": "ray:Ray"}
+BACKENDS: dict[str, str] = {
+    "local": "local:Local",
+    "ray": "ray:Ray",
+    "ray-rows": "ray_rows:RayRows",
+}
 
 
 def get_backend(backend: str | Backend) -> Backend:
@@ -36,8 +40,8 @@ def get_backend(backend: str | Backend) -> Backend:
 
     Parameters
     ----------
-    backend: ``"local"``; ``"ray"``, or with the address of a cluster ``"ray:10.0.0.1:6379"``; or
-        an object.
+    backend: ``"local"``; ``"ray"``, or with the address of a cluster ``"ray:10.0.0.1:6379"``;
+        ``"ray-rows"``, the same with rows spread over the workers; or an object.
 
     Raises
     ------

@@ -169,7 +169,8 @@ def connect(address: str | None) -> Any:
             "_node_ip_address": "127.0.0.1",
         }
     try:
-        ray.init(address, **options)
+        # Without "local", Ray would join whatever cluster was last started on this machine.
+        ray.init(address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise CriticalMassError(
             f"no Ray cluster at {address!r} ({_first_line(error)}); start one with "
@@ -222,7 +223,7 @@ class Watch:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _LOOK_SECONDS
-        nodes = [node for node in self._ray.nodes() if node["Alive"]]
+        nodes = self.nodes()
         alive = {node["NodeID"] for node in nodes}
         lost, self._known = self._known - alive, alive
         workers = sum(_workers(node, self._cpus) for node in nodes)
@@ -232,6 +233,10 @@ class Watch:
                 "they had not finished is done again"
             )
         self.workers = max(1, workers)
+
+    def nodes(self) -> list[Any]:
+        """Return the nodes that are alive."""
+        return [node for node in self._ray.nodes() if node["Alive"]]
 
 
 def _workers(node: Any, cpus: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,9 @@ from criticalmass.probes import passes, probabilities
 from criticalmass.probes.blas import gemm_arguments
 from criticalmass.probes.heads import Stack
 from criticalmass.probes.lbfgs import Evaluation
-from criticalmass.probes.rows import OrderedRows
+from criticalmass.probes.rows import OrderedRows, second_moment
+from criticalmass.probes.standardise import Scaling, column_scaling
+from criticalmass.probes.task import Rows
 from criticalmass.probes.whitening import FloatArray, Whitening
 
 
@@ -67,6 +69,14 @@ class Threads:
         """Return the preconditioner of a second moment, (k, k)."""
         return Whitening(moment)
 
+    def scaling(self, rows: Rows) -> Scaling:
+        """Return means and scales of raw columns."""
+        return column_scaling(rows)
+
+    def moment(self, rows: Rows, scaling: Scaling) -> FloatArray:
+        """Return the second moment of standardised columns, (d, d)."""
+        return second_moment(rows, scaling)
+
     def evaluate(
         self, rows: OrderedRows, stack: Stack, wanted: NDArray[np.bool_]
     ) -> list[Evaluation]:
@@ -75,7 +85,7 @@ class Threads:
 
     def classify(self, rows: OrderedRows, stack: Stack) -> NDArray[np.int32]:
         """Return the class of every row under every head, (n_heads, n)."""
-        return _classify(rows, stack, self)
+        return classes_of(rows, stack, self)
 
     def logits(self, rows: OrderedRows, stack: Stack) -> StoredLogits:
         """Make one pass that stores the logits of all heads."""
@@ -97,6 +107,23 @@ def _scratch(n_columns: int, n_classes: int) -> tuple[Any, ...]:
 def _evaluate(
     rows: OrderedRows, stack: Stack, wanted: NDArray[np.bool_], crew: Threads
 ) -> list[Evaluation]:
+    return evaluations(sums_over(rows, stack, wanted, crew), stack, wanted, rows.n)
+
+
+class Runner(Protocol):
+    """Threads among which rows are split."""
+
+    n_threads: int
+
+    def run(self, work: Callable[[int, int, int], None], n: int) -> None:
+        """Call ``work(thread, start, stop)`` on slices of ``range(n)``."""
+        ...
+
+
+def sums_over(
+    rows: OrderedRows, stack: Stack, wanted: NDArray[np.bool_], crew: Runner
+) -> tuple[NDArray[Any], ...]:
+    """Make one pass; return the sums over rows of losses, gradient, excess and squares."""
     c, n_problems = stack.n_classes, len(stack.sizes)
     sums: list[tuple[NDArray[Any], ...]] = [
         (
@@ -118,20 +145,29 @@ def _evaluate(
     for part in sums[1:]:
         for total, more in zip(sums[0], part, strict=True):
             np.add(total, more, out=total)
-    losses, gradient, excess, squares = sums[0]
-    gradient *= np.float32(1.0 / rows.n)
+    return sums[0]
+
+
+def evaluations(
+    sums: tuple[NDArray[Any], ...], stack: Stack, wanted: NDArray[np.bool_], n: int
+) -> list[Evaluation]:
+    """Turn sums over ``n`` rows into what every head of the stack is told."""
+    losses, gradient, excess, squares = sums
+    c = stack.n_classes
+    gradient *= np.float32(1.0 / n)
     return [
         Evaluation(
-            loss=float(losses[p]) / rows.n,
+            loss=float(losses[p]) / n,
             weights=gradient[p * c : (p + 1) * c, :k],
-            intercepts=excess[p * c : (p + 1) * c] / rows.n,
-            square=squares[p] / rows.n if wanted[p] else None,
+            intercepts=excess[p * c : (p + 1) * c] / n,
+            square=squares[p] / n if wanted[p] else None,
         )
         for p, k in enumerate(stack.sizes)
     ]
 
 
-def _classify(rows: OrderedRows, stack: Stack, crew: Threads) -> NDArray[np.int32]:
+def classes_of(rows: OrderedRows, stack: Stack, crew: Runner) -> NDArray[np.int32]:
+    """Return the class of every row under every head, (n_heads, n)."""
     out = np.empty((len(stack.sizes), rows.n), np.int32)
     nothing = np.zeros(len(stack.sizes), bool)
     done = 0
@@ -157,7 +193,7 @@ class StoredLogits:
     crew: the threads.
     """
 
-    def __init__(self, rows: OrderedRows, stack: Stack, crew: Threads) -> None:
+    def __init__(self, rows: OrderedRows, stack: Stack, crew: Runner) -> None:
         self._rows, self._stack, self._crew = rows, stack, crew
         self.n, c = rows.n, stack.n_classes
         self._flat = np.empty((stack.weights.shape[0], rows.n), np.float32)
@@ -199,6 +235,11 @@ class StoredLogits:
 
     def gradient(self) -> FloatArray:
         """Return the mean of residual times row, (n_heads * C, k)."""
+        mean: FloatArray = self.gradient_sum() / np.float32(self._rows.n)
+        return mean
+
+    def gradient_sum(self) -> FloatArray:
+        """Return the sum of residual times row, (n_heads * C, k)."""
         crew, stairs = self._crew, self._stack.stairs
         sums = [np.zeros_like(self._stack.weights) for _ in range(crew.n_threads)]
         done = 0
@@ -212,8 +253,7 @@ class StoredLogits:
             done += x.shape[0]
         for part in sums[1:]:
             sums[0] += part
-        mean: FloatArray = sums[0] / np.float32(self._rows.n)
-        return mean
+        return sums[0]
 
 
 def _room(n_classes: int) -> tuple[NDArray[Any], ...]:

@@ -7,11 +7,13 @@ device (`torch_passes`).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes.util
 import importlib.util
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -23,6 +25,8 @@ from criticalmass.errors import CriticalMassError, missing_extra, unknown_name
 from criticalmass.probes.heads import Stack
 from criticalmass.probes.lbfgs import Evaluation
 from criticalmass.probes.rows import OrderedRows
+from criticalmass.probes.standardise import Scaling
+from criticalmass.probes.task import Rows
 from criticalmass.probes.whitening import FloatArray, Whitening
 
 DEVICES = ("auto", "cpu", "cuda", "torch-cpu")
@@ -96,6 +100,14 @@ class Crew(Protocol):
         """Return the preconditioner of a second moment, (k, k)."""
         ...
 
+    def scaling(self, rows: Rows) -> Scaling:
+        """Return means and scales of raw columns."""
+        ...
+
+    def moment(self, rows: Rows, scaling: Scaling) -> FloatArray:
+        """Return the second moment of standardised columns, (d, d), for preconditioning."""
+        ...
+
     def evaluate(
         self, rows: OrderedRows, stack: Stack, wanted: NDArray[np.bool_]
     ) -> list[Evaluation]:
@@ -116,6 +128,20 @@ class Crew(Protocol):
     def logits(self, rows: OrderedRows, stack: Stack) -> Logits:
         """Make one pass that stores the logits of all heads."""
         ...
+
+
+# The crew of a place that rows are spread over, while its work is done.
+_LENT: ContextVar[Crew | None] = ContextVar("lent", default=None)
+
+
+@contextlib.contextmanager
+def lending(crew: Crew) -> Iterator[None]:
+    """Have all passes made by a crew, whatever the device, until the end of the block."""
+    token = _LENT.set(crew)
+    try:
+        yield
+    finally:
+        _LENT.reset(token)
 
 
 def check_device(device: str) -> None:
@@ -174,6 +200,9 @@ def crew_for(device: str, threads: int | None = None) -> Crew:
     device: see `find_device`.
     threads: cores to use for what runs on the processor; all by default.
     """
+    lent = _LENT.get()
+    if lent is not None:
+        return lent
     place = find_device(device)
     if place == "cpu":
         from criticalmass.probes.compiled import Threads

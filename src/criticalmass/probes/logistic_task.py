@@ -23,8 +23,8 @@ from criticalmass.probes.crew import Crew, check_device, crew_for
 from criticalmass.probes.engine import Effort, classify, fit
 from criticalmass.probes.lbfgs import Problem
 from criticalmass.probes.logistic import check_effort, check_strengths, fit_certified
-from criticalmass.probes.rows import HeldRows, OrderedRows, ordered_rows, second_moment
-from criticalmass.probes.standardise import RowSubset, Scaling, column_scaling
+from criticalmass.probes.rows import HeldRows, OrderedRows, ordered_rows
+from criticalmass.probes.standardise import RowSubset, Scaling
 from criticalmass.probes.task import LinearHead, ProbeScores, ProbeTask, Rows, compact_labels
 from criticalmass.probes.whitening import Whitening
 
@@ -117,11 +117,11 @@ def logistic(task: ProbeTask, *, protocol: LogisticProtocol | None = None) -> Pr
     """
     protocol = protocol or LogisticProtocol()
     present, ids = np.unique(task.y_train, return_inverse=True)
-    scaling = column_scaling(task.x_train)
-    moment = second_moment(task.x_train, scaling)
     scores = _empty_scores(task)
     learned = []
     with crew_for(protocol.device) as crew:
+        scaling = crew.scaling(task.x_train)
+        moment = crew.moment(task.x_train, scaling)
         for s in range(task.n_seeds):
             began = time.perf_counter()
             kept = task.orders[s][: task.sizes[-1]]

@@ -87,6 +87,8 @@ class StreamedRows:
         # Few columns are cheap to keep, but the rows are read with all their columns.
         width = int(self.rows.shape[1]) * np.dtype(self.rows.dtype).itemsize
         step = max(256, min(_BLOCK_BYTES // (4 * self.kept.size), _RAW_BYTES // width))
+        # Passes sum chunks of 256 rows: so they are the same chunks as those of held rows.
+        step -= step % 256
         room = np.empty((min(step, self.n), self.kept.size), np.float32)
         for start in range(0, self.n, step):
             stop = min(start + step, self.n)
@@ -154,9 +156,7 @@ def second_moment(rows: Rows, scaling: Scaling) -> FloatArray:
     Reads at most 12 rows per neuron, evenly spread: a preconditioner needs no more.
     """
     n, d = int(rows.shape[0]), int(rows.shape[1])
-    wanted = max(_MOMENT_ROWS_PER_NEURON * d, 4096)
-    n_chunks = -(-n // 1024)
-    every = max(1, n_chunks // max(1, -(-wanted // 1024)))
+    n_chunks, every = -(-n // 1024), every_of(n, d)
     total = np.zeros((d, d), np.float32, order="F")
     room, everything = np.empty((min(n, 1024), d), np.float32), np.arange(d)
     used = 0
@@ -166,7 +166,18 @@ def second_moment(rows: Rows, scaling: Scaling) -> FloatArray:
         standardised_columns(rows[a:b], everything, scaling, block)
         total = ssyrk(1.0, block.T, beta=1.0, c=total, overwrite_c=1)
         used += b - a
+    return mirrored(total, used)
+
+
+def every_of(n: int, d: int) -> int:
+    """Return which chunk of 1024 rows a second moment reads, of ``n`` rows: every so-manieth."""
+    wanted = max(_MOMENT_ROWS_PER_NEURON * d, 4096)
+    return max(1, -(-n // 1024) // max(1, -(-wanted // 1024)))
+
+
+def mirrored(total: FloatArray, used: int) -> FloatArray:
+    """Return the mean over ``used`` rows of what a rank-k update left in the upper triangle."""
     upper: Any = np.triu(total) / np.float32(used)
     full: FloatArray = upper + upper.T
-    full.flat[:: d + 1] *= np.float32(0.5)
+    full.flat[:: total.shape[0] + 1] *= np.float32(0.5)
     return np.ascontiguousarray(full)

@@ -25,7 +25,9 @@ from threadpoolctl import ThreadpoolController
 from criticalmass.cores import cores
 from criticalmass.probes.heads import Stack
 from criticalmass.probes.lbfgs import Evaluation
-from criticalmass.probes.rows import HeldRows, OrderedRows
+from criticalmass.probes.rows import HeldRows, OrderedRows, second_moment
+from criticalmass.probes.standardise import Scaling, column_scaling
+from criticalmass.probes.task import Rows
 from criticalmass.probes.torch_products import (
     TorchWhitening,
     add_gradient,
@@ -103,6 +105,14 @@ class TorchCrew:
     def whitening(self, moment: FloatArray) -> Whitening:
         """Return the preconditioner of a second moment, (k, k), its factors on the device."""
         return TorchWhitening(moment, self._device)
+
+    def scaling(self, rows: Rows) -> Scaling:
+        """Return means and scales of raw columns."""
+        return column_scaling(rows)
+
+    def moment(self, rows: Rows, scaling: Scaling) -> FloatArray:
+        """Return the second moment of standardised columns, (d, d)."""
+        return second_moment(rows, scaling)
 
     def evaluate(
         self, rows: OrderedRows, stack: Stack, wanted: NDArray[np.bool_]
