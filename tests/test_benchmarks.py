@@ -76,6 +76,15 @@ def test_seconds_of_intervals() -> None:
     assert text.count("| redundancy at") == 2
 
 
+def test_seconds_of_a_report(tmp_path: Path) -> None:
+    text = run(
+        "benchmarks.report", "--layers", "2", "--seeds", "2", "--n-test", "200",
+        "--folder", str(tmp_path),
+    )  # fmt: skip
+    assert re.search(r"report: [\d.]+ s wall, [\d.]+ s CPU, [\d.]+ MB", text)
+    assert (tmp_path / "report.html").stat().st_size < 6e6
+
+
 def test_seconds_of_explain(tmp_path: Path) -> None:
     text = run("benchmarks.explain", "--quick", "--repeats", "1", "--dir", str(tmp_path))
     row = next(line for line in text.splitlines() if "600 x 32" in line)
