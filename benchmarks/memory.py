@@ -58,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command = [sys.executable, "-m", "benchmarks.memory", "--dir", str(asked.dir)]
         command += ["--sweep", str(store), str(Path(out) / "run")]
         command += ["--fractions", *map(str, asked.fractions), "--measures", *asked.measures]
-        found = measure(command)
+        command += ["--seeds", str(asked.seeds)]
+        found = measure(command, asked.limit)
     print(render(recipe, asked, found))
 
 
@@ -70,6 +71,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--test", type=int, default=10_000, help="test samples")
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.01, 0.1, 0.5])
     parser.add_argument("--measures", nargs="+", default=["logistic", "cka"])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--limit", type=float, help="limit of address space in GB (10**9 bytes)")
     parser.add_argument("--quick", action="store_true", help="a tiny store, to see that it runs")
     parser.add_argument("--sweep", nargs=2, metavar=("STORE", "RUN"), help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
@@ -138,24 +141,31 @@ def _header(recipe: Recipe) -> dict[str, object]:
 
 
 def _sweep(asked: argparse.Namespace) -> None:
-    """Sweep in this process: random orders, one seed."""
+    """Sweep in this process: random orders."""
     from criticalmass.sweep import sweep
 
     store, out = asked.sweep
-    run = sweep(store, out=out, fractions=asked.fractions, seeds=1, measures=asked.measures)
+    run = sweep(
+        store, out=out, fractions=asked.fractions, seeds=asked.seeds, measures=asked.measures
+    )
     kept = ["selector", "measure", "n_kept", "value", "l2", "gap", "passes", "seconds", "status"]
     print(run.frame()[kept].to_string(index=False), file=sys.stderr)
 
 
-def measure(command: Sequence[str]) -> Footprint:
-    """Run a command and watch its memory.
+def measure(command: Sequence[str], limit: float | None = None) -> Footprint:
+    """Run a command and watch its memory; ``limit``: of its address space, in GB.
 
     Raises
     ------
     RuntimeError: if it fails.
     """
     began, before = time.perf_counter(), os.times()
-    child = subprocess.Popen(command)
+
+    def confine() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_AS, (int(limit * 1e9), int(limit * 1e9)))
+
+    child = subprocess.Popen(command, preexec_fn=confine)
     anonymous = float("nan")
     while child.poll() is None:
         anonymous = float(np.fmax(anonymous, _anonymous(child.pid)))
@@ -196,10 +206,11 @@ def render(recipe: Recipe, asked: argparse.Namespace, found: Footprint) -> str:
             "| - | - |",
             f"| features | {recipe.n_train:,} x {recipe.n_neurons:,} float16 shards, "
             f"{recipe.n_train * recipe.n_neurons * 2 / 2**30:.2f} GiB, C={recipe.n_classes} |",
-            f"| work | random, 1 seed, fractions {fractions} and the whole layer, "
+            f"| work | random, {asked.seeds} seeds, fractions {fractions} and the whole layer, "
             f"{' and '.join(asked.measures)} |",
             f"| peak resident, mapped pages of the store included | **{found.resident:.2f} GiB** |",
             f"| peak resident, anonymous | {found.anonymous:.2f} GiB |",
+            f"| limit of address space | {asked.limit or 'none'} GB |",
             f"| target | < {_TARGET:g} GB |",
             f"| ratio of peak to target | **{found.resident * 2**30 / (_TARGET * 1e9):.3g} x** |",
             f"| time | {found.wall:.1f} s wall, {found.cpu:.1f} s CPU |",

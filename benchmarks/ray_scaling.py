@@ -8,6 +8,7 @@ model whose constants come from the runs with one. Then the model is carried on,
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +61,7 @@ def workers(count: int) -> Iterator[None]:
         include_dashboard=False,
         object_store_memory=100 << 20,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",
     )
     try:
@@ -90,7 +92,7 @@ def timed(store: FeatureStore, count: int, seeds: int) -> tuple[Timing, float]:
     return found, overhead
 
 
-def _asked(seeds: int) -> dict[str, object]:
+def _asked(seeds: int) -> dict[str, Any]:
     return {"fractions": FRACTIONS, "seeds": seeds, "measures": "logistic"}
 
 
@@ -134,7 +136,7 @@ def on_paper(rate: float, machines: int, n_classes: int, seeds: int = 10) -> dic
         # Weights out and gradients back, for all machines over the driver's one link.
         "rows: network": 2.0 * packed * machines * PASSES * seeds / NETWORK,
         # A machine takes whole orders: more machines than orders stand idle, and each reads all.
-        "tasks: compute": operations / (rate * CORES * min(machines, seeds)),
+        "tasks: compute": operations / seeds * -(-seeds // machines) / (rate * CORES),
         "tasks: read": PASSES * min(machines, seeds) * n * d * 2.0 / DISK,
     }
 
@@ -182,7 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     recipe = Recipe(asked.rows, 2_000, asked.neurons, 10)
     store = make_store(recipe, asked.dir / f"store-{asked.rows}x{asked.neurons}")
-    ones, twos, overheads = [], [], []
+    ones: list[Timing] = []
+    twos: list[Timing] = []
+    overheads: list[float] = []
     for _ in range(asked.repeats):
         for count, kept in ((1, ones), (2, twos)):
             found, overhead = timed(store, count, asked.seeds)

@@ -82,7 +82,7 @@ def where(function: Function) -> Function:
     for option in (
         click.option("--ray-cpus", type=int, help="Threads of each worker of Ray: 1."),
         click.option("--ray-address", help="HOST:PORT of a Ray cluster, also RAY_ADDRESS."),
-        click.option("--backend", help="Where the work runs: local (default) or ray."),
+        click.option("--backend", help="Where the work runs: local (default), ray or ray-rows."),
     ):
         function = option(function)
     return function
