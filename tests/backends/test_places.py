@@ -49,6 +49,15 @@ def test_options_of_a_cluster_make_one_backend() -> None:
         given({"ray_cpus": 0})
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999999"])
+def test_an_address_where_nobody_listens_is_told_at_once(address: str) -> None:
+    pytest.importorskip("ray", reason="NOT TESTED: the extra [ray] is not installed")
+    from criticalmass.backends.ray import _knock
+
+    with pytest.raises(CriticalMassError, match=f"no Ray cluster at '{address}'.*leave the addr"):
+        _knock(address)
+
+
 class Backwards:
     def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
         return map(function, reversed(list(tasks)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ _STORE_BYTES = 256 << 20
 # that ask for none, and warns that it will stop doing so.
 _SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 _LOOK_SECONDS = 5.0
+_KNOCK_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,8 @@ def connect(address: str | None) -> Any:
     if ray.is_initialized():
         return ray
     address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _knock(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         options |= {
@@ -180,6 +184,25 @@ def connect(address: str | None) -> Any:
     # the switch that its debugger uses.
     ray._private.worker._worker_logs_enabled = False
     return ray
+
+
+def _knock(address: str) -> None:
+    """See whether anybody listens at HOST:PORT; Ray itself would try for minutes.
+
+    Raises
+    ------
+    CriticalMassError: nobody does.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), _KNOCK_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise CriticalMassError(
+            f"no Ray cluster at {address!r} ({error}); start one with 'ray start --head', or "
+            "leave the address out to use this machine's cores"
+        ) from error
 
 
 def fetch(ray: Any, reference: Any) -> Any:
