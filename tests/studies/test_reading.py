@@ -118,10 +118,12 @@ def test_any_text_is_a_study_or_an_error_of_ours(
 ) -> None:
     path = tmp_path_factory.mktemp("any") / "any.yaml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    told = ""
     try:
         read_study(path)
     except CriticalMassError as error:
-        assert len(str(error).splitlines()) == 1
+        told = str(error)
+    assert len(told.splitlines()) <= 1
 
 
 def test_blocks_know_the_lines_of_their_keys(tmp_path: Path) -> None:

@@ -88,16 +88,14 @@ def signed(value: float, digits: int = 2) -> str:
     return text if text.startswith(("-", "–")) else f"+{text}"
 
 
-def interval(row: dict[str, Any], name: str, digits: int = 2, ends: str = "") -> str:
+def interval(row: dict[str, Any], name: str, digits: int = 2) -> str:
     """Write a number with its interval: .84 [.82, .86].
 
     Parameters
     ----------
-    row: of a table.
+    row: of a table, with the columns NAME, NAME_low and NAME_high.
     name: the column of the number.
     digits: after the point; 0 for counts.
-    ends: what the columns of its ends begin with; the number's name by default.
     """
-    stem = ends if ends else f"{name}_"
-    low, high = row[f"{stem}low"], row[f"{stem}high"]
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
     return f"{num(row[name], digits)} [{num(low, digits)}, {num(high, digits)}]"

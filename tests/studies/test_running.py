@@ -1,0 +1,146 @@
+"""A study runs what it can, names what is missing, and makes nothing twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+import criticalmass as cm
+from criticalmass.cli import _code, cli
+from criticalmass.errors import CriticalMassError, DataUnavailableError
+from criticalmass.studies.grid import Pair
+from criticalmass.studies.stores import Features
+
+STUDY = """\
+question: Does it run?
+models: [pypi:efficientnet-lite0, {spec: timm:resnet50, weights: robust}, timm:resnet18]
+datasets: [sklearn:digits]
+measures: [centroid, cka]
+selectors: [random, norm-high]
+fractions: [0.25, 0.5, 1.0]
+seeds: 2
+tables: [fairness, agreement, selectors]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_store, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a study in it, where features fall from the sky but for one model's."""
+    store = make_store("features-of-lite0", model="lite0")
+
+    def of(self: Features, pair: Pair, layers: object):
+        if "resnet18" in pair.model:
+            raise DataUnavailableError("the hub is far away")
+        return [(store, ("penultimate",))]
+
+    monkeypatch.setattr(Features, "of", of)
+    (tmp_path / "mine.yaml").write_text(STUDY)
+    return tmp_path
+
+
+def test_what_runs_is_tabulated_and_what_does_not_is_named(folder: Path) -> None:
+    made = cm.study(folder / "mine.yaml", out=folder / "out")
+    place = made.folders["mine"]
+    assert {path.name for path in place.iterdir()} == {
+        "curves.csv", "redundancy.csv", "fairness.csv", "agreement.csv", "selectors.csv",
+        "missing.csv", "report.html",
+    }  # fmt: skip
+    reasons = {one.model: one.reason for one in made.missing}
+    assert set(reasons) == {"timm:resnet50", "timm:resnet18"}
+    assert "--weights robust=FILE" in reasons["timm:resnet50"]
+    assert reasons["timm:resnet18"] == "the hub is far away"
+    assert not made.whole
+    assert set(pd.read_csv(place / "missing.csv")["model"]) == set(reasons)
+    table = pd.read_csv(place / "redundancy.csv")
+    assert set(table["estimator"]) == {"strict"}
+    assert set(table["delta"]) == {0.8, 0.9, 0.95}
+    assert set(table["model_spec"]) == {"pypi:efficientnet-lite0"}
+
+
+def test_a_second_time_computes_nothing(folder: Path, calls) -> None:
+    first = cm.study(folder / "mine.yaml", out=folder / "out", pages=False)
+    assert calls.take()
+    before = (first.folders["mine"] / "curves.csv").read_bytes()
+    again = cm.study(folder / "mine.yaml", out=folder / "out", pages=False)
+    assert calls.take() == []
+    assert (again.folders["mine"] / "curves.csv").read_bytes() == before
+    steps = pd.read_csv(folder / "out" / "steps.csv")
+    assert steps["kind"].tolist() == ["sweep", "tables", "tables"]
+
+
+def test_another_study_in_the_same_folder_adds_only_its_own(folder: Path, calls) -> None:
+    cm.study(folder / "mine.yaml", out=folder / "out", pages=False)
+    calls.take()
+    (folder / "more.yaml").write_text(STUDY.replace("seeds: 2", "seeds: 3"))
+    cm.study(folder / "more.yaml", out=folder / "out", pages=False)
+    assert all(n_orders == 1 for _, n_orders, _ in calls.take())
+    seeds = {
+        name: set(pd.read_csv(folder / f"out/studies/{name}/curves.csv")["n_seeds"])
+        for name in ("mine", "more")
+    }
+    assert (max(seeds["mine"]), max(seeds["more"])) == (2, 3)
+
+
+def test_differences_of_selectors_are_theirs_less_random(folder: Path) -> None:
+    made = cm.study(folder / "mine.yaml", out=folder / "out", pages=False)
+    curves = pd.read_csv(made.folders["mine"] / "curves.csv")
+    table = pd.read_csv(made.folders["mine"] / "selectors.csv")
+    at = table[(table["quantity"] == "value") & (table["measure"] == "centroid")]
+    assert set(at["selector"]) == {"norm-high"}
+    means = curves[curves["measure"] == "centroid"].set_index(["selector", "n_kept"])["mean"]
+    for row in at.to_dict("records"):
+        size = row["n_kept_a"]
+        assert row["difference"] == pytest.approx(means["norm-high", size] - means["random", size])
+        assert row["low"] <= row["difference"] <= row["high"]
+
+
+def test_the_protocol_can_be_told(folder: Path) -> None:
+    (folder / "p.yaml").write_text(
+        "question: q\nmodels: pypi:efficientnet-lite0\ndatasets: sklearn:digits\nseeds: 2\n"
+    )
+    made = cm.study(folder / "p.yaml", out=folder / "out", protocol="paper", pages=False)
+    table = pd.read_csv(made.folders["p"] / "redundancy.csv")
+    assert set(table["measure"]) == {"sgd"}
+    assert set(table["estimator"]) == {"nearest"}
+    with pytest.raises(CriticalMassError, match="did you mean 'exact'"):
+        cm.study(folder / "p.yaml", out=folder / "out", protocol="exacts")
+
+
+def test_weights_that_nothing_asks_for_are_refused(folder: Path) -> None:
+    with pytest.raises(CriticalMassError, match="did you mean 'robust'"):
+        cm.study(folder / "mine.yaml", out=folder / "out", weights={"robst": folder / "mine.yaml"})
+    with pytest.raises(CriticalMassError, match="no weight file"):
+        cm.study(folder / "mine.yaml", out=folder / "out", weights={"robust": folder / "none.pt"})
+    assert not (folder / "out").exists()
+
+
+def test_the_exit_status_says_that_parts_are_missing(folder: Path, capsys) -> None:
+    code = _code(["study", str(folder / "mine.yaml"), "--out", str(folder / "out"), "--no-pages"])
+    told = capsys.readouterr()
+    assert code == 2
+    assert "missing: mine: timm:resnet18 on sklearn:digits: the hub is far away" in told.err
+    assert "error: missing of" in told.err
+    text = STUDY.replace("question: Does it run?", "question: q\noptional: true")
+    (folder / "fine.yaml").write_text(text)
+    code = _code(["study", str(folder / "fine.yaml"), "--out", str(folder / "out"), "--no-pages"])
+    assert code == 0
+    assert "missing (optional)" in capsys.readouterr().err
+
+
+def test_the_steps_are_shown_with_the_time_left(folder: Path, capsys) -> None:
+    code = _code(["study", str(folder / "mine.yaml"), "--out", str(folder / "out"), "--no-pages"])
+    told = capsys.readouterr().err
+    assert code == 2
+    assert "study mine 1/5: features of" in told
+    assert "left" in told
+
+
+def test_studies_are_listed() -> None:
+    shown = CliRunner().invoke(cli, ["list", "studies", "--format", "csv"])
+    assert shown.exit_code == 0
+    assert "loss-local,needs training" in shown.output
+    with pytest.raises(CriticalMassError, match="did you mean 'transfer-local'"):
+        cm.study("transfer-locl", out="nowhere")
