@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 PUBLIC_VERBS = {"extract", "import_features", "sweep", "redundancy", "report", "measure"}
-PUBLIC_VERBS |= {"ensembles", "shrink", "export", "explain"}
+PUBLIC_VERBS |= {"ensembles", "shrink", "export", "explain", "study"}
 PUBLIC_VERBS |= {"fit_probes", "curves", "compare", "predict_ridge", "figure"}
 MOST_LINES, MOST_BODY, MOST_PARAMETERS = 400, 40, 6
 
