@@ -72,7 +72,7 @@ CASES = {
         "vit_small_patch16_224, 224 px, the same",
         "timm:vit_small_patch16_224?init=random",
         "photos",
-        128,
+        48,
         1.2,
     ),
     "minilm": Case("all-MiniLM-L6-v2, WordNet glosses", "pypi:minilm-l6", "glosses", 1000, 1.3),
