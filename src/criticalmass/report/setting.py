@@ -81,7 +81,7 @@ def worst_words(found: tuple[str, float, float, float] | None, *, whole: bool) -
     if whole:
         return "none: nothing is left out"
     if found is None:
-        return "not known: no classes were predicted"
+        return "not worked out for this curve"
     name, loss, low, high = found
     if loss <= 0:
         return "no class loses"
