@@ -92,7 +92,7 @@ def test_seconds_of_explain(tmp_path: Path) -> None:
 
 
 def test_ours_gives_timms_features() -> None:
-    pytest.importorskip("timm")
+    pytest.importorskip("torch")
     text = run("benchmarks.extraction", "--quick", "--repeats", "1")
     row = next(line.split(" | ") for line in text.splitlines() if line.startswith("| quick"))
     assert re.fullmatch(r"\*\*[\d.]+ x \([\d.]+ to [\d.]+\)\*\*", row[4])
@@ -103,7 +103,7 @@ def test_ours_gives_timms_features() -> None:
 
 
 def test_what_bf16_does_is_said_for_every_size_and_delta() -> None:
-    pytest.importorskip("timm")
+    pytest.importorskip("torch")
     text = run("benchmarks.precision", "--quick")
     if "has no bfloat16" in text:
         pytest.skip("the processor has no bfloat16")
