@@ -248,6 +248,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
                 continue
             if not _holds(rules[name][0], value):
                 raise CriticalMassError(f"{name}={_short(value)} must be {rules[name][1]}")
+            if isinstance(value, np.generic):
+                value = bound.arguments[name] = value.item()
             if name in _GATHERED and isinstance(value, Real):
                 bound.arguments[name] = (value,)
         return function(*bound.args, **bound.kwargs)

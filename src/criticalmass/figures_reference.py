@@ -90,6 +90,13 @@ def reference_points(reference: Any) -> tuple[ReferencePoint, ...]:
             ) from error
     if isinstance(reference, pd.DataFrame):
         reference = reference.to_dict("records")
+    reference = list(reference)
+    for point in reference:
+        if not isinstance(point, (ReferencePoint, Mapping)):
+            raise CriticalMassError(
+                f"reference holds {point!r}; each point must be a ReferencePoint or a mapping of "
+                "its attributes, e.g. {'source': 'Nanda et al. 2023', 'x': 0.2, 'y': 0.83}"
+            )
     return tuple(
         point if isinstance(point, ReferencePoint) else _point(point) for point in reference
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from itertools import count
 from threading import Lock
@@ -197,16 +197,19 @@ class Here:
     """
 
     holders: tuple[Holder, ...]
+    # Fits that run side by side ask at once, and a place does one thing at a time.
+    _turn: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def ask(
         self, key: int, whole: Any, question: Callable[..., Any], live: Sequence[int]
     ) -> list[dict[Knot, Any]]:
         """Ask one place after the other."""
         found = []
-        for holder, mine in zip(self.holders, shares(whole, len(self.holders)), strict=True):
-            holder.whole.setdefault(key, whole)
-            found.append(question(holder, key, mine))
-            holder.forget(live)
+        with self._turn:
+            for holder, mine in zip(self.holders, shares(whole, len(self.holders)), strict=True):
+                holder.whole.setdefault(key, whole)
+                found.append(question(holder, key, mine))
+                holder.forget(live)
         return found
 
 
