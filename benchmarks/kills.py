@@ -7,7 +7,8 @@ n-th time the command opens, renames or removes a file of its folder, because th
 moments lie between two files and are too short to be hit by the clock. Every third time the
 command that takes up the work is killed as well.
 
-What is not compared: the column ``seconds`` of a run's table and the time stamps of manifests.
+What is not compared, because it tells the time: the column ``seconds`` of a run's table, the time
+stamps of manifests, and ``steps.csv`` of a study.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def fingerprint(folder: Path) -> dict[str, str]:
     """Digest every file of a folder: relative path -> SHA-256, without times."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        if path.is_file() and path.name != "steps.csv":
             content = _without_times(path)
             found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
     return found

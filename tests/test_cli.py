@@ -43,6 +43,7 @@ FUNCTIONS = {
     "compare": ("comparison", "compare"),
     "diffuseness": ("diffuseness", "diffuseness"),
     "pareto": ("pareto", "pareto"),
+    "study": ("studies.running", "study"),
     "shrink": ("shrink", "shrink"),
     "export": ("export", "export"),
     "explain": ("explain", "explain"),
@@ -106,6 +107,7 @@ def test_options_are_the_parameters_of_one_public_function(name: str) -> None:
     # How a table is cut for people, and a figure of speech about money.
     presentation |= {"summary"} if name == "diffuseness" else set()
     presentation |= {"price_per_gb"} if name == "shrink" else set()
+    presentation |= {"name"} if name == "study" else set()
     extra = {option.name for option in COMMANDS[name].params} - known - presentation
     assert not extra
 
