@@ -75,7 +75,7 @@ def test_a_name_cannot_end_its_quotes(name: str) -> None:
 def test_names_that_are_none(slim: SlimModel, tmp_path: Path) -> None:
     assert qualified("a.b") == '"a"."b"'
     for name in ("", "a\nb", "a\0b", "x" * 64, "a..b"):
-        with pytest.raises(CriticalMassError, match="is no name for a table or column|must be a text"):
+        with pytest.raises(CriticalMassError, match=r"is no name for a table|must be a text"):
             cm.export(slim, format="sql", out=tmp_path / "out", table=name)
     with pytest.raises(CriticalMassError, match="is no name"):
         cm.export(slim, format="sql", out=tmp_path / "out", column="e" * 60)
