@@ -81,7 +81,7 @@ def _is_spec(value: Any) -> bool:
 
 
 def _is_labels(value: Any) -> bool:
-    return np.asarray(value).dtype.kind in "fiuUSb"
+    return np.asarray(value).dtype.kind in "fiuUSbO"
 
 
 def _is_pair(value: Any) -> bool:
