@@ -21,16 +21,16 @@ def run(*arguments: str) -> str:
 
 def test_commands_killed_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     """Also that commands given twice leave the same bytes: the harness compares them first."""
-    out = run("benchmarks.kills", "--dir", str(tmp_path), "--count", "10")
+    out = run("benchmarks.kills", "--dir", str(tmp_path), "--count", "4")
     survived = [int(number) for number in re.findall(r"(\d+) kills survived", out)]
-    assert sum(survived) >= 10
+    assert sum(survived) >= 4
     assert len(survived) >= 4
     assert re.findall(r"(\d+) troubles", out) == ["0"] * len(survived)
 
 
 def test_damage_is_found_and_mended(tmp_path: Path) -> None:
-    out = run("benchmarks.damage", "--dir", str(tmp_path), "--count", "150")
-    assert sum(int(number) for number in re.findall(r"(\d+) found", out)) > 120
+    out = run("benchmarks.damage", "--dir", str(tmp_path), "--count", "90")
+    assert sum(int(number) for number in re.findall(r"(\d+) found", out)) > 70
     assert len(re.findall(r"(\d+) healed", out)) == 2
 
 
