@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-AGREES, PARTLY, AGAINST, OPEN = "agrees", "agrees in part", "does not agree", "open"
+AGREES, PARTLY, AGAINST = "agrees", "agrees in part", "does not agree"
+UNDECIDED, OPEN = "undecided", "open"
 FEWEST_DR = 0.5
 SMALL = 0.05
 Tables = Mapping[str, pd.DataFrame]
@@ -23,12 +24,14 @@ class Count:
 
     @property
     def verdict(self) -> str:
-        """All cases for it: agrees; more than half, none against: in part, else not."""
+        """All cases for it: agrees; some: in part; none, but some against: does not agree."""
         if not self.cases:
             return OPEN
         if self.support == self.cases:
             return AGREES
-        return PARTLY if self.support > 0 else AGAINST
+        if self.support:
+            return PARTLY
+        return AGAINST if self.against else UNDECIDED
 
 
 def claims(tables: Tables) -> pd.DataFrame:

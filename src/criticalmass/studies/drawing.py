@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from criticalmass.figures import COLOURS, DASHES, FAINT, INK, MARKERS, dress, fraction_axis
+from criticalmass.figures import COLOURS, DASHES, FAINT, INK, MARKERS, dress
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,6 +75,16 @@ def _panels(table: pd.DataFrame, by: list[str]) -> tuple[Figure, list[tuple[str,
     return figure, found
 
 
+def _fractions(ax: Axes) -> None:
+    """Make the x axis one of neurons kept, on a scale of tenfold steps."""
+    ax.set_xscale("log")
+    ticks = {0.001: "0.1 %", 0.01: "1 %", 0.1: "10 %", 1.0: "100 %"}
+    shown = [tick for tick in ticks if tick >= 0.9 * ax.dataLim.x0]
+    ax.set_xticks(shown, [ticks[tick] for tick in shown])
+    ax.minorticks_off()
+    ax.set_xlabel("neurons kept", size=8)
+
+
 def _line(rows: pd.DataFrame, ax: Axes, number: int, label: str, untrained: bool) -> None:
     """Draw one curve with its band; that of an untrained network is dashed and hollow."""
     some = rows.sort_values("fraction")
@@ -101,7 +111,7 @@ def _curves(table: pd.DataFrame) -> Figure:
         for (model, control), rows in part.groupby(["model", "control"], sort=True):
             number = names.index(str(model).removesuffix("-untrained"))
             _line(rows, ax, number, str(model), bool(control))
-        fraction_axis(ax, float(part["fraction"].min()))
+        _fractions(ax)
         ax.set_ylabel("accuracy on held-out data", size=8)
         ax.legend(fontsize=6, loc="lower right", frameon=False)
     return figure
@@ -135,7 +145,7 @@ def _protocol(table: pd.DataFrame) -> Figure:
             ax.axhline(
                 rows["value_full"].iloc[0], color=COLOURS[number], linewidth=0.8, linestyle=":"
             )
-        fraction_axis(ax, float(part["fraction"].min()))
+        _fractions(ax)
         ax.set_ylabel("accuracy; dotted: whole layer", size=8)
         ax.legend(fontsize=7, loc="lower right", frameon=False)
     return figure
@@ -149,7 +159,7 @@ def _axes(table: pd.DataFrame) -> Figure:
         for number, (selector, rows) in enumerate(part.groupby("selector", sort=False)):
             _line(rows, ax, number, str(selector), False)
         ax.axhline(0, color=INK, linewidth=0.8)
-        fraction_axis(ax, float(part["fraction"].min()))
+        _fractions(ax)
         ax.set_ylabel("accuracy less that of random neurons", size=8)
         ax.legend(fontsize=7, frameon=False)
     return figure
@@ -167,7 +177,7 @@ def _fairness(table: pd.DataFrame) -> Figure:
             _line(rows, ax, number, label, False)
         ax.axhline(part["gini_full"].iloc[0], color=COLOURS[0], linewidth=0.8, linestyle=":")
         ax.axhline(0, color=INK, linewidth=0.6)
-        fraction_axis(ax, float(part["fraction"].min()))
+        _fractions(ax)
         ax.set_ylabel("inequality; dotted: whole layer", size=8)
         ax.legend(fontsize=7, frameon=False)
     return figure
