@@ -139,13 +139,10 @@ _MOST_SEEDS = 10_000
 _SEEDS = f"a whole number of seeds up to {_MOST_SEEDS:,}, seeds (whole, 0 or more), or 'auto'"
 _RULES: dict[str, tuple[Test, str]] = {
     "level": (_within(1e-6, 1), "a confidence between 0 and 1, e.g. 0.95"),
-    "refine_level": (_within(1e-6, 1), "a confidence between 0 and 1, e.g. 0.95"),
     "resamples": (_at_least(2, _MOST), f"a whole number from 2 to {_MOST:,}, e.g. 2000"),
     "n_draws": (_at_least(1, _MOST), f"a whole number from 1 to {_MOST:,}, e.g. 199"),
     "seed": (_at_least(0), "a whole number, 0 or more"),
     "seeds": (_is_seeds, _SEEDS),
-    "refine_seeds": (_at_least(1), "a whole number of at least 1"),
-    "refine_cells": (_at_least(1), "a whole number of at least 1"),
     "batch_size": (_at_least(1), "a whole number of at least 1"),
     "budget_bytes": (_at_least(1), "a whole number of bytes, at least 1"),
     "max_dims": (_at_least(1), "a whole number of neurons, at least 1"),
@@ -154,7 +151,6 @@ _RULES: dict[str, tuple[Test, str]] = {
     "n_samples": (_at_least(1), "a whole number of samples, at least 1"),
     "delta": (_is_real, "a number in (0, 1], e.g. 0.9"),
     "deltas": (_several(_is_real), "numbers in (0, 1], e.g. 0.9"),
-    "refine": (_several(_is_real), "numbers in (0, 1], e.g. 0.9"),
     "keep": (_is_real, "a number in (0, 1], e.g. 0.95"),
     "worst_class_drop": (_is_real, "a number from 0 to 1, e.g. 0.05"),
     "tol": (_within(0, math.inf), "a number above 0, e.g. 1e-6"),
