@@ -84,7 +84,7 @@ def test_a_file_that_cannot_be_read_says_nothing(
     assert read_predictions(run) == {}
 
 
-def test_the_page_without_a_prediction_is_the_page_it_was(
+def test_the_page_without_a_prediction_says_nothing_of_one(
     store: FeatureStore, tmp_path: Path
 ) -> None:
     run = swept(store, tmp_path / "run", "cka")
@@ -93,9 +93,8 @@ def test_the_page_without_a_prediction_is_the_page_it_was(
     assert "diffuseness test" in shown
     (run.path / FILE).unlink()
     without = page(run, tmp_path / "b.html")
-    head, _, rest = shown.partition('  <h3 class="law">')
-    tail = rest[rest.index('  <div class="columns">') :]
-    assert (head + tail).split() == without.split()
+    assert "Predicted without a sweep" not in without
+    assert "diffuseness test" not in without
 
 
 def test_explain_writes_into_a_run(store: FeatureStore, tmp_path: Path) -> None:
