@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 AGREES, PARTLY, AGAINST = "agrees", "agrees in part", "does not agree"
-UNDECIDED, OPEN = "undecided", "open"
+MIXED, UNDECIDED, OPEN = "mixed", "undecided", "open"
 FEWEST_DR = 0.5
 SMALL = 0.05
 Tables = Mapping[str, pd.DataFrame]
@@ -24,13 +24,13 @@ class Count:
 
     @property
     def verdict(self) -> str:
-        """All cases for it: agrees; some: in part; none, but some against: does not agree."""
+        """All for it: agrees; some, none against: in part; some for, some against: mixed."""
         if not self.cases:
             return OPEN
         if self.support == self.cases:
             return AGREES
         if self.support:
-            return PARTLY
+            return MIXED if self.against else PARTLY
         return AGAINST if self.against else UNDECIDED
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from criticalmass.comparison import compare
@@ -60,7 +61,8 @@ def evidence(folder: Path, seen: SeenBy) -> Tables:
     if seen.get("transfer-local"):
         found["tasks"] = _tasks(seen["transfer-local"])
         found["controls"] = _controls(seen["transfer-local"])
-    found["cost"] = _cost(folder / "steps.csv")
+        found["datasets"] = _datasets(seen["transfer-local"])
+    found["cost"] = _cost(folder / "steps.csv", seen)
     return {name: rounded(table) for name, table in found.items()}
 
 
@@ -169,11 +171,29 @@ def _difference(a: RunPart, b: RunPart, about: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def _cost(path: Path) -> pd.DataFrame:
-    """Add up what the steps took."""
+def _datasets(seen: Sequence[Seen]) -> pd.DataFrame:
+    """Say of each dataset how large it is, and what always the most frequent class scores."""
+    found = {}
+    for one in seen:
+        labels, manifest = one.part.labels(), one.part.manifest
+        found[manifest["dataset"]] = {
+            "dataset": manifest["dataset"],
+            "n_classes": len(one.part.class_names),
+            "n_train": manifest["n_train"],
+            "n_test": manifest["n_test"],
+            "most_frequent": float(np.bincount(labels).max() / labels.size),
+        }
+    return pd.DataFrame(list(found.values()))
+
+
+def _cost(path: Path, seen: SeenBy) -> pd.DataFrame:
+    """Add up what the steps took: all of features and sweeps, the last tables of each study."""
     if not path.is_file():
         return pd.DataFrame(columns=["kind", "steps", "seconds", "cpu_seconds"])
     steps = pd.read_csv(path)
+    last = steps[steps["step"].isin([f"tables of {name}" for name in seen])]
+    work = steps[steps["kind"].isin(("features", "sweep"))]
+    steps = pd.concat([work, last.drop_duplicates("step", keep="last")])
     sums = steps.groupby("kind", sort=True)[["seconds", "cpu_seconds"]].sum()
     counts = steps.groupby("kind", sort=True).size().rename("steps")
     return pd.concat([counts, sums.round(0).astype(int)], axis=1).reset_index()

@@ -34,10 +34,18 @@ def in_order(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
     """
     threads = min(MOST_THREADS, cores())
     waiting: deque[Future[B]] = deque()
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+    with (
+        threadpool_limits(1, user_api="blas"),
+        ThreadPoolExecutor(threads, initializer=_one_blas_thread) as pool,
+    ):
         for item in items:
             waiting.append(pool.submit(work, item))
             if len(waiting) > threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _one_blas_thread() -> None:
+    """Hold BLAS to one thread in the calling thread: one that uses OpenMP counts them per thread."""
+    threadpool_limits(1, user_api="blas")
