@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from criticalmass import cells
+from criticalmass import cells, progress
 from criticalmass.probes import get_probe
 from criticalmass.probes.task import ProbeScores, ProbeTask
 from criticalmass.results import Artifact, Run
@@ -22,6 +22,14 @@ N_CLASSES, N_TRAIN, N_TEST, N_NEURONS = 3, 90, 45, 12
 RUN_TEST, RUN_NEURONS = 3000, 100
 RUN_ACCURACY = {5: 0.50, 10: 0.70, 20: 0.78, 50: 0.80, 100: 0.80}
 Layers = Mapping[str, Mapping[str, NDArray[np.float32]]]
+
+
+@pytest.fixture(autouse=True)
+def _progress_as_it_was() -> Iterator[None]:
+    """The command line switches progress on for its process, which here goes on."""
+    before = progress.enabled()
+    yield
+    progress.enable(before)
 
 
 def _labels(n: int) -> NDArray[np.int64]:

@@ -47,5 +47,5 @@ def in_order(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
 
 
 def _one_blas_thread() -> None:
-    """Hold BLAS to one thread in the calling thread: one that uses OpenMP counts them per thread."""
+    """Hold BLAS to one thread here too: one that uses OpenMP counts its threads per thread."""
     threadpool_limits(1, user_api="blas")
