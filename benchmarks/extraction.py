@@ -66,13 +66,13 @@ CASES = {
     "lite0": Case("tf_efficientnet_lite0, 96 px, PNGs of 28 x 28", _LITE, "garments", 1000, 3.0),
     "lite0-photos": Case("the same, JPEGs of 500 x 375", _LITE, "photos", 300, None),
     "resnet50": Case(
-        "resnet50, 224 px, JPEGs of 500 x 375", "timm:resnet50?init=random", "photos", 48, 2.5
+        "resnet50, 224 px, JPEGs of 500 x 375", "timm:resnet50?init=random", "photos", 128, 2.5
     ),
     "vit": Case(
         "vit_small_patch16_224, 224 px, the same",
         "timm:vit_small_patch16_224?init=random",
         "photos",
-        48,
+        128,
         1.2,
     ),
     "minilm": Case("all-MiniLM-L6-v2, WordNet glosses", "pypi:minilm-l6", "glosses", 1000, 1.3),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache, lru_cache
-from typing import Any
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,10 @@ from criticalmass.statistics import FloatArray
 
 # Entries of one work array of counts; with its integer twins a pass stays below 100 MB.
 _ENTRIES = 4_000_000
-# Draws of at most 64 MB are kept: every layer of a run asks for the same.
-_KEPT_ENTRIES = 32_000_000
-_Counted = npt.NDArray[np.integer[Any]]
+# Draws of at most 100 MB are kept: every layer of a run asks for the same.
+_KEPT_ENTRIES = 25_000_000
+_DRAWING = Lock()
+_Counts = npt.NDArray[np.float32]
 
 
 def resampled_means(scores: npt.NDArray[np.generic], resamples: int, *, seed: int) -> FloatArray:
@@ -193,20 +194,24 @@ def _stretch(n_seeds: int, level: float) -> float:
     return float(np.sqrt(n_seeds / (n_seeds - 1)) * ratio)
 
 
-def _counts(n: int, resamples: int, seed: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+def _counts(n: int, resamples: int, seed: int) -> Iterator[tuple[int, _Counts]]:
     """Yield (first draw, counts (draws, n)) of drawing n of n with replacement."""
-    small = n * resamples <= _KEPT_ENTRIES
-    for start, counts in _kept(n, resamples, seed) if small else _drawn(n, resamples, seed):
-        yield start, counts.astype(np.float32)
+    if n * resamples > _KEPT_ENTRIES:
+        yield from _drawn(n, resamples, seed)
+        return
+    # Layers that are resampled side by side wait for the first to draw.
+    with _DRAWING:
+        kept = _kept(n, resamples, seed)
+    yield from kept
 
 
 @lru_cache(maxsize=2)
-def _kept(n: int, resamples: int, seed: int) -> tuple[tuple[int, _Counted], ...]:
+def _kept(n: int, resamples: int, seed: int) -> tuple[tuple[int, _Counts], ...]:
     """Keep the draws that the next layer, of the same test samples, asks for again."""
     return tuple(_drawn(n, resamples, seed))
 
 
-def _drawn(n: int, resamples: int, seed: int) -> Iterator[tuple[int, _Counted]]:
+def _drawn(n: int, resamples: int, seed: int) -> Iterator[tuple[int, _Counts]]:
     rng = np.random.default_rng([seed, n])
     step = max(1, min(resamples, _ENTRIES // n))
     for start in range(0, resamples, step):
@@ -214,4 +219,4 @@ def _drawn(n: int, resamples: int, seed: int) -> Iterator[tuple[int, _Counted]]:
         picked = rng.integers(0, n, size=(draws, n), dtype=np.int32).astype(np.intp)
         picked += np.arange(0, draws * n, n)[:, None]
         flat = np.bincount(picked.ravel(), minlength=draws * n)
-        yield start, flat.reshape(draws, n).astype(np.uint16 if n < 65536 else np.int64)
+        yield start, flat.reshape(draws, n).astype(np.float32)

@@ -24,6 +24,7 @@ from criticalmass.bootstrap import (
 )
 from criticalmass.errors import RunError
 from criticalmass.results import Run
+from criticalmass.side_by_side import in_order
 from criticalmass.statistics import FloatArray
 
 
@@ -93,24 +94,33 @@ def curves_of(run: Run, level: float, resamples: int, seed: int) -> Iterator[Cur
 
 
 def _resampled_curves(run: Run, level: float, resamples: int, seed: int) -> Iterator[Curve]:
-    frame = run.frame()
-    for (model, layer, dataset, measure), part in frame.groupby(
-        ["model", "layer", "dataset", "measure"], sort=True
-    ):
-        used = part[part["status"] != "failed"]
-        draws = _draws(run, used, resamples, seed)
-        whole = np.flatnonzero(used["selector"] == "full")
-        for selector, rows in part.groupby("selector", sort=True):
-            if selector == "full":
-                continue
-            mine = np.flatnonzero(used["selector"] == selector)
-            # The same subsets have the same draws of seeds in all measures; others have not.
-            subsets = f"{model}/{layer}/{selector}"
-            rng = np.random.default_rng([seed, zlib.crc32(subsets.encode())])
-            sizes, mean, means = _over_seeds(used.iloc[mine], mine, draws, rng, level)
-            full, full_drawn = _full(used.iloc[whole], draws.mean(whole), rows, resamples)
-            key = (model, layer, dataset, selector, measure)
-            yield Curve(key, rows, used.iloc[mine], sizes, mean, means, full, full_drawn, level)
+    def of(part: pd.DataFrame) -> list[Curve]:
+        return list(_curves_of_part(run, part, (level, resamples, seed)))
+
+    parts = run.frame().groupby(["model", "layer", "dataset", "measure"], sort=True)
+    for found in in_order(of, (part for _, part in parts)):
+        yield from found
+
+
+def _curves_of_part(run: Run, part: pd.DataFrame, how: tuple[float, int, int]) -> Iterator[Curve]:
+    """Yield the curves of one layer and measure; ``how``: level, resamples, seed."""
+    level, resamples, seed = how
+    model, layer, dataset, measure = part.iloc[0][["model", "layer", "dataset", "measure"]]
+    used = part[part["status"] != "failed"]
+    draws = _draws(run, used, resamples, seed)
+    whole = np.flatnonzero(used["selector"] == "full")
+    whole_drawn = draws.mean(whole)
+    for selector, rows in part.groupby("selector", sort=True):
+        if selector == "full":
+            continue
+        mine = np.flatnonzero(used["selector"] == selector)
+        # The same subsets have the same draws of seeds in all measures; others have not.
+        subsets = f"{model}/{layer}/{selector}"
+        rng = np.random.default_rng([seed, zlib.crc32(subsets.encode())])
+        sizes, mean, means = _over_seeds(used.iloc[mine], mine, draws, rng, level)
+        full, full_drawn = _full(used.iloc[whole], whole_drawn, rows, resamples)
+        key = (model, layer, dataset, selector, measure)
+        yield Curve(key, rows, used.iloc[mine], sizes, mean, means, full, full_drawn, level)
 
 
 def refined_intervals(run: Run) -> dict[tuple[str, str, str, float], tuple[int, int]]:

@@ -18,8 +18,8 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.probes.closed_form import System, ridge_system
 from criticalmass.probes.standardise import Scaling, chunks, column_scaling
 from criticalmass.probes.task import Rows, rows_as_float32
+from criticalmass.side_by_side import in_order
 from criticalmass.statistics import Moments, moments
-from criticalmass.theory.side_by_side import in_order
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from criticalmass.theory import side_by_side
+from criticalmass import side_by_side
+from criticalmass.side_by_side import in_order
 from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
 from criticalmass.theory.held_out import Sampling, held_out
-from criticalmass.theory.side_by_side import in_order
 from criticalmass.theory.subset_heads import exchangeable_heads
 
 
