@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from criticalmass.cli.options import example, given, out, quiet, several
+from criticalmass.cli.options import example, given, out, quiet, several, where
 from criticalmass.errors import CriticalMassError
 
 
@@ -18,6 +18,7 @@ from criticalmass.errors import CriticalMassError
 @click.option("--data", type=click.Path(), help="Root folder of torchvision's datasets.")
 @click.option("--protocol", help="exact or paper, instead of what the study says.")
 @click.option("--device", help="auto, cpu or cuda.")
+@where
 @click.option("--no-pages", "pages", flag_value=False, default=None, help="Write tables alone.")
 @quiet
 def study(name: str, out: str, weights: tuple[str, ...], **options: Any) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from criticalmass.backends import Backend, get_backend
 from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.results import Run
@@ -55,6 +56,7 @@ def study(  # noqa: PLR0913
     data: str | os.PathLike[str] | None = None,
     protocol: str | None = None,
     device: str = "auto",
+    backend: str | Backend = "local",
     pages: bool = True,
 ) -> Studied:
     """Run a study: every model on every dataset, every measure of it, tables and a page.
@@ -73,6 +75,7 @@ def study(  # noqa: PLR0913
     data: root folder of torchvision's datasets.
     protocol: "exact" or "paper", instead of what the study says.
     device: as of `criticalmass.extract`.
+    backend: where shards and cells are computed, as of `criticalmass.sweep`.
     pages: whether to write ``report.html`` for each study.
 
     Raises
@@ -83,7 +86,8 @@ def study(  # noqa: PLR0913
     files = {name: Path(path) for name, path in (weights or {}).items()}
     _check_weights(asked, files)
     folder = Path(out)
-    place = Features(folder / "features" if features is None else Path(features), device)
+    kept = folder / "features" if features is None else Path(features)
+    place = Features(kept, device, get_backend(backend))
     grid = grid_of(asked, files, None if data is None else Path(data))
     work = _Work(folder, place, grid)
     measuring = [one for one in asked if one.parts]
@@ -198,6 +202,7 @@ class _Work:
                         fractions=job.fractions,
                         seeds=job.seeds,
                         measures=job.measures,
+                        backend=self.features.backend,
                     )
             except CriticalMassError as error:
                 self._miss([job], error)

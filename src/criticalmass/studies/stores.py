@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from criticalmass.backends import Backend
+from criticalmass.backends.local import Local
 from criticalmass.datasets import Dataset, load_dataset
 from criticalmass.errors import CriticalMassError, DataUnavailableError, MissingExtraError
 from criticalmass.models.frozen import fits
@@ -29,12 +31,13 @@ class Features:
     Attributes
     ----------
     folder: holds one feature store per pair and choice of layers, and what was asked for it.
-    device: as of `criticalmass.extract`.
+    device, backend: as of `criticalmass.extract`.
     made: how many stores were made or completed so far.
     """
 
     folder: Path
     device: str = "auto"
+    backend: Backend = field(default_factory=Local)
     made: int = field(default=0, init=False)
     _opened: dict[Path, FeatureStore] = field(default_factory=dict, repr=False)
     _last: tuple[str, Dataset] | None = field(default=None, repr=False)
@@ -85,8 +88,17 @@ class Features:
         before = _files(place)
         record = {"model": pair.model, "dataset": pair.dataset, "layers": list(asked)}
         write_json(place.with_name(f"{place.name}.json"), record)
+        # Workers elsewhere load the data themselves.
+        data = dataset if isinstance(self.backend, Local) else pair.dataset
         try:
-            store = extract(pair.model, dataset, out=place, layers=asked, device=self.device)
+            store = extract(
+                pair.model,
+                data,
+                out=place,
+                layers=asked,
+                device=self.device,
+                backend=self.backend,
+            )
         except (DataUnavailableError, MissingExtraError) as error:
             # The data are here, so it is the model that cannot be had.
             self._broken[pair.model] = error
