@@ -136,6 +136,8 @@ def _at_least(low: int, high: int = 2**32 - 1) -> Test:
 
 _MOST = 100_000
 _MOST_SEEDS = 10_000
+# Each thread has room of its own to work in.
+_MOST_THREADS = 1024
 _SEEDS = f"a whole number of seeds up to {_MOST_SEEDS:,}, seeds (whole, 0 or more), or 'auto'"
 _RULES: dict[str, tuple[Test, str]] = {
     "level": (_within(1e-6, 1), "a confidence between 0 and 1, e.g. 0.95"),
@@ -147,7 +149,7 @@ _RULES: dict[str, tuple[Test, str]] = {
     "budget_bytes": (_at_least(1), "a whole number of bytes, at least 1"),
     "max_dims": (_at_least(1), "a whole number of neurons, at least 1"),
     "max_passes": (_at_least(1), "a whole number of at least 1"),
-    "threads": (_at_least(1), "a whole number of at least 1"),
+    "threads": (_at_least(1, _MOST_THREADS), f"a whole number from 1 to {_MOST_THREADS:,}"),
     "n_samples": (_at_least(1), "a whole number of samples, at least 1"),
     "delta": (_is_real, "a number in (0, 1], e.g. 0.9"),
     "deltas": (_several(_is_real), "numbers in (0, 1], e.g. 0.9"),

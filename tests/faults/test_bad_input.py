@@ -49,6 +49,12 @@ def test_the_door_names_the_argument_and_what_it_should_be(
     assert says in str(caught.value)
 
 
+def test_more_threads_than_any_machine_has_are_a_slip() -> None:
+    x, y = np.zeros((4, 2)), [0, 1, 0, 1]
+    with pytest.raises(CriticalMassError, match=r"threads=2147483648 must be .* from 1 to"):
+        cm.fit_probes(x, y, [[0, 1]], [1], [0.1], threads=2**31)
+
+
 def test_one_value_stands_for_several() -> None:
     @checked
     def ask(deltas: Any = (0.9,)) -> Any:

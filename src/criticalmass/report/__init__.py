@@ -5,7 +5,6 @@ The page holds all that it needs. A content policy in it forbids the browser to 
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,13 +19,18 @@ from criticalmass.errors import CriticalMassError
 if TYPE_CHECKING:
     import jinja2
 
+    from criticalmass.report.aside import Drawing, Drawn
     from criticalmass.report.beside import Beside
     from criticalmass.report.plot import Plot
-    from criticalmass.report.section import Section
+    from criticalmass.report.section import Asked, Section
     from criticalmass.report.setting import Words
     from criticalmass.results import Run
 
 __all__ = ["report"]
+# Place of a figure in the page, the figure, and the number of the curve it is about.
+_Placed = tuple[str, "Plot", "int | None"]
+# From so many cells on, or three runs, a second process is worth its start.
+_MANY_CELLS = 5000
 
 
 @checked
@@ -83,21 +87,12 @@ def report(
 def _page(runs: Sequence[Run], deltas: tuple[float, ...], references: Any) -> str:
     """Gather and lay out."""
     from criticalmass import __version__
-    from criticalmass.report.beside import beside
     from criticalmass.report.embed import as_json, policy, script, styles
-    from criticalmass.report.section import Asked, section_of
+    from criticalmass.report.section import Asked
     from criticalmass.report.setting import Words
 
     words = Words()
-    sections: list[Section] = []
-    for number, run in enumerate(runs, 1):
-        first = sum(len(section.curves) for section in sections)
-        sections.append(section_of(run, number, Asked(deltas, references, words, first)))
-    sections = [
-        replace(one, title=title) for one, title in zip(sections, _titles(sections), strict=True)
-    ]
-    both = beside(runs, [one.title for one in sections], deltas) if len(runs) > 1 else None
-    placed = list(_placed(sections, both))
+    sections, both, placed, drawn = _gathered(runs, Asked(deltas, references, words))
     return (
         _templates()
         .get_template("page.html.j2")
@@ -105,9 +100,9 @@ def _page(runs: Sequence[Run], deltas: tuple[float, ...], references: Any) -> st
             sections=sections,
             beside=both,
             places={id(plot): place for place, plot, _ in placed},
-            drawn={place: _svg(plot, place) for place, plot, _ in placed},
+            drawn={place: drawn[place][0] for place, _, _ in placed},
             data=as_json(_data(sections, placed, words)),
-            papers=as_json({place: _pdf(plot) for place, plot, _ in placed}),
+            papers=as_json({place: drawn[place][1] for place, _, _ in placed}),
             fields=[_field(section) for section in sections],
             stop=_stop(sections),
             policy=policy(),
@@ -117,6 +112,32 @@ def _page(runs: Sequence[Run], deltas: tuple[float, ...], references: Any) -> st
             written=datetime.now(UTC).strftime("%-d %B %Y"),
         )
     )
+
+
+def _gathered(
+    runs: Sequence[Run], asked: Asked
+) -> tuple[list[Section], Beside | None, list[_Placed], dict[str, Drawn]]:
+    """Work out what the page says, and have its figures drawn meanwhile."""
+    from criticalmass.report.aside import Drawing
+    from criticalmass.report.beside import beside
+    from criticalmass.report.section import section_of
+
+    sections: list[Section] = []
+    placed: list[_Placed] = []
+    large = len(runs) > 2 or sum(len(run.frame()) for run in runs) > _MANY_CELLS
+    with Drawing(aside=large) as drawing:
+        for number, run in enumerate(runs, 1):
+            first = sum(len(section.curves) for section in sections)
+            sections.append(section_of(run, number, replace(asked, first=first)))
+            placed += _drawn_soon(_of_section(sections[-1]), drawing)
+        sections = [
+            replace(one, title=title)
+            for one, title in zip(sections, _titles(sections), strict=True)
+        ]
+        titles = [one.title for one in sections]
+        both = beside(runs, titles, asked.deltas) if len(runs) > 1 else None
+        placed = [*_drawn_soon(_of_both(both), drawing), *placed]
+        return sections, both, placed, drawing.all()
 
 
 def _titles(sections: list[Section]) -> list[str]:
@@ -130,21 +151,30 @@ def _titles(sections: list[Section]) -> list[str]:
     ]
 
 
-def _placed(sections: list[Section], both: Beside | None) -> Iterator[tuple[str, Plot, int | None]]:
-    """Give every figure of the page a place of its own."""
+def _of_both(both: Beside | None) -> Iterator[_Placed]:
+    """Give every figure of the runs together a place of its own."""
     for plot in both.plots if both else ():
         yield f"beside-{plot.name}", plot, None
-    for section in sections:
-        for plot, curve in section.plots:
-            yield f"{section.identity}-{plot.name}", plot, curve
-        for number, law in enumerate(section.predicted):
-            for plot in law.plots:
-                yield f"{section.identity}-law-{number}-{plot.name}", plot, None
 
 
-def _data(
-    sections: list[Section], placed: list[tuple[str, Plot, int | None]], words: Words
-) -> dict[str, Any]:
+def _of_section(section: Section) -> Iterator[_Placed]:
+    """Give every figure of a run a place of its own."""
+    for plot, curve in section.plots:
+        yield f"{section.identity}-{plot.name}", plot, curve
+    for number, law in enumerate(section.predicted):
+        for plot in law.plots:
+            yield f"{section.identity}-law-{number}-{plot.name}", plot, None
+
+
+def _drawn_soon(placed: Iterator[_Placed], drawing: Drawing) -> list[_Placed]:
+    """Have figures drawn."""
+    found = list(placed)
+    for place, plot, _ in found:
+        drawing.add((place, plot.drawing, plot.summary))
+    return found
+
+
+def _data(sections: list[Section], placed: list[_Placed], words: Words) -> dict[str, Any]:
     """Collect what the script of the page reads."""
     from criticalmass.report.drawing import field_dots
     from criticalmass.report.setting import STOPS
@@ -167,23 +197,6 @@ def _data(
         "fields": fields,
         "plots": {place: {**plot.spec(), "curve": curve} for place, plot, curve in placed},
     }
-
-
-def _svg(plot: Plot, place: str) -> Any:
-    """Draw a figure for pages without a script."""
-    from criticalmass.report.drawing import inline_svg
-
-    drawn = inline_svg(plot.drawing, identity=place, description=plot.summary)
-    # Where everything stands is settled now; the PDF need not work it out again.
-    plot.drawing.set_layout_engine("none")
-    return drawn
-
-
-def _pdf(plot: Plot) -> str:
-    """Draw a figure for paper."""
-    from criticalmass.figures_named import as_pdf
-
-    return base64.b64encode(as_pdf(plot.drawing)).decode()
 
 
 def _field(section: Section) -> Any:

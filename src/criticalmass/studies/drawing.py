@@ -113,7 +113,7 @@ def _curves(table: pd.DataFrame) -> Figure:
             _line(rows, ax, number, str(model), bool(control))
         _fractions(ax)
         ax.set_ylabel("accuracy on held-out data", size=8)
-        ax.legend(fontsize=6, loc="lower right", frameon=False)
+        ax.legend(fontsize=6, loc="best", frameon=False)
     return figure
 
 

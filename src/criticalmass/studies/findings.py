@@ -12,7 +12,17 @@ from criticalmass.studies.evidence import SeenBy, evidence
 from criticalmass.studies.tabulating import write_tables
 from criticalmass.studies.writing import render
 
-NEEDED = ("transfer", "layers", "protocol", "cka", "pca", "fairness", "agreement", "tasks")
+NEEDED = (
+    "transfer",
+    "layers",
+    "protocol",
+    "cka",
+    "pca",
+    "fairness",
+    "agreement",
+    "tasks",
+    "datasets",
+)
 
 
 def write_findings(folder: Path, seen: SeenBy) -> Path:
