@@ -101,3 +101,16 @@ def test_a_page_of_three_runs_is_the_same_with_and_without(
         one = cm.report([run, run, run], tmp_path / "one.html").read_bytes()
         monkeypatch.setattr(aside, "cores", lambda: 1)
         assert cm.report([run, run, run], tmp_path / "two.html").read_bytes() == one
+
+
+def test_a_page_of_many_runs_leaves_the_drawing_to_its_script(
+    make_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = make_run()
+    few = cm.report([run] * 6, tmp_path / "few.html").read_text(encoding="utf-8")
+    many = cm.report([run] * 7, tmp_path / "many.html").read_text(encoding="utf-8")
+    assert 'data-save="pdf"' in few
+    assert 'data-save="pdf"' not in many
+    assert 'data-save="svg"' in many
+    assert "drawn by its script" in many
+    assert len(many) < len(few) / 2

@@ -18,6 +18,7 @@ from criticalmass.figures import (
     new_axes,
     value_against_fraction,
 )
+from criticalmass.store_files import scratch_beside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +96,7 @@ def figure(  # noqa: PLR0913
     drawing, ax = new_axes(width, 0.75 * width)
     _draw_named(name, part, ax, (tuple(measures), tuple(deltas), points))
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
+    scratch = scratch_beside(target)
     # TrueType fonts (Type 42) in a PDF, as journals ask; letters as shapes in an SVG.
     with rc_context({"pdf.fonttype": 42, "svg.fonttype": "path"}):
         drawing.savefig(scratch, format=ending, dpi=300)

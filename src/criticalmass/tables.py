@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.store_files import scratch_beside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,7 @@ def write_table(
     if out is not None:
         target = Path(out)
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
+        scratch = scratch_beside(target)
         scratch.write_bytes(content)
         os.replace(scratch, target)
     elif form == "parquet":

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["report"]
 # Place of a figure in the page, the figure, and the number of the curve it is about.
 _Placed = tuple[str, "Plot", "int | None"]
-# From so many cells on, or three runs, a second process is worth its start.
-_MANY_CELLS = 5000
+# With more cells or runs a second process is worth its start.
+_MANY_CELLS, _SOME_RUNS = 5000, 2
+# Figures of more runs are drawn by the page's script alone: it would be too large for a mail.
+_MOST_DRAWN = 6
 
 
 @checked
@@ -65,6 +67,7 @@ def report(
     from criticalmass.results import Run
     from criticalmass.run_curves import curves_kept
     from criticalmass.run_part import held
+    from criticalmass.store_files import scratch_beside
 
     single = isinstance(run_or_runs, (str, os.PathLike, Run))
     runs = [run_or_runs] if single else list(run_or_runs)
@@ -78,7 +81,7 @@ def report(
         page = _page(opened, wanted, reference_points(reference))
     target = Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
+    scratch = scratch_beside(target)
     scratch.write_text(page, encoding="utf-8")
     os.replace(scratch, target)
     return target
@@ -100,9 +103,9 @@ def _page(runs: Sequence[Run], deltas: tuple[float, ...], references: Any) -> st
             sections=sections,
             beside=both,
             places={id(plot): place for place, plot, _ in placed},
-            drawn={place: drawn[place][0] for place, _, _ in placed},
+            drawn={place: svg for place, (svg, _) in drawn.items()},
             data=as_json(_data(sections, placed, words)),
-            papers=as_json({place: drawn[place][1] for place, _, _ in placed}),
+            papers=as_json({place: pdf for place, (_, pdf) in drawn.items()}),
             fields=[_field(section) for section in sections],
             stop=_stop(sections),
             policy=policy(),
@@ -124,11 +127,12 @@ def _gathered(
 
     sections: list[Section] = []
     placed: list[_Placed] = []
-    large = len(runs) > 2 or sum(len(run.frame()) for run in runs) > _MANY_CELLS
-    with Drawing(aside=large) as drawing:
+    many = sum(len(run.frame()) for run in runs) > _MANY_CELLS
+    large = many or _SOME_RUNS < len(runs) <= _MOST_DRAWN
+    with Drawing(aside=large, none=len(runs) > _MOST_DRAWN) as drawing:
         for number, run in enumerate(runs, 1):
             first = sum(len(section.curves) for section in sections)
-            sections.append(section_of(run, number, replace(asked, first=first)))
+            sections.append(section_of(run, number, replace(asked, first=first, drawing=drawing)))
             placed += _drawn_soon(_of_section(sections[-1]), drawing)
         sections = [
             replace(one, title=title)

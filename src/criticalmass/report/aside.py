@@ -47,16 +47,19 @@ def draw(job: Job) -> Drawn:
 
 @dataclass
 class Drawing:
-    """Draws figures in the order of their places; a context.
+    """Draws figures, each once; a context.
 
     Attributes
     ----------
     aside: whether a second process helps. It draws the same bytes, and if it dies this one
         draws all.
+    none: nothing is drawn at all.
     """
 
     aside: bool
+    none: bool = False
     _waiting: deque[Job] = field(default_factory=deque)
+    _known: set[str] = field(default_factory=set)
     _drawn: dict[str, Drawn] = field(default_factory=dict)
     _told: list[tuple[str, type[Warning]]] = field(default_factory=list)
     _changed: threading.Condition = field(default_factory=threading.Condition)
@@ -66,7 +69,7 @@ class Drawing:
 
     def __enter__(self) -> Drawing:
         """Start the second process, if there is a core for it."""
-        if self.aside and sys.executable and cores() > 1:
+        if self.aside and not self.none and sys.executable and cores() > 1:
             paths = os.pathsep.join(path for path in sys.path if path)
             self._helper = subprocess.Popen(
                 [sys.executable, "-c", "from criticalmass.report.aside import serve; serve()"],
@@ -98,10 +101,12 @@ class Drawing:
             self._helper.wait()
 
     def add(self, job: Job) -> None:
-        """Have a figure drawn, soon."""
+        """Have a figure drawn, soon; what has been added is not drawn again."""
         with self._changed:
-            self._waiting.append(job)
-            self._changed.notify_all()
+            if not self.none and job[0] not in self._known:
+                self._known.add(job[0])
+                self._waiting.append(job)
+                self._changed.notify_all()
 
     def all(self) -> dict[str, Drawn]:
         """Draw what is left, and return every figure by its place."""

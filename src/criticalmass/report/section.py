@@ -16,11 +16,13 @@ from criticalmass.report.plot import Plot
 from criticalmass.report.plots import CurveIds, curve_key, dr_plot, layers_plot, value_plots
 from criticalmass.report.predicted import Predicted, predicted
 from criticalmass.report.record import Caveat, Fact, caveats, facts, in_short
-from criticalmass.report.setting import GRID, Words, WorstClasses, settings
+from criticalmass.report.setting import GRID, Words, WorstClasses, keys_of, settings
+from criticalmass.side_by_side import in_order
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from criticalmass.report.aside import Drawing
     from criticalmass.results import Run
 
 # Entries of the class accuracies on all draws; more classes get fewer draws.
@@ -70,6 +72,13 @@ class Asked:
     references: tuple[ReferencePoint, ...]
     words: Words
     first: int = 0
+    drawing: Drawing | None = None
+
+    def drawn_soon(self, identity: str, plots: Sequence[Plot]) -> None:
+        """Have the first figures of a section drawn while the others are worked out."""
+        for plot in plots:
+            if self.drawing is not None:
+                self.drawing.add((f"{identity}-{plot.name}", plot.drawing, plot.summary))
 
 
 def section_of(run: Run, number: int, asked: Asked) -> Section:
@@ -97,12 +106,14 @@ def section_of(run: Run, number: int, asked: Asked) -> Section:
     every = probes_first(_as_swept(every, frame))
     table = every[every["delta"].isin(asked.deltas)]
     best = headline_row(table)
+    keys = keys_of(every)
+    ids = {key: asked.first + place for place, key in enumerate(keys)}
+    plots = _plots(lines, every[every["delta"].isin(GRID)], ids, asked.references)
+    asked.drawn_soon(f"run-{number}", plots)
     effects = _effects(run, best, lines)
     told = settings(every, lines, effects.worst, asked.words)
-    ids = {curve["key"]: asked.first + place for place, curve in enumerate(told)}
     chosen = None if best is None else ids[curve_key(best)]
     layers = frame["layer"].unique()
-    plots = _plots(lines, every[every["delta"].isin(GRID)], ids, asked.references)
     return Section(
         identity=f"run-{number}",
         title=f"{_names(frame['model'])} on {_names(frame['dataset'])}",
@@ -161,8 +172,11 @@ def _effects(run: Run, best: pd.Series | None, lines: pd.DataFrame) -> _Effects:
     notes: list[str] = []
     worst: WorstClasses = {}
     if _predicts(run, best):
-        worst, plots, notes = _classes(run, best)
-        plots += _agreement(run, best)
+        # Tables side by side, drawings one by one: Matplotlib is not made for threads.
+        of = (_class_table, _agreement_tables)
+        by_class, agreed = in_order(lambda table: table(run, best), of)
+        worst, plots, notes = _classes(by_class, best)
+        plots += _agreement(agreed)
     plots += _front(run, best, lines)
     if plots and lines["layer"].nunique() > 1:
         about = f"layer {best['layer']}, measure {best['measure']}"
@@ -177,10 +191,9 @@ def _predicts(run: Run, best: pd.Series) -> bool:
     return bool(rows["artifact"].fillna("").astype(str).str.startswith("predictions/").any())
 
 
-def _classes(run: Run, best: pd.Series) -> tuple[WorstClasses, list[Plot], list[str]]:
-    """Return the class that loses most at every size, and the figure of who pays first."""
+def _class_table(run: Run, best: pd.Series) -> list[pd.DataFrame]:
+    """Return what classes lose, with the number of draws in ``attrs``."""
     from criticalmass.fairness import class_accuracy
-    from criticalmass.report.plots_effects import classes_plot
     from criticalmass.run_part import part_of
 
     part = part_of(run, layers=(str(best["layer"]),), measures=(str(best["measure"]),))
@@ -189,6 +202,18 @@ def _classes(run: Run, best: pd.Series) -> tuple[WorstClasses, list[Plot], list[
     draws = int(np.clip(_DRAWN / (rows * classes), _FEWEST_DRAWS, _DRAWS))
     table = class_accuracy(part, resamples=draws)
     table = table[table["relative_loss"].notna()]
+    table.attrs["draws"] = draws
+    return [table]
+
+
+def _classes(
+    tables: list[pd.DataFrame], best: pd.Series
+) -> tuple[WorstClasses, list[Plot], list[str]]:
+    """Return the class that loses most at every size, and the figure of who pays first."""
+    from criticalmass.report.plots_effects import classes_plot
+
+    (table,) = tables
+    draws = table.attrs["draws"]
     if table.empty:
         return {}, [], []
     worst: dict[tuple[str, ...], dict[int, tuple[str, float, float, float]]] = {}
@@ -223,11 +248,10 @@ def _nearest(sizes: pd.Series, size: int) -> int:
     return int(known.iloc[(known - int(size)).abs().argmin()])
 
 
-def _agreement(run: Run, best: pd.Series) -> list[Plot]:
-    """Draw agreement of subsets by size, and as a matrix."""
+def _agreement_tables(run: Run, best: pd.Series) -> list[pd.DataFrame]:
+    """Return the agreement of subsets by size, and as a matrix."""
     from criticalmass.agreement import agreement
     from criticalmass.agreement_matrix import agreement_matrix
-    from criticalmass.report.plots_effects import agreement_plot, matrix_plot
     from criticalmass.run_part import RunPart, part_of
 
     where = {"layers": (str(best["layer"]),), "measures": (str(best["measure"]),)}
@@ -236,8 +260,15 @@ def _agreement(run: Run, best: pd.Series) -> list[Plot]:
     if int(best["n_seeds"]) > _SEEDS:
         first = sorted(rows["seed"].unique())[:_SEEDS]
         alone = RunPart(run.path, table=rows[rows["seed"].isin(first)])
-    matrix = agreement_matrix(part_of(run, **where))
-    return [agreement_plot(agreement(alone)), matrix_plot(matrix)]
+    return [agreement(alone), agreement_matrix(part_of(run, **where))]
+
+
+def _agreement(tables: list[pd.DataFrame]) -> list[Plot]:
+    """Draw agreement of subsets by size, and as a matrix."""
+    from criticalmass.report.plots_effects import agreement_plot, matrix_plot
+
+    by_size, matrix = tables
+    return [agreement_plot(by_size), matrix_plot(matrix)]
 
 
 def _front(run: Run, best: pd.Series, lines: pd.DataFrame) -> list[Plot]:

@@ -66,6 +66,11 @@ def settings(
     return found
 
 
+def keys_of(every: pd.DataFrame) -> list[tuple[str, ...]]:
+    """List the curves of a table, in the order in which `settings` tells of them."""
+    return [key for key, _ in _by_curve(every)]
+
+
 def saved(kept: int, neurons: int) -> str:
     """Say how many bytes of a stored vector go, per vector and per million of them."""
     gone, whole = _BYTES * (neurons - kept), _BYTES * neurons

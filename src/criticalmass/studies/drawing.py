@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from criticalmass.figures import COLOURS, DASHES, FAINT, INK, MARKERS, dress
+from criticalmass.store_files import scratch_beside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +50,7 @@ def draw_findings(tables: Tables, folder: Path) -> list[Path]:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+    scratch = scratch_beside(path)
     figure.savefig(scratch, dpi=_DPI, format="png", metadata={"Software": None})
     os.replace(scratch, path)
     return path

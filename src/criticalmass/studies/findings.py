@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from criticalmass.errors import CriticalMassError
+from criticalmass.store_files import scratch_beside
 from criticalmass.studies.claims import claims
 from criticalmass.studies.drawing import draw_findings
 from criticalmass.studies.evidence import SeenBy, evidence
@@ -54,7 +55,7 @@ def write_findings(folder: Path, seen: SeenBy) -> Path:
     draw_findings(tables, place)
     text = render(place, images="")
     target = place / "results.md"
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
+    scratch = scratch_beside(target)
     scratch.write_text(text, encoding="utf-8")
     os.replace(scratch, target)
     return target
