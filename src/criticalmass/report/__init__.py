@@ -96,6 +96,8 @@ def _page(runs: Sequence[Run], deltas: tuple[float, ...], references: Any) -> st
 
     words = Words()
     sections, both, placed, drawn = _gathered(runs, Asked(deltas, references, words))
+    # In the order of the page, not in that in which two processes were done with them.
+    shown = [place for place, _, _ in placed if place in drawn]
     return (
         _templates()
         .get_template("page.html.j2")
@@ -103,9 +105,9 @@ def _page(runs: Sequence[Run], deltas: tuple[float, ...], references: Any) -> st
             sections=sections,
             beside=both,
             places={id(plot): place for place, plot, _ in placed},
-            drawn={place: svg for place, (svg, _) in drawn.items()},
+            drawn={place: drawn[place][0] for place in shown},
             data=as_json(_data(sections, placed, words)),
-            papers=as_json({place: pdf for place, (_, pdf) in drawn.items()}),
+            papers=as_json({place: drawn[place][1] for place in shown}),
             fields=[_field(section) for section in sections],
             stop=_stop(sections),
             policy=policy(),
