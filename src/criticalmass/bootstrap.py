@@ -150,13 +150,25 @@ def averaged_scores(
     for size, rows in enumerate(groups):
         there = rows >= 0
         mine = scores[rows[there]].astype(np.float64)
-        deviation = mine.mean(axis=1) - mine.mean()
+        own = mine.mean(axis=1)
+        deviation = own - own.mean()
         between = float(deviation @ deviation)
-        moved = float((mine - mine.mean(axis=0)).var(axis=1).sum()) / mine.shape[1]
+        moved = _moved(np.subtract(mine, own[:, None], out=mine)) / mine.shape[1]
         explained = min(1.0, moved / between) if between else 1.0
-        deviation *= _stretch(len(mine), level) * np.sqrt(1.0 - explained)
+        deviation *= _stretch(len(own), level) * np.sqrt(1.0 - explained)
         means[:, size] = drawn[:, size] + _uneven(counts[:, there]) @ deviation
     return means
+
+
+def _moved(centred: FloatArray) -> float:
+    """Sum over seeds of the variance of a seed's scores less the seeds' mean score.
+
+    ``centred`` (n_seeds, n_test) has rows of mean 0, so sum_s var(g_s - mean_s g) is
+    sum_s mean(g_s^2) - mean((sum_s g_s)^2) / n_seeds: no array of that size is made.
+    """
+    flat, together = centred.ravel(), centred.sum(axis=0)
+    summed: float = float(flat @ flat) - float(together @ together) / len(centred)
+    return max(0.0, summed) / float(centred.shape[1])
 
 
 def _uneven(counts: FloatArray) -> FloatArray:
