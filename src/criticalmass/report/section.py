@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _DRAWN = 1_500_000
 _FEWEST_DRAWS, _DRAWS = 200, 2000
 # Agreement is drawn of so many seeds at most: pairs grow with their square.
-_SEEDS = 8
+_SEEDS = 6
 # With fewer test samples a class is named together with their number.
 _FEW_SAMPLES = 50
 # More subsets than these are not held against each other for Pareto's front with its bounds.
@@ -177,6 +177,8 @@ def _effects(run: Run, best: pd.Series | None, lines: pd.DataFrame) -> _Effects:
         by_class, agreed = in_order(lambda table: table(run, best), of)
         worst, plots, notes = _classes(by_class, best)
         plots += _agreement(agreed)
+        if int(best["n_seeds"]) > _SEEDS:
+            notes = [*notes, f"Agreement by size is that of the first {_SEEDS} seeds."]
     plots += _front(run, best, lines)
     if plots and lines["layer"].nunique() > 1:
         about = f"layer {best['layer']}, measure {best['measure']}"
