@@ -31,7 +31,13 @@ def scratch_beside(path: Path, ending: str = "part") -> Path:
     """Name the temporary place beside a file or folder that is about to be written.
 
     What processes that died left of the same file is removed.
+
+    Raises
+    ------
+    StoreError: the place has no name, as "/" and ".".
     """
+    if not path.name:
+        raise StoreError(f"{str(path)!r} is no name of a file or folder that could be written")
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.{ending}"):
         pid = left.name.removesuffix(f".{ending}").rpartition(".")[2]
         if pid.isdigit() and not is_alive(int(pid)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import criticalmass as cm
 from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError
+from criticalmass.results import Run
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -53,6 +55,16 @@ def test_more_threads_than_any_machine_has_are_a_slip() -> None:
     x, y = np.zeros((4, 2)), [0, 1, 0, 1]
     with pytest.raises(CriticalMassError, match=r"threads=2147483648 must be .* from 1 to"):
         cm.fit_probes(x, y, [[0, 1]], [1], [0.1], threads=2**31)
+
+
+@pytest.mark.parametrize("out", ["/", "."])
+def test_a_place_without_a_name_is_refused(
+    out: str, make_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CriticalMassError, match=f"'{re.escape(out)}' is no name"):
+        cm.report(run, out)
 
 
 def test_one_value_stands_for_several() -> None:
