@@ -179,7 +179,7 @@ def _sizes(fractions: Sequence[float], members: int, n_neurons: int) -> tuple[in
         )
     top = n_neurons // members
     for fraction in fractions:
-        if fraction * members > 1.0 + 1e-9:
+        if float(fraction) * members > 1.0 + 1e-9:  # a float16 would overflow
             raise CriticalMassError(
                 f"{members} members of fraction {fraction} do not fit without sharing neurons; "
                 f"use fractions up to {1.0 / members:.3g} or fewer members"

@@ -40,7 +40,7 @@ def parse_spec(kind: str, text: str, schemes: Mapping[str, Collection[str]]) -> 
     CriticalMassError: no scheme, an unknown scheme, or an option the scheme does not have.
     """
     scheme, colon, rest = text.partition(":")
-    if not colon or not rest:
+    if not scheme or not colon or not rest:
         known = ", ".join(f"{name}:..." for name in sorted(schemes))
         raise CriticalMassError(f"{kind} {text!r} is not of the form scheme:name; known: {known}")
     if scheme not in schemes:

@@ -16,6 +16,7 @@ import criticalmass as cm
 from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError
 from criticalmass.results import Run
+from criticalmass.store import FeatureStore
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -49,6 +50,16 @@ def test_the_door_names_the_argument_and_what_it_should_be(
     with pytest.raises(CriticalMassError) as caught:
         cm.redundancy(**{"run": "nowhere", **arguments})
     assert says in str(caught.value)
+
+
+def test_a_spec_without_a_scheme_is_repeated() -> None:
+    with pytest.raises(CriticalMassError, match=r"^model ':0' is not of the form scheme:name"):
+        cm.load_model(":0")
+
+
+def test_half_precision_fractions_do_not_overflow(store: FeatureStore) -> None:
+    with pytest.raises(CriticalMassError, match="do not fit without sharing neurons"):
+        cm.ensembles(store, fractions=np.array([6e4], dtype=np.float16), members=2, seeds=1)
 
 
 def test_more_threads_than_any_machine_has_are_a_slip() -> None:
