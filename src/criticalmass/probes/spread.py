@@ -67,6 +67,7 @@ class SpreadCrew:
         self._places = places
         self._keys: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         self._features: dict[Any, int] = {}
+        self._kept: list[Features] = []
         self._numbers = count()
         self._lock = Lock()
 
@@ -96,6 +97,8 @@ class SpreadCrew:
                 known, name = self._features, whole.origin or id(whole)
             if name not in known:
                 known[name] = next(self._numbers)
+                if isinstance(name, int):
+                    self._kept.append(whole)  # nothing else may take its place in memory
             key, live = known[name], [*self._keys.values(), *self._features.values()]
         found: dict[Knot, Any] = {}
         for told in self._places.ask(key, whole, question, live):
