@@ -141,6 +141,7 @@ _MOST_THREADS = 1024
 _SEEDS = f"a whole number of seeds up to {_MOST_SEEDS:,}, seeds (whole, 0 or more), or 'auto'"
 _RULES: dict[str, tuple[Test, str]] = {
     "level": (_within(1e-6, 1), "a confidence between 0 and 1, e.g. 0.95"),
+    "refine_level": (_is_real, "a confidence between 0 and 1, e.g. 0.95"),
     "resamples": (_at_least(2, _MOST), f"a whole number from 2 to {_MOST:,}, e.g. 2000"),
     "n_draws": (_at_least(1, _MOST), f"a whole number from 1 to {_MOST:,}, e.g. 199"),
     "seed": (_at_least(0), "a whole number, 0 or more"),

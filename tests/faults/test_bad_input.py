@@ -57,6 +57,12 @@ def test_a_spec_without_a_scheme_is_repeated() -> None:
         cm.load_model(":0")
 
 
+@pytest.mark.parametrize("level", [None, "high", True])
+def test_a_level_that_is_none_is_repeated(store: FeatureStore, level: Any, tmp_path: Path) -> None:
+    with pytest.raises(CriticalMassError, match=f"^refine_level={level!r} must be a confidence"):
+        cm.sweep(store, out=tmp_path / "run", measures=("cka",), refine=0.9, refine_level=level)
+
+
 def test_half_precision_fractions_do_not_overflow(store: FeatureStore) -> None:
     with pytest.raises(CriticalMassError, match="do not fit without sharing neurons"):
         cm.ensembles(store, fractions=np.array([6e4], dtype=np.float16), members=2, seeds=1)
