@@ -57,6 +57,12 @@ def test_a_spec_without_a_scheme_is_repeated() -> None:
         cm.load_model(":0")
 
 
+@pytest.mark.parametrize("orders", [float("nan"), [[0.2, 1.7]], [[True, False]], [["a", "b"]]])
+def test_orders_that_are_no_whole_numbers_are_not_rounded(orders: Any) -> None:
+    with pytest.raises(CriticalMassError, match=r"^orders[ =]"):
+        cm.fit_probes(np.eye(4, 2), [0, 1, 0, 1], orders, [1], [0.1])
+
+
 @pytest.mark.parametrize("level", [None, "high", True])
 def test_a_level_that_is_none_is_repeated(store: FeatureStore, level: Any, tmp_path: Path) -> None:
     with pytest.raises(CriticalMassError, match=f"^refine_level={level!r} must be a confidence"):

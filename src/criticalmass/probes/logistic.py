@@ -172,7 +172,7 @@ def fit_probes(  # noqa: PLR0913
         y_train=ids.astype(np.int64),
         x_test=rows,
         n_classes=int(classes.size),
-        orders=np.atleast_2d(np.asarray(orders)).astype(np.intp),
+        orders=_as_orders(orders),
         sizes=tuple(int(k) for k in sizes),
         validation=np.zeros(ids.size, bool),
     )
@@ -272,3 +272,9 @@ def check_effort(tol: float, max_passes: int) -> None:
         raise CriticalMassError(f"tol={tol}; give a relative gap in [1e-8, 1)")
     if max_passes < 1:
         raise CriticalMassError(f"max_passes={max_passes}; give at least 1")
+
+
+def _as_orders(orders: ArrayLike) -> NDArray[Any]:
+    """Return orders as rows; what is no integer stays as it is, for the task to refuse."""
+    rows = np.atleast_2d(np.asarray(orders))
+    return rows.astype(np.intp) if rows.dtype.kind in "iu" else rows
