@@ -52,7 +52,7 @@ def _is_finite(value: Any) -> bool:
 
 def _is_strength(value: Any) -> bool:
     """Whether something may be an l2; what is 0, negative or NaN is told where it is used."""
-    return _is_real(value) and not 1e12 < value < math.inf
+    return _is_real(value) and not 1e12 < value < math.inf and not 0 < value < 1e-30
 
 
 def _is_seeds(value: Any) -> bool:
@@ -157,8 +157,8 @@ _RULES: dict[str, tuple[Test, str]] = {
     "keep": (_is_real, "a number in (0, 1], e.g. 0.95"),
     "worst_class_drop": (_is_real, "a number from 0 to 1, e.g. 0.05"),
     "tol": (_within(0, math.inf), "a number above 0, e.g. 1e-6"),
-    "l2": (_several(_is_strength), "numbers above 0 and up to 1e12, e.g. 0.01"),
-    "l2s": (_several(_is_strength), "numbers above 0 and up to 1e12, e.g. 0.01"),
+    "l2": (_several(_is_strength), "numbers from 1e-30 to 1e12, e.g. 0.01"),
+    "l2s": (_several(_is_strength), "numbers from 1e-30 to 1e12, e.g. 0.01"),
     "sizes": (_several(_is_finite), "whole numbers of neurons, at least 1"),
     "fractions": (_either(_is_text, _several(_is_real)), "numbers in (0, 1], at least one"),
     "members": (_several(_at_least(1)), "whole numbers of at least 1"),

@@ -57,6 +57,17 @@ def test_a_spec_without_a_scheme_is_repeated() -> None:
         cm.load_model(":0")
 
 
+@pytest.mark.parametrize("weights", ["?0", "R&D/w.npz", "w.npz&pool=max"])
+def test_a_file_cannot_become_an_option_of_the_model(weights: str, tmp_path: Path) -> None:
+    with pytest.raises(CriticalMassError, match=f"^weights={re.escape(repr(weights))} has "):
+        cm.extract("timm:resnet18", "sklearn:digits", out=tmp_path / "out", weights=weights)
+
+
+def test_a_strength_whose_inverse_overflows_is_refused() -> None:
+    with pytest.raises(CriticalMassError, match=r"^l2s=1e-320 must be numbers from 1e-30"):
+        cm.fit_probes(np.eye(4, 2), [0, 1, 0, 1], [[0, 1]], [1], 1e-320)
+
+
 @pytest.mark.parametrize("orders", [float("nan"), [[0.2, 1.7]], [[True, False]], [["a", "b"]]])
 def test_orders_that_are_no_whole_numbers_are_not_rounded(orders: Any) -> None:
     with pytest.raises(CriticalMassError, match=r"^orders[ =]"):

@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from criticalmass.backends.ray_token import settle_token, without_token
 from criticalmass.cores import cores, limited
 from criticalmass.errors import CriticalMassError, missing_extra
 from criticalmass.progress import notice
@@ -153,17 +155,17 @@ def connect(address: str | None) -> Any:
 
     Raises
     ------
-    CriticalMassError: nothing answers at the address.
+    CriticalMassError: nothing answers at the address, or asks for a token that is not here.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    import ray
-
-    if ray.is_initialized():
-        return ray
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return sys.modules["ray"]
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
         _knock(address)
+    import ray
+
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         options |= {
@@ -175,6 +177,8 @@ def connect(address: str | None) -> Any:
     try:
         # Without "local", Ray would join whatever cluster was last started on this machine.
         ray.init(address or "local", **options)
+    except ray.exceptions.AuthenticationError as error:
+        raise without_token(address) from error
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise CriticalMassError(
             f"no Ray cluster at {address!r} ({_first_line(error)}); start one with "
@@ -187,11 +191,11 @@ def connect(address: str | None) -> Any:
 
 
 def _knock(address: str) -> None:
-    """See whether anybody listens at HOST:PORT; Ray itself would try for minutes.
+    """See whether anybody listens at HOST:PORT, and to us; Ray itself would try for minutes.
 
     Raises
     ------
-    CriticalMassError: nobody does.
+    CriticalMassError: nobody does, or not without a token.
     """
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or "/" in host:
@@ -203,6 +207,7 @@ def _knock(address: str) -> None:
             f"no Ray cluster at {address!r} ({error}); start one with 'ray start --head', or "
             "leave the address out to use this machine's cores"
         ) from error
+    settle_token(address)
 
 
 def fetch(ray: Any, reference: Any) -> Any:

@@ -86,7 +86,8 @@ def with_options(
 
     Raises
     ------
-    CriticalMassError: weights for a model that is loaded already, or an option given twice.
+    CriticalMassError: weights for a model that is loaded already, an option given twice, or one
+        that would be read as several.
     """
     if isinstance(model, FrozenModel):
         if weights is not None:
@@ -96,6 +97,11 @@ def with_options(
         if value is not None and isinstance(model, str):
             if key in _parse(model).options:
                 raise CriticalMassError(f"model {model!r} says {key} already; leave out {value!r}")
+            if set(str(value)) & set("?&"):
+                raise CriticalMassError(
+                    f"{key}={str(value)!r} has '?' or '&', which part the options of a model; give "
+                    "the file another name, or a link to it"
+                )
             model = f"{model}{'&' if '?' in model else '?'}{key}={value}"
     return model
 

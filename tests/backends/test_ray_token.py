@@ -1,0 +1,98 @@
+"""A cluster that asks for a token: ours is sent where it lies, and its lack is said at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray", reason="NOT TESTED: the extra [ray] is not installed")
+
+# Without a dashboard and with little memory; it ends when nobody listens any more.
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+
+made = Cluster(initialize_head=True, head_node_args={
+    "num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False})
+print(made.address, flush=True)
+sys.stdin.read()
+made.shutdown()
+"""
+CLIENT = """
+import sys
+from criticalmass.backends.ray import Ray
+from criticalmass.errors import CriticalMassError
+
+try:
+    print(list(Ray(sys.argv[1]).map(abs, [-3, 4])))
+except CriticalMassError as error:
+    print(error)
+"""
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    own = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    return own | {"HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0", **more}
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of users: with the cluster's token, without one, with another."""
+    made = {name: tmp_path_factory.mktemp(name) for name in ("right", "none", "other")}
+    for name, letter in (("right", "a"), ("other", "b")):
+        (made[name] / ".ray").mkdir()
+        (made[name] / ".ray" / "auth_token").write_text(64 * letter)
+    return made
+
+
+@pytest.fixture(scope="module")
+def guarded(homes: dict[str, Path]) -> Iterator[str]:
+    cluster = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        env=environment(homes["right"], RAY_AUTH_MODE="token"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert cluster.stdout is not None
+    address = cluster.stdout.readline().strip()
+    assert address.count(":") == 1
+    yield address
+    cluster.communicate(timeout=60)
+
+
+def ask(address: str, env: dict[str, str]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT, address],
+        env=env, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "InvalidAuthToken" not in done.stderr
+    return done.stdout.strip()
+
+
+def test_a_token_is_sent_where_it_is_asked_for(guarded: str, homes: dict[str, Path]) -> None:
+    assert ask(guarded, environment(homes["right"])) == "[3, 4]"
+
+
+@pytest.mark.parametrize(
+    ("home", "settings", "cure"),
+    [
+        ("none", {}, "~/.ray/auth_token"),
+        ("other", {}, "~/.ray/auth_token"),
+        ("none", {"RAY_AUTH_MODE": "token"}, "~/.ray/auth_token"),
+        ("right", {"RAY_AUTH_MODE": "disabled"}, "leave out RAY_AUTH_MODE=disabled"),
+    ],
+)
+def test_who_has_no_token_is_told_where_it_belongs(
+    guarded: str, homes: dict[str, Path], home: str, settings: dict[str, str], cure: str
+) -> None:
+    told = ask(guarded, environment(homes[home], **settings))
+    assert told.startswith(f"the Ray cluster at '{guarded}' asks for a token")
+    assert told.endswith(cure)
