@@ -93,9 +93,9 @@ def _given(path_or_arrays: Any, labels: Any, split: Any, column: str | None) -> 
         if column is not None:
             raise CriticalMassError(f"column={column!r} is for files; leave it out for arrays")
         if isinstance(path_or_arrays, Mapping):
-            arrays = {str(name): np.asarray(x) for name, x in path_or_arrays.items()}
+            arrays = {str(name): _array(x, "features") for name, x in path_or_arrays.items()}
         else:
-            arrays = {"all": np.asarray(path_or_arrays)}
+            arrays = {"all": _array(path_or_arrays, "features")}
         for name, array in arrays.items():
             check_vectors(array, f"features of {name!r}")
         sources = {name: Source.of_array(x, f"features of {name!r}") for name, x in arrays.items()}
@@ -103,6 +103,20 @@ def _given(path_or_arrays: Any, labels: Any, split: Any, column: str | None) -> 
     if set(found.sources) not in ({"all"}, {"train", "test"}):
         raise CriticalMassError(f"splits must be 'train' and 'test', got {sorted(found.sources)}")
     return found
+
+
+def _array(given: Any, what: str) -> NDArray[Any]:
+    """Return what was handed in as an array.
+
+    Raises
+    ------
+    CriticalMassError: its rows differ in length.
+    """
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        said = " ".join(repr(given).split())[:80]
+        raise CriticalMassError(f"{what}={said} make no array; rows must be alike") from error
 
 
 def _labels(given: Vectors, labels: Any) -> tuple[Mapping[str, NDArray[Any]] | None, str]:
@@ -116,9 +130,10 @@ def _labels(given: Vectors, labels: Any) -> tuple[Mapping[str, NDArray[Any]] | N
         array, words = column_or_file(labels, given, "label")
         found = {"all": array}
     elif isinstance(labels, Mapping):
-        found, words = {str(name): np.asarray(array) for name, array in labels.items()}, "as given"
+        found = {str(name): _array(several, "labels") for name, several in labels.items()}
+        words = "as given"
     else:
-        found, words = {"all": np.asarray(labels)}, "as given"
+        found, words = {"all": _array(labels, "labels")}, "as given"
     if set(found) != set(given.sources):
         raise CriticalMassError(
             f"features have the splits {sorted(given.sources)}, labels {sorted(found)}; "
@@ -157,7 +172,7 @@ def _rows(
         rule = f"{way}, test share {TEST_SHARE}, seed {SPLIT_SEED}"
         chosen = {"train": np.flatnonzero(~test), "test": np.flatnonzero(test)}
     else:
-        words, rule = np.asarray(split), "as given"
+        words, rule = _array(split, "split"), "as given"
         if isinstance(split, (str, Path)):
             words, rule = column_or_file(split, given, "split")
         chosen = split_rows(words, given.sources["all"].shape[0])

@@ -14,6 +14,7 @@ import pytest
 
 import criticalmass as cm
 from criticalmass.checking import checked
+from criticalmass.cli import _code
 from criticalmass.errors import CriticalMassError
 from criticalmass.results import Run
 from criticalmass.store import FeatureStore
@@ -66,6 +67,24 @@ def test_a_file_cannot_become_an_option_of_the_model(weights: str, tmp_path: Pat
 def test_a_strength_whose_inverse_overflows_is_refused() -> None:
     with pytest.raises(CriticalMassError, match=r"^l2s=1e-320 must be numbers from 1e-30"):
         cm.fit_probes(np.eye(4, 2), [0, 1, 0, 1], [[0, 1]], [1], 1e-320)
+
+
+@pytest.mark.parametrize("name", ["path_or_arrays", "labels", "split"])
+def test_rows_that_differ_in_length_are_refused(name: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"path_or_arrays": np.eye(4), "labels": [0, 1, 0, 1], "split": None}
+    what = "features" if name == "path_or_arrays" else name
+    with pytest.raises(CriticalMassError, match=rf"^{what}=\[\[1, 2\], \[3\]\] make no array"):
+        cm.import_features(**given | {name: [[1, 2], [3]]}, out=tmp_path / "out")
+
+
+def test_a_folder_in_the_way_is_named(
+    make_run: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, place = make_run(), tmp_path / "a\nb"
+    place.mkdir()
+    assert _code(["report", str(run.path), "--out", str(place)]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"error: {tmp_path}/a\\nb: Is a directory; choose")
 
 
 @pytest.mark.parametrize("orders", [float("nan"), [[0.2, 1.7]], [[True, False]], [["a", "b"]]])

@@ -104,7 +104,10 @@ def _code(arguments: list[str]) -> int:
         except OSError as error:
             if error.errno not in _CURES:
                 raise
-            return _mistake(f"{error.filename}: {error.strerror}; {_CURES[error.errno]}")
+            # A file that could not be moved into place: the place is what the user knows.
+            name = error.filename2 or error.filename
+            said = CriticalMassError(f"{name}: {error.strerror}; {_CURES[error.errno]}")
+            return _mistake(str(said))
     return result if isinstance(result, int) else 0
 
 
