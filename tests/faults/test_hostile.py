@@ -12,13 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.figure import Figure
 
 import criticalmass as cm
+from criticalmass.backends import ray_token
 from criticalmass.datasets import load_dataset
 from criticalmass.errors import CriticalMassError
 from criticalmass.limits import MOST_UNPACKED, check_beside
 from criticalmass.models import load_model
 from criticalmass.models.repair import import_after_torchvision
+from criticalmass.report import aside
 
 onnx = pytest.importorskip("onnx")
 
@@ -185,3 +188,25 @@ def test_names_reach_no_shell(tmp_path: Path, name: str, monkeypatch: pytest.Mon
     page = cm.report(run, tmp_path / "page.html").read_text()
     assert "<script>alert(1)" not in page
     assert not started
+
+
+@pytest.mark.parametrize("name", ["ray", "criticalmass", "matplotlib", "pickle"])
+def test_modules_in_the_working_folder_are_not_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{name}.py").write_text("import pathlib; pathlib.Path('ran').touch()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ray_token, "_ASK", f"import {name}")
+    assert ray_token._answer("nowhere:1") is not None
+    monkeypatch.setattr(aside, "cores", lambda: 2)
+    with aside.Drawing(aside=True) as drawing:
+        drawing.add(("place", Figure(figsize=(1, 1)), "nothing"))
+        assert set(drawing.all()) == {"place"}
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_process_of_ours_looks_for_modules_in_the_working_folder() -> None:
+    source = Path(cm.__file__).parent
+    texts = ["".join(path.read_text(encoding="utf-8").split()) for path in source.rglob("*.py")]
+    assert sum('sys.executable,"-P","-c"' in text for text in texts) >= 4
+    assert not [text for text in texts if 'sys.executable,"-c"' in text]

@@ -58,7 +58,7 @@ def without_token(address: str | None) -> CriticalMassError:
 def _answer(address: str, mode: str | None = None) -> int | None:
     """Return how a client with these settings ends: 0 if it is let in; None: it does not."""
     environment = os.environ if mode is None else os.environ | {_MODE: mode}
-    command = [sys.executable, "-c", _ASK, address]
+    command = [sys.executable, "-P", "-c", _ASK, address]
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, timeout=_SECONDS, check=False

@@ -86,7 +86,7 @@ def _from_torchvision(target: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fashion-mnist.") as scratch:
         try:
             done = subprocess.run(
-                [sys.executable, "-c", _TORCHVISION_FETCH, scratch],
+                [sys.executable, "-P", "-c", _TORCHVISION_FETCH, scratch],
                 capture_output=True,
                 text=True,
                 timeout=FETCH_SECONDS,

@@ -72,7 +72,12 @@ class Drawing:
         if self.aside and not self.none and sys.executable and cores() > 1:
             paths = os.pathsep.join(path for path in sys.path if path)
             self._helper = subprocess.Popen(
-                [sys.executable, "-c", "from criticalmass.report.aside import serve; serve()"],
+                [
+                    sys.executable,
+                    "-P",
+                    "-c",
+                    "from criticalmass.report.aside import serve; serve()",
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": paths},
