@@ -210,8 +210,7 @@ def _repeats(line: str, words: Sequence[str]) -> bool:
     escaped = (str(CriticalMassError(word)).strip() for word in words[1:] if word.strip())
     said = [word[:20].rstrip("/") for word in escaped]
     named = any(word in flat or repr(word)[1:-1] in flat for word in said) or words[0] in flat
-    options = [word.lstrip("-") for word in words if word.startswith("--") and len(word) > 2]
-    options += [word.replace("-", "_") for word in options]  # as the function calls it
+    options = (word.lstrip("-") for word in words if word.startswith("--") and len(word) > 2)
     return named or any(word in flat for word in (*options, *(repr(w)[:20] for w in words)))
 
 

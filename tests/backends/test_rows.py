@@ -19,7 +19,7 @@ from criticalmass.probes.rows import holding
 from criticalmass.probes.spread import Here, SpreadCrew
 from criticalmass.results import Run
 from criticalmass.statistics import moments, spreading
-from criticalmass.store import FeatureStore
+from criticalmass.store import Features, FeatureStore
 
 N_TRAIN, N_TEST, N_NEURONS, N_CLASSES = 5_000, 2_500, 24, 3
 
@@ -113,6 +113,20 @@ def test_moments_of_leaves_are_those_of_the_whole(tall: FeatureStore) -> None:
     np.testing.assert_allclose(found.mean, known.mean, rtol=1e-12)
     np.testing.assert_allclose(found.scatter, known.scatter, rtol=1e-10, atol=1e-8)
     np.testing.assert_allclose(found.class_means, known.class_means, rtol=1e-12)
+
+
+def test_features_of_no_store_are_not_taken_for_those_before_them() -> None:
+    keys = []
+
+    class Elsewhere:  # keeps nothing of what it is asked about, as workers of another machine
+        def ask(self, key: int, *_: Any) -> list[Any]:
+            keys.append(key)
+            return []
+
+    crew = SpreadCrew(Elsewhere())
+    for value in range(20):  # each is freed at once, so that the next may lie where it lay
+        crew.ask(Features((np.full((5, 3), value, np.float32),)), len)
+    assert keys == list(range(20))
 
 
 def test_a_place_that_lost_everything_makes_it_anew(

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 def test_a_thousand_bad_calls_are_each_refused_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.bad_input", "--dir", str(tmp_path), "--count", "1000"],
+        [sys.executable, "-m", "benchmarks.bad_input", "--dir", str(tmp_path), "--count", "1200"],
         cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
@@ -87,9 +87,17 @@ def test_a_folder_in_the_way_is_named(
     assert said.startswith(f"error: {tmp_path}/a\\nb: Is a directory; choose")
 
 
+@pytest.mark.parametrize("words", [["--worst-class-drop", "1e400"], ["--worst-class-drop=1e400"]])
+def test_an_argument_is_called_what_the_user_called_it(
+    words: list[str], store: FeatureStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _code(["shrink", str(store.path), "--keep", "0.9", *words]) == 2
+    assert "\nerror: --worst-class-drop=inf is outside" in f"\n{capsys.readouterr().err}"
+
+
 @pytest.mark.parametrize("orders", [float("nan"), [[0.2, 1.7]], [[True, False]], [["a", "b"]]])
 def test_orders_that_are_no_whole_numbers_are_not_rounded(orders: Any) -> None:
-    with pytest.raises(CriticalMassError, match=r"^orders[ =]"):
+    with pytest.raises(CriticalMassError, match=r"^orders( are of type| have shape|=)"):
         cm.fit_probes(np.eye(4, 2), [0, 1, 0, 1], orders, [1], [0.1])
 
 

@@ -100,7 +100,7 @@ def _code(arguments: list[str]) -> int:
             )
             return 130
         except CriticalMassError as error:
-            return _mistake(str(error))
+            return _mistake(_in_options(str(error), arguments))
         except OSError as error:
             if error.errno not in _CURES:
                 raise
@@ -109,6 +109,14 @@ def _code(arguments: list[str]) -> int:
             said = CriticalMassError(f"{name}: {error.strerror}; {_CURES[error.errno]}")
             return _mistake(str(said))
     return result if isinstance(result, int) else 0
+
+
+def _in_options(said: str, arguments: list[str]) -> str:
+    """Call the argument that an error begins with what the user called it."""
+    name = said.partition("=")[0]
+    option = f"--{name.replace('_', '-')}"
+    given = any(word.partition("=")[0] == option for word in arguments)
+    return f"{option}{said.removeprefix(name)}" if given else said
 
 
 def _mistake(text: str) -> int:

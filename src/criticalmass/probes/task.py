@@ -248,9 +248,12 @@ def _check_orders(orders: NDArray[np.intp], n_neurons: int) -> None:
         raise CriticalMassError(
             f"orders have shape {orders.shape}; give (n_seeds, n_neurons) = (any, {n_neurons})"
         )
-    if orders.dtype.kind not in "iu" or not bool(
-        (np.sort(orders, axis=1) == np.arange(n_neurons)).all()
-    ):
+    if orders.dtype.kind not in "iu":
+        raise CriticalMassError(
+            f"orders are of type {orders.dtype}; give whole numbers, permutations of "
+            f"0..{n_neurons - 1}"
+        )
+    if not bool((np.sort(orders, axis=1) == np.arange(n_neurons)).all()):
         raise CriticalMassError(f"orders must be permutations of 0..{n_neurons - 1}, row by row")
 
 
