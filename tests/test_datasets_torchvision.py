@@ -206,7 +206,7 @@ def test_what_is_not_there_is_fetched_by_torchvision(tmp_path, monkeypatch):
     commands = []
 
     def run(command, **options):
-        commands.append(command[3:])
+        commands.append(command[command.index("-c") + 2 :])
         return subprocess.CompletedProcess(command, 1, "", "Trace\nURLError: no network")
 
     monkeypatch.setattr(subprocess, "run", run)

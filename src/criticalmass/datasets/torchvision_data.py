@@ -165,15 +165,8 @@ def _fetch(spec: Spec, root: Path, arguments: Arguments, reason: str) -> None:
     """Let torchvision download, in a process of its own, where a stalled connection ends."""
     say(f"{spec.name} is not in {str(root)!r}: fetching it through torchvision")
     root.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable,
-        "-P",
-        "-c",
-        _FETCH,
-        spec.name,
-        str(root),
-        json.dumps(dict(arguments)),
-    ]
+    told = (spec.name, str(root), json.dumps(dict(arguments)))
+    command = [sys.executable, "-P", "-c", _FETCH, *told]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or ["no message"])[-1]
