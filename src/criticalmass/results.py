@@ -37,7 +37,8 @@ class Artifact:
     Attributes
     ----------
     kind: "predictions": class ids, (n_rows, n_test), stored in the smallest unsigned type;
-        "scores": score of every test sample, (n_rows, n_test), stored as float32;
+        "scores": score of every query, (n_rows, n_queries), stored as float32: all test
+        samples, or a sample of them where a neighbour measure has many;
         "replicates": the measure without test block b, (n_rows, n_blocks), float64.
     values: two-dimensional, one row per cell or per group of cells.
     """

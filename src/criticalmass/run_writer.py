@@ -189,9 +189,20 @@ def _with_reference(
         raise RunError(f"cell {row.get('cell')!r} names artifact row {number} of {have}")
     if "artifact" not in row and len(values) != n_rows:
         raise RunError(f"{len(values)} artifact rows for {n_rows} rows; say which belongs to which")
-    if not name.startswith("replicates/") and values.shape[1] != row.get("n_test"):
+    if not _fits(name.partition("/")[0], values.shape[1], row.get("n_test") or 0):
         raise RunError(
             f"cell {row.get('cell')!r} has n_test={row.get('n_test')} but its artifact "
             f"holds {values.shape[1]} test samples"
         )
     return {**row, "artifact": f"{name}:{number}"}
+
+
+def _fits(kind: str, length: int, n_test: int) -> bool:
+    """Return whether an artifact of this length can be of this many test samples.
+
+    A prediction is of every test sample. Neighbour measures score a sample of them where they
+    are many (`retrieval.MOST_QUERIES`), and a replicate is of a block of them.
+    """
+    if kind == "predictions":
+        return length == n_test
+    return kind != "scores" or 0 < length <= n_test
