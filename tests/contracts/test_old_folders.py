@@ -1,0 +1,86 @@
+"""Folders that version 0.1 wrote open, report and resume the same."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import criticalmass as cm
+
+OLD = Path(__file__).parent / "written_by_0_1"
+MEASURES = ("logistic", "ridge", "cka", "retrieval")
+SELECTORS = ("random", "first", "pca-top")
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the old folders, which is the working folder as it was when they were written."""
+    folder = tmp_path / "old"
+    shutil.copytree(OLD, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".lock"
+    }
+
+
+def table(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path)
+
+
+def test_an_old_store_opens_and_is_not_imported_again(old: Path) -> None:
+    store = cm.FeatureStore.open(old / "store")
+    labels = np.loadtxt(old / "labels.txt", dtype=str)
+    vectors = np.load(old / "vectors.npy")
+    assert store.class_names == ("ant", "bee", "cat")
+    assert len(store.labels("train")) + len(store.labels("test")) == len(labels)
+    test_rows = [int(name.removeprefix("all-")) for name in store.sample_ids("test")]
+    np.testing.assert_array_equal(store.features("test").array(), vectors[test_rows])
+    before = contents(old / "store")
+    again = cm.import_features("vectors.npy", out="store", labels="labels.txt", copy=True)
+    assert contents(old / "store") == before
+    assert again.digest("penultimate") == store.digest("penultimate")
+
+
+def test_an_old_run_gives_the_same_tables(old: Path) -> None:
+    # Last digits may differ between processors, so numbers are compared to 1e-9.
+    for name, made in (
+        ("redundancy", cm.redundancy("run", deltas=(0.8, 0.9))),
+        ("fairness", cm.fairness("run")),
+    ):
+        made.to_csv(old / "again.csv", index=False)
+        want = table(old / f"{name}.csv")
+        pd.testing.assert_frame_equal(table(old / "again.csv"), want, rtol=1e-9, atol=1e-12)
+    page = cm.report("run", out=old / "page.html")
+    assert "penultimate" in page.read_text(encoding="utf-8")
+
+
+def test_an_old_run_goes_on_where_it_stopped(old: Path) -> None:
+    asked = {"measures": MEASURES, "selectors": SELECTORS, "seeds": 3}
+    rows = cm.Run.open(old / "run").frame()
+    tabled = (old / "run" / "results.parquet").read_bytes()
+    same = cm.sweep("store", out="run", fractions=(0.25, 0.5, 1.0), **asked)
+    # Nothing was computed: times are part of the table.
+    pd.testing.assert_frame_equal(same.frame(), rows)
+    assert (old / "run" / "results.parquet").read_bytes() == tabled
+    more = cm.sweep("store", out="run", fractions=(0.125, 0.25, 0.5, 1.0), **asked).frame()
+    assert len(more) == len(rows) + len(MEASURES) * (3 + 1 + 1)
+    kept = more[more["cell"].isin(rows["cell"])]
+    pd.testing.assert_frame_equal(
+        kept.sort_values("cell").reset_index(drop=True),
+        rows.sort_values("cell").reset_index(drop=True),
+    )
+
+
+def test_an_old_slim_model_is_exported(old: Path) -> None:
+    cm.export("slim", format="indices", out=old / "indices")
+    assert any((old / "indices").iterdir())
