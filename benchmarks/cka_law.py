@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmarks.timing import tell, timed
-from criticalmass.cka import prefix_cka
-from criticalmass.figures import new_axes
-from criticalmass.figures_theory import (
+from benchmarks.figures_theory import (
     critical_mass_against_width,
     law_over_measured,
     redundancy_against_decorrelation,
 )
+from benchmarks.timing import tell, timed
+from criticalmass.cka import prefix_cka
+from criticalmass.figures import new_axes
 from criticalmass.statistics import moments
 from criticalmass.store import FeatureStore
 from criticalmass.theory.similarity import ExpectedSimilarity, expected_cka

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from criticalmass import synthetic
-from criticalmass.cells import validation_rows
 from criticalmass.cka import prefix_cka
 from criticalmass.importing import import_features
+from criticalmass.measure_protocol import validation_rows
 from criticalmass.probes import get_probe
 from criticalmass.probes.task import ProbeTask
 from criticalmass.results import Artifact, Run
-from criticalmass.selectors import DEFAULT_FRACTIONS, sizes_for
+from criticalmass.selectors.grid import DEFAULT_FRACTIONS, sizes_for
 from criticalmass.sweep import sweep
 
 FloatArray = NDArray[np.float64]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.timing import tell, timed
-from criticalmass.cells import validation_rows
+from criticalmass.measure_protocol import validation_rows
 from criticalmass.probes.logistic_task import logistic
 from criticalmass.probes.task import ProbeTask
 from criticalmass.store import FeatureStore

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from benchmarks.timing import tell, timed
 from criticalmass.importing import import_features
 from criticalmass.redundancy import curves
-from criticalmass.selectors import sizes_for
+from criticalmass.selectors.grid import sizes_for
 from criticalmass.statistics import moments
 from criticalmass.store import FeatureStore
 from criticalmass.sweep import sweep

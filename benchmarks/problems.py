@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.cells import validation_rows
 from criticalmass.datasets.splits import stratified_sample
+from criticalmass.measure_protocol import validation_rows
 from criticalmass.probes.standardise import column_scaling
-from criticalmass.selectors import sizes_for
+from criticalmass.selectors.grid import sizes_for
 from criticalmass.store import FeatureStore
 
 Matrix = NDArray[np.float32]

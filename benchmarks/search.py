@@ -27,7 +27,7 @@ from criticalmass.probes import logistic_task
 from criticalmass.probes.logistic import fit_certified, fit_probes
 from criticalmass.probes.logistic_task import LogisticProtocol
 from criticalmass.probes.task import ProbeTask
-from criticalmass.selectors import DEFAULT_FRACTIONS
+from criticalmass.selectors.grid import DEFAULT_FRACTIONS
 
 L2S = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 

@@ -21,7 +21,7 @@ from benchmarks.search import Line
 from benchmarks.timing import Seconds, machine, median, one_thread, spread, tell, timed
 from criticalmass.cka import prefix_cka
 from criticalmass.retrieval import graded, ndcg, recall
-from criticalmass.selectors import DEFAULT_FRACTIONS, sizes_for
+from criticalmass.selectors.grid import DEFAULT_FRACTIONS, sizes_for
 from criticalmass.similarity import SIMILARITIES, SimilarityTask, WholeLayer, get_similarity
 from criticalmass.statistics import moments
 from criticalmass.store import FeatureStore

@@ -12,13 +12,7 @@ import pytest
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError, RunError, StoreError
-from criticalmass.explain import (
-    CKA_DELTA,
-    SHARES,
-    TASK_DELTA,
-    Explanation,
-    explain,
-)
+from criticalmass.explain import CKA_DELTA, SHARES, TASK_DELTA, Explanation, explain
 from criticalmass.figures import new_axes
 from criticalmass.figures_explain import predicted_curve, spectrum
 from criticalmass.importing import import_features

@@ -16,6 +16,7 @@ SOURCES = sorted((ROOT / "src").rglob("*.py"))
 PUBLIC_VERBS = {"extract", "import_features", "sweep", "redundancy", "report", "measure"}
 PUBLIC_VERBS |= {"ensembles", "shrink", "export", "explain", "study"}
 PUBLIC_VERBS |= {"fit_probes", "curves", "compare", "predict_ridge", "figure"}
+BINARY = (".png", ".pdf", ".npy", ".parquet")
 MOST_LINES, MOST_BODY, MOST_PARAMETERS = 400, 40, 6
 
 
@@ -85,7 +86,7 @@ def test_no_machine_paths_stubs_or_registry_hosts(pattern: str) -> None:
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
     )
-    names = [name for name in listed.stdout.split() if not name.endswith((".png", ".pdf"))]
+    names = [name for name in listed.stdout.split() if not name.endswith(BINARY)]
     if not names:
         names = [str(p.relative_to(ROOT)) for p in SOURCES]
     found = []

@@ -7,13 +7,8 @@ from scipy.stats import norm, t
 
 from criticalmass.bootstrap import averaged_over_seeds, resampled_means, resampled_replicates
 from criticalmass.errors import CriticalMassError, RunError
-from criticalmass.redundancy import (
-    CURVE_COLUMNS,
-    REDUNDANCY_COLUMNS,
-    curves,
-    diffused_redundancy,
-    redundancy,
-)
+from criticalmass.estimators import diffused_redundancy
+from criticalmass.redundancy import CURVE_COLUMNS, REDUNDANCY_COLUMNS, curves, redundancy
 from criticalmass.results import Artifact, Run
 
 SIZES = (2, 5, 10, 20)

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from criticalmass.errors import CriticalMassError, RunError
-from criticalmass.results import COLUMNS, Artifact, Run
+from criticalmass.results import Artifact, Run
+from criticalmass.run_table import COLUMNS
 
 
 def row(cell, **changes):

@@ -16,8 +16,9 @@ from sklearn.preprocessing import StandardScaler
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
-from criticalmass.selectors import SELECTORS, Evidence, select
+from criticalmass.selectors import SELECTORS, select
 from criticalmass.selectors.clusters import correlations
+from criticalmass.selectors.evidence import Evidence
 from criticalmass.selectors.pivoting import pivots
 from criticalmass.statistics import Moments, moments
 

@@ -4,15 +4,9 @@ import numpy as np
 import pytest
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.selectors import (
-    DEFAULT_FRACTIONS,
-    SELECTORS,
-    Evidence,
-    grid_for,
-    select,
-    selector_info,
-    sizes_for,
-)
+from criticalmass.selectors import SELECTORS, select, selector_info
+from criticalmass.selectors.evidence import Evidence
+from criticalmass.selectors.grid import DEFAULT_FRACTIONS, grid_for, sizes_for
 from criticalmass.statistics import moments
 
 

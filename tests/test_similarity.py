@@ -7,10 +7,7 @@ import criticalmass as cm
 from criticalmass.cka import linear_cka
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures import MEASURES
-from criticalmass.procrustes import (
-    prefix_procrustes_replicates,
-    projection_procrustes_replicates,
-)
+from criticalmass.procrustes import prefix_procrustes_replicates, projection_procrustes_replicates
 from criticalmass.selectors import SELECTORS
 from criticalmass.similarity import SIMILARITIES, SimilarityTask, WholeLayer, get_similarity
 from criticalmass.sweep import sweep

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import criticalmass as cm
-from criticalmass import measures, progress
+from criticalmass import progress
 from criticalmass.backends import get_backend
 from criticalmass.backends.local import Local
-from criticalmass.cells import Projected, validation_rows
+from criticalmass.cells import Projected
 from criticalmass.errors import CriticalMassError
+from criticalmass.measure_protocol import VALIDATION_SHARE, validation_rows
 from criticalmass.measures import MEASURES
 from criticalmass.probes import PROBES, get_probe
 from criticalmass.results import Run
@@ -83,6 +84,6 @@ def test_progress_tells_when_there_is_nothing_to_do(
 
 def test_validation_share_and_seed_are_part_of_a_protocol_that_uses_them() -> None:
     for name in ("logistic", "ridge", "lda"):
-        assert MEASURES[name].protocol["validation_share"] == measures.VALIDATION_SHARE
+        assert MEASURES[name].protocol["validation_share"] == VALIDATION_SHARE
     for name in ("knn", "centroid", "sgd", "cka"):
         assert "validation_share" not in MEASURES[name].protocol

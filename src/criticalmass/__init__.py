@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "CriticalMassError": "errors",
-    "DEFAULT_FRACTIONS": "selectors",
+    "DEFAULT_FRACTIONS": "selectors.grid",
     "FeatureStore": "store",
     "LogisticProbe": "probes.estimator",
     "NeuronSelector": "selectors.transformer",
@@ -33,7 +33,7 @@ _PUBLIC = {
     "compare": "comparison",
     "curves": "redundancy",
     "diagonal_share": "theory.spectrum",
-    "diffused_redundancy": "redundancy",
+    "diffused_redundancy": "estimators",
     "diffuseness": "diffuseness",
     "diffuseness_summary": "diffuseness",
     "ensembles": "ensembles",

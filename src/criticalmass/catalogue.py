@@ -122,8 +122,7 @@ def _run_facts(folder: Path) -> list[tuple[str, str]]:
 
 
 def _store_facts(folder: Path) -> list[tuple[str, str]]:
-    from criticalmass.datasets.dataset import UNLABELLED
-    from criticalmass.store import FeatureStore
+    from criticalmass.store import UNLABELLED, FeatureStore
 
     store = FeatureStore.open(folder)
     engine: Mapping[str, Any] = store.manifest.get("engine") or {}

@@ -14,21 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError, StoreError
-from criticalmass.measures import MEASURES, VALIDATION_SEED, VALIDATION_SHARE
+from criticalmass.measure_protocol import EXPECTED, validation_rows
+from criticalmass.measures import MEASURES
 from criticalmass.plan import FULL, Job
 from criticalmass.probes import get_probe
 from criticalmass.probes.task import ProbeScores, ProbeTask, Rows
 from criticalmass.results import Artifact
 from criticalmass.seal import SEAL, sealed
-from criticalmass.selectors import SELECTORS, Evidence, Selection, select
+from criticalmass.selectors import SELECTORS, Selection, select
+from criticalmass.selectors.evidence import Evidence
 from criticalmass.similarity import SimilarityTask, WholeLayer, get_similarity
 from criticalmass.store import FeatureStore
 from criticalmass.store_files import read_manifest
-
-# Data that defeat a method: no factor (LinAlgError), a division or overflow that NumPy was told
-# to raise (ArithmeticError), arrays that do not fit (MemoryError), input that the method refuses
-# (CriticalMassError). All else is a bug and ends the sweep.
-EXPECTED = (CriticalMassError, np.linalg.LinAlgError, ArithmeticError, MemoryError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,30 +165,6 @@ def workbench_at(path: str, manifest: Mapping[str, Any]) -> Workbench:
         _BENCHES.clear()
         _BENCHES[key] = bench
     return _BENCHES[key]
-
-
-def validation_rows(
-    labels: NDArray[np.int64], share: float = VALIDATION_SHARE, seed: int = VALIDATION_SEED
-) -> NDArray[np.bool_]:
-    """Mark the training rows on which strengths are chosen, class by class.
-
-    Parameters
-    ----------
-    labels: (n_train,) class ids.
-    share: of each class, rounded, at least one row; a class with one row keeps it for the fit.
-    seed: fixes the choice.
-
-    Returns
-    -------
-    (n_train,) bool.
-    """
-    rng = np.random.default_rng(seed)
-    marked = np.zeros(labels.shape, dtype=np.bool_)
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        if members.size > 1:
-            marked[members[: max(1, round(share * members.size))]] = True
-    return marked
 
 
 def run_job(bench: Workbench, job: Job) -> Outcome:

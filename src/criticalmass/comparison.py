@@ -16,7 +16,7 @@ from criticalmass.comparison_pairs import KEY, Pair, folder_names, pairs_of, sam
 from criticalmass.comparison_words import sentence
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.estimators import check_delta, check_estimator, critical_size, reaches
-from criticalmass.figures import is_similarity
+from criticalmass.measures import is_similarity
 from criticalmass.results import Run
 from criticalmass.run_curves import Curve, curves_of
 from criticalmass.statistics import FloatArray

@@ -22,7 +22,7 @@ from criticalmass.probes import get_probe
 from criticalmass.probes.task import LinearHead, ProbeScores, ProbeTask, Rows
 from criticalmass.progress import Progress, track
 from criticalmass.run_predictions import Predictions, check_interval, percentiles, typed
-from criticalmass.selectors import sizes_for
+from criticalmass.selectors.grid import sizes_for
 from criticalmass.statistics import FloatArray
 from criticalmass.store import FeatureStore
 

@@ -20,11 +20,7 @@ from criticalmass.errors import CriticalMassError, RunError, StoreError
 from criticalmass.explain_words import paragraph
 from criticalmass.prediction import Prediction, ridge_curve
 from criticalmass.prediction_check import masses_beside, residuals
-from criticalmass.prediction_file import (
-    of_second_moment,
-    read_predictions,
-    write_predictions,
-)
+from criticalmass.prediction_file import of_second_moment, read_predictions, write_predictions
 from criticalmass.results import Run
 from criticalmass.statistics import Moments, moments
 from criticalmass.store import FeatureStore

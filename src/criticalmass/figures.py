@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from criticalmass.errors import CriticalMassError
+from criticalmass.measures import measure_label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,38 +19,27 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK = "#1d1c1a"
+
 FAINT = "#8c8a85"
+
 GRID = "#e3e1dc"
+
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
 MARKERS = ("o", "s", "^", "D", "v", "P")
+
 DASHES: tuple[Any, ...] = ("-", (0, (6, 1.5)), (0, (2, 1)), (0, (5, 1, 1, 1)), ":", "--")
 
 #: Columns that tell one curve from another, and how a reader knows each measure.
 SERIES = ("model", "layer", "dataset", "selector", "measure")
-PROBE_LABEL = "accuracy on held-out data"
-MEASURE_LABELS = {
-    "cka": "linear CKA with the whole layer",
-    "cka-debiased": "debiased linear CKA with the whole layer",
-    "procrustes": "Procrustes similarity with the whole layer",
-    "mutual-knn": "nearest neighbours shared with the whole layer",
-    "retrieval": "nDCG@10 of the whole layer's neighbours",
-    "retrieval-recall": "recall@10 of the whole layer's neighbours",
-}
+
 COLUMN_WIDTH = 3.35
+
 #: From more lines than this on, a figure tells them apart by order, without bands.
 MANY = 8
+
 #: The range of delta that the DR-against-delta figure covers.
 DELTAS = tuple(round(0.5 + 0.01 * step, 2) for step in range(50))
-
-
-def is_similarity(measure: str) -> bool:
-    """Whether a measure compares with the whole layer instead of scoring a task."""
-    return measure in MEASURE_LABELS
-
-
-def measure_label(measure: str) -> str:
-    """How a reader knows a measure: the words of its axis."""
-    return MEASURE_LABELS.get(measure, PROBE_LABEL)
 
 
 def value_against_fraction(

@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.figures import (
-    COLOURS,
-    FAINT,
-    INK,
-    MARKERS,
-    dress,
-    fraction_axis,
-    is_similarity,
-    measure_label,
-)
+from criticalmass.figures import COLOURS, FAINT, INK, MARKERS, dress, fraction_axis
+from criticalmass.measures import is_similarity, measure_label
 
 if TYPE_CHECKING:
     import pandas as pd

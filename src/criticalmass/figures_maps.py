@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.figures import COLOURS, INK, is_similarity
+from criticalmass.figures import COLOURS, INK
+from criticalmass.measures import is_similarity
 
 if TYPE_CHECKING:
     import pandas as pd

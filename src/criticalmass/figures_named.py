@@ -13,11 +13,11 @@ from criticalmass.figures import (
     DELTAS,
     cka_against_fraction,
     dr_against_delta,
-    is_similarity,
     mark_critical_mass,
     new_axes,
     value_against_fraction,
 )
+from criticalmass.measures import is_similarity
 from criticalmass.store_files import scratch_beside
 
 if TYPE_CHECKING:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 import zipfile
 from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
 
 from criticalmass.errors import CriticalMassError
 
 #: A file that unpacks to more than this many bytes, and to more than so many times its own size,
 #: is taken for one that was made to fill the memory. Features, labels and weights hardly compress.
 MOST_UNPACKED = 2**30
+
 MOST_EXPANSION = 100
 
 
@@ -59,7 +64,7 @@ def check_zip(path: Path) -> None:
 
 
 def _check_array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-    from criticalmass.vectors.numpy_files import read_header
+    from criticalmass.limits import read_header
 
     try:
         with archive.open(info) as file:
@@ -97,3 +102,17 @@ def check_beside(folder: Path, location: str, owner: Path) -> Path:
         f"{str(owner)!r} keeps data in {location!r}, outside its folder, which is refused; put "
         "the data beside it and save the file again"
     )
+
+
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of an ``.npy`` file; -> shape, whether column-major, and type.
+
+    Raises
+    ------
+    ValueError: it has none.
+    """
+    version = npy.read_magic(file)
+    if version == (1, 0):
+        return npy.read_array_header_1_0(file)
+    # Version 3 differs in the encoding of the names of fields, which vectors do not have.
+    return npy.read_array_header_2_0(file)

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
-VALIDATION_SHARE = 0.2
-VALIDATION_SEED = 0
+from criticalmass.measure_protocol import VALIDATION_SEED, VALIDATION_SHARE
+
 _IDENTITY = ("model", "layer", "dataset", "split", "selector", "seed", "n_kept", "measure")
 
 
@@ -137,4 +137,26 @@ _ALL = (
     Measure("retrieval", False, 1, False, True, _retrieval),
     Measure("retrieval-recall", False, 1, False, True, _retrieval_recall),
 )
+
 MEASURES: Mapping[str, Measure] = MappingProxyType({m.name: m for m in _ALL})
+
+PROBE_LABEL = "accuracy on held-out data"
+
+MEASURE_LABELS = {
+    "cka": "linear CKA with the whole layer",
+    "cka-debiased": "debiased linear CKA with the whole layer",
+    "procrustes": "Procrustes similarity with the whole layer",
+    "mutual-knn": "nearest neighbours shared with the whole layer",
+    "retrieval": "nDCG@10 of the whole layer's neighbours",
+    "retrieval-recall": "recall@10 of the whole layer's neighbours",
+}
+
+
+def is_similarity(measure: str) -> bool:
+    """Whether a measure compares with the whole layer instead of scoring a task."""
+    return measure in MEASURE_LABELS
+
+
+def measure_label(measure: str) -> str:
+    """How a reader knows a measure: the words of its axis."""
+    return MEASURE_LABELS.get(measure, PROBE_LABEL)

@@ -16,7 +16,8 @@ from criticalmass.memory import Room, reserve_to_come, rooms
 from criticalmass.plan import SPLIT, Request
 from criticalmass.probes.rows import held_bytes
 from criticalmass.progress import notice
-from criticalmass.selectors import SELECTORS, sizes_for
+from criticalmass.selectors import SELECTORS
+from criticalmass.selectors.grid import sizes_for
 from criticalmass.store import FeatureStore
 
 _MIB = 1 << 20

@@ -12,6 +12,7 @@ import pandas as pd
 
 from criticalmass.checking import checked
 from criticalmass.errors import RunError, unknown_name
+from criticalmass.measures import is_similarity
 from criticalmass.results import Run
 from criticalmass.run_curves import Curve, curves_of
 from criticalmass.run_predictions import RunLike, check_interval, percentiles, runs_of, typed
@@ -186,7 +187,7 @@ def _whole(curve: Curve, labels: npt.NDArray[np.int64]) -> _Subset:
     row = _named(curve, "full", curve.n_neurons) | {"fraction": 1.0, "is_projection": False}
     row |= {"value": curve.full, "n_seeds": 1}
     # A similarity of the layer with itself is 1 without error.
-    certain = _is_similarity(curve.key[4])
+    certain = is_similarity(curve.key[4])
     return _subset(curve, row, curve.full_drawn, certain or bool(curve.full_drawn.std()), labels)
 
 
@@ -214,15 +215,9 @@ def _subset(
 ) -> _Subset:
     low, high = percentiles(drawn, curve.level)
     task: tuple[str, ...] = (row["dataset"], row["measure"])
-    if _is_similarity(row["measure"]):
+    if is_similarity(row["measure"]):
         task += (row["model"], row["layer"])
     return _Subset(task, row | {"low": low, "high": high}, drawn, resampled, labels)
-
-
-def _is_similarity(measure: str) -> bool:
-    from criticalmass.figures import is_similarity
-
-    return is_similarity(measure)
 
 
 def _same_test(subsets: list[_Subset]) -> list[_Subset]:

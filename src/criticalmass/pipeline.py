@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from criticalmass.checking import checked
-from criticalmass.selectors import DEFAULT_FRACTIONS
+from criticalmass.selectors.grid import DEFAULT_FRACTIONS
 
 if TYPE_CHECKING:
     from criticalmass.datasets import Dataset

@@ -10,7 +10,8 @@ from typing import Any
 
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.measures import MEASURES, identity
-from criticalmass.selectors import SELECTORS, grid_for, selector_version
+from criticalmass.selectors import SELECTORS, selector_version
+from criticalmass.selectors.grid import grid_for
 from criticalmass.store import FeatureStore
 
 FULL = "full"

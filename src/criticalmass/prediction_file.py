@@ -16,16 +16,13 @@ from criticalmass.statistics import Moments
 from criticalmass.theory.spectrum import correlation, diagonal_share, participation_ratio
 
 if TYPE_CHECKING:
-    from criticalmass.cells import Workbench
-    from criticalmass.plan import Request
     from criticalmass.results import Run
     from criticalmass.theory.eigenbasis import Eigenbasis
 
 FILE = "prediction.json"
+
 #: Raised when a law changes: predictions of another version are not read.
 VERSION = 1
-#: Wider layers are predicted by `explain` when asked, not by every sweep: it takes minutes.
-WIDEST_IN_SWEEP = 4096
 
 
 def of_second_moment(whole: Moments, *, layer: str, digest: str, test: bool) -> Prediction:
@@ -57,45 +54,6 @@ def of_second_moment(whole: Moments, *, layer: str, digest: str, test: bool) -> 
         if test and alive >= FEWEST_NEURONS
         else None,
     )
-
-
-def predict_for_run(run: Run, bench: Workbench, request: Request) -> None:
-    """Write the predictions that a sweep's report shows, unless they are there already.
-
-    Only what is measured is predicted: CKA where CKA is, ridge where ridge is. A layer that
-    defeats the laws is swept all the same.
-    """
-    known = read_predictions(run)
-    fresh = {}
-    for layer in request.layers:
-        wanted = {"cka", "ridge"} & set(request.measures)
-        there = known.get(layer)
-        if there is not None:
-            wanted -= {curve.measure for curve in there.curves}
-        width = int(bench.store.features("test", layer).shape[1])
-        if wanted and width <= WIDEST_IN_SWEEP:
-            found = _of_layer(bench, layer, ridge="ridge" in request.measures)
-            fresh.update({} if found is None else {layer: found})
-    if fresh:
-        write_predictions(run, {**known, **fresh}.values())
-
-
-def _of_layer(bench: Workbench, layer: str, *, ridge: bool) -> Prediction | None:
-    from criticalmass.cells import EXPECTED
-    from criticalmass.theory.eigenbasis import eigenbasis
-
-    data = bench.layer(layer)
-    try:
-        found = of_second_moment(
-            data.whole.moments, layer=layer, digest=bench.store.digest(layer), test=True
-        )
-        if ridge:
-            n_classes = len(bench.store.class_names)
-            basis = eigenbasis(data.train, bench.y_train, n_classes=n_classes)
-            found = with_ridge(found, basis, (data.test, bench.y_test))
-    except EXPECTED:
-        return None
-    return found
 
 
 def with_ridge(prediction: Prediction, basis: Eigenbasis, test: tuple[Any, Any]) -> Prediction:

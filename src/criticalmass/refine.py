@@ -16,7 +16,8 @@ from criticalmass.measures import MEASURES
 from criticalmass.plan import Cell, CellMaker, Request
 from criticalmass.progress import notice, say
 from criticalmass.search import Ask, Found, Look, Problem, answer, looks_for, next_asks
-from criticalmass.selectors import SELECTORS, grid_for
+from criticalmass.selectors import SELECTORS
+from criticalmass.selectors.grid import grid_for
 from criticalmass.supply import Supply
 
 _KEY = ("layer", "selector", "measure", "delta")

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from criticalmass.cells import validation_rows
 from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError
+from criticalmass.measure_protocol import validation_rows
 from criticalmass.measures import MEASURES
-from criticalmass.selectors import Evidence, select, selector_info
+from criticalmass.selectors import select, selector_info
+from criticalmass.selectors.evidence import Evidence
 from criticalmass.shrinking.candidates import Goal, compete
 from criticalmass.shrinking.card import model_card, sentence
 from criticalmass.shrinking.certify import certify, tried

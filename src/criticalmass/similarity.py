@@ -19,10 +19,7 @@ from criticalmass.errors import unknown_name
 from criticalmass.nearest import Metric
 from criticalmass.probes.standardise import column_scaling
 from criticalmass.probes.task import Rows
-from criticalmass.procrustes import (
-    prefix_procrustes_replicates,
-    projection_procrustes_replicates,
-)
+from criticalmass.procrustes import prefix_procrustes_replicates, projection_procrustes_replicates
 from criticalmass.retrieval import Neighbours, graded, ndcg, queries_of, recall
 from criticalmass.statistics import FloatArray, IndexArray, Moments, moments
 

@@ -293,3 +293,6 @@ def _open_shard(path: Path, shape: tuple[int, int]) -> NDArray[Any]:
             "extract it again"
         )
     return np.asarray(shard) if shard.size == 0 else shard
+
+
+UNLABELLED = ("unlabelled",)

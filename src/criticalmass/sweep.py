@@ -18,24 +18,21 @@ from criticalmass.cells import Workbench
 from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError, RunError, StoreError, unknown_name
 from criticalmass.ledger import Ledger, fill
-from criticalmass.measures import (
-    MEASURES,
-    VALIDATION_SEED,
-    VALIDATION_SHARE,
-    identity,
-)
+from criticalmass.measure_protocol import VALIDATION_SEED, VALIDATION_SHARE
+from criticalmass.measures import MEASURES, identity
 from criticalmass.needs import fitting
 from criticalmass.plan import SPLIT, Cell, Request, cells_of, make_request
 from criticalmass.planned import is_auto, settled
-from criticalmass.prediction_file import predict_for_run
 from criticalmass.probes.rows import holding
 from criticalmass.progress import notice
 from criticalmass.refine import Refinement, refine_run
 from criticalmass.results import Run
 from criticalmass.run_writer import RunWriter
-from criticalmass.selectors import DEFAULT_FRACTIONS, SELECTORS, selector_version
+from criticalmass.selectors import SELECTORS, selector_version
+from criticalmass.selectors.grid import DEFAULT_FRACTIONS
 from criticalmass.store import FeatureStore
 from criticalmass.supply import Supply
+from criticalmass.sweep_prediction import predict_for_run
 
 RERUNS = ("missing", "failed", "all")
 _LIBRARIES = ("criticalmass", "numpy", "scipy", "scikit-learn", "numba", "pandas")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import criticalmass as cm
-from criticalmass.cells import validation_rows
+from criticalmass.measure_protocol import validation_rows
 from criticalmass.probes.logistic_task import LogisticProtocol, logistic
 from criticalmass.probes.task import ProbeTask
 from criticalmass.theory.eigenbasis import eigenbasis

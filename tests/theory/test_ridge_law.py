@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks.what_if_ridge import ridge_by_classes, ridge_by_members, ridge_by_samples
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
@@ -21,11 +22,6 @@ from criticalmass.theory.subset_heads import (
     exchangeable_heads,
     heads_of_medium,
     neuron_heads,
-)
-from criticalmass.theory.what_if_ridge import (
-    ridge_by_classes,
-    ridge_by_members,
-    ridge_by_samples,
 )
 
 Task = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -296,9 +292,8 @@ def test_fewer_classes_and_more_members_are_easier() -> None:
 
 
 def test_figures_draw_a_line_per_group() -> None:
+    from benchmarks import figures_theory_ridge as figures
     from matplotlib.figure import Figure
-
-    from criticalmass import figures_theory_ridge as figures
 
     train, test = task(20, n=300)
     table = ridge_by_samples(train, test, [4, 10], [10, 40, 300], l2=0.1)

@@ -5,17 +5,17 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks.figures_theory import (
+    critical_mass_against_width,
+    law_over_measured,
+    redundancy_against_decorrelation,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
 from criticalmass.figures import new_axes
-from criticalmass.figures_theory import (
-    critical_mass_against_width,
-    law_over_measured,
-    redundancy_against_decorrelation,
-)
 from criticalmass.theory.remainder import average_subsets
 from criticalmass.theory.similarity import (
     cka_critical_mass_interval,

@@ -6,16 +6,7 @@ from typing import Any
 
 import click
 
-from criticalmass.cli.options import (
-    Function,
-    example,
-    given,
-    out,
-    quiet,
-    several,
-    sweeping,
-    where,
-)
+from criticalmass.cli.options import Function, example, given, out, quiet, several, sweeping, where
 from criticalmass.cli.showing import show_redundancy
 
 

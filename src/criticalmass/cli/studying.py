@@ -34,8 +34,6 @@ def study(name: str, out: str, weights: tuple[str, ...], **options: Any) -> None
     made = run_study(name, out=out, **given({**options, "weights": files or None}))
     for folder in made.folders.values():
         click.echo(str(folder))
-    if made.write_up is not None:
-        click.echo(str(made.write_up))
     for one in made.missing:
         click.echo(f"missing{' (optional)' if one.optional else ''}: {one}", err=True)
     if not made.whole:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from criticalmass.datasets.dataset import UNLABELLED, Dataset, Split
+from criticalmass.datasets.dataset import Dataset, Split
 from criticalmass.datasets.loading import load_dataset
+from criticalmass.store import UNLABELLED
 
 __all__ = ["UNLABELLED", "Dataset", "Split", "load_dataset"]

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from criticalmass.datasets.images import EncodedImages, header_fault
 from criticalmass.errors import CriticalMassError
 
-UNLABELLED = ("unlabelled",)
 """The class names of data without labels: one class, of which every label is 0."""
 
 Modality = Literal["image", "text", "vector"]

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from criticalmass.datasets.dataset import UNLABELLED, Dataset, Split
+from criticalmass.datasets.dataset import Dataset, Split
 from criticalmass.datasets.images import EncodedImages
 from criticalmass.datasets.splits import arranged
 from criticalmass.errors import CriticalMassError
+from criticalmass.store import UNLABELLED
 
 _SPLITS = ("train", "test", "val", "validation", "valid")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")

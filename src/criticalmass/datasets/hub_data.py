@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from criticalmass.datasets.arrays import encode_labels
 from criticalmass.datasets.columns import Columns, choose_columns
-from criticalmass.datasets.dataset import UNLABELLED, Dataset, Split
+from criticalmass.datasets.dataset import Dataset, Split
 from criticalmass.datasets.images import EncodedImages
 from criticalmass.datasets.splits import arranged
 from criticalmass.errors import CriticalMassError, DataUnavailableError
 from criticalmass.models.hub import offline, reachable
 from criticalmass.models.repair import import_package
 from criticalmass.specs import Spec
+from criticalmass.store import UNLABELLED
 
 HUB_OPTIONS = ("n", "text", "image", "label", "config")
 """The options of ``hf:``."""

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from criticalmass.datasets.arrays import as_numbers, encode_labels
 from criticalmass.datasets.columns import OPTIONS, Columns, choose_columns
-from criticalmass.datasets.dataset import UNLABELLED, Dataset, Split
+from criticalmass.datasets.dataset import Dataset, Split
 from criticalmass.datasets.images import EncodedContent, EncodedImages, FileContent
 from criticalmass.datasets.splits import arranged, take
 from criticalmass.errors import CriticalMassError
 from criticalmass.specs import Spec
+from criticalmass.store import UNLABELLED
 
 TABLE_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "csv": ("n", *OPTIONS, "sep"),

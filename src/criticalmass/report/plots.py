@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from criticalmass import figures
 from criticalmass.figures_reference import ReferencePoint, fitting, mark_references
+from criticalmass.measures import is_similarity, measure_label
 from criticalmass.report.plot import Axis, Cells, Plot, Series, plain_axis, share_axis
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def value_plots(
 
 def _value_plot(rows: pd.DataFrame, ids: CurveIds, references: Sequence[ReferencePoint]) -> Plot:
     measure = str(rows["measure"].iloc[0])
-    similarity = figures.is_similarity(measure)
+    similarity = is_similarity(measure)
     points = fitting(references, "value", rows)
     drawing, ax = figures.new_axes()
     draw = figures.cka_against_fraction if similarity else figures.value_against_fraction
@@ -61,7 +62,7 @@ def _value_plot(rows: pd.DataFrame, ids: CurveIds, references: Sequence[Referenc
         table=rows.reset_index(drop=True),
         drawing=drawing,
         x=share_axis(smallest, _one(rows["n_neurons"])),
-        y=plain_axis(_numbers(values), figures.measure_label(measure), top=1.02),
+        y=plain_axis(_numbers(values), measure_label(measure), top=1.02),
         series=(*_value_lines(rows, ids), *reference_series(points)),
         rules=tuple(rules),
         follows="value",

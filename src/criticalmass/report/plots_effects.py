@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from criticalmass import figures, figures_choice, figures_effects, figures_maps
+from criticalmass.measures import measure_label
 from criticalmass.report.plot import Axis, Cells, Plot, Series, count_axis, plain_axis, share_axis
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def pareto_plot(table: pd.DataFrame) -> Plot:
         table=table.reset_index(drop=True),
         drawing=drawing,
         x=count_axis(float(sizes.min()), float(sizes.max()), "neurons or dimensions kept"),
-        y=plain_axis(values, figures.measure_label(measure), top=1.02),
+        y=plain_axis(values, measure_label(measure), top=1.02),
         series=tuple(series),
     )
 

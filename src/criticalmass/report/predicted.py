@@ -130,6 +130,7 @@ def _plots(prediction: Prediction, compared: pd.DataFrame) -> list[Plot]:
 
 def _curve(line: pd.DataFrame, rows: pd.DataFrame, measure: str) -> Plot:
     from criticalmass import figures, figures_explain
+    from criticalmass.measures import measure_label
 
     drawing, ax = figures.new_axes()
     figures_explain.predicted_over_measured(line, rows, ax, measure=measure)
@@ -145,7 +146,7 @@ def _curve(line: pd.DataFrame, rows: pd.DataFrame, measure: str) -> Plot:
         table=rows.reset_index(drop=True),
         drawing=drawing,
         x=share_axis(float(kept.min()), int(rows["n_neurons"].iloc[0])),
-        y=plain_axis(values, figures.measure_label(measure), top=1.02),
+        y=plain_axis(values, measure_label(measure), top=1.02),
         series=(
             Series("predicted", shown["fraction"].tolist(), shown["mean"].tolist(), shape="bare"),
             Series(

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from criticalmass.datasets.dataset import UNLABELLED
-from criticalmass.figures import is_similarity
+from criticalmass.measures import is_similarity
 from criticalmass.report.answers import percent
+from criticalmass.store import UNLABELLED
 
 if TYPE_CHECKING:
     import pandas as pd

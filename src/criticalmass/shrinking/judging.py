@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from criticalmass.cells import validation_rows
+from criticalmass.measure_protocol import validation_rows
 from criticalmass.probes import get_probe
 from criticalmass.probes.task import LinearHead, ProbeTask, Rows
 from criticalmass.shrinking.precision import Codec, stored

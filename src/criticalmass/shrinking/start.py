@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from criticalmass.cells import EXPECTED
+from criticalmass.measure_protocol import EXPECTED
 from criticalmass.measures import MEASURES
 from criticalmass.shrinking.parts import Parts
 

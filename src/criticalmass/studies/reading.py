@@ -181,7 +181,6 @@ _STUDY_KEYS: Mapping[str, Check] = {
     "estimators": _list(_estimator),
     "deltas": _list(_delta),
     "not_here": _text,
-    "write_up": _flag,
 }
 _PART_KEYS: Mapping[str, Check] = {
     "models": _list(_model),

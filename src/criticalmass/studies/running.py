@@ -32,13 +32,13 @@ class Studied:
     path: the folder.
     folders: name of each study -> its folder, with tables (CSV) and ``report.html``.
     missing: what could not be measured, and why.
-    write_up: the findings over all studies, a Markdown file; None where none was asked for.
+    runs: name of each study -> what it measured of each pair of a model and a dataset.
     """
 
     path: Path
     folders: Mapping[str, Path]
     missing: tuple[Missing, ...] = ()
-    write_up: Path | None = None
+    runs: Mapping[str, Sequence[Seen]] = field(default_factory=dict)
 
     @property
     def whole(self) -> bool:
@@ -91,14 +91,10 @@ def study(  # noqa: PLR0913
     grid = grid_of(asked, files, None if data is None else Path(data))
     work = _Work(folder, place, grid)
     measuring = [one for one in asked if one.parts]
-    writing = any(one.write_up for one in asked)
-    with Watch(
-        f"study {asked[-1].name}", work.kinds(measuring, writing), folder / "steps.csv"
-    ) as watch:
+    with Watch(f"study {asked[-1].name}", work.kinds(measuring), folder / "steps.csv") as watch:
         work.measure(watch)
         folders = {one.name: work.tell(one, watch, pages) for one in measuring}
-        written = work.write_up(watch) if writing else None
-    return Studied(folder, folders, tuple(work.missing), written)
+    return Studied(folder, folders, tuple(work.missing), work.seen)
 
 
 def _with_protocol(study: Study, protocol: str | None) -> Study:
@@ -139,6 +135,7 @@ class _Work:
     features: where features are.
     grid: all jobs.
     missing: what could not be done, so far.
+    seen: name of each study -> what it measured of each pair, so far.
     """
 
     folder: Path
@@ -146,15 +143,15 @@ class _Work:
     grid: Grid
     missing: list[Missing] = field(init=False)
     _stored: dict[Job, list[Stored]] = field(default_factory=dict)
-    _seen: dict[str, list[Seen]] = field(default_factory=dict)
+    seen: dict[str, list[Seen]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.missing = list(self.grid.missing)
 
-    def kinds(self, studies: Sequence[Study], writing: bool) -> list[str]:
+    def kinds(self, studies: Sequence[Study]) -> list[str]:
         """List the kinds of all steps, for the time left."""
         pairs = ["features", "sweep"] * len(self.grid.pairs)
-        return [*pairs, *["tables"] * len(studies), *["findings"] * writing]
+        return [*pairs, *["tables"] * len(studies)]
 
     def measure(self, watch: Watch) -> None:
         """Extract and sweep every pair; what fails is noted, the rest goes on."""
@@ -233,7 +230,7 @@ class _Work:
         jobs = [job for job in self.grid.jobs if job.study == study.name and job in self._stored]
         with watch.step(f"tables of {study.name}"):
             seen = [self._see(group) for group in tabulating.grouped(jobs)]
-            self._seen[study.name] = seen
+            self.seen[study.name] = seen
             tables = tabulating.tables_of(study, seen)
             tabulating.write_tables({**tables, "missing": self._missing_table(study)}, folder)
             if pages and seen:
@@ -254,13 +251,6 @@ class _Work:
             name: store for job in jobs for store, layers in self._stored[job] for name in layers
         }
         return Seen(jobs, view(Run.open(self._run(jobs[0].pair)), asked), stores)
-
-    def write_up(self, watch: Watch) -> Path:
-        """Write the findings over all studies; -> the Markdown file."""
-        from criticalmass.studies.findings import write_findings
-
-        with watch.step("findings"):
-            return write_findings(self.folder, self._seen)
 
     def _missing_table(self, study: Study) -> pd.DataFrame:
         mine = [one for one in self.missing if one.study == study.name]

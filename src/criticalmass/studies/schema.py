@@ -70,7 +70,6 @@ class Study:
     estimators: of DR; that of each part's protocol if empty.
     deltas: shares of the whole layer's value.
     not_here: why there is no local variant; empty if there is, or if this is it.
-    write_up: whether the findings of all studies are written up at the end.
     """
 
     name: str
@@ -82,4 +81,3 @@ class Study:
     estimators: tuple[str, ...] = ()
     deltas: tuple[float, ...] = (0.8, 0.9, 0.95)
     not_here: str = ""
-    write_up: bool = False

@@ -9,7 +9,8 @@ import pandas as pd
 
 from criticalmass.results import Run
 from criticalmass.run_part import RunPart
-from criticalmass.selectors import SELECTORS, sizes_for
+from criticalmass.selectors import SELECTORS
+from criticalmass.selectors.grid import sizes_for
 from criticalmass.studies.grid import Job
 
 FULL = "full"

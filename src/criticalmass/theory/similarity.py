@@ -19,12 +19,7 @@ from criticalmass.checking import checked
 from criticalmass.errors import CriticalMassError
 from criticalmass.statistics import FloatArray, IndexArray
 from criticalmass.theory.spectrum import as_second_moment
-from criticalmass.theory.subset_moments import (
-    PairSums,
-    SubsetMoments,
-    pair_sums,
-    subset_moments,
-)
+from criticalmass.theory.subset_moments import PairSums, SubsetMoments, pair_sums, subset_moments
 
 #: Relative variance of D above which the second order alone is not trusted. On layers made to
 #: break it (a few giant neurons) it was up to .018 off at .1, and .005 with this bar.

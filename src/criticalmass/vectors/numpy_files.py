@@ -7,14 +7,13 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.limits import check_zip
+from criticalmass.limits import check_zip, read_header
 from criticalmass.vectors.source import ROWS, Block, Source, Vectors, check_form
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -43,20 +42,6 @@ def _npy_source(path: Path) -> Source:
     if by_column:
         return Source.of_array(np.load(path, mmap_mode="r"), what)
     return Source.of_block(Block(path, offset, dtype, (shape[0], shape[1])), what)
-
-
-def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read the header of an ``.npy`` file; -> shape, whether column-major, and type.
-
-    Raises
-    ------
-    ValueError: it has none.
-    """
-    version = npy.read_magic(file)
-    if version == (1, 0):
-        return npy.read_array_header_1_0(file)
-    # Version 3 differs in the encoding of the names of fields, which vectors do not have.
-    return npy.read_array_header_2_0(file)
 
 
 def open_npz(path: Path, column: str | None, other: frozenset[str]) -> Vectors:

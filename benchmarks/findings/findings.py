@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
+from benchmarks.findings.claims import claims
+from benchmarks.findings.drawing import draw_findings
+from benchmarks.findings.evidence import SeenBy, evidence
+from benchmarks.findings.writing import render
 from criticalmass.errors import CriticalMassError
 from criticalmass.store_files import scratch_beside
-from criticalmass.studies.claims import claims
-from criticalmass.studies.drawing import draw_findings
-from criticalmass.studies.evidence import SeenBy, evidence
 from criticalmass.studies.tabulating import write_tables
-from criticalmass.studies.writing import render
 
+DOCS = Path(__file__).parents[2] / "docs"
+IMAGES = "results/"
 NEEDED = (
     "transfer",
     "layers",
@@ -58,4 +61,23 @@ def write_findings(folder: Path, seen: SeenBy) -> Path:
     scratch = scratch_beside(target)
     scratch.write_text(text, encoding="utf-8")
     os.replace(scratch, target)
+    return target
+
+
+def copy_to_docs(found: Path, docs: Path) -> Path:
+    """Replace ``docs/results`` and ``docs/results.md``; -> the text.
+
+    Parameters
+    ----------
+    found: the folder ``results`` that `write_findings` wrote.
+    docs: the folder of documents.
+    """
+    text = render(found, images=IMAGES)
+    place = docs / "results"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    for path in sorted([*found.glob("*.csv"), *found.glob("*.png")]):
+        shutil.copyfile(path, place / path.name)
+    target = docs / "results.md"
+    target.write_text(text, encoding="utf-8")
     return target

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,12 @@ import pandas as pd
 
 from criticalmass.errors import CriticalMassError
 
-TEMPLATE = "library/results.md.j2"
+TEMPLATE = Path(__file__).with_name("results.md.j2")
 
 
 def template() -> str:
     """Return the text with places for numbers."""
-    return files("criticalmass.studies").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return TEMPLATE.read_text(encoding="utf-8")
 
 
 def render(folder: Path, images: str) -> str:
@@ -48,7 +47,7 @@ def render(folder: Path, images: str) -> str:
     except jinja2.UndefinedError as error:
         raise CriticalMassError(
             f"{str(folder)!r} lacks what the findings are written from ({error}); run again: "
-            "criticalmass study local --out DIR"
+            "criticalmass study local --out DIR, then python -m benchmarks.findings DIR"
         ) from error
 
 

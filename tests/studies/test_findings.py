@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from benchmarks.results import DOCS, IMAGES, take
+from benchmarks.findings.claims import claims
+from benchmarks.findings.findings import DOCS, IMAGES, copy_to_docs
+from benchmarks.findings.writing import render
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.studies.claims import claims
-from criticalmass.studies.writing import render
 
 RESULTS = DOCS / "results"
 TEXT = (DOCS / "results.md").read_text(encoding="utf-8")
@@ -47,7 +47,7 @@ def test_every_figure_is_there() -> None:
 def test_taking_over_gives_the_same_text_and_leaves_nothing_old(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "old.csv").touch()
-    assert take(RESULTS, tmp_path).read_text(encoding="utf-8") == TEXT
+    assert copy_to_docs(RESULTS, tmp_path).read_text(encoding="utf-8") == TEXT
     assert not (tmp_path / "results" / "old.csv").exists()
 
 
@@ -55,5 +55,5 @@ def test_a_table_that_is_missing_is_named_and_nothing_is_written(tmp_path: Path)
     folder = shutil.copytree(RESULTS, tmp_path / "found")
     (folder / "cka.csv").unlink()
     with pytest.raises(CriticalMassError, match="cka"):
-        take(folder, tmp_path / "docs")
+        copy_to_docs(folder, tmp_path / "docs")
     assert not (tmp_path / "docs").exists()
