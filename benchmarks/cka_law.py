@@ -23,8 +23,8 @@ from benchmarks.figures_theory import (
 )
 from benchmarks.timing import tell, timed
 from criticalmass.cka import prefix_cka
+from criticalmass.core.moments import moments
 from criticalmass.figures import new_axes
-from criticalmass.statistics import moments
 from criticalmass.store import FeatureStore
 from criticalmass.theory.similarity import ExpectedSimilarity, expected_cka
 from criticalmass.theory.spectrum import correlation, diagonal_share, participation_ratio

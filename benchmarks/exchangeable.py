@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.timing import tell, timed
-from criticalmass.statistics import moments
+from criticalmass.core.moments import moments
 from criticalmass.store import FeatureStore
 from criticalmass.theory.exchangeable import exchangeability_test
 

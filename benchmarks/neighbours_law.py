@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.timing import tell, timed
+from criticalmass.core.moments import moments
 from criticalmass.importing import import_features
 from criticalmass.redundancy import curves
 from criticalmass.selectors.grid import sizes_for
-from criticalmass.statistics import moments
 from criticalmass.store import FeatureStore
 from criticalmass.sweep import sweep
 from criticalmass.theory.ridge import predict_ridge

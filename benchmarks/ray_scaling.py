@@ -25,8 +25,8 @@ import numpy as np
 from benchmarks.memory import make_store
 from benchmarks.problems import Recipe
 from benchmarks.timing import machine, tell
-from criticalmass.backends.ray import Ray
-from criticalmass.cores import limited
+from criticalmass.core.ray_backend import Ray
+from criticalmass.core.threads import limit_threads
 from criticalmass.results import Run
 from criticalmass.store import FeatureStore
 from criticalmass.sweep import sweep
@@ -77,7 +77,11 @@ def idle(_: int) -> int:
 
 def timed(store: FeatureStore, count: int, seeds: int) -> tuple[Timing, float]:
     """Sweep with so many workers; also return the seconds of a task that does nothing."""
-    with workers(count), tempfile.TemporaryDirectory(dir=store.path.parent) as out, limited(1):
+    with (
+        workers(count),
+        tempfile.TemporaryDirectory(dir=store.path.parent) as out,
+        limit_threads(1),
+    ):
         place = Ray()
         warm = sweep(store, out=Path(out) / "warm", **_asked(count), backend=place)
         began = time.perf_counter()

@@ -20,10 +20,10 @@ from benchmarks.problems import Matrix, Recipe, synthetic
 from benchmarks.search import Line
 from benchmarks.timing import Seconds, machine, median, one_thread, spread, tell, timed
 from criticalmass.cka import prefix_cka
+from criticalmass.core.moments import moments
 from criticalmass.retrieval import graded, ndcg, recall
 from criticalmass.selectors.grid import DEFAULT_FRACTIONS, sizes_for
 from criticalmass.similarity import SIMILARITIES, SimilarityTask, WholeLayer, get_similarity
-from criticalmass.statistics import moments
 from criticalmass.store import FeatureStore
 
 _N_ORDERS = 5

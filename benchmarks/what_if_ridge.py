@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.rows import RowSubset
 from criticalmass.errors import CriticalMassError
-from criticalmass.probes.standardise import RowSubset
 from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
 from criticalmass.theory.held_out import Sampling
 from criticalmass.theory.ridge import Labelled, RidgePrediction, predict_ridge

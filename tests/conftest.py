@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from criticalmass import cells, progress
+from criticalmass import cells
+from criticalmass.core import progress
 from criticalmass.probes import get_probe
 from criticalmass.probes.task import ProbeScores, ProbeTask
 from criticalmass.results import Artifact, Run

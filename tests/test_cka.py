@@ -5,8 +5,8 @@ import pytest
 
 from criticalmass.cka import linear_cka, prefix_cka, prefix_cka_debiased, prefix_cka_of_projection
 from criticalmass.cka_replicates import prefix_cka_replicates, projection_cka_replicates
+from criticalmass.core.moments import moment_of_squares, moments
 from criticalmass.errors import CriticalMassError
-from criticalmass.statistics import moment_of_squares, moments
 
 
 def textbook_cka(x, y):

@@ -20,8 +20,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from criticalmass import catalogue, cli, progress
+from criticalmass import catalogue, cli
 from criticalmass.cli.options import FORMATS
+from criticalmass.core import progress
 from criticalmass.errors import CriticalMassError, DataUnavailableError, MissingExtraError
 from criticalmass.store import FeatureStore
 from criticalmass.tables import FORMATS as TABLE_FORMATS

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import criticalmass as cm
-from criticalmass import progress, store_writer
+from criticalmass import store_writer
+from criticalmass.core import progress
 from criticalmass.datasets import Dataset, Split
 from criticalmass.errors import CriticalMassError, StoreError, missing_extra
 

@@ -15,8 +15,8 @@ import pytest
 
 import criticalmass as cm
 from criticalmass import needs
+from criticalmass.core.memory import Room, rooms
 from criticalmass.errors import CriticalMassError
-from criticalmass.memory import Room, rooms
 from criticalmass.plan import make_request
 from criticalmass.probes.rows import HeldRows, StreamedRows, holding, ordered_rows
 from criticalmass.probes.standardise import column_scaling

@@ -16,10 +16,10 @@ from PIL import Image
 
 import criticalmass as cm
 from criticalmass import store_writer
+from criticalmass.core.threads import map_ahead
 from criticalmass.datasets.images import BrokenImageError
 from criticalmass.models import load_model
 from criticalmass.models.preprocess import ImagePreprocess
-from criticalmass.prefetch import in_order
 
 HALF = (0.5, 0.5, 0.5)
 MODEL = "timm:test_resnet?init=random&px=32"
@@ -46,7 +46,7 @@ def test_results_come_in_order_until_the_first_error(n, workers, ahead, failing,
     found = []
     expected = pytest.raises(ValueError, match=f"^{stop}$") if stop < n else nullcontext()
     with expected:
-        found.extend(in_order(work, range(n), workers=workers, ahead=ahead))
+        found.extend(map_ahead(work, range(n), workers=workers, ahead=ahead))
     # list.extend keeps what came before the error.
     assert found == [task * task for task in range(stop)]
     assert ahead_threads() == []
@@ -54,7 +54,7 @@ def test_results_come_in_order_until_the_first_error(n, workers, ahead, failing,
 
 def test_no_more_than_asked_is_made_ahead():
     begun = []
-    results = in_order(lambda task: begun.append(task) or task, range(50), workers=3, ahead=5)
+    results = map_ahead(lambda task: begun.append(task) or task, range(50), workers=3, ahead=5)
     assert begun == []
     for place in range(10):
         assert next(results) == place

@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 
 import criticalmass as cm
-from criticalmass import cells, cli, progress
+from criticalmass import cells, cli
 from criticalmass.cka import prefix_cka
+from criticalmass.core import progress
+from criticalmass.core.moments import moments
 from criticalmass.errors import CriticalMassError
 from criticalmass.probes.task import ProbeScores, ProbeTask
 from criticalmass.results import Run
-from criticalmass.statistics import moments
 from criticalmass.store import FeatureStore
 
 D, N_TEST, INFORMATIVE = 64, 500, 37

@@ -21,7 +21,7 @@ from criticalmass.results import Run
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aside, "cores", lambda: 2)
+    monkeypatch.setattr(aside, "thread_count", lambda: 2)
 
 
 def job(number: int) -> Job:
@@ -99,7 +99,7 @@ def test_a_page_of_three_runs_is_the_same_with_and_without(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         one = cm.report([run, run, run], tmp_path / "one.html").read_bytes()
-        monkeypatch.setattr(aside, "cores", lambda: 1)
+        monkeypatch.setattr(aside, "thread_count", lambda: 1)
         assert cm.report([run, run, run], tmp_path / "two.html").read_bytes() == one
 
 

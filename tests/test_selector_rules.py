@@ -15,12 +15,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import criticalmass as cm
+from criticalmass.core.moments import Moments, moments
 from criticalmass.errors import CriticalMassError
 from criticalmass.selectors import SELECTORS, select
 from criticalmass.selectors.clusters import correlations
 from criticalmass.selectors.evidence import Evidence
 from criticalmass.selectors.pivoting import pivots
-from criticalmass.statistics import Moments, moments
 
 shapes = st.tuples(st.integers(24, 40), st.integers(3, 9), st.integers(0, 2**32 - 1))
 RULES = [n for n, info in SELECTORS.items() if info.needs in ("moments", "classes")]

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from criticalmass.core.moments import moments
 from criticalmass.errors import CriticalMassError
 from criticalmass.selectors import SELECTORS, select, selector_info
 from criticalmass.selectors.evidence import Evidence
 from criticalmass.selectors.grid import DEFAULT_FRACTIONS, grid_for, sizes_for
-from criticalmass.statistics import moments
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from criticalmass import side_by_side
-from criticalmass.side_by_side import in_order
+from criticalmass.core import threads as thread_module
+from criticalmass.core.threads import map_side_by_side
 from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
 from criticalmass.theory.held_out import Sampling, held_out
 from criticalmass.theory.subset_heads import exchangeable_heads
@@ -33,11 +33,11 @@ def test_results_come_in_the_order_of_their_items() -> None:
             first_may_end.set()
         return item * item
 
-    assert list(in_order(work, range(20))) == [item * item for item in range(20)]
+    assert list(map_side_by_side(work, range(20))) == [item * item for item in range(20)]
 
 
 def test_no_more_results_are_held_than_threads_and_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(side_by_side, "cores", lambda: 3)
+    monkeypatch.setattr(thread_module, "thread_count", lambda: 3)
     taken = 0
 
     def items() -> Iterator[int]:
@@ -46,7 +46,7 @@ def test_no_more_results_are_held_than_threads_and_one(monkeypatch: pytest.Monke
             taken += 1
             yield item
 
-    for done, _ in enumerate(in_order(lambda item: item, items())):
+    for done, _ in enumerate(map_side_by_side(lambda item: item, items())):
         assert taken <= done + 4
 
 
@@ -54,7 +54,7 @@ def test_blas_has_one_thread_in_each_of_ours() -> None:
     # faiss brings a BLAS that counts its threads for each thread of ours.
     pytest.importorskip("faiss")
     before = [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
-    inside = next(iter(in_order(lambda _: threadpool_info(), [0])))
+    inside = next(iter(map_side_by_side(lambda _: threadpool_info(), [0])))
     assert all(lib["num_threads"] == 1 for lib in inside if lib["user_api"] == "blas")
     after = [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
     assert after == before
@@ -67,7 +67,7 @@ def test_an_error_of_a_step_is_not_lost() -> None:
         return item
 
     with pytest.raises(ValueError, match="third"):
-        list(in_order(work, range(9)))
+        list(map_side_by_side(work, range(9)))
 
 
 def test_the_eigenbasis_does_not_depend_on_the_number_of_threads(
@@ -77,7 +77,7 @@ def test_the_eigenbasis_does_not_depend_on_the_number_of_threads(
     monkeypatch.setattr("criticalmass.theory.eigenbasis._CHUNK", 32)
     found: list[Eigenbasis] = []
     for threads in (1, 4):
-        monkeypatch.setattr(side_by_side, "cores", lambda count=threads: count)
+        monkeypatch.setattr(thread_module, "thread_count", lambda count=threads: count)
         found.append(eigenbasis(rows, labels))
     assert np.array_equal(found[0].second_moment, found[1].second_moment)
     assert np.array_equal(found[0].targets, found[1].targets)

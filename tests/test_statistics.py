@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from criticalmass.core.moments import moments
 from criticalmass.errors import CriticalMassError
-from criticalmass.statistics import moments
 
 
 def two_pass(x):

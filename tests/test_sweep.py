@@ -13,9 +13,9 @@ from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import StandardScaler
 
 import criticalmass as cm
+from criticalmass.core.moments import moments
 from criticalmass.results import Run
 from criticalmass.selectors import select
-from criticalmass.statistics import moments
 from criticalmass.store import FeatureStore
 
 FRACTIONS = (0.25, 0.5, 1.0)

@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import criticalmass as cm
-from criticalmass import progress
-from criticalmass.backends import get_backend
-from criticalmass.backends.local import Local
-from criticalmass.cells import Projected
+from criticalmass.core import progress
+from criticalmass.core.backends import Local, get_backend
+from criticalmass.core.rows import Projected
 from criticalmass.errors import CriticalMassError
 from criticalmass.measure_protocol import VALIDATION_SHARE, validation_rows
 from criticalmass.measures import MEASURES

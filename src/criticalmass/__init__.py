@@ -11,7 +11,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from criticalmass.memory import spare_address_space
+from criticalmass.core.memory import spare_address_space
 
 __version__ = "0.1.0"
 

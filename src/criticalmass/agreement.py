@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from criticalmass.bootstrap import averaged_over_seeds, resampled_means, seed_counts
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
+from criticalmass.core.moments import FloatArray
 from criticalmass.run_predictions import (
     Line,
     Predictions,
@@ -25,7 +26,6 @@ from criticalmass.run_predictions import (
     runs_of,
     typed,
 )
-from criticalmass.statistics import FloatArray
 
 __all__ = ["AGREEMENT_COLUMNS", "agreement"]
 

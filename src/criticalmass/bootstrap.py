@@ -13,7 +13,7 @@ from threading import Lock
 import numpy as np
 import numpy.typing as npt
 
-from criticalmass.statistics import FloatArray
+from criticalmass.core.moments import FloatArray
 
 # Entries of one work array of counts; with its integer twins a pass stays below 100 MB.
 _ENTRIES = 4_000_000

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.rows import Projected, Rows
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.measure_protocol import EXPECTED, validation_rows
 from criticalmass.measures import MEASURES
 from criticalmass.plan import FULL, Job
 from criticalmass.probes import get_probe
-from criticalmass.probes.task import ProbeScores, ProbeTask, Rows
+from criticalmass.probes.task import ProbeScores, ProbeTask
 from criticalmass.results import Artifact
 from criticalmass.seal import SEAL, sealed
 from criticalmass.selectors import SELECTORS, Selection, select
@@ -26,34 +27,6 @@ from criticalmass.selectors.evidence import Evidence
 from criticalmass.similarity import SimilarityTask, WholeLayer, get_similarity
 from criticalmass.store import FeatureStore
 from criticalmass.store_files import read_manifest
-
-
-@dataclass(frozen=True, eq=False)
-class Projected:
-    """Rows times a projection, multiplied as they are read.
-
-    Attributes
-    ----------
-    rows: (n_samples, n_neurons).
-    projection: (n_neurons, n_kept) float32.
-    """
-
-    rows: Rows
-    projection: NDArray[np.float32]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(n_samples, n_kept)."""
-        return int(self.rows.shape[0]), int(self.projection.shape[1])
-
-    @property
-    def dtype(self) -> np.dtype[np.float32]:
-        """Always float32."""
-        return np.dtype(np.float32)
-
-    def __getitem__(self, key: Any, /) -> NDArray[np.float32]:
-        """Read the rows of a slice or an index array, projected."""
-        return np.asarray(self.rows[key], dtype=np.float32) @ self.projection
 
 
 @dataclass(frozen=True, eq=False)

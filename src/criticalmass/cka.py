@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from criticalmass.checking import checked
 from criticalmass.cka_kernels import prefix_terms
+from criticalmass.core.arguments import checked
+from criticalmass.core.moments import FloatArray, IndexArray, as_index
 from criticalmass.errors import CriticalMassError
 from criticalmass.hsic import FEWEST_DEBIASED, Hsic, ratio
-from criticalmass.statistics import FloatArray, IndexArray, as_index
 
 
 @checked
@@ -108,7 +108,7 @@ def prefix_cka_debiased(
     ----------
     second_moment: (n_neurons, n_neurons) C.
     moment_of_squares: (n_neurons, n_neurons) D, at the scale of C squared; see
-        `criticalmass.statistics.moment_of_squares`.
+        `criticalmass.core.moments.moment_of_squares`.
     n_samples: number of samples behind both, at least 4.
     order: (m,) distinct neurons, m <= n_neurons.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from criticalmass.statistics import FloatArray
+from criticalmass.core.moments import FloatArray
 
 
 # Reassociating the sums is what lets the compiler use the vector unit; they hold only

@@ -25,10 +25,10 @@ from criticalmass.cka import (
     ranks_of,
 )
 from criticalmass.cka_kernels import prefix_terms
+from criticalmass.core.moments import FloatArray, IndexArray, Moments, moments
 from criticalmass.errors import CriticalMassError
 from criticalmass.hsic import FEWEST_DEBIASED, Hsic, ratio
 from criticalmass.probes.staircase import steps
-from criticalmass.statistics import FloatArray, IndexArray, Moments, moments
 
 N_BLOCKS = 32
 _DEAL_SEED = 0

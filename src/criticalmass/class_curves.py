@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from criticalmass.bootstrap import averaged_over_seeds, seed_counts
+from criticalmass.core.moments import FloatArray
 from criticalmass.inequality import gini_of_rows, variation_of_rows
 from criticalmass.neutral import (
     excess_inequality,
@@ -19,7 +20,6 @@ from criticalmass.neutral import (
 )
 from criticalmass.results import Run
 from criticalmass.run_predictions import Line, Predictions, predictions_of
-from criticalmass.statistics import FloatArray
 
 # Entries of one work array while resampling.
 _ENTRIES = 4_000_000

@@ -11,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from criticalmass.checking import checked
 from criticalmass.comparison_pairs import KEY, Pair, folder_names, pairs_of, same_samples
 from criticalmass.comparison_words import sentence
+from criticalmass.core.arguments import checked
+from criticalmass.core.moments import FloatArray
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.estimators import check_delta, check_estimator, critical_size, reaches
 from criticalmass.measures import is_similarity
 from criticalmass.results import Run
 from criticalmass.run_curves import Curve, curves_of
-from criticalmass.statistics import FloatArray
 
 __all__ = ["COMPARISON_COLUMNS", "compare"]
 

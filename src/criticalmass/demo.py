@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from criticalmass.core.progress import say
 from criticalmass.errors import DataUnavailableError
-from criticalmass.progress import say
 
 if TYPE_CHECKING:
     from criticalmass.results import Run

@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from criticalmass.bootstrap import averaged_over_seeds, seed_counts
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
+from criticalmass.core.moments import FloatArray
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.results import Run
 from criticalmass.run_predictions import RunLike, check_interval, percentiles, runs_of, typed
 from criticalmass.selectors import SELECTORS
-from criticalmass.statistics import FloatArray
 from criticalmass.unit_scores import Halves, halves_of
 
 _TEXT, _COUNT, _FLOAT = "string", "Int64", "Float64"

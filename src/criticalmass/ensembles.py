@@ -16,14 +16,15 @@ from scipy.special import softmax
 from criticalmass.agreement import compared
 from criticalmass.bootstrap import averaged_over_seeds, resampled_means, seed_counts
 from criticalmass.cells import LayerData, Workbench
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
+from criticalmass.core.moments import FloatArray
+from criticalmass.core.progress import Progress, track
+from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
 from criticalmass.probes import get_probe
-from criticalmass.probes.task import LinearHead, ProbeScores, ProbeTask, Rows
-from criticalmass.progress import Progress, track
+from criticalmass.probes.task import LinearHead, ProbeScores, ProbeTask
 from criticalmass.run_predictions import Predictions, check_interval, percentiles, typed
 from criticalmass.selectors.grid import sizes_for
-from criticalmass.statistics import FloatArray
 from criticalmass.store import FeatureStore
 
 __all__ = ["ENSEMBLE_COLUMNS", "KINDS", "ensembles", "hard_vote", "soft_vote"]

@@ -8,9 +8,9 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
+from criticalmass.core.moments import FloatArray
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.statistics import FloatArray
 
 # A bar of 0.9 * 0.8 is 0.7200000000000001: a value of 0.72 must pass it all the same.
 _SLACK = 1e-12

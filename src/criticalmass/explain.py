@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
+from criticalmass.core.moments import Moments, moments
 from criticalmass.errors import CriticalMassError, RunError, StoreError
 from criticalmass.explain_words import paragraph
 from criticalmass.prediction import Prediction, ridge_curve
 from criticalmass.prediction_check import masses_beside, residuals
 from criticalmass.prediction_file import of_second_moment, read_predictions, write_predictions
 from criticalmass.results import Run
-from criticalmass.statistics import Moments, moments
 from criticalmass.store import FeatureStore
 from criticalmass.theory.freedom import degrees_of_freedom, full_penalty
 from criticalmass.theory.spectrum import correlation

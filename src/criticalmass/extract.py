@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from criticalmass.backends import Backend, get_backend
-from criticalmass.backends.local import Local
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
+from criticalmass.core.backends import Backend, Local, get_backend
+from criticalmass.core.progress import say
 from criticalmass.datasets import Dataset, load_dataset
 from criticalmass.datasets.broken import all_broken_named
 from criticalmass.engines import ENGINES, PRECISIONS
@@ -23,7 +23,6 @@ from criticalmass.extraction import (
 )
 from criticalmass.layer_choice import Choice, choose, held, named
 from criticalmass.models import FrozenModel, load_model, with_options
-from criticalmass.progress import say
 from criticalmass.store import FeatureStore
 from criticalmass.store_files import MANIFEST, read_manifest
 from criticalmass.store_writer import SplitInfo, StoreWriter, differences, different_request

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from criticalmass.backends import Backend, in_order
+from criticalmass.core.backends import Backend, map_in_order
+from criticalmass.core.progress import Progress, track
 from criticalmass.datasets import Dataset, load_dataset
 from criticalmass.datasets.splits import take_items
 from criticalmass.engines import Engine, Layer, inspect, make_engine
 from criticalmass.errors import StoreError
 from criticalmass.layer_choice import Choice
 from criticalmass.models import FrozenModel, fingerprint, load_model
-from criticalmass.progress import Progress, track
 from criticalmass.store_writer import ShardPlan, StoreWriter, differences
 
 UNITS = {"image": "images", "text": "texts", "vector": "vectors"}
@@ -98,7 +98,7 @@ class Recipe:
         """Have every missing shard computed elsewhere, and write them in order."""
         plans = list(writer.missing())
         with track(label[0], _rows(plans), label[1]) as bar:
-            for plan, features in zip(plans, in_order(place, self, plans), strict=True):
+            for plan, features in zip(plans, map_in_order(place, self, plans), strict=True):
                 writer.put(plan, features)
                 bar.advance(plan.stop - plan.start)
 

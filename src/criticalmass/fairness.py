@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from criticalmass.checking import checked
 from criticalmass.class_curves import ClassCurve, class_curves
+from criticalmass.core.arguments import checked
+from criticalmass.core.moments import FloatArray
 from criticalmass.estimators import check_delta
 from criticalmass.inequality import gini
 from criticalmass.results import Run
 from criticalmass.run_predictions import check_interval, counted, percentiles, runs_of, typed
-from criticalmass.statistics import FloatArray
 
 __all__ = ["CLASS_COLUMNS", "FAIRNESS_COLUMNS", "LOSS_COLUMNS"]
 __all__ += ["class_accuracy", "class_losses", "fairness"]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from criticalmass.core.moments import FloatArray
 from criticalmass.errors import CriticalMassError
-from criticalmass.statistics import FloatArray
 
 #: Samples without which the unbiased estimate is not defined.
 FEWEST_DEBIASED = 4

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.progress import Progress, say, track
 from criticalmass.datasets.arrays import check_vectors
 from criticalmass.errors import CriticalMassError
-from criticalmass.progress import Progress, say, track
 from criticalmass.store import FeatureStore
 from criticalmass.store_files import MANIFEST, read_manifest
 from criticalmass.store_links import LinkPlan, write_linked

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
+from criticalmass.core.progress import say
 from criticalmass.datasets.arrays import check_vectors, encode_labels
 from criticalmass.datasets.splits import SPLIT_SEED, TEST_SHARE, stratified_test
 from criticalmass.errors import CriticalMassError
 from criticalmass.import_labels import column_or_file, split_rows
 from criticalmass.import_writing import Import, write_store
-from criticalmass.progress import say
 from criticalmass.store import UNLABELLED, FeatureStore
 from criticalmass.store_files import file_digest
 from criticalmass.vectors import Source, Vectors, open_vectors

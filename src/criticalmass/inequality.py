@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
+from criticalmass.core.moments import FloatArray
 from criticalmass.errors import CriticalMassError
-from criticalmass.statistics import FloatArray
 
 
 @checked

@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from criticalmass.backends import Backend
 from criticalmass.cells import Outcome, Workbench, run_job
+from criticalmass.core.backends import Backend
+from criticalmass.core.progress import say, track
 from criticalmass.plan import FULL, Cell, jobs_of
-from criticalmass.progress import say, track
 from criticalmass.results import Run
 from criticalmass.run_writer import RunWriter
 

@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.rows import Rows
 from criticalmass.nearest_kernels import keep_nearest
 from criticalmass.probes.gather import take_columns
 from criticalmass.probes.staircase import steps
-from criticalmass.probes.task import Rows
 
 Metric = Literal["euclidean", "cosine"]
 Matrix = NDArray[np.float32]

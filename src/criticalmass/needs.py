@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from criticalmass.cores import cores
+from criticalmass.core.memory import Room, reserve_to_come, rooms
+from criticalmass.core.progress import notice
+from criticalmass.core.threads import thread_count
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures import MEASURES
-from criticalmass.memory import Room, reserve_to_come, rooms
 from criticalmass.plan import SPLIT, Request
 from criticalmass.probes.rows import held_bytes
-from criticalmass.progress import notice
 from criticalmass.selectors import SELECTORS
 from criticalmass.selectors.grid import sizes_for
 from criticalmass.store import FeatureStore
@@ -134,7 +134,7 @@ def need_of(store: FeatureStore, request: Request, held: int) -> Need:
     ----------
     held: bytes up to which an order's rows are kept in memory.
     """
-    threads = cores()
+    threads = thread_count()
     found = [_layer_need(task, request) for task in _tasks(store, request, threads, held)]
     loaded = (_LATER + threads * _STACKS + reserve_to_come(), _LATER_TOUCHED)
     most = max(found, key=lambda need: need[0] + sum(size for _, size in need[1]))
@@ -224,13 +224,13 @@ def _too_little(store: FeatureStore, request: Request, need: Need, room: Room) -
     parts = [f"{_gb(size)} for {what!r}"]
     if room.is_address_space:
         parts.append(f"{_gb(need.mapped)} to map the features")
-        parts.append(f"{_gb(need.loaded[0])} for libraries and {cores()} threads")
+        parts.append(f"{_gb(need.loaded[0])} for libraries and {thread_count()} threads")
     cures = [room.cure]
     if len(request.measures) > 1 and what in request.measures:
         cures.append(f"leave out the measure {what!r}")
     if what == "logistic" and len(request.fractions) > 1:
         cures.append("ask for fewer fractions")
-    if cores() > 1:
+    if thread_count() > 1:
         cures.append("use fewer threads (CRITICALMASS_THREADS=1)")
     cures.append("spread it over machines (--backend ray-rows)")
     return (

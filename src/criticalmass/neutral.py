@@ -28,8 +28,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from criticalmass.core.moments import FloatArray
 from criticalmass.inequality import gini_of_rows, gini_without_noise
-from criticalmass.statistics import FloatArray
 
 _MOST_STEPS = 60
 _EXACT = 1e-10

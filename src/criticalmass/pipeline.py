@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
 from criticalmass.selectors.grid import DEFAULT_FRACTIONS
 
 if TYPE_CHECKING:

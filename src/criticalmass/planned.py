@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from criticalmass.core.moments import FloatArray, moments
+from criticalmass.core.progress import notice, say
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures import MEASURES
 from criticalmass.plan import SPLIT, Request
 from criticalmass.prediction import Curve, cka_curve, ridge_curve
-from criticalmass.progress import notice, say
 from criticalmass.results import Run
 from criticalmass.selectors.grid import DEFAULT_FRACTIONS
-from criticalmass.statistics import FloatArray, moments
 from criticalmass.store import FeatureStore
 
 AUTO = "auto"

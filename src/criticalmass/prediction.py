@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
+from criticalmass.core.moments import FloatArray
+from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
-from criticalmass.probes.task import Rows
 from criticalmass.selectors.grid import sizes_for
-from criticalmass.statistics import FloatArray
 
 if TYPE_CHECKING:
     from criticalmass.theory.eigenbasis import Eigenbasis

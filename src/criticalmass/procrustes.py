@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from criticalmass.cka import check_order, check_projection, check_sizes
 from criticalmass.cka_replicates import N_BLOCKS, Deal
-from criticalmass.statistics import FloatArray, IndexArray, Moments
+from criticalmass.core.moments import FloatArray, IndexArray, Moments
 
 # Squared singular values below this share of the largest are rounding.
 _NEGLIGIBLE = 16.0 * np.finfo(np.float64).eps

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
 from criticalmass.errors import CriticalMassError
 from criticalmass.estimators import (
     check_delta,

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from criticalmass.core.progress import notice, say
 from criticalmass.errors import CriticalMassError
 from criticalmass.estimators import check_delta
 from criticalmass.measures import MEASURES
 from criticalmass.plan import Cell, CellMaker, Request
-from criticalmass.progress import notice, say
 from criticalmass.search import Ask, Found, Look, Problem, answer, looks_for, next_asks
 from criticalmass.selectors import SELECTORS
 from criticalmass.selectors.grid import grid_for

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
+from criticalmass.core.moments import FloatArray, IndexArray
+from criticalmass.core.rows import Rows, refuse_nonfinite
 from criticalmass.errors import CriticalMassError
 from criticalmass.nearest import Candidates, Matrix, Metric
-from criticalmass.probes.standardise import refuse_nonfinite
-from criticalmass.probes.task import Rows
-from criticalmass.statistics import FloatArray, IndexArray
 
 #: Neighbours that count; with fewer samples, all the others.
 N_NEIGHBOURS = 10

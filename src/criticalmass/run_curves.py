@@ -22,10 +22,10 @@ from criticalmass.bootstrap import (
     resampled_replicates,
     seed_counts,
 )
+from criticalmass.core.moments import FloatArray
+from criticalmass.core.threads import map_side_by_side
 from criticalmass.errors import RunError
 from criticalmass.results import Run
-from criticalmass.side_by_side import in_order
-from criticalmass.statistics import FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,7 @@ def _resampled_curves(run: Run, level: float, resamples: int, seed: int) -> Iter
         return list(_curves_of_part(run, part, (level, resamples, seed)))
 
     parts = run.frame().groupby(["model", "layer", "dataset", "measure"], sort=True)
-    for found in in_order(of, (part for _, part in parts)):
+    for found in map_side_by_side(of, (part for _, part in parts)):
         yield from found
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from criticalmass.core.moments import FloatArray
 from criticalmass.errors import CriticalMassError, RunError
 from criticalmass.results import Run
-from criticalmass.statistics import FloatArray
 
 RunLike = Run | str | os.PathLike[str]
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from criticalmass.core.progress import notice
 from criticalmass.errors import RunError
-from criticalmass.progress import notice
 from criticalmass.run_files import order_file, remove_temporary, write_atomically, write_json
 from criticalmass.run_table import KINDS, LABELS, TABLE, empty_table, join, read_table, to_table
 from criticalmass.seal import is_intact, seal_table, sealed, sealed_files

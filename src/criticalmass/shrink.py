@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
 from criticalmass.errors import CriticalMassError
 from criticalmass.measure_protocol import validation_rows
 from criticalmass.measures import MEASURES

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.cka_replicates import prefix_cka_replicates, projection_cka_replicates
+from criticalmass.core.moments import FloatArray, IndexArray, Moments, moments
+from criticalmass.core.rows import Rows
 from criticalmass.errors import unknown_name
 from criticalmass.nearest import Metric
 from criticalmass.probes.standardise import column_scaling
-from criticalmass.probes.task import Rows
 from criticalmass.procrustes import prefix_procrustes_replicates, projection_procrustes_replicates
 from criticalmass.retrieval import Neighbours, graded, ndcg, queries_of, recall
-from criticalmass.statistics import FloatArray, IndexArray, Moments, moments
 
 __all__ = ["SIMILARITIES", "SimilarityScores", "SimilarityTask", "WholeLayer", "get_similarity"]
 

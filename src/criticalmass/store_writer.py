@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.progress import notice
 from criticalmass.errors import CriticalMassError, StoreError
-from criticalmass.progress import notice
 from criticalmass.store import FeatureStore
 from criticalmass.store_files import (
     FORMAT,

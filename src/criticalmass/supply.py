@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.backends import Backend
 from criticalmass.cells import Outcome, Workbench, run_job
+from criticalmass.core.backends import Backend
 from criticalmass.ledger import Ledger, fill, record, save_orders
 from criticalmass.measures import MEASURES
 from criticalmass.plan import Cell, jobs_of

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from criticalmass.backends import Backend, get_backend
-from criticalmass.backends.local import Local
 from criticalmass.cells import Workbench
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
+from criticalmass.core.backends import Backend, Local
+from criticalmass.core.progress import notice
 from criticalmass.errors import CriticalMassError, RunError, StoreError, unknown_name
 from criticalmass.ledger import Ledger, fill
 from criticalmass.measure_protocol import VALIDATION_SEED, VALIDATION_SHARE
@@ -24,7 +24,6 @@ from criticalmass.needs import fitting
 from criticalmass.plan import SPLIT, Cell, Request, cells_of, make_request
 from criticalmass.planned import is_auto, settled
 from criticalmass.probes.rows import holding
-from criticalmass.progress import notice
 from criticalmass.refine import Refinement, refine_run
 from criticalmass.results import Run
 from criticalmass.run_writer import RunWriter
@@ -32,6 +31,7 @@ from criticalmass.selectors import SELECTORS, selector_version
 from criticalmass.selectors.grid import DEFAULT_FRACTIONS
 from criticalmass.store import FeatureStore
 from criticalmass.supply import Supply
+from criticalmass.sweep_backends import get_sweep_backend
 from criticalmass.sweep_prediction import predict_for_run
 
 RERUNS = ("missing", "failed", "all")
@@ -84,7 +84,7 @@ def sweep(  # noqa: PLR0913
     refine_cells: most cells that refining asks for beyond the grid, for each layer, selector,
         measure and delta. What is not settled then is told, and recorded.
     rerun: "missing": cells without a row; "failed": those and the failed ones; "all".
-    backend: where jobs run: a key of ``backends.BACKENDS`` or an object like one.
+    backend: where jobs run: a key of `SWEEP_BACKENDS` or an object like one.
     layers: of the store; all by default.
 
     Raises
@@ -98,7 +98,7 @@ def sweep(  # noqa: PLR0913
         refinement = Refinement.of(refine, refine_level, refine_seeds, refine_cells)
     if rerun not in RERUNS:
         raise unknown_name("rerun", rerun, RERUNS)
-    place = get_backend(backend)
+    place = get_sweep_backend(backend)
     source = FeatureStore.open(store if isinstance(store, FeatureStore) else Path(store))
     _check_splits(source)
     open_to_law = is_auto(fractions), is_auto(seeds)

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from criticalmass.bootstrap import resampled_means
+from criticalmass.core.moments import FloatArray
 from criticalmass.errors import RunError
 from criticalmass.results import Run
-from criticalmass.statistics import FloatArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ def cluster() -> Iterator[Any]:
     ray = pytest.importorskip("ray", reason="NOT TESTED: the extra [ray] is not installed")
     from ray.cluster_utils import Cluster
 
-    from criticalmass.backends.ray import connect
+    from criticalmass.core.ray_backend import connect
 
     made = Cluster(
         initialize_head=True,

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from criticalmass.backends import get_backend, in_order
-from criticalmass.backends.local import Local
 from criticalmass.cells import Workbench
 from criticalmass.cli.options import given
-from criticalmass.cores import VARIABLE, cores, limited
+from criticalmass.core.backends import Local, get_backend, map_in_order
+from criticalmass.core.threads import VARIABLE, limit_threads, thread_count
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.store import FeatureStore
 
@@ -38,7 +37,7 @@ def test_an_address_belongs_to_a_cluster() -> None:
 
 def test_options_of_a_cluster_make_one_backend() -> None:
     pytest.importorskip("ray", reason="the extra [ray] is not installed")
-    from criticalmass.backends.ray import Ray
+    from criticalmass.core.ray_backend import Ray
 
     asked = {"ray_address": "10.0.0.1:6379", "ray_cpus": 4, "seeds": None}
     assert given({**asked, "backend": None}) == {"backend": Ray("10.0.0.1:6379", cpus=4)}
@@ -52,7 +51,7 @@ def test_options_of_a_cluster_make_one_backend() -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999999"])
 def test_an_address_where_nobody_listens_is_told_at_once(address: str) -> None:
     pytest.importorskip("ray", reason="NOT TESTED: the extra [ray] is not installed")
-    from criticalmass.backends.ray import _knock
+    from criticalmass.core.ray_backend import _knock
 
     with pytest.raises(CriticalMassError, match=f"no Ray cluster at '{address}'.*leave the addr"):
         _knock(address)
@@ -65,8 +64,8 @@ class Backwards:
 
 def test_results_of_any_backend_can_be_had_in_order() -> None:
     for place in (Backwards(), Local()):
-        assert list(in_order(place, lambda x: x * x, range(5))) == [0, 1, 4, 9, 16]
-        assert list(in_order(place, str, [])) == []
+        assert list(map_in_order(place, lambda x: x * x, range(5))) == [0, 1, 4, 9, 16]
+        assert list(map_in_order(place, str, [])) == []
 
 
 def test_a_bench_travels_as_a_path(make_store: Callable[..., FeatureStore]) -> None:
@@ -96,24 +95,24 @@ def test_another_store_at_the_same_path_is_refused(
 
 def test_threads_are_those_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "3")
-    assert cores() == 3
+    assert thread_count() == 3
     for wrong in ("0", "-1", "two", "1.5"):
         monkeypatch.setenv(VARIABLE, wrong)
         with pytest.raises(CriticalMassError, match=f"{VARIABLE}='{wrong}'"):
-            cores()
+            thread_count()
     monkeypatch.delenv(VARIABLE)
-    assert 1 <= cores() <= (os.cpu_count() or 1)
+    assert 1 <= thread_count() <= (os.cpu_count() or 1)
 
 
 def test_a_limit_holds_for_blas_too_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
-    before = cores(), os.environ.get("OMP_NUM_THREADS"), threadpool_info()
-    with limited(1):
-        assert cores() == 1
+    before = thread_count(), os.environ.get("OMP_NUM_THREADS"), threadpool_info()
+    with limit_threads(1):
+        assert thread_count() == 1
         assert os.environ["OMP_NUM_THREADS"] == "1"
         blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
         assert blas
         assert {pool["num_threads"] for pool in blas} == {1}
-    assert (cores(), os.environ.get("OMP_NUM_THREADS"), threadpool_info()) == before
-    with pytest.raises(CriticalMassError, match="threads=0"), limited(0):
+    assert (thread_count(), os.environ.get("OMP_NUM_THREADS"), threadpool_info()) == before
+    with pytest.raises(CriticalMassError, match="threads=0"), limit_threads(0):
         pass

@@ -14,15 +14,15 @@ import pandas as pd
 import pytest
 
 import criticalmass as cm
-from criticalmass.backends import in_order
-from criticalmass.cores import cores, limited
+from criticalmass.core.backends import map_in_order
+from criticalmass.core.threads import limit_threads, thread_count
 from criticalmass.errors import CriticalMassError
 from criticalmass.results import Run
 from criticalmass.store import FeatureStore
 
 pytest.importorskip("ray", reason="NOT TESTED: the extra [ray] is not installed")
 
-from criticalmass.backends.ray import Ray, Watch
+from criticalmass.core.ray_backend import Ray, Watch
 
 ASKED: dict[str, Any] = {
     "selectors": ("random", "pca-top", "leverage"),
@@ -37,7 +37,7 @@ def square(x: int) -> int:
 
 
 def threads_there(_: int) -> tuple[int, str, str]:
-    return cores(), os.environ["OMP_NUM_THREADS"], str(Path.cwd())
+    return thread_count(), os.environ["OMP_NUM_THREADS"], str(Path.cwd())
 
 
 def refuse(x: int) -> int:
@@ -93,14 +93,14 @@ def the_same(one: Run, two: Run) -> None:
 
 @pytest.fixture
 def here(store: FeatureStore, tmp_path: Path) -> Run:
-    with limited(1):
+    with limit_threads(1):
         return cm.sweep(store, out=tmp_path / "here", **ASKED)
 
 
 def test_a_sweep_gives_the_values_of_the_local_one(
     cluster: Any, store: FeatureStore, here: Run, tmp_path: Path
 ) -> None:
-    with limited(1):
+    with limit_threads(1):
         there = cm.sweep(store, out=tmp_path / "there", **ASKED, backend="ray")
     assert (there.frame()["status"] == "ok").all()
     the_same(here, there)
@@ -112,7 +112,7 @@ def test_layers_and_a_search_run_there_too(
 ) -> None:
     store = make_store("two", layers={"early": 1, "late": 2})
     asked: dict[str, Any] = {"measures": ("centroid", "cka"), "fractions": (0.25, 1.0), "seeds": 2}
-    with limited(1):
+    with limit_threads(1):
         here = cm.sweep(store, out=tmp_path / "a", **asked, refine=0.9, refine_cells=20)
         there = cm.sweep(
             store, out=tmp_path / "b", **asked, refine=0.9, refine_cells=20, backend=Ray()
@@ -122,7 +122,7 @@ def test_layers_and_a_search_run_there_too(
 
 def test_tasks_come_back_each_once(cluster: Any) -> None:
     assert sorted(Ray().map(square, range(50))) == sorted(x * x for x in range(50))
-    assert list(in_order(Ray(), square, iter(range(20)))) == [x * x for x in range(20)]
+    assert list(map_in_order(Ray(), square, iter(range(20)))) == [x * x for x in range(20)]
     assert list(Ray().map(square, [])) == []
 
 
@@ -170,7 +170,7 @@ def test_a_killed_node_costs_time_alone(
                     cluster.remove_node(doomed, allow_graceful=False)
                 yield result
 
-    with limited(1):
+    with limit_threads(1):
         there = cm.sweep(store, out=tmp_path / "there", **ASKED, backend=Struck())
     assert len(seen) > 2
     the_same(here, there)
@@ -182,7 +182,7 @@ def test_nodes_that_died_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
         {"NodeID": name, "Alive": True, "Resources": {"CPU": cpus}}
         for name, cpus in (("a", 0.0), ("b", 4.0), ("c", 3.0))
     ]
-    monkeypatch.setattr("criticalmass.backends.ray._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("criticalmass.core.ray_backend._LOOK_SECONDS", 0.0)
     watch = Watch(SimpleNamespace(nodes=lambda: nodes), cpus=2)
     assert watch.workers == 3
     nodes[1]["Alive"] = False

@@ -27,12 +27,12 @@ from pathlib import Path
 
 import numpy as np
 import criticalmass as cm
-from criticalmass.backends import ray_rows
+from criticalmass.probes import ray_rows
 from criticalmass.probes.leaves import Holder
 from criticalmass.probes.rows import holding
 from criticalmass.probes.crew import lending
 from criticalmass.probes.spread import Here, SpreadCrew
-from criticalmass.statistics import spreading
+from criticalmass.core.moments import spreading
 
 folder, killed = Path(sys.argv[1]), []
 rng = np.random.default_rng(5)

@@ -25,7 +25,7 @@ made.shutdown()
 """
 CLIENT = """
 import sys
-from criticalmass.backends.ray import Ray
+from criticalmass.core.ray_backend import Ray
 from criticalmass.errors import CriticalMassError
 
 try:

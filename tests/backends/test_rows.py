@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 
 import criticalmass as cm
+from criticalmass.core.moments import moments, spreading
 from criticalmass.probes import leaves
 from criticalmass.probes.crew import lending
 from criticalmass.probes.leaves import Holder, cut, shares
 from criticalmass.probes.rows import holding
 from criticalmass.probes.spread import Here, SpreadCrew
 from criticalmass.results import Run
-from criticalmass.statistics import moments, spreading
 from criticalmass.store import Features, FeatureStore
 
 N_TRAIN, N_TEST, N_NEURONS, N_CLASSES = 5_000, 2_500, 24, 3

@@ -13,10 +13,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import criticalmass as cm
+from criticalmass.core.moments import moments
 from criticalmass.errors import CriticalMassError
 from criticalmass.selectors import select
 from criticalmass.selectors.transformer import NeuronSelector
-from criticalmass.statistics import moments
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 10)) * np.arange(1, 11)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import criticalmass as cm
-from criticalmass.checking import checked
 from criticalmass.cli import _code
+from criticalmass.core.arguments import checked
 from criticalmass.errors import CriticalMassError
 from criticalmass.results import Run
 from criticalmass.store import FeatureStore

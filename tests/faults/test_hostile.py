@@ -15,7 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import criticalmass as cm
-from criticalmass.backends import ray_token
+from criticalmass.core import ray_backend
 from criticalmass.datasets import load_dataset
 from criticalmass.errors import CriticalMassError
 from criticalmass.limits import MOST_UNPACKED, check_beside
@@ -196,9 +196,9 @@ def test_modules_in_the_working_folder_are_not_run(
 ) -> None:
     (tmp_path / f"{name}.py").write_text("import pathlib; pathlib.Path('ran').touch()")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ray_token, "_ASK", f"import {name}")
-    assert ray_token._answer("nowhere:1") is not None
-    monkeypatch.setattr(aside, "cores", lambda: 2)
+    monkeypatch.setattr(ray_backend, "_ASK", f"import {name}")
+    assert ray_backend._answer("nowhere:1") is not None
+    monkeypatch.setattr(aside, "thread_count", lambda: 2)
     with aside.Drawing(aside=True) as drawing:
         drawing.add(("place", Figure(figsize=(1, 1)), "nothing"))
         assert set(drawing.all()) == {"place"}

@@ -12,6 +12,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
+from criticalmass.core.moments import moments
 from criticalmass.errors import CriticalMassError
 from criticalmass.probes.closed_form import (
     L2S,
@@ -25,7 +26,6 @@ from criticalmass.probes.closed_form import (
 from criticalmass.probes.staircase import unstack
 from criticalmass.probes.standardise import scale_of
 from criticalmass.probes.task import ProbeTask
-from criticalmass.statistics import moments
 
 SHAPES = [(80, 12, 3), (40, 60, 4), (300, 25, 2), (200, 30, 10)]
 

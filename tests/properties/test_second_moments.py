@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy.stats import ortho_group
 
 from criticalmass.cka import linear_cka, prefix_cka, prefix_cka_of_projection
+from criticalmass.core.moments import moments
 from criticalmass.selectors import SELECTORS, select
 from criticalmass.selectors.grid import grid_for, sizes_for
-from criticalmass.statistics import moments
 
 shapes = st.tuples(st.integers(5, 30), st.integers(2, 8), st.integers(0, 2**32 - 1))
 fractions = st.floats(1e-6, 1.0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from criticalmass.core.moments import moments
 from criticalmass.errors import CriticalMassError
-from criticalmass.statistics import moments
 from criticalmass.theory import eigenbasis as room
 from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis, eigenbasis_of
 

@@ -31,9 +31,9 @@ def _with_cluster(options: dict[str, Any]) -> dict[str, Any]:
         raise CriticalMassError(
             f"--backend {name} has no use for --ray-{next(iter(told))}; leave one of them out"
         )
-    from criticalmass.backends import maker
+    from criticalmass.sweep_backends import SWEEP_BACKENDS
 
-    return {**options, "backend": maker(name)(**told)}
+    return {**options, "backend": SWEEP_BACKENDS[name](**told)}
 
 
 def example(line: str) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def sweeping(function: Function) -> Function:
 
 
 def _switch(ctx: click.Context, parameter: click.Parameter, silent: bool) -> None:
-    from criticalmass import progress
+    from criticalmass.core import progress
 
     progress.enable(not silent)
 

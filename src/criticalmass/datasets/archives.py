@@ -8,8 +8,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from criticalmass.core.progress import say
 from criticalmass.errors import DataUnavailableError
-from criticalmass.progress import say
 
 FETCH_SECONDS = 240
 _APT_OPTIONS = ("-o", "Acquire::http::Timeout=15", "-o", "Acquire::Retries=1")

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from criticalmass.core.progress import notice
 from criticalmass.datasets.dataset import Dataset, Fault
 from criticalmass.datasets.images import BrokenImageError, EncodedImages, all_faults
 from criticalmass.datasets.splits import take
-from criticalmass.progress import notice
 
 _SHOWN = 3
 

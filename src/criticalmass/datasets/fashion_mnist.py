@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.progress import say
 from criticalmass.datasets.archives import FETCH_SECONDS, cache_folder, find_or_fetch
 from criticalmass.datasets.dataset import Dataset, Split
 from criticalmass.errors import CriticalMassError, DataUnavailableError
-from criticalmass.progress import say
 
 CLASS_NAMES = (
     "T-shirt/top",

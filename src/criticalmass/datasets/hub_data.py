@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.optional import import_package
 from criticalmass.datasets.arrays import encode_labels
 from criticalmass.datasets.columns import Columns, choose_columns
 from criticalmass.datasets.dataset import Dataset, Split
@@ -17,7 +18,6 @@ from criticalmass.datasets.images import EncodedImages
 from criticalmass.datasets.splits import arranged
 from criticalmass.errors import CriticalMassError, DataUnavailableError
 from criticalmass.models.hub import offline, reachable
-from criticalmass.models.repair import import_package
 from criticalmass.specs import Spec
 from criticalmass.store import UNLABELLED
 

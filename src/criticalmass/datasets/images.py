@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.cores import cores
+from criticalmass.core.threads import thread_count
 from criticalmass.errors import CriticalMassError
 
 if TYPE_CHECKING:
@@ -170,6 +170,6 @@ def reason_of(error: Exception) -> str:
 
 def all_faults(images: EncodedImages) -> dict[int, str]:
     """Decode every image, on all processors; -> place and reason of each that is broken."""
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(thread_count()) as pool:
         found = pool.map(images.fault, range(len(images)))
         return {place: reason for place, reason in enumerate(found) if reason is not None}

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
 from criticalmass.datasets.arrays import load_digits, load_npz
 from criticalmass.datasets.broken import refuse_broken, without_broken
 from criticalmass.datasets.dataset import Dataset

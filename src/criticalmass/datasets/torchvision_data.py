@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.progress import say
 from criticalmass.datasets.archives import cache_folder
 from criticalmass.datasets.dataset import Dataset, Split
 from criticalmass.datasets.images import EncodedImages
 from criticalmass.datasets.splits import arranged
 from criticalmass.errors import CriticalMassError, DataUnavailableError, unknown_name
 from criticalmass.models.repair import import_torchvision
-from criticalmass.progress import say
 from criticalmass.specs import Spec
 
 Arguments = Mapping[str, Any]

@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from criticalmass.core.progress import notice
 from criticalmass.engines.base import PRECISIONS, Engine, Layer, require_bf16
 from criticalmass.engines.onnx_engine import OnnxEngine, inspect_graph, openvino_graph
 from criticalmass.engines.openvino_engine import OpenVinoEngine, Source, compile_torch
@@ -21,7 +22,6 @@ from criticalmass.engines.torch_engine import (
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.models import FrozenModel, Tap
 from criticalmass.models.onnx_models import OnnxGraph
-from criticalmass.progress import notice
 
 ENGINES = ("auto", "openvino", "torch", "onnxruntime")
 

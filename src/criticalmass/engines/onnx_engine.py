@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.cores import cores
+from criticalmass.core.optional import import_package
+from criticalmass.core.threads import thread_count
 from criticalmass.engines.base import Layer, Outputs
 from criticalmass.engines.openvino_engine import Source, compile_onnx
 from criticalmass.errors import CriticalMassError
@@ -18,7 +19,6 @@ from criticalmass.models import FrozenModel, Tap
 from criticalmass.models.onnx_models import EXTRA, OnnxGraph
 from criticalmass.models.pooling import pooled
 from criticalmass.models.preprocess import Batch
-from criticalmass.models.repair import import_package
 
 _ERRORS_ONLY = 3
 
@@ -128,7 +128,7 @@ def _session(graph: OnnxGraph, tensors: Mapping[str, None]) -> Any:
     )
     options = runtime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
-    options.intra_op_num_threads = cores()
+    options.intra_op_num_threads = thread_count()
     try:
         return runtime.InferenceSession(
             content.SerializeToString(), options, providers=["CPUExecutionProvider"]

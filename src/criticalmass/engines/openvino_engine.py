@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.cores import cores
+from criticalmass.core.progress import say
+from criticalmass.core.threads import thread_count
 from criticalmass.engines.base import Outputs, Reference
 from criticalmass.errors import CriticalMassError, missing_extra
 from criticalmass.models.preprocess import Batch
-from criticalmass.progress import say
 
 if TYPE_CHECKING:
     from criticalmass.models.wrappers import Tapped
@@ -90,7 +90,7 @@ class OpenVinoEngine:
             )
 
     def _compile(self, precision: str) -> None:
-        source, streams = self._source, cores()
+        source, streams = self._source, thread_count()
         self._requests.clear()
         try:
             self._compiled = source.compile(streams, precision)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.export import encoder, faiss_index, onnx_file, pipeline, plain, sql, torch_folder
 from criticalmass.export.folder import Facts, written

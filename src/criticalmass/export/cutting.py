@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
 from criticalmass.export.backbone import Backbone
 from criticalmass.models.preprocess import ImagePreprocess
-from criticalmass.models.repair import import_package
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.optional import import_package
+from criticalmass.core.progress import notice
 from criticalmass.errors import CriticalMassError
 from criticalmass.export.folder import Facts
 from criticalmass.export.request import Request
-from criticalmass.models.repair import import_package
-from criticalmass.progress import notice
 
 FILE = "index.faiss"
 _UNIT = 1e-3

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
 from criticalmass.export.backbone import Backbone
 from criticalmass.export.folder import Facts
 from criticalmass.export.request import Request
 from criticalmass.export.torch_folder import assemble, compare, sample_inputs
 from criticalmass.models.preprocess import TextPreprocess
-from criticalmass.models.repair import import_package, import_torch
+from criticalmass.models.repair import import_torch
 from criticalmass.store_files import write_json
 
 FILE = "model.onnx"

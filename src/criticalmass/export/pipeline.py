@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
 from criticalmass.export.folder import Facts
 from criticalmass.export.request import Request
-from criticalmass.models.repair import import_package
 from criticalmass.probes.task import LinearHead
 from criticalmass.shrinking.precision import Codec
 from criticalmass.shrinking.slim import SlimModel

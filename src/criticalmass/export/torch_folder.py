@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
+from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
 from criticalmass.export.backbone import ENCODER, Backbone, backbone_of, describe, rebuild
 from criticalmass.export.cutting import cut_at, cut_channels, savings
 from criticalmass.export.folder import Facts
 from criticalmass.export.request import Request
 from criticalmass.models.preprocess import Preprocess, VectorPreprocess
-from criticalmass.models.repair import import_package, import_torch
+from criticalmass.models.repair import import_torch
 from criticalmass.shrinking.slim import SlimModel
 from criticalmass.store_files import write_json
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from criticalmass.models.repair import import_package
+from criticalmass.core.optional import import_package
 
 CONNECT_SECONDS = 5.0
 _PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.models.factories import load_factory
 from criticalmass.models.frozen import FrozenModel, files_digest

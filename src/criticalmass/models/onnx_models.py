@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
 from criticalmass.limits import check_beside
 from criticalmass.models.frozen import PENULTIMATE, FrozenModel, Tap, files_digest
 from criticalmass.models.preprocess import ImagePreprocess, Preprocess, VectorPreprocess
-from criticalmass.models.repair import import_package
 from criticalmass.specs import Spec, choice_option, integer_option
 
 EXTRA = "export"

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.cores import cores
+from criticalmass.core.threads import map_ahead, thread_count
 from criticalmass.errors import CriticalMassError
 from criticalmass.models.resize import INTERPOLATIONS, resize_crop
-from criticalmass.prefetch import in_order
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -81,14 +80,14 @@ class ImagePreprocess:
     def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Batches:
         """Yield (row numbers, (n, 3, pixels, pixels) uint8)."""
         step = size or _IMAGES_A_BATCH
-        workers = max(2, cores())
+        workers = max(2, thread_count())
         tasks = [
             slice(begin, min(begin + _IMAGES_A_TASK, start + step, len(items)))
             for start in range(0, len(items), step)
             for begin in range(start, min(start + step, len(items)), _IMAGES_A_TASK)
         ]
         ahead = max(workers, -(-max(step, _IMAGES_AHEAD) // _IMAGES_A_TASK))
-        prepared = in_order(
+        prepared = map_ahead(
             lambda rows: self._some(items, rows), tasks, workers=workers, ahead=ahead
         )
         with closing(prepared):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 from typing import Any
 
-from criticalmass.errors import missing_extra
+from criticalmass.core.optional import import_package
 
 # The operator definitions live as long as this reference does.
 _kept: list[Any] = []
@@ -62,23 +61,3 @@ def import_after_torchvision(package: str, extra: str) -> ModuleType:
     """
     import_torchvision()
     return import_package(package, extra)
-
-
-def import_package(package: str, extra: str) -> ModuleType:
-    """Import a package that an extra of this package brings.
-
-    Parameters
-    ----------
-    package: its import name.
-    extra: the extra.
-
-    Raises
-    ------
-    MissingExtraError: it is not installed.
-    """
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != package.partition(".")[0]:
-            raise
-        raise missing_extra(package, extra) from error

@@ -20,19 +20,13 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
+from criticalmass.core.moments import Moments, moments
+from criticalmass.core.rows import RowSubset, chunks, refuse_nonfinite, rows_within
 from criticalmass.errors import CriticalMassError
 from criticalmass.probes.gather import take_columns
 from criticalmass.probes.staircase import ascending, scores, stack, steps, unstack
-from criticalmass.probes.standardise import (
-    RowSubset,
-    Scaling,
-    chunks,
-    refuse_nonfinite,
-    rows_within,
-    scale_of,
-)
+from criticalmass.probes.standardise import Scaling, scale_of
 from criticalmass.probes.task import ProbeScores, ProbeTask, label_dtype, uncertified_scores
-from criticalmass.statistics import Moments, moments
 
 L2S = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FloatArray = NDArray[np.float64]

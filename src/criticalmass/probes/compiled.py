@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from criticalmass.cores import cores
+from criticalmass.core.rows import Rows
+from criticalmass.core.threads import thread_count
 from criticalmass.probes import passes, probabilities
 from criticalmass.probes.blas import gemm_arguments
 from criticalmass.probes.heads import Stack
 from criticalmass.probes.lbfgs import Evaluation
 from criticalmass.probes.rows import OrderedRows, second_moment
 from criticalmass.probes.standardise import Scaling, column_scaling
-from criticalmass.probes.task import Rows
 from criticalmass.probes.whitening import FloatArray, Whitening
 
 
@@ -30,7 +30,7 @@ from criticalmass.probes.whitening import FloatArray, Whitening
 class Threads:
     """The crew of compiled passes: a pool of threads, each with its own scratch."""
 
-    n_threads: int = field(default_factory=cores)
+    n_threads: int = field(default_factory=thread_count)
     # More stacked columns than this no longer speed the matrix products up, but leave the cache.
     most_columns: int = 640
     # With this many classes a single problem already fills the matrix product.

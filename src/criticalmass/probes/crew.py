@@ -21,12 +21,12 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError, missing_extra, unknown_name
 from criticalmass.probes.heads import Stack
 from criticalmass.probes.lbfgs import Evaluation
 from criticalmass.probes.rows import OrderedRows
 from criticalmass.probes.standardise import Scaling
-from criticalmass.probes.task import Rows
 from criticalmass.probes.whitening import FloatArray, Whitening
 
 DEVICES = ("auto", "cpu", "cuda", "torch-cpu")

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.cores import cores
+from criticalmass.core.threads import thread_count
 from criticalmass.probes.standardise import Scaling
 
 FloatArray = NDArray[np.float32]
@@ -66,7 +66,7 @@ def standardised_columns(
             _take_columns(raw[a:b], kept, room[a:b])
             _shift_and_scale(room[a:b], mean, factor, np.float32(1.0))
 
-    n, n_threads = raw.shape[0], cores()
+    n, n_threads = raw.shape[0], thread_count()
     share = max(256, -(-n // n_threads))
     with ThreadPoolExecutor(n_threads) as pool:
         jobs = [pool.submit(work, a, min(a + share, n)) for a in range(0, n, share)]

@@ -12,48 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import ssyrk
 
+from criticalmass.core.moments import IntArray, Moments, moments
+from criticalmass.core.rows import Rows, RowSubset, Span, refuse_nonfinite
 from criticalmass.probes import compiled
 from criticalmass.probes.compiled import StoredLogits
 from criticalmass.probes.gather import standardised_columns
 from criticalmass.probes.heads import Stack
 from criticalmass.probes.rows import IN_MEMORY_BYTES, OrderedRows, every_of, ordered_rows
-from criticalmass.probes.standardise import RowSubset, Scaling, refuse_nonfinite
-from criticalmass.probes.task import Rows
+from criticalmass.probes.standardise import Scaling
 from criticalmass.probes.whitening import FloatArray
-from criticalmass.statistics import IntArray, Moments, moments
 
 LEAVES = 32
+
 # Chunks of this many rows are never cut: passes sum 256 rows at a time, second moments 1024.
 _CHUNK = 1024
+
 Sums = tuple[NDArray[Any], ...]
+
 Value = TypeVar("Value")
+
 #: Position in the tree: level (0: the leaves) and number within it.
 Knot = tuple[int, int]
-
-
-@dataclass(frozen=True, eq=False)
-class Span:
-    """Rows ``start`` to ``stop`` of a matrix, read by slices like the whole."""
-
-    rows: Rows
-    start: int
-    stop: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(n_rows, n_neurons)."""
-        return self.stop - self.start, int(self.rows.shape[1])
-
-    @property
-    def dtype(self) -> Any:
-        """The stored dtype."""
-        return self.rows.dtype
-
-    def __getitem__(self, key: slice, /) -> NDArray[Any]:
-        """Read the slice ``key`` of the span."""
-        a, b, _ = key.indices(self.stop - self.start)
-        block: NDArray[Any] = self.rows[self.start + a : self.start + max(a, b)]
-        return block
 
 
 def cut(n: int) -> list[tuple[int, int]]:
@@ -173,8 +152,6 @@ class Holder:
 
 
 # --- questions: (holder, key, leaves, ...) -> knots of the tree ----------------------------------
-
-
 def sums_of(
     holder: Holder, key: int, leaves: Sequence[int], stack: Stack, wanted: NDArray[np.bool_]
 ) -> dict[Knot, Sums]:

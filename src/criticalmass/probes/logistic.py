@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
+from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
 from criticalmass.probes.certificate import Certificate, certify
 from criticalmass.probes.crew import Crew, crew_for, find_device
@@ -21,7 +22,7 @@ from criticalmass.probes.engine import Effort, classify, fit
 from criticalmass.probes.lbfgs import Problem
 from criticalmass.probes.rows import OrderedRows, ordered_rows, second_moment
 from criticalmass.probes.standardise import Scaling, column_scaling
-from criticalmass.probes.task import ProbeTask, Rows
+from criticalmass.probes.task import ProbeTask
 from criticalmass.probes.whitening import FloatArray, Whitening
 
 # The estimate steers towards this share of the tolerance, so that the proof usually holds at once.

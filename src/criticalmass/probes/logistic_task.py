@@ -18,14 +18,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.rows import Rows, RowSubset
 from criticalmass.probes.certificate import Certificate
 from criticalmass.probes.crew import Crew, check_device, crew_for
 from criticalmass.probes.engine import Effort, classify, fit
 from criticalmass.probes.lbfgs import Problem
 from criticalmass.probes.logistic import check_effort, check_strengths, fit_certified
 from criticalmass.probes.rows import HeldRows, OrderedRows, ordered_rows
-from criticalmass.probes.standardise import RowSubset, Scaling
-from criticalmass.probes.task import LinearHead, ProbeScores, ProbeTask, Rows, compact_labels
+from criticalmass.probes.standardise import Scaling
+from criticalmass.probes.task import LinearHead, ProbeScores, ProbeTask, compact_labels
 from criticalmass.probes.whitening import Whitening
 
 # Ties, as a share of the step that counts: wider ones cost .002 of accuracy on 5,000 samples.

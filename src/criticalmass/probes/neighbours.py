@@ -8,25 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.rows import (
+    CHUNK,
+    Rows,
+    chunks,
+    refuse_nonfinite,
+    rows_as_float32,
+    rows_within,
+)
 from criticalmass.nearest import Candidates, Matrix
 from criticalmass.nearest_kernels import majority
 from criticalmass.probes.gather import take_columns
 from criticalmass.probes.staircase import steps
-from criticalmass.probes.standardise import (
-    CHUNK,
-    chunks,
-    column_scaling,
-    refuse_nonfinite,
-    rows_within,
-)
-from criticalmass.probes.task import (
-    ProbeScores,
-    ProbeTask,
-    Rows,
-    label_dtype,
-    rows_as_float32,
-    uncertified_scores,
-)
+from criticalmass.probes.standardise import column_scaling
+from criticalmass.probes.task import ProbeScores, ProbeTask, label_dtype, uncertified_scores
 
 FloatArray = NDArray[np.float64]
 N_NEIGHBOURS = 10

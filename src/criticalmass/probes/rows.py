@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import ssyrk
 
+from criticalmass.core.rows import Rows
 from criticalmass.probes.gather import standardised_columns
 from criticalmass.probes.standardise import Scaling
-from criticalmass.probes.task import Rows
 
 FloatArray = NDArray[np.float32]
 # Rows kept in memory per order up to this many bytes; beyond it they are read again every pass.

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.rows import Rows, chunks, refuse_nonfinite, rows_as_float32, rows_within
 from criticalmass.errors import CriticalMassError
 from criticalmass.probes.gather import take_columns
 from criticalmass.probes.sgd_kernels import momentum_step, softmax_residual
 from criticalmass.probes.staircase import ascending, scores, stack, unstack
-from criticalmass.probes.standardise import chunks, refuse_nonfinite, rows_within
-from criticalmass.probes.task import ProbeScores, ProbeTask, Rows, label_dtype, rows_as_float32
+from criticalmass.probes.task import ProbeScores, ProbeTask, label_dtype
 
 Float32 = NDArray[np.float32]
 _IN_MEMORY_BYTES = 1 << 30

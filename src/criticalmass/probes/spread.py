@@ -22,16 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from criticalmass.cores import cores
+from criticalmass.core.moments import IntArray, Moments, moments, spreading
+from criticalmass.core.rows import Rows
+from criticalmass.core.threads import thread_count
 from criticalmass.probes import compiled, leaves
 from criticalmass.probes.heads import Stack
 from criticalmass.probes.lbfgs import Evaluation
 from criticalmass.probes.leaves import Holder, Knot, Passing, Sums, add_sums, climb, shares
 from criticalmass.probes.rows import OrderedRows, mirrored
 from criticalmass.probes.standardise import Scaling, scale_of
-from criticalmass.probes.task import Rows
 from criticalmass.probes.whitening import FloatArray, Whitening
-from criticalmass.statistics import IntArray, Moments, moments, spreading
 from criticalmass.store import Features
 
 
@@ -80,7 +80,7 @@ class SpreadCrew:
 
     def each(self, work: Callable[[int], None], n: int) -> None:
         """Call ``work(i)`` for every i, in threads of this process."""
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(cores()) as pool:
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(thread_count()) as pool:
             list(pool.map(work, range(n)))
 
     def whitening(self, moment: FloatArray) -> Whitening:

@@ -8,32 +8,15 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
 
 STATUSES = ("ok", "not_converged")
-
-
-class Rows(Protocol):
-    """A matrix that can be read by row slices: an ndarray or a sharded feature matrix."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Return (n_samples, n_neurons)."""
-        ...
-
-    @property
-    def dtype(self) -> Any:
-        """Return the stored dtype."""
-        ...
-
-    def __getitem__(self, key: Any, /) -> Any:
-        """Return the rows of a slice as an ndarray."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,11 +178,6 @@ def uncertified_scores(
         seconds=np.full(grid, share),
         status=np.full(grid, "ok", dtype=object),
     )
-
-
-def rows_as_float32(rows: Rows, start: int, stop: int) -> NDArray[np.float32]:
-    """Read rows ``start..stop-1`` as a C-contiguous float32 block, copied only where needed."""
-    return np.ascontiguousarray(rows[start:stop], dtype=np.float32)
 
 
 def label_dtype(n_classes: int) -> DTypeLike:

@@ -22,12 +22,12 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from criticalmass.cores import cores
+from criticalmass.core.rows import Rows
+from criticalmass.core.threads import thread_count
 from criticalmass.probes.heads import Stack
 from criticalmass.probes.lbfgs import Evaluation
 from criticalmass.probes.rows import HeldRows, OrderedRows, second_moment
 from criticalmass.probes.standardise import Scaling, column_scaling
-from criticalmass.probes.task import Rows
 from criticalmass.probes.torch_products import (
     TorchWhitening,
     add_gradient,
@@ -67,7 +67,7 @@ class TorchCrew:
 
     def __init__(self, device: str, threads: int | None = None) -> None:
         self._device = torch.device(device)
-        self._n_threads = threads or cores()
+        self._n_threads = threads or thread_count()
         self._uploads: WeakKeyDictionary[OrderedRows, _Upload] = WeakKeyDictionary()
         self._guards = ExitStack()
         self._pool: ThreadPoolExecutor | None = None

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
 from criticalmass.errors import CriticalMassError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
-from criticalmass.cores import cores
+from criticalmass.core.threads import thread_count
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -69,7 +69,7 @@ class Drawing:
 
     def __enter__(self) -> Drawing:
         """Start the second process, if there is a core for it."""
-        if self.aside and not self.none and sys.executable and cores() > 1:
+        if self.aside and not self.none and sys.executable and thread_count() > 1:
             paths = os.pathsep.join(path for path in sys.path if path)
             self._helper = subprocess.Popen(
                 [

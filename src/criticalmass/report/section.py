@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from criticalmass.core.threads import map_side_by_side
 from criticalmass.errors import CriticalMassError
 from criticalmass.figures_reference import ReferencePoint, fitting
 from criticalmass.report.answers import Answer, answer, headline_row, next_smaller
@@ -17,7 +18,6 @@ from criticalmass.report.plots import CurveIds, curve_key, dr_plot, layers_plot,
 from criticalmass.report.predicted import Predicted, predicted
 from criticalmass.report.record import Caveat, Fact, caveats, facts, in_short
 from criticalmass.report.setting import GRID, Words, WorstClasses, keys_of, settings
-from criticalmass.side_by_side import in_order
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,7 +174,7 @@ def _effects(run: Run, best: pd.Series | None, lines: pd.DataFrame) -> _Effects:
     if _predicts(run, best):
         # Tables side by side, drawings one by one: Matplotlib is not made for threads.
         of = (_class_table, _agreement_tables)
-        by_class, agreed = in_order(lambda table: table(run, best), of)
+        by_class, agreed = map_side_by_side(lambda table: table(run, best), of)
         worst, plots, notes = _classes(by_class, best)
         plots += _agreement(agreed)
         if int(best["n_seeds"]) > _SEEDS:

@@ -9,11 +9,11 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from criticalmass.core.moments import FloatArray, IndexArray, Moments
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.selectors import clusters, greedy, pivoting, rules, separation
 from criticalmass.selectors.evidence import Evidence, Needs
 from criticalmass.selectors.grid import DEFAULT_FRACTIONS, grid_for, sizes_for
-from criticalmass.statistics import FloatArray, IndexArray, Moments
 
 __all__ = [
     "DEFAULT_FRACTIONS",

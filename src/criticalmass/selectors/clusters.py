@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from criticalmass.core.moments import FloatArray, IndexArray, Moments
 from criticalmass.selectors.evidence import Evidence
 from criticalmass.selectors.pivoting import first_of_best
-from criticalmass.statistics import FloatArray, IndexArray, Moments
 
 
 def cluster(seen: Evidence, rng: np.random.Generator) -> IndexArray:

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from criticalmass.core.moments import FloatArray, IntArray, Moments, moments
+from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
-from criticalmass.probes.task import Rows
-from criticalmass.statistics import FloatArray, IntArray, Moments, moments
 
 #: How much of the layer a rule looks at: nothing but its width, second moments, those and the
 #: means of the classes, or a probe on the whole layer.

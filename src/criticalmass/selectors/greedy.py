@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from criticalmass.core.moments import IndexArray
 from criticalmass.errors import CriticalMassError
 from criticalmass.selectors.evidence import Evidence
-from criticalmass.statistics import IndexArray
 
 
 def greedy_cka(seen: Evidence, rng: np.random.Generator) -> IndexArray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from criticalmass.core.moments import FloatArray, IndexArray
 from criticalmass.selectors.pivoting import TIE
-from criticalmass.statistics import FloatArray, IndexArray
 
 
 @njit(cache=True, nogil=True)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from criticalmass.core.moments import FloatArray, IndexArray
 from criticalmass.selectors.evidence import Evidence
-from criticalmass.statistics import FloatArray, IndexArray
 
 # What is left of a neuron's variance when the kept ones determine it is rounding.
 _DEPENDENT = 1e-12

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from criticalmass.core.moments import FloatArray, IndexArray
 from criticalmass.selectors.evidence import Evidence
-from criticalmass.statistics import FloatArray, IndexArray
 
 
 def anova(seen: Evidence, rng: np.random.Generator) -> IndexArray:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from criticalmass.core.progress import track
 from criticalmass.errors import CriticalMassError
-from criticalmass.progress import track
 from criticalmass.shrinking.judging import Findings, Hits, IndexArray, Judge
 from criticalmass.shrinking.precision import bytes_per_vector, most_neurons
 from criticalmass.shrinking.start import sizes_around

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from criticalmass.core.rows import RowSubset
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.measures import MEASURES
-from criticalmass.probes.standardise import RowSubset
 from criticalmass.shrinking.judging import Judge, Part, ProbeJudge
 from criticalmass.shrinking.neighbours import (
     QUERY_MEASURES,

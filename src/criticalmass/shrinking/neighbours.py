@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from criticalmass.core.moments import FloatArray
+from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
 from criticalmass.nearest import Candidates, Matrix
-from criticalmass.probes.task import Rows
 from criticalmass.retrieval import N_NEIGHBOURS, graded, ndcg, recall
 from criticalmass.shrinking.judging import IndexArray, Part, QueryScores, Similarities
 from criticalmass.shrinking.precision import Codec, stored
 from criticalmass.similarity import SimilarityTask, WholeLayer, get_similarity
-from criticalmass.statistics import FloatArray
 
 #: What a query should find: the whole vectors' own neighbours, or vectors of its own class.
 Relevance = Literal["neighbours", "labels"]

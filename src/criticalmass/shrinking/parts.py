@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.rows import RowSubset
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.measure_protocol import validation_rows
-from criticalmass.probes.standardise import RowSubset
 from criticalmass.shrinking.judging import Part
 from criticalmass.store import FeatureStore
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.probes.task import Rows
 
 BITS: Mapping[str, int] = MappingProxyType({"float32": 32, "float16": 16, "int8": 8, "binary": 1})
 _LEVELS = 255

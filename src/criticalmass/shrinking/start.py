@@ -29,8 +29,8 @@ def expected_size(measure: str, parts: Parts, keep: float) -> int | None:
     -------
     Neurons, or None where no law speaks: another measure, or data that defeat it.
     """
+    from criticalmass.core.moments import moments
     from criticalmass.prediction import cka_curve, ridge_curve
-    from criticalmass.statistics import moments
     from criticalmass.theory.eigenbasis import eigenbasis
 
     try:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from criticalmass.backends import Backend, get_backend
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
+from criticalmass.core.backends import Backend
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.results import Run
 from criticalmass.studies import library
@@ -21,6 +21,7 @@ from criticalmass.studies.stores import Features, Stored, united
 from criticalmass.studies.tabulating import Seen
 from criticalmass.studies.views import view
 from criticalmass.studies.watching import Watch
+from criticalmass.sweep_backends import get_sweep_backend
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def study(  # noqa: PLR0913
     _check_weights(asked, files)
     folder = Path(out)
     kept = folder / "features" if features is None else Path(features)
-    place = Features(kept, device, get_backend(backend))
+    place = Features(kept, device, get_sweep_backend(backend))
     grid = grid_of(asked, files, None if data is None else Path(data))
     work = _Work(folder, place, grid)
     measuring = [one for one in asked if one.parts]

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from criticalmass.backends import Backend
-from criticalmass.backends.local import Local
+from criticalmass.core.backends import Backend, Local
 from criticalmass.datasets import Dataset, load_dataset
 from criticalmass.errors import CriticalMassError, DataUnavailableError, MissingExtraError
 from criticalmass.models.frozen import fits

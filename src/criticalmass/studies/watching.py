@@ -13,7 +13,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from criticalmass import progress
+from criticalmass.core import progress
 
 
 def time_left(kinds: Sequence[str], taken: Sequence[float], worked: Sequence[bool]) -> float | None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from criticalmass.core.moments import FloatArray, IndexArray
 from criticalmass.errors import CriticalMassError
-from criticalmass.statistics import FloatArray, IndexArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
+from criticalmass.core.rows import Rows
 from criticalmass.probes.closed_form import L2S, ridge_path
-from criticalmass.probes.task import Rows
 from criticalmass.theory.eigenbasis import Eigenbasis
 from criticalmass.theory.freedom import checked_sizes
 from criticalmass.theory.held_out import HeldOut, Sampling, held_out

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
+from criticalmass.core.moments import Moments, moments
+from criticalmass.core.rows import Rows, chunks, rows_as_float32
+from criticalmass.core.threads import map_side_by_side
 from criticalmass.errors import CriticalMassError
 from criticalmass.probes.closed_form import System, ridge_system
-from criticalmass.probes.standardise import Scaling, chunks, column_scaling
-from criticalmass.probes.task import Rows, rows_as_float32
-from criticalmass.side_by_side import in_order
-from criticalmass.statistics import Moments, moments
+from criticalmass.probes.standardise import Scaling, column_scaling
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -173,7 +173,7 @@ def _tall_system(rows: Rows, labels: NDArray[np.int64], n_classes: int | None) -
         # A matrix times its own transpose: half the work, and exactly symmetric.
         return member @ block, block.T @ block
 
-    for by_class, squares in in_order(products, range(0, n, _CHUNK)):
+    for by_class, squares in map_side_by_side(products, range(0, n, _CHUNK)):
         sums += by_class
         matrix += squares
     share = np.bincount(y, minlength=count) / n

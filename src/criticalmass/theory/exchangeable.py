@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
+from criticalmass.core.moments import FloatArray, IndexArray
 from criticalmass.errors import CriticalMassError
-from criticalmass.statistics import FloatArray, IndexArray
 from criticalmass.theory.spectrum import as_second_moment, correlation
 from criticalmass.theory.subset_moments import pair_sums
 

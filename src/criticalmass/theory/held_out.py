@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
+from criticalmass.core.rows import Rows, RowSubset, chunks, refuse_nonfinite
 from criticalmass.errors import CriticalMassError
-from criticalmass.probes.standardise import RowSubset, chunks, refuse_nonfinite
-from criticalmass.probes.task import Rows
 from criticalmass.theory.eigenbasis import Eigenbasis
 
 FloatArray = NDArray[np.float64]

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
+from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
 from criticalmass.measure_protocol import validation_rows
 from criticalmass.probes.logistic import check_strengths
 from criticalmass.probes.logistic_task import LogisticProtocol
-from criticalmass.probes.task import Rows
 from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
 from criticalmass.theory.freedom import checked_sizes
 from criticalmass.theory.logistic_heads import Cell, Consistent, LogisticHeads, consistent_heads

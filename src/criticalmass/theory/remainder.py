@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from criticalmass.statistics import FloatArray
+from criticalmass.core.moments import FloatArray
 from criticalmass.theory.subset_moments import SubsetMoments
 
 #: Orders in one pass over the matrix: bounds memory to a few vectors per order.

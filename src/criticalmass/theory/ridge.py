@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
+from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.probes.closed_form import L2S
-from criticalmass.probes.task import Rows
 from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
 from criticalmass.theory.freedom import (
     check_penalty,

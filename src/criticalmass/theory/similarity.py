@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
+from criticalmass.core.moments import FloatArray, IndexArray
 from criticalmass.errors import CriticalMassError
-from criticalmass.statistics import FloatArray, IndexArray
 from criticalmass.theory.spectrum import as_second_moment
 from criticalmass.theory.subset_moments import PairSums, SubsetMoments, pair_sums, subset_moments
 
@@ -215,7 +215,7 @@ def debiased_terms(rows: Any) -> FloatArray:
     ------
     CriticalMassError: for fewer than 4 samples, or if every neuron is constant.
     """
-    from criticalmass.statistics import moments
+    from criticalmass.core.moments import moments
 
     n = int(rows.shape[0])
     if n < 4:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from criticalmass.checking import checked
+from criticalmass.core.arguments import checked
+from criticalmass.core.moments import FloatArray
 from criticalmass.errors import CriticalMassError
-from criticalmass.statistics import FloatArray
 
 #: Rows handled at a time, so that no check needs a second matrix.
 ROWS = 256

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from criticalmass.statistics import FloatArray, IndexArray
+from criticalmass.core.moments import FloatArray, IndexArray
 
 ROWS = 256
 

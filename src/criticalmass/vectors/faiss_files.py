@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
-from criticalmass.models.repair import import_package
 from criticalmass.vectors.source import ROWS, Block, Source, Vectors
 
 _COMPARED = 8

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from criticalmass.errors import CriticalMassError, unknown_name
 
-__all__ = ["BACKENDS", "Backend", "get_backend", "in_order"]
-
 Task = TypeVar("Task")
+
 Result = TypeVar("Result")
 
 
@@ -27,52 +25,42 @@ class Backend(Protocol):
         ...
 
 
-# Name -> module of this package and the class in it that makes the backend.
-BACKENDS: dict[str, str] = {
-    "local": "local:Local",
-    "ray": "ray:Ray",
-    "ray-rows": "ray_rows:RayRows",
-}
+def _ray(*address: Any, **options: Any) -> Backend:
+    """Import Ray only when it is asked for."""
+    from criticalmass.core.ray_backend import Ray
+
+    return Ray(*address, **options)
 
 
-def get_backend(backend: str | Backend) -> Backend:
-    """Look a backend up; an object that is one already comes back as it is.
+def get_backend(
+    backend: str | Backend, known: Mapping[str, Callable[..., Backend]] | None = None
+) -> Backend:
+    """Look up a backend; an object that is one already comes back as it is.
 
     Parameters
     ----------
-    backend: ``"local"``; ``"ray"``, or with the address of a cluster ``"ray:10.0.0.1:6379"``;
-        ``"ray-rows"``, the same with rows spread over the workers; or an object.
+    backend: ``"local"``; ``"ray"``, or with the address of a cluster ``"ray:10.0.0.1:6379"``; or
+        an object.
+    known: name -> what makes the backend; `BACKENDS` by default.
 
     Raises
     ------
-    CriticalMassError: for an unknown name, with a did-you-mean, or an address of the local one.
+    CriticalMassError: for an unknown name, with a did-you-mean, or an address of ``"local"``.
     """
     if not isinstance(backend, str):
         return backend
+    makers = BACKENDS if known is None else known
     kind, _, address = backend.partition(":")
-    make = maker(kind)
+    if kind not in makers:
+        raise unknown_name("backend", kind, makers)
     if address and kind == "local":
         raise CriticalMassError(
             f"backend {backend!r}: local work has no address; use 'ray:ADDRESS'"
         )
-    return make(address) if address else make()
+    return makers[kind](address) if address else makers[kind]()
 
 
-def maker(name: str) -> Callable[..., Backend]:
-    """Look up what makes a backend.
-
-    Raises
-    ------
-    CriticalMassError: for an unknown name, with a did-you-mean.
-    """
-    if name not in BACKENDS:
-        raise unknown_name("backend", name, BACKENDS)
-    module, _, made = BACKENDS[name].partition(":")
-    found: Callable[..., Backend] = getattr(importlib.import_module(f"{__name__}.{module}"), made)
-    return found
-
-
-def in_order(
+def map_in_order(
     backend: Backend, function: Callable[[Task], Result], tasks: Iterable[Task]
 ) -> Iterator[Result]:
     """Yield ``function(task)`` in the order of the tasks, whatever order they are done in.
@@ -100,3 +88,17 @@ class _Numbered(Generic[Task, Result]):
     def __call__(self, task: tuple[int, Task]) -> tuple[int, Result]:
         """Do one task."""
         return task[0], self.function(task[1])
+
+
+@dataclass(frozen=True)
+class Local:
+    """Runs tasks in this process, in their order."""
+
+    def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """Yield ``function(task)`` for every task; the next one starts when it is asked for."""
+        for task in tasks:
+            yield function(task)
+
+
+#: Name -> what makes the backend.
+BACKENDS: Mapping[str, Callable[..., Backend]] = {"local": Local, "ray": _ray}

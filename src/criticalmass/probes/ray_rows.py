@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from criticalmass.backends.ray import Ray, Surroundings, Watch, connect, fetch
-from criticalmass.cores import limited
+from criticalmass.core.moments import spreading
+from criticalmass.core.ray_backend import Ray, Surroundings, Watch, connect, fetch
+from criticalmass.core.threads import limit_threads
 from criticalmass.errors import CriticalMassError
 from criticalmass.probes.crew import lending
 from criticalmass.probes.leaves import Holder, Knot, shares
 from criticalmass.probes.rows import holding
 from criticalmass.probes.spread import SpreadCrew
-from criticalmass.statistics import spreading
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class RayRows(Ray):
-    """Runs tasks here, and passes over rows on the workers; see `criticalmass.backends.ray.Ray`.
+    """Runs tasks here, and passes over rows on the workers; see `Ray`.
 
     Bytes do not depend on the number of workers, nor on their threads.
     """
@@ -85,7 +85,7 @@ class _Worker:
     def __init__(self, surroundings: Surroundings) -> None:
         surroundings.enter()
         # Leaves are worked on side by side, each by one thread.
-        self._limit = limited(1)
+        self._limit = limit_threads(1)
         self._limit.__enter__()
         self._holder = Holder(surroundings.threads)
 

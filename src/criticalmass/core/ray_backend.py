@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,24 +21,29 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from criticalmass.backends.ray_token import settle_token, without_token
-from criticalmass.cores import cores, limited
+from criticalmass.core.progress import notice
+from criticalmass.core.threads import limit_threads, thread_count
 from criticalmass.errors import CriticalMassError, missing_extra
-from criticalmass.progress import notice
 
 Task = TypeVar("Task")
+
 Result = TypeVar("Result")
 
 #: Times that a task is begun again after its worker or node died.
 RETRIES = 5
+
 # The versions that decide the numbers: a worker with others would give other bytes.
 _LIBRARIES = ("criticalmass", "numpy", "scipy", "numba", "scikit-learn")
+
 # Room for results that wait to be fetched, when this process starts Ray itself.
 _STORE_BYTES = 256 << 20
+
 # Ray reports its use over the network unless told not to; it would also hide GPUs from workers
 # that ask for none, and warns that it will stop doing so.
 _SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
 _LOOK_SECONDS = 5.0
+
 _KNOCK_SECONDS = 20.0
 
 
@@ -169,7 +175,7 @@ def connect(address: str | None) -> Any:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         options |= {
-            "num_cpus": cores(),
+            "num_cpus": thread_count(),
             "include_dashboard": False,
             "object_store_memory": _STORE_BYTES,
             "_node_ip_address": "127.0.0.1",
@@ -232,7 +238,7 @@ def fetch(ray: Any, reference: Any) -> Any:
 def _work(surroundings: Surroundings, function: Callable[[Task], Result], task: Task) -> Result:
     """Do one task, in a worker."""
     surroundings.enter()
-    with limited(surroundings.threads):
+    with limit_threads(surroundings.threads):
         return function(task)
 
 
@@ -288,3 +294,61 @@ def _versions() -> dict[str, str]:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+
+
+_MODE = "RAY_AUTH_MODE"
+
+_ASK = """
+import sys
+from ray._raylet import GcsClient
+from ray.exceptions import AuthenticationError
+try:
+    GcsClient(address=sys.argv[1])
+except AuthenticationError:
+    sys.exit(3)
+"""
+
+_REFUSED = 3
+
+_SECONDS = 30.0
+
+
+def settle_token(address: str) -> None:
+    """Send this machine's token if the cluster at HOST:PORT asks for one.
+
+    To be called before Ray is imported. What cannot be found out is left to Ray.
+
+    Raises
+    ------
+    CriticalMassError: the cluster asks for a token, and none is here, or another one.
+    """
+    if _answer(address) != _REFUSED:
+        return
+    if not os.environ.get(_MODE) and _answer(address, mode="token") == 0:
+        os.environ[_MODE] = "token"
+        return
+    raise without_token(address)
+
+
+def without_token(address: str | None) -> CriticalMassError:
+    """Return the error that says where a cluster's token belongs."""
+    told = os.environ.get(_MODE, "")
+    also = f", and leave out {_MODE}={told}" if told not in ("", "token") else ""
+    return CriticalMassError(
+        f"the Ray cluster at {address!r} asks for a token, and this machine has none, or another; "
+        "put that of its first machine ('ray get-auth-token' prints it there) into RAY_AUTH_TOKEN "
+        f"or the file ~/.ray/auth_token{also}"
+    )
+
+
+def _answer(address: str, mode: str | None = None) -> int | None:
+    """Return how a client with these settings ends: 0 if it is let in; None: it does not."""
+    environment = os.environ if mode is None else os.environ | {_MODE: mode}
+    command = [sys.executable, "-P", "-c", _ASK, address]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, timeout=_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.returncode

@@ -1,0 +1,1 @@
+"""Shared foundations: rows and moments, arguments, threads, memory, progress and backends."""
