@@ -11,8 +11,8 @@ import numpy as np
 
 from criticalmass.core.moments import Moments
 from criticalmass.prediction import Curve, Prediction, cka_curve, ridge_curve
-from criticalmass.run_files import write_atomically
 from criticalmass.seal import opened, sealed
+from criticalmass.store_files import write_atomically
 from criticalmass.theory.spectrum import correlation, diagonal_share, participation_ratio
 
 if TYPE_CHECKING:

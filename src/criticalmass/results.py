@@ -16,9 +16,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from criticalmass.errors import RunError, unknown_name
-from criticalmass.run_files import only_writer, order_file, write_json
+from criticalmass.run_files import only_writer, order_file
 from criticalmass.run_table import COLUMNS, KINDS, LABELS, TABLE, missing_cells, read_table
 from criticalmass.seal import is_intact, opened, sealed, sealed_files
+from criticalmass.store_files import write_json
 
 if TYPE_CHECKING:
     from criticalmass.run_writer import RunWriter
@@ -98,7 +99,9 @@ class Run:
             what = "is a run already; open it" if cls.exists(folder) else "is not empty"
             raise RunError(f"{folder} {what}, or choose another folder")
         head = {"format": FORMAT, "version": VERSION}
-        write_json(folder / "manifest.json", sealed({**head, **manifest, **head}))
+        write_json(
+            folder / "manifest.json", sealed({**head, **manifest, **head}), indent=2, durable=True
+        )
         return cls(folder)
 
     @classmethod

@@ -8,47 +8,14 @@ import json
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from criticalmass.errors import RunError
-from criticalmass.store_files import is_alive, naming
+from criticalmass.store_files import is_alive, write_json
 
 LOCK_NAME = "lock"
 _TEMPORARY = ".tmp"
-
-
-def write_atomically(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Write a file under a temporary name in its folder, then move it into place.
-
-    Parameters
-    ----------
-    path: where the file shall stand; its folder is made.
-    fill: writes the content to the open file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
-    try:
-        with naming(path), temporary.open("wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON atomically, keys in the order given."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def remove_temporary(folder: Path) -> None:
-    """Remove what a killed writer left half-written in a folder."""
-    for path in folder.glob(f".*{_TEMPORARY}"):
-        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -62,7 +29,7 @@ def only_writer(folder: Path) -> Iterator[None]:
     path = folder / LOCK_NAME
     with _one_at_a_time(folder):
         _refuse_if_held(path)
-        write_json(path, _myself())
+        write_json(path, _myself(), indent=2, durable=True)
     try:
         yield
     finally:

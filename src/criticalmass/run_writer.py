@@ -13,10 +13,10 @@ import pandas as pd
 
 from criticalmass.core.progress import notice
 from criticalmass.errors import RunError
-from criticalmass.run_files import order_file, remove_temporary, write_atomically, write_json
+from criticalmass.run_files import order_file
 from criticalmass.run_table import KINDS, LABELS, TABLE, empty_table, join, read_table, to_table
 from criticalmass.seal import is_intact, seal_table, sealed, sealed_files
-from criticalmass.store_files import file_digest
+from criticalmass.store_files import file_digest, remove_temporary, write_atomically, write_json
 
 if TYPE_CHECKING:
     from criticalmass.results import Artifact, Run
@@ -102,7 +102,12 @@ class RunWriter:
 
     def update_manifest(self, **changes: Any) -> None:
         """Set entries of the manifest."""
-        write_json(self._run.path / "manifest.json", sealed({**self._run.manifest, **changes}))
+        write_json(
+            self._run.path / "manifest.json",
+            sealed({**self._run.manifest, **changes}),
+            indent=2,
+            durable=True,
+        )
 
     def _save(self, name: str, values: npt.NDArray[Any]) -> None:
         content = io.BytesIO()

@@ -9,9 +9,9 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,22 +67,54 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def write_bytes(path: Path, content: bytes) -> str:
-    """Write a file so that it is either whole or absent.
+def write_atomically(
+    path: Path,
+    fill: Callable[[BinaryIO], object],
+    *,
+    temporary: Path | None = None,
+    durable: bool = True,
+) -> None:
+    """Write a file under a temporary name in its folder, then move it into place.
+
+    Parameters
+    ----------
+    path: where the file shall stand; its folder is made.
+    fill: writes the content to the open file.
+    temporary: the temporary name; one with the number of this process by default.
+    durable: wait until the content is on the disk before the file takes its place. Not needed
+        where a digest tells a damaged file, which is then made again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with naming(path):
+            with temporary.open("wb") as file:
+                fill(file)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> str:
+    """Write a file so that it is either whole or absent; see `write_atomically`.
 
     Returns
     -------
     The SHA-256 digest of what was written, in hex.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = scratch_beside(path)
-    try:
-        with naming(path):
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    scratch = scratch_beside(path)
+    write_atomically(path, lambda file: file.write(content), temporary=scratch, durable=durable)
     return hashlib.sha256(content).hexdigest()
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what a killed writer left half-written in a folder, one of version 0.1 (.tmp) too."""
+    for pattern in (".*.part", ".*.tmp"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def write_array(path: Path, array: NDArray[Any]) -> str:
@@ -92,10 +124,10 @@ def write_array(path: Path, array: NDArray[Any]) -> str:
     return write_bytes(path, buffer.getvalue())
 
 
-def write_json(path: Path, content: object) -> str:
-    """Write readable JSON; the same contract as :func:`write_bytes`."""
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    return write_bytes(path, text.encode())
+def write_json(path: Path, content: object, *, indent: int = 1, durable: bool = False) -> str:
+    """Write readable JSON, keys in the order given; the same contract as `write_bytes`."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False) + "\n"
+    return write_bytes(path, text.encode(), durable=durable)
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,17 +115,21 @@ def test_what_the_system_refuses_is_told_in_a_line(
 ) -> None:
     """Where no disk can be mounted: the third file that is written does not fit."""
     written = []
-    whole = Path.write_bytes
+    whole = Path.open
 
-    def write_bytes(path: Path, content: bytes) -> int:
-        written.append(path)
-        if len(written) >= 3:
-            whole(path, content[: len(content) // 2])
+    class Full(io.FileIO):
+        def write(self, content: Any) -> int:
+            super().write(content[: len(content) // 2])
             raise OSError(number, os.strerror(number))
-        return whole(path, content)
+
+    def opened(path: Path, mode: str = "r", *rest: Any, **more: Any) -> Any:
+        if mode == "wb":
+            written.append(path)
+        full = mode == "wb" and len(written) >= 3
+        return Full(path, "w") if full else whole(path, mode, *rest, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "write_bytes", write_bytes)
+        patched.setattr(Path, "open", opened)
         code, err = said(capsys, "import", vectors, "--out", tmp_path / "out", "--copy")
     assert code == 2
     assert os.strerror(number) in err

@@ -13,8 +13,8 @@ from criticalmass.core.backends import Backend, Local
 from criticalmass.datasets import Dataset, load_dataset
 from criticalmass.errors import CriticalMassError, DataUnavailableError, MissingExtraError
 from criticalmass.models.frozen import fits
-from criticalmass.run_files import write_json
 from criticalmass.store import FeatureStore
+from criticalmass.store_files import write_json
 from criticalmass.studies.grid import Pair
 
 Stored = tuple[FeatureStore, tuple[str, ...]]
@@ -86,7 +86,7 @@ class Features:
             return self._opened[place]
         before = _files(place)
         record = {"model": pair.model, "dataset": pair.dataset, "layers": list(asked)}
-        write_json(place.with_name(f"{place.name}.json"), record)
+        write_json(place.with_name(f"{place.name}.json"), record, indent=2)
         # Workers elsewhere load the data themselves.
         data = dataset if isinstance(self.backend, Local) else pair.dataset
         try:
