@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 import criticalmass as cm
 from benchmarks.timing import cores, machine, median, tell, timed
-from criticalmass.results import Artifact, Run
+from criticalmass.storage.artifacts import Artifact
+from criticalmass.storage.run import Run
 
 TARGET = 5.0
 N_CLASSES = 10

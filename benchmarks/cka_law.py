@@ -25,7 +25,7 @@ from benchmarks.timing import tell, timed
 from criticalmass.cka import prefix_cka
 from criticalmass.core.moments import moments
 from criticalmass.figures import new_axes
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 from criticalmass.theory.similarity import ExpectedSimilarity, expected_cka
 from criticalmass.theory.spectrum import correlation, diagonal_share, participation_ratio
 from criticalmass.theory.what_if import (

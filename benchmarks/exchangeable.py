@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.timing import tell, timed
 from criticalmass.core.moments import moments
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 from criticalmass.theory.exchangeable import exchangeability_test
 
 Matrix = NDArray[np.float64]

@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.memory import make_store
 from benchmarks.problems import Recipe
 from benchmarks.timing import Seconds, cores, machine, median
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 
 #: Seconds on two cores that the command is to stay under, by width of the layer.
 _TARGETS = {1_280: 5.0, 4_096: 60.0}

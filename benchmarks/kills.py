@@ -135,11 +135,11 @@ def _child(command: Sequence[str], out: str, log: str, fatal: int, told: str) ->
     with open(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    from criticalmass import store_writer
     from criticalmass.cli import main
+    from criticalmass.storage import features_writer
 
     # Many shards, so that there is much to interrupt.
-    store_writer.SHARD_ROWS = _SHARD_ROWS
+    features_writer.SHARD_ROWS = _SHARD_ROWS
     seen = 0
 
     def watch(event: str, arguments: tuple[object, ...]) -> None:

@@ -28,8 +28,9 @@ from criticalmass.importing import import_features
 from criticalmass.measure_protocol import validation_rows
 from criticalmass.probes import get_probe
 from criticalmass.probes.task import ProbeTask
-from criticalmass.results import Artifact, Run
 from criticalmass.selectors.grid import DEFAULT_FRACTIONS, sizes_for
+from criticalmass.storage.artifacts import Artifact
+from criticalmass.storage.run import Run
 from criticalmass.sweep import sweep
 
 FloatArray = NDArray[np.float64]

@@ -20,7 +20,7 @@ from benchmarks.timing import tell, timed
 from criticalmass.measure_protocol import validation_rows
 from criticalmass.probes.logistic_task import logistic
 from criticalmass.probes.task import ProbeTask
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 from criticalmass.theory.logistic import LogisticPrediction, LogisticSampling, predict_logistic
 
 Array = NDArray[np.float64]

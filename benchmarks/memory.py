@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from benchmarks.problems import Generator, Labels, Matrix, Recipe
 from benchmarks.timing import machine, tell
-from criticalmass.store import FeatureStore
-from criticalmass.store_writer import SplitInfo, StoreWriter
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.features_writer import SplitInfo, StoreWriter
 
 _LAYER = "penultimate"
 _SHARD_ROWS = 8192

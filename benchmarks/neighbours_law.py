@@ -23,7 +23,7 @@ from criticalmass.core.moments import moments
 from criticalmass.importing import import_features
 from criticalmass.redundancy import curves
 from criticalmass.selectors.grid import sizes_for
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 from criticalmass.sweep import sweep
 from criticalmass.theory.ridge import predict_ridge
 from criticalmass.theory.similarity import expected_cka

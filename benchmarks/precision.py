@@ -20,7 +20,7 @@ import criticalmass as cm
 from benchmarks.timing import machine, tell
 from criticalmass.engines.base import require_bf16
 from criticalmass.errors import CriticalMassError
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 
 DELTAS = (0.8, 0.9, 0.95)
 _LAYER = "penultimate"

@@ -23,7 +23,7 @@ from criticalmass.datasets.splits import stratified_sample
 from criticalmass.measure_protocol import validation_rows
 from criticalmass.probes.standardise import column_scaling
 from criticalmass.selectors.grid import sizes_for
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 
 Matrix = NDArray[np.float32]
 Labels = NDArray[np.int64]

@@ -27,8 +27,8 @@ from benchmarks.problems import Recipe
 from benchmarks.timing import machine, tell
 from criticalmass.core.ray_backend import Ray
 from criticalmass.core.threads import limit_threads
-from criticalmass.results import Run
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.run import Run
 from criticalmass.sweep import sweep
 
 FRACTIONS = (0.1, 0.3, 0.5, 0.9)

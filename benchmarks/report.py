@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from criticalmass.report import report
-from criticalmass.results import Artifact, Run
+from criticalmass.storage.artifacts import Artifact
+from criticalmass.storage.run import Run
 
 FRACTIONS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 1.0)
 N_NEURONS, N_CLASSES, N_BLOCKS = 1280, 10, 100

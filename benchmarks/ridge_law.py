@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.timing import tell, timed
 from criticalmass.probes.closed_form import ridge_path
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
 from criticalmass.theory.held_out import Sampling
 from criticalmass.theory.ridge import RidgePrediction, predict_ridge

@@ -24,7 +24,7 @@ from criticalmass.core.moments import moments
 from criticalmass.retrieval import graded, ndcg, recall
 from criticalmass.selectors.grid import DEFAULT_FRACTIONS, sizes_for
 from criticalmass.similarity import SIMILARITIES, SimilarityTask, WholeLayer, get_similarity
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 
 _N_ORDERS = 5
 

@@ -24,8 +24,8 @@ import pandas as pd
 
 from benchmarks.calls import CALLS, make_material
 from benchmarks.kills import fingerprint
-from criticalmass.results import Run
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.run import Run
 
 
 def told(value: Any) -> str:

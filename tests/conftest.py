@@ -14,10 +14,11 @@ from criticalmass import cells
 from criticalmass.core import progress
 from criticalmass.probes import get_probe
 from criticalmass.probes.task import ProbeScores, ProbeTask
-from criticalmass.results import Artifact, Run
 from criticalmass.similarity import SimilarityScores, SimilarityTask, get_similarity
-from criticalmass.store import FeatureStore
-from criticalmass.store_writer import SplitInfo, StoreWriter
+from criticalmass.storage.artifacts import Artifact
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.features_writer import SplitInfo, StoreWriter
+from criticalmass.storage.run import Run
 
 N_CLASSES, N_TRAIN, N_TEST, N_NEURONS = 3, 90, 45, 12
 RUN_TEST, RUN_NEURONS = 3000, 100

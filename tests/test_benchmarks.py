@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from criticalmass.similarity import SIMILARITIES
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 
 ROOT = Path(__file__).parent.parent
 RATIO = re.compile(r"\*\*\d[\d.e+]* x\*\*")

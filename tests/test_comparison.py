@@ -16,7 +16,8 @@ import criticalmass as cm
 from criticalmass.cli import cli
 from criticalmass.comparison import COMPARISON_COLUMNS
 from criticalmass.comparison_words import sentence
-from criticalmass.results import Artifact, Run
+from criticalmass.storage.artifacts import Artifact
+from criticalmass.storage.run import Run
 
 N_TEST = 400
 Curve = dict[int, float]

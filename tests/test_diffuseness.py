@@ -14,7 +14,8 @@ import criticalmass as cm
 from criticalmass.cli import main
 from criticalmass.errors import CriticalMassError, RunError
 from criticalmass.figures_choice import choice_against_fraction
-from criticalmass.results import Artifact, Run
+from criticalmass.storage.artifacts import Artifact
+from criticalmass.storage.run import Run
 from criticalmass.unit_scores import halves_of
 
 module = importlib.import_module("criticalmass.diffuseness")

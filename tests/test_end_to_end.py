@@ -11,9 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import criticalmass as cm
-from criticalmass.results import Run
 from criticalmass.selectors import SELECTORS
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.run import Run
 
 MEASURES = ("logistic", "ridge", "lda", "knn", "centroid", "cka")
 FRACTIONS = (0.05, 0.2, 0.5, 0.8, 1.0)

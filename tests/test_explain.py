@@ -18,7 +18,7 @@ from criticalmass.figures_explain import predicted_curve, spectrum
 from criticalmass.importing import import_features
 from criticalmass.prediction import LAW, SUBSETS, WHOLE, Curve, cka_curve, ridge_curve
 from criticalmass.probes.closed_form import ridge_path
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 from criticalmass.theory.drawn_ridge import ORDERS, drawn_ridge
 from criticalmass.theory.eigenbasis import eigenbasis
 from criticalmass.theory.freedom import full_penalty

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import criticalmass as cm
-from criticalmass import store_writer
 from criticalmass.core import progress
 from criticalmass.datasets import Dataset, Split
 from criticalmass.errors import CriticalMassError, StoreError, missing_extra
+from criticalmass.storage import features_writer
 
 openvino_engine = importlib.import_module("criticalmass.engines.openvino_engine")
 choosing = importlib.import_module("criticalmass.engines.choosing")
@@ -159,10 +159,10 @@ def test_half_precision_is_only_in_the_storage():
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_an_interrupted_extraction_continues_to_the_same_bytes(monkeypatch, engine):
-    monkeypatch.setattr(store_writer, "SHARD_ROWS", 16)
+    monkeypatch.setattr(features_writer, "SHARD_ROWS", 16)
     options = {"layers": LAYERS, "device": "cpu", "engine": engine}
     cm.extract(NET, DIGITS, out="whole", **options)
-    put, count = store_writer.StoreWriter.put, []
+    put, count = features_writer.StoreWriter.put, []
 
     def stop(self, plan, features):
         count.append(plan)
@@ -170,7 +170,7 @@ def test_an_interrupted_extraction_continues_to_the_same_bytes(monkeypatch, engi
             raise KeyboardInterrupt
         put(self, plan, features)
 
-    monkeypatch.setattr(store_writer.StoreWriter, "put", stop)
+    monkeypatch.setattr(features_writer.StoreWriter, "put", stop)
     with pytest.raises(KeyboardInterrupt):
         cm.extract(NET, DIGITS, out="broken", **options)
     with pytest.raises(StoreError, match="unfinished"):

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import criticalmass as cm
-from criticalmass import store_writer
 from criticalmass.datasets import Dataset, Split
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.models import load_model, with_options
 from criticalmass.models.frozen import FrozenModel, Tap
 from criticalmass.models.pooling import pooled
+from criticalmass.storage import features_writer
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -220,11 +220,11 @@ def test_all_of_an_unclear_network_is_asked_about():
 @pytest.mark.parametrize("stop", [1, 3, 6])
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_stopped_anywhere_and_started_again_gives_the_same_bytes(monkeypatch, engine, stop):
-    monkeypatch.setattr(store_writer, "SHARD_ROWS", 16)
+    monkeypatch.setattr(features_writer, "SHARD_ROWS", 16)
     options = {"layers": ("penultimate", "layer?.*", "all"), "pool": "max", "engine": engine}
     extract("whole", **options)
     for place in ("put", "_write_norms"):
-        original = getattr(store_writer.StoreWriter, place)
+        original = getattr(features_writer.StoreWriter, place)
         calls = []
 
         def stopping(*arguments, original=original, calls=calls, place=place):
@@ -232,7 +232,7 @@ def test_stopped_anywhere_and_started_again_gives_the_same_bytes(monkeypatch, en
             if len(calls) == (stop if place == "put" else 1):
                 # In the middle of a shard: some layers are written, the manifest is not.
                 if place == "put":
-                    monkeypatch.setattr(store_writer.StoreWriter, "_save", interrupt)
+                    monkeypatch.setattr(features_writer.StoreWriter, "_save", interrupt)
                 else:
                     raise KeyboardInterrupt
             return original(*arguments)
@@ -242,12 +242,12 @@ def test_stopped_anywhere_and_started_again_gives_the_same_bytes(monkeypatch, en
 
         out = f"stopped-{place}"
         with monkeypatch.context() as patch:
-            patch.setattr(store_writer.StoreWriter, place, stopping)
-            save = store_writer.StoreWriter._save
+            patch.setattr(features_writer.StoreWriter, place, stopping)
+            save = features_writer.StoreWriter._save
             with pytest.raises(KeyboardInterrupt):
                 extract(out, **options)
-            patch.setattr(store_writer.StoreWriter, "_save", save)
-        monkeypatch.setattr(store_writer.StoreWriter, "_save", save)
+            patch.setattr(features_writer.StoreWriter, "_save", save)
+        monkeypatch.setattr(features_writer.StoreWriter, "_save", save)
         with pytest.raises(StoreError, match="unfinished"):
             cm.FeatureStore.open(out)
         extract(out, **options)

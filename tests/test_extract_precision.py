@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import criticalmass as cm
-from criticalmass import store_writer
 from criticalmass.cli import main
 from criticalmass.engines import base
 from criticalmass.errors import CriticalMassError, StoreError
+from criticalmass.storage import features_writer
 
 NET = "timm:test_resnet?init=random&px=32"
 DIGITS = "sklearn:digits?n=40"
@@ -54,12 +54,12 @@ def test_it_is_named_and_off_by_as_much_as_eight_bits_are(tmp_path, engine):
 @pytest.mark.parametrize(("first", "second"), [("float32", "bf16"), ("bf16", "float32")])
 @pytest.mark.parametrize("finished", [True, False])
 def test_one_store_holds_one_precision(tmp_path, monkeypatch, first, second, finished):
-    monkeypatch.setattr(store_writer, "SHARD_ROWS", 16)
+    monkeypatch.setattr(features_writer, "SHARD_ROWS", 16)
     out = tmp_path / "s"
     if finished:
         extract(out, precision=first)
     else:
-        put, count = store_writer.StoreWriter.put, []
+        put, count = features_writer.StoreWriter.put, []
 
         def stop(self, plan, features):
             count.append(plan)
@@ -68,7 +68,7 @@ def test_one_store_holds_one_precision(tmp_path, monkeypatch, first, second, fin
             put(self, plan, features)
 
         with monkeypatch.context() as patch:
-            patch.setattr(store_writer.StoreWriter, "put", stop)
+            patch.setattr(features_writer.StoreWriter, "put", stop)
             with pytest.raises(KeyboardInterrupt):
                 extract(out, precision=first)
     before = (out / "manifest.json").read_bytes()

@@ -17,8 +17,8 @@ from criticalmass.agreement_matrix import agreement_matrix, pairwise_kappa
 from criticalmass.errors import CriticalMassError
 from criticalmass.figures_named import as_pdf, figure
 from criticalmass.figures_reference import ReferencePoint, fitting, reference_points
-from criticalmass.results import Run
-from criticalmass.run_part import held, part_of
+from criticalmass.storage.run import Run
+from criticalmass.storage.run_view import held, part_of
 
 MakeRun = Callable[..., Run]
 

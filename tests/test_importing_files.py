@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError, StoreError
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 from criticalmass.vectors import parquet_files as parquet_room
 from criticalmass.vectors import source as source_room
 
@@ -116,8 +116,8 @@ def small_blocks(monkeypatch):
     """Read seven rows at a time, so that blocks and shards do not end together."""
     for room in ("source", "parquet_files", "numpy_files", "safetensors_files", "faiss_files"):
         monkeypatch.setattr(f"criticalmass.vectors.{room}.ROWS", 7)
-    monkeypatch.setattr("criticalmass.store_writer.SHARD_ROWS", 16)
-    monkeypatch.setattr("criticalmass.store_writer.SHARD_ROWS", 16)
+    monkeypatch.setattr("criticalmass.storage.features_writer.SHARD_ROWS", 16)
+    monkeypatch.setattr("criticalmass.storage.features_writer.SHARD_ROWS", 16)
     assert source_room.ROWS == parquet_room.ROWS == 7
 
 
@@ -216,7 +216,7 @@ def test_where_there_are_no_links_it_is_copied(tmp_path, monkeypatch):
 
 
 def test_an_interrupted_import_continues(tmp_path, small_blocks, monkeypatch):
-    from criticalmass.store_writer import StoreWriter
+    from criticalmass.storage.features_writer import StoreWriter
 
     path, put = lists(tmp_path / "v"), StoreWriter.put
     whole = cm.import_features(path, out=tmp_path / "whole", labels="label")
@@ -236,8 +236,8 @@ def test_an_interrupted_import_continues(tmp_path, small_blocks, monkeypatch):
     monkeypatch.undo()
     for room in ("source", "parquet_files"):
         monkeypatch.setattr(f"criticalmass.vectors.{room}.ROWS", 7)
-    monkeypatch.setattr("criticalmass.store_writer.SHARD_ROWS", 16)
-    monkeypatch.setattr("criticalmass.store_writer.SHARD_ROWS", 16)
+    monkeypatch.setattr("criticalmass.storage.features_writer.SHARD_ROWS", 16)
+    monkeypatch.setattr("criticalmass.storage.features_writer.SHARD_ROWS", 16)
     first = (tmp_path / "s/features/penultimate/train-00000.npy").stat().st_mtime_ns
     store = cm.import_features(path, out=tmp_path / "s", labels="label")
     assert (tmp_path / "s/features/penultimate/train-00000.npy").stat().st_mtime_ns == first

@@ -285,7 +285,7 @@ def test_the_rooms_do_not_import_torch():
         """
         import sys
         import criticalmass.extract, criticalmass.models, criticalmass.datasets
-        import criticalmass.store_writer, criticalmass.importing
+        import criticalmass.storage.features_writer, criticalmass.importing
         heavy = {"torch", "timm", "transformers", "openvino", "torchvision"} & set(sys.modules)
         assert not heavy, heavy
         """

@@ -20,8 +20,8 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.plan import make_request
 from criticalmass.probes.rows import HeldRows, StreamedRows, holding, ordered_rows
 from criticalmass.probes.standardise import column_scaling
-from criticalmass.results import Run
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.run import Run
 
 GIB = 1 << 30
 BIG = needs.Task(200_000, 10_000, 2048, 10, 2, (205, 1024, 1843, 2048), 10, 2, GIB)

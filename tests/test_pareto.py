@@ -16,7 +16,8 @@ from criticalmass.cli import main
 from criticalmass.errors import CriticalMassError, RunError
 from criticalmass.figures_choice import size_against_value
 from criticalmass.pareto import PARETO_COLUMNS, dominance, front
-from criticalmass.results import Artifact, Run
+from criticalmass.storage.artifacts import Artifact
+from criticalmass.storage.run import Run
 
 N_NEURONS, N_TEST = 16, 2000
 points = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=25)

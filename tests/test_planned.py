@@ -18,7 +18,7 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.planned import HALF_WIDTH, fractions_for, half_width, is_auto, seeds_for
 from criticalmass.prediction import Curve
 from criticalmass.selectors.grid import DEFAULT_FRACTIONS
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 
 
 def curve(mean: np.ndarray, std: float = 0.0) -> Curve:

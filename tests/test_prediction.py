@@ -14,8 +14,8 @@ import criticalmass as cm
 from criticalmass import prediction_file
 from criticalmass.prediction import Prediction
 from criticalmass.prediction_file import FILE, read_predictions, write_predictions
-from criticalmass.results import Run
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.run import Run
 
 MakeStore = Callable[..., FeatureStore]
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import criticalmass as cm
-from criticalmass import store_writer
 from criticalmass.core.threads import map_ahead
 from criticalmass.datasets.images import BrokenImageError
 from criticalmass.models import load_model
 from criticalmass.models.preprocess import ImagePreprocess
+from criticalmass.storage import features_writer
 
 HALF = (0.5, 0.5, 0.5)
 MODEL = "timm:test_resnet?init=random&px=32"
@@ -142,7 +142,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_stopped_while_pictures_are_prepared_the_bytes_are_the_same(
     folder, tmp_path, monkeypatch, stop
 ):
-    monkeypatch.setattr(store_writer, "SHARD_ROWS", 16)
+    monkeypatch.setattr(features_writer, "SHARD_ROWS", 16)
     options = {"engine": "openvino", "batch_size": 6, "device": "cpu"}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     cm.extract(MODEL, f"imagefolder:{folder}", out=whole, **options)

@@ -9,7 +9,8 @@ from criticalmass.bootstrap import averaged_over_seeds, resampled_means, resampl
 from criticalmass.errors import CriticalMassError, RunError
 from criticalmass.estimators import diffused_redundancy
 from criticalmass.redundancy import CURVE_COLUMNS, REDUNDANCY_COLUMNS, curves, redundancy
-from criticalmass.results import Artifact, Run
+from criticalmass.storage.artifacts import Artifact
+from criticalmass.storage.run import Run
 
 SIZES = (2, 5, 10, 20)
 N_TEST = 400

@@ -18,8 +18,8 @@ from criticalmass.core import progress
 from criticalmass.core.moments import moments
 from criticalmass.errors import CriticalMassError
 from criticalmass.probes.task import ProbeScores, ProbeTask
-from criticalmass.results import Run
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.run import Run
 
 D, N_TEST, INFORMATIVE = 64, 500, 37
 SEED_OF = {np.random.default_rng(s).permutation(D).astype(np.intp).tobytes(): s for s in range(100)}

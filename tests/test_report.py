@@ -13,7 +13,7 @@ from criticalmass.figures import new_axes
 from criticalmass.report.answers import answer, headline_row, next_smaller
 from criticalmass.report.drawing import inline_svg, neuron_field, share_bar
 from criticalmass.report.record import caveats, facts
-from criticalmass.results import Run
+from criticalmass.storage.run import Run
 
 MakeRun = Callable[..., Run]
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 import criticalmass as cm
 from criticalmass.report import aside
 from criticalmass.report.aside import Drawing, Job, draw
-from criticalmass.results import Run
+from criticalmass.storage.run import Run
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.report import report
 from criticalmass.report.answers import answer, headline_row, next_smaller
 from criticalmass.report.embed import as_json
-from criticalmass.results import Run
+from criticalmass.storage.run import Run
 
 MakeRun = Callable[..., Run]
 EVERY_SIZE = (5, 10, 20, 50, 100)

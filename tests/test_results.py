@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 
 from criticalmass.errors import CriticalMassError, RunError
-from criticalmass.results import Artifact, Run
-from criticalmass.run_table import COLUMNS
+from criticalmass.storage.artifacts import Artifact
+from criticalmass.storage.run import Run
+from criticalmass.storage.run_table import COLUMNS
 
 
 def row(cell, **changes):
@@ -214,8 +215,9 @@ def test_a_file_that_is_no_lock_is_not_removed(run):
 KILLED = """
 import os, signal
 import numpy as np
-from criticalmass import results, run_files
-from criticalmass.results import Artifact, Run
+from criticalmass.storage import run, run_lock
+from criticalmass.storage.artifacts import Artifact
+from criticalmass.storage.run import Run
 run = Run.open({run!r})
 with run.writer() as w:
     w.append([dict({row!r}, cell="kept")], Artifact("predictions", np.array([[0, 1, 2]])))

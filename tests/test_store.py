@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from criticalmass.errors import CriticalMassError, StoreError
-from criticalmass.seal import sealed
-from criticalmass.store import Features, FeatureStore
-from criticalmass.store_writer import SplitInfo, StoreWriter, differences
+from criticalmass.storage.digests import sealed
+from criticalmass.storage.features import Features, FeatureStore
+from criticalmass.storage.features_writer import SplitInfo, StoreWriter, differences
 
 ROWS = {"train": 10, "test": 3}
 

@@ -14,9 +14,9 @@ from sklearn.preprocessing import StandardScaler
 
 import criticalmass as cm
 from criticalmass.core.moments import moments
-from criticalmass.results import Run
 from criticalmass.selectors import select
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.run import Run
 
 FRACTIONS = (0.25, 0.5, 1.0)
 MakeStore = Callable[..., FeatureStore]

@@ -20,8 +20,8 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.measure_protocol import VALIDATION_SHARE, validation_rows
 from criticalmass.measures import MEASURES
 from criticalmass.probes import PROBES, get_probe
-from criticalmass.results import Run
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.run import Run
 
 FRACTIONS = (0.25, 0.5, 1.0)
 MakeStore = Callable[..., FeatureStore]

@@ -20,8 +20,8 @@ from criticalmass.errors import CriticalMassError, RunError, StoreError
 from criticalmass.measures import MEASURES, identity
 from criticalmass.probes import get_probe
 from criticalmass.probes.task import ProbeScores, ProbeTask
-from criticalmass.results import Run
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.run import Run
 
 FRACTIONS = (0.25, 0.5, 1.0)
 MakeStore = Callable[..., FeatureStore]

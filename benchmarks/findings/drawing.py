@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from criticalmass.figures import COLOURS, DASHES, FAINT, INK, MARKERS, dress
-from criticalmass.store_files import scratch_beside
+from criticalmass.storage.files import scratch_beside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from criticalmass.comparison import compare
-from criticalmass.run_part import RunPart
+from criticalmass.storage.run_view import RunPart
 from criticalmass.studies.tabulating import RANDOM, Seen
 
 DELTA = 0.9

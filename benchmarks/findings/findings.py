@@ -11,7 +11,7 @@ from benchmarks.findings.drawing import draw_findings
 from benchmarks.findings.evidence import SeenBy, evidence
 from benchmarks.findings.writing import render
 from criticalmass.errors import CriticalMassError
-from criticalmass.store_files import scratch_beside
+from criticalmass.storage.files import scratch_beside
 from criticalmass.studies.tabulating import write_tables
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "CriticalMassError": "errors",
     "DEFAULT_FRACTIONS": "selectors.grid",
-    "FeatureStore": "store",
+    "FeatureStore": "storage.features",
     "LogisticProbe": "probes.estimator",
     "NeuronSelector": "selectors.transformer",
-    "Run": "results",
+    "Run": "storage.run",
     "agreement": "agreement",
     "cka_critical_mass": "theory.similarity",
     "class_accuracy": "fairness",

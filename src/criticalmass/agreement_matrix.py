@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.results import Run
 from criticalmass.run_predictions import Predictions, predictions_of
+from criticalmass.storage.run import Run
 
 __all__ = ["MATRIX_COLUMNS", "agreement_matrix"]
 

@@ -96,7 +96,7 @@ def describe(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from criticalmass.results import Run
+    from criticalmass.storage.run import Run
 
     folder = Path(path)
     if not (folder / "manifest.json").is_file():
@@ -110,7 +110,7 @@ def describe(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 def _run_facts(folder: Path) -> list[tuple[str, str]]:
     from criticalmass.report.record import facts
-    from criticalmass.results import Run
+    from criticalmass.storage.run import Run
 
     run = Run.open(folder)
     frame = run.frame()
@@ -122,7 +122,7 @@ def _run_facts(folder: Path) -> list[tuple[str, str]]:
 
 
 def _store_facts(folder: Path) -> list[tuple[str, str]]:
-    from criticalmass.store import UNLABELLED, FeatureStore
+    from criticalmass.storage.features import UNLABELLED, FeatureStore
 
     store = FeatureStore.open(folder)
     engine: Mapping[str, Any] = store.manifest.get("engine") or {}

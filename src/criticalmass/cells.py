@@ -20,13 +20,13 @@ from criticalmass.measures import MEASURES
 from criticalmass.plan import FULL, Job
 from criticalmass.probes import get_probe
 from criticalmass.probes.task import ProbeScores, ProbeTask
-from criticalmass.results import Artifact
-from criticalmass.seal import SEAL, sealed
 from criticalmass.selectors import SELECTORS, Selection, select
 from criticalmass.selectors.evidence import Evidence
 from criticalmass.similarity import SimilarityTask, WholeLayer, get_similarity
-from criticalmass.store import FeatureStore
-from criticalmass.store_files import read_manifest
+from criticalmass.storage.artifacts import Artifact
+from criticalmass.storage.digests import SEAL, sealed
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.files import read_manifest
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,8 @@ from criticalmass.neutral import (
     neutral_accuracy,
     noise_in_gini,
 )
-from criticalmass.results import Run
 from criticalmass.run_predictions import Line, Predictions, predictions_of
+from criticalmass.storage.run import Run
 
 # Entries of one work array while resampling.
 _ENTRIES = 4_000_000

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.results import Run
 from criticalmass.run_curves import Curve
+from criticalmass.storage.run import Run
 
 KEY = ("model", "layer", "dataset", "selector", "measure")
 

@@ -13,7 +13,7 @@ from criticalmass.core.progress import say
 from criticalmass.errors import DataUnavailableError
 
 if TYPE_CHECKING:
-    from criticalmass.results import Run
+    from criticalmass.storage.run import Run
 
 VISION, TEXT = "pypi:efficientnet-lite0", "pypi:minilm-l6"
 IMAGES, GLOSSES, ALWAYS_THERE = "demo:fashion-mnist", "demo:wordnet-nouns", "sklearn:digits"

@@ -15,9 +15,9 @@ from criticalmass.bootstrap import averaged_over_seeds, seed_counts
 from criticalmass.core.arguments import checked
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.results import Run
 from criticalmass.run_predictions import RunLike, check_interval, percentiles, runs_of, typed
 from criticalmass.selectors import SELECTORS
+from criticalmass.storage.run import Run
 from criticalmass.unit_scores import Halves, halves_of
 
 _TEXT, _COUNT, _FLOAT = "string", "Int64", "Float64"

@@ -25,7 +25,7 @@ from criticalmass.probes import get_probe
 from criticalmass.probes.task import LinearHead, ProbeScores, ProbeTask
 from criticalmass.run_predictions import Predictions, check_interval, percentiles, typed
 from criticalmass.selectors.grid import sizes_for
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 
 __all__ = ["ENSEMBLE_COLUMNS", "KINDS", "ensembles", "hard_vote", "soft_vote"]
 

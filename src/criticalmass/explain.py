@@ -22,8 +22,8 @@ from criticalmass.explain_words import paragraph
 from criticalmass.prediction import Prediction, ridge_curve
 from criticalmass.prediction_check import masses_beside, residuals
 from criticalmass.prediction_file import of_second_moment, read_predictions, write_predictions
-from criticalmass.results import Run
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.run import Run
 from criticalmass.theory.freedom import degrees_of_freedom, full_penalty
 from criticalmass.theory.spectrum import correlation
 from criticalmass.theory.what_if import first_order_critical_mass

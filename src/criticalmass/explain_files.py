@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.store_files import write_atomically
+from criticalmass.storage.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

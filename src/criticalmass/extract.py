@@ -23,9 +23,14 @@ from criticalmass.extraction import (
 )
 from criticalmass.layer_choice import Choice, choose, held, named
 from criticalmass.models import FrozenModel, load_model, with_options
-from criticalmass.store import FeatureStore
-from criticalmass.store_files import MANIFEST, read_manifest
-from criticalmass.store_writer import SplitInfo, StoreWriter, differences, different_request
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.features_writer import (
+    SplitInfo,
+    StoreWriter,
+    differences,
+    different_request,
+)
+from criticalmass.storage.files import MANIFEST, read_manifest
 
 DTYPES = ("float32", "float16")
 _KNOWN = {"dtype": DTYPES, "engine": ENGINES, "precision": PRECISIONS}

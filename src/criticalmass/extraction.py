@@ -21,7 +21,7 @@ from criticalmass.engines import Engine, Layer, inspect, make_engine
 from criticalmass.errors import StoreError
 from criticalmass.layer_choice import Choice
 from criticalmass.models import FrozenModel, fingerprint, load_model
-from criticalmass.store_writer import ShardPlan, StoreWriter, differences
+from criticalmass.storage.features_writer import ShardPlan, StoreWriter, differences
 
 UNITS = {"image": "images", "text": "texts", "vector": "vectors"}
 _CHECK_SAMPLES = 16

@@ -14,8 +14,8 @@ from criticalmass.core.arguments import checked
 from criticalmass.core.moments import FloatArray
 from criticalmass.estimators import check_delta
 from criticalmass.inequality import gini
-from criticalmass.results import Run
 from criticalmass.run_predictions import check_interval, counted, percentiles, runs_of, typed
+from criticalmass.storage.run import Run
 
 __all__ = ["CLASS_COLUMNS", "FAIRNESS_COLUMNS", "LOSS_COLUMNS"]
 __all__ += ["class_accuracy", "class_losses", "fairness"]

@@ -18,7 +18,7 @@ from criticalmass.figures import (
     value_against_fraction,
 )
 from criticalmass.measures import is_similarity
-from criticalmass.store_files import scratch_beside
+from criticalmass.storage.files import scratch_beside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,8 +120,8 @@ def _part(run: Any, layers: Sequence[str], selectors: Sequence[str]) -> Any:
     """Narrow the run to what was asked for."""
     if not (layers or selectors):
         return run
-    from criticalmass.results import Run
-    from criticalmass.run_part import part_of
+    from criticalmass.storage.run import Run
+    from criticalmass.storage.run_view import part_of
 
     return part_of(Run.open(run), layers=tuple(layers), selectors=tuple(selectors))
 

@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from criticalmass.core.progress import Progress, say, track
 from criticalmass.datasets.arrays import check_vectors
 from criticalmass.errors import CriticalMassError
-from criticalmass.store import FeatureStore
-from criticalmass.store_files import MANIFEST, read_manifest
-from criticalmass.store_links import LinkPlan, write_linked
-from criticalmass.store_writer import (
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.features_writer import (
     SHARD_ROWS,
     ShardPlan,
     SplitInfo,
@@ -26,6 +24,8 @@ from criticalmass.store_writer import (
     different_request,
     request_of,
 )
+from criticalmass.storage.files import MANIFEST, read_manifest
+from criticalmass.storage.linked_features import LinkPlan, write_linked
 from criticalmass.vectors import Source, Vectors
 
 

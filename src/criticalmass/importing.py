@@ -18,8 +18,8 @@ from criticalmass.datasets.splits import SPLIT_SEED, TEST_SHARE, stratified_test
 from criticalmass.errors import CriticalMassError
 from criticalmass.import_labels import column_or_file, split_rows
 from criticalmass.import_writing import Import, write_store
-from criticalmass.store import UNLABELLED, FeatureStore
-from criticalmass.store_files import file_digest
+from criticalmass.storage.features import UNLABELLED, FeatureStore
+from criticalmass.storage.files import file_digest
 from criticalmass.vectors import Source, Vectors, open_vectors
 
 LAYER = "penultimate"

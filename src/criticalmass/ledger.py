@@ -13,8 +13,8 @@ from criticalmass.cells import Outcome, Workbench, run_job
 from criticalmass.core.backends import Backend
 from criticalmass.core.progress import say, track
 from criticalmass.plan import FULL, Cell, jobs_of
-from criticalmass.results import Run
-from criticalmass.run_writer import RunWriter
+from criticalmass.storage.run import Run
+from criticalmass.storage.run_writer import RunWriter
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from criticalmass.plan import SPLIT, Request
 from criticalmass.probes.rows import held_bytes
 from criticalmass.selectors import SELECTORS
 from criticalmass.selectors.grid import sizes_for
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 
 _MIB = 1 << 20
 # Compiled code and libraries that are loaded as they are needed, stacks and arenas of threads.

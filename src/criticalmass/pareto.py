@@ -14,10 +14,10 @@ from criticalmass.core.arguments import checked
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import RunError, unknown_name
 from criticalmass.measures import is_similarity
-from criticalmass.results import Run
 from criticalmass.run_curves import Curve, curves_of
 from criticalmass.run_predictions import RunLike, check_interval, percentiles, runs_of, typed
 from criticalmass.selectors import SELECTORS
+from criticalmass.storage.run import Run
 
 _TEXT, _COUNT, _FLOAT, _YES = "string", "Int64", "Float64", "boolean"
 PARETO_COLUMNS: dict[str, str] = (

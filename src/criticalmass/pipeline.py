@@ -14,8 +14,8 @@ from criticalmass.selectors.grid import DEFAULT_FRACTIONS
 if TYPE_CHECKING:
     from criticalmass.datasets import Dataset
     from criticalmass.models import FrozenModel
-    from criticalmass.results import Run
-    from criticalmass.store import FeatureStore
+    from criticalmass.storage.features import FeatureStore
+    from criticalmass.storage.run import Run
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.measures import MEASURES, identity
 from criticalmass.selectors import SELECTORS, selector_version
 from criticalmass.selectors.grid import grid_for
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 
 FULL = "full"
 SPLIT = "test"

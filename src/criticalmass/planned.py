@@ -21,9 +21,9 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.measures import MEASURES
 from criticalmass.plan import SPLIT, Request
 from criticalmass.prediction import Curve, cka_curve, ridge_curve
-from criticalmass.results import Run
 from criticalmass.selectors.grid import DEFAULT_FRACTIONS
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.run import Run
 
 AUTO = "auto"
 #: Sizes that "auto" places, as many as there are by default.

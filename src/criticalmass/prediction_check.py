@@ -13,7 +13,7 @@ from criticalmass.theory.drawn_ridge import ORDERS
 if TYPE_CHECKING:
     import pandas as pd
 
-    from criticalmass.results import Run
+    from criticalmass.storage.run import Run
 
 RESIDUAL_COLUMNS = (
     "measure", "n_kept", "n_neurons", "n_seeds", "measured", "measured_low", "measured_high",

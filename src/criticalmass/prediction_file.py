@@ -11,12 +11,12 @@ import numpy as np
 
 from criticalmass.core.moments import Moments
 from criticalmass.prediction import Curve, Prediction, cka_curve, ridge_curve
-from criticalmass.seal import opened, sealed
-from criticalmass.store_files import write_atomically
+from criticalmass.storage.digests import opened, sealed
+from criticalmass.storage.files import write_atomically
 from criticalmass.theory.spectrum import correlation, diagonal_share, participation_ratio
 
 if TYPE_CHECKING:
-    from criticalmass.results import Run
+    from criticalmass.storage.run import Run
     from criticalmass.theory.eigenbasis import Eigenbasis
 
 FILE = "prediction.json"

@@ -19,8 +19,8 @@ from criticalmass.estimators import (
     diffused_redundancy,
     reaches,
 )
-from criticalmass.results import Run
 from criticalmass.run_curves import Curve, curves_of, refined_intervals
+from criticalmass.storage.run import Run
 
 __all__ = ["CURVE_COLUMNS", "REDUNDANCY_COLUMNS", "curves", "diffused_redundancy", "redundancy"]
 

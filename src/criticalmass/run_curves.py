@@ -25,7 +25,7 @@ from criticalmass.bootstrap import (
 from criticalmass.core.moments import FloatArray
 from criticalmass.core.threads import map_side_by_side
 from criticalmass.errors import RunError
-from criticalmass.results import Run
+from criticalmass.storage.run import Run
 
 
 @dataclass(frozen=True, eq=False)

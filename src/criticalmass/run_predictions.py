@@ -14,7 +14,7 @@ import pandas as pd
 
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import CriticalMassError, RunError
-from criticalmass.results import Run
+from criticalmass.storage.run import Run
 
 RunLike = Run | str | os.PathLike[str]
 

@@ -30,7 +30,7 @@ from criticalmass.shrinking.parts import Parts, parts_of
 from criticalmass.shrinking.precision import check_precision
 from criticalmass.shrinking.slim import SlimModel
 from criticalmass.shrinking.start import expected_size
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 
 StoreLike = FeatureStore | str | Path
 _WITH_LABELS = ("random", "leverage", "greedy-cka", "greedy-lda", "probe-weight", "first")

@@ -15,7 +15,7 @@ from criticalmass.core.backends import Backend
 from criticalmass.ledger import Ledger, fill, record, save_orders
 from criticalmass.measures import MEASURES
 from criticalmass.plan import Cell, jobs_of
-from criticalmass.results import Artifact
+from criticalmass.storage.artifacts import Artifact
 
 Wanted = tuple[Cell, Callable[[int], Sequence[Cell]]]
 

@@ -25,11 +25,11 @@ from criticalmass.plan import SPLIT, Cell, Request, cells_of, make_request
 from criticalmass.planned import is_auto, settled
 from criticalmass.probes.rows import holding
 from criticalmass.refine import Refinement, refine_run
-from criticalmass.results import Run
-from criticalmass.run_writer import RunWriter
 from criticalmass.selectors import SELECTORS, selector_version
 from criticalmass.selectors.grid import DEFAULT_FRACTIONS
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.run import Run
+from criticalmass.storage.run_writer import RunWriter
 from criticalmass.supply import Supply
 from criticalmass.sweep_backends import get_sweep_backend
 from criticalmass.sweep_prediction import predict_for_run

@@ -15,7 +15,7 @@ from criticalmass.prediction_file import (
 if TYPE_CHECKING:
     from criticalmass.cells import Workbench
     from criticalmass.plan import Request
-    from criticalmass.results import Run
+    from criticalmass.storage.run import Run
 
 #: Wider layers are predicted by `explain` when asked, not by every sweep: it takes minutes.
 WIDEST_IN_SWEEP = 4096

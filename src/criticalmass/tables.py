@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.store_files import scratch_beside
+from criticalmass.storage.files import scratch_beside
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,7 @@ import pandas as pd
 from criticalmass.bootstrap import resampled_means
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import RunError
-from criticalmass.results import Run
+from criticalmass.storage.run import Run
 
 
 @dataclass(frozen=True, eq=False)

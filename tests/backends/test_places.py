@@ -19,7 +19,7 @@ from criticalmass.cli.options import given
 from criticalmass.core.backends import Local, get_backend, map_in_order
 from criticalmass.core.threads import VARIABLE, limit_threads, thread_count
 from criticalmass.errors import CriticalMassError, StoreError
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 
 
 def test_importing_the_package_and_its_sweep_loads_no_ray() -> None:

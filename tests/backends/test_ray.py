@@ -17,8 +17,8 @@ import criticalmass as cm
 from criticalmass.core.backends import map_in_order
 from criticalmass.core.threads import limit_threads, thread_count
 from criticalmass.errors import CriticalMassError
-from criticalmass.results import Run
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.run import Run
 
 pytest.importorskip("ray", reason="NOT TESTED: the extra [ray] is not installed")
 

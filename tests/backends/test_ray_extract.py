@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import criticalmass as cm
-from criticalmass import store_writer
 from criticalmass.errors import CriticalMassError, StoreError
+from criticalmass.storage import features_writer
 
 pytest.importorskip("torch", reason="NOT TESTED: the extra [torch] is not installed")
 
@@ -42,7 +42,7 @@ MODEL, DIGITS = "module:ray_nets:net?px=12", "sklearn:digits?n=60"
 def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "ray_nets.py").write_text(NETS)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(store_writer, "SHARD_ROWS", 7)
+    monkeypatch.setattr(features_writer, "SHARD_ROWS", 7)
     monkeypatch.setattr("criticalmass.extraction._LOADED", {})
     yield
     sys.modules.pop("ray_nets", None)

@@ -18,8 +18,8 @@ from criticalmass.probes.crew import lending
 from criticalmass.probes.leaves import Holder, cut, shares
 from criticalmass.probes.rows import holding
 from criticalmass.probes.spread import Here, SpreadCrew
-from criticalmass.results import Run
-from criticalmass.store import Features, FeatureStore
+from criticalmass.storage.features import Features, FeatureStore
+from criticalmass.storage.run import Run
 
 N_TRAIN, N_TEST, N_NEURONS, N_CLASSES = 5_000, 2_500, 24, 3
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from criticalmass.report import report
-from criticalmass.results import Artifact, Run
+from criticalmass.storage.artifacts import Artifact
+from criticalmass.storage.run import Run
 
 HOSTILE = '<script>alert(1)</script>"\u2028&'
 N_TEST, SIZES, N_NEURONS = 400, (4, 8, 16, 32, 64), 64

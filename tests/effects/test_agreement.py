@@ -14,8 +14,8 @@ from sklearn.metrics import cohen_kappa_score
 import criticalmass as cm
 from criticalmass.agreement import AGREEMENT_COLUMNS, _per_seed, compared
 from criticalmass.agreement_matrix import agreement_matrix
-from criticalmass.results import Run
 from criticalmass.run_predictions import Predictions
+from criticalmass.storage.run import Run
 
 MakeRun = Callable[..., Run]
 FIGURES = ("agreement", "kappa", "error_consistency", "error_overlap", "same_wrong")

@@ -14,7 +14,7 @@ import criticalmass as cm
 from criticalmass import ensembles as _  # noqa: F401 -- binds the verb
 from criticalmass.ensembles import ENSEMBLE_COLUMNS, hard_vote, soft_vote
 from criticalmass.errors import CriticalMassError
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 from criticalmass.tables_effects import ENDS, fairness_for_people
 
 

@@ -16,7 +16,8 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.fairness import CLASS_COLUMNS, FAIRNESS_COLUMNS, LOSS_COLUMNS
 from criticalmass.inequality import gini_of_rows, gini_without_noise
 from criticalmass.neutral import binomial_noise, excess_inequality, neutral_accuracy
-from criticalmass.results import Artifact, Run
+from criticalmass.storage.artifacts import Artifact
+from criticalmass.storage.run import Run
 
 MakeRun = Callable[..., Run]
 WHOLE = np.array([0.97, 0.92, 0.85, 0.80, 0.66])

@@ -14,8 +14,8 @@ from criticalmass import figures_effects as figures
 from criticalmass.errors import CriticalMassError
 from criticalmass.figures import new_axes
 from criticalmass.figures_named import figure
-from criticalmass.results import Run
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.run import Run
 
 LABELS = np.arange(600) % 4
 SHARES = {3: (0.2, 0.6, 0.7, 0.7), 6: (0.5, 0.75, 0.8, 0.8), 12: (0.9, 0.9, 0.9, 0.9)}

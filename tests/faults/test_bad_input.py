@@ -16,8 +16,8 @@ import criticalmass as cm
 from criticalmass.cli import _code
 from criticalmass.core.arguments import checked
 from criticalmass.errors import CriticalMassError
-from criticalmass.results import Run
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.run import Run
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -16,8 +16,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from criticalmass.cli import main
-from criticalmass.results import Run
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.run import Run
 
 SWEEP = ("--fraction", "0.1", "--fraction", "1", "--seeds", "2", "--measure", "ridge")
 
@@ -168,7 +168,7 @@ def test_two_processes_on_one_run(
 
 _HOLD = """
 import sys, time
-from criticalmass.results import Run
+from criticalmass.storage.run import Run
 with Run.open(sys.argv[1]).writer():
     print("held", flush=True)
     time.sleep(600)

@@ -18,10 +18,10 @@ import criticalmass as cm
 from criticalmass.core import ray_backend
 from criticalmass.datasets import load_dataset
 from criticalmass.errors import CriticalMassError
-from criticalmass.limits import MOST_UNPACKED, check_beside
 from criticalmass.models import load_model
 from criticalmass.models.repair import import_after_torchvision
 from criticalmass.report import aside
+from criticalmass.storage.untrusted import MOST_UNPACKED, check_beside
 
 onnx = pytest.importorskip("onnx")
 

@@ -22,7 +22,7 @@ from benchmarks.neighbours_law import (
     summary_rows,
 )
 
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 
 MEASURES = (*NEIGHBOURS, *LAWS.values())
 Maker = Callable[..., FeatureStore]

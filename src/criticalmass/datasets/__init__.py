@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from criticalmass.datasets.dataset import Dataset, Split
 from criticalmass.datasets.loading import load_dataset
-from criticalmass.store import UNLABELLED
+from criticalmass.storage.features import UNLABELLED
 
 __all__ = ["UNLABELLED", "Dataset", "Split", "load_dataset"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from criticalmass.datasets.dataset import Dataset, Split
 from criticalmass.datasets.splits import SPLIT_SEED, TEST_SHARE, split_in_two
 from criticalmass.errors import CriticalMassError
-from criticalmass.limits import check_zip
+from criticalmass.storage.untrusted import check_zip
 
 
 def load_digits(spec: str) -> Dataset:

@@ -10,7 +10,7 @@ from criticalmass.datasets.dataset import Dataset, Split
 from criticalmass.datasets.images import EncodedImages
 from criticalmass.datasets.splits import arranged
 from criticalmass.errors import CriticalMassError
-from criticalmass.store import UNLABELLED
+from criticalmass.storage.features import UNLABELLED
 
 _SPLITS = ("train", "test", "val", "validation", "valid")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")

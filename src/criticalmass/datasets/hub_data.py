@@ -19,7 +19,7 @@ from criticalmass.datasets.splits import arranged
 from criticalmass.errors import CriticalMassError, DataUnavailableError
 from criticalmass.models.hub import offline, reachable
 from criticalmass.specs import Spec
-from criticalmass.store import UNLABELLED
+from criticalmass.storage.features import UNLABELLED
 
 HUB_OPTIONS = ("n", "text", "image", "label", "config")
 """The options of ``hf:``."""

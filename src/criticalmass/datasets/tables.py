@@ -17,7 +17,7 @@ from criticalmass.datasets.images import EncodedContent, EncodedImages, FileCont
 from criticalmass.datasets.splits import arranged, take
 from criticalmass.errors import CriticalMassError
 from criticalmass.specs import Spec
-from criticalmass.store import UNLABELLED
+from criticalmass.storage.features import UNLABELLED
 
 TABLE_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "csv": ("n", *OPTIONS, "sep"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.shrinking.slim import SlimModel
-from criticalmass.store_files import scratch_beside, write_json
+from criticalmass.storage.files import scratch_beside, write_json
 
 ABOUT = "export.json"
 Facts = dict[str, Any]

@@ -17,7 +17,7 @@ from criticalmass.export.request import Request
 from criticalmass.export.torch_folder import assemble, compare, sample_inputs
 from criticalmass.models.preprocess import TextPreprocess
 from criticalmass.models.repair import import_torch
-from criticalmass.store_files import write_json
+from criticalmass.storage.files import write_json
 
 FILE = "model.onnx"
 CONFIG = "config.json"

@@ -19,7 +19,7 @@ from criticalmass.export.request import Request
 from criticalmass.probes.task import LinearHead
 from criticalmass.shrinking.precision import Codec
 from criticalmass.shrinking.slim import SlimModel
-from criticalmass.store_files import write_bytes
+from criticalmass.storage.files import write_bytes
 
 FILE = "pipeline.skops"
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from criticalmass.export.folder import Facts
 from criticalmass.export.request import Request
-from criticalmass.store_files import write_array, write_json
+from criticalmass.storage.files import write_array, write_json
 
 
 def write(request: Request, folder: Path) -> Facts:

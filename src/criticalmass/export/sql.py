@@ -8,7 +8,7 @@ from pathlib import Path
 from criticalmass.errors import CriticalMassError
 from criticalmass.export.folder import Facts
 from criticalmass.export.request import Request
-from criticalmass.store_files import write_bytes
+from criticalmass.storage.files import write_bytes
 
 # PostgreSQL cuts longer names silently.
 _LONGEST = 63

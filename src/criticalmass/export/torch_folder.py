@@ -27,7 +27,7 @@ from criticalmass.export.request import Request
 from criticalmass.models.preprocess import Preprocess, VectorPreprocess
 from criticalmass.models.repair import import_torch
 from criticalmass.shrinking.slim import SlimModel
-from criticalmass.store_files import write_json
+from criticalmass.storage.files import write_json
 
 if TYPE_CHECKING:
     from torch import Tensor

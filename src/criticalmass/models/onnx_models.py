@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
-from criticalmass.limits import check_beside
 from criticalmass.models.frozen import PENULTIMATE, FrozenModel, Tap, files_digest
 from criticalmass.models.preprocess import ImagePreprocess, Preprocess, VectorPreprocess
 from criticalmass.specs import Spec, choice_option, integer_option
+from criticalmass.storage.untrusted import check_beside
 
 EXTRA = "export"
 # Mean and deviation, of values in 0..1, that an image model was trained with.

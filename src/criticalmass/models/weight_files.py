@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.limits import check_zip
 from criticalmass.models.repair import import_torch
+from criticalmass.storage.untrusted import check_zip
 
 if TYPE_CHECKING:
     from torch import Tensor

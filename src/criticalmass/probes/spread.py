@@ -32,7 +32,7 @@ from criticalmass.probes.leaves import Holder, Knot, Passing, Sums, add_sums, cl
 from criticalmass.probes.rows import OrderedRows, mirrored
 from criticalmass.probes.standardise import Scaling, scale_of
 from criticalmass.probes.whitening import FloatArray, Whitening
-from criticalmass.store import Features
+from criticalmass.storage.features import Features
 
 
 class Places(Protocol):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from criticalmass.report.plot import Plot
     from criticalmass.report.section import Asked, Section
     from criticalmass.report.setting import Words
-    from criticalmass.results import Run
+    from criticalmass.storage.run import Run
 
 __all__ = ["report"]
 # Place of a figure in the page, the figure, and the number of the curve it is about.
@@ -64,10 +64,10 @@ def report(
     CriticalMassError: no run, a delta out of range, or a run that cannot be read.
     """
     from criticalmass.figures_reference import reference_points
-    from criticalmass.results import Run
     from criticalmass.run_curves import curves_kept
-    from criticalmass.run_part import held
-    from criticalmass.store_files import scratch_beside
+    from criticalmass.storage.files import scratch_beside
+    from criticalmass.storage.run import Run
+    from criticalmass.storage.run_view import held
 
     single = isinstance(run_or_runs, (str, os.PathLike, Run))
     runs = [run_or_runs] if single else list(run_or_runs)

@@ -13,7 +13,7 @@ from criticalmass.report.plot import Plot, Series, plain_axis, share_axis
 if TYPE_CHECKING:
     import pandas as pd
 
-    from criticalmass.results import Run
+    from criticalmass.storage.run import Run
 
 _WORDS = {"dr": "DR", "critical_mass": "critical mass", "whole layer": "whole layer"}
 # Differences beyond these are in the CSV alone.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from criticalmass.prediction import Prediction
-    from criticalmass.results import Run
+    from criticalmass.storage.run import Run
 
 _SHOWN_SIZES = 120
 _CURVE = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from criticalmass.measures import is_similarity
 from criticalmass.report.answers import percent
-from criticalmass.store import UNLABELLED
+from criticalmass.storage.features import UNLABELLED
 
 if TYPE_CHECKING:
     import pandas as pd

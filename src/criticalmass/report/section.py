@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from criticalmass.report.aside import Drawing
-    from criticalmass.results import Run
+    from criticalmass.storage.run import Run
 
 # Entries of the class accuracies on all draws; more classes get fewer draws.
 _DRAWN = 1_500_000
@@ -196,7 +196,7 @@ def _predicts(run: Run, best: pd.Series) -> bool:
 def _class_table(run: Run, best: pd.Series) -> list[pd.DataFrame]:
     """Return what classes lose, with the number of draws in ``attrs``."""
     from criticalmass.fairness import class_accuracy
-    from criticalmass.run_part import part_of
+    from criticalmass.storage.run_view import part_of
 
     part = part_of(run, layers=(str(best["layer"]),), measures=(str(best["measure"]),))
     rows = len(part.frame())
@@ -254,7 +254,7 @@ def _agreement_tables(run: Run, best: pd.Series) -> list[pd.DataFrame]:
     """Return the agreement of subsets by size, and as a matrix."""
     from criticalmass.agreement import agreement
     from criticalmass.agreement_matrix import agreement_matrix
-    from criticalmass.run_part import RunPart, part_of
+    from criticalmass.storage.run_view import RunPart, part_of
 
     where = {"layers": (str(best["layer"]),), "measures": (str(best["measure"]),)}
     alone = part_of(run, **where, selectors=(str(best["selector"]),))
@@ -277,7 +277,7 @@ def _front(run: Run, best: pd.Series, lines: pd.DataFrame) -> list[Plot]:
     """Draw Pareto's front of the measure of the answer; its own layer alone where many compete."""
     from criticalmass.pareto import pareto
     from criticalmass.report.plots_effects import pareto_plot
-    from criticalmass.run_part import part_of
+    from criticalmass.storage.run_view import part_of
 
     measure = str(best["measure"])
     rivals = int((lines["measure"] == measure).sum())

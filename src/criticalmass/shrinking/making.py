@@ -21,7 +21,7 @@ from criticalmass.shrinking.parts import Parts
 from criticalmass.shrinking.precision import Codec, bytes_per_vector
 from criticalmass.shrinking.slim import SlimModel
 from criticalmass.shrinking.verdict import does_order_matter
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 
 _LIBRARIES = ("criticalmass", "numpy", "scikit-learn")
 

@@ -11,7 +11,7 @@ from criticalmass.core.rows import RowSubset
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.measure_protocol import validation_rows
 from criticalmass.shrinking.judging import Part
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
 
 # Enough to tell candidates apart; the certified probes see every training row.
 _MOST_FITTED, _MOST_SELECTED = 20_000, 10_000

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.probes.task import LinearHead
 from criticalmass.shrinking.precision import Codec, bytes_per_vector
-from criticalmass.store_files import (
+from criticalmass.storage.files import (
     MANIFEST,
     checked,
     read_manifest,

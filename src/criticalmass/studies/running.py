@@ -12,7 +12,7 @@ import pandas as pd
 from criticalmass.core.arguments import checked
 from criticalmass.core.backends import Backend
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.results import Run
+from criticalmass.storage.run import Run
 from criticalmass.studies import library
 from criticalmass.studies.grid import Grid, Job, Missing, Pair, grid_of
 from criticalmass.studies.protocol import PROTOCOLS

@@ -13,8 +13,8 @@ from criticalmass.core.backends import Backend, Local
 from criticalmass.datasets import Dataset, load_dataset
 from criticalmass.errors import CriticalMassError, DataUnavailableError, MissingExtraError
 from criticalmass.models.frozen import fits
-from criticalmass.store import FeatureStore
-from criticalmass.store_files import write_json
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.files import write_json
 from criticalmass.studies.grid import Pair
 
 Stored = tuple[FeatureStore, tuple[str, ...]]

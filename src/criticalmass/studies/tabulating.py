@@ -16,8 +16,8 @@ from criticalmass.fairness import fairness
 from criticalmass.measures import MEASURES
 from criticalmass.redundancy import curves, redundancy
 from criticalmass.run_curves import curves_kept
-from criticalmass.run_part import RunPart, part_of
-from criticalmass.store import FeatureStore
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.run_view import RunPart, part_of
 from criticalmass.studies import published
 from criticalmass.studies.grid import Job
 from criticalmass.studies.schema import Study

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from criticalmass.results import Run
-from criticalmass.run_part import RunPart
 from criticalmass.selectors import SELECTORS
 from criticalmass.selectors.grid import sizes_for
+from criticalmass.storage.run import Run
+from criticalmass.storage.run_view import RunPart
 from criticalmass.studies.grid import Job
 
 FULL = "full"

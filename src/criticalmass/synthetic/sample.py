@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.store import FeatureStore
-from criticalmass.store_writer import SplitInfo, StoreWriter
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.features_writer import SplitInfo, StoreWriter
 from criticalmass.synthetic.population import Population
 
 LAYER = "penultimate"

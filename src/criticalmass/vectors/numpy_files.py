@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.limits import check_zip, read_header
+from criticalmass.storage.untrusted import check_zip, read_header
 from criticalmass.vectors.source import ROWS, Block, Source, Vectors, check_form
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")

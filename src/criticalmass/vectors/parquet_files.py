@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.limits import check_unpacked
+from criticalmass.storage.untrusted import check_unpacked
 from criticalmass.vectors.source import ROWS, Source, Vectors
 
 _BUFFER = 1 << 16

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 
 from criticalmass.errors import RunError
-from criticalmass.seal import is_sealed
+from criticalmass.storage.digests import is_sealed
 
 TABLE = "results.parquet"
 LABELS = "labels.npy"
-KINDS: tuple[str, ...] = ("predictions", "scores", "replicates")
+
 # A missing value is pandas NA in every nullable type; NaN never enters the table.
 _DTYPES: dict[str, str] = {
     "model": "string",

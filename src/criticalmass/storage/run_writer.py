@@ -13,13 +13,15 @@ import pandas as pd
 
 from criticalmass.core.progress import notice
 from criticalmass.errors import RunError
-from criticalmass.run_files import order_file
-from criticalmass.run_table import KINDS, LABELS, TABLE, empty_table, join, read_table, to_table
-from criticalmass.seal import is_intact, seal_table, sealed, sealed_files
-from criticalmass.store_files import file_digest, remove_temporary, write_atomically, write_json
+from criticalmass.storage.artifacts import KINDS
+from criticalmass.storage.digests import is_intact, seal_table, sealed, sealed_files
+from criticalmass.storage.files import file_digest, remove_temporary, write_atomically, write_json
+from criticalmass.storage.run_lock import order_file
+from criticalmass.storage.run_table import LABELS, TABLE, empty_table, join, read_table, to_table
 
 if TYPE_CHECKING:
-    from criticalmass.results import Artifact, Run
+    from criticalmass.storage.artifacts import Artifact
+    from criticalmass.storage.run import Run
 
 __all__ = ["RunWriter"]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from criticalmass.errors import RunError
-from criticalmass.store_files import is_alive, write_json
+from criticalmass.storage.files import is_alive, write_json
 
 LOCK_NAME = "lock"
 _TEMPORARY = ".tmp"

@@ -64,7 +64,7 @@ def check_zip(path: Path) -> None:
 
 
 def _check_array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-    from criticalmass.limits import read_header
+    from criticalmass.storage.untrusted import read_header
 
     try:
         with archive.open(info) as file:

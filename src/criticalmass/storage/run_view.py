@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from criticalmass.errors import unknown_name
-from criticalmass.results import Run
+from criticalmass.storage.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,59 +15,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from criticalmass.errors import RunError, unknown_name
-from criticalmass.run_files import only_writer, order_file
-from criticalmass.run_table import COLUMNS, KINDS, LABELS, TABLE, missing_cells, read_table
-from criticalmass.seal import is_intact, opened, sealed, sealed_files
-from criticalmass.store_files import write_json
+from criticalmass.errors import RunError
+from criticalmass.storage.digests import is_intact, opened, sealed, sealed_files
+from criticalmass.storage.files import write_json
+from criticalmass.storage.run_lock import only_writer, order_file
+from criticalmass.storage.run_table import LABELS, TABLE, missing_cells, read_table
 
 if TYPE_CHECKING:
-    from criticalmass.run_writer import RunWriter
-
-__all__ = ["COLUMNS", "KINDS", "Artifact", "Run"]
+    from criticalmass.storage.run_writer import RunWriter
 
 FORMAT = "criticalmass-run"
 VERSION = 1
 _REFERENCE = re.compile(r"(?P<file>(?:predictions|scores|replicates)/[0-9a-f]+\.npy):(?P<row>\d+)")
-
-
-@dataclass(frozen=True, eq=False)
-class Artifact:
-    """What is kept of some cells besides their value.
-
-    Attributes
-    ----------
-    kind: "predictions": class ids, (n_rows, n_test), stored in the smallest unsigned type;
-        "scores": score of every query, (n_rows, n_queries), stored as float32: all test
-        samples, or a sample of them where a neighbour measure has many;
-        "replicates": the measure without test block b, (n_rows, n_blocks), float64.
-    values: two-dimensional, one row per cell or per group of cells.
-    """
-
-    kind: str
-    values: npt.NDArray[Any]
-
-    def stored(self) -> npt.NDArray[Any]:
-        """Return the values in the type they are stored in.
-
-        Raises
-        ------
-        RunError: for an unknown kind, a wrong shape, or values that the kind cannot hold.
-        """
-        if self.kind not in KINDS:
-            raise unknown_name("kind of artifact", self.kind, KINDS)
-        values = np.asarray(self.values)
-        if values.ndim != 2:
-            raise RunError(f"{self.kind} have shape (n_rows, n_columns), got {values.shape}")
-        if self.kind == "predictions":
-            if not np.issubdtype(values.dtype, np.integer) or (values.size and values.min() < 0):
-                raise RunError(f"predictions are class ids 0 or more, got {values.dtype}")
-            top = int(values.max()) if values.size else 0
-            return np.ascontiguousarray(values, dtype=np.min_scalar_type(top))
-        if not np.isfinite(values).all():
-            raise RunError(f"{self.kind} hold NaN or infinity; record the cell as failed instead")
-        dtype = np.float32 if self.kind == "scores" else np.float64
-        return np.ascontiguousarray(values, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -234,7 +193,7 @@ class Run:
         ------
         RunError: if a living process holds it, named by its pid.
         """
-        from criticalmass.run_writer import RunWriter
+        from criticalmass.storage.run_writer import RunWriter
 
         with only_writer(self.path):
             yield RunWriter(self)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import StoreError, unknown_name
-from criticalmass.store_files import checked, file_digest, read_manifest
-from criticalmass.store_links import LinkedRows, changed, open_linked
+from criticalmass.storage.files import checked, file_digest, read_manifest
+from criticalmass.storage.linked_features import LinkedRows, changed, open_linked
 
 
 @dataclass(frozen=True)

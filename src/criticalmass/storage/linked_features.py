@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import StoreError
-from criticalmass.store_files import (
+from criticalmass.storage.files import (
     FORMAT,
     LINKED_VERSION,
     checked,

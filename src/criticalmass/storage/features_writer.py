@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from criticalmass.core.progress import notice
 from criticalmass.errors import CriticalMassError, StoreError
-from criticalmass.store import FeatureStore
-from criticalmass.store_files import (
+from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.files import (
     FORMAT,
     MANIFEST,
     PLAIN_VERSION,

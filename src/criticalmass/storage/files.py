@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import StoreError
-from criticalmass.seal import opened, sealed
+from criticalmass.storage.digests import opened, sealed
 
 MANIFEST = "manifest.json"
 FORMAT = "criticalmass-features"

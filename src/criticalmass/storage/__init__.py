@@ -1,0 +1,1 @@
+"""Feature stores and runs on disk."""
