@@ -228,7 +228,7 @@ def test_a_folder_that_is_none_of_the_librarys(tmp_path):
 
 
 def test_the_hub_that_cannot_be_reached(monkeypatch, tmp_path):
-    monkeypatch.setattr("criticalmass.models.hub.reachable", lambda: False)
+    monkeypatch.setattr("criticalmass.datasets.hub_data.reachable", lambda: False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(DataUnavailableError, match="no folder 'someone/nothing'") as caught:
         load_dataset("hf:someone/nothing")

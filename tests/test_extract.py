@@ -183,7 +183,7 @@ def test_an_interrupted_extraction_continues_to_the_same_bytes(monkeypatch, engi
 def test_the_same_request_is_reused_at_once(monkeypatch):
     cm.extract(NET, DIGITS, out="s", device="cpu", engine="torch")
     before = {p: p.stat().st_mtime_ns for p in Path("s").rglob("*")}
-    monkeypatch.setattr("criticalmass.engines.make_engine", None)
+    monkeypatch.setattr("criticalmass.extraction.make_engine", None)
     again = cm.extract(NET, DIGITS, out="s", device="cpu", batch_size=3)
     assert again.manifest["engine"]["name"] == "torch"
     assert {p: p.stat().st_mtime_ns for p in Path("s").rglob("*")} == before

@@ -117,7 +117,7 @@ def small_blocks(monkeypatch):
     for room in ("source", "parquet_files", "numpy_files", "safetensors_files", "faiss_files"):
         monkeypatch.setattr(f"criticalmass.vectors.{room}.ROWS", 7)
     monkeypatch.setattr("criticalmass.storage.features_writer.SHARD_ROWS", 16)
-    monkeypatch.setattr("criticalmass.storage.features_writer.SHARD_ROWS", 16)
+    monkeypatch.setattr("criticalmass.import_writing.SHARD_ROWS", 16)
     assert source_room.ROWS == parquet_room.ROWS == 7
 
 
@@ -236,7 +236,7 @@ def test_an_interrupted_import_continues(tmp_path, small_blocks, monkeypatch):
     monkeypatch.undo()
     for room in ("source", "parquet_files"):
         monkeypatch.setattr(f"criticalmass.vectors.{room}.ROWS", 7)
-    monkeypatch.setattr("criticalmass.storage.features_writer.SHARD_ROWS", 16)
+    monkeypatch.setattr("criticalmass.import_writing.SHARD_ROWS", 16)
     monkeypatch.setattr("criticalmass.storage.features_writer.SHARD_ROWS", 16)
     first = (tmp_path / "s/features/penultimate/train-00000.npy").stat().st_mtime_ns
     store = cm.import_features(path, out=tmp_path / "s", labels="label")

@@ -147,7 +147,7 @@ def test_of_many_samples_a_fixed_sample_asks(x, monkeypatch):
     asking = queries_of(90, 20)
     assert len(set(asking.tolist())) == 20
     assert asking.tolist() == sorted(asking.tolist()) == queries_of(90, 20).tolist()
-    monkeypatch.setattr("criticalmass.retrieval.queries_of", lambda n: queries_of(n, 20))
+    monkeypatch.setattr("criticalmass.similarity.queries_of", lambda n: queries_of(n, 20))
     order = np.random.default_rng(5).permutation(12)[None]
     part = get_similarity("retrieval")(SimilarityTask(WholeLayer(x), order, (3,)))
     monkeypatch.undo()

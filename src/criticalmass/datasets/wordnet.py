@@ -12,8 +12,8 @@ from criticalmass.datasets.dataset import Dataset, Split
 from criticalmass.datasets.splits import split_in_two
 from criticalmass.errors import CriticalMassError, DataUnavailableError
 
-SPLIT_SEED = 0
-TEST_SHARE = 0.2
+NOUNS_SPLIT_SEED = 0
+NOUNS_TEST_SHARE = 0.2
 # The lexicographer files of nouns by number (lexnames(5WN)). noun.Tops (03) holds the unique
 # beginners of the other classes, not a class of meaning of its own, and is left out.
 CLASSES = {
@@ -66,13 +66,13 @@ def load_wordnet_nouns(spec: str) -> Dataset:
         spec=spec,
         name="wordnet-nouns",
         modality="text",
-        splits=split_in_two(whole, TEST_SHARE, SPLIT_SEED, groups),
+        splits=split_in_two(whole, NOUNS_TEST_SHARE, NOUNS_SPLIT_SEED, groups),
         class_names=tuple(CLASSES.values()),
         notes={
             "text": "whole gloss, examples included",
             "split": {
-                "test_share": TEST_SHARE,
-                "seed": SPLIT_SEED,
+                "test_share": NOUNS_TEST_SHARE,
+                "seed": NOUNS_SPLIT_SEED,
                 "stratified": True,
                 "grouped_by": "identical gloss",
             },
