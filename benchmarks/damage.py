@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.kills import fingerprint
-from criticalmass import import_writing
 from criticalmass.errors import CriticalMassError
-from criticalmass.importing import import_features
+from criticalmass.extraction import import_writer
+from criticalmass.extraction.importing import import_features
 from criticalmass.prediction_file import read_predictions
 from criticalmass.redundancy import redundancy
 from criticalmass.shrink import shrink
@@ -204,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(argv)
-    for module in (features_writer, import_writing):
+    for module in (features_writer, import_writer):
         setattr(module, "SHARD_ROWS", _SHARD_ROWS)  # noqa: B010 -- small shards, many files
     asked.dir.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(asked.seed)

@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from benchmarks.timing import Seconds, machine, tell
-from criticalmass.datasets import load_dataset
-from criticalmass.datasets.images import EncodedImages
-from criticalmass.datasets.splits import take_items
-from criticalmass.engines import Engine, inspect, make_engine
 from criticalmass.errors import CriticalMassError
-from criticalmass.models import FrozenModel, load_model
-from criticalmass.models.repair import import_after_torchvision
+from criticalmass.extraction.datasets import load_dataset
+from criticalmass.extraction.datasets.images import EncodedImages
+from criticalmass.extraction.datasets.splits import take_items
+from criticalmass.extraction.engines import Engine, inspect, make_engine
+from criticalmass.extraction.models import FrozenModel, load_model
+from criticalmass.extraction.models.optional_imports import import_after_torchvision
 
 Features = NDArray[np.float32]
 _BATCH = 32
@@ -119,7 +119,7 @@ def _measure(case: Case, repeats: int) -> str:
 def _prepared(case: Case, model: FrozenModel, folder: Path) -> tuple[Any, Callable[[], Features]]:
     """Lay out the samples; -> them as ours takes them, and the peer's loop over them."""
     if case.data == "glosses":
-        from criticalmass.models.text_models import open_encoder
+        from criticalmass.extraction.models.text_models import open_encoder
 
         texts = list(load_dataset("demo:wordnet-nouns").splits["train"].items)
         chosen = np.random.default_rng(0).permutation(len(texts))[: case.n]

@@ -236,7 +236,7 @@ def vectors(folder: Path) -> Path:
     """Make what commands read: scikit-learn's digits as 1,797 vectors, and a study beside them."""
     from sklearn.datasets import load_digits
 
-    from criticalmass.importing import import_features
+    from criticalmass.extraction.importing import import_features
 
     x, y = load_digits(return_X_y=True)
     store = import_features(x.astype(np.float32), out=folder / "features", labels=y)

@@ -24,7 +24,7 @@ from scipy.stats import norm
 
 from criticalmass import synthetic
 from criticalmass.cka import prefix_cka
-from criticalmass.importing import import_features
+from criticalmass.extraction.importing import import_features
 from criticalmass.measure_protocol import validation_rows
 from criticalmass.probes import get_probe
 from criticalmass.probes.task import ProbeTask

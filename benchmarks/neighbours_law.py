@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.timing import tell, timed
 from criticalmass.core.moments import moments
-from criticalmass.importing import import_features
+from criticalmass.extraction.importing import import_features
 from criticalmass.redundancy import curves
 from criticalmass.selectors.grid import sizes_for
 from criticalmass.storage.features import FeatureStore

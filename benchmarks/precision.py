@@ -18,8 +18,8 @@ import pandas as pd
 
 import criticalmass as cm
 from benchmarks.timing import machine, tell
-from criticalmass.engines.base import require_bf16
 from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.engines.base import require_bf16
 from criticalmass.storage.features import FeatureStore
 
 DELTAS = (0.8, 0.9, 0.95)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.datasets.splits import stratified_sample
+from criticalmass.extraction.datasets.splits import stratified_sample
 from criticalmass.measure_protocol import validation_rows
 from criticalmass.probes.standardise import column_scaling
 from criticalmass.selectors.grid import sizes_for

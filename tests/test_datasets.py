@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from criticalmass.datasets import Dataset, Split, load_dataset
-from criticalmass.datasets.archives import cache_folder, find_or_fetch
-from criticalmass.datasets.fashion_mnist import CLASS_NAMES, read_idx
-from criticalmass.datasets.splits import stratified_sample, stratified_test
-from criticalmass.datasets.wordnet import CLASSES, read_nouns
 from criticalmass.errors import CriticalMassError, DataUnavailableError
+from criticalmass.extraction.datasets import Dataset, Split, load_dataset
+from criticalmass.extraction.datasets.debian_packages import cache_folder, find_or_fetch
+from criticalmass.extraction.datasets.demo_images import CLASS_NAMES, read_idx
+from criticalmass.extraction.datasets.demo_texts import CLASSES, read_nouns
+from criticalmass.extraction.datasets.splits import stratified_sample, stratified_test
 
 labels_of_classes = st.lists(st.integers(1, 30), min_size=2, max_size=6).map(
     lambda counts: np.repeat(np.arange(len(counts)), counts)

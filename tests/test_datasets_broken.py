@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import criticalmass as cm
-from criticalmass.datasets import Dataset, Split, load_dataset
-from criticalmass.datasets.broken import all_broken_named, without_broken
-from criticalmass.datasets.images import BrokenImageError, EncodedImages
 from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.datasets import Dataset, Split, load_dataset
+from criticalmass.extraction.datasets.images import BrokenImageError, EncodedImages
+from criticalmass.extraction.datasets.undecodable import all_broken_named, without_broken
 from criticalmass.report.record import _notes
 
 

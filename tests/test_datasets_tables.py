@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from criticalmass.datasets import UNLABELLED, load_dataset
 from criticalmass.errors import CriticalMassError, DataUnavailableError, MissingExtraError
+from criticalmass.extraction.datasets import UNLABELLED, load_dataset
 
 datasets = pytest.importorskip("datasets")
 
@@ -228,7 +228,7 @@ def test_a_folder_that_is_none_of_the_librarys(tmp_path):
 
 
 def test_the_hub_that_cannot_be_reached(monkeypatch, tmp_path):
-    monkeypatch.setattr("criticalmass.datasets.hub_data.reachable", lambda: False)
+    monkeypatch.setattr("criticalmass.extraction.datasets.hub_data.reachable", lambda: False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(DataUnavailableError, match="no folder 'someone/nothing'") as caught:
         load_dataset("hf:someone/nothing")

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from criticalmass.datasets import load_dataset
-from criticalmass.datasets.images import EncodedImages
-from criticalmass.datasets.torchvision_data import PARTS, Decoded
 from criticalmass.errors import CriticalMassError, DataUnavailableError
-from criticalmass.models.repair import import_torchvision
+from criticalmass.extraction.datasets import load_dataset
+from criticalmass.extraction.datasets.images import EncodedImages
+from criticalmass.extraction.datasets.torchvision_data import PARTS, Decoded
+from criticalmass.extraction.models.optional_imports import import_torchvision
 
 RNG = np.random.default_rng(5)
 

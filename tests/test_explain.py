@@ -13,9 +13,9 @@ import pytest
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError, RunError, StoreError
 from criticalmass.explain import CKA_DELTA, SHARES, TASK_DELTA, Explanation, explain
+from criticalmass.extraction.importing import import_features
 from criticalmass.figures import new_axes
 from criticalmass.figures_explain import predicted_curve, spectrum
-from criticalmass.importing import import_features
 from criticalmass.prediction import LAW, SUBSETS, WHOLE, Curve, cka_curve, ridge_curve
 from criticalmass.probes.closed_form import ridge_path
 from criticalmass.storage.features import FeatureStore

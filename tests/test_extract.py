@@ -11,12 +11,12 @@ import pytest
 
 import criticalmass as cm
 from criticalmass.core import progress
-from criticalmass.datasets import Dataset, Split
 from criticalmass.errors import CriticalMassError, StoreError, missing_extra
+from criticalmass.extraction.datasets import Dataset, Split
 from criticalmass.storage import features_writer
 
-openvino_engine = importlib.import_module("criticalmass.engines.openvino_engine")
-choosing = importlib.import_module("criticalmass.engines.choosing")
+openvino_engine = importlib.import_module("criticalmass.extraction.engines.openvino_engine")
+choosing = importlib.import_module("criticalmass.extraction.engines.registry")
 extracting = importlib.import_module("criticalmass.extract")
 NETS = """
 import torch
@@ -183,7 +183,7 @@ def test_an_interrupted_extraction_continues_to_the_same_bytes(monkeypatch, engi
 def test_the_same_request_is_reused_at_once(monkeypatch):
     cm.extract(NET, DIGITS, out="s", device="cpu", engine="torch")
     before = {p: p.stat().st_mtime_ns for p in Path("s").rglob("*")}
-    monkeypatch.setattr("criticalmass.extraction.make_engine", None)
+    monkeypatch.setattr("criticalmass.extraction.shards.make_engine", None)
     again = cm.extract(NET, DIGITS, out="s", device="cpu", batch_size=3)
     assert again.manifest["engine"]["name"] == "torch"
     assert {p: p.stat().st_mtime_ns for p in Path("s").rglob("*")} == before

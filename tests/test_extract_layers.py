@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import criticalmass as cm
-from criticalmass.datasets import Dataset, Split
 from criticalmass.errors import CriticalMassError, StoreError
-from criticalmass.models import load_model, with_options
-from criticalmass.models.frozen import FrozenModel, Tap
-from criticalmass.models.pooling import pooled
+from criticalmass.extraction.datasets import Dataset, Split
+from criticalmass.extraction.models import load_model, with_options
+from criticalmass.extraction.models.frozen import FrozenModel, Tap
+from criticalmass.extraction.models.pooling import pooled
 from criticalmass.storage import features_writer
 
 torch = pytest.importorskip("torch")
@@ -148,7 +148,7 @@ def test_tokens_have_no_class_where_the_network_says_so():
     model = FrozenModel(
         "net", "net", "text", net, net, None, "w", "0", Tap("penultimate", "1", "input"), "cls"
     )
-    from criticalmass.models.wrappers import Tapped
+    from criticalmass.extraction.models.wrappers import Tapped
 
     with pytest.raises(CriticalMassError, match=r"layer '0' of 'net' has .* without a class token"):
         Tapped(model, [model.tap("0")])(torch.zeros(2, 4, 3))
@@ -194,7 +194,7 @@ def test_a_dead_neuron_stays_zero():
     data = Dataset("v", "v", "vector", {"only": split}, ("a", "b"))
     net = nn.Sequential(nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 2)).requires_grad_(False)
     net[0].bias[1] = -100.0
-    from criticalmass.models.preprocess import VectorPreprocess
+    from criticalmass.extraction.models.preprocess import VectorPreprocess
 
     model = FrozenModel(
         "net", "net", "vector", net, net, VectorPreprocess(), "w", "0",

@@ -10,8 +10,8 @@ import pytest
 
 import criticalmass as cm
 from criticalmass.cli import main
-from criticalmass.engines import base
 from criticalmass.errors import CriticalMassError, StoreError
+from criticalmass.extraction.engines import base
 from criticalmass.storage import features_writer
 
 NET = "timm:test_resnet?init=random&px=32"

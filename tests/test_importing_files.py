@@ -14,9 +14,9 @@ from safetensors.numpy import save_file
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError, StoreError
+from criticalmass.extraction.vectors import parquet_files as parquet_room
+from criticalmass.extraction.vectors import source as source_room
 from criticalmass.storage.features import FeatureStore
-from criticalmass.vectors import parquet_files as parquet_room
-from criticalmass.vectors import source as source_room
 
 faiss = pytest.importorskip("faiss")
 
@@ -115,9 +115,9 @@ COPIED += [lists, fixed_lists, doubles, columns]
 def small_blocks(monkeypatch):
     """Read seven rows at a time, so that blocks and shards do not end together."""
     for room in ("source", "parquet_files", "numpy_files", "safetensors_files", "faiss_files"):
-        monkeypatch.setattr(f"criticalmass.vectors.{room}.ROWS", 7)
+        monkeypatch.setattr(f"criticalmass.extraction.vectors.{room}.ROWS", 7)
     monkeypatch.setattr("criticalmass.storage.features_writer.SHARD_ROWS", 16)
-    monkeypatch.setattr("criticalmass.import_writing.SHARD_ROWS", 16)
+    monkeypatch.setattr("criticalmass.extraction.import_writer.SHARD_ROWS", 16)
     assert source_room.ROWS == parquet_room.ROWS == 7
 
 
@@ -235,8 +235,8 @@ def test_an_interrupted_import_continues(tmp_path, small_blocks, monkeypatch):
         FeatureStore.open(tmp_path / "s")
     monkeypatch.undo()
     for room in ("source", "parquet_files"):
-        monkeypatch.setattr(f"criticalmass.vectors.{room}.ROWS", 7)
-    monkeypatch.setattr("criticalmass.import_writing.SHARD_ROWS", 16)
+        monkeypatch.setattr(f"criticalmass.extraction.vectors.{room}.ROWS", 7)
+    monkeypatch.setattr("criticalmass.extraction.import_writer.SHARD_ROWS", 16)
     monkeypatch.setattr("criticalmass.storage.features_writer.SHARD_ROWS", 16)
     first = (tmp_path / "s/features/penultimate/train-00000.npy").stat().st_mtime_ns
     store = cm.import_features(path, out=tmp_path / "s", labels="label")

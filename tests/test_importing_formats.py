@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError, MissingExtraError
-from criticalmass.vectors import open_vectors
+from criticalmass.extraction.vectors import open_vectors
 
 faiss = pytest.importorskip("faiss")
 
@@ -169,7 +169,7 @@ def test_bad_files_get_one_line_and_leave_nothing(tmp_path, make, options, messa
 
 
 def test_a_bad_row_is_counted_from_the_first_of_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("criticalmass.vectors.parquet_files.ROWS", 4)
+    monkeypatch.setattr("criticalmass.extraction.vectors.parquet_files.ROWS", 4)
     values = [[1.0, 2.0]] * 10
     for bad, message in (([3.0], "1 numbers in row 9"), (None, "no vector in row 9")):
         path = cells(tmp_path / "x.parquet", [*values[:9], bad], pa.list_(pa.float32()))

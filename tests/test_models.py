@@ -15,11 +15,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from criticalmass.errors import CriticalMassError, DataUnavailableError
-from criticalmass.models import FrozenModel, fingerprint, load_model
-from criticalmass.models.hub import hub, offline, reachable
-from criticalmass.models.image_models import rename_lite
-from criticalmass.models.preprocess import ImagePreprocess, TextPreprocess, VectorPreprocess
-from criticalmass.models.resize import INTERPOLATIONS, resize_crop, resize_taps
+from criticalmass.extraction.models import FrozenModel, fingerprint, load_model
+from criticalmass.extraction.models.hub import hub, offline, reachable
+from criticalmass.extraction.models.image_models import rename_lite
+from criticalmass.extraction.models.preprocess import (
+    ImagePreprocess,
+    TextPreprocess,
+    VectorPreprocess,
+)
+from criticalmass.extraction.models.resize import INTERPOLATIONS, resize_crop, resize_taps
 
 HALF = (0.5, 0.5, 0.5)
 SIZES = st.integers(1, 40)
@@ -284,8 +288,9 @@ def test_the_rooms_do_not_import_torch():
     run(
         """
         import sys
-        import criticalmass.extract, criticalmass.models, criticalmass.datasets
-        import criticalmass.storage.features_writer, criticalmass.importing
+        import criticalmass.extraction.datasets, criticalmass.extraction.extract
+        import criticalmass.extraction.importing, criticalmass.extraction.models
+        import criticalmass.storage.features_writer
         heavy = {"torch", "timm", "transformers", "openvino", "torchvision"} & set(sys.modules)
         assert not heavy, heavy
         """
@@ -296,7 +301,7 @@ def test_the_torchvision_repair_acts_only_on_its_own_failure():
     run(
         """
         import importlib, types, sys
-        from criticalmass.models import repair
+        from criticalmass.extraction.models import optional_imports
         calls, defined = [], []
 
         class Library:
@@ -318,14 +323,14 @@ def test_the_torchvision_repair_acts_only_on_its_own_failure():
 
         importlib.import_module = broken("another failure")
         try:
-            repair.import_torchvision()
+            optional_imports.import_torchvision()
         except RuntimeError as error:
             assert str(error) == "another failure"
         else:
             raise AssertionError
         assert not defined
         importlib.import_module = broken("operator torchvision::nms does not exist")
-        assert repair.import_torchvision() == "torchvision itself"
+        assert optional_imports.import_torchvision() == "torchvision itself"
         assert defined == ["nms", "qnms"] and calls == ["torchvision"] * 3
         """
     )

@@ -16,9 +16,9 @@ from PIL import Image
 
 import criticalmass as cm
 from criticalmass.core.threads import map_ahead
-from criticalmass.datasets.images import BrokenImageError
-from criticalmass.models import load_model
-from criticalmass.models.preprocess import ImagePreprocess
+from criticalmass.extraction.datasets.images import BrokenImageError
+from criticalmass.extraction.models import load_model
+from criticalmass.extraction.models.preprocess import ImagePreprocess
 from criticalmass.storage import features_writer
 
 HALF = (0.5, 0.5, 0.5)
@@ -179,7 +179,7 @@ def test_a_broken_picture_met_on_the_way_is_named_and_no_thread_left(folder, tmp
 
 
 def test_an_engine_that_fails_leaves_no_thread(folder, tmp_path, monkeypatch):
-    engines = importlib.import_module("criticalmass.engines.torch_engine")
+    engines = importlib.import_module("criticalmass.extraction.engines.torch_engine")
     passes, original = [], engines.torch_pass
 
     def failing(*arguments):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import criticalmass as cm
-from criticalmass.importing import import_features
+from criticalmass.extraction.importing import import_features
 from criticalmass.shrinking.candidates import first_sizes, geometric
 from criticalmass.shrinking.parts import Parts, parts_of
 from criticalmass.shrinking.start import expected_size, sizes_around

@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from criticalmass.errors import CriticalMassError, DataUnavailableError
-from criticalmass.models import load_model
-from criticalmass.models.repair import import_after_torchvision, import_torchvision
-from criticalmass.models.weight_files import WeightFile, read_weights
-from criticalmass.models.weight_fit import load_into, rename_flax, rename_vgg
+from criticalmass.extraction.models import load_model
+from criticalmass.extraction.models.optional_imports import (
+    import_after_torchvision,
+    import_torchvision,
+)
+from criticalmass.extraction.models.weight_files import WeightFile, read_weights
+from criticalmass.extraction.models.weight_names import load_into, rename_flax, rename_vgg
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -159,8 +159,8 @@ def _studies() -> list[tuple[str, str]]:
 def _layers(model: str | None) -> pd.DataFrame:
     import pandas as pd
 
-    from criticalmass.engines.survey import survey
-    from criticalmass.models import load_model
+    from criticalmass.extraction.engines.layer_shapes import survey
+    from criticalmass.extraction.models import load_model
 
     if model is None:
         raise CriticalMassError("layers of which model? e.g. list layers pypi:efficientnet-lite0")

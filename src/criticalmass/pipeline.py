@@ -12,8 +12,8 @@ from criticalmass.core.arguments import checked
 from criticalmass.selectors.grid import DEFAULT_FRACTIONS
 
 if TYPE_CHECKING:
-    from criticalmass.datasets import Dataset
-    from criticalmass.models import FrozenModel
+    from criticalmass.extraction.datasets import Dataset
+    from criticalmass.extraction.models import FrozenModel
     from criticalmass.storage.features import FeatureStore
     from criticalmass.storage.run import Run
 
@@ -75,7 +75,7 @@ def measure(  # noqa: PLR0913
     ------
     CriticalMassError: as the three steps raise it.
     """
-    from criticalmass.extract import extract
+    from criticalmass.extraction.extract import extract
     from criticalmass.report import report
     from criticalmass.sweep import sweep
 

@@ -43,7 +43,7 @@ def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "ray_nets.py").write_text(NETS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(features_writer, "SHARD_ROWS", 7)
-    monkeypatch.setattr("criticalmass.extraction._LOADED", {})
+    monkeypatch.setattr("criticalmass.extraction.shards._LOADED", {})
     yield
     sys.modules.pop("ray_nets", None)
 
@@ -108,7 +108,7 @@ def test_a_worker_that_would_compute_something_else_is_refused(
 ) -> None:
     class Elsewhere:
         def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
-            monkeypatch.setattr("criticalmass.extraction._LIBRARIES", ("numpy", "pillow"))
+            monkeypatch.setattr("criticalmass.extraction.shards._LIBRARIES", ("numpy", "pillow"))
             return map(function, tasks)
 
     with pytest.raises(StoreError, match=r"a worker on .* other features: versions criticalmass"):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from criticalmass.datasets import UNLABELLED, load_dataset
+from criticalmass.extraction.datasets import UNLABELLED, load_dataset
 
 TEXTS = [f"sentence number {number}" for number in range(20)]
 LABELS = [("pear", "apple")[number % 2] for number in range(20)]

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.models.frozen import FrozenModel, Tap
-from criticalmass.models.preprocess import VectorPreprocess
+from criticalmass.extraction.models.frozen import FrozenModel, Tap
+from criticalmass.extraction.models.preprocess import VectorPreprocess
 
-engines = importlib.import_module("criticalmass.engines")
+engines = importlib.import_module("criticalmass.extraction.engines")
 WIDTHS = {"hidden": 7, "penultimate": 5}
 
 
@@ -100,7 +100,7 @@ def test_it_says_what_it_is(engine):
 
 def test_using_openvino_reports_nothing_to_its_maker():
     code = (
-        "import sys; from criticalmass.engines.openvino_engine import import_openvino; "
+        "import sys; from criticalmass.extraction.engines.openvino_engine import import_openvino; "
         "import_openvino(); "
         "import openvino.tools.ovc.telemetry_utils as utils; "
         "assert utils.tm.__name__.endswith('telemetry_stub'), utils.tm; "

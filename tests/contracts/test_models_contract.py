@@ -12,12 +12,12 @@ import pytest
 
 import criticalmass as cm
 from criticalmass.catalogue import listing
-from criticalmass.datasets import Dataset, Split
-from criticalmass.engines import run_torch
 from criticalmass.errors import CriticalMassError, MissingExtraError
-from criticalmass.models import fingerprint, load_model
-from criticalmass.models.onnx_models import OnnxGraph
-from criticalmass.models.repair import import_after_torchvision
+from criticalmass.extraction.datasets import Dataset, Split
+from criticalmass.extraction.engines import run_torch
+from criticalmass.extraction.models import fingerprint, load_model
+from criticalmass.extraction.models.onnx_models import OnnxGraph
+from criticalmass.extraction.models.optional_imports import import_after_torchvision
 
 torch = pytest.importorskip("torch")
 NETS = """

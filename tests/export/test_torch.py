@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 import criticalmass as cm
-from criticalmass.datasets import Dataset, Split
 from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.datasets import Dataset, Split
 from criticalmass.shrinking.precision import BITS
 from criticalmass.shrinking.slim import SlimModel
 
@@ -101,7 +101,7 @@ def sentences() -> Dataset:
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny untrained sentence encoder, written as a sentence-transformers folder."""
-    from criticalmass.models.repair import import_after_torchvision
+    from criticalmass.extraction.models.optional_imports import import_after_torchvision
 
     import_after_torchvision("sentence_transformers", "text")
     import torch

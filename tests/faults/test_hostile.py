@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 
 import criticalmass as cm
 from criticalmass.core import ray_backend
-from criticalmass.datasets import load_dataset
 from criticalmass.errors import CriticalMassError
-from criticalmass.models import load_model
-from criticalmass.models.repair import import_after_torchvision
+from criticalmass.extraction.datasets import load_dataset
+from criticalmass.extraction.models import load_model
+from criticalmass.extraction.models.optional_imports import import_after_torchvision
 from criticalmass.report import aside
 from criticalmass.storage.untrusted import MOST_UNPACKED, check_beside
 

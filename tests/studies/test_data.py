@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from criticalmass.datasets.fortunes import FEWEST, read_fortunes
-from criticalmass.datasets.loading import load_dataset
-from criticalmass.datasets.openclipart import MOST_PIXELS, read_drawings
-from criticalmass.datasets.packaged import read_mnist, read_pv_cells
 from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.datasets.demo_images import (
+    MOST_PIXELS,
+    read_drawings,
+    read_mnist,
+    read_pv_cells,
+)
+from criticalmass.extraction.datasets.demo_texts import FEWEST, read_fortunes
+from criticalmass.extraction.datasets.loading import load_dataset
 
 
 def test_fortunes_are_parted_by_lines_of_a_percent_sign(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.models import load_model
+from criticalmass.extraction.models import load_model
 
 
 @pytest.mark.real

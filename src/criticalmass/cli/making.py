@@ -89,7 +89,7 @@ def extract(model: str, dataset: str, out: str, **options: Any) -> None:
 
     The model runs once over the data, whatever the number of layers.
     """
-    from criticalmass.extract import extract as run_extract
+    from criticalmass.extraction.extract import extract as run_extract
 
     click.echo(str(run_extract(model, dataset, out=out, **given(options)).path))
 
@@ -111,7 +111,7 @@ def import_(vectors: str, out: str, **options: Any) -> None:
 
     What lies in its file as a store would have it is linked, not copied.
     """
-    from criticalmass.importing import import_features
+    from criticalmass.extraction.importing import import_features
 
     click.echo(str(import_features(vectors, out=out, **given(options)).path))
 

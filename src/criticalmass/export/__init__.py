@@ -21,7 +21,7 @@ from criticalmass.export.request import DEFAULTS, Request
 from criticalmass.shrinking.slim import SlimModel
 
 if TYPE_CHECKING:
-    from criticalmass.models import FrozenModel
+    from criticalmass.extraction.models import FrozenModel
 
 __all__ = ["FORMATS", "ExportFormat", "export"]
 

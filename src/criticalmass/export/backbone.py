@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.models.frozen import PENULTIMATE, FrozenModel
-from criticalmass.models.preprocess import ImagePreprocess
+from criticalmass.extraction.models.frozen import PENULTIMATE, FrozenModel
+from criticalmass.extraction.models.preprocess import ImagePreprocess
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,7 +56,7 @@ class Backbone:
     def module(self) -> nn.Module:
         """Return the module: input batches -> (n, n_neurons)."""
         from criticalmass.export.modules import LayerOf, MaskedEmbedder
-        from criticalmass.models.wrappers import SentenceEmbedder
+        from criticalmass.extraction.models.wrappers import SentenceEmbedder
 
         if self.takes_mask:
             assert isinstance(self.model.module, SentenceEmbedder)
@@ -78,7 +78,7 @@ class Backbone:
 
     def whole(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Compute the whole layer of a batch, (n, n_neurons), as `extract` does."""
-        from criticalmass.engines import run_torch
+        from criticalmass.extraction.engines import run_torch
 
         return run_torch(self.model, self.layer, batch)
 
@@ -95,7 +95,7 @@ def backbone_of(request: Request) -> Backbone | None:
     asked = request.model if request.model is not None else str(record.get("model_spec"))
     if asked == "none" or (isinstance(asked, str) and request.model is None and ":" not in asked):
         return None
-    from criticalmass.models import load_model
+    from criticalmass.extraction.models import load_model
 
     kind = _kind(asked if isinstance(asked, str) else asked.spec)
     weights = None if request.weights is None else Path(request.weights)
@@ -161,7 +161,7 @@ def rebuild(entry: dict[str, Any], folder: Path, *, trust_code: bool) -> Backbon
     ------
     CriticalMassError: a backbone that this version cannot build, or untrusted code.
     """
-    from criticalmass.models import load_model
+    from criticalmass.extraction.models import load_model
 
     kind, layer, name = (str(entry.get(key)) for key in ("kind", "layer", "architecture"))
     if kind == "timm":
@@ -183,8 +183,8 @@ ENCODER = "encoder"
 
 
 def _timm(name: str, settings: dict[str, Any]) -> FrozenModel:
-    from criticalmass.models.image_models import image_model, load_timm
-    from criticalmass.specs import Spec
+    from criticalmass.extraction.models.image_models import image_model, load_timm
+    from criticalmass.extraction.specs import Spec
 
     text = f"timm:{name}"
     net = load_timm(Spec(text, "timm", name, {"init": "random"}), None).root

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
 from criticalmass.export.backbone import Backbone
-from criticalmass.models.preprocess import ImagePreprocess
+from criticalmass.extraction.models.preprocess import ImagePreprocess
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

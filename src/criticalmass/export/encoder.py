@@ -36,7 +36,7 @@ def write(request: Request, folder: Path) -> Facts:
             f"the vectors of {request.slim.record['model']!r} are not those of a "
             "sentence-transformers model; name it: model='st:FOLDER'"
         )
-    from criticalmass.models.text_models import open_encoder, save_encoder
+    from criticalmass.extraction.models.text_models import open_encoder, save_encoder
 
     encoder = open_encoder(backbone.model.spec)
     stages = _stages()

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from criticalmass.models.frozen import FrozenModel, Tap
-from criticalmass.models.wrappers import SentenceEmbedder, Tapped
+from criticalmass.extraction.models.frozen import FrozenModel, Tap
+from criticalmass.extraction.models.wrappers import SentenceEmbedder, Tapped
 from criticalmass.shrinking.slim import SlimModel
 
 _TOP_LEVEL = 255.0

@@ -15,8 +15,8 @@ from criticalmass.export.backbone import Backbone
 from criticalmass.export.folder import Facts
 from criticalmass.export.request import Request
 from criticalmass.export.torch_folder import assemble, compare, sample_inputs
-from criticalmass.models.preprocess import TextPreprocess
-from criticalmass.models.repair import import_torch
+from criticalmass.extraction.models.optional_imports import import_torch
+from criticalmass.extraction.models.preprocess import TextPreprocess
 from criticalmass.storage.files import write_json
 
 FILE = "model.onnx"
@@ -33,7 +33,7 @@ def write(request: Request, folder: Path) -> Facts:
     CriticalMassError: a backbone that cannot be traced, or whose graph gives other numbers.
     """
     torch = import_torch()
-    from criticalmass.engines import quiet_tracing
+    from criticalmass.extraction.engines import quiet_tracing
 
     import_package("onnx", "export")
     runtime = import_package("onnxruntime", "export")

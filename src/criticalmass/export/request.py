@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from criticalmass.shrinking.slim import SlimModel
 
 if TYPE_CHECKING:
-    from criticalmass.models import FrozenModel
+    from criticalmass.extraction.models import FrozenModel
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,8 +24,8 @@ from criticalmass.export.backbone import ENCODER, Backbone, backbone_of, describ
 from criticalmass.export.cutting import cut_at, cut_channels, savings
 from criticalmass.export.folder import Facts
 from criticalmass.export.request import Request
-from criticalmass.models.preprocess import Preprocess, VectorPreprocess
-from criticalmass.models.repair import import_torch
+from criticalmass.extraction.models.optional_imports import import_torch
+from criticalmass.extraction.models.preprocess import Preprocess, VectorPreprocess
 from criticalmass.shrinking.slim import SlimModel
 from criticalmass.storage.files import write_json
 
@@ -113,7 +113,7 @@ def write(request: Request, folder: Path) -> Facts:
     module, backbone, config = assemble(request)
     state = dict(module.state_dict())
     if backbone is not None and backbone.takes_mask:
-        from criticalmass.models.text_models import open_encoder, save_encoder
+        from criticalmass.extraction.models.text_models import open_encoder, save_encoder
 
         save_encoder(open_encoder(backbone.model.spec), folder / ENCODER)
         state = {name: value for name, value in state.items() if not name.startswith("backbone.")}
@@ -226,7 +226,7 @@ def load_slim_torch(
     import_torch()
     safetensors = import_package("safetensors.torch", "torch")
     from criticalmass.export.modules import empty_slim
-    from criticalmass.models.loading import resolve_device
+    from criticalmass.extraction.models.loading import resolve_device
 
     entry, chosen, made = config["backbone"], resolve_device(device), None
     preprocess: Preprocess = VectorPreprocess()

@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from criticalmass.datasets.loading import check_dataset_spec
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.estimators import check_delta, check_estimator
+from criticalmass.extraction.datasets.loading import check_dataset_spec
+from criticalmass.extraction.models.loading import check_model_spec
 from criticalmass.measures import MEASURES
-from criticalmass.models.loading import check_model_spec
 from criticalmass.selectors import SELECTORS
 from criticalmass.studies.nodes import Block, Place, read_block
 from criticalmass.studies.protocol import PAPER_FRACTIONS, PROBE, PROTOCOLS

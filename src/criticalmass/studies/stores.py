@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from criticalmass.core.backends import Backend, Local
-from criticalmass.datasets import Dataset, load_dataset
 from criticalmass.errors import CriticalMassError, DataUnavailableError, MissingExtraError
-from criticalmass.models.frozen import fits
+from criticalmass.extraction.datasets import Dataset, load_dataset
+from criticalmass.extraction.models.frozen import fits
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.files import write_json
 from criticalmass.studies.grid import Pair
@@ -80,7 +80,7 @@ class Features:
     def _extracted(
         self, pair: Pair, dataset: Dataset, place: Path, asked: tuple[str, ...]
     ) -> FeatureStore:
-        from criticalmass.extract import extract
+        from criticalmass.extraction.extract import extract
 
         if place in self._opened:
             return self._opened[place]

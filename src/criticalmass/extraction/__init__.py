@@ -1,0 +1,1 @@
+"""From a model and a dataset, or from existing vectors, to a feature store."""

@@ -1,0 +1,194 @@
+"""``load_model``: from a spec to a frozen model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from criticalmass.core.arguments import checked
+from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.extraction.models.factories import load_factory
+from criticalmass.extraction.models.frozen import FrozenModel, files_digest
+from criticalmass.extraction.models.hf_models import load_hf
+from criticalmass.extraction.models.image_models import (
+    lite_names,
+    lite_weights,
+    load_lite,
+    load_timm,
+)
+from criticalmass.extraction.models.onnx_models import OnnxGraph, load_onnx, onnx_files
+from criticalmass.extraction.models.optional_imports import import_torch
+from criticalmass.extraction.models.pooling import check_pool
+from criticalmass.extraction.models.text_models import (
+    folder_digest,
+    load_minilm,
+    load_sentence_transformer,
+    minilm_folder,
+)
+from criticalmass.extraction.specs import Spec, parse_spec
+
+MINILM = "minilm-l6"
+_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "pypi": ("px", "init", "pool"),
+    "timm": ("px", "init", "weights", "pool"),
+    "hf": ("px", "modality", "pool"),
+    "st": ("pool",),
+    "onnx": ("px", "norm", "pool"),
+    "module": ("px", "modality", "weights", "pool"),
+}
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@checked
+def load_model(
+    spec: str | FrozenModel, *, weights: str | Path | None = None, device: str = "auto"
+) -> FrozenModel:
+    """Load a pre-trained model and freeze it.
+
+    Parameters
+    ----------
+    spec: a model (returned as it is), or one of ``pypi:efficientnet-lite0`` (or ``-lite1``,
+        ``-lite2``), ``pypi:minilm-l6``, ``timm:NAME``, ``hf:FOLDER_OR_ID``,
+        ``st:FOLDER_OR_ID``, ``onnx:FILE``, ``module:package.module:factory``. Image models take
+        ``?px=NUMBER``, the side of their square input; ``?init=random`` (``timm:`` and
+        ``pypi:``) leaves a network untrained; ``?pool=`` says how maps and tokens become
+        vectors: ``mean`` (default), ``max``, ``flatten`` or ``cls``.
+    weights: for ``timm:`` and ``module:``, a safetensors file, a state dict of torch, or the
+        ``.npz`` of a vision transformer; the same as ``?weights=FILE``.
+    device: ``"auto"`` (the GPU if there is one), ``"cpu"`` or ``"cuda"``.
+
+    Raises
+    ------
+    CriticalMassError: an unknown spec, or weights that do not fit.
+    DataUnavailableError: weights that cannot be had here; the message says how to get them.
+    MissingExtraError: a library the model needs is not installed.
+    """
+    if isinstance(spec, FrozenModel):
+        model = spec
+    elif isinstance(spec, str):
+        parsed = _parse(spec)
+        pool = check_pool(parsed.options.get("pool", "mean"))
+        model = dataclasses.replace(_load(parsed, _weight_file(parsed, weights)), pool=pool)
+    else:
+        raise CriticalMassError(f"model {spec!r} must be a spec (text) or a FrozenModel")
+    if not isinstance(model.module, OnnxGraph):
+        model.module.to(resolve_device(device))
+    elif device not in ("auto", "cpu"):
+        raise CriticalMassError(f"{model.spec!r} runs on the processor, not on {device!r}")
+    return model
+
+
+def with_options(
+    model: str | FrozenModel, *, weights: str | Path | None = None, pool: str | None = None
+) -> str | FrozenModel:
+    """Write options into a model's spec, so that they are part of what it is known by.
+
+    Parameters
+    ----------
+    model: a spec, or a model (which has its weights).
+    weights, pool: as the spec's options of these names; None leaves them as they are.
+
+    Raises
+    ------
+    CriticalMassError: weights for a model that is loaded already, an option given twice, or one
+        that would be read as several.
+    """
+    if isinstance(model, FrozenModel):
+        if weights is not None:
+            raise CriticalMassError(f"model {model.spec!r} is loaded; leave out {weights!r}")
+        return model if pool is None else dataclasses.replace(model, pool=check_pool(pool))
+    for key, value in (("weights", weights), ("pool", pool)):
+        if value is not None and isinstance(model, str):
+            if key in _parse(model).options:
+                raise CriticalMassError(f"model {model!r} says {key} already; leave out {value!r}")
+            if set(str(value)) & set("?&"):
+                raise CriticalMassError(
+                    f"{key}={str(value)!r} has '?' or '&', which part the options of a model; give "
+                    "the file another name, or a link to it"
+                )
+            model = f"{model}{'&' if '?' in model else '?'}{key}={value}"
+    return model
+
+
+def resolve_device(device: str) -> str:
+    """Turn ``"auto"`` into ``"cuda"`` or ``"cpu"``, and check that there is such a device.
+
+    Raises
+    ------
+    CriticalMassError: an unknown device, or a GPU asked for that is not there.
+    """
+    if device.partition(":")[0] not in DEVICES:
+        raise unknown_name("device", device, DEVICES)
+    available = bool(import_torch().cuda.is_available())
+    if device == "auto":
+        return "cuda" if available else "cpu"
+    if device.startswith("cuda") and not available:
+        raise CriticalMassError(f"device {device!r} is not there; use device='cpu'")
+    return device
+
+
+def fingerprint(spec: str, weights: str | Path | None = None) -> str | None:
+    """Compute a model's ``weights_digest`` from its files alone, in a fraction of a second.
+
+    Returns
+    -------
+    The digest in hex, or None where only loading the model can tell.
+    """
+    parsed = _parse(spec)
+    file = _weight_file(parsed, weights)
+    if file is not None:
+        return files_digest([file])
+    if parsed.scheme == "pypi" and parsed.options.get("init") != "random":
+        if parsed.name == MINILM:
+            return folder_digest(minilm_folder()[0])
+        return files_digest([lite_weights(parsed.name)[0]])
+    if parsed.scheme == "onnx":
+        return files_digest(onnx_files(Path(parsed.name)))
+    if parsed.scheme in ("st", "hf") and Path(parsed.name).is_dir():
+        return folder_digest(Path(parsed.name))
+    return None
+
+
+def check_model_spec(text: str) -> None:
+    """Check a spec without loading anything.
+
+    Raises
+    ------
+    CriticalMassError: not of the form of a spec, or an unknown scheme, option or name.
+    """
+    _parse(text)
+
+
+def _parse(text: str) -> Spec:
+    spec = parse_spec("model", text, _OPTIONS)
+    known = (*lite_names(), MINILM)
+    if spec.scheme == "pypi" and spec.name not in known:
+        raise unknown_name("pypi: model", spec.name, known)
+    return spec
+
+
+def _weight_file(spec: Spec, weights: str | Path | None) -> Path | None:
+    weights = spec.options.get("weights") if weights is None else weights
+    if weights is None:
+        return None
+    if "weights" not in _OPTIONS[spec.scheme]:
+        raise CriticalMassError(
+            f"model {spec.text!r} has its own weights; leave out weights={str(weights)!r}"
+        )
+    path = Path(weights)
+    if not path.is_file():
+        raise CriticalMassError(f"no weight file {str(path)!r}")
+    return path
+
+
+def _load(spec: Spec, weights: Path | None) -> FrozenModel:
+    loaders: Mapping[str, Callable[[], FrozenModel]] = {
+        "pypi": lambda: load_minilm(spec) if spec.name == MINILM else load_lite(spec),
+        "timm": lambda: load_timm(spec, weights),
+        "hf": lambda: load_hf(spec),
+        "onnx": lambda: load_onnx(spec),
+        "st": lambda: load_sentence_transformer(spec),
+        "module": lambda: load_factory(spec, weights),
+    }
+    return loaders[spec.scheme]()

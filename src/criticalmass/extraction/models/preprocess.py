@@ -1,0 +1,233 @@
+"""What is done to images, texts and vectors before a model sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from criticalmass.core.threads import map_ahead, thread_count
+from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.models.resize import INTERPOLATIONS, resize_crop
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Batch = tuple[NDArray[np.intp], NDArray[Any]]
+# Closing them stops the threads that prepare what is to come.
+Batches = Generator[Batch, None, None]
+_IMAGES_A_BATCH = 32
+# Batches of equal token length, so that nothing is padded; about this many tokens keep the
+# matrix products large while the activations stay in the cache.
+_TOKENS_A_BATCH = 384
+# Images that one thread prepares in a go, and how many may lie ready (one batch at least).
+_IMAGES_A_TASK = 8
+_IMAGES_AHEAD = 128
+
+
+class Preprocess(Protocol):
+    """Turns items into input batches; the same batches for every engine."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What is done, JSON-able; equal settings give equal batches."""
+        ...
+
+    def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Batches:
+        """Yield (row numbers, input array) until every item was given once.
+
+        Parameters
+        ----------
+        items: the samples.
+        size: most items a batch; the preprocessing's own choice if None.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ImagePreprocess:
+    """Shorter side to ``resize`` pixels, then the central ``pixels`` x ``pixels``.
+
+    Mean and standard deviation (per channel, of values in 0..1; empty: none) are applied inside
+    the model, so that 8-bit values travel. With ``stretch`` both sides become ``resize`` pixels.
+    """
+
+    pixels: int
+    resize: int
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    stretch: bool = False
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Everything that decides the input, JSON-able."""
+        return {
+            "channels": "RGB, grey replicated",
+            ("resize_both_sides" if self.stretch else "resize_shorter_side"): self.resize,
+            "interpolation": self.interpolation,
+            "antialias": True,
+            "centre_crop": self.pixels,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Batches:
+        """Yield (row numbers, (n, 3, pixels, pixels) uint8)."""
+        step = size or _IMAGES_A_BATCH
+        workers = max(2, thread_count())
+        tasks = [
+            slice(begin, min(begin + _IMAGES_A_TASK, start + step, len(items)))
+            for start in range(0, len(items), step)
+            for begin in range(start, min(start + step, len(items)), _IMAGES_A_TASK)
+        ]
+        ahead = max(workers, -(-max(step, _IMAGES_AHEAD) // _IMAGES_A_TASK))
+        prepared = map_ahead(
+            lambda rows: self._some(items, rows), tasks, workers=workers, ahead=ahead
+        )
+        with closing(prepared):
+            for start in range(0, len(items), step):
+                rows = np.arange(start, min(start + step, len(items)))
+                parts = islice(prepared, -(-len(rows) // _IMAGES_A_TASK))
+                yield rows, np.concatenate(list(parts))
+
+    def _some(self, items: Sequence[Any] | NDArray[Any], rows: slice) -> NDArray[np.uint8]:
+        if isinstance(items, np.ndarray):
+            return self._equal_sized(items[rows])
+        return np.stack([self._one(items[row]) for row in range(rows.start, rows.stop)])
+
+    def _scaled(self, width: int, height: int) -> tuple[int, int]:
+        if self.stretch:
+            return self.resize, self.resize
+        if width <= height:
+            return self.resize, int(self.resize * height / width)
+        return int(self.resize * width / height), self.resize
+
+    def _crop(self, width: int, height: int) -> tuple[int, int]:
+        return round((width - self.pixels) / 2), round((height - self.pixels) / 2)
+
+    def _equal_sized(self, images: NDArray[Any]) -> NDArray[np.uint8]:
+        if images.dtype != np.uint8 or images.ndim not in (3, 4):
+            raise CriticalMassError(
+                f"image arrays must be uint8 (n, height, width[, 3]), got {images.dtype} "
+                f"{images.shape}"
+            )
+        if images.ndim == 4 and images.shape[3] != 3:
+            raise CriticalMassError(f"colour images must have 3 channels last, got {images.shape}")
+        if self.interpolation not in INTERPOLATIONS:
+            from PIL import Image
+
+            return np.stack([self._by_pillow(Image.fromarray(image)) for image in images])
+        planes = [
+            self._compiled(image[..., None] if image.ndim == 2 else image) for image in images
+        ]
+        shape = (len(images), 3, self.pixels, self.pixels)
+        return np.ascontiguousarray(np.broadcast_to(np.stack(planes), shape))
+
+    def _one(self, item: Image | NDArray[Any]) -> NDArray[np.uint8]:
+        from PIL import Image
+
+        image = Image.fromarray(item) if isinstance(item, np.ndarray) else item
+        if not isinstance(image, Image.Image):
+            raise CriticalMassError(f"an image must be a PIL image or an array, got {type(item)}")
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        if self.interpolation in INTERPOLATIONS:
+            return self._compiled(np.asarray(image))
+        return self._by_pillow(image)
+
+    def _compiled(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Prepare (height, width, channels) -> (channels, pixels, pixels)."""
+        size = self._scaled(image.shape[1], image.shape[0])
+        contiguous = np.ascontiguousarray(image)
+        return resize_crop(contiguous, size, self._crop(*size), self.pixels, self.interpolation)
+
+    def _by_pillow(self, image: Image) -> NDArray[np.uint8]:
+        from PIL import Image as library
+
+        image = image.convert("RGB")
+        width, height = self._scaled(*image.size)
+        method = library.Resampling[self.interpolation.upper()]
+        # One axis at a time: which one Pillow would do first depends on its version and the sizes,
+        # and changes a value by some levels, since it rounds in between.
+        image = image.resize((width, image.height), method).resize((width, height), method)
+        left, top = self._crop(width, height)
+        image = image.crop((left, top, left + self.pixels, top + self.pixels))
+        return np.ascontiguousarray(np.moveaxis(np.asarray(image, dtype=np.uint8), 2, 0))
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that is used here."""
+
+    def __call__(self, text: list[str], *, truncation: bool, max_length: int) -> Any:
+        """Return a mapping with ``input_ids``."""
+        ...
+
+    def save_pretrained(self, save_directory: str) -> Any:
+        """Write its files into a folder."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextPreprocess:
+    """Tokenize; put texts of equal token length into batches, so that there is no padding.
+
+    Attributes
+    ----------
+    tokenizer: the model's own.
+    max_length: longer texts are cut to this many tokens.
+    prompt: put before every text.
+    stages: what follows the transformer (pooling, normalising), in words, for the manifest.
+    """
+
+    tokenizer: Tokenizer
+    max_length: int
+    prompt: str = ""
+    stages: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Everything that decides the input, JSON-able."""
+        return {
+            "tokenizer": type(self.tokenizer).__name__,
+            "max_tokens": self.max_length,
+            "prompt": self.prompt,
+            "padding": "none (batches of equal length)",
+            "after_the_transformer": list(self.stages),
+        }
+
+    def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Batches:
+        """Yield (row numbers, (n, tokens) int64), short texts first."""
+        texts = [f"{self.prompt}{item}" for item in items]
+        if not texts:
+            return
+        tokens = self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
+        lengths = np.array([len(ids) for ids in tokens])
+        for length in np.unique(lengths):
+            rows = np.flatnonzero(lengths == length)
+            step = size or max(1, _TOKENS_A_BATCH // int(length))
+            for start in range(0, len(rows), step):
+                part = rows[start : start + step]
+                yield part, np.array([tokens[row] for row in part], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class VectorPreprocess:
+    """Nothing but a cast to float32."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Everything that decides the input, JSON-able."""
+        return {"cast": "float32"}
+
+    def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Batches:
+        """Yield (row numbers, (n, d) float32)."""
+        step = size or 256
+        for start in range(0, len(items), step):
+            stop = min(start + step, len(items))
+            yield np.arange(start, stop), np.asarray(items[start:stop], dtype=np.float32)

@@ -1,0 +1,205 @@
+"""Torch modules around a network: input scaling, sentence pooling, and reading of layers.
+
+Imported only where a model is loaded, since it needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.models.frozen import FrozenModel, Tap
+from criticalmass.extraction.models.pooling import pooled
+
+
+class ScaledInput(nn.Module):
+    """Scale 8-bit images to 0..1, subtract the mean, divide by the deviation, then the network."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Any:
+        """Run the network on (n, 3, height, width) uint8."""
+        return self.net((images.to(torch.float32) / 255.0 - self.mean) / self.std)
+
+
+class SentenceEmbedder(nn.Module):
+    """A transformer and the pooling (and normalising) stages after it, for unpadded batches.
+
+    Without padding the attention mask is all ones, and leaving it away gives the same numbers
+    from less work.
+    """
+
+    def __init__(self, transformer: nn.Module, stages: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """Embed (n, tokens) int64 -> (n, d)."""
+        tokens = self.transformer(input_ids=token_ids).last_hidden_state
+        features: dict[str, Any] = {
+            "token_embeddings": tokens,
+            "attention_mask": torch.ones_like(token_ids),
+        }
+        for stage in self.stages:
+            features = stage(features)
+        embedding: Tensor = features["sentence_embedding"]
+        return embedding
+
+
+class Tapped(nn.Module):
+    """Runs a model once and returns the asked layers, each as (n, n_neurons).
+
+    Attributes
+    ----------
+    pooling: layer -> what was done to make a vector of it; filled by each pass.
+    """
+
+    def __init__(self, model: FrozenModel, taps: Sequence[Tap]) -> None:
+        super().__init__()
+        self.module = model.module
+        self.taps = tuple(taps)
+        self.pooling: dict[str, str] = {}
+        self._model_name = model.name
+        self._pool = model.pool
+        self._modality = model.modality
+        self._places = {tap.layer: model.root.get_submodule(tap.path) for tap in self.taps}
+        self._channels_last = getattr(model.root, "output_fmt", None) == "NHWC"
+        self._has_class = getattr(model.root, "num_prefix_tokens", 1) > 0
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run one batch."""
+        seen: dict[str, list[Tensor]] = {tap.layer: [] for tap in self.taps}
+        whole = [tap for tap in self.taps if not tap.path and tap.side == "output"]
+        handles = [self._listen(tap, seen[tap.layer]) for tap in self.taps if tap not in whole]
+        try:
+            output = self.module(inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        for tap in whole:
+            seen[tap.layer].append(self._vector(tap, output))
+        for layer, found in seen.items():
+            if len(found) != 1:
+                raise CriticalMassError(
+                    f"layer {layer!r} of {self._model_name!r} runs {len(found)} times in one "
+                    "pass; choose a layer that runs once"
+                )
+        return tuple(found[0] for found in seen.values())
+
+    def _listen(self, tap: Tap, found: list[Tensor]) -> Any:
+        place = self._places[tap.layer]
+        # The vector is made on the spot: what runs next may overwrite the value in place.
+        if tap.side == "input":
+
+            def before(_: nn.Module, args: Any) -> None:
+                found.append(self._vector(tap, args))
+
+            return place.register_forward_pre_hook(before)
+
+        def after(_: nn.Module, args: Any, output: Any) -> None:
+            found.append(self._vector(tap, output))
+
+        return place.register_forward_hook(after)
+
+    def _vector(self, tap: Tap, raw: Any) -> Tensor:
+        value = first_tensor(raw)
+        try:
+            if self._pool == "flatten" and self._modality == "text" and value.ndim > 2:
+                raise CriticalMassError("as many tokens as the text; pool with mean, max or cls")
+            found, self.pooling[tap.layer] = pooled(
+                value, self._pool, channels_last=self._channels_last, has_class=self._has_class
+            )
+        except CriticalMassError as error:
+            raise CriticalMassError(
+                f"layer {tap.layer!r} of {self._model_name!r} has {error}"
+            ) from error
+        vector: Tensor = found.clone() if found is value else found
+        return vector
+
+
+def first_tensor(value: Any) -> Tensor:
+    """Take the tensor out of what a module takes or gives: a tensor, or what starts with one.
+
+    Raises
+    ------
+    CriticalMassError: there is none.
+    """
+    while isinstance(value, (tuple, list, Mapping)) and value:
+        value = next(iter(value.values())) if isinstance(value, Mapping) else value[0]
+    if not isinstance(value, Tensor):
+        raise CriticalMassError(f"{type(value).__name__} for output, not a tensor; choose another")
+    return value
+
+
+class HiddenStates(nn.Module):
+    """A transformers model that gives its last hidden states alone."""
+
+    def __init__(self, transformer: nn.Module, argument: str) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self._argument = argument
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Run (n, tokens) int64 or (n, 3, height, width) -> (n, tokens, d) or a map."""
+        states: Tensor = self.transformer(**{self._argument: inputs}).last_hidden_state
+        return states
+
+
+class BlurredConvolution(nn.Module):
+    """A convolution behind a fixed binomial blur of 3 x 3 pixels, each channel by itself."""
+
+    blur_filter: Tensor
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+        binomial = torch.tensor([0.25, 0.5, 0.25])
+        kernel = torch.outer(binomial, binomial).expand(conv.in_channels, 1, 3, 3)
+        self.register_buffer("blur_filter", kernel.contiguous())
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Run (n, channels, height, width)."""
+        blurred = nn.functional.conv2d(
+            maps, self.blur_filter, padding=1, groups=self.conv.in_channels
+        )
+        convolved: Tensor = self.conv(blurred)
+        return convolved
+
+
+class NestedClassifiers(nn.Module):
+    """A classifier for each of several numbers of first neurons (Matryoshka)."""
+
+    def __init__(self, sizes: Sequence[int], n_classes: int) -> None:
+        super().__init__()
+        self._sizes = tuple(sizes)
+        for number, size in enumerate(self._sizes):
+            self.add_module(f"nesting_classifier_{number}", nn.Linear(size, n_classes))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits of each classifier for (n, d)."""
+        pairs = zip(self.children(), self._sizes, strict=True)
+        return tuple(classifier(features[:, :size]) for classifier, size in pairs)
+
+
+class FirstNeurons(nn.Module):
+    """Keeps the first neurons of (n, d)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Cut (n, d) to (n, size)."""
+        return features[:, : self._size]

@@ -1,0 +1,47 @@
+"""``open_vectors``: from a file's name to its matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.vectors.faiss_files import open_faiss
+from criticalmass.extraction.vectors.numpy_files import open_npy, open_npz
+from criticalmass.extraction.vectors.parquet_files import open_parquet
+from criticalmass.extraction.vectors.safetensors_files import open_safetensors
+from criticalmass.extraction.vectors.source import Vectors
+
+# What reads a file by its ending; each takes the path and the column or tensor asked for.
+READERS: Mapping[str, Callable[[Path, str | None, frozenset[str]], Vectors]] = {
+    ".npy": open_npy,
+    ".npz": open_npz,
+    ".parquet": open_parquet,
+    ".safetensors": open_safetensors,
+    ".faiss": open_faiss,
+    ".index": open_faiss,
+}
+
+
+def open_vectors(
+    path: Path, column: str | None = None, other: frozenset[str] = frozenset()
+) -> Vectors:
+    """Open a file of vectors; nothing large is read yet.
+
+    Parameters
+    ----------
+    path: ``.npy``, ``.npz``, ``.parquet``, ``.safetensors``, ``.faiss`` or ``.index`` (FAISS).
+    column: which column, array or tensor holds the vectors, where the file has several.
+    other: columns of a table that are for something else (labels, the split).
+
+    Raises
+    ------
+    CriticalMassError: no such file, an ending that is not known, or content that is no vectors.
+    """
+    if path.suffix not in READERS:
+        raise CriticalMassError(
+            f"{str(path)!r} must end in {', '.join(READERS)} to be read as vectors"
+        )
+    if not path.is_file():
+        raise CriticalMassError(f"no file {str(path)!r}")
+    return READERS[path.suffix](path, column, other)
