@@ -17,7 +17,7 @@ from criticalmass.storage import features_writer
 
 openvino_engine = importlib.import_module("criticalmass.extraction.engines.openvino_engine")
 choosing = importlib.import_module("criticalmass.extraction.engines.registry")
-extracting = importlib.import_module("criticalmass.extract")
+extracting = importlib.import_module("criticalmass.extraction.extract")
 NETS = """
 import torch
 from torch import nn

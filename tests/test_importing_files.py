@@ -116,8 +116,8 @@ def small_blocks(monkeypatch):
     """Read seven rows at a time, so that blocks and shards do not end together."""
     for room in ("source", "parquet_files", "numpy_files", "safetensors_files", "faiss_files"):
         monkeypatch.setattr(f"criticalmass.extraction.vectors.{room}.ROWS", 7)
-    monkeypatch.setattr("criticalmass.storage.features_writer.SHARD_ROWS", 16)
     monkeypatch.setattr("criticalmass.extraction.import_writer.SHARD_ROWS", 16)
+    monkeypatch.setattr("criticalmass.storage.features_writer.SHARD_ROWS", 16)
     assert source_room.ROWS == parquet_room.ROWS == 7
 
 
