@@ -22,9 +22,9 @@ from benchmarks.figures_theory import (
     redundancy_against_decorrelation,
 )
 from benchmarks.timing import tell, timed
-from criticalmass.cka import prefix_cka
 from criticalmass.core.moments import moments
 from criticalmass.figures import new_axes
+from criticalmass.measures.similarity.cka import prefix_cka
 from criticalmass.storage.features import FeatureStore
 from criticalmass.theory.similarity import ExpectedSimilarity, expected_cka
 from criticalmass.theory.spectrum import correlation, diagonal_share, participation_ratio

@@ -23,8 +23,8 @@ from benchmarks.proof import Bench, Tolerance, calibrate, calibrate_ours
 from benchmarks.search import Grid
 from benchmarks.timing import Seconds, cores, machine, median, tell, timed
 from criticalmass.errors import CriticalMassError
-from criticalmass.probes.crew import find_device
-from criticalmass.probes.logistic import fit_probes
+from criticalmass.measures.logistic.device import find_device
+from criticalmass.measures.logistic.fit_probes import fit_probes
 
 # A fifth is kept for validation, so that fits see 20,000 rows.
 RECIPE = Recipe(25_000, 10, 2048, 10)

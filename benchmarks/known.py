@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from criticalmass import synthetic
-from criticalmass.cka import prefix_cka
 from criticalmass.extraction.importing import import_features
-from criticalmass.measure_protocol import validation_rows
-from criticalmass.probes import get_probe
-from criticalmass.probes.task import ProbeTask
+from criticalmass.measures.probes.task import ProbeTask
+from criticalmass.measures.protocol import validation_rows
+from criticalmass.measures.registry import get_probe
+from criticalmass.measures.similarity.cka import prefix_cka
 from criticalmass.selectors.grid import DEFAULT_FRACTIONS, sizes_for
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.run import Run

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.timing import tell, timed
-from criticalmass.measure_protocol import validation_rows
-from criticalmass.probes.logistic_task import logistic
-from criticalmass.probes.task import ProbeTask
+from criticalmass.measures.logistic.probe import logistic
+from criticalmass.measures.probes.task import ProbeTask
+from criticalmass.measures.protocol import validation_rows
 from criticalmass.storage.features import FeatureStore
 from criticalmass.theory.logistic import LogisticPrediction, LogisticSampling, predict_logistic
 

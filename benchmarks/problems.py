@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.extraction.datasets.splits import stratified_sample
-from criticalmass.measure_protocol import validation_rows
-from criticalmass.probes.standardise import column_scaling
+from criticalmass.measures.protocol import validation_rows
+from criticalmass.measures.scaling import column_scaling
 from criticalmass.selectors.grid import sizes_for
 from criticalmass.storage.features import FeatureStore
 

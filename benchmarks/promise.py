@@ -21,7 +21,7 @@ from scipy.stats import binomtest
 import criticalmass as cm
 from benchmarks.timing import machine
 from criticalmass import synthetic
-from criticalmass.probes.estimator import LogisticProbe
+from criticalmass.measures.logistic.sklearn_probe import LogisticProbe
 from criticalmass.shrink import orders_of, shrink
 from criticalmass.shrinking.candidates import Candidate, Goal, compete
 from criticalmass.shrinking.certify import holds, sequence

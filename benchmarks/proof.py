@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.peers import Head, Peer, objective
 from benchmarks.problems import Labels, Matrix, Search
 from benchmarks.timing import tell
-from criticalmass.probes.logistic import fit_probes
+from criticalmass.measures.logistic.fit_probes import fit_probes
 
 TARGET = 1e-6
 # Largest entry of the gradient at which a peer stops, loosest first.

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.timing import tell, timed
-from criticalmass.probes.closed_form import ridge_path
+from criticalmass.measures.probes.closed_form import ridge_path
 from criticalmass.storage.features import FeatureStore
 from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
 from criticalmass.theory.held_out import Sampling

@@ -23,10 +23,10 @@ from benchmarks.proof import (
     calibrate_ours,
 )
 from benchmarks.timing import Seconds, median, one_thread, spread, tell, timed
-from criticalmass.probes import logistic_task
-from criticalmass.probes.logistic import fit_certified, fit_probes
-from criticalmass.probes.logistic_task import LogisticProtocol
-from criticalmass.probes.task import ProbeTask
+from criticalmass.measures.logistic import probe
+from criticalmass.measures.logistic.fit_probes import fit_certified, fit_probes
+from criticalmass.measures.logistic.probe import LogisticProtocol
+from criticalmass.measures.probes.task import ProbeTask
 from criticalmass.selectors.grid import DEFAULT_FRACTIONS
 
 L2S = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
@@ -93,8 +93,8 @@ def our_search(task: Search, tol: float) -> Ours:
             return proofs
 
         # The final heads are kept so that their true gaps can be checked afterwards.
-        with mock.patch.object(logistic_task, "fit_certified", recorded):
-            scores = logistic_task.logistic(
+        with mock.patch.object(probe, "fit_certified", recorded):
+            scores = probe.logistic(
                 _probe_task(task, orders, sizes),
                 protocol=LogisticProtocol(l2s=task.l2s, tol=tol),
             )

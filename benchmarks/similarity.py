@@ -19,11 +19,12 @@ from benchmarks.peers import centred_gram, gram_cka
 from benchmarks.problems import Matrix, Recipe, synthetic
 from benchmarks.search import Line
 from benchmarks.timing import Seconds, machine, median, one_thread, spread, tell, timed
-from criticalmass.cka import prefix_cka
 from criticalmass.core.moments import moments
-from criticalmass.retrieval import graded, ndcg, recall
+from criticalmass.measures.registry import SIMILARITIES, get_similarity
+from criticalmass.measures.similarity.cka import prefix_cka
+from criticalmass.measures.similarity.retrieval import graded, ndcg, recall
+from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
 from criticalmass.selectors.grid import DEFAULT_FRACTIONS, sizes_for
-from criticalmass.similarity import SIMILARITIES, SimilarityTask, WholeLayer, get_similarity
 from criticalmass.storage.features import FeatureStore
 
 _N_ORDERS = 5

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from criticalmass import cells
 from criticalmass.core import progress
-from criticalmass.probes import get_probe
-from criticalmass.probes.task import ProbeScores, ProbeTask
-from criticalmass.similarity import SimilarityScores, SimilarityTask, get_similarity
+from criticalmass.measures.probes.task import ProbeScores, ProbeTask
+from criticalmass.measures.registry import get_probe, get_similarity
+from criticalmass.measures.similarity.task import SimilarityScores, SimilarityTask
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.features_writer import SplitInfo, StoreWriter

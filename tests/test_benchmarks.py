@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from criticalmass.similarity import SIMILARITIES
+from criticalmass.measures.registry import SIMILARITIES
 from criticalmass.storage.features import FeatureStore
 
 ROOT = Path(__file__).parent.parent

@@ -3,10 +3,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from criticalmass.cka import linear_cka, prefix_cka, prefix_cka_debiased, prefix_cka_of_projection
-from criticalmass.cka_replicates import prefix_cka_replicates, projection_cka_replicates
 from criticalmass.core.moments import moment_of_squares, moments
 from criticalmass.errors import CriticalMassError
+from criticalmass.measures.similarity.cka import (
+    linear_cka,
+    prefix_cka,
+    prefix_cka_debiased,
+    prefix_cka_of_projection,
+)
+from criticalmass.measures.similarity.cka_jackknife import (
+    prefix_cka_replicates,
+    projection_cka_replicates,
+)
 
 
 def textbook_cka(x, y):
@@ -158,7 +166,7 @@ def subsets_of(kind):
     ("debiased", "textbook"), [(False, textbook_cka), (True, textbook_debiased_cka)]
 )
 def test_leaving_a_block_out_equals_computing_without_it(x, kind, debiased, textbook, monkeypatch):
-    monkeypatch.setattr("criticalmass.cka_replicates._CHUNK", 16)
+    monkeypatch.setattr("criticalmass.measures.similarity.cka_jackknife._CHUNK", 16)
     subsets, replicated, turns = subsets_of(kind)
     sizes = (1, 5, 24)
     values, replicates = replicated(x, subsets, sizes, n_blocks=6, debiased=debiased)

@@ -16,8 +16,8 @@ from criticalmass.explain import CKA_DELTA, SHARES, TASK_DELTA, Explanation, exp
 from criticalmass.extraction.importing import import_features
 from criticalmass.figures import new_axes
 from criticalmass.figures_explain import predicted_curve, spectrum
+from criticalmass.measures.probes.closed_form import ridge_path
 from criticalmass.prediction import LAW, SUBSETS, WHOLE, Curve, cka_curve, ridge_curve
-from criticalmass.probes.closed_form import ridge_path
 from criticalmass.storage.features import FeatureStore
 from criticalmass.theory.drawn_ridge import ORDERS, drawn_ridge
 from criticalmass.theory.eigenbasis import eigenbasis

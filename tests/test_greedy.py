@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ortho_group
 
-from criticalmass.cka import linear_cka, prefix_cka
 from criticalmass.core.moments import moments
 from criticalmass.errors import CriticalMassError
+from criticalmass.measures.similarity.cka import linear_cka, prefix_cka
 from criticalmass.selectors.greedy import greedy_order
 
 shapes = st.tuples(st.integers(4, 25), st.integers(1, 8), st.integers(0, 2**32 - 1))

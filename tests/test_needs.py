@@ -17,9 +17,14 @@ import criticalmass as cm
 from criticalmass import needs
 from criticalmass.core.memory import Room, rooms
 from criticalmass.errors import CriticalMassError
+from criticalmass.measures.logistic.training_rows import (
+    HeldRows,
+    StreamedRows,
+    holding,
+    ordered_rows,
+)
+from criticalmass.measures.scaling import column_scaling
 from criticalmass.plan import make_request
-from criticalmass.probes.rows import HeldRows, StreamedRows, holding, ordered_rows
-from criticalmass.probes.standardise import column_scaling
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 

@@ -13,11 +13,11 @@ import pytest
 
 import criticalmass as cm
 from criticalmass import cells, cli
-from criticalmass.cka import prefix_cka
 from criticalmass.core import progress
 from criticalmass.core.moments import moments
 from criticalmass.errors import CriticalMassError
-from criticalmass.probes.task import ProbeScores, ProbeTask
+from criticalmass.measures.probes.task import ProbeScores, ProbeTask
+from criticalmass.measures.similarity.cka import prefix_cka
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 

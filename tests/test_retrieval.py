@@ -6,10 +6,19 @@ from sklearn.metrics import ndcg_score
 from sklearn.neighbors import NearestNeighbors
 
 import criticalmass as cm
-from criticalmass import nearest, retrieval
 from criticalmass.errors import CriticalMassError
-from criticalmass.retrieval import MOST_QUERIES, Neighbours, graded, ndcg, queries_of, recall
-from criticalmass.similarity import SimilarityTask, WholeLayer, get_similarity
+from criticalmass.measures import nearest
+from criticalmass.measures.registry import get_similarity
+from criticalmass.measures.similarity import retrieval
+from criticalmass.measures.similarity.retrieval import (
+    MOST_QUERIES,
+    Neighbours,
+    graded,
+    ndcg,
+    queries_of,
+    recall,
+)
+from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +156,9 @@ def test_of_many_samples_a_fixed_sample_asks(x, monkeypatch):
     asking = queries_of(90, 20)
     assert len(set(asking.tolist())) == 20
     assert asking.tolist() == sorted(asking.tolist()) == queries_of(90, 20).tolist()
-    monkeypatch.setattr("criticalmass.similarity.queries_of", lambda n: queries_of(n, 20))
+    monkeypatch.setattr(
+        "criticalmass.measures.similarity.task.queries_of", lambda n: queries_of(n, 20)
+    )
     order = np.random.default_rng(5).permutation(12)[None]
     part = get_similarity("retrieval")(SimilarityTask(WholeLayer(x), order, (3,)))
     monkeypatch.undo()

@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 
 import criticalmass as cm
-from criticalmass.cka import linear_cka
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures import MEASURES
-from criticalmass.procrustes import prefix_procrustes_replicates, projection_procrustes_replicates
+from criticalmass.measures.registry import MEASURES, SIMILARITIES, get_similarity
+from criticalmass.measures.similarity.cka import linear_cka
+from criticalmass.measures.similarity.procrustes import (
+    prefix_procrustes_replicates,
+    projection_procrustes_replicates,
+)
+from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
 from criticalmass.selectors import SELECTORS
-from criticalmass.similarity import SIMILARITIES, SimilarityTask, WholeLayer, get_similarity
 from criticalmass.sweep import sweep
 
 COMPARED = [name for name, measure in MEASURES.items() if not measure.is_probe]

@@ -17,9 +17,8 @@ from criticalmass.core import progress
 from criticalmass.core.backends import Local, get_backend
 from criticalmass.core.rows import Projected
 from criticalmass.errors import CriticalMassError
-from criticalmass.measure_protocol import VALIDATION_SHARE, validation_rows
-from criticalmass.measures import MEASURES
-from criticalmass.probes import PROBES, get_probe
+from criticalmass.measures.protocol import VALIDATION_SHARE, validation_rows
+from criticalmass.measures.registry import MEASURES, PROBES, get_probe
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 import criticalmass as cm
 from criticalmass import cells, selectors
 from criticalmass.errors import CriticalMassError, RunError, StoreError
-from criticalmass.measures import MEASURES, identity
-from criticalmass.probes import get_probe
-from criticalmass.probes.task import ProbeScores, ProbeTask
+from criticalmass.measures.probes.task import ProbeScores, ProbeTask
+from criticalmass.measures.registry import MEASURES, get_probe, identity
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 

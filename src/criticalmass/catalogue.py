@@ -144,7 +144,7 @@ def _selectors() -> list[tuple[str, str]]:
 
 
 def _measures() -> list[tuple[str, str]]:
-    from criticalmass.measures import MEASURES
+    from criticalmass.measures.registry import MEASURES
     from criticalmass.report.record import MEASURES as WORDS
 
     return [(name, WORDS[name]) for name in MEASURES]

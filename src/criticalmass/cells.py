@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 
 from criticalmass.core.rows import Projected, Rows
 from criticalmass.errors import CriticalMassError, StoreError
-from criticalmass.measure_protocol import EXPECTED, validation_rows
-from criticalmass.measures import MEASURES
+from criticalmass.measures.probes.task import ProbeScores, ProbeTask
+from criticalmass.measures.protocol import EXPECTED, validation_rows
+from criticalmass.measures.registry import MEASURES, get_probe, get_similarity
+from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
 from criticalmass.plan import FULL, Job
-from criticalmass.probes import get_probe
-from criticalmass.probes.task import ProbeScores, ProbeTask
 from criticalmass.selectors import SELECTORS, Selection, select
 from criticalmass.selectors.evidence import Evidence
-from criticalmass.similarity import SimilarityTask, WholeLayer, get_similarity
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.digests import SEAL, sealed
 from criticalmass.storage.features import FeatureStore

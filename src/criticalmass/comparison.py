@@ -17,7 +17,7 @@ from criticalmass.core.arguments import checked
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.estimators import check_delta, check_estimator, critical_size, reaches
-from criticalmass.measures import is_similarity
+from criticalmass.measures.registry import is_similarity
 from criticalmass.run_curves import Curve, curves_of
 from criticalmass.storage.run import Run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from criticalmass.measures import is_similarity
+from criticalmass.measures.registry import is_similarity
 
 
 def sentence(row: Mapping[str, Any]) -> str:

@@ -21,8 +21,8 @@ from criticalmass.core.moments import FloatArray
 from criticalmass.core.progress import Progress, track
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
-from criticalmass.probes import get_probe
-from criticalmass.probes.task import LinearHead, ProbeScores, ProbeTask
+from criticalmass.measures.probes.task import LinearHead, ProbeScores, ProbeTask
+from criticalmass.measures.registry import get_probe
 from criticalmass.run_predictions import Predictions, check_interval, percentiles, typed
 from criticalmass.selectors.grid import sizes_for
 from criticalmass.storage.features import FeatureStore

@@ -31,7 +31,7 @@ from criticalmass.theory.what_if import first_order_critical_mass
 if TYPE_CHECKING:
     import pandas as pd
 
-    from criticalmass.probes.closed_form import System
+    from criticalmass.measures.probes.closed_form import System
     from criticalmass.theory.eigenbasis import Eigenbasis
 
 #: The bar of which the paragraph speaks for CKA, and the one that says what a task needs.
@@ -41,7 +41,7 @@ SHARES = (0.5, 0.9)
 # Half a second of imports, which checking a store's files leaves room for. BLAS libraries that
 # come later than the limit on their threads would not heed it.
 _COMPUTING = (
-    "criticalmass.cka_kernels",
+    "criticalmass.measures.similarity.cka_kernels",
     "criticalmass.theory.drawn_ridge",
     "criticalmass.theory.ridge",
     "scipy.interpolate",

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures import measure_label
+from criticalmass.measures.registry import measure_label
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ import numpy as np
 
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.figures import COLOURS, FAINT, INK, MARKERS, dress, fraction_axis
-from criticalmass.measures import is_similarity, measure_label
+from criticalmass.measures.registry import is_similarity, measure_label
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.figures import COLOURS, INK
-from criticalmass.measures import is_similarity
+from criticalmass.measures.registry import is_similarity
 
 if TYPE_CHECKING:
     import pandas as pd

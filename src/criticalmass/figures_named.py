@@ -17,7 +17,7 @@ from criticalmass.figures import (
     new_axes,
     value_against_fraction,
 )
-from criticalmass.measures import is_similarity
+from criticalmass.measures.registry import is_similarity
 from criticalmass.storage.files import scratch_beside
 
 if TYPE_CHECKING:

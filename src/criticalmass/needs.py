@@ -13,9 +13,9 @@ from criticalmass.core.memory import Room, reserve_to_come, rooms
 from criticalmass.core.progress import notice
 from criticalmass.core.threads import thread_count
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures import MEASURES
+from criticalmass.measures.logistic.training_rows import held_bytes
+from criticalmass.measures.registry import MEASURES
 from criticalmass.plan import SPLIT, Request
-from criticalmass.probes.rows import held_bytes
 from criticalmass.selectors import SELECTORS
 from criticalmass.selectors.grid import sizes_for
 from criticalmass.storage.features import FeatureStore

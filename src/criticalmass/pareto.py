@@ -13,7 +13,7 @@ import pandas as pd
 from criticalmass.core.arguments import checked
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import RunError, unknown_name
-from criticalmass.measures import is_similarity
+from criticalmass.measures.registry import is_similarity
 from criticalmass.run_curves import Curve, curves_of
 from criticalmass.run_predictions import RunLike, check_interval, percentiles, runs_of, typed
 from criticalmass.selectors import SELECTORS

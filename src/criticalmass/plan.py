@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.measures import MEASURES, identity
+from criticalmass.measures.registry import MEASURES, identity
 from criticalmass.selectors import SELECTORS, selector_version
 from criticalmass.selectors.grid import grid_for
 from criticalmass.storage.features import FeatureStore

@@ -18,7 +18,7 @@ import numpy as np
 from criticalmass.core.moments import FloatArray, moments
 from criticalmass.core.progress import notice, say
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures import MEASURES
+from criticalmass.measures.registry import MEASURES
 from criticalmass.plan import SPLIT, Request
 from criticalmass.prediction import Curve, cka_curve, ridge_curve
 from criticalmass.selectors.grid import DEFAULT_FRACTIONS

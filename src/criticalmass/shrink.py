@@ -16,8 +16,8 @@ import pandas as pd
 
 from criticalmass.core.arguments import checked
 from criticalmass.errors import CriticalMassError
-from criticalmass.measure_protocol import validation_rows
-from criticalmass.measures import MEASURES
+from criticalmass.measures.protocol import validation_rows
+from criticalmass.measures.registry import MEASURES
 from criticalmass.selectors import select, selector_info
 from criticalmass.selectors.evidence import Evidence
 from criticalmass.shrinking.candidates import Goal, compete

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from criticalmass.cells import Outcome, Workbench, run_job
 from criticalmass.core.backends import Backend
 from criticalmass.ledger import Ledger, fill, record, save_orders
-from criticalmass.measures import MEASURES
+from criticalmass.measures.registry import MEASURES
 from criticalmass.plan import Cell, jobs_of
 from criticalmass.storage.artifacts import Artifact
 

@@ -18,12 +18,12 @@ from criticalmass.core.backends import Backend, Local
 from criticalmass.core.progress import notice
 from criticalmass.errors import CriticalMassError, RunError, StoreError, unknown_name
 from criticalmass.ledger import Ledger, fill
-from criticalmass.measure_protocol import VALIDATION_SEED, VALIDATION_SHARE
-from criticalmass.measures import MEASURES, identity
+from criticalmass.measures.logistic.training_rows import holding
+from criticalmass.measures.protocol import VALIDATION_SEED, VALIDATION_SHARE
+from criticalmass.measures.registry import MEASURES, identity
 from criticalmass.needs import fitting
 from criticalmass.plan import SPLIT, Cell, Request, cells_of, make_request
 from criticalmass.planned import is_auto, settled
-from criticalmass.probes.rows import holding
 from criticalmass.refine import Refinement, refine_run
 from criticalmass.selectors import SELECTORS, selector_version
 from criticalmass.selectors.grid import DEFAULT_FRACTIONS

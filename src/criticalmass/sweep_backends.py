@@ -10,7 +10,7 @@ from criticalmass.core.backends import BACKENDS, Backend, get_backend
 
 def _ray_rows(*address: Any, **options: Any) -> Backend:
     """Import Ray only when it is asked for."""
-    from criticalmass.probes.ray_rows import RayRows
+    from criticalmass.measures.logistic.ray_rows import RayRows
 
     return RayRows(*address, **options)
 

@@ -43,7 +43,7 @@ def predict_for_run(run: Run, bench: Workbench, request: Request) -> None:
 
 
 def _of_layer(bench: Workbench, layer: str, *, ridge: bool) -> Prediction | None:
-    from criticalmass.measure_protocol import EXPECTED
+    from criticalmass.measures.protocol import EXPECTED
     from criticalmass.theory.eigenbasis import eigenbasis
 
     data = bench.layer(layer)

@@ -177,7 +177,7 @@ def redundancy_for_people(table: pd.DataFrame, curves: pd.DataFrame | None = Non
 
 def probes_first(table: pd.DataFrame) -> pd.DataFrame:
     """Put the measures that score a task before those that compare with the whole layer."""
-    from criticalmass.measures import is_similarity
+    from criticalmass.measures.registry import is_similarity
 
     return table.sort_values(
         "measure", key=lambda names: names.map(is_similarity), kind="stable"

@@ -27,11 +27,11 @@ from pathlib import Path
 
 import numpy as np
 import criticalmass as cm
-from criticalmass.probes import ray_rows
-from criticalmass.probes.leaves import Holder
-from criticalmass.probes.rows import holding
-from criticalmass.probes.crew import lending
-from criticalmass.probes.spread import Here, SpreadCrew
+from criticalmass.measures.logistic import ray_rows
+from criticalmass.measures.logistic.row_shards import Holder
+from criticalmass.measures.logistic.training_rows import holding
+from criticalmass.measures.logistic.device import lending
+from criticalmass.measures.logistic.distributed import Here, SpreadCrew
 from criticalmass.core.moments import spreading
 
 folder, killed = Path(sys.argv[1]), []

@@ -13,11 +13,11 @@ import pytest
 
 import criticalmass as cm
 from criticalmass.core.moments import moments, spreading
-from criticalmass.probes import leaves
-from criticalmass.probes.crew import lending
-from criticalmass.probes.leaves import Holder, cut, shares
-from criticalmass.probes.rows import holding
-from criticalmass.probes.spread import Here, SpreadCrew
+from criticalmass.measures.logistic import row_shards
+from criticalmass.measures.logistic.device import lending
+from criticalmass.measures.logistic.distributed import Here, SpreadCrew
+from criticalmass.measures.logistic.row_shards import Holder, cut, shares
+from criticalmass.measures.logistic.training_rows import holding
 from criticalmass.storage.features import Features, FeatureStore
 from criticalmass.storage.run import Run
 
@@ -26,7 +26,7 @@ N_TRAIN, N_TEST, N_NEURONS, N_CLASSES = 5_000, 2_500, 24, 3
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leaves, "IN_MEMORY_BYTES", 300_000)  # some leaves held, some streamed
+    monkeypatch.setattr(row_shards, "IN_MEMORY_BYTES", 300_000)  # some leaves held, some streamed
 
 
 @pytest.fixture

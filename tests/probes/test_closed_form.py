@@ -14,7 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 from criticalmass.core.moments import moments
 from criticalmass.errors import CriticalMassError
-from criticalmass.probes.closed_form import (
+from criticalmass.measures.prefix_heads import unstack
+from criticalmass.measures.probes.closed_form import (
     L2S,
     lda,
     lda_system,
@@ -23,9 +24,8 @@ from criticalmass.probes.closed_form import (
     ridge_system,
     solve,
 )
-from criticalmass.probes.staircase import unstack
-from criticalmass.probes.standardise import scale_of
-from criticalmass.probes.task import ProbeTask
+from criticalmass.measures.probes.task import ProbeTask
+from criticalmass.measures.scaling import scale_of
 
 SHAPES = [(80, 12, 3), (40, 60, 4), (300, 25, 2), (200, 30, 10)]
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import criticalmass as cm
-from criticalmass import measures
 from criticalmass.errors import CriticalMassError, MissingExtraError
-from criticalmass.probes import crew as crews
-from criticalmass.probes import logistic_task
+from criticalmass.measures import registry
+from criticalmass.measures.logistic import device as crews
+from criticalmass.measures.logistic import probe
 
 torch = pytest.importorskip("torch")
 
@@ -89,9 +89,9 @@ def test_a_driver_makes_auto_ask_torch(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_the_device_is_no_part_of_what_a_cell_is() -> None:
-    assert "device" not in measures.MEASURES["logistic"].protocol
+    assert "device" not in registry.MEASURES["logistic"].protocol
     with pytest.raises(CriticalMassError, match="did you mean 'cuda'"):
-        logistic_task.LogisticProtocol(device="cuad")
+        probe.LogisticProtocol(device="cuad")
 
 
 ROOT = Path(__file__).parents[2]

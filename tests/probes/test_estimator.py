@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import criticalmass as cm
-from criticalmass.probes.estimator import LogisticProbe
+from criticalmass.measures.logistic.sklearn_probe import LogisticProbe
 
 
 @parametrize_with_checks([LogisticProbe()])

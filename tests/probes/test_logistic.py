@@ -13,10 +13,11 @@ from sklearn.linear_model import LogisticRegression
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
-from criticalmass.probes import logistic_task, rows
-from criticalmass.probes.logistic import ProbeFits
-from criticalmass.probes.standardise import column_scaling
-from criticalmass.probes.task import ProbeTask
+from criticalmass.measures.logistic import probe as probe_module
+from criticalmass.measures.logistic import training_rows
+from criticalmass.measures.logistic.fit_probes import ProbeFits
+from criticalmass.measures.probes.task import ProbeTask
+from criticalmass.measures.scaling import column_scaling
 
 
 def features(
@@ -213,11 +214,11 @@ def test_one_class_is_refused() -> None:
 def test_streamed_rows_give_the_same_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = features(1500, 24, 4)
     held = fit(x, y, (6, 24), 1e-2)
-    monkeypatch.setattr(rows, "IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr(rows, "_BLOCK_BYTES", 4 * 24 * 300)
+    monkeypatch.setattr(training_rows, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(training_rows, "_BLOCK_BYTES", 4 * 24 * 300)
     kept = np.arange(24)
     scaling = column_scaling(x)
-    assert isinstance(rows.ordered_rows(x, y, scaling, kept), rows.StreamedRows)
+    assert isinstance(training_rows.ordered_rows(x, y, scaling, kept), training_rows.StreamedRows)
     streamed = fit(x, y, (6, 24), 1e-2)
     np.testing.assert_allclose(streamed.objective, held.objective, rtol=2e-6)
     assert (streamed.predict(x) == held.predict(x)).mean() > 0.999
@@ -251,8 +252,8 @@ def task_of(
 def test_the_race_picks_a_strength_as_good_as_the_full_grid() -> None:
     x, y = features(4000, 40, 5, spread=0.5)
     task = task_of(x, y, (8, 20, 40), 5)
-    raced = logistic_task.logistic(task)
-    l2s = logistic_task.LogisticProtocol().l2s
+    raced = probe_module.logistic(task)
+    l2s = probe_module.LogisticProtocol().l2s
     fitted, n_judged = ~task.validation, int(task.validation.sum())
     z = standardised(x[:2000])
     for s in range(2):
@@ -275,7 +276,7 @@ def test_a_class_missing_from_training_is_never_predicted() -> None:
     x, y = features(400, 10, 4)
     y[:200][y[:200] == 2] = 3
     task = task_of(x, y, (10,), 4)
-    scores = logistic_task.logistic(task)
+    scores = probe_module.logistic(task)
     assert 2 not in scores.predictions
     assert set(np.unique(scores.predictions)) == {0, 1, 3}
 
@@ -285,7 +286,7 @@ def test_heads_predict_on_raw_features_what_the_scores_say() -> None:
     x = x * np.geomspace(1e-2, 1e3, 12) + 5.0
     y[:300][y[:300] == 2] = 3
     task = task_of(x, y, (3, 12), 4)
-    scores = logistic_task.logistic(task)
+    scores = probe_module.logistic(task)
     assert scores.heads is not None
     for s, j in np.ndindex(task.grid):
         head = scores.heads[s][j]
@@ -296,8 +297,8 @@ def test_heads_predict_on_raw_features_what_the_scores_say() -> None:
 
 def test_scores_carry_not_converged() -> None:
     x, y = features(600, 30, 4)
-    protocol = logistic_task.LogisticProtocol(l2s=(1e-4,), tol=1e-8, max_passes=2)
-    scores = logistic_task.logistic(task_of(x, y, (30,), 4), protocol=protocol)
+    protocol = probe_module.LogisticProtocol(l2s=(1e-4,), tol=1e-8, max_passes=2)
+    scores = probe_module.logistic(task_of(x, y, (30,), 4), protocol=protocol)
     assert (scores.status == "not_converged").all()
 
 
@@ -307,8 +308,8 @@ def test_rows_arrive_standardised_and_permuted(dtype: type) -> None:
     x = (rng.standard_normal((700, 9)) * 10.0 ** rng.integers(-6, 4, 9)).astype(dtype)
     x[0, :3] = [0.0, -0.0, np.finfo(dtype).smallest_subnormal]
     scaling, kept = column_scaling(x), rng.permutation(9)[:5]
-    held = rows.ordered_rows(x, np.zeros(700, np.int64), scaling, kept)
-    assert isinstance(held, rows.HeldRows)
+    held = training_rows.ordered_rows(x, np.zeros(700, np.int64), scaling, kept)
+    assert isinstance(held, training_rows.HeldRows)
     expected = ((x.astype(np.float64) - scaling.mean) / scaling.scale)[:, kept]
     np.testing.assert_allclose(held.x, expected, rtol=2e-6, atol=2e-6)
 

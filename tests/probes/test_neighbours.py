@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.preprocessing import StandardScaler
 
-from criticalmass import nearest
 from criticalmass.errors import CriticalMassError
-from criticalmass.nearest_kernels import keep_nearest, majority
-from criticalmass.probes import neighbours
-from criticalmass.probes.neighbours import centroid, class_means, knn
-from criticalmass.probes.task import ProbeTask
+from criticalmass.measures import nearest
+from criticalmass.measures.nearest_kernels import keep_nearest, majority
+from criticalmass.measures.probes import knn as knn_module
+from criticalmass.measures.probes.knn import centroid, class_means, knn
+from criticalmass.measures.probes.task import ProbeTask
 
 
 def probe_task(n: int = 150, d: int = 20, n_classes: int = 4, n_test: int = 70) -> ProbeTask:
@@ -84,7 +84,7 @@ def test_tiles_do_not_change_the_vote(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = knn(task).predictions
     monkeypatch.setattr(nearest, "_TILE", 37)
     monkeypatch.setattr(nearest, "_QUERIES", 16)
-    monkeypatch.setattr(neighbours, "rows_within", lambda *_, **__: 25)
+    monkeypatch.setattr(knn_module, "rows_within", lambda *_, **__: 25)
     np.testing.assert_array_equal(knn(task).predictions, whole)
 
 

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.probes import sgd as sgd_module
-from criticalmass.probes.gather import take_columns
-from criticalmass.probes.sgd import SgdProtocol, batches, initial_heads, sgd, train_heads
-from criticalmass.probes.sgd_kernels import softmax_residual
-from criticalmass.probes.staircase import ascending, scores, stack, unstack
-from criticalmass.probes.task import ProbeTask
+from criticalmass.measures.columns import take_columns
+from criticalmass.measures.prefix_heads import ascending, scores, stack, unstack
+from criticalmass.measures.probes import sgd as sgd_module
+from criticalmass.measures.probes.sgd import SgdProtocol, batches, initial_heads, sgd, train_heads
+from criticalmass.measures.probes.sgd_kernels import softmax_residual
+from criticalmass.measures.probes.task import ProbeTask
 
 SHORT = SgdProtocol(epochs=5, batch=32, milestones=(0.4, 0.8), weight_decay=5e-3)
 

@@ -8,7 +8,12 @@ import pytest
 
 from criticalmass.core.rows import rows_as_float32
 from criticalmass.errors import CriticalMassError
-from criticalmass.probes.task import ProbeScores, ProbeTask, compact_labels, uncertified_scores
+from criticalmass.measures.probes.task import (
+    ProbeScores,
+    ProbeTask,
+    compact_labels,
+    uncertified_scores,
+)
 
 TASK = ProbeTask(
     x_train=np.ones((6, 4), dtype=np.float16),

@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
 import criticalmass as cm
-from criticalmass.probes import logistic_task, rows
-from criticalmass.probes.compiled import Threads
-from criticalmass.probes.engine import classify
-from criticalmass.probes.heads import Stack
-from criticalmass.probes.rows import HeldRows, StreamedRows, ordered_rows
-from criticalmass.probes.standardise import column_scaling
-from criticalmass.probes.task import ProbeTask
-from criticalmass.probes.whitening import Whitening
+from criticalmass.measures.logistic import probe, training_rows
+from criticalmass.measures.logistic.cpu_passes import Threads
+from criticalmass.measures.logistic.preconditioner import Whitening
+from criticalmass.measures.logistic.solver import classify
+from criticalmass.measures.logistic.stacked_heads import Stack
+from criticalmass.measures.logistic.training_rows import HeldRows, StreamedRows, ordered_rows
+from criticalmass.measures.probes.task import ProbeTask
+from criticalmass.measures.scaling import column_scaling
 
 torch = pytest.importorskip("torch")
-torch_passes = pytest.importorskip("criticalmass.probes.torch_passes")
-torch_products = pytest.importorskip("criticalmass.probes.torch_products")
+torch_passes = pytest.importorskip("criticalmass.measures.logistic.torch_passes")
+torch_products = pytest.importorskip("criticalmass.measures.logistic.torch_products")
 TorchCrew = torch_passes.TorchCrew
 
 # A CUDA device is tested where there is one.
@@ -172,8 +172,8 @@ def test_streamed_rows_are_fitted_the_same(place: str, monkeypatch: pytest.Monke
     x, y = layer(1500, 24, 4)
     order = np.arange(24)[None]
     whole = cm.fit_probes(x, y, order, (6, 24), (1e-2,), device="cpu")
-    monkeypatch.setattr(rows, "IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr(rows, "_BLOCK_BYTES", 4 * 24 * 300)
+    monkeypatch.setattr(training_rows, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(training_rows, "_BLOCK_BYTES", 4 * 24 * 300)
     monkeypatch.setattr(TorchCrew, "_room", lambda _: 0)
     parts = cm.fit_probes(x, y, order, (6, 24), (1e-2,), device=NAMES[place])
     np.testing.assert_allclose(parts.objective, whole.objective, rtol=1e-6)
@@ -208,7 +208,7 @@ def test_the_race_ends_alike(place: str) -> None:
     order = np.random.default_rng(0).permutation(20)[None]
     task = ProbeTask(x[:600], y[:600], x[600:], 4, order, (4, 20), validation)
     made = [
-        logistic_task.logistic(task, protocol=logistic_task.LogisticProtocol(device=name))
+        probe.logistic(task, protocol=probe.LogisticProtocol(device=name))
         for name in (NAMES[place], "cpu")
     ]
     assert (made[0].l2 == made[1].l2).all()

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ortho_group
 
-from criticalmass.cka import linear_cka, prefix_cka, prefix_cka_of_projection
 from criticalmass.core.moments import moments
+from criticalmass.measures.similarity.cka import linear_cka, prefix_cka, prefix_cka_of_projection
 from criticalmass.selectors import SELECTORS, select
 from criticalmass.selectors.grid import grid_for, sizes_for
 

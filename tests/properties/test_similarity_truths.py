@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from criticalmass.cka import linear_cka, prefix_cka_debiased
 from criticalmass.core.moments import moment_of_squares, moments
-from criticalmass.procrustes import prefix_procrustes_replicates
-from criticalmass.retrieval import graded, ndcg, recall
-from criticalmass.similarity import SIMILARITIES, SimilarityTask, WholeLayer
+from criticalmass.measures.registry import SIMILARITIES
+from criticalmass.measures.similarity.cka import linear_cka, prefix_cka_debiased
+from criticalmass.measures.similarity.procrustes import prefix_procrustes_replicates
+from criticalmass.measures.similarity.retrieval import graded, ndcg, recall
+from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
 
 shapes = st.tuples(st.integers(8, 40), st.integers(2, 9), st.integers(0, 2**32 - 1))
 lists = st.tuples(st.integers(1, 6), st.integers(1, 12), st.integers(0, 2**32 - 1))

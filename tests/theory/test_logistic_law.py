@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import criticalmass as cm
-from criticalmass.measure_protocol import validation_rows
-from criticalmass.probes.logistic_task import LogisticProtocol, logistic
-from criticalmass.probes.task import ProbeTask
+from criticalmass.measures.logistic.probe import LogisticProtocol, logistic
+from criticalmass.measures.probes.task import ProbeTask
+from criticalmass.measures.protocol import validation_rows
 from criticalmass.theory.eigenbasis import eigenbasis
 from criticalmass.theory.freedom import full_penalty
 from criticalmass.theory.logistic import LogisticSampling, predict_logistic, race_winner

@@ -16,7 +16,7 @@ from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
 from criticalmass.export.folder import Facts
 from criticalmass.export.request import Request
-from criticalmass.probes.task import LinearHead
+from criticalmass.measures.probes.task import LinearHead
 from criticalmass.shrinking.precision import Codec
 from criticalmass.shrinking.slim import SlimModel
 from criticalmass.storage.files import write_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from criticalmass.measures import is_similarity
+from criticalmass.measures.registry import is_similarity
 
 if TYPE_CHECKING:
     import pandas as pd

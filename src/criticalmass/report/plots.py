@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from criticalmass import figures
 from criticalmass.figures_reference import ReferencePoint, fitting, mark_references
-from criticalmass.measures import is_similarity, measure_label
+from criticalmass.measures.registry import is_similarity, measure_label
 from criticalmass.report.plot import Axis, Cells, Plot, Series, plain_axis, share_axis
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from criticalmass import figures, figures_choice, figures_effects, figures_maps
-from criticalmass.measures import measure_label
+from criticalmass.measures.registry import measure_label
 from criticalmass.report.plot import Axis, Cells, Plot, Series, count_axis, plain_axis, share_axis
 
 if TYPE_CHECKING:

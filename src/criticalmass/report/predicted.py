@@ -130,7 +130,7 @@ def _plots(prediction: Prediction, compared: pd.DataFrame) -> list[Plot]:
 
 def _curve(line: pd.DataFrame, rows: pd.DataFrame, measure: str) -> Plot:
     from criticalmass import figures, figures_explain
-    from criticalmass.measures import measure_label
+    from criticalmass.measures.registry import measure_label
 
     drawing, ax = figures.new_axes()
     figures_explain.predicted_over_measured(line, rows, ax, measure=measure)

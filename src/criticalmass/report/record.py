@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from criticalmass.measures import is_similarity
+from criticalmass.measures.registry import is_similarity
 from criticalmass.report.answers import percent
 from criticalmass.storage.features import UNLABELLED
 

@@ -90,8 +90,8 @@ class Evidence:
         ------
         CriticalMassError: without rows or labels, or if all samples are of one class.
         """
-        from criticalmass.probes.logistic_task import logistic
-        from criticalmass.probes.task import ProbeTask
+        from criticalmass.measures.logistic.probe import logistic
+        from criticalmass.measures.probes.task import ProbeTask
 
         if self.rows is None or self.labels is None:
             raise CriticalMassError(

@@ -6,7 +6,7 @@ import numpy as np
 
 from criticalmass.core.rows import RowSubset
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.measures import MEASURES
+from criticalmass.measures.registry import MEASURES
 from criticalmass.shrinking.judging import Judge, Part, ProbeJudge
 from criticalmass.shrinking.neighbours import (
     QUERY_MEASURES,

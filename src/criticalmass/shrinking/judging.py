@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 from criticalmass.core.rows import Rows
-from criticalmass.measure_protocol import validation_rows
-from criticalmass.probes import get_probe
-from criticalmass.probes.task import LinearHead, ProbeTask
+from criticalmass.measures.probes.task import LinearHead, ProbeTask
+from criticalmass.measures.protocol import validation_rows
+from criticalmass.measures.registry import get_probe
 from criticalmass.shrinking.precision import Codec, stored
 from criticalmass.shrinking.promise import (
     Paired,

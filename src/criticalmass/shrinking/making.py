@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from criticalmass.measures import MEASURES
-from criticalmass.probes.task import LinearHead
+from criticalmass.measures.probes.task import LinearHead
+from criticalmass.measures.registry import MEASURES
 from criticalmass.shrinking.candidates import Candidate, Goal
 from criticalmass.shrinking.certify import Certificate
 from criticalmass.shrinking.judging import Findings, Hits, IndexArray, Judge, QueryScores

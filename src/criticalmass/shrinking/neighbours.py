@@ -14,11 +14,12 @@ from threadpoolctl import threadpool_limits
 from criticalmass.core.moments import FloatArray
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
-from criticalmass.nearest import Candidates, Matrix
-from criticalmass.retrieval import N_NEIGHBOURS, graded, ndcg, recall
+from criticalmass.measures.nearest import Candidates, Matrix
+from criticalmass.measures.registry import get_similarity
+from criticalmass.measures.similarity.retrieval import N_NEIGHBOURS, graded, ndcg, recall
+from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
 from criticalmass.shrinking.judging import IndexArray, Part, QueryScores, Similarities
 from criticalmass.shrinking.precision import Codec, stored
-from criticalmass.similarity import SimilarityTask, WholeLayer, get_similarity
 
 #: What a query should find: the whole vectors' own neighbours, or vectors of its own class.
 Relevance = Literal["neighbours", "labels"]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from criticalmass.core.rows import RowSubset
 from criticalmass.errors import CriticalMassError, StoreError
-from criticalmass.measure_protocol import validation_rows
+from criticalmass.measures.protocol import validation_rows
 from criticalmass.shrinking.judging import Part
 from criticalmass.storage.features import FeatureStore
 

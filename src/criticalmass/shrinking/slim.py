@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from criticalmass.errors import CriticalMassError, StoreError
-from criticalmass.probes.task import LinearHead
+from criticalmass.measures.probes.task import LinearHead
 from criticalmass.shrinking.precision import Codec, bytes_per_vector
 from criticalmass.storage.files import (
     MANIFEST,

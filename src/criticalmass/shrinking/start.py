@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from criticalmass.measure_protocol import EXPECTED
-from criticalmass.measures import MEASURES
+from criticalmass.measures.protocol import EXPECTED
+from criticalmass.measures.registry import MEASURES
 from criticalmass.shrinking.parts import Parts
 
 # Sizes around the predicted one: chosen subsets need fewer than random ones, rarely more.

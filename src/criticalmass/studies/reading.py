@@ -10,7 +10,7 @@ from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.estimators import check_delta, check_estimator
 from criticalmass.extraction.datasets.loading import check_dataset_spec
 from criticalmass.extraction.models.loading import check_model_spec
-from criticalmass.measures import MEASURES
+from criticalmass.measures.registry import MEASURES
 from criticalmass.selectors import SELECTORS
 from criticalmass.studies.nodes import Block, Place, read_block
 from criticalmass.studies.protocol import PAPER_FRACTIONS, PROBE, PROTOCOLS

@@ -13,7 +13,7 @@ from criticalmass.agreement import agreement
 from criticalmass.comparison import compare
 from criticalmass.ensembles import ensembles
 from criticalmass.fairness import fairness
-from criticalmass.measures import MEASURES
+from criticalmass.measures.registry import MEASURES
 from criticalmass.redundancy import curves, redundancy
 from criticalmass.run_curves import curves_kept
 from criticalmass.storage.features import FeatureStore

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from criticalmass.core.rows import Rows
-from criticalmass.probes.closed_form import L2S, ridge_path
+from criticalmass.measures.probes.closed_form import L2S, ridge_path
 from criticalmass.theory.eigenbasis import Eigenbasis
 from criticalmass.theory.freedom import checked_sizes
 from criticalmass.theory.held_out import HeldOut, Sampling, held_out

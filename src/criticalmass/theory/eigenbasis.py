@@ -18,8 +18,8 @@ from criticalmass.core.moments import Moments, moments
 from criticalmass.core.rows import Rows, chunks, rows_as_float32
 from criticalmass.core.threads import map_side_by_side
 from criticalmass.errors import CriticalMassError
-from criticalmass.probes.closed_form import System, ridge_system
-from criticalmass.probes.standardise import Scaling, column_scaling
+from criticalmass.measures.probes.closed_form import System, ridge_system
+from criticalmass.measures.scaling import Scaling, column_scaling
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

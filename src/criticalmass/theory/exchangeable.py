@@ -227,7 +227,7 @@ def _traits(block: FloatArray, standardise: bool) -> dict[str, float]:
 
 def _prefix_values(c: FloatArray, orders: IndexArray, at: IndexArray) -> FloatArray:
     """(n_orders, n_sizes) CKA of the prefixes of orders, many orders in a pass over C."""
-    from criticalmass.cka_kernels import prefix_terms
+    from criticalmass.measures.similarity.cka_kernels import prefix_terms
 
     values = np.empty((len(orders), at.size))
     for start in range(0, len(orders), 64):

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from criticalmass.core.arguments import checked
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
-from criticalmass.measure_protocol import validation_rows
-from criticalmass.probes.logistic import check_strengths
-from criticalmass.probes.logistic_task import LogisticProtocol
+from criticalmass.measures.logistic.fit_probes import check_strengths
+from criticalmass.measures.logistic.probe import LogisticProtocol
+from criticalmass.measures.protocol import validation_rows
 from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
 from criticalmass.theory.freedom import checked_sizes
 from criticalmass.theory.logistic_heads import Cell, Consistent, LogisticHeads, consistent_heads
@@ -346,7 +346,7 @@ def _step(accuracy: FloatArray, n_judged: int) -> float:
 def race_winner(accuracy: FloatArray, n_judged: int) -> int:
     """Return which strength wins the sweep's race, given what each would score.
 
-    The rule of `criticalmass.probes.logistic_task`: weaken the penalty as long as the next step
+    The rule of `criticalmass.measures.logistic.probe`: weaken the penalty as long as the next step
     is expected to gain half a standard error, then take the strongest that ties with the best.
 
     Parameters

@@ -62,7 +62,7 @@ def _subset_sums(
     c: FloatArray, at: np.ndarray[tuple[int], np.dtype[np.intp]], n_orders: int, seed: int
 ) -> tuple[FloatArray, FloatArray, float]:
     """N and D of the prefixes of random orders, (n_orders, n_sizes) each, and ||C||^2."""
-    from criticalmass.cka_kernels import prefix_terms
+    from criticalmass.measures.similarity.cka_kernels import prefix_terms
 
     d, rng = c.shape[0], np.random.default_rng(seed)
     outer, inner = np.empty((n_orders, at.size)), np.empty((n_orders, at.size))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from criticalmass.core.arguments import checked
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.probes.closed_form import L2S
+from criticalmass.measures.probes.closed_form import L2S
 from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
 from criticalmass.theory.freedom import (
     check_penalty,

@@ -1,0 +1,1 @@
+"""What is scored: probes and similarities, and the registry that names them."""

@@ -1,0 +1,1 @@
+"""Logistic probes on all prefixes of many orders, with a certificate."""

@@ -1,0 +1,94 @@
+"""Solve with the ridged second moment of every prefix, from one triangular factor per order.
+
+With G = L L' for the permuted second moment plus a ridge, the inverse of L restricted to a prefix
+is the leading block of the inverse of L. So one factorisation per order and ridge serves every
+subset of that order, and a solve costs two triangular products.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from criticalmass.measures.logistic.blas import NO, TRANSPOSED, gemm, gemm_arguments
+
+FloatArray = NDArray[np.float32]
+_BLOCK = 128
+# Ridges are rounded to powers of four: half an octave either way costs under a pass in thirty.
+BASE = 4.0
+
+
+class Whitening:
+    """Factors of one order's ridged second moment, made on demand and kept.
+
+    Parameters
+    ----------
+    moment: (k, k) float32, X'X / n of the standardised features in the order's columns.
+    """
+
+    def __init__(self, moment: FloatArray) -> None:
+        self._moment = moment
+        self._factors: dict[int, FloatArray] = {}
+        # float32 loses a ridge far below the largest eigenvalue; the trace bounds that from above.
+        largest = float(np.sqrt((moment * moment).sum(dtype=np.float64)))
+        self._least = int(np.ceil(np.log(max(4e-6 * largest, 1e-30)) / np.log(BASE)))
+
+    def exponent(self, ridge: float) -> int:
+        """Round a ridge to the exponent of the factor that serves it."""
+        return max(self._least, round(math.log(max(ridge, 1e-30), BASE)))
+
+    def factor(self, exponent: int) -> FloatArray:
+        """Return the inverse of the lower factor of ``moment + 4**exponent I``, (k, k)."""
+        if exponent not in self._factors:
+            self._factors[exponent] = self._invert(exponent)
+        return self._factors[exponent]
+
+    def _invert(self, exponent: int) -> FloatArray:
+        for extra in range(12):
+            ridged = self._moment.copy()
+            ridged.flat[:: ridged.shape[0] + 1] += np.float32(BASE ** (exponent + extra))
+            # A symmetric C-ordered matrix is its own transpose: LAPACK's upper is our lower.
+            lower, failed = lapack.spotrf(ridged.T, lower=0, clean=1, overwrite_a=1)
+            if failed:
+                continue
+            inverse, failed = lapack.strtri(lower, lower=0, overwrite_c=1)
+            if not failed:
+                return np.ascontiguousarray(inverse.T)
+        raise ArithmeticError("the second moment of the features is not positive semidefinite")
+
+    def solve(self, rhs: FloatArray, exponent: int) -> FloatArray:
+        """Return ``(G[:k, :k] + 4**exponent I)^-1`` applied to every row of rhs, (r, k)."""
+        out = np.empty_like(rhs)
+        _solve(self.factor(exponent), rhs, np.empty_like(rhs), out, gemm_arguments())
+        return out
+
+
+@njit(nogil=True, cache=True)
+def _solve(inverse: Any, rhs: Any, half: Any, out: Any, arguments: Any) -> None:
+    """Two triangular products in blocks, so that the zero half is never multiplied."""
+    r, k = rhs.shape
+    ld = inverse.strides[0] // 4
+    base = inverse.ctypes.data
+    for a in range(0, k, _BLOCK):
+        b = min(a + _BLOCK, k)
+        gemm(
+            arguments,
+            (TRANSPOSED, NO),
+            (b - a, r, b),
+            (1.0, 0.0),
+            (base + 4 * a * ld, ld, rhs.ctypes.data, k, half.ctypes.data + 4 * a, k),
+        )
+    for a in range(0, k, _BLOCK):
+        b = min(a + _BLOCK, k)
+        gemm(
+            arguments,
+            (NO, NO),
+            (b - a, r, k - a),
+            (1.0, 0.0),
+            (base + 4 * (a * ld + a), ld, half.ctypes.data + 4 * a, k, out.ctypes.data + 4 * a, k),
+        )

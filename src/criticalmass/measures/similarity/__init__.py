@@ -1,0 +1,1 @@
+"""Similarities of a subset with its whole layer."""
