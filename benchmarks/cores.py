@@ -11,7 +11,7 @@ from benchmarks.problems import Layer, Recipe, synthetic
 from benchmarks.search import Grid, warm_up
 from benchmarks.timing import Seconds, cores, median, tell, timed
 from criticalmass.measures.logistic.fit_probes import ProbeFits, fit_probes
-from criticalmass.selectors.grid import sizes_for
+from criticalmass.selectors.sizes import sizes_for
 
 _GEMM = (2000, 2048, 500)
 

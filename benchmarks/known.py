@@ -28,7 +28,7 @@ from criticalmass.measures.probes.task import ProbeTask
 from criticalmass.measures.protocol import validation_rows
 from criticalmass.measures.registry import get_probe
 from criticalmass.measures.similarity.cka import prefix_cka
-from criticalmass.selectors.grid import DEFAULT_FRACTIONS, sizes_for
+from criticalmass.selectors.sizes import DEFAULT_FRACTIONS, sizes_for
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.run import Run
 from criticalmass.sweep import sweep

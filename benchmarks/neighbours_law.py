@@ -22,7 +22,7 @@ from benchmarks.timing import tell, timed
 from criticalmass.core.moments import moments
 from criticalmass.extraction.importing import import_features
 from criticalmass.redundancy import curves
-from criticalmass.selectors.grid import sizes_for
+from criticalmass.selectors.sizes import sizes_for
 from criticalmass.storage.features import FeatureStore
 from criticalmass.sweep import sweep
 from criticalmass.theory.ridge import predict_ridge

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from criticalmass.extraction.datasets.splits import stratified_sample
 from criticalmass.measures.protocol import validation_rows
 from criticalmass.measures.scaling import column_scaling
-from criticalmass.selectors.grid import sizes_for
+from criticalmass.selectors.sizes import sizes_for
 from criticalmass.storage.features import FeatureStore
 
 Matrix = NDArray[np.float32]

@@ -27,7 +27,7 @@ from criticalmass.measures.logistic import probe
 from criticalmass.measures.logistic.fit_probes import fit_certified, fit_probes
 from criticalmass.measures.logistic.probe import LogisticProtocol
 from criticalmass.measures.probes.task import ProbeTask
-from criticalmass.selectors.grid import DEFAULT_FRACTIONS
+from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 
 L2S = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 

@@ -24,7 +24,7 @@ from criticalmass.measures.registry import SIMILARITIES, get_similarity
 from criticalmass.measures.similarity.cka import prefix_cka
 from criticalmass.measures.similarity.retrieval import graded, ndcg, recall
 from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
-from criticalmass.selectors.grid import DEFAULT_FRACTIONS, sizes_for
+from criticalmass.selectors.sizes import DEFAULT_FRACTIONS, sizes_for
 from criticalmass.storage.features import FeatureStore
 
 _N_ORDERS = 5

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import criticalmass as cm
-from criticalmass.selectors import SELECTORS
+from criticalmass.selectors.registry import SELECTORS
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 

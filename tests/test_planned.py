@@ -17,7 +17,7 @@ from criticalmass import planned
 from criticalmass.errors import CriticalMassError
 from criticalmass.planned import HALF_WIDTH, fractions_for, half_width, is_auto, seeds_for
 from criticalmass.prediction import Curve
-from criticalmass.selectors.grid import DEFAULT_FRACTIONS
+from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 from criticalmass.storage.features import FeatureStore
 
 

@@ -17,10 +17,10 @@ from sklearn.preprocessing import StandardScaler
 import criticalmass as cm
 from criticalmass.core.moments import Moments, moments
 from criticalmass.errors import CriticalMassError
-from criticalmass.selectors import SELECTORS, select
 from criticalmass.selectors.clusters import correlations
-from criticalmass.selectors.evidence import Evidence
+from criticalmass.selectors.inputs import Evidence
 from criticalmass.selectors.pivoting import pivots
+from criticalmass.selectors.registry import SELECTORS, select
 
 shapes = st.tuples(st.integers(24, 40), st.integers(3, 9), st.integers(0, 2**32 - 1))
 RULES = [n for n, info in SELECTORS.items() if info.needs in ("moments", "classes")]

@@ -5,9 +5,9 @@ import pytest
 
 from criticalmass.core.moments import moments
 from criticalmass.errors import CriticalMassError
-from criticalmass.selectors import SELECTORS, select, selector_info
-from criticalmass.selectors.evidence import Evidence
-from criticalmass.selectors.grid import DEFAULT_FRACTIONS, grid_for, sizes_for
+from criticalmass.selectors.inputs import Evidence
+from criticalmass.selectors.registry import SELECTORS, select, selector_info
+from criticalmass.selectors.sizes import DEFAULT_FRACTIONS, grid_for, sizes_for
 
 
 @pytest.fixture(scope="module")

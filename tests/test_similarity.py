@@ -12,7 +12,7 @@ from criticalmass.measures.similarity.procrustes import (
     projection_procrustes_replicates,
 )
 from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
-from criticalmass.selectors import SELECTORS
+from criticalmass.selectors.registry import SELECTORS
 from criticalmass.sweep import sweep
 
 COMPARED = [name for name, measure in MEASURES.items() if not measure.is_probe]

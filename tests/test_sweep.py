@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 import criticalmass as cm
 from criticalmass.core.moments import moments
-from criticalmass.selectors import select
+from criticalmass.selectors.registry import select
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 

@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import criticalmass as cm
-from criticalmass import cells, selectors
+from criticalmass import cells
 from criticalmass.errors import CriticalMassError, RunError, StoreError
 from criticalmass.measures.probes.task import ProbeScores, ProbeTask
 from criticalmass.measures.registry import MEASURES, get_probe, identity
+from criticalmass.selectors import registry
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 
@@ -169,8 +170,8 @@ def test_a_changed_rule_never_serves_stale_rows(
 ) -> None:
     whole = len(quick(store, tmp_path / "run").frame().query("selector == 'full'"))
     calls.take()
-    newer = dataclasses.replace(selectors.SELECTORS["random"], version=99)
-    monkeypatch.setattr(selectors, "SELECTORS", {**selectors.SELECTORS, "random": newer})
+    newer = dataclasses.replace(registry.SELECTORS["random"], version=99)
+    monkeypatch.setattr(registry, "SELECTORS", {**registry.SELECTORS, "random": newer})
     with pytest.warns(UserWarning, match=f"dropped {14 - whole} of 14 rows"):
         quick(store, tmp_path / "run")
     assert calls.take()

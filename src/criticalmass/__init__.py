@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "CriticalMassError": "errors",
-    "DEFAULT_FRACTIONS": "selectors.grid",
+    "DEFAULT_FRACTIONS": "selectors.sizes",
     "FeatureStore": "storage.features",
     "LogisticProbe": "measures.logistic.sklearn_probe",
-    "NeuronSelector": "selectors.transformer",
+    "NeuronSelector": "selectors.sklearn_selector",
     "Run": "storage.run",
     "agreement": "agreement",
     "cka_critical_mass": "theory.similarity",

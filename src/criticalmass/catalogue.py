@@ -138,7 +138,7 @@ def _store_facts(folder: Path) -> list[tuple[str, str]]:
 
 
 def _selectors() -> list[tuple[str, str]]:
-    from criticalmass.selectors import SELECTORS
+    from criticalmass.selectors.registry import SELECTORS
 
     return [(name, info.description) for name, info in SELECTORS.items()]
 

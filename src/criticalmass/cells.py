@@ -20,8 +20,8 @@ from criticalmass.measures.protocol import EXPECTED, validation_rows
 from criticalmass.measures.registry import MEASURES, get_probe, get_similarity
 from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
 from criticalmass.plan import FULL, Job
-from criticalmass.selectors import SELECTORS, Selection, select
-from criticalmass.selectors.evidence import Evidence
+from criticalmass.selectors.inputs import Evidence
+from criticalmass.selectors.registry import SELECTORS, Selection, select
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.digests import SEAL, sealed
 from criticalmass.storage.features import FeatureStore

@@ -16,7 +16,7 @@ from criticalmass.core.arguments import checked
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.run_predictions import RunLike, check_interval, percentiles, runs_of, typed
-from criticalmass.selectors import SELECTORS
+from criticalmass.selectors.registry import SELECTORS
 from criticalmass.storage.run import Run
 from criticalmass.unit_scores import Halves, halves_of
 

@@ -24,7 +24,7 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.measures.probes.task import LinearHead, ProbeScores, ProbeTask
 from criticalmass.measures.registry import get_probe
 from criticalmass.run_predictions import Predictions, check_interval, percentiles, typed
-from criticalmass.selectors.grid import sizes_for
+from criticalmass.selectors.sizes import sizes_for
 from criticalmass.storage.features import FeatureStore
 
 __all__ = ["ENSEMBLE_COLUMNS", "KINDS", "ensembles", "hard_vote", "soft_vote"]

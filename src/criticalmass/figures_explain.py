@@ -8,7 +8,7 @@ import numpy as np
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.figures import COLOURS, DASHES, FAINT, GRID, INK, dress, fraction_axis
-from criticalmass.selectors.grid import DEFAULT_FRACTIONS
+from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 
 if TYPE_CHECKING:
     import pandas as pd

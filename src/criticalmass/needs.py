@@ -16,8 +16,8 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.measures.logistic.training_rows import held_bytes
 from criticalmass.measures.registry import MEASURES
 from criticalmass.plan import SPLIT, Request
-from criticalmass.selectors import SELECTORS
-from criticalmass.selectors.grid import sizes_for
+from criticalmass.selectors.registry import SELECTORS
+from criticalmass.selectors.sizes import sizes_for
 from criticalmass.storage.features import FeatureStore
 
 _MIB = 1 << 20

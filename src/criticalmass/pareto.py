@@ -16,7 +16,7 @@ from criticalmass.errors import RunError, unknown_name
 from criticalmass.measures.registry import is_similarity
 from criticalmass.run_curves import Curve, curves_of
 from criticalmass.run_predictions import RunLike, check_interval, percentiles, runs_of, typed
-from criticalmass.selectors import SELECTORS
+from criticalmass.selectors.registry import SELECTORS
 from criticalmass.storage.run import Run
 
 _TEXT, _COUNT, _FLOAT, _YES = "string", "Int64", "Float64", "boolean"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from criticalmass.core.arguments import checked
-from criticalmass.selectors.grid import DEFAULT_FRACTIONS
+from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 
 if TYPE_CHECKING:
     from criticalmass.extraction.datasets import Dataset

@@ -10,8 +10,8 @@ from typing import Any
 
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.measures.registry import MEASURES, identity
-from criticalmass.selectors import SELECTORS, selector_version
-from criticalmass.selectors.grid import grid_for
+from criticalmass.selectors.registry import SELECTORS, selector_version
+from criticalmass.selectors.sizes import grid_for
 from criticalmass.storage.features import FeatureStore
 
 FULL = "full"

@@ -21,7 +21,7 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.measures.registry import MEASURES
 from criticalmass.plan import SPLIT, Request
 from criticalmass.prediction import Curve, cka_curve, ridge_curve
-from criticalmass.selectors.grid import DEFAULT_FRACTIONS
+from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 

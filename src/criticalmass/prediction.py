@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from criticalmass.core.moments import FloatArray
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
-from criticalmass.selectors.grid import sizes_for
+from criticalmass.selectors.sizes import sizes_for
 
 if TYPE_CHECKING:
     from criticalmass.theory.eigenbasis import Eigenbasis

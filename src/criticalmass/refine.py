@@ -16,8 +16,8 @@ from criticalmass.estimators import check_delta
 from criticalmass.measures.registry import MEASURES
 from criticalmass.plan import Cell, CellMaker, Request
 from criticalmass.search import Ask, Found, Look, Problem, answer, looks_for, next_asks
-from criticalmass.selectors import SELECTORS
-from criticalmass.selectors.grid import grid_for
+from criticalmass.selectors.registry import SELECTORS
+from criticalmass.selectors.sizes import grid_for
 from criticalmass.supply import Supply
 
 _KEY = ("layer", "selector", "measure", "delta")

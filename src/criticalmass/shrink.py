@@ -18,8 +18,8 @@ from criticalmass.core.arguments import checked
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.protocol import validation_rows
 from criticalmass.measures.registry import MEASURES
-from criticalmass.selectors import select, selector_info
-from criticalmass.selectors.evidence import Evidence
+from criticalmass.selectors.inputs import Evidence
+from criticalmass.selectors.registry import select, selector_info
 from criticalmass.shrinking.candidates import Goal, compete
 from criticalmass.shrinking.card import model_card, sentence
 from criticalmass.shrinking.certify import certify, tried

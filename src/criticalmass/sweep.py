@@ -25,8 +25,8 @@ from criticalmass.needs import fitting
 from criticalmass.plan import SPLIT, Cell, Request, cells_of, make_request
 from criticalmass.planned import is_auto, settled
 from criticalmass.refine import Refinement, refine_run
-from criticalmass.selectors import SELECTORS, selector_version
-from criticalmass.selectors.grid import DEFAULT_FRACTIONS
+from criticalmass.selectors.registry import SELECTORS, selector_version
+from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 from criticalmass.storage.run_writer import RunWriter

@@ -15,8 +15,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import criticalmass as cm
 from criticalmass.core.moments import moments
 from criticalmass.errors import CriticalMassError
-from criticalmass.selectors import select
-from criticalmass.selectors.transformer import NeuronSelector
+from criticalmass.selectors.registry import select
+from criticalmass.selectors.sklearn_selector import NeuronSelector
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 10)) * np.arange(1, 11)

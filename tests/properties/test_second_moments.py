@@ -11,8 +11,8 @@ from scipy.stats import ortho_group
 
 from criticalmass.core.moments import moments
 from criticalmass.measures.similarity.cka import linear_cka, prefix_cka, prefix_cka_of_projection
-from criticalmass.selectors import SELECTORS, select
-from criticalmass.selectors.grid import grid_for, sizes_for
+from criticalmass.selectors.registry import SELECTORS, select
+from criticalmass.selectors.sizes import grid_for, sizes_for
 
 shapes = st.tuples(st.integers(5, 30), st.integers(2, 8), st.integers(0, 2**32 - 1))
 fractions = st.floats(1e-6, 1.0)

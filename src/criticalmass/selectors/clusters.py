@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from criticalmass.core.moments import FloatArray, IndexArray, Moments
-from criticalmass.selectors.evidence import Evidence
+from criticalmass.selectors.inputs import Evidence
 from criticalmass.selectors.pivoting import first_of_best
 
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from criticalmass.core.moments import IndexArray
 from criticalmass.errors import CriticalMassError
-from criticalmass.selectors.evidence import Evidence
+from criticalmass.selectors.inputs import Evidence
 
 
 def greedy_cka(seen: Evidence, rng: np.random.Generator) -> IndexArray:

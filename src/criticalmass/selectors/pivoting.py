@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from criticalmass.core.moments import FloatArray, IndexArray
-from criticalmass.selectors.evidence import Evidence
+from criticalmass.selectors.inputs import Evidence
 
 # What is left of a neuron's variance when the kept ones determine it is rounding.
 _DEPENDENT = 1e-12

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from criticalmass.selectors.grid import DEFAULT_FRACTIONS
+from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 
 PROBE = "probe"
 """The measure that means the probe of the protocol, whichever that is."""

@@ -11,7 +11,7 @@ from criticalmass.estimators import check_delta, check_estimator
 from criticalmass.extraction.datasets.loading import check_dataset_spec
 from criticalmass.extraction.models.loading import check_model_spec
 from criticalmass.measures.registry import MEASURES
-from criticalmass.selectors import SELECTORS
+from criticalmass.selectors.registry import SELECTORS
 from criticalmass.studies.nodes import Block, Place, read_block
 from criticalmass.studies.protocol import PAPER_FRACTIONS, PROBE, PROTOCOLS
 from criticalmass.studies.published import check_published

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from criticalmass.selectors import SELECTORS
-from criticalmass.selectors.grid import sizes_for
+from criticalmass.selectors.registry import SELECTORS
+from criticalmass.selectors.sizes import sizes_for
 from criticalmass.storage.run import Run
 from criticalmass.storage.run_view import RunPart
 from criticalmass.studies.grid import Job

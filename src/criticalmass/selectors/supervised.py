@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from criticalmass.core.moments import FloatArray, IndexArray
-from criticalmass.selectors.evidence import Evidence
+from criticalmass.selectors.inputs import Evidence
 
 
 def anova(seen: Evidence, rng: np.random.Generator) -> IndexArray:

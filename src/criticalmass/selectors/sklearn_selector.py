@@ -13,8 +13,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.selectors import select, selector_info
-from criticalmass.selectors.evidence import Evidence
+from criticalmass.selectors.inputs import Evidence
+from criticalmass.selectors.registry import select, selector_info
 
 
 class NeuronSelector(SelectorMixin, BaseEstimator):  # type: ignore[misc]
