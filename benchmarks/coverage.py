@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import criticalmass as cm
 from benchmarks.known import CASES, PAIRS, Case, Truth
 from benchmarks.timing import machine, one_thread, tell
-from criticalmass.estimators import critical_size
+from criticalmass.analysis.estimators import critical_size
 
 DELTA, LEVEL, RESAMPLES = 0.9, 0.95, 1000
 QUANTITIES = ("value", "ratio", "k* interpolated", "k* strict")

@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.kills import fingerprint
+from criticalmass.analysis.redundancy import redundancy
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction import import_writer
 from criticalmass.extraction.importing import import_features
 from criticalmass.prediction_file import read_predictions
-from criticalmass.redundancy import redundancy
 from criticalmass.shrink import shrink
 from criticalmass.shrinking.slim import SlimModel
 from criticalmass.storage import features_writer

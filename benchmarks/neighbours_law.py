@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.timing import tell, timed
+from criticalmass.analysis.redundancy import curves
 from criticalmass.core.moments import moments
 from criticalmass.extraction.importing import import_features
-from criticalmass.redundancy import curves
 from criticalmass.selectors.sizes import sizes_for
 from criticalmass.storage.features import FeatureStore
 from criticalmass.sweep import sweep

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from criticalmass.bootstrap import averaged_over_seeds, resampled_means, seed_counts
+from criticalmass.analysis.bootstrap import averaged_over_seeds, resampled_means, seed_counts
 
 N_SEEDS, N_TEST, DRAWS = 20, 500, 4000
 
@@ -63,7 +63,7 @@ def test_parts_add_up() -> None:
 
 def test_scores_averaged_at_once_are_rows_drawn_one_by_one() -> None:
     """The short way leaves out only the noise of drawing what test samples explain."""
-    from criticalmass.bootstrap import averaged_scores
+    from criticalmass.analysis.bootstrap import averaged_scores
 
     rng = np.random.default_rng(3)
     hard = rng.random(800)

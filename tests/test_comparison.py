@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 import criticalmass as cm
+from criticalmass.analysis.comparison import COMPARISON_COLUMNS
+from criticalmass.analysis.comparison_text import sentence
 from criticalmass.cli import cli
-from criticalmass.comparison import COMPARISON_COLUMNS
-from criticalmass.comparison_words import sentence
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.run import Run
 

@@ -11,12 +11,12 @@ import pytest
 from matplotlib.figure import Figure
 
 import criticalmass as cm
+from criticalmass.analysis.split_scores import halves_of
 from criticalmass.cli import main
 from criticalmass.errors import CriticalMassError, RunError
 from criticalmass.figures_choice import choice_against_fraction
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.run import Run
-from criticalmass.unit_scores import halves_of
 
 module = importlib.import_module("criticalmass.diffuseness")
 N_NEURONS = 16

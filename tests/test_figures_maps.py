@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from criticalmass import figures, figures_maps
-from criticalmass.agreement_matrix import agreement_matrix, pairwise_kappa
+from criticalmass.analysis.agreement_matrix import agreement_matrix, pairwise_kappa
 from criticalmass.errors import CriticalMassError
 from criticalmass.figures_named import as_pdf, figure
 from criticalmass.figures_reference import ReferencePoint, fitting, reference_points

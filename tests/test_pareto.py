@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 import criticalmass as cm
+from criticalmass.analysis.pareto import PARETO_COLUMNS, dominance, front
 from criticalmass.cli import main
 from criticalmass.errors import CriticalMassError, RunError
 from criticalmass.figures_choice import size_against_value
-from criticalmass.pareto import PARETO_COLUMNS, dominance, front
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.run import Run
 

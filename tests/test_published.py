@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from criticalmass.estimators import diffused_redundancy
+from criticalmass.analysis.estimators import diffused_redundancy
 
 FRACTIONS = (
     0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9,

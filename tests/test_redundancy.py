@@ -5,10 +5,14 @@ import pandas as pd
 import pytest
 from scipy.stats import norm, t
 
-from criticalmass.bootstrap import averaged_over_seeds, resampled_means, resampled_replicates
+from criticalmass.analysis.bootstrap import (
+    averaged_over_seeds,
+    resampled_means,
+    resampled_replicates,
+)
+from criticalmass.analysis.estimators import diffused_redundancy
+from criticalmass.analysis.redundancy import CURVE_COLUMNS, REDUNDANCY_COLUMNS, curves, redundancy
 from criticalmass.errors import CriticalMassError, RunError
-from criticalmass.estimators import diffused_redundancy
-from criticalmass.redundancy import CURVE_COLUMNS, REDUNDANCY_COLUMNS, curves, redundancy
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.run import Run
 
@@ -161,7 +165,7 @@ def test_the_spread_of_a_resampled_share_is_binomial():
 def test_chunks_of_rows_and_draws_change_nothing(monkeypatch):
     scores = np.random.default_rng(1).random((9, 60)) < 0.4
     whole = resampled_means(scores, 50, seed=3)
-    monkeypatch.setattr("criticalmass.bootstrap._ENTRIES", 60)
+    monkeypatch.setattr("criticalmass.analysis.bootstrap._ENTRIES", 60)
     np.testing.assert_array_equal(resampled_means(scores, 50, seed=3), whole)
 
 

@@ -123,7 +123,7 @@ def test_drawing_follows_the_colours_of_the_page() -> None:
 
 
 def test_record_finds_what_could_be_wrong(make_run: MakeRun) -> None:
-    from criticalmass.redundancy import redundancy
+    from criticalmass.analysis.redundancy import redundancy
 
     frail = make_run(seeds=3, n_test=400, failing=(50,), unfinished=(5,))
     found = caveats(frail.frame(), redundancy(frail, deltas=(0.5, 0.9)))
@@ -141,7 +141,7 @@ def test_record_finds_what_could_be_wrong(make_run: MakeRun) -> None:
 
 
 def test_record_is_content_with_a_sound_run(make_run: MakeRun) -> None:
-    from criticalmass.redundancy import redundancy
+    from criticalmass.analysis.redundancy import redundancy
 
     sound = make_run()
     found = caveats(sound.frame(), redundancy(sound, deltas=(0.9,)))

@@ -116,7 +116,7 @@ def page_data(page: Path) -> dict[str, Any]:
 
 
 def test_the_slider_says_what_redundancy_says(make_run: MakeRun, tmp_path: Path) -> None:
-    from criticalmass.redundancy import curves, redundancy
+    from criticalmass.analysis.redundancy import curves, redundancy
 
     run = make_run()
     data = page_data(report(run, tmp_path / "r.html"))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from criticalmass.comparison import compare
+from criticalmass.analysis.comparison import compare
 from criticalmass.storage.run_view import RunPart
 from criticalmass.studies.tabulating import RANDOM, Seen
 

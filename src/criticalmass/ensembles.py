@@ -13,8 +13,10 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import softmax
 
-from criticalmass.agreement import compared
-from criticalmass.bootstrap import averaged_over_seeds, resampled_means, seed_counts
+from criticalmass.analysis.agreement import compared
+from criticalmass.analysis.bootstrap import averaged_over_seeds, resampled_means, seed_counts
+from criticalmass.analysis.columns import check_interval, percentiles, typed
+from criticalmass.analysis.predictions import Predictions
 from criticalmass.cells import LayerData, Workbench
 from criticalmass.core.arguments import checked
 from criticalmass.core.moments import FloatArray
@@ -23,7 +25,6 @@ from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.probes.task import LinearHead, ProbeScores, ProbeTask
 from criticalmass.measures.registry import get_probe
-from criticalmass.run_predictions import Predictions, check_interval, percentiles, typed
 from criticalmass.selectors.sizes import sizes_for
 from criticalmass.storage.features import FeatureStore
 

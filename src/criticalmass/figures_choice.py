@@ -128,8 +128,8 @@ def draw_choice(name: str, run: Any, ax: Axes, measures: Sequence[str]) -> None:
     ------
     CriticalMassError: more than one measure or none of the run's, or nothing to draw.
     """
-    from criticalmass.diffuseness import diffuseness
-    from criticalmass.pareto import pareto
+    from criticalmass.analysis.diffuseness import diffuseness
+    from criticalmass.analysis.pareto import pareto
 
     if len(measures) > 1:
         raise CriticalMassError(

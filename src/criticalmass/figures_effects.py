@@ -238,8 +238,8 @@ def draw_effect(
     ------
     CriticalMassError: unknown measure, more than one curve, or nothing to draw.
     """
-    from criticalmass.agreement import agreement
-    from criticalmass.fairness import class_accuracy, class_losses, fairness
+    from criticalmass.analysis.agreement import agreement
+    from criticalmass.analysis.fairness import class_accuracy, class_losses, fairness
 
     compute = {"classes": class_accuracy, "gini": fairness, "agreement": agreement}[name]
     table = compute(run)

@@ -76,7 +76,7 @@ def agreement_by_group(table: pd.DataFrame, ax: Axes) -> Axes:
 
     Parameters
     ----------
-    table: rows of `criticalmass.agreement_matrix.agreement_matrix` of one layer and measure.
+    table: rows of `analysis.agreement_matrix.agreement_matrix` of one layer and measure.
     ax: where to draw.
 
     Raises
@@ -121,8 +121,8 @@ def draw_map(name: str, run: Any, ax: Axes, measures: Sequence[str] = ()) -> Axe
     ------
     CriticalMassError: unknown measure, or nothing to draw.
     """
-    from criticalmass.agreement_matrix import agreement_matrix
-    from criticalmass.redundancy import curves
+    from criticalmass.analysis.agreement_matrix import agreement_matrix
+    from criticalmass.analysis.redundancy import curves
 
     table = curves(run) if name == "layers" else agreement_matrix(run)
     known = list(dict.fromkeys(table["measure"].astype(str)))

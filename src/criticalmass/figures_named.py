@@ -150,8 +150,8 @@ def _draw_named(name: str, run: Any, ax: Axes, asked: _Asked) -> None:
 
 def _draw_curves(name: str, run: Any, ax: Axes, asked: _Asked) -> None:
     """Draw "value", "cka" or "dr"."""
+    from criticalmass.analysis.redundancy import curves, redundancy
     from criticalmass.figures_reference import fitting, mark_references
-    from criticalmass.redundancy import curves, redundancy
 
     measures, deltas, points = asked
     table = curves(run) if name != "dr" else redundancy(run, deltas=DELTAS)

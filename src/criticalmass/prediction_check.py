@@ -43,7 +43,7 @@ def residuals(prediction: Prediction, run: Run, *, level: float = 0.95) -> pd.Da
     """
     import pandas as pd
 
-    from criticalmass.redundancy import curves
+    from criticalmass.analysis.redundancy import curves
 
     if run.frame().empty:
         return pd.DataFrame(columns=list(RESIDUAL_COLUMNS))
@@ -100,7 +100,7 @@ def masses_beside(
     """
     import pandas as pd
 
-    from criticalmass.redundancy import redundancy
+    from criticalmass.analysis.redundancy import redundancy
 
     rows = []
     if not run.frame().empty:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from criticalmass.analysis.estimators import check_delta
 from criticalmass.core.progress import notice, say
 from criticalmass.errors import CriticalMassError
-from criticalmass.estimators import check_delta
 from criticalmass.measures.registry import MEASURES
 from criticalmass.plan import Cell, CellMaker, Request
 from criticalmass.search import Ask, Found, Look, Problem, answer, looks_for, next_asks

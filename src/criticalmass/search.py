@@ -29,8 +29,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from criticalmass.analysis.estimators import reaches
 from criticalmass.core.moments import FloatArray
-from criticalmass.estimators import reaches
 
 # Fewer values may agree by accident, and Student's interval then has no width.
 FEWEST_SEEDS = 5

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 import criticalmass as cm
-from criticalmass.agreement import AGREEMENT_COLUMNS, _per_seed, compared
-from criticalmass.agreement_matrix import agreement_matrix
-from criticalmass.run_predictions import Predictions
+from criticalmass.analysis.agreement import AGREEMENT_COLUMNS, _per_seed, compared
+from criticalmass.analysis.agreement_matrix import agreement_matrix
+from criticalmass.analysis.predictions import Predictions
 from criticalmass.storage.run import Run
 
 MakeRun = Callable[..., Run]
@@ -198,6 +198,6 @@ def test_of_very_many_subsets_the_first_seeds_are_compared(
     run = cm.sweep(store, out=tmp_path / "run", fractions=(0.5, 1.0), seeds=6, measures="ridge")
     every = agreement_matrix(run)
     assert every.loc[(every["a"] == "3") & (every["b"] == "3"), "n_pairs"].item() == 6 * 5
-    monkeypatch.setattr("criticalmass.agreement_matrix._MOST_ROWS", 8)
+    monkeypatch.setattr("criticalmass.analysis.agreement_matrix._MOST_ROWS", 8)
     few = agreement_matrix(run)
     assert few.loc[(few["a"] == "3") & (few["b"] == "3"), "n_pairs"].item() == 4 * 3

@@ -12,10 +12,15 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 import criticalmass as cm
+from criticalmass.analysis.fairness import CLASS_COLUMNS, FAIRNESS_COLUMNS, LOSS_COLUMNS
+from criticalmass.analysis.inequality import (
+    binomial_noise,
+    excess_inequality,
+    gini_of_rows,
+    gini_without_noise,
+    neutral_accuracy,
+)
 from criticalmass.errors import CriticalMassError
-from criticalmass.fairness import CLASS_COLUMNS, FAIRNESS_COLUMNS, LOSS_COLUMNS
-from criticalmass.inequality import gini_of_rows, gini_without_noise
-from criticalmass.neutral import binomial_noise, excess_inequality, neutral_accuracy
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.run import Run
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from criticalmass.estimators import diffused_redundancy
+from criticalmass.analysis.estimators import diffused_redundancy
 
 ESTIMATORS = ("strict", "interpolated", "nearest")
 deltas = st.floats(0.01, 1.0)

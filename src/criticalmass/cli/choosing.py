@@ -33,8 +33,8 @@ def diffuseness(
     picked on one half of the test samples and scored on the other.
     """
     from criticalmass import tables, tables_choice
-    from criticalmass.diffuseness import diffuseness as by_size
-    from criticalmass.diffuseness import diffuseness_summary
+    from criticalmass.analysis.diffuseness import diffuseness as by_size
+    from criticalmass.analysis.diffuseness import diffuseness_summary
 
     if summary:
         table = diffuseness_summary(runs, **given(options))
@@ -63,7 +63,7 @@ def pareto(runs: tuple[str, ...], form: str, out: str | None, **options: Any) ->
     other formats hold all subsets.
     """
     from criticalmass import tables
-    from criticalmass.pareto import pareto as compute
+    from criticalmass.analysis.pareto import pareto as compute
     from criticalmass.tables_choice import pareto_for_people
 
     table = compute(runs, **given(options))

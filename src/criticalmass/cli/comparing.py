@@ -31,7 +31,7 @@ def compare(a: str, b: str | None, form: str, out: str | None, **options: Any) -
     Differences are the first minus the second, with intervals, and in words. Where both were
     scored on the same test samples, they are resampled together.
     """
-    from criticalmass.comparison import compare as run_compare
+    from criticalmass.analysis.comparison import compare as run_compare
     from criticalmass.tables import write_table
     from criticalmass.tables_comparison import comparison_for_people
 

@@ -24,7 +24,7 @@ _out = out(required=False, what="File to write instead of standard output.")
 def fairness(runs: tuple[str, ...], form: str, out: str | None, **options: Any) -> None:
     """Print how unequal class accuracies are, also at equal accuracy."""
     from criticalmass import tables
-    from criticalmass.fairness import fairness as compute
+    from criticalmass.analysis.fairness import fairness as compute
     from criticalmass.tables_effects import fairness_for_people
 
     table = compute(runs, **given(options))
@@ -46,7 +46,7 @@ def class_losses(runs: tuple[str, ...], form: str, out: str | None, **options: A
     hold for all classes at once.
     """
     from criticalmass import tables
-    from criticalmass.fairness import class_losses as compute
+    from criticalmass.analysis.fairness import class_losses as compute
     from criticalmass.tables_effects import losses_for_people
 
     table = compute(runs, **given(options))
@@ -63,7 +63,7 @@ def class_losses(runs: tuple[str, ...], form: str, out: str | None, **options: A
 def agreement(runs: tuple[str, ...], form: str, out: str | None, **options: Any) -> None:
     """Print how far subsets of different seeds predict the same."""
     from criticalmass import tables
-    from criticalmass.agreement import agreement as compute
+    from criticalmass.analysis.agreement import agreement as compute
     from criticalmass.tables_effects import agreement_for_people
 
     table = compute(runs, **given(options))

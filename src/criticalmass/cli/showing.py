@@ -22,7 +22,7 @@ def show_redundancy(
 ) -> None:
     """Print the redundancy table; people get a sparkline of each curve with it."""
     from criticalmass import tables
-    from criticalmass.redundancy import curves, redundancy
+    from criticalmass.analysis.redundancy import curves, redundancy
 
     table = redundancy(runs, **options)
     people = None

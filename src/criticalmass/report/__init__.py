@@ -63,8 +63,8 @@ def report(
     ------
     CriticalMassError: no run, a delta out of range, or a run that cannot be read.
     """
+    from criticalmass.analysis.curves import curves_kept
     from criticalmass.figures_reference import reference_points
-    from criticalmass.run_curves import curves_kept
     from criticalmass.storage.files import scratch_beside
     from criticalmass.storage.run import Run
     from criticalmass.storage.run_view import held

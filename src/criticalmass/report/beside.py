@@ -49,7 +49,7 @@ def beside(runs: Sequence[Run], titles: Sequence[str], deltas: Sequence[float]) 
     """
     import pandas as pd
 
-    from criticalmass.comparison import compare
+    from criticalmass.analysis.comparison import compare
 
     tables, notes = [], []
     for other, title in zip(runs[1:], titles[1:], strict=True):
@@ -104,7 +104,7 @@ def _together(runs: Sequence[Run], titles: Sequence[str]) -> list[Plot]:
     """Draw what all runs keep, each against its own whole layer, measure by measure."""
     import pandas as pd
 
-    from criticalmass.redundancy import curves
+    from criticalmass.analysis.redundancy import curves
     from criticalmass.tables import probes_first
 
     tables = [curves(run).assign(run=title) for run, title in zip(runs, titles, strict=True)]

@@ -94,8 +94,8 @@ def section_of(run: Run, number: int, asked: Asked) -> Section:
     ------
     CriticalMassError: the run has no rows.
     """
-    from criticalmass.redundancy import curves as curves_of
-    from criticalmass.redundancy import redundancy
+    from criticalmass.analysis.redundancy import curves as curves_of
+    from criticalmass.analysis.redundancy import redundancy
     from criticalmass.tables import probes_first
 
     frame = run.frame()
@@ -195,7 +195,7 @@ def _predicts(run: Run, best: pd.Series) -> bool:
 
 def _class_table(run: Run, best: pd.Series) -> list[pd.DataFrame]:
     """Return what classes lose, with the number of draws in ``attrs``."""
-    from criticalmass.fairness import class_accuracy
+    from criticalmass.analysis.fairness import class_accuracy
     from criticalmass.storage.run_view import part_of
 
     part = part_of(run, layers=(str(best["layer"]),), measures=(str(best["measure"]),))
@@ -252,8 +252,8 @@ def _nearest(sizes: pd.Series, size: int) -> int:
 
 def _agreement_tables(run: Run, best: pd.Series) -> list[pd.DataFrame]:
     """Return the agreement of subsets by size, and as a matrix."""
-    from criticalmass.agreement import agreement
-    from criticalmass.agreement_matrix import agreement_matrix
+    from criticalmass.analysis.agreement import agreement
+    from criticalmass.analysis.agreement_matrix import agreement_matrix
     from criticalmass.storage.run_view import RunPart, part_of
 
     where = {"layers": (str(best["layer"]),), "measures": (str(best["measure"]),)}
@@ -275,7 +275,7 @@ def _agreement(tables: list[pd.DataFrame]) -> list[Plot]:
 
 def _front(run: Run, best: pd.Series, lines: pd.DataFrame) -> list[Plot]:
     """Draw Pareto's front of the measure of the answer; its own layer alone where many compete."""
-    from criticalmass.pareto import pareto
+    from criticalmass.analysis.pareto import pareto
     from criticalmass.report.plots_effects import pareto_plot
     from criticalmass.storage.run_view import part_of
 

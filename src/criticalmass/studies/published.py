@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from criticalmass.analysis.estimators import diffused_redundancy
 from criticalmass.errors import unknown_name
-from criticalmass.estimators import diffused_redundancy
 from criticalmass.figures_reference import ReferencePoint
 
 CURVES, TABLE = "Nanda et al. 2023, mean of 5 seeds ± 1 sd", "Nanda et al. 2023, Table 1 (nearest)"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from criticalmass.analysis.estimators import check_delta, check_estimator
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.estimators import check_delta, check_estimator
 from criticalmass.extraction.datasets.loading import check_dataset_spec
 from criticalmass.extraction.models.loading import check_model_spec
 from criticalmass.measures.registry import MEASURES

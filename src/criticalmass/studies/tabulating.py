@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from criticalmass.agreement import agreement
-from criticalmass.comparison import compare
+from criticalmass.analysis.agreement import agreement
+from criticalmass.analysis.comparison import compare
+from criticalmass.analysis.curves import curves_kept
+from criticalmass.analysis.fairness import fairness
+from criticalmass.analysis.redundancy import curves, redundancy
 from criticalmass.ensembles import ensembles
-from criticalmass.fairness import fairness
 from criticalmass.measures.registry import MEASURES
-from criticalmass.redundancy import curves, redundancy
-from criticalmass.run_curves import curves_kept
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run_view import RunPart, part_of
 from criticalmass.studies import published

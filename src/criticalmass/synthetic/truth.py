@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from criticalmass.analysis.estimators import check_delta, reaches
 from criticalmass.core.moments import FloatArray, IndexArray
 from criticalmass.errors import unknown_name
-from criticalmass.estimators import check_delta, reaches
 from criticalmass.measures.similarity.cka import prefix_cka
 from criticalmass.synthetic.population import Population, best_accuracy
 

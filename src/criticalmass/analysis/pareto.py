@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from criticalmass.analysis.columns import RunLike, check_interval, percentiles, runs_of, typed
+from criticalmass.analysis.curves import Curve, curves_of
 from criticalmass.core.arguments import checked
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import RunError, unknown_name
 from criticalmass.measures.registry import is_similarity
-from criticalmass.run_curves import Curve, curves_of
-from criticalmass.run_predictions import RunLike, check_interval, percentiles, runs_of, typed
 from criticalmass.selectors.registry import SELECTORS
 from criticalmass.storage.run import Run
 

@@ -115,3 +115,90 @@ def _checked(x: npt.ArrayLike, name: str, *, floor: float) -> FloatArray:
     if numbers.min() < floor:
         raise CriticalMassError(f"{name} of {numbers.min():g}; it is defined for 0 or more")
     return numbers
+
+
+_MOST_STEPS = 60
+_EXACT = 1e-10
+
+
+def neutral_accuracy(whole: FloatArray, shares: FloatArray, accuracy: FloatArray) -> FloatArray:
+    """Class accuracies if the whole layer lost accuracy with the same odds factor everywhere.
+
+    Parameters
+    ----------
+    whole: (..., C) the whole layer's class accuracies, inside (0, 1); broadcasts.
+    shares: (C,) share of each class among the test samples.
+    accuracy: (...) overall accuracy to come down (or up) to, inside (0, 1).
+
+    Returns
+    -------
+    (..., C) class accuracies with ``result @ shares == accuracy``.
+    """
+    target = np.asarray(accuracy, dtype=np.float64)
+    shape = np.broadcast_shapes(whole.shape[:-1], target.shape)
+    goal = np.broadcast_to(target, shape)
+    # With t the factor on the odds of an error, q = p / (p + (1 - p) t): no exponential per class.
+    wrong = 1.0 - whole
+    low, high = np.full(shape, -60.0), np.full(shape, 60.0)
+    step = np.asarray(_logit(whole @ shares) - _logit(goal))
+    for _ in range(_MOST_STEPS):
+        q = whole / (whole + wrong * np.exp(step)[..., None])
+        mean = q @ shares
+        if not q.size or np.abs(mean - goal).max() <= _EXACT:
+            break
+        above = mean > goal
+        low, high = np.where(above, step, low), np.where(above, high, step)
+        # Newton on the logit of the mean, which is nearly linear in the step.
+        slope = (q * (1.0 - q)) @ shares / (mean * (1.0 - mean))
+        tried = step + (_logit(mean) - _logit(goal)) / np.maximum(slope, 1e-3)
+        step = np.where((tried > low) & (tried < high), tried, 0.5 * (low + high))
+    return np.asarray(whole / (whole + wrong * np.exp(step)[..., None]))
+
+
+def half_a_sample_inside(accuracy: FloatArray, counts: FloatArray) -> FloatArray:
+    """Move class accuracies of 0 and 1 inside by half a sample, where odds exist.
+
+    Parameters
+    ----------
+    accuracy: (..., C).
+    counts: (C,) test samples of each class.
+    """
+    edge = 0.5 / (counts + 1.0)
+    return np.clip(accuracy, edge, 1.0 - edge)
+
+
+def excess_inequality(
+    accuracy: FloatArray, neutral: FloatArray, whole: FloatArray, counts: FloatArray
+) -> FloatArray:
+    """Gini coefficient of class accuracies beyond that of a class-neutral loss.
+
+    Both coefficients are freed of what sampling noise adds (`gini_without_noise`): the noise
+    of the subset's accuracies is binomial, that of the neutral ones is the whole layer's
+    binomial noise, carried through the change of the odds. They differ, so that plain
+    coefficients would show an excess (mostly a negative one) where there is none.
+
+    Parameters
+    ----------
+    accuracy: (..., C) the subset's class accuracies, inside (0, 1).
+    neutral: (..., C) from `neutral_accuracy`.
+    whole: (..., C) the whole layer's, inside (0, 1); broadcasts.
+    counts: (C,) test samples of each class.
+    """
+    carried = neutral * (1.0 - neutral) / (whole * (1.0 - whole))
+    there = gini_without_noise(accuracy, binomial_noise(accuracy, counts))
+    expected = gini_without_noise(neutral, carried**2 * binomial_noise(whole, counts))
+    return there - expected
+
+
+def binomial_noise(accuracy: FloatArray, counts: FloatArray) -> FloatArray:
+    """Unbiased variance of class accuracies over test samples; 0 for a class of one sample."""
+    return accuracy * (1.0 - accuracy) / np.maximum(counts - 1.0, 1.0)
+
+
+def noise_in_gini(accuracy: FloatArray, counts: FloatArray) -> FloatArray:
+    """How much of the Gini coefficient of (..., C) class accuracies is sampling noise."""
+    return gini_of_rows(accuracy) - gini_without_noise(accuracy, binomial_noise(accuracy, counts))
+
+
+def _logit(p: FloatArray) -> FloatArray:
+    return np.asarray(np.log(p / (1.0 - p)))

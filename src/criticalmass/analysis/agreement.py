@@ -12,20 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from criticalmass.bootstrap import averaged_over_seeds, resampled_means, seed_counts
+from criticalmass.analysis.bootstrap import averaged_over_seeds, resampled_means, seed_counts
+from criticalmass.analysis.columns import RunLike, check_interval, percentiles, runs_of, typed
+from criticalmass.analysis.predictions import Line, Predictions, counted, predictions_of
 from criticalmass.core.arguments import checked
 from criticalmass.core.moments import FloatArray
-from criticalmass.run_predictions import (
-    Line,
-    Predictions,
-    RunLike,
-    check_interval,
-    counted,
-    percentiles,
-    predictions_of,
-    runs_of,
-    typed,
-)
 
 __all__ = ["AGREEMENT_COLUMNS", "agreement"]
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from criticalmass.bootstrap import (
+from criticalmass.analysis.bootstrap import (
     averaged_over_seeds,
     averaged_scores,
     resampled_means,

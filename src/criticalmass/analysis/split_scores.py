@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from criticalmass.bootstrap import resampled_means
+from criticalmass.analysis.bootstrap import resampled_means
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import RunError
 from criticalmass.storage.run import Run

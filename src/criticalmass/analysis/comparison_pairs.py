@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from criticalmass.analysis.curves import Curve
 from criticalmass.errors import CriticalMassError
-from criticalmass.run_curves import Curve
 from criticalmass.storage.run import Run
 
 KEY = ("model", "layer", "dataset", "selector", "measure")

@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from criticalmass.core.arguments import checked
-from criticalmass.errors import CriticalMassError
-from criticalmass.estimators import (
+from criticalmass.analysis.curves import Curve, curves_of, refined_intervals
+from criticalmass.analysis.estimators import (
     check_delta,
     check_estimator,
     critical_size,
     diffused_redundancy,
     reaches,
 )
-from criticalmass.run_curves import Curve, curves_of, refined_intervals
+from criticalmass.core.arguments import checked
+from criticalmass.errors import CriticalMassError
 from criticalmass.storage.run import Run
 
 __all__ = ["CURVE_COLUMNS", "REDUNDANCY_COLUMNS", "curves", "diffused_redundancy", "redundancy"]

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from criticalmass.bootstrap import averaged_over_seeds, seed_counts
+from criticalmass.analysis.bootstrap import averaged_over_seeds, seed_counts
+from criticalmass.analysis.columns import RunLike, check_interval, percentiles, runs_of, typed
+from criticalmass.analysis.split_scores import Halves, halves_of
 from criticalmass.core.arguments import checked
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.run_predictions import RunLike, check_interval, percentiles, runs_of, typed
 from criticalmass.selectors.registry import SELECTORS
 from criticalmass.storage.run import Run
-from criticalmass.unit_scores import Halves, halves_of
 
 _TEXT, _COUNT, _FLOAT = "string", "Int64", "Float64"
 _KEY = ("model", "layer", "dataset", "measure")

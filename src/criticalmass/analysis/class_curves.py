@@ -9,16 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from criticalmass.bootstrap import averaged_over_seeds, seed_counts
-from criticalmass.core.moments import FloatArray
-from criticalmass.inequality import gini_of_rows, variation_of_rows
-from criticalmass.neutral import (
+from criticalmass.analysis.bootstrap import averaged_over_seeds, seed_counts
+from criticalmass.analysis.inequality import (
     excess_inequality,
+    gini_of_rows,
     half_a_sample_inside,
     neutral_accuracy,
     noise_in_gini,
+    variation_of_rows,
 )
-from criticalmass.run_predictions import Line, Predictions, predictions_of
+from criticalmass.analysis.predictions import Line, Predictions, predictions_of
+from criticalmass.core.moments import FloatArray
 from criticalmass.storage.run import Run
 
 # Entries of one work array while resampling.
@@ -90,7 +91,7 @@ def class_curves(run: Run, level: float, resamples: int, seed: int) -> Iterator[
     Test samples are resampled within their class. The number of samples of a class says
     nothing about how well it is told apart, most test sets fix it by design, and a rare class
     must not vanish from a draw; all sizes, seeds and the whole layer see the same samples.
-    Seeds are resampled as in `criticalmass.bootstrap`.
+    Seeds are resampled as in `criticalmass.analysis.bootstrap`.
     """
     for source in predictions_of(run):
         present, sizes = np.unique(source.labels, return_counts=True)

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from criticalmass.class_curves import ClassCurve, class_curves
+from criticalmass.analysis.class_curves import ClassCurve, class_curves
+from criticalmass.analysis.columns import check_interval, percentiles, runs_of, typed
+from criticalmass.analysis.estimators import check_delta
+from criticalmass.analysis.inequality import gini
+from criticalmass.analysis.predictions import counted
 from criticalmass.core.arguments import checked
 from criticalmass.core.moments import FloatArray
-from criticalmass.estimators import check_delta
-from criticalmass.inequality import gini
-from criticalmass.run_predictions import check_interval, counted, percentiles, runs_of, typed
 from criticalmass.storage.run import Run
 
 __all__ = ["CLASS_COLUMNS", "FAIRNESS_COLUMNS", "LOSS_COLUMNS"]
@@ -101,7 +102,7 @@ def fairness(
     - ``gini_of_means``: of class accuracies averaged over seeds first, as in Nanda et al.
       (2023); seeds that sacrifice different classes hide each other's inequality in it;
     - ``gini_excess``: Gini coefficient beyond that of the whole layer brought down to the
-      same accuracy by a class-neutral loss (`criticalmass.neutral`), both freed of sampling
+      same accuracy by a class-neutral loss (see `analysis.inequality`), both freed of sampling
       noise; above 0, the subset is less fair than its accuracy explains. ``gini_neutral`` =
       ``gini - gini_excess``;
     - ``worst_class``: lowest accuracy, mean over seeds, which is ``worst_accuracy``;

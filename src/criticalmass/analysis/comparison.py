@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from criticalmass.comparison_pairs import KEY, Pair, folder_names, pairs_of, same_samples
-from criticalmass.comparison_words import sentence
+from criticalmass.analysis.comparison_pairs import KEY, Pair, folder_names, pairs_of, same_samples
+from criticalmass.analysis.comparison_text import sentence
+from criticalmass.analysis.curves import Curve, curves_of
+from criticalmass.analysis.estimators import check_delta, check_estimator, critical_size, reaches
 from criticalmass.core.arguments import checked
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.estimators import check_delta, check_estimator, critical_size, reaches
 from criticalmass.measures.registry import is_similarity
-from criticalmass.run_curves import Curve, curves_of
 from criticalmass.storage.run import Run
 
 __all__ = ["COMPARISON_COLUMNS", "compare"]

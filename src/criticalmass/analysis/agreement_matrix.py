@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from criticalmass.analysis.predictions import Predictions, predictions_of
 from criticalmass.errors import CriticalMassError
-from criticalmass.run_predictions import Predictions, predictions_of
 from criticalmass.storage.run import Run
 
 __all__ = ["MATRIX_COLUMNS", "agreement_matrix"]
