@@ -26,7 +26,7 @@ from criticalmass.core.moments import moments
 from criticalmass.figures import new_axes
 from criticalmass.measures.similarity.cka import prefix_cka
 from criticalmass.storage.features import FeatureStore
-from criticalmass.theory.similarity import ExpectedSimilarity, expected_cka
+from criticalmass.theory.cka import ExpectedSimilarity, expected_cka
 from criticalmass.theory.spectrum import correlation, diagonal_share, participation_ratio
 from criticalmass.theory.what_if import (
     decorrelation_what_if,

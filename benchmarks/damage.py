@@ -27,13 +27,13 @@ from criticalmass.analysis.redundancy import redundancy
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction import import_writer
 from criticalmass.extraction.importing import import_features
-from criticalmass.prediction_file import read_predictions
 from criticalmass.shrink import shrink
 from criticalmass.shrinking.slim import SlimModel
 from criticalmass.storage import features_writer
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 from criticalmass.sweep import sweep
+from criticalmass.theory.prediction_file import read_predictions
 
 Generator = np.random.Generator
 _SHARD_ROWS = 400

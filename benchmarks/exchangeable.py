@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from benchmarks.timing import tell, timed
 from criticalmass.core.moments import moments
 from criticalmass.storage.features import FeatureStore
-from criticalmass.theory.exchangeable import exchangeability_test
+from criticalmass.theory.exchangeability import exchangeability_test
 
 Matrix = NDArray[np.float64]
 POWERS = (0.5, 1.0, 2.0)

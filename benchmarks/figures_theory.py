@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from criticalmass.theory.similarity import ExpectedSimilarity
+    from criticalmass.theory.cka import ExpectedSimilarity
 
 
 def law_over_measured(

@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from criticalmass import synthetic
 from criticalmass.extraction.importing import import_features
 from criticalmass.measures.probes.task import ProbeTask
 from criticalmass.measures.protocol import validation_rows
@@ -32,6 +31,7 @@ from criticalmass.selectors.sizes import DEFAULT_FRACTIONS, sizes_for
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.run import Run
 from criticalmass.sweep import sweep
+from criticalmass.theory import synthetic
 
 FloatArray = NDArray[np.float64]
 # Orders of the truth have seeds that no repetition uses.

@@ -25,8 +25,8 @@ from criticalmass.extraction.importing import import_features
 from criticalmass.selectors.sizes import sizes_for
 from criticalmass.storage.features import FeatureStore
 from criticalmass.sweep import sweep
+from criticalmass.theory.cka import expected_cka
 from criticalmass.theory.ridge import predict_ridge
-from criticalmass.theory.similarity import expected_cka
 
 Array = NDArray[np.float64]
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)

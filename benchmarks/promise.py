@@ -20,7 +20,6 @@ from scipy.stats import binomtest
 
 import criticalmass as cm
 from benchmarks.timing import machine
-from criticalmass import synthetic
 from criticalmass.measures.logistic.sklearn_probe import LogisticProbe
 from criticalmass.shrink import orders_of, shrink
 from criticalmass.shrinking.candidates import Candidate, Goal, compete
@@ -29,6 +28,7 @@ from criticalmass.shrinking.judges import judge_for
 from criticalmass.shrinking.judging import Hits
 from criticalmass.shrinking.parts import parts_of
 from criticalmass.shrinking.promise import descend
+from criticalmass.theory import synthetic
 
 POPULATIONS: dict[str, Callable[[], synthetic.Population]] = {
     "diffuse, 32 neurons of 6 factors": lambda: synthetic.diffuse(32, 6),

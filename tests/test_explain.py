@@ -17,11 +17,11 @@ from criticalmass.extraction.importing import import_features
 from criticalmass.figures import new_axes
 from criticalmass.figures_explain import predicted_curve, spectrum
 from criticalmass.measures.probes.closed_form import ridge_path
-from criticalmass.prediction import LAW, SUBSETS, WHOLE, Curve, cka_curve, ridge_curve
 from criticalmass.storage.features import FeatureStore
-from criticalmass.theory.drawn_ridge import ORDERS, drawn_ridge
+from criticalmass.theory.degrees_of_freedom import full_penalty
 from criticalmass.theory.eigenbasis import eigenbasis
-from criticalmass.theory.freedom import full_penalty
+from criticalmass.theory.prediction import LAW, SUBSETS, WHOLE, Curve, cka_curve, ridge_curve
+from criticalmass.theory.sampled_ridge import ORDERS, drawn_ridge
 from criticalmass.theory.what_if import first_order_critical_mass
 
 N_CLASSES, WIDTH = 4, 100
@@ -264,7 +264,7 @@ def test_wide_layers_keep_the_curve_at_fewer_sizes(monkeypatch: pytest.MonkeyPat
     x = blobs(1)[0].astype(np.float64)
     c = np.cov(x.T)
     whole = cka_curve(c)
-    monkeypatch.setattr("criticalmass.prediction._MOST_SIZES", 30)
+    monkeypatch.setattr("criticalmass.theory.prediction._MOST_SIZES", 30)
     thin = cka_curve(c)
     assert thin.sizes.size <= 30
     mean, _ = thin.at(whole.sizes)

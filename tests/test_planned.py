@@ -16,9 +16,9 @@ import criticalmass as cm
 from criticalmass import planned
 from criticalmass.errors import CriticalMassError
 from criticalmass.planned import HALF_WIDTH, fractions_for, half_width, is_auto, seeds_for
-from criticalmass.prediction import Curve
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 from criticalmass.storage.features import FeatureStore
+from criticalmass.theory.prediction import Curve
 
 
 def curve(mean: np.ndarray, std: float = 0.0) -> Curve:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import criticalmass as cm
-from criticalmass import prediction_file
-from criticalmass.prediction import Prediction
-from criticalmass.prediction_file import FILE, read_predictions, write_predictions
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
+from criticalmass.theory import prediction_file
+from criticalmass.theory.prediction import Prediction
+from criticalmass.theory.prediction_file import FILE, read_predictions, write_predictions
 
 MakeStore = Callable[..., FeatureStore]
 

@@ -11,11 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 import criticalmass as cm
-from criticalmass import synthetic
 from criticalmass.cli import cli
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.shrinking.candidates import Goal, geometric
 from criticalmass.shrinking.slim import SlimModel
+from criticalmass.theory import synthetic
 
 QUICK: dict[str, Any] = {"measure": "ridge", "selectors": ("random", "anova")}
 

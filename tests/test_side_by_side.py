@@ -14,7 +14,7 @@ from criticalmass.core import threads as thread_module
 from criticalmass.core.threads import map_side_by_side
 from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
 from criticalmass.theory.held_out import Sampling, held_out
-from criticalmass.theory.subset_heads import exchangeable_heads
+from criticalmass.theory.ridge_heads import exchangeable_heads
 
 
 def layer(n: int = 400, d: int = 6) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import beta, multivariate_normal, norm
 
 import criticalmass as cm
-from criticalmass import synthetic
-from criticalmass.synthetic import Population
+from criticalmass.theory import synthetic
+from criticalmass.theory.synthetic import Population
 
 SMALL = {
     "diffuse": synthetic.diffuse(6, 2, noise=0.5, seed=1),

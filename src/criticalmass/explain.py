@@ -19,12 +19,16 @@ from criticalmass.core.arguments import checked
 from criticalmass.core.moments import Moments, moments
 from criticalmass.errors import CriticalMassError, RunError, StoreError
 from criticalmass.explain_words import paragraph
-from criticalmass.prediction import Prediction, ridge_curve
-from criticalmass.prediction_check import masses_beside, residuals
-from criticalmass.prediction_file import of_second_moment, read_predictions, write_predictions
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
-from criticalmass.theory.freedom import degrees_of_freedom, full_penalty
+from criticalmass.theory.degrees_of_freedom import degrees_of_freedom, full_penalty
+from criticalmass.theory.prediction import Prediction, ridge_curve
+from criticalmass.theory.prediction_check import masses_beside, residuals
+from criticalmass.theory.prediction_file import (
+    of_second_moment,
+    read_predictions,
+    write_predictions,
+)
 from criticalmass.theory.spectrum import correlation
 from criticalmass.theory.what_if import first_order_critical_mass
 
@@ -42,7 +46,7 @@ SHARES = (0.5, 0.9)
 # come later than the limit on their threads would not heed it.
 _COMPUTING = (
     "criticalmass.measures.similarity.cka_kernels",
-    "criticalmass.theory.drawn_ridge",
+    "criticalmass.theory.sampled_ridge",
     "criticalmass.theory.ridge",
     "scipy.interpolate",
     "scipy.sparse.linalg",

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from criticalmass.explain import Explanation, Need
-    from criticalmass.theory.exchangeable import Exchangeability
+    from criticalmass.theory.exchangeability import Exchangeability
 
 
 def paragraph(made: Explanation) -> str:

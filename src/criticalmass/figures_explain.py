@@ -99,7 +99,7 @@ def predicted_over_measured(
     Parameters
     ----------
     curve: columns measure, fraction, mean; the prediction at many sizes.
-    compared: of `criticalmass.prediction_check.residuals`.
+    compared: of `criticalmass.theory.prediction_check.residuals`.
     ax: where to draw.
     measure: whose.
 
@@ -140,7 +140,7 @@ def residual_against_fraction(compared: pd.DataFrame, ax: Axes, *, measure: str)
 
     Parameters
     ----------
-    compared: of `criticalmass.prediction_check.residuals`.
+    compared: of `criticalmass.theory.prediction_check.residuals`.
     ax: where to draw.
     measure: whose.
 

@@ -20,10 +20,10 @@ from criticalmass.core.progress import notice, say
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.registry import MEASURES
 from criticalmass.plan import SPLIT, Request
-from criticalmass.prediction import Curve, cka_curve, ridge_curve
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
+from criticalmass.theory.prediction import Curve, cka_curve, ridge_curve
 
 AUTO = "auto"
 #: Sizes that "auto" places, as many as there are by default.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from criticalmass.prediction import Prediction
-from criticalmass.prediction_file import (
+from criticalmass.theory.prediction import Prediction
+from criticalmass.theory.prediction_file import (
     of_second_moment,
     read_predictions,
     with_ridge,

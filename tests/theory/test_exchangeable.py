@@ -6,7 +6,11 @@ from benchmarks.exchangeable import synthetic_layer, wilson
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
-from criticalmass.theory.exchangeable import _before_standardising, _rotated, exchangeability_test
+from criticalmass.theory.exchangeability import (
+    _before_standardising,
+    _rotated,
+    exchangeability_test,
+)
 
 
 def p_values(kind, power=1.0, *, repeats=6, **options):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.theory.freedom import degrees_of_freedom, full_penalty
+from criticalmass.theory.degrees_of_freedom import degrees_of_freedom, full_penalty
 from criticalmass.theory.neuron_penalties import TOLERANCE, neuron_penalties
 
 SPECTRA = arrays(np.float64, st.integers(2, 30), elements=st.floats(0.0, 50.0)).filter(

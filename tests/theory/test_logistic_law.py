@@ -12,8 +12,8 @@ import criticalmass as cm
 from criticalmass.measures.logistic.probe import LogisticProtocol, logistic
 from criticalmass.measures.probes.task import ProbeTask
 from criticalmass.measures.protocol import validation_rows
+from criticalmass.theory.degrees_of_freedom import full_penalty
 from criticalmass.theory.eigenbasis import eigenbasis
-from criticalmass.theory.freedom import full_penalty
 from criticalmass.theory.logistic import LogisticSampling, predict_logistic, race_winner
 
 FloatArray = NDArray[np.float64]

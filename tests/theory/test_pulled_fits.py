@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 import criticalmass as cm
-from criticalmass.theory.pulled_fits import Layer, Pulls, fit_pulled
+from criticalmass.theory.shifted_logistic import Layer, Pulls, fit_pulled
 
 FloatArray = NDArray[np.float64]
 

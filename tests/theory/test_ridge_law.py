@@ -12,17 +12,12 @@ from benchmarks.what_if_ridge import ridge_by_classes, ridge_by_members, ridge_b
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
+from criticalmass.theory.degrees_of_freedom import degrees_of_freedom, full_penalty
 from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
-from criticalmass.theory.freedom import degrees_of_freedom, full_penalty
 from criticalmass.theory.held_out import Sampling
 from criticalmass.theory.neuron_penalties import neuron_penalties
 from criticalmass.theory.ridge import RidgePrediction, predict_ridge, predicted_critical_mass
-from criticalmass.theory.subset_heads import (
-    Heads,
-    exchangeable_heads,
-    heads_of_medium,
-    neuron_heads,
-)
+from criticalmass.theory.ridge_heads import Heads, exchangeable_heads, heads_of_medium, neuron_heads
 
 Task = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 FINE = Sampling(draws=40, rows=10_000)

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
 from criticalmass.figures import new_axes
-from criticalmass.theory.remainder import average_subsets
-from criticalmass.theory.similarity import (
+from criticalmass.theory.cka import (
     cka_critical_mass_interval,
     debiased_terms,
     expected_debiased_cka,
 )
-from criticalmass.theory.subset_moments import pair_sums, subset_moments
+from criticalmass.theory.cka_moments import pair_sums, subset_moments
+from criticalmass.theory.cka_remainder import average_subsets
 from criticalmass.theory.what_if import (
     decorrelation_what_if,
     first_order_cka,

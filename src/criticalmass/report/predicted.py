@@ -15,8 +15,8 @@ from criticalmass.report.plot import Plot, Series, plain_axis, share_axis
 if TYPE_CHECKING:
     import pandas as pd
 
-    from criticalmass.prediction import Prediction
     from criticalmass.storage.run import Run
+    from criticalmass.theory.prediction import Prediction
 
 _SHOWN_SIZES = 120
 _CURVE = (
@@ -54,8 +54,8 @@ def predicted(run: Run, deltas: Sequence[float]) -> list[Predicted]:
     run: the run; predictions for other features than it was measured on are not there.
     deltas: shares of the whole layer's value, each in (0, 1].
     """
-    from criticalmass.prediction_check import masses_beside, residuals
-    from criticalmass.prediction_file import read_predictions
+    from criticalmass.theory.prediction_check import masses_beside, residuals
+    from criticalmass.theory.prediction_file import read_predictions
 
     found = []
     for prediction in read_predictions(run).values():

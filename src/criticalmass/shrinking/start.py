@@ -30,8 +30,8 @@ def expected_size(measure: str, parts: Parts, keep: float) -> int | None:
     Neurons, or None where no law speaks: another measure, or data that defeat it.
     """
     from criticalmass.core.moments import moments
-    from criticalmass.prediction import cka_curve, ridge_curve
     from criticalmass.theory.eigenbasis import eigenbasis
+    from criticalmass.theory.prediction import cka_curve, ridge_curve
 
     try:
         if measure in _SIMILAR:

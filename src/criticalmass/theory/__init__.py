@@ -5,14 +5,14 @@ Derivations, limits and measured errors: docs/theory.md.
 
 from __future__ import annotations
 
-from criticalmass.theory.exchangeable import Exchangeability, exchangeability_test
-from criticalmass.theory.similarity import (
+from criticalmass.theory.cka import (
     ExpectedSimilarity,
     cka_critical_mass,
     cka_critical_mass_interval,
     expected_cka,
     expected_debiased_cka,
 )
+from criticalmass.theory.exchangeability import Exchangeability, exchangeability_test
 from criticalmass.theory.spectrum import correlation, diagonal_share, participation_ratio
 from criticalmass.theory.what_if import decorrelation_what_if, width_what_if
 

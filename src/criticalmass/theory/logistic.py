@@ -16,10 +16,10 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.measures.logistic.fit_probes import check_strengths
 from criticalmass.measures.logistic.probe import LogisticProtocol
 from criticalmass.measures.protocol import validation_rows
+from criticalmass.theory.degrees_of_freedom import checked_sizes
 from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
-from criticalmass.theory.freedom import checked_sizes
 from criticalmass.theory.logistic_heads import Cell, Consistent, LogisticHeads, consistent_heads
-from criticalmass.theory.pulled_fits import Layer, Single
+from criticalmass.theory.shifted_logistic import Layer, Single
 
 FloatArray = NDArray[np.float64]
 Labelled = tuple[Rows, npt.ArrayLike]

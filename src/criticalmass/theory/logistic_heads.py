@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.theory.freedom import full_penalty
-from criticalmass.theory.pulled_fits import Layer, PulledFits, Pulls, Single, fit_pulled
+from criticalmass.theory.degrees_of_freedom import full_penalty
+from criticalmass.theory.shifted_logistic import Layer, PulledFits, Pulls, Single, fit_pulled
 
 FloatArray = NDArray[np.float64]
 # Curvature below this share of the largest is that of the direction that shifts all scores.

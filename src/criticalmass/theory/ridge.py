@@ -20,15 +20,15 @@ from criticalmass.core.arguments import checked
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.measures.probes.closed_form import L2S
-from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
-from criticalmass.theory.freedom import (
+from criticalmass.theory.degrees_of_freedom import (
     check_penalty,
     checked_sizes,
     degrees_of_freedom,
     full_penalty,
 )
+from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
 from criticalmass.theory.held_out import HeldOut, Sampling, held_out
-from criticalmass.theory.subset_heads import Heads, exchangeable_heads, neuron_heads
+from criticalmass.theory.ridge_heads import Heads, exchangeable_heads, neuron_heads
 
 FloatArray = NDArray[np.float64]
 Labelled = tuple[Rows, npt.ArrayLike]

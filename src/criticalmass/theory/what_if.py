@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.theory.similarity import expected_cka
+from criticalmass.theory.cka import expected_cka
 from criticalmass.theory.spectrum import as_second_moment, diagonal_share
 
 if TYPE_CHECKING:

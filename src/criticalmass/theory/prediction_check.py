@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from criticalmass.prediction import SUBSETS, Prediction
-from criticalmass.theory.drawn_ridge import ORDERS
+from criticalmass.theory.prediction import SUBSETS, Prediction
+from criticalmass.theory.sampled_ridge import ORDERS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from criticalmass.errors import CriticalMassError
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.features_writer import SplitInfo, StoreWriter
-from criticalmass.synthetic.population import Population
+from criticalmass.theory.synthetic.population import Population
 
 LAYER = "penultimate"
 

@@ -22,7 +22,7 @@ from criticalmass.selectors.sizes import sizes_for
 
 if TYPE_CHECKING:
     from criticalmass.theory.eigenbasis import Eigenbasis
-    from criticalmass.theory.exchangeable import Exchangeability
+    from criticalmass.theory.exchangeability import Exchangeability
     from criticalmass.theory.ridge import Law
 
 #: Ridge probes up to this size are drawn, not predicted: it is exact, and cheaper.
@@ -161,7 +161,7 @@ def cka_curve(second_moment: FloatArray) -> Curve:
     ------
     CriticalMassError: if it is no second moment, or every neuron is constant.
     """
-    from criticalmass.theory.similarity import expected_cka
+    from criticalmass.theory.cka import expected_cka
 
     d = int(second_moment.shape[0])
     sizes = np.arange(1, d + 1)
@@ -193,8 +193,8 @@ def ridge_curve(
     ------
     CriticalMassError: if rows and labels do not fit the training split.
     """
-    from criticalmass.theory.drawn_ridge import drawn_ridge
     from criticalmass.theory.ridge import predict_ridge
+    from criticalmass.theory.sampled_ridge import drawn_ridge
 
     d = basis.n_neurons
     grid = sorted({*_SMALL, *sizes_for(_LAW_FRACTIONS, d)})

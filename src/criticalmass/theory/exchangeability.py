@@ -15,8 +15,8 @@ import numpy.typing as npt
 from criticalmass.core.arguments import checked
 from criticalmass.core.moments import FloatArray, IndexArray
 from criticalmass.errors import CriticalMassError
+from criticalmass.theory.cka_moments import pair_sums
 from criticalmass.theory.spectrum import as_second_moment, correlation
-from criticalmass.theory.subset_moments import pair_sums
 
 #: Neurons whose pairs are looked at, and whose order is: enough to see, few enough for seconds.
 #: Neurons drawn at random from exchangeable ones are exchangeable, so both nulls stay exact.

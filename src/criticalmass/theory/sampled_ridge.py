@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from criticalmass.core.rows import Rows
 from criticalmass.measures.probes.closed_form import L2S, ridge_path
+from criticalmass.theory.degrees_of_freedom import checked_sizes
 from criticalmass.theory.eigenbasis import Eigenbasis
-from criticalmass.theory.freedom import checked_sizes
 from criticalmass.theory.held_out import HeldOut, Sampling, held_out
 
 FloatArray = NDArray[np.float64]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from criticalmass.core.moments import Moments
-from criticalmass.prediction import Curve, Prediction, cka_curve, ridge_curve
 from criticalmass.storage.digests import opened, sealed
 from criticalmass.storage.files import write_atomically
+from criticalmass.theory.prediction import Curve, Prediction, cka_curve, ridge_curve
 from criticalmass.theory.spectrum import correlation, diagonal_share, participation_ratio
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def of_second_moment(whole: Moments, *, layer: str, digest: str, test: bool) -> 
     ------
     CriticalMassError: if every neuron is constant.
     """
-    from criticalmass.theory.exchangeable import FEWEST_NEURONS, exchangeability_test
+    from criticalmass.theory.exchangeability import FEWEST_NEURONS, exchangeability_test
 
     alive = int((np.diagonal(whole.scatter) > 0.0).sum())
     return Prediction(
@@ -119,7 +119,7 @@ def _runs(names: Iterable[str]) -> list[list[Any]]:
 
 
 def _prediction(content: Mapping[str, Any]) -> Prediction:
-    from criticalmass.theory.exchangeable import Exchangeability, Feature
+    from criticalmass.theory.exchangeability import Exchangeability, Feature
 
     test = content["diffuseness"]
     if test is not None:

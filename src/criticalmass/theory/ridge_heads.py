@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.theory.degrees_of_freedom import full_penalty
 from criticalmass.theory.eigenbasis import Eigenbasis
-from criticalmass.theory.freedom import full_penalty
 from criticalmass.theory.neuron_penalties import NeuronPenalties, neuron_penalties
 
 FloatArray = NDArray[np.float64]

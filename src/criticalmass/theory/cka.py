@@ -18,8 +18,8 @@ import numpy.typing as npt
 from criticalmass.core.arguments import checked
 from criticalmass.core.moments import FloatArray, IndexArray
 from criticalmass.errors import CriticalMassError
+from criticalmass.theory.cka_moments import PairSums, SubsetMoments, pair_sums, subset_moments
 from criticalmass.theory.spectrum import as_second_moment
-from criticalmass.theory.subset_moments import PairSums, SubsetMoments, pair_sums, subset_moments
 
 #: Relative variance of D above which the second order alone is not trusted. On layers made to
 #: break it (a few giant neurons) it was up to .018 off at .1, and .005 with this bar.
@@ -108,7 +108,7 @@ def expected_cka(
     found = _second_order(sums, at, trust=not remainder)
     rough = np.flatnonzero(~found.closed_form)
     if rough.size:
-        from criticalmass.theory.remainder import average_subsets
+        from criticalmass.theory.cka_remainder import average_subsets
 
         n_orders = int(np.clip(COMPARISONS / c.size, FEWEST_ORDERS, MOST_ORDERS))
         mean, std = average_subsets(c, subset_moments(sums, at[rough]), n_orders, SEED)

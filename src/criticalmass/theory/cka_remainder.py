@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from criticalmass.core.moments import FloatArray
-from criticalmass.theory.subset_moments import SubsetMoments
+from criticalmass.theory.cka_moments import SubsetMoments
 
 #: Orders in one pass over the matrix: bounds memory to a few vectors per order.
 BATCH = 64

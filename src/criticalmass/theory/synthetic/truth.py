@@ -11,7 +11,7 @@ from criticalmass.analysis.estimators import check_delta, reaches
 from criticalmass.core.moments import FloatArray, IndexArray
 from criticalmass.errors import unknown_name
 from criticalmass.measures.similarity.cka import prefix_cka
-from criticalmass.synthetic.population import Population, best_accuracy
+from criticalmass.theory.synthetic.population import Population, best_accuracy
 
 MEASURES = ("accuracy", "cka")
 SELECTORS = ("random", "first")

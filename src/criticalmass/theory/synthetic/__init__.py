@@ -7,7 +7,7 @@ subset is then Phi(D / 2), with D the Mahalanobis distance of the classes on tha
 follows from the population's covariance. A logistic, LDA or ridge probe tends to the former
 as the training set grows, the CKA of a sample to the latter.
 
-    from criticalmass import synthetic
+    from criticalmass.theory import synthetic
     population = synthetic.diffuse(n_neurons=64, n_factors=8)
     store = synthetic.to_store(synthetic.draw(population, seed=0), out="features")
     synthetic.critical_mass(population, 0.9)
@@ -15,7 +15,7 @@ as the training set grows, the CKA of a sample to the latter.
 
 from __future__ import annotations
 
-from criticalmass.synthetic.population import (
+from criticalmass.theory.synthetic.population import (
     Population,
     best_accuracy,
     diffuse,
@@ -23,8 +23,8 @@ from criticalmass.synthetic.population import (
     needle,
     nested,
 )
-from criticalmass.synthetic.sample import Synthetic, draw, to_store
-from criticalmass.synthetic.truth import Expected, critical_mass, expected, prefix_accuracy
+from criticalmass.theory.synthetic.sample import Synthetic, draw, to_store
+from criticalmass.theory.synthetic.truth import Expected, critical_mass, expected, prefix_accuracy
 
 __all__ = [
     "Expected",
