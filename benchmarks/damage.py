@@ -32,7 +32,7 @@ from criticalmass.shrinking.slim import SlimModel
 from criticalmass.storage import features_writer
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
-from criticalmass.sweep import sweep
+from criticalmass.sweeps.sweep import sweep
 from criticalmass.theory.prediction_file import read_predictions
 
 Generator = np.random.Generator

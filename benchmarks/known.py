@@ -30,7 +30,7 @@ from criticalmass.measures.similarity.cka import prefix_cka
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS, sizes_for
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.run import Run
-from criticalmass.sweep import sweep
+from criticalmass.sweeps.sweep import sweep
 from criticalmass.theory import synthetic
 
 FloatArray = NDArray[np.float64]

@@ -142,7 +142,7 @@ def _header(recipe: Recipe) -> dict[str, object]:
 
 def _sweep(asked: argparse.Namespace) -> None:
     """Sweep in this process: random orders."""
-    from criticalmass.sweep import sweep
+    from criticalmass.sweeps.sweep import sweep
 
     store, out = asked.sweep
     run = sweep(

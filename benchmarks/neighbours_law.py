@@ -24,7 +24,7 @@ from criticalmass.core.moments import moments
 from criticalmass.extraction.importing import import_features
 from criticalmass.selectors.sizes import sizes_for
 from criticalmass.storage.features import FeatureStore
-from criticalmass.sweep import sweep
+from criticalmass.sweeps.sweep import sweep
 from criticalmass.theory.cka import expected_cka
 from criticalmass.theory.ridge import predict_ridge
 

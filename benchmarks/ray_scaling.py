@@ -29,7 +29,7 @@ from criticalmass.core.ray_backend import Ray
 from criticalmass.core.threads import limit_threads
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
-from criticalmass.sweep import sweep
+from criticalmass.sweeps.sweep import sweep
 
 FRACTIONS = (0.1, 0.3, 0.5, 0.9)
 # Assumed of the machines on paper: cores, memory, and bytes a second of network and file system.

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 import criticalmass as cm
-from criticalmass import needs
 from criticalmass.core.memory import Room, rooms
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.logistic.training_rows import (
@@ -24,12 +23,13 @@ from criticalmass.measures.logistic.training_rows import (
     ordered_rows,
 )
 from criticalmass.measures.scaling import column_scaling
-from criticalmass.plan import make_request
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
+from criticalmass.sweeps import memory_estimate
+from criticalmass.sweeps.plan import make_request
 
 GIB = 1 << 30
-BIG = needs.Task(200_000, 10_000, 2048, 10, 2, (205, 1024, 1843, 2048), 10, 2, GIB)
+BIG = memory_estimate.Task(200_000, 10_000, 2048, 10, 2, (205, 1024, 1843, 2048), 10, 2, GIB)
 
 
 def asked(store: FeatureStore, **changes: Any) -> Any:
@@ -47,9 +47,9 @@ def test_rows_are_held_up_to_the_limit_and_else_read_in_blocks() -> None:
     """200,000 rows of 205 neurons are 164 MB, of 2,048 (and of 1,843) more than a gibibyte."""
     mib = 1 << 20
     wide = replace(BIG, sizes=(1024, 2048))
-    assert needs._rows(wide) == 48 * mib + 4 * 200_000 * 1024
-    assert needs._rows(BIG) <= (48 + 2.5 * 64) * mib
-    assert needs._rows(replace(wide, held=0)) < needs._rows(wide)
+    assert memory_estimate._rows(wide) == 48 * mib + 4 * 200_000 * 1024
+    assert memory_estimate._rows(BIG) <= (48 + 2.5 * 64) * mib
+    assert memory_estimate._rows(replace(wide, held=0)) < memory_estimate._rows(wide)
 
 
 @pytest.mark.parametrize(
@@ -64,12 +64,14 @@ def test_rows_are_held_up_to_the_limit_and_else_read_in_blocks() -> None:
 )
 def test_more_of_anything_needs_more(more: dict[str, Any]) -> None:
     for name in ("logistic", "ridge", "cka", "knn", "sgd"):
-        assert needs._measuring(name, replace(BIG, **more)) >= needs._measuring(name, BIG)
-    assert needs._logistic(replace(BIG, **more)) > needs._logistic(BIG)
+        assert memory_estimate._measuring(name, replace(BIG, **more)) >= memory_estimate._measuring(
+            name, BIG
+        )
+    assert memory_estimate._logistic(replace(BIG, **more)) > memory_estimate._logistic(BIG)
 
 
 def test_mapped_features_count_against_address_space_alone(store: FeatureStore) -> None:
-    need = needs.need_of(store, asked(store), GIB)
+    need = memory_estimate.need_of(store, asked(store), GIB)
     assert need.mapped == (90 + 45) * 12 * 4
     space, memory = Room("a", 0, True, ""), Room("b", 0, False, "")
     assert need.of(space) - need.of(memory) == need.mapped + need.loaded[0] - need.loaded[1]
@@ -77,7 +79,7 @@ def test_mapped_features_count_against_address_space_alone(store: FeatureStore) 
 
 def give(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     room = Room("the address-space limit", free, True, "raise it (ulimit -v)")
-    monkeypatch.setattr(needs, "rooms", lambda: (room,))
+    monkeypatch.setattr(memory_estimate, "rooms", lambda: (room,))
 
 
 def test_it_keeps_less_where_room_is_short_and_says_so(
@@ -85,11 +87,14 @@ def test_it_keeps_less_where_room_is_short_and_says_so(
 ) -> None:
     request = asked(store)
     give(monkeypatch, 100 * GIB)
-    assert needs.fitting(store, request) is None
-    monkeypatch.setattr(needs, "_rows", lambda task: task.held)
-    give(monkeypatch, needs.need_of(store, request, GIB // 4).of(needs.rooms()[0]))
+    assert memory_estimate.fitting(store, request) is None
+    monkeypatch.setattr(memory_estimate, "_rows", lambda task: task.held)
+    give(
+        monkeypatch,
+        memory_estimate.need_of(store, request, GIB // 4).of(memory_estimate.rooms()[0]),
+    )
     with pytest.warns(UserWarning, match=r"more than 0\.27 GB of rows are not kept in memory"):
-        assert needs.fitting(store, request) == GIB // 4
+        assert memory_estimate.fitting(store, request) == GIB // 4
 
 
 def test_too_little_is_said_in_one_line_with_what_to_change(

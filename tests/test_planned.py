@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from scipy.stats import t
 
 import criticalmass as cm
-from criticalmass import planned
 from criticalmass.errors import CriticalMassError
-from criticalmass.planned import HALF_WIDTH, fractions_for, half_width, is_auto, seeds_for
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 from criticalmass.storage.features import FeatureStore
+from criticalmass.sweeps import auto_grid
+from criticalmass.sweeps.auto_grid import HALF_WIDTH, fractions_for, half_width, is_auto, seeds_for
 from criticalmass.theory.prediction import Curve
 
 
@@ -57,10 +57,10 @@ def test_lines_between_planned_sizes_miss_less_than_between_the_default_ones(
 
 
 def test_no_other_choice_of_sizes_misses_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planned, "_CANDIDATES", 14)
+    monkeypatch.setattr(auto_grid, "_CANDIDATES", 14)
     made = curve(saturating(1000, 0.1))
     found = fractions_for([made], 5)
-    at = planned._candidates(1000)
+    at = auto_grid._candidates(1000)
     value = made.mean[np.round(at * 1000).astype(int) - 1]
 
     def miss(chosen: Sequence[float]) -> float:
@@ -137,7 +137,7 @@ def test_a_sweep_takes_what_the_law_says_and_keeps_to_it(
     assert sorted(set(mine["fraction"])) == told["fractions"]
     assert mine["seed"].nunique() == told["n_seeds"] >= 3
     # Going on with a run asks for the same cells, without predicting anew.
-    monkeypatch.setattr(planned, "_curves", lambda *_: pytest.fail("predicted again"))
+    monkeypatch.setattr(auto_grid, "_curves", lambda *_: pytest.fail("predicted again"))
     assert len(again().frame()) == len(rows)
 
 

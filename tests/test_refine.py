@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import criticalmass as cm
-from criticalmass import cells, cli
+from criticalmass import cli
 from criticalmass.core import progress
 from criticalmass.core.moments import moments
 from criticalmass.errors import CriticalMassError
@@ -62,7 +62,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, curve: Callable[[int, int], float]) -
         status = np.full(task.grid, "ok", dtype=object)
         return ProbeScores(predicted, blank, blank, passes, seconds, status)
 
-    monkeypatch.setattr(cells, "get_probe", lambda name: probe)
+    monkeypatch.setattr(jobs, "get_probe", lambda name: probe)
     return jobs
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from criticalmass.search import Found, Look, Problem, answer, looks_for, next_asks
+from criticalmass.sweeps.bisection import Found, Look, Problem, answer, looks_for, next_asks
 
 Curve = NDArray[np.float64]  # (n_seeds, n_neurons): value at size k in column k - 1
 

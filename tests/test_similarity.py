@@ -13,7 +13,7 @@ from criticalmass.measures.similarity.procrustes import (
 )
 from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
 from criticalmass.selectors.registry import SELECTORS
-from criticalmass.sweep import sweep
+from criticalmass.sweeps.sweep import sweep
 
 COMPARED = [name for name, measure in MEASURES.items() if not measure.is_probe]
 

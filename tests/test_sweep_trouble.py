@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import criticalmass as cm
-from criticalmass import cells
 from criticalmass.errors import CriticalMassError, RunError, StoreError
 from criticalmass.measures.probes.task import ProbeScores, ProbeTask
 from criticalmass.measures.registry import MEASURES, get_probe, identity
 from criticalmass.selectors import registry
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
+from criticalmass.sweeps import jobs
 
 FRACTIONS = (0.25, 0.5, 1.0)
 MakeStore = Callable[..., FeatureStore]
@@ -41,7 +41,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException, measure: st
 
         return broken if name == measure else get_probe(name)
 
-    monkeypatch.setattr(cells, "get_probe", choose)
+    monkeypatch.setattr(jobs, "get_probe", choose)
 
 
 def without_time(run: Run) -> pd.DataFrame:
@@ -106,7 +106,7 @@ def test_rows_learn_the_value_of_the_whole_layer_once_it_is_there(
         return probe
 
     with monkeypatch.context() as patch:
-        patch.setattr(cells, "get_probe", not_whole)
+        patch.setattr(jobs, "get_probe", not_whole)
         with pytest.warns(UserWarning, match="cells failed"):
             table = quick(store, tmp_path / "run", measures="logistic").frame()
     seed_1 = table.query("seed == 1 and n_kept < 12")

@@ -36,7 +36,7 @@ _PUBLIC = {
     "diffused_redundancy": "analysis.estimators",
     "diffuseness": "analysis.diffuseness",
     "diffuseness_summary": "analysis.diffuseness",
-    "ensembles": "ensembles",
+    "ensembles": "sweeps.ensembles",
     "exchangeability_test": "theory.exchangeability",
     "expected_cka": "theory.cka",
     "explain": "explain",
@@ -64,7 +64,7 @@ _PUBLIC = {
     "report": "report",
     "shrink": "shrink",
     "study": "studies.running",
-    "sweep": "sweep",
+    "sweep": "sweeps.sweep",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604

@@ -74,7 +74,7 @@ def demo(out: str | os.PathLike[str] = "demo") -> Demo:
 def _measured(model: str, dataset: str, folder: Path) -> Run:
     """Extract and sweep one pair of model and dataset, each pair in a folder of its own."""
     from criticalmass.extraction.extract import extract
-    from criticalmass.sweep import sweep
+    from criticalmass.sweeps.sweep import sweep
 
     place = folder / dataset.partition(":")[2]
     store = extract(model, dataset, out=place / "features")

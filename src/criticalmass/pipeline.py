@@ -77,7 +77,7 @@ def measure(  # noqa: PLR0913
     """
     from criticalmass.extraction.extract import extract
     from criticalmass.report import report
-    from criticalmass.sweep import sweep
+    from criticalmass.sweeps.sweep import sweep
 
     folder = Path(out)
     store = extract(

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from criticalmass.cells import Workbench
 from criticalmass.cli.options import given
 from criticalmass.core.backends import Local, get_backend, map_in_order
 from criticalmass.core.threads import VARIABLE, limit_threads, thread_count
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.storage.features import FeatureStore
+from criticalmass.sweeps.layer_data import Workbench
 
 
 def test_importing_the_package_and_its_sweep_loads_no_ray() -> None:

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import criticalmass as cm
-from criticalmass import ensembles as _  # noqa: F401 -- binds the verb
-from criticalmass.ensembles import ENSEMBLE_COLUMNS, hard_vote, soft_vote
 from criticalmass.errors import CriticalMassError
 from criticalmass.storage.features import FeatureStore
+from criticalmass.sweeps import ensembles as _  # noqa: F401 -- binds the verb
+from criticalmass.sweeps.ensembles import ENSEMBLE_COLUMNS, hard_vote, soft_vote
 from criticalmass.tables_effects import ENDS, fairness_for_people
 
 

@@ -85,7 +85,7 @@ def agreement(runs: tuple[str, ...], form: str, out: str | None, **options: Any)
 def ensembles(store: str, form: str, out: str | None, **options: Any) -> None:
     """Fit probes on disjoint subsets of STORE and compare their votes."""
     from criticalmass import tables
-    from criticalmass.ensembles import ensembles as compute
+    from criticalmass.sweeps.ensembles import ensembles as compute
     from criticalmass.tables_effects import ensembles_for_people
 
     table = compute(store, **given(options))

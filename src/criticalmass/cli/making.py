@@ -129,7 +129,7 @@ def sweep(store: str, out: str, **options: Any) -> None:
     Only what is missing in the run is computed. With --refine, the critical mass is searched for
     to one neuron; where seeds do not settle it, to an interval.
     """
-    from criticalmass.sweep import sweep as run_sweep
+    from criticalmass.sweeps.sweep import sweep as run_sweep
 
     click.echo(str(run_sweep(store, out=out, **given(options)).path))
 

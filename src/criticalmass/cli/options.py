@@ -31,7 +31,7 @@ def _with_cluster(options: dict[str, Any]) -> dict[str, Any]:
         raise CriticalMassError(
             f"--backend {name} has no use for --ray-{next(iter(told))}; leave one of them out"
         )
-    from criticalmass.sweep_backends import SWEEP_BACKENDS
+    from criticalmass.sweeps.backends import SWEEP_BACKENDS
 
     return {**options, "backend": SWEEP_BACKENDS[name](**told)}
 

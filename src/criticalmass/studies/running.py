@@ -21,7 +21,7 @@ from criticalmass.studies.stores import Features, Stored, united
 from criticalmass.studies.tabulating import Seen
 from criticalmass.studies.views import view
 from criticalmass.studies.watching import Watch
-from criticalmass.sweep_backends import get_sweep_backend
+from criticalmass.sweeps.backends import get_sweep_backend
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class _Work:
             self._miss(jobs, error)
 
     def _sweep(self, pair: Pair, jobs: Sequence[Job]) -> None:
-        from criticalmass.sweep import sweep
+        from criticalmass.sweeps.sweep import sweep
 
         for job in jobs:
             if any(self._same(job, one) for one in self.missing):

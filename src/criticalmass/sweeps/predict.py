@@ -13,9 +13,9 @@ from criticalmass.theory.prediction_file import (
 )
 
 if TYPE_CHECKING:
-    from criticalmass.cells import Workbench
-    from criticalmass.plan import Request
     from criticalmass.storage.run import Run
+    from criticalmass.sweeps.layer_data import Workbench
+    from criticalmass.sweeps.plan import Request
 
 #: Wider layers are predicted by `explain` when asked, not by every sweep: it takes minutes.
 WIDEST_IN_SWEEP = 4096

@@ -15,10 +15,10 @@ from criticalmass.core.threads import thread_count
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.logistic.training_rows import held_bytes
 from criticalmass.measures.registry import MEASURES
-from criticalmass.plan import SPLIT, Request
 from criticalmass.selectors.registry import SELECTORS
 from criticalmass.selectors.sizes import sizes_for
 from criticalmass.storage.features import FeatureStore
+from criticalmass.sweeps.plan import SPLIT, Request
 
 _MIB = 1 << 20
 # Compiled code and libraries that are loaded as they are needed, stacks and arenas of threads.

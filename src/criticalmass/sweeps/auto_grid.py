@@ -19,10 +19,10 @@ from criticalmass.core.moments import FloatArray, moments
 from criticalmass.core.progress import notice, say
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.registry import MEASURES
-from criticalmass.plan import SPLIT, Request
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
+from criticalmass.sweeps.plan import SPLIT, Request
 from criticalmass.theory.prediction import Curve, cka_curve, ridge_curve
 
 AUTO = "auto"

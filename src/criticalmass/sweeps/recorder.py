@@ -9,12 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from criticalmass.cells import Outcome, Workbench, run_job
 from criticalmass.core.backends import Backend
 from criticalmass.core.progress import say, track
-from criticalmass.plan import FULL, Cell, jobs_of
 from criticalmass.storage.run import Run
 from criticalmass.storage.run_writer import RunWriter
+from criticalmass.sweeps.jobs import Outcome, run_job
+from criticalmass.sweeps.layer_data import Workbench
+from criticalmass.sweeps.plan import FULL, Cell, jobs_of
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.cells import Outcome, Workbench, run_job
 from criticalmass.core.backends import Backend
-from criticalmass.ledger import Ledger, fill, record, save_orders
 from criticalmass.measures.registry import MEASURES
-from criticalmass.plan import Cell, jobs_of
 from criticalmass.storage.artifacts import Artifact
+from criticalmass.sweeps.jobs import Outcome, run_job
+from criticalmass.sweeps.layer_data import Workbench
+from criticalmass.sweeps.plan import Cell, jobs_of
+from criticalmass.sweeps.recorder import Ledger, fill, record, save_orders
 
 Wanted = tuple[Cell, Callable[[int], Sequence[Cell]]]
 

@@ -14,11 +14,11 @@ from criticalmass.analysis.estimators import check_delta
 from criticalmass.core.progress import notice, say
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.registry import MEASURES
-from criticalmass.plan import Cell, CellMaker, Request
-from criticalmass.search import Ask, Found, Look, Problem, answer, looks_for, next_asks
 from criticalmass.selectors.registry import SELECTORS
 from criticalmass.selectors.sizes import grid_for
-from criticalmass.supply import Supply
+from criticalmass.sweeps.bisection import Ask, Found, Look, Problem, answer, looks_for, next_asks
+from criticalmass.sweeps.cell_cache import Supply
+from criticalmass.sweeps.plan import Cell, CellMaker, Request
 
 _KEY = ("layer", "selector", "measure", "delta")
 

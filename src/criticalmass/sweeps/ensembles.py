@@ -17,7 +17,6 @@ from criticalmass.analysis.agreement import compared
 from criticalmass.analysis.bootstrap import averaged_over_seeds, resampled_means, seed_counts
 from criticalmass.analysis.columns import check_interval, percentiles, typed
 from criticalmass.analysis.predictions import Predictions
-from criticalmass.cells import LayerData, Workbench
 from criticalmass.core.arguments import checked
 from criticalmass.core.moments import FloatArray
 from criticalmass.core.progress import Progress, track
@@ -27,6 +26,7 @@ from criticalmass.measures.probes.task import LinearHead, ProbeScores, ProbeTask
 from criticalmass.measures.registry import get_probe
 from criticalmass.selectors.sizes import sizes_for
 from criticalmass.storage.features import FeatureStore
+from criticalmass.sweeps.layer_data import LayerData, Workbench
 
 __all__ = ["ENSEMBLE_COLUMNS", "KINDS", "ensembles", "hard_vote", "soft_vote"]
 

@@ -12,27 +12,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from criticalmass.cells import Workbench
 from criticalmass.core.arguments import checked
 from criticalmass.core.backends import Backend, Local
 from criticalmass.core.progress import notice
 from criticalmass.errors import CriticalMassError, RunError, StoreError, unknown_name
-from criticalmass.ledger import Ledger, fill
 from criticalmass.measures.logistic.training_rows import holding
 from criticalmass.measures.protocol import VALIDATION_SEED, VALIDATION_SHARE
 from criticalmass.measures.registry import MEASURES, identity
-from criticalmass.needs import fitting
-from criticalmass.plan import SPLIT, Cell, Request, cells_of, make_request
-from criticalmass.planned import is_auto, settled
-from criticalmass.refine import Refinement, refine_run
 from criticalmass.selectors.registry import SELECTORS, selector_version
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 from criticalmass.storage.run_writer import RunWriter
-from criticalmass.supply import Supply
-from criticalmass.sweep_backends import get_sweep_backend
-from criticalmass.sweep_prediction import predict_for_run
+from criticalmass.sweeps.auto_grid import is_auto, settled
+from criticalmass.sweeps.backends import get_sweep_backend
+from criticalmass.sweeps.cell_cache import Supply
+from criticalmass.sweeps.layer_data import Workbench
+from criticalmass.sweeps.memory_estimate import fitting
+from criticalmass.sweeps.plan import SPLIT, Cell, Request, cells_of, make_request
+from criticalmass.sweeps.predict import predict_for_run
+from criticalmass.sweeps.recorder import Ledger, fill
+from criticalmass.sweeps.refine import Refinement, refine_run
 
 RERUNS = ("missing", "failed", "all")
 _LIBRARIES = ("criticalmass", "numpy", "scipy", "scikit-learn", "numba", "pandas")
@@ -69,7 +69,7 @@ def sweep(  # noqa: PLR0913
     out: the run's folder: new, empty, or a run of the same model and dataset.
     selectors: keys of ``selectors.SELECTORS``.
     fractions: shares of the neurons to keep, in (0, 1]. "auto": as many as by default, placed
-        where the predicted curves bend (`criticalmass.planned`).
+        where the predicted curves bend (`criticalmass.sweeps.auto_grid`).
     seeds: how many (0, 1, ...) or which, for the random selectors. "auto": as many as the
         predicted scatter needs for means within 2 % of the whole layer's value, from 80 % of it
         on; "auto:0.01" for 1 %.
@@ -77,7 +77,7 @@ def sweep(  # noqa: PLR0913
     refine: shares of the whole layer's value, one or several, whose critical mass is searched
         for to one neuron after the grid, by halving the gap in which the mean over seeds first
         reaches the bar. A size too near the bar gets more seeds. Where they do not settle on
-        which side it is, the answer is an interval; see `criticalmass.search`, also for curves
+        which side it is, the answer is an interval; see `criticalmass.sweeps.bisection`, also for curves
         that are not monotone. What was found is in the manifest, and `redundancy` shows it.
     refine_level: at which a size's mean over seeds counts as above or below the bar.
     refine_seeds: most seeds that refining gives a size (a selector without chance has one).

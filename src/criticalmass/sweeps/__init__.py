@@ -1,0 +1,1 @@
+"""From a feature store to a run."""
