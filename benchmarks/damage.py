@@ -27,8 +27,8 @@ from criticalmass.analysis.redundancy import redundancy
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction import import_writer
 from criticalmass.extraction.importing import import_features
-from criticalmass.shrink import shrink
-from criticalmass.shrinking.slim import SlimModel
+from criticalmass.shrinking.shrink import shrink
+from criticalmass.shrinking.slim_model import SlimModel
 from criticalmass.storage import features_writer
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run

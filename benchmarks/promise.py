@@ -21,13 +21,13 @@ from scipy.stats import binomtest
 import criticalmass as cm
 from benchmarks.timing import machine
 from criticalmass.measures.logistic.sklearn_probe import LogisticProbe
-from criticalmass.shrink import orders_of, shrink
 from criticalmass.shrinking.candidates import Candidate, Goal, compete
 from criticalmass.shrinking.certify import holds, sequence
-from criticalmass.shrinking.judges import judge_for
-from criticalmass.shrinking.judging import Hits
-from criticalmass.shrinking.parts import parts_of
-from criticalmass.shrinking.promise import descend
+from criticalmass.shrinking.data_parts import parts_of
+from criticalmass.shrinking.evaluators import judge_for
+from criticalmass.shrinking.paired_tests import descend
+from criticalmass.shrinking.probe_evaluator import Hits
+from criticalmass.shrinking.shrink import orders_of, shrink
 from criticalmass.theory import synthetic
 
 POPULATIONS: dict[str, Callable[[], synthetic.Population]] = {

@@ -9,14 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.shrinking.precision import (
-    BITS,
-    Codec,
-    Stored,
-    bytes_per_vector,
-    most_neurons,
-    stored,
-)
+from criticalmass.shrinking.codec import BITS, Codec, Stored, bytes_per_vector, most_neurons, stored
 
 MATRICES = hnp.arrays(
     np.float32,

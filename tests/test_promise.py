@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.shrinking.promise import (
+from criticalmass.shrinking.paired_tests import (
     Paired,
     descend,
     drop_bound,

@@ -14,7 +14,7 @@ import criticalmass as cm
 from criticalmass.cli import cli
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.shrinking.candidates import Goal, geometric
-from criticalmass.shrinking.slim import SlimModel
+from criticalmass.shrinking.slim_model import SlimModel
 from criticalmass.theory import synthetic
 
 QUICK: dict[str, Any] = {"measure": "ridge", "selectors": ("random", "anova")}

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 import criticalmass as cm
 from criticalmass.extraction.importing import import_features
-from criticalmass.shrinking.candidates import first_sizes, geometric
-from criticalmass.shrinking.parts import Parts, parts_of
-from criticalmass.shrinking.start import expected_size, sizes_around
+from criticalmass.shrinking.candidates import expected_size, first_sizes, geometric, sizes_around
+from criticalmass.shrinking.data_parts import Parts, parts_of
 
 
 @pytest.fixture

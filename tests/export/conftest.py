@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 import criticalmass as cm
-from criticalmass.shrinking.precision import Codec
-from criticalmass.shrinking.slim import SlimModel
+from criticalmass.shrinking.codec import Codec
+from criticalmass.shrinking.slim_model import SlimModel
 
 # torchvision's compiled part need not fit the installed torch; see models/repair.py.
 REPAIR = """

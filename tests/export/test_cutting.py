@@ -11,9 +11,9 @@ import pytest
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
-from criticalmass.export.backbone import Backbone, without_classifier
-from criticalmass.export.cutting import cut_channels
-from criticalmass.shrinking.slim import SlimModel
+from criticalmass.shrinking.export.backbone import Backbone, without_classifier
+from criticalmass.shrinking.export.channel_pruning import cut_channels
+from criticalmass.shrinking.slim_model import SlimModel
 
 READ = """
 import numpy as np, criticalmass as cm

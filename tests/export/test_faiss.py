@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
-from criticalmass.shrinking.slim import SlimModel
+from criticalmass.shrinking.slim_model import SlimModel
 
 faiss: Any = pytest.importorskip("faiss")
 IDS = np.arange(400, dtype=np.int64)[::-1] * 7 + 3
@@ -91,7 +91,7 @@ def test_lists_keep_their_centres(
 def test_cosine_is_noticed(
     slim: SlimModel, whole: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from criticalmass.export import faiss_index
+    from criticalmass.shrinking.export import faiss_index
 
     said: list[str] = []
     monkeypatch.setattr(faiss_index, "notice", said.append)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 import criticalmass as cm
 from criticalmass.cli import cli
 from criticalmass.errors import CriticalMassError, MissingExtraError, StoreError
-from criticalmass.export.pipeline import first_of_level, make_pipeline
-from criticalmass.shrinking.precision import BITS, Codec
-from criticalmass.shrinking.slim import SlimModel
+from criticalmass.shrinking.codec import BITS, Codec
+from criticalmass.shrinking.export.sklearn_pipeline import first_of_level, make_pipeline
+from criticalmass.shrinking.slim_model import SlimModel
 
 READ_PIPELINES = """
 import warnings

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
-from criticalmass.export.sql import pgvector, qualified, quoted
-from criticalmass.shrinking.slim import SlimModel
+from criticalmass.shrinking.export.sql import pgvector, qualified, quoted
+from criticalmass.shrinking.slim_model import SlimModel
 
 NASTY = 'a"; DROP TABLE precious; --'
 RUN_DUCKDB = """

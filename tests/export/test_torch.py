@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets import Dataset, Split
-from criticalmass.shrinking.precision import BITS
-from criticalmass.shrinking.slim import SlimModel
+from criticalmass.shrinking.codec import BITS
+from criticalmass.shrinking.slim_model import SlimModel
 
 NETS = """
 import torch

@@ -31,7 +31,7 @@ def export(slim: str, form: str, out: str, **options: Any) -> None:
 
     SLIM is a folder that shrink wrote; each format is a folder of files, none of them pickled.
     """
-    from criticalmass.export import export as run_export
+    from criticalmass.shrinking.export.export import export as run_export
 
     click.echo(str(run_export(slim, format=form, out=out, **given(options))))
 

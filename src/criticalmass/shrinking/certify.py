@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from criticalmass.shrinking.candidates import Candidate, Goal, geometric
-from criticalmass.shrinking.judging import Findings, Hits, IndexArray, Judge
-from criticalmass.shrinking.promise import descend
+from criticalmass.shrinking.paired_tests import descend
+from criticalmass.shrinking.probe_evaluator import Findings, Hits, IndexArray, Judge
 
 # Multiples of the size that the selection part asks for, fixed before the held-out data are seen.
 _STEPS = (3.0, 2.0, 1.5, 1.3, 1.2, 1.12, 1.06, 1.0, 0.94, 0.88, 0.82, 0.76, 0.7)

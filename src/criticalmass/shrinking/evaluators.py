@@ -7,15 +7,15 @@ import numpy as np
 from criticalmass.core.rows import RowSubset
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.measures.registry import MEASURES
-from criticalmass.shrinking.judging import Judge, Part, ProbeJudge
-from criticalmass.shrinking.neighbours import (
+from criticalmass.shrinking.data_parts import Parts
+from criticalmass.shrinking.probe_evaluator import Judge, Part, ProbeJudge
+from criticalmass.shrinking.retrieval_evaluator import (
     QUERY_MEASURES,
     RELEVANCES,
     NeighbourJudge,
     Relevance,
     SimilarityJudge,
 )
-from criticalmass.shrinking.parts import Parts
 
 # New queries of the competition and of the promise. Scores lie in [0, 1], so the standard error
 # of their mean is at most .022 and .011, and half of that or less where most is kept.

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.export.backbone import backbone_of
-from criticalmass.export.folder import Facts
-from criticalmass.export.request import Request
+from criticalmass.shrinking.export.backbone import backbone_of
+from criticalmass.shrinking.export.folder import Facts
+from criticalmass.shrinking.export.request import Request
 
 
 def write(request: Request, folder: Path) -> Facts:

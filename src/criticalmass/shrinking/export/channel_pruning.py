@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
-from criticalmass.export.backbone import Backbone
 from criticalmass.extraction.models.preprocess import ImagePreprocess
+from criticalmass.shrinking.export.backbone import Backbone
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

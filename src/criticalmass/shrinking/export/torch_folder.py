@@ -20,19 +20,19 @@ from numpy.typing import NDArray
 from criticalmass.core.arguments import checked
 from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
-from criticalmass.export.backbone import ENCODER, Backbone, backbone_of, describe, rebuild
-from criticalmass.export.cutting import cut_at, cut_channels, savings
-from criticalmass.export.folder import Facts
-from criticalmass.export.request import Request
 from criticalmass.extraction.models.optional_imports import import_torch
 from criticalmass.extraction.models.preprocess import Preprocess, VectorPreprocess
-from criticalmass.shrinking.slim import SlimModel
+from criticalmass.shrinking.export.backbone import ENCODER, Backbone, backbone_of, describe, rebuild
+from criticalmass.shrinking.export.channel_pruning import cut_at, cut_channels, savings
+from criticalmass.shrinking.export.folder import Facts
+from criticalmass.shrinking.export.request import Request
+from criticalmass.shrinking.slim_model import SlimModel
 from criticalmass.storage.files import write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from criticalmass.export.modules import Slim
+    from criticalmass.shrinking.export.torch_modules import Slim
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -131,7 +131,7 @@ def assemble(request: Request) -> tuple[Slim, Backbone | None, dict[str, Any]]:
     -------
     Modules, backbone (or None) and the description of both, JSON-able.
     """
-    from criticalmass.export.modules import slim_module
+    from criticalmass.shrinking.export.torch_modules import slim_module
 
     slim, backbone = request.slim, backbone_of(request)
     used = backbone
@@ -225,8 +225,8 @@ def load_slim_torch(
     config = _read_config(folder)
     import_torch()
     safetensors = import_package("safetensors.torch", "torch")
-    from criticalmass.export.modules import empty_slim
     from criticalmass.extraction.models.loading import resolve_device
+    from criticalmass.shrinking.export.torch_modules import empty_slim
 
     entry, chosen, made = config["backbone"], resolve_device(device), None
     preprocess: Preprocess = VectorPreprocess()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from criticalmass.shrinking.judging import Findings, Hits, IndexArray, Judge, QueryScores
+from criticalmass.shrinking.probe_evaluator import Findings, Hits, IndexArray, Judge, QueryScores
 
 _SEEDS = 8
 _LEVEL = 0.95

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from criticalmass.core.rows import RowSubset
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.measures.protocol import validation_rows
-from criticalmass.shrinking.judging import Part
+from criticalmass.shrinking.probe_evaluator import Part
 from criticalmass.storage.features import FeatureStore
 
 # Enough to tell candidates apart; the certified probes see every training row.

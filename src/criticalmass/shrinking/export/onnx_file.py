@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
-from criticalmass.export.backbone import Backbone
-from criticalmass.export.folder import Facts
-from criticalmass.export.request import Request
-from criticalmass.export.torch_folder import assemble, compare, sample_inputs
 from criticalmass.extraction.models.optional_imports import import_torch
 from criticalmass.extraction.models.preprocess import TextPreprocess
+from criticalmass.shrinking.export.backbone import Backbone
+from criticalmass.shrinking.export.folder import Facts
+from criticalmass.shrinking.export.request import Request
+from criticalmass.shrinking.export.torch_folder import assemble, compare, sample_inputs
 from criticalmass.storage.files import write_json
 
 FILE = "model.onnx"

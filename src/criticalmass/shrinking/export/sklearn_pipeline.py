@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
-from criticalmass.export.folder import Facts
-from criticalmass.export.request import Request
 from criticalmass.measures.probes.task import LinearHead
-from criticalmass.shrinking.precision import Codec
-from criticalmass.shrinking.slim import SlimModel
+from criticalmass.shrinking.codec import Codec
+from criticalmass.shrinking.export.folder import Facts
+from criticalmass.shrinking.export.request import Request
+from criticalmass.shrinking.slim_model import SlimModel
 from criticalmass.storage.files import write_bytes
 
 FILE = "pipeline.skops"

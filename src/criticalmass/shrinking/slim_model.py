@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.measures.probes.task import LinearHead
-from criticalmass.shrinking.precision import Codec, bytes_per_vector
+from criticalmass.shrinking.codec import Codec, bytes_per_vector
 from criticalmass.storage.files import (
     MANIFEST,
     checked,

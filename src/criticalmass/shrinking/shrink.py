@@ -20,16 +20,15 @@ from criticalmass.measures.protocol import validation_rows
 from criticalmass.measures.registry import MEASURES
 from criticalmass.selectors.inputs import Evidence
 from criticalmass.selectors.registry import select, selector_info
-from criticalmass.shrinking.candidates import Goal, compete
-from criticalmass.shrinking.card import model_card, sentence
+from criticalmass.shrinking.assemble import Decision, make_slim
+from criticalmass.shrinking.candidates import Goal, compete, expected_size
 from criticalmass.shrinking.certify import certify, tried
-from criticalmass.shrinking.judges import check_measure, check_relevance, judge_for
-from criticalmass.shrinking.judging import IndexArray
-from criticalmass.shrinking.making import Decision, make_slim
-from criticalmass.shrinking.parts import Parts, parts_of
-from criticalmass.shrinking.precision import check_precision
-from criticalmass.shrinking.slim import SlimModel
-from criticalmass.shrinking.start import expected_size
+from criticalmass.shrinking.codec import check_precision
+from criticalmass.shrinking.data_parts import Parts, parts_of
+from criticalmass.shrinking.evaluators import check_measure, check_relevance, judge_for
+from criticalmass.shrinking.model_card import model_card, sentence
+from criticalmass.shrinking.probe_evaluator import IndexArray
+from criticalmass.shrinking.slim_model import SlimModel
 from criticalmass.storage.features import FeatureStore
 
 StoreLike = FeatureStore | str | Path
@@ -144,7 +143,7 @@ def shrink(  # noqa: PLR0913
     -----
     The promise holds if, on the test split, the lower bound of value(subset)/value(whole) at
     ``level`` is at least ``keep``, and no class loses ``worst_class_drop``; see
-    `criticalmass.shrinking.promise` for the tests and for why several sizes and classes need no
+    `criticalmass.shrinking.paired_tests` for the tests and for why several sizes and classes need no
     correction.
     """
     goal = _goal(keep, level, worst_class_drop, budget_bytes, max_dims)

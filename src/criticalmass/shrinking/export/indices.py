@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from criticalmass.export.folder import Facts
-from criticalmass.export.request import Request
+from criticalmass.shrinking.export.folder import Facts
+from criticalmass.shrinking.export.request import Request
 from criticalmass.storage.files import write_array, write_json
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from criticalmass.core.optional import import_package
 from criticalmass.core.progress import notice
 from criticalmass.errors import CriticalMassError
-from criticalmass.export.folder import Facts
-from criticalmass.export.request import Request
+from criticalmass.shrinking.export.folder import Facts
+from criticalmass.shrinking.export.request import Request
 
 FILE = "index.faiss"
 _UNIT = 1e-3

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.export.folder import Facts
-from criticalmass.export.request import Request
+from criticalmass.shrinking.export.folder import Facts
+from criticalmass.shrinking.export.request import Request
 from criticalmass.storage.files import write_bytes
 
 # PostgreSQL cuts longer names silently.

@@ -15,10 +15,18 @@ from typing import TYPE_CHECKING
 
 from criticalmass.core.arguments import checked
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.export import encoder, faiss_index, onnx_file, pipeline, plain, sql, torch_folder
-from criticalmass.export.folder import Facts, written
-from criticalmass.export.request import DEFAULTS, Request
-from criticalmass.shrinking.slim import SlimModel
+from criticalmass.shrinking.export import (
+    faiss_index,
+    indices,
+    onnx_file,
+    sentence_transformer,
+    sklearn_pipeline,
+    sql,
+    torch_folder,
+)
+from criticalmass.shrinking.export.folder import Facts, written
+from criticalmass.shrinking.export.request import DEFAULTS, Request
+from criticalmass.shrinking.slim_model import SlimModel
 
 if TYPE_CHECKING:
     from criticalmass.extraction.models import FrozenModel
@@ -45,8 +53,8 @@ class ExportFormat:
 
 
 _ALL = (
-    ExportFormat("indices", plain.write, "the kept neurons as JSON and .npy"),
-    ExportFormat("sklearn", pipeline.write, "a scikit-learn pipeline in skops' format"),
+    ExportFormat("indices", indices.write, "the kept neurons as JSON and .npy"),
+    ExportFormat("sklearn", sklearn_pipeline.write, "a scikit-learn pipeline in skops' format"),
     ExportFormat(
         "torch",
         torch_folder.write,
@@ -61,7 +69,7 @@ _ALL = (
     ),
     ExportFormat(
         "sentence-transformers",
-        encoder.write,
+        sentence_transformer.write,
         "a folder for SentenceTransformer(path) that gives the short vectors",
         ("model", "normalise"),
     ),

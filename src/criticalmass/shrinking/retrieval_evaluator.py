@@ -18,8 +18,8 @@ from criticalmass.measures.nearest import Candidates, Matrix
 from criticalmass.measures.registry import get_similarity
 from criticalmass.measures.similarity.retrieval import N_NEIGHBOURS, graded, ndcg, recall
 from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
-from criticalmass.shrinking.judging import IndexArray, Part, QueryScores, Similarities
-from criticalmass.shrinking.precision import Codec, stored
+from criticalmass.shrinking.codec import Codec, stored
+from criticalmass.shrinking.probe_evaluator import IndexArray, Part, QueryScores, Similarities
 
 #: What a query should find: the whole vectors' own neighbours, or vectors of its own class.
 Relevance = Literal["neighbours", "labels"]

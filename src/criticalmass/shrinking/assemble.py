@@ -16,11 +16,11 @@ from criticalmass.measures.probes.task import LinearHead
 from criticalmass.measures.registry import MEASURES
 from criticalmass.shrinking.candidates import Candidate, Goal
 from criticalmass.shrinking.certify import Certificate
-from criticalmass.shrinking.judging import Findings, Hits, IndexArray, Judge, QueryScores
-from criticalmass.shrinking.parts import Parts
-from criticalmass.shrinking.precision import Codec, bytes_per_vector
-from criticalmass.shrinking.slim import SlimModel
-from criticalmass.shrinking.verdict import does_order_matter
+from criticalmass.shrinking.codec import Codec, bytes_per_vector
+from criticalmass.shrinking.data_parts import Parts
+from criticalmass.shrinking.order_effect import does_order_matter
+from criticalmass.shrinking.probe_evaluator import Findings, Hits, IndexArray, Judge, QueryScores
+from criticalmass.shrinking.slim_model import SlimModel
 from criticalmass.storage.features import FeatureStore
 
 _LIBRARIES = ("criticalmass", "numpy", "scikit-learn")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.shrinking.slim import SlimModel
+from criticalmass.shrinking.slim_model import SlimModel
 from criticalmass.storage.files import scratch_beside, write_json
 
 ABOUT = "export.json"

@@ -19,7 +19,7 @@ from criticalmass.extraction.models.preprocess import ImagePreprocess
 if TYPE_CHECKING:
     from torch import nn
 
-    from criticalmass.export.request import Request
+    from criticalmass.shrinking.export.request import Request
 
 Kind = Literal["timm", "module", "sentence-transformers"]
 _KINDS: dict[str, Kind] = {
@@ -55,8 +55,8 @@ class Backbone:
 
     def module(self) -> nn.Module:
         """Return the module: input batches -> (n, n_neurons)."""
-        from criticalmass.export.modules import LayerOf, MaskedEmbedder
         from criticalmass.extraction.models.wrappers import SentenceEmbedder
+        from criticalmass.shrinking.export.torch_modules import LayerOf, MaskedEmbedder
 
         if self.takes_mask:
             assert isinstance(self.model.module, SentenceEmbedder)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from criticalmass.extraction.models.frozen import FrozenModel, Tap
 from criticalmass.extraction.models.wrappers import SentenceEmbedder, Tapped
-from criticalmass.shrinking.slim import SlimModel
+from criticalmass.shrinking.slim_model import SlimModel
 
 _TOP_LEVEL = 255.0
 
@@ -22,7 +22,7 @@ class Kept(nn.Module):
     Attributes
     ----------
     indices: (n_kept,) int64, columns to keep.
-    offset, step: (n_kept,) float32 of the precision; see `criticalmass.shrinking.precision`.
+    offset, step: (n_kept,) float32 of the precision; see `criticalmass.shrinking.codec`.
     """
 
     indices: Tensor

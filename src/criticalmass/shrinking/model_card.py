@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from criticalmass.shrinking.slim import SlimModel
+from criticalmass.shrinking.slim_model import SlimModel
 
 _PAYING = 5
 

@@ -19,8 +19,8 @@ from criticalmass.core.rows import Rows
 from criticalmass.measures.probes.task import LinearHead, ProbeTask
 from criticalmass.measures.protocol import validation_rows
 from criticalmass.measures.registry import get_probe
-from criticalmass.shrinking.precision import Codec, stored
-from criticalmass.shrinking.promise import (
+from criticalmass.shrinking.codec import Codec, stored
+from criticalmass.shrinking.paired_tests import (
     Paired,
     drop_bound,
     drop_p_value,

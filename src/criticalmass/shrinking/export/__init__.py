@@ -1,0 +1,1 @@
+"""A slim model as files for other programs."""
