@@ -18,7 +18,7 @@ from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.features_writer import SplitInfo, StoreWriter
 from criticalmass.storage.run import Run
-from criticalmass.sweeps import jobs
+from criticalmass.sweeps import jobs as job_module
 
 N_CLASSES, N_TRAIN, N_TEST, N_NEURONS = 3, 90, 45, 12
 RUN_TEST, RUN_NEURONS = 3000, 100
@@ -131,8 +131,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
         return similarity
 
-    monkeypatch.setattr(jobs, "get_probe", counting)
-    monkeypatch.setattr(jobs, "get_similarity", counting_similarity)
+    monkeypatch.setattr(job_module, "get_probe", counting)
+    monkeypatch.setattr(job_module, "get_similarity", counting_similarity)
     return seen
 
 
@@ -168,10 +168,10 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
             },
         )
         labels = np.zeros(n_test, np.int64)
-        jobs = [("full", 0, RUN_NEURONS)]
-        jobs += [("random", seed, size) for seed in range(seeds) for size in accuracy]
+        cells = [("full", 0, RUN_NEURONS)]
+        cells += [("random", seed, size) for seed in range(seeds) for size in accuracy]
         rows, predictions = [], []
-        for selector, seed, size in jobs:
+        for selector, seed, size in cells:
             wrong = round(n_test * (1 - accuracy[size]))
             failed = size in failing and selector == "random"
             status = "failed" if failed else "not_converged" if size in unfinished else "ok"

@@ -20,6 +20,7 @@ from criticalmass.measures.probes.task import ProbeScores, ProbeTask
 from criticalmass.measures.similarity.cka import prefix_cka
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
+from criticalmass.sweeps import jobs as job_module
 
 D, N_TEST, INFORMATIVE = 64, 500, 37
 SEED_OF = {np.random.default_rng(s).permutation(D).astype(np.intp).tobytes(): s for s in range(100)}
@@ -62,7 +63,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, curve: Callable[[int, int], float]) -
         status = np.full(task.grid, "ok", dtype=object)
         return ProbeScores(predicted, blank, blank, passes, seconds, status)
 
-    monkeypatch.setattr(jobs, "get_probe", lambda name: probe)
+    monkeypatch.setattr(job_module, "get_probe", lambda name: probe)
     return jobs
 
 

@@ -6,23 +6,28 @@ from typing import Any
 
 import click
 
-from criticalmass.cli.options import example, given, out, quiet, table_format
+from criticalmass.cli.options import (
+    example,
+    given,
+    level,
+    out_file,
+    quiet,
+    resamples,
+    runs,
+    table_format,
+)
 
-_runs = click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path())
 _measure = click.option("--measure", help="One measure of the runs; all by default.")
-_level = click.option("--level", type=float, help="Level of the intervals: 0.95.")
-_resamples = click.option("--resamples", type=int, help="Bootstrap draws: 2000.")
-_out = out(required=False, what="File to write instead of standard output.")
 
 
 @click.command(**example("criticalmass diffuseness run --measure ridge --format csv"))
-@_runs
+@runs
 @click.option("--summary", is_flag=True, help="One row per measure: the leads over all sizes.")
 @_measure
-@_level
-@_resamples
+@level
+@resamples
 @table_format
-@_out
+@out_file
 @quiet
 def diffuseness(
     runs: tuple[str, ...], summary: bool, form: str, out: str | None, **options: Any
@@ -46,15 +51,15 @@ def diffuseness(
 
 
 @click.command(**example("criticalmass pareto run other-run --no-projections"))
-@_runs
+@runs
 @click.option(
     "--projections/--no-projections", default=None, help="Whether projections compete: they do."
 )
 @_measure
-@_level
-@_resamples
+@level
+@resamples
 @table_format
-@_out
+@out_file
 @quiet
 def pareto(runs: tuple[str, ...], form: str, out: str | None, **options: Any) -> None:
     """Print which subsets no smaller one beats, per task.
@@ -70,4 +75,4 @@ def pareto(runs: tuple[str, ...], form: str, out: str | None, **options: Any) ->
     tables.write_table(table, form=form, out=out, people=pareto_for_people(table))
 
 
-COMMANDS: tuple[click.Command, ...] = (diffuseness, pareto)
+SELECTOR_COMMANDS: tuple[click.Command, ...] = (diffuseness, pareto)

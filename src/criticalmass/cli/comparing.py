@@ -43,4 +43,4 @@ def compare(a: str, b: str | None, form: str, out: str | None, **options: Any) -
             click.echo(said)
 
 
-COMMANDS: tuple[click.Command, ...] = (compare,)
+COMPARE_COMMANDS: tuple[click.Command, ...] = (compare,)

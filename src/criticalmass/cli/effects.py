@@ -6,20 +6,25 @@ from typing import Any
 
 import click
 
-from criticalmass.cli.options import example, given, out, quiet, several, table_format
-
-_runs = click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path())
-_level = click.option("--level", type=float, help="Level of the intervals: 0.95.")
-_resamples = click.option("--resamples", type=int, help="Bootstrap draws: 2000.")
-_out = out(required=False, what="File to write instead of standard output.")
+from criticalmass.cli.options import (
+    example,
+    given,
+    level,
+    out_file,
+    quiet,
+    resamples,
+    runs,
+    several,
+    table_format,
+)
 
 
 @click.command(**example("criticalmass fairness run --format csv"))
-@_runs
-@_level
-@_resamples
+@runs
+@level
+@resamples
 @table_format
-@_out
+@out_file
 @quiet
 def fairness(runs: tuple[str, ...], form: str, out: str | None, **options: Any) -> None:
     """Print how unequal class accuracies are, also at equal accuracy."""
@@ -32,12 +37,12 @@ def fairness(runs: tuple[str, ...], form: str, out: str | None, **options: Any) 
 
 
 @click.command("class-losses", **example("criticalmass class-losses run --delta 0.9"))
-@_runs
+@runs
 @several("--delta", "deltas", "Share of the whole layer's accuracy to keep: 0.9.", float)
-@_level
-@_resamples
+@level
+@resamples
 @table_format
-@_out
+@out_file
 @quiet
 def class_losses(runs: tuple[str, ...], form: str, out: str | None, **options: Any) -> None:
     """Print which classes pay first for a smaller subset.
@@ -54,11 +59,11 @@ def class_losses(runs: tuple[str, ...], form: str, out: str | None, **options: A
 
 
 @click.command(**example("criticalmass agreement run"))
-@_runs
-@_level
-@_resamples
+@runs
+@level
+@resamples
 @table_format
-@_out
+@out_file
 @quiet
 def agreement(runs: tuple[str, ...], form: str, out: str | None, **options: Any) -> None:
     """Print how far subsets of different seeds predict the same."""
@@ -77,10 +82,10 @@ def agreement(runs: tuple[str, ...], form: str, out: str | None, **options: Any)
 @click.option("--seeds", type=int, help="How many permutations: 5.")
 @click.option("--probe", help="Probe of each member: logistic.")
 @click.option("--layer", help="Layer of the store: penultimate.")
-@_level
-@_resamples
+@level
+@resamples
 @table_format
-@_out
+@out_file
 @quiet
 def ensembles(store: str, form: str, out: str | None, **options: Any) -> None:
     """Fit probes on disjoint subsets of STORE and compare their votes."""

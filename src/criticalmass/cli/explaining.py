@@ -42,4 +42,4 @@ def explain(store: str, form: str, **options: Any) -> None:
         write_table(beside, people=compared_for_people(made))
 
 
-COMMANDS: tuple[click.Command, ...] = (explain,)
+EXPLAIN_COMMANDS: tuple[click.Command, ...] = (explain,)

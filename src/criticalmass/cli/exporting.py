@@ -36,4 +36,4 @@ def export(slim: str, form: str, out: str, **options: Any) -> None:
     click.echo(str(run_export(slim, format=form, out=out, **given(options))))
 
 
-COMMANDS: tuple[click.Command, ...] = (export,)
+EXPORT_COMMANDS: tuple[click.Command, ...] = (export,)

@@ -136,3 +136,9 @@ def _known_format(ctx: click.Context, parameter: click.Parameter, form: str) -> 
     if form not in FORMATS:
         raise unknown_name("format", form, FORMATS)
     return form
+
+
+runs = click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path())
+level = click.option("--level", type=float, help="Level of the intervals: 0.95.")
+resamples = click.option("--resamples", type=int, help="Bootstrap draws: 2000.")
+out_file = out(required=False, what="File to write instead of standard output.")

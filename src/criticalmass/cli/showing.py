@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from criticalmass.cli.options import example, given, out, quiet, several, table_format
+from criticalmass.cli.options import example, given, out, quiet, runs, several, table_format
 
-_runs = click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path())
 _reference = click.option(
     "--reference",
     type=click.Path(),
@@ -32,7 +31,7 @@ def show_redundancy(
 
 
 @click.command(**example("criticalmass redundancy run --delta 0.9 --delta 0.95 --format csv"))
-@_runs
+@runs
 @several("--delta", "deltas", "Share of the whole layer's value to keep: 0.9.", float)
 @click.option("--estimator", help="strict (default), interpolated or nearest.")
 @click.option("--level", type=float, help="Level of the intervals: 0.95.")
@@ -67,7 +66,7 @@ def figure(name: str, run: str, out: str, **options: Any) -> None:
 
 
 @click.command(**example("criticalmass report run --out report.html"))
-@_runs
+@runs
 @click.option(
     "--out", type=click.Path(), default="report.html", show_default=True, help="File to write."
 )

@@ -48,4 +48,4 @@ def _pair(text: str) -> tuple[str, str]:
     return name, path
 
 
-COMMANDS: tuple[click.Command, ...] = (study,)
+STUDY_COMMANDS: tuple[click.Command, ...] = (study,)

@@ -143,8 +143,7 @@ def shrink(  # noqa: PLR0913
     -----
     The promise holds if, on the test split, the lower bound of value(subset)/value(whole) at
     ``level`` is at least ``keep``, and no class loses ``worst_class_drop``; see
-    `criticalmass.shrinking.paired_tests` for the tests and for why several sizes and classes need no
-    correction.
+    `shrinking.paired_tests` for the tests and for why several sizes and classes need no correction.
     """
     goal = _goal(keep, level, worst_class_drop, budget_bytes, max_dims)
     _check_names(measure, selectors, precisions, worst_class_drop)

@@ -77,8 +77,8 @@ def sweep(  # noqa: PLR0913
     refine: shares of the whole layer's value, one or several, whose critical mass is searched
         for to one neuron after the grid, by halving the gap in which the mean over seeds first
         reaches the bar. A size too near the bar gets more seeds. Where they do not settle on
-        which side it is, the answer is an interval; see `criticalmass.sweeps.bisection`, also for curves
-        that are not monotone. What was found is in the manifest, and `redundancy` shows it.
+        which side it is, the answer is an interval; see `sweeps.bisection`, also for curves that
+        are not monotone. What was found is in the manifest, and `redundancy` shows it.
     refine_level: at which a size's mean over seeds counts as above or below the bar.
     refine_seeds: most seeds that refining gives a size (a selector without chance has one).
     refine_cells: most cells that refining asks for beyond the grid, for each layer, selector,
