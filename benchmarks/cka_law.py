@@ -23,8 +23,8 @@ from benchmarks.figures_theory import (
 )
 from benchmarks.timing import tell, timed
 from criticalmass.core.moments import moments
-from criticalmass.figures import new_axes
 from criticalmass.measures.similarity.cka import prefix_cka
+from criticalmass.reporting.figures.style import new_axes
 from criticalmass.storage.features import FeatureStore
 from criticalmass.theory.cka import ExpectedSimilarity, expected_cka
 from criticalmass.theory.spectrum import correlation, diagonal_share, participation_ratio

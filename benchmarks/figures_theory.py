@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.figures import COLOURS, DASHES, FAINT, INK, MARKERS, dress, fraction_axis
+from criticalmass.reporting.figures.axes import fraction_axis
+from criticalmass.reporting.figures.style import COLOURS, DASHES, FAINT, INK, MARKERS, dress
 
 if TYPE_CHECKING:
     import pandas as pd

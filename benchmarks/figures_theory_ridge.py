@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.figures import COLOURS, DASHES, FAINT, MARKERS, dress
+from criticalmass.reporting.figures.style import COLOURS, DASHES, FAINT, MARKERS, dress
 
 if TYPE_CHECKING:
     import pandas as pd

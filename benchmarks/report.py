@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from criticalmass.report import report
+from criticalmass.reporting.page.report import report
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.run import Run
 

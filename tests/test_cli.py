@@ -24,8 +24,8 @@ from criticalmass import catalogue, cli
 from criticalmass.cli.options import FORMATS
 from criticalmass.core import progress
 from criticalmass.errors import CriticalMassError, DataUnavailableError, MissingExtraError
+from criticalmass.reporting.tables import FORMATS as TABLE_FORMATS
 from criticalmass.storage.features import FeatureStore
-from criticalmass.tables import FORMATS as TABLE_FORMATS
 
 COMMANDS = cli.cli.commands
 FUNCTIONS = {

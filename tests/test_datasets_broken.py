@@ -15,7 +15,7 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets import Dataset, Split, load_dataset
 from criticalmass.extraction.datasets.images import BrokenImageError, EncodedImages
 from criticalmass.extraction.datasets.undecodable import all_broken_named, without_broken
-from criticalmass.report.record import _notes
+from criticalmass.reporting.page.provenance import _notes
 
 
 def noise(path, seed, size=(24, 24)):

@@ -14,11 +14,11 @@ import criticalmass as cm
 from criticalmass.analysis.split_scores import halves_of
 from criticalmass.cli import main
 from criticalmass.errors import CriticalMassError, RunError
-from criticalmass.figures_choice import choice_against_fraction
+from criticalmass.reporting.figures.selectors import choice_against_fraction
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.run import Run
 
-module = importlib.import_module("criticalmass.diffuseness")
+module = importlib.import_module("criticalmass.analysis.diffuseness")
 N_NEURONS = 16
 
 

@@ -12,11 +12,12 @@ import pytest
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError, RunError, StoreError
-from criticalmass.explain import CKA_DELTA, SHARES, TASK_DELTA, Explanation, explain
 from criticalmass.extraction.importing import import_features
-from criticalmass.figures import new_axes
-from criticalmass.figures_explain import predicted_curve, spectrum
 from criticalmass.measures.probes.closed_form import ridge_path
+from criticalmass.reporting.explain import explain
+from criticalmass.reporting.explanation import CKA_DELTA, SHARES, TASK_DELTA, Explanation
+from criticalmass.reporting.figures.predictions import predicted_curve, spectrum
+from criticalmass.reporting.figures.style import new_axes
 from criticalmass.storage.features import FeatureStore
 from criticalmass.theory.degrees_of_freedom import full_penalty
 from criticalmass.theory.eigenbasis import eigenbasis

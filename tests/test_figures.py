@@ -13,8 +13,14 @@ import pytest
 from matplotlib import rcParams
 from matplotlib.collections import PolyCollection
 
-from criticalmass import figures, figures_named
 from criticalmass.errors import CriticalMassError
+from criticalmass.reporting.figures import figure, style
+from criticalmass.reporting.figures.curves import (
+    cka_against_fraction,
+    dr_against_delta,
+    mark_critical_mass,
+    value_against_fraction,
+)
 
 KEPT = np.array([13, 64, 128, 256, 640, 1280])
 
@@ -69,20 +75,20 @@ def masses(**changes: object) -> pd.DataFrame:
 
 def tables_module() -> ModuleType:
     """Find the module; the package's attribute of this name is the verb."""
-    return importlib.import_module("criticalmass.redundancy")
+    return importlib.import_module("criticalmass.analysis.redundancy")
 
 
 def test_line_passes_through_every_mean_at_its_recorded_size() -> None:
-    _, ax = figures.new_axes()
-    assert figures.value_against_fraction(curves().sample(frac=1, random_state=1), ax) is ax
+    _, ax = style.new_axes()
+    assert value_against_fraction(curves().sample(frac=1, random_state=1), ax) is ax
     x, y = ax.lines[0].get_data()
     np.testing.assert_allclose(x, KEPT / 1280)
     np.testing.assert_allclose(y, curves()["mean"])
 
 
 def test_band_spans_the_interval() -> None:
-    _, ax = figures.new_axes()
-    figures.value_against_fraction(curves(), ax)
+    _, ax = style.new_axes()
+    value_against_fraction(curves(), ax)
     bands = [item for item in ax.collections if isinstance(item, PolyCollection)]
     heights = bands[0].get_paths()[0].vertices[:, 1]
     assert heights.min() == pytest.approx(0.59)
@@ -90,8 +96,8 @@ def test_band_spans_the_interval() -> None:
 
 
 def test_whole_layer_line_stands_at_its_value() -> None:
-    _, ax = figures.new_axes()
-    figures.value_against_fraction(curves(), ax)
+    _, ax = style.new_axes()
+    value_against_fraction(curves(), ax)
     assert [line for line in ax.lines if set(line.get_ydata()) == {0.86}]
     assert any("0.860" in text.get_text() for text in ax.texts)
 
@@ -99,8 +105,8 @@ def test_whole_layer_line_stands_at_its_value() -> None:
 def test_lines_differ_in_colour_marker_and_dash() -> None:
     names = ["random", "first", "pca-top", "norm-high", "norm-low", "pca-bottom"]
     rows = pd.concat([curves(selector=name) for name in names])
-    _, ax = figures.new_axes()
-    figures.value_against_fraction(rows, ax)
+    _, ax = style.new_axes()
+    value_against_fraction(rows, ax)
     lines = [line for line in ax.lines if line.get_label() in names]
     assert len(lines) == len(names)
     for look in ("get_color", "get_marker"):
@@ -109,15 +115,15 @@ def test_lines_differ_in_colour_marker_and_dash() -> None:
 
 def test_labels_name_only_what_varies() -> None:
     rows = pd.concat([curves(layer="a"), curves(layer="b")])
-    assert [label for label, _ in figures.series(rows)] == ["a", "b"]
+    assert [label for label, _ in style.series(rows)] == ["a", "b"]
     rows = pd.concat([rows, curves(layer="b", selector="first")])
-    assert [label for label, _ in figures.series(rows)] == ["a, random", "b, random", "b, first"]
+    assert [label for label, _ in style.series(rows)] == ["a, random", "b, random", "b, first"]
 
 
 def test_a_name_from_data_stays_a_name() -> None:
     rows = pd.concat([curves(layer="_hidden"), curves(layer="$x^2$")])
-    drawing, ax = figures.new_axes()
-    figures.value_against_fraction(rows, ax)
+    drawing, ax = style.new_axes()
+    value_against_fraction(rows, ax)
     drawing.canvas.draw()
     legend = ax.get_legend()
     assert legend is not None
@@ -128,30 +134,30 @@ def test_a_name_from_data_stays_a_name() -> None:
 def test_missing_values_are_left_out_not_drawn_as_zero() -> None:
     rows = curves()
     rows.loc[0, ["mean", "low", "high"]] = np.nan
-    _, ax = figures.new_axes()
-    figures.value_against_fraction(rows, ax)
+    _, ax = style.new_axes()
+    value_against_fraction(rows, ax)
     assert len(ax.lines[0].get_xdata()) == len(KEPT) - 1
 
 
 def test_nothing_to_draw_is_said() -> None:
-    _, ax = figures.new_axes()
+    _, ax = style.new_axes()
     with pytest.raises(CriticalMassError, match="'cka'"):
-        figures.value_against_fraction(curves(), ax, measure="cka")
+        value_against_fraction(curves(), ax, measure="cka")
     with pytest.raises(CriticalMassError, match="'cka'"):
-        figures.dr_against_delta(masses(), ax, measure="cka")
+        dr_against_delta(masses(), ax, measure="cka")
 
 
 def test_cka_axis_ends_at_one() -> None:
-    _, ax = figures.new_axes()
-    figures.cka_against_fraction(curves(measure="cka", value_full=1.0), ax)
+    _, ax = style.new_axes()
+    cka_against_fraction(curves(measure="cka", value_full=1.0), ax)
     assert ax.get_ylim()[0] <= 0
     assert ax.get_ylim()[1] == pytest.approx(1.02)
     assert "CKA" in ax.get_ylabel()
 
 
 def test_lower_bounds_are_open_triangles_at_their_deltas() -> None:
-    _, ax = figures.new_axes()
-    figures.dr_against_delta(masses(), ax)
+    _, ax = style.new_axes()
+    dr_against_delta(masses(), ax)
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.99, 0.9, 0.8])
     bounds = ax.lines[1]
     assert bounds.get_marker() == "^"
@@ -159,8 +165,8 @@ def test_lower_bounds_are_open_triangles_at_their_deltas() -> None:
 
 
 def test_critical_mass_is_marked_where_the_bar_is() -> None:
-    _, ax = figures.new_axes()
-    figures.mark_critical_mass(masses().iloc[[1]], ax)
+    _, ax = style.new_axes()
+    mark_critical_mass(masses().iloc[[1]], ax)
     interval, point, _ = ax.lines
     np.testing.assert_allclose(point.get_data(), [[128 / 1280], [0.9 * 0.86]])
     np.testing.assert_allclose(interval.get_xdata(), [64 / 1280, 128 / 1280])
@@ -168,9 +174,9 @@ def test_critical_mass_is_marked_where_the_bar_is() -> None:
 
 def test_drawing_changes_no_global_setting() -> None:
     before = rcParams.copy()
-    _, ax = figures.new_axes()
-    figures.value_against_fraction(curves(), ax)
-    figures.dr_against_delta(masses(), figures.new_axes()[1])
+    _, ax = style.new_axes()
+    value_against_fraction(curves(), ax)
+    dr_against_delta(masses(), style.new_axes()[1])
     assert rcParams.copy() == before
     assert "matplotlib.pyplot" not in sys.modules
 
@@ -182,7 +188,7 @@ def test_figure_file(
 ) -> None:
     monkeypatch.setattr(tables_module(), "curves", lambda run: curves())
     monkeypatch.setattr(tables_module(), "redundancy", lambda run, deltas: masses())
-    path = figures_named.figure(name, "run", out=tmp_path / "deep" / f"figure.{ending}")
+    path = figure.figure(name, "run", out=tmp_path / "deep" / f"figure.{ending}")
     assert path.stat().st_size > 1000
     assert [item.name for item in path.parent.iterdir()] == [f"figure.{ending}"]
 
@@ -192,11 +198,11 @@ def test_figure_refuses_what_it_does_not_know(
 ) -> None:
     monkeypatch.setattr(tables_module(), "curves", lambda run: curves())
     with pytest.raises(CriticalMassError, match="did you mean 'value'"):
-        figures_named.figure("valeu", "run", out=tmp_path / "a.pdf")
+        figure.figure("valeu", "run", out=tmp_path / "a.pdf")
     with pytest.raises(CriticalMassError, match=r"a\.doc.*\.pdf"):
-        figures_named.figure("value", "run", out=tmp_path / "a.doc")
+        figure.figure("value", "run", out=tmp_path / "a.doc")
     with pytest.raises(CriticalMassError, match="logistic"):
-        figures_named.figure("cka", "run", out=tmp_path / "a.pdf")
+        figure.figure("cka", "run", out=tmp_path / "a.pdf")
     with pytest.raises(CriticalMassError, match="did you mean 'logistic'"):
-        figures_named.figure("value", "run", out=tmp_path / "a.pdf", measures=("logstic",))
+        figure.figure("value", "run", out=tmp_path / "a.pdf", measures=("logstic",))
     assert not list(tmp_path.iterdir())

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from criticalmass import figures, figures_maps
 from criticalmass.analysis.agreement_matrix import agreement_matrix, pairwise_kappa
 from criticalmass.errors import CriticalMassError
-from criticalmass.figures_named import as_pdf, figure
-from criticalmass.figures_reference import ReferencePoint, fitting, reference_points
+from criticalmass.reporting.figures import heat_maps, style
+from criticalmass.reporting.figures.figure import as_pdf, figure
+from criticalmass.reporting.figures.references import ReferencePoint, fitting, reference_points
 from criticalmass.storage.run import Run
 from criticalmass.storage.run_view import held, part_of
 
@@ -63,17 +63,17 @@ def test_cells_of_layers_stand_where_they_belong() -> None:
             "ratio": [0.9, 0.7, 0.4],
         }
     )
-    names, fractions, cells = figures_maps.layer_cells(lines, measure="knn", selector="random")
+    names, fractions, cells = heat_maps.layer_cells(lines, measure="knn", selector="random")
     assert names == ["late", "early"], "in the order of the table"
     assert fractions == [0.1, 0.5]
     np.testing.assert_array_equal(cells, [[0.7, 0.9], [0.4, np.nan]])
-    drawing, ax = figures.new_axes()
-    figures_maps.layers_by_fraction(lines, ax, measure="knn", selector="random")
+    drawing, ax = style.new_axes()
+    heat_maps.layers_by_fraction(lines, ax, measure="knn", selector="random")
     assert [text.get_text() for text in ax.texts] == ["0.70", "0.90", "0.40"]
     pdf = as_pdf(drawing)
     assert b"/FontFile2" in pdf, "TrueType, whole"
     with pytest.raises(CriticalMassError, match="no layer"):
-        figures_maps.layer_cells(lines, measure="cka", selector="random")
+        heat_maps.layer_cells(lines, measure="cka", selector="random")
 
 
 def test_figures_of_a_part_of_a_run(make_run: MakeRun, tmp_path: Path) -> None:

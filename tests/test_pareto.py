@@ -15,7 +15,7 @@ import criticalmass as cm
 from criticalmass.analysis.pareto import PARETO_COLUMNS, dominance, front
 from criticalmass.cli import main
 from criticalmass.errors import CriticalMassError, RunError
-from criticalmass.figures_choice import size_against_value
+from criticalmass.reporting.figures.selectors import size_against_value
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.run import Run
 
@@ -189,7 +189,7 @@ def test_the_figure_draws_the_front_and_what_may_belong_to_it(run):
 
 @pytest.mark.parametrize("name", ["pareto", "diffuseness"])
 def test_named_figures_are_written(run, tmp_path, name):
-    from criticalmass.figures_named import figure
+    from criticalmass.reporting.figures.figure import figure
 
     assert figure(name, run, out=tmp_path / f"{name}.png").stat().st_size > 1000
     with pytest.raises(CriticalMassError, match="draws one measure"):

@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from criticalmass.figures import new_axes
-from criticalmass.report.answers import answer, headline_row, next_smaller
-from criticalmass.report.drawing import inline_svg, neuron_field, share_bar
-from criticalmass.report.record import caveats, facts
+from criticalmass.reporting.figures.style import new_axes
+from criticalmass.reporting.page.headline import answer, headline_row, next_smaller
+from criticalmass.reporting.page.provenance import caveats, facts
+from criticalmass.reporting.page.svg import inline_svg, neuron_field, share_bar
 from criticalmass.storage.run import Run
 
 MakeRun = Callable[..., Run]

@@ -14,14 +14,14 @@ import pytest
 from matplotlib.figure import Figure
 
 import criticalmass as cm
-from criticalmass.report import aside
-from criticalmass.report.aside import Drawing, Job, draw
+from criticalmass.reporting.page import parallel_drawing
+from criticalmass.reporting.page.parallel_drawing import Drawing, Job, draw
 from criticalmass.storage.run import Run
 
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aside, "thread_count", lambda: 2)
+    monkeypatch.setattr(parallel_drawing, "thread_count", lambda: 2)
 
 
 def job(number: int) -> Job:
@@ -54,7 +54,7 @@ def test_the_second_process_does_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     with Drawing(aside=True) as drawing:
         drawing.add(job(1))
         wait(drawing)  # this process draws nothing before all()
-        monkeypatch.setattr(aside, "draw", lambda _: pytest.fail("drawn here"))
+        monkeypatch.setattr(parallel_drawing, "draw", lambda _: pytest.fail("drawn here"))
         assert set(drawing.all()) == {"place-1"}
 
 
@@ -99,7 +99,7 @@ def test_a_page_of_three_runs_is_the_same_with_and_without(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         one = cm.report([run, run, run], tmp_path / "one.html").read_bytes()
-        monkeypatch.setattr(aside, "thread_count", lambda: 1)
+        monkeypatch.setattr(parallel_drawing, "thread_count", lambda: 1)
         assert cm.report([run, run, run], tmp_path / "two.html").read_bytes() == one
 
 

@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.report import report
-from criticalmass.report.answers import answer, headline_row, next_smaller
-from criticalmass.report.embed import as_json
+from criticalmass.reporting.page.assets import as_json
+from criticalmass.reporting.page.headline import answer, headline_row, next_smaller
+from criticalmass.reporting.page.report import report
 from criticalmass.storage.run import Run
 
 MakeRun = Callable[..., Run]

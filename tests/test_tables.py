@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from criticalmass import tables
 from criticalmass.errors import CriticalMassError
+from criticalmass.reporting import tables
 
 
 def masses() -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from criticalmass.figures import COLOURS, DASHES, FAINT, INK, MARKERS, dress
+from criticalmass.reporting.figures.style import COLOURS, DASHES, FAINT, INK, MARKERS, dress
 from criticalmass.storage.files import scratch_beside
 
 if TYPE_CHECKING:

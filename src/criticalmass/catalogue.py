@@ -109,7 +109,7 @@ def describe(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def _run_facts(folder: Path) -> list[tuple[str, str]]:
-    from criticalmass.report.record import facts
+    from criticalmass.reporting.page.provenance import facts
     from criticalmass.storage.run import Run
 
     run = Run.open(folder)
@@ -145,7 +145,7 @@ def _selectors() -> list[tuple[str, str]]:
 
 def _measures() -> list[tuple[str, str]]:
     from criticalmass.measures.registry import MEASURES
-    from criticalmass.report.record import MEASURES as WORDS
+    from criticalmass.reporting.page.provenance import MEASURES as WORDS
 
     return [(name, WORDS[name]) for name in MEASURES]
 

@@ -54,7 +54,7 @@ def demo(out: str | os.PathLike[str] = "demo") -> Demo:
     ------
     MissingExtraError: a package of the demo is not installed.
     """
-    from criticalmass.report import report
+    from criticalmass.reporting.page.report import report
 
     started = time.perf_counter()
     folder = Path(out)

@@ -76,7 +76,7 @@ def measure(  # noqa: PLR0913
     CriticalMassError: as the three steps raise it.
     """
     from criticalmass.extraction.extract import extract
-    from criticalmass.report import report
+    from criticalmass.reporting.page.report import report
     from criticalmass.sweeps.sweep import sweep
 
     folder = Path(out)

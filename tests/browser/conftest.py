@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from criticalmass.report import report
+from criticalmass.reporting.page.report import report
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.run import Run
 

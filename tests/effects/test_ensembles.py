@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
+from criticalmass.reporting.table_views import ENDS, fairness_for_people
 from criticalmass.storage.features import FeatureStore
 from criticalmass.sweeps import ensembles as _  # noqa: F401 -- binds the verb
 from criticalmass.sweeps.ensembles import ENSEMBLE_COLUMNS, hard_vote, soft_vote
-from criticalmass.tables_effects import ENDS, fairness_for_people
 
 
 def test_most_votes_win_and_ties_go_to_the_earliest_member() -> None:
@@ -67,7 +67,7 @@ def test_members_share_no_neuron_and_are_fitted_as_in_a_sweep(
 def test_slices_of_a_permutation(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib
 
-    module = importlib.import_module("criticalmass.ensembles")
+    module = importlib.import_module("criticalmass.sweeps.ensembles")
     seen = []
     real = module.get_probe("centroid")
 
@@ -99,7 +99,7 @@ def test_soft_votes_are_means_of_softmax(store: FeatureStore) -> None:
     """A single repeated head: the soft vote is that head's own prediction."""
     import importlib
 
-    module = importlib.import_module("criticalmass.ensembles")
+    module = importlib.import_module("criticalmass.sweeps.ensembles")
     bench = module.Workbench.of(store)
     data = bench.layer("penultimate")
     order = np.random.default_rng(0).permutation(12)[None]

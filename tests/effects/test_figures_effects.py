@@ -10,10 +10,10 @@ import pytest
 from matplotlib import rcParams
 
 import criticalmass as cm
-from criticalmass import figures_effects as figures
 from criticalmass.errors import CriticalMassError
-from criticalmass.figures import new_axes
-from criticalmass.figures_named import figure
+from criticalmass.reporting.figures import classes as figures
+from criticalmass.reporting.figures.figure import figure
+from criticalmass.reporting.figures.style import new_axes
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 

@@ -20,7 +20,7 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets import load_dataset
 from criticalmass.extraction.models import load_model
 from criticalmass.extraction.models.optional_imports import import_after_torchvision
-from criticalmass.report import aside
+from criticalmass.reporting.page import parallel_drawing
 from criticalmass.storage.untrusted import MOST_UNPACKED, check_beside
 
 onnx = pytest.importorskip("onnx")
@@ -198,8 +198,8 @@ def test_modules_in_the_working_folder_are_not_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ray_backend, "_ASK", f"import {name}")
     assert ray_backend._answer("nowhere:1") is not None
-    monkeypatch.setattr(aside, "thread_count", lambda: 2)
-    with aside.Drawing(aside=True) as drawing:
+    monkeypatch.setattr(parallel_drawing, "thread_count", lambda: 2)
+    with parallel_drawing.Drawing(aside=True) as drawing:
         drawing.add(("place", Figure(figsize=(1, 1)), "nothing"))
         assert set(drawing.all()) == {"place"}
     assert not (tmp_path / "ran").exists()

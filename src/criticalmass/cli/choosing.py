@@ -37,16 +37,16 @@ def diffuseness(
     Random subsets stand between those of the best and the worst selector of the run, each
     picked on one half of the test samples and scored on the other.
     """
-    from criticalmass import tables, tables_choice
     from criticalmass.analysis.diffuseness import diffuseness as by_size
     from criticalmass.analysis.diffuseness import diffuseness_summary
+    from criticalmass.reporting import table_views, tables
 
     if summary:
         table = diffuseness_summary(runs, **given(options))
-        people = tables_choice.summary_for_people(table)
+        people = table_views.summary_for_people(table)
     else:
         table = by_size(runs, **given(options))
-        people = tables_choice.diffuseness_for_people(table)
+        people = table_views.diffuseness_for_people(table)
     tables.write_table(table, form=form, out=out, people=people)
 
 
@@ -67,9 +67,9 @@ def pareto(runs: tuple[str, ...], form: str, out: str | None, **options: Any) ->
     "perhaps": another has a higher value at no larger size, but by no more than noise. The
     other formats hold all subsets.
     """
-    from criticalmass import tables
     from criticalmass.analysis.pareto import pareto as compute
-    from criticalmass.tables_choice import pareto_for_people
+    from criticalmass.reporting import tables
+    from criticalmass.reporting.table_views import pareto_for_people
 
     table = compute(runs, **given(options))
     tables.write_table(table, form=form, out=out, people=pareto_for_people(table))

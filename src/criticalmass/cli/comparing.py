@@ -32,8 +32,8 @@ def compare(a: str, b: str | None, form: str, out: str | None, **options: Any) -
     scored on the same test samples, they are resampled together.
     """
     from criticalmass.analysis.comparison import compare as run_compare
-    from criticalmass.tables import write_table
-    from criticalmass.tables_comparison import comparison_for_people
+    from criticalmass.reporting.table_views import comparison_for_people
+    from criticalmass.reporting.tables import write_table
 
     table = run_compare(a, b, **given(options))
     people = comparison_for_people(table) if form == "table" else None

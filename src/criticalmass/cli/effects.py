@@ -28,9 +28,9 @@ from criticalmass.cli.options import (
 @quiet
 def fairness(runs: tuple[str, ...], form: str, out: str | None, **options: Any) -> None:
     """Print how unequal class accuracies are, also at equal accuracy."""
-    from criticalmass import tables
     from criticalmass.analysis.fairness import fairness as compute
-    from criticalmass.tables_effects import fairness_for_people
+    from criticalmass.reporting import tables
+    from criticalmass.reporting.table_views import fairness_for_people
 
     table = compute(runs, **given(options))
     tables.write_table(table, form=form, out=out, people=fairness_for_people(table))
@@ -50,9 +50,9 @@ def class_losses(runs: tuple[str, ...], form: str, out: str | None, **options: A
     A star marks classes that lose more than a class-neutral loss explains, in intervals that
     hold for all classes at once.
     """
-    from criticalmass import tables
     from criticalmass.analysis.fairness import class_losses as compute
-    from criticalmass.tables_effects import losses_for_people
+    from criticalmass.reporting import tables
+    from criticalmass.reporting.table_views import losses_for_people
 
     table = compute(runs, **given(options))
     tables.write_table(table, form=form, out=out, people=losses_for_people(table))
@@ -67,9 +67,9 @@ def class_losses(runs: tuple[str, ...], form: str, out: str | None, **options: A
 @quiet
 def agreement(runs: tuple[str, ...], form: str, out: str | None, **options: Any) -> None:
     """Print how far subsets of different seeds predict the same."""
-    from criticalmass import tables
     from criticalmass.analysis.agreement import agreement as compute
-    from criticalmass.tables_effects import agreement_for_people
+    from criticalmass.reporting import tables
+    from criticalmass.reporting.table_views import agreement_for_people
 
     table = compute(runs, **given(options))
     tables.write_table(table, form=form, out=out, people=agreement_for_people(table))
@@ -89,9 +89,9 @@ def agreement(runs: tuple[str, ...], form: str, out: str | None, **options: Any)
 @quiet
 def ensembles(store: str, form: str, out: str | None, **options: Any) -> None:
     """Fit probes on disjoint subsets of STORE and compare their votes."""
-    from criticalmass import tables
+    from criticalmass.reporting import tables
+    from criticalmass.reporting.table_views import ensembles_for_people
     from criticalmass.sweeps.ensembles import ensembles as compute
-    from criticalmass.tables_effects import ensembles_for_people
 
     table = compute(store, **given(options))
     tables.write_table(table, form=form, out=out, people=ensembles_for_people(table))

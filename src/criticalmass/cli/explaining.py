@@ -25,9 +25,9 @@ def explain(store: str, form: str, **options: Any) -> None:
     The law of CKA and, with labels, that of ridge probes; intervals are over random subsets.
     With --run, predicted beside measured, and the diffuseness test.
     """
-    from criticalmass.explain import explain as predict
-    from criticalmass.tables import write_table
-    from criticalmass.tables_explain import compared_for_people, masses_for_people
+    from criticalmass.reporting.explain import explain as predict
+    from criticalmass.reporting.table_views import compared_for_people, masses_for_people
+    from criticalmass.reporting.tables import write_table
 
     made = predict(store, **given(options))
     beside = made.compared_masses

@@ -36,8 +36,8 @@ def shrink(
     promised on the test split, with a confidence. Without --out nothing is written.
     """
     from criticalmass.errors import CriticalMassError
+    from criticalmass.reporting.tables import write_table
     from criticalmass.shrinking.shrink import shrink as run_shrink
-    from criticalmass.tables import write_table
 
     if (price_per_gb is None) != (vectors is None):
         raise CriticalMassError(

@@ -20,8 +20,8 @@ def show_redundancy(
     runs: Sequence[Any], form: str, *, out: str | None = None, **options: Any
 ) -> None:
     """Print the redundancy table; people get a sparkline of each curve with it."""
-    from criticalmass import tables
     from criticalmass.analysis.redundancy import curves, redundancy
+    from criticalmass.reporting import tables
 
     table = redundancy(runs, **options)
     people = None
@@ -60,7 +60,7 @@ def figure(name: str, run: str, out: str, **options: Any) -> None:
     NAME is value, cka, dr, layers, classes, gini, agreement, matrix, diffuseness or pareto; the
     figure is one column wide, its fonts are embedded.
     """
-    from criticalmass.figures_named import figure as draw
+    from criticalmass.reporting.figures.figure import figure as draw
 
     click.echo(str(draw(name, run, out=out, **given(options))))
 
@@ -78,7 +78,7 @@ def report(runs: tuple[str, ...], out: str, **options: Any) -> None:
 
     Several runs stand side by side, with their paired differences.
     """
-    from criticalmass.report import report as write
+    from criticalmass.reporting.page.report import report as write
 
     click.echo(str(write(runs, out, **given(options))))
 
@@ -94,7 +94,7 @@ def list_(what: str, model: str | None, form: str) -> None:
     WHAT is models, datasets, selectors, measures, studies, or layers (of MODEL).
     """
     from criticalmass.catalogue import listing
-    from criticalmass.tables import write_table
+    from criticalmass.reporting.tables import write_table
 
     write_table(listing(what, model), form=form)
 
@@ -106,7 +106,7 @@ def list_(what: str, model: str | None, form: str) -> None:
 def info(path: str, form: str) -> None:
     """Say what lies in PATH: a feature store or a run."""
     from criticalmass.catalogue import describe
-    from criticalmass.tables import write_table
+    from criticalmass.reporting.tables import write_table
 
     write_table(describe(path), form=form)
 

@@ -20,7 +20,7 @@ import pandas as pd
 
 from criticalmass.analysis.estimators import diffused_redundancy
 from criticalmass.errors import unknown_name
-from criticalmass.figures_reference import ReferencePoint
+from criticalmass.reporting.figures.references import ReferencePoint
 
 CURVES, TABLE = "Nanda et al. 2023, mean of 5 seeds ± 1 sd", "Nanda et al. 2023, Table 1 (nearest)"
 TABLE_DELTA = 0.9

@@ -224,7 +224,7 @@ class _Work:
 
     def tell(self, study: Study, watch: Watch, pages: bool) -> Path:
         """Write a study's tables and page; -> its folder."""
-        from criticalmass.report import report
+        from criticalmass.reporting.page.report import report
         from criticalmass.studies import tabulating
 
         folder = self.folder / "studies" / study.name

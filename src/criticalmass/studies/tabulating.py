@@ -15,13 +15,13 @@ from criticalmass.analysis.curves import curves_kept
 from criticalmass.analysis.fairness import fairness
 from criticalmass.analysis.redundancy import curves, redundancy
 from criticalmass.measures.registry import MEASURES
+from criticalmass.reporting.tables import write_table
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run_view import RunPart, part_of
 from criticalmass.studies import published
 from criticalmass.studies.grid import Job
 from criticalmass.studies.schema import Study
 from criticalmass.sweeps.ensembles import ensembles
-from criticalmass.tables import write_table
 
 RANDOM = "random"
 ENSEMBLE_SEEDS = 3

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from criticalmass.measures.registry import is_similarity
-from criticalmass.report.answers import percent
+from criticalmass.reporting.formatting import _counts, _duration, _listed, percent
 from criticalmass.storage.features import UNLABELLED
 
 if TYPE_CHECKING:
@@ -283,21 +283,3 @@ def _step_caveat(frame: pd.DataFrame, inside: pd.DataFrame) -> Iterator[Caveat]:
             "so the critical mass may be smaller."
         )
         yield Caveat("Steps between tested sizes", text, False)
-
-
-def _listed(column: pd.Series) -> str:
-    """Name each distinct value once."""
-    return ", ".join(str(value) for value in column.dropna().unique())
-
-
-def _counts(column: pd.Series) -> str:
-    """Write the distinct counts of a column, most first."""
-    known = sorted({int(value) for value in column.dropna() if value > 0}, reverse=True)
-    return " or ".join(f"{value:,}" for value in known) or "–"
-
-
-def _duration(seconds: float) -> str:
-    """Write seconds as people do."""
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from criticalmass.report.answers import percent
-from criticalmass.report.drawing import share_bar
-from criticalmass.report.plots import KEY
+from criticalmass.reporting.formatting import _decimal, _number, _share, percent
+from criticalmass.reporting.page.curve_plots import KEY
+from criticalmass.reporting.page.svg import share_bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,24 +66,3 @@ def curve_rows(lines: pd.DataFrame) -> list[dict[str, Any]]:
         }
         for row in lines[lines["mean"].notna()].to_dict(orient="records")
     ]
-
-
-def _decimal(value: Any, digits: int) -> str:
-    """Write a number with a fixed count of decimals, or a dash where there is none."""
-    import pandas as pd
-
-    return "–" if pd.isna(value) else f"{float(value):.{digits}f}"
-
-
-def _number(value: Any) -> str:
-    """Write a count, or a dash where there is none."""
-    import pandas as pd
-
-    return "–" if pd.isna(value) else f"{round(float(value)):,}"
-
-
-def _share(value: Any, neurons: int) -> float:
-    """Turn a count into a share of the layer; the whole where there is none."""
-    import pandas as pd
-
-    return 1.0 if pd.isna(value) else float(value) / neurons

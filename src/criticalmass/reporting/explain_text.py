@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-    from criticalmass.explain import Explanation, Need
+    from criticalmass.reporting.explanation import Explanation, Need
     from criticalmass.theory.exchangeability import Exchangeability
 
 
@@ -55,7 +55,7 @@ def _dimensions(made: Explanation) -> str:
 
 
 def _cka(made: Explanation) -> str:
-    from criticalmass.explain import CKA_DELTA
+    from criticalmass.reporting.explanation import CKA_DELTA
 
     row = made.mass("cka", CKA_DELTA)
     return (

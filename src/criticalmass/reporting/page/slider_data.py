@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from criticalmass.report.answers import answer, percent
-from criticalmass.report.plots import KEY, curve_key
+from criticalmass.reporting.formatting import percent
+from criticalmass.reporting.page.curve_plots import KEY, curve_key
+from criticalmass.reporting.page.headline import answer
 
 if TYPE_CHECKING:
     import pandas as pd

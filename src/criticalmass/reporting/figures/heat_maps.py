@@ -1,6 +1,6 @@
 """Heat maps: what every layer keeps, and how far subsets agree with each other.
 
-As in `criticalmass.figures`: each takes a table and an ``ax``, draws on it and hands it back.
+Each function takes a table and an ``ax``, draws on it and returns it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.figures import COLOURS, INK
 from criticalmass.measures.registry import is_similarity
+from criticalmass.reporting.figures.style import COLOURS, INK
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,6 +1,6 @@
 """Figures of the side effects of few neurons: who pays, who agrees, what votes recover.
 
-As in `criticalmass.figures`: each takes a table and an ``ax``, draws on it and hands it back.
+Each function takes a table and an ``ax``, draws on it and returns it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.figures import COLOURS, FAINT, INK, MARKERS, dress, fraction_axis
+from criticalmass.reporting.figures.axes import fraction_axis
+from criticalmass.reporting.figures.style import COLOURS, FAINT, INK, MARKERS, dress
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from criticalmass import figures, figures_choice, figures_effects, figures_maps
 from criticalmass.measures.registry import measure_label
-from criticalmass.report.plot import Axis, Cells, Plot, Series, count_axis, plain_axis, share_axis
+from criticalmass.reporting.figures import classes as class_figures
+from criticalmass.reporting.figures import heat_maps, selectors, style
+from criticalmass.reporting.figures.axes import Axis, count_axis, plain_axis, share_axis
+from criticalmass.reporting.page.plot_spec import Cells, Plot, Series
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,8 +45,8 @@ def classes_plot(classes: pd.DataFrame, first: list[int]) -> Plot:
                 style=at if coloured else None,
             )
         )
-    drawing, ax = figures.new_axes()
-    figures_effects.classes_against_fraction(rows, ax)
+    drawing, ax = style.new_axes()
+    class_figures.classes_against_fraction(rows, ax)
     smallest = float((rows["n_kept"] / rows["n_neurons"]).min())
     shown = [value for one in series for value in (*one.y, *one.low)]
     return Plot(
@@ -87,8 +89,8 @@ def agreement_plot(table: pd.DataFrame) -> Plot:
                     style=len(series),
                 )
             )
-    drawing, ax = figures.new_axes()
-    figures_effects.agreement_against_fraction(table, ax)
+    drawing, ax = style.new_axes()
+    class_figures.agreement_against_fraction(table, ax)
     smallest = float((table["n_kept"] / table["n_neurons"]).min())
     low = min([0.0, *(float(v) for one in series for v in one.y)])
     return Plot(
@@ -116,9 +118,9 @@ def matrix_plot(table: pd.DataFrame) -> Plot:
     ----------
     table: rows of `agreement_matrix` of one layer and measure.
     """
-    names, cells = figures_maps.matrix_cells(table)
-    drawing, ax = figures.new_axes(4.2, 3.6)
-    figures_maps.agreement_by_group(table, ax)
+    names, cells = heat_maps.matrix_cells(table)
+    drawing, ax = style.new_axes(4.2, 3.6)
+    heat_maps.agreement_by_group(table, ax)
     sizes = str(table["by"].iloc[0]) == "size"
     return Plot(
         name="agreement-matrix",
@@ -142,8 +144,8 @@ def pareto_plot(table: pd.DataFrame) -> Plot:
     table: rows of `criticalmass.pareto` of one task.
     """
     measure = str(table["measure"].iloc[0])
-    drawing, ax = figures.new_axes()
-    figures_choice.size_against_value(table, ax, measure=measure)
+    drawing, ax = style.new_axes()
+    selectors.size_against_value(table, ax, measure=measure)
     front = table[table["on_front"]].sort_values(["n_kept", "value"])
     rest = table[~table["on_front"]]
     varying = [name for name in ("model", "layer") if table[name].nunique() > 1]
@@ -154,7 +156,7 @@ def pareto_plot(table: pd.DataFrame) -> Plot:
     parts = list(front.groupby([*varying, "selector"], sort=False))
     for number, (key, points) in enumerate(parts):
         name = ", ".join("whole layer" if part == "full" else str(part) for part in key)
-        series.append(_points(name, points, None if len(parts) > figures.MANY else number))
+        series.append(_points(name, points, None if len(parts) > style.MANY else number))
     for name, points in rest.groupby([*varying, "selector"], sort=False):
         said = ", ".join(str(part) for part in name)
         series.append(_points(f"{said} (beaten)", points, None, hollow=True))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from criticalmass.figures import COLOURS, FAINT, GRID, INK
+from criticalmass.reporting.figures.style import COLOURS, FAINT, GRID, INK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from criticalmass.explain_words import verdict
-from criticalmass.report.answers import percent
-from criticalmass.report.plot import Plot, Series, plain_axis, share_axis
+from criticalmass.reporting.explain_text import verdict
+from criticalmass.reporting.figures.axes import plain_axis, share_axis
+from criticalmass.reporting.formatting import percent
+from criticalmass.reporting.page.plot_spec import Plot, Series
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,11 +130,11 @@ def _plots(prediction: Prediction, compared: pd.DataFrame) -> list[Plot]:
 
 
 def _curve(line: pd.DataFrame, rows: pd.DataFrame, measure: str) -> Plot:
-    from criticalmass import figures, figures_explain
     from criticalmass.measures.registry import measure_label
+    from criticalmass.reporting.figures import predictions, style
 
-    drawing, ax = figures.new_axes()
-    figures_explain.predicted_over_measured(line, rows, ax, measure=measure)
+    drawing, ax = style.new_axes()
+    predictions.predicted_over_measured(line, rows, ax, measure=measure)
     kept = (rows["n_kept"] / rows["n_neurons"]).astype(float)
     shown = line[line["fraction"] >= 0.9 * kept.min()]
     measured = [rows[name].tolist() for name in ("measured", "measured_low", "measured_high")]
@@ -163,10 +164,10 @@ def _curve(line: pd.DataFrame, rows: pd.DataFrame, measure: str) -> Plot:
 
 
 def _residual(rows: pd.DataFrame, measure: str) -> Plot:
-    from criticalmass import figures, figures_explain
+    from criticalmass.reporting.figures import predictions, style
 
-    drawing, ax = figures.new_axes()
-    figures_explain.residual_against_fraction(rows, ax, measure=measure)
+    drawing, ax = style.new_axes()
+    predictions.residual_against_fraction(rows, ax, measure=measure)
     kept = (rows["n_kept"] / rows["n_neurons"]).astype(float)
     reach = (1.96 * rows["error"]).astype(float)
     band = [(-reach).tolist(), reach.tolist()]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.figures import INK
+from criticalmass.reporting.figures.style import INK
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.figures import (
-    COLUMN_WIDTH,
-    DELTAS,
+from criticalmass.measures.registry import is_similarity
+from criticalmass.reporting.figures.curves import (
     cka_against_fraction,
     dr_against_delta,
     mark_critical_mass,
-    new_axes,
     value_against_fraction,
 )
-from criticalmass.measures.registry import is_similarity
+from criticalmass.reporting.figures.style import COLUMN_WIDTH, DELTAS, new_axes
 from criticalmass.storage.files import scratch_beside
 
 if TYPE_CHECKING:
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from criticalmass.figures_reference import ReferencePoint
+    from criticalmass.reporting.figures.references import ReferencePoint
 
 __all__ = ["FIGURES", "as_pdf", "figure"]
 
@@ -69,7 +67,7 @@ def figure(  # noqa: PLR0913
     layers, selectors: those to draw; all by default.
     width: of the figure, in inches.
     reference: published numbers for the figures ``value`` and ``dr``, see
-        `criticalmass.figures_reference`.
+        `criticalmass.reporting.figures.references`.
 
     Returns
     -------
@@ -81,7 +79,7 @@ def figure(  # noqa: PLR0913
     """
     from matplotlib import rc_context
 
-    from criticalmass.figures_reference import reference_points
+    from criticalmass.reporting.figures.references import reference_points
 
     if name not in FIGURES:
         raise unknown_name("figure", name, FIGURES)
@@ -133,15 +131,15 @@ def _draw_named(name: str, run: Any, ax: Axes, asked: _Asked) -> None:
     """Compute the table that a named figure needs and draw it."""
     measures, deltas, _ = asked
     if name in _EFFECTS:
-        from criticalmass.figures_effects import draw_effect
+        from criticalmass.reporting.figures.classes import draw_effect
 
         draw_effect(name, run, ax, measures, deltas)
     elif name in _CHOICE:
-        from criticalmass.figures_choice import draw_choice
+        from criticalmass.reporting.figures.selectors import draw_choice
 
         draw_choice(name, run, ax, measures)
     elif name in ("layers", "matrix"):
-        from criticalmass.figures_maps import draw_map
+        from criticalmass.reporting.figures.heat_maps import draw_map
 
         draw_map(name, run, ax, measures)
     else:
@@ -151,7 +149,7 @@ def _draw_named(name: str, run: Any, ax: Axes, asked: _Asked) -> None:
 def _draw_curves(name: str, run: Any, ax: Axes, asked: _Asked) -> None:
     """Draw "value", "cka" or "dr"."""
     from criticalmass.analysis.redundancy import curves, redundancy
-    from criticalmass.figures_reference import fitting, mark_references
+    from criticalmass.reporting.figures.references import fitting, mark_references
 
     measures, deltas, points = asked
     table = curves(run) if name != "dr" else redundancy(run, deltas=DELTAS)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from criticalmass import figures
 from criticalmass.errors import CriticalMassError
-from criticalmass.report.plot import Plot, Series, plain_axis, share_axis
+from criticalmass.reporting.figures import style
+from criticalmass.reporting.figures.axes import fraction_axis, plain_axis, share_axis
+from criticalmass.reporting.page.plot_spec import Plot, Series
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +106,7 @@ def _together(runs: Sequence[Run], titles: Sequence[str]) -> list[Plot]:
     import pandas as pd
 
     from criticalmass.analysis.redundancy import curves
-    from criticalmass.tables import probes_first
+    from criticalmass.reporting.tables import probes_first
 
     tables = [curves(run).assign(run=title) for run, title in zip(runs, titles, strict=True)]
     every = probes_first(pd.concat(tables, ignore_index=True))
@@ -139,7 +140,7 @@ def _overlay(rows: pd.DataFrame, measure: str) -> Plot:
         )
         for number, (title, part) in enumerate(lines)
     ]
-    drawing, ax = figures.new_axes()
+    drawing, ax = style.new_axes()
     _draw(series, ax, f"share of the whole layer's value ({measure})", 1.0)
     smallest = min(float(one.x[0]) for one in series)
     values = [float(v) for one in series for v in (*one.y, *one.low, *one.high)]
@@ -179,11 +180,11 @@ def _difference(every: pd.DataFrame, titles: Sequence[str]) -> Plot | None:
             y=line["difference"].tolist(),
             low=line["low"].tolist(),
             high=line["high"].tolist(),
-            style=number if number < figures.MANY else None,
+            style=number if number < style.MANY else None,
         )
         for number, (key, line) in enumerate(rows.groupby(varying, sort=False))
     ]
-    drawing, ax = figures.new_axes()
+    drawing, ax = style.new_axes()
     _draw(series, ax, "difference of the shares kept", 0.0)
     values = [float(v) for one in series for v in (*one.y, *one.low, *one.high) if v == v]
     return Plot(
@@ -206,20 +207,20 @@ def _draw(series: Sequence[Series], ax: object, label: str, level: float) -> Non
 
     axes = cast(Any, ax)
     for number, one in enumerate(series):
-        colour = figures.COLOURS[number % len(figures.COLOURS)]
+        colour = style.COLOURS[number % len(style.COLOURS)]
         axes.fill_between(one.x, one.low, one.high, color=colour, alpha=0.18, linewidth=0)
         axes.plot(
             one.x,
             one.y,
             color=colour,
-            marker=figures.MARKERS[number % len(figures.MARKERS)],
-            linestyle=figures.DASHES[number % len(figures.DASHES)],
+            marker=style.MARKERS[number % len(style.MARKERS)],
+            linestyle=style.DASHES[number % len(style.DASHES)],
             markersize=4,
             label=one.name.replace("$", r"\$"),
         )
-    axes.axhline(level, color=figures.FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
-    figures.fraction_axis(axes, min(float(one.x[0]) for one in series))
+    axes.axhline(level, color=style.FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
+    fraction_axis(axes, min(float(one.x[0]) for one in series))
     axes.set_ylabel(label)
-    figures.dress(axes)
+    style.dress(axes)
     if len(series) > 1:
         axes.legend(frameon=False, fontsize="x-small")

@@ -1,6 +1,6 @@
 """Figures of the choice of neurons: how much it matters, and which choice gives most for its size.
 
-As in `criticalmass.figures`: each takes a table and an ``ax``, draws on it and hands it back.
+Each function takes a table and an ``ax``, draws on it and returns it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.figures import COLOURS, FAINT, INK, MARKERS, dress, fraction_axis
 from criticalmass.measures.registry import is_similarity, measure_label
+from criticalmass.reporting.figures.axes import _count_axis, fraction_axis
+from criticalmass.reporting.figures.style import COLOURS, FAINT, INK, MARKERS, dress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -197,14 +198,3 @@ def _reach(points: pd.DataFrame) -> Any:
     """(2, n) lengths of the error bars."""
     value, low, high = (points[name].to_numpy(float) for name in ("value", "low", "high"))
     return np.maximum(np.stack([value - low, high - value]), 0.0)
-
-
-def _count_axis(ax: Axes, smallest: float, largest: float) -> None:
-    """Lay the logarithmic axis of numbers of neurons."""
-    ticks = [m * 10**e for e in range(6) for m in (1, 2, 5)]
-    shown = [tick for tick in ticks if smallest * 0.88 <= tick <= largest * 1.13]
-    ax.set_xscale("log")
-    ax.set_xlim(smallest * 0.88, largest * 1.13)
-    ax.set_xticks(shown, [f"{tick:,}" for tick in shown])
-    ax.set_xticks([], minor=True)
-    ax.set_xlabel("neurons or dimensions kept")

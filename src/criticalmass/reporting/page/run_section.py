@@ -10,19 +10,25 @@ import numpy as np
 
 from criticalmass.core.threads import map_side_by_side
 from criticalmass.errors import CriticalMassError
-from criticalmass.figures_reference import ReferencePoint, fitting
-from criticalmass.report.answers import Answer, answer, headline_row, next_smaller
-from criticalmass.report.numbers import blocks, curve_rows
-from criticalmass.report.plot import Plot
-from criticalmass.report.plots import CurveIds, curve_key, dr_plot, layers_plot, value_plots
-from criticalmass.report.predicted import Predicted, predicted
-from criticalmass.report.record import Caveat, Fact, caveats, facts, in_short
-from criticalmass.report.setting import GRID, Words, WorstClasses, keys_of, settings
+from criticalmass.reporting.figures.references import ReferencePoint, fitting
+from criticalmass.reporting.page.curve_plots import (
+    CurveIds,
+    curve_key,
+    dr_plot,
+    layers_plot,
+    value_plots,
+)
+from criticalmass.reporting.page.headline import Answer, answer, headline_row, next_smaller
+from criticalmass.reporting.page.plot_spec import Plot
+from criticalmass.reporting.page.prediction_section import Predicted, predicted
+from criticalmass.reporting.page.provenance import Caveat, Fact, caveats, facts, in_short
+from criticalmass.reporting.page.slider_data import GRID, Words, WorstClasses, keys_of, settings
+from criticalmass.reporting.page.tables import blocks, curve_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from criticalmass.report.aside import Drawing
+    from criticalmass.reporting.page.parallel_drawing import Drawing
     from criticalmass.storage.run import Run
 
 # Entries of the class accuracies on all draws; more classes get fewer draws.
@@ -96,7 +102,7 @@ def section_of(run: Run, number: int, asked: Asked) -> Section:
     """
     from criticalmass.analysis.redundancy import curves as curves_of
     from criticalmass.analysis.redundancy import redundancy
-    from criticalmass.tables import probes_first
+    from criticalmass.reporting.tables import probes_first
 
     frame = run.frame()
     if frame.empty:
@@ -212,7 +218,7 @@ def _classes(
     tables: list[pd.DataFrame], best: pd.Series
 ) -> tuple[WorstClasses, list[Plot], list[str]]:
     """Return the class that loses most at every size, and the figure of who pays first."""
-    from criticalmass.report.plots_effects import classes_plot
+    from criticalmass.reporting.page.effect_plots import classes_plot
 
     (table,) = tables
     draws = table.attrs["draws"]
@@ -267,7 +273,7 @@ def _agreement_tables(run: Run, best: pd.Series) -> list[pd.DataFrame]:
 
 def _agreement(tables: list[pd.DataFrame]) -> list[Plot]:
     """Draw agreement of subsets by size, and as a matrix."""
-    from criticalmass.report.plots_effects import agreement_plot, matrix_plot
+    from criticalmass.reporting.page.effect_plots import agreement_plot, matrix_plot
 
     by_size, matrix = tables
     return [agreement_plot(by_size), matrix_plot(matrix)]
@@ -276,7 +282,7 @@ def _agreement(tables: list[pd.DataFrame]) -> list[Plot]:
 def _front(run: Run, best: pd.Series, lines: pd.DataFrame) -> list[Plot]:
     """Draw Pareto's front of the measure of the answer; its own layer alone where many compete."""
     from criticalmass.analysis.pareto import pareto
-    from criticalmass.report.plots_effects import pareto_plot
+    from criticalmass.reporting.page.effect_plots import pareto_plot
     from criticalmass.storage.run_view import part_of
 
     measure = str(best["measure"])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from criticalmass.explain import Explanation
+    from criticalmass.reporting.explanation import Explanation
 
 PARAGRAPH = "explanation.txt"
 
@@ -41,8 +41,8 @@ def write_explanation(made: Explanation, folder: Path) -> None:
 
 def draw(made: Explanation) -> dict[str, Figure]:
     """Draw an explanation: its spectrum, its curves, and what was measured of them."""
-    from criticalmass import figures_explain as draws
-    from criticalmass.figures import new_axes
+    from criticalmass.reporting.figures import predictions as draws
+    from criticalmass.reporting.figures.style import new_axes
 
     found = {}
     found["spectrum"], ax = new_axes()

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from criticalmass.core.arguments import checked
 from criticalmass.core.moments import Moments, moments
 from criticalmass.errors import CriticalMassError, RunError, StoreError
-from criticalmass.explain_words import paragraph
+from criticalmass.reporting.explanation import CKA_DELTA, SHARES, TASK_DELTA, Explanation, Need
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 from criticalmass.theory.degrees_of_freedom import degrees_of_freedom, full_penalty
@@ -38,10 +38,6 @@ if TYPE_CHECKING:
     from criticalmass.measures.probes.closed_form import System
     from criticalmass.theory.eigenbasis import Eigenbasis
 
-#: The bar of which the paragraph speaks for CKA, and the one that says what a task needs.
-CKA_DELTA, TASK_DELTA = 0.9, 0.95
-#: Shares of the variance between classes whose directions are counted.
-SHARES = (0.5, 0.9)
 # Half a second of imports, which checking a store's files leaves room for. BLAS libraries that
 # come later than the limit on their threads would not heed it.
 _COMPUTING = (
@@ -51,74 +47,6 @@ _COMPUTING = (
     "scipy.interpolate",
     "scipy.sparse.linalg",
 )
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a task takes, by the ridge law.
-
-    Attributes
-    ----------
-    delta: share of the whole layer's accuracy that is kept.
-    critical_mass: neurons that keep it.
-    freedom: degrees of freedom of the whole layer that they stand for.
-    twice_as_wide: neurons that a layer twice as wide with the same spectrum would need.
-    directions: directions that carry ``SHARES`` of the variance between classes, fewest first.
-    n_classes: of the task.
-    """
-
-    delta: float
-    critical_mass: int
-    freedom: float
-    twice_as_wide: int
-    directions: tuple[int, ...]
-    n_classes: int
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """What is known of a layer without a sweep.
-
-    Attributes
-    ----------
-    model, dataset: short names.
-    prediction: the curves, the effective dimensions and, if asked for, the diffuseness test.
-    masses: one row per measure and delta: critical mass and DR, with intervals.
-    curves: one row per measure and size of the display: mean, std over subsets, band, source.
-    spectrum: one row per eigendirection of the standardised neurons, by variance: its share of
-        the variance, its share of the variance between classes, and how much of its own variance
-        lies between classes (nan without labels).
-    n_seeds, level: of the intervals: where the mean over as many random subsets falls.
-    cka_twice_as_wide: how many times as many neurons a layer twice as wide with the same spectrum
-        needs for a CKA of 0.9, to first order.
-    need: what the task takes, or None without labels.
-    compared, compared_masses: predicted beside measured, if a run was given; else None.
-    seconds: wall time.
-    """
-
-    model: str
-    dataset: str
-    prediction: Prediction
-    masses: pd.DataFrame
-    curves: pd.DataFrame
-    spectrum: pd.DataFrame
-    n_seeds: int
-    level: float
-    cka_twice_as_wide: float
-    need: Need | None
-    compared: pd.DataFrame | None
-    compared_masses: pd.DataFrame | None
-    seconds: float
-
-    @property
-    def paragraph(self) -> str:
-        """The explanation in plain words, every number taken from the tables."""
-        return paragraph(self)
-
-    def mass(self, measure: str, delta: float) -> pd.Series:
-        """Return the row of ``masses`` for a measure and delta."""
-        rows = self.masses[(self.masses["measure"] == measure) & (self.masses["delta"] == delta)]
-        return rows.iloc[0]
 
 
 @checked
@@ -186,7 +114,7 @@ def explain(  # noqa: PLR0913
         with kept.writer():
             write_predictions(kept, {**read_predictions(kept), name: prediction}.values())
     elif out is not None:
-        from criticalmass.explain_files import write_explanation
+        from criticalmass.reporting.explain_files import write_explanation
 
         write_explanation(made, Path(out))
     return made

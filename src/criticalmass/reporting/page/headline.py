@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from criticalmass.measures.registry import is_similarity
+from criticalmass.reporting.formatting import percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,11 +113,6 @@ def answer(row: pd.Series | None, below: int | None = None) -> Answer:
     after = f"{'already ' if floor else ''}{'keeps' if kept == 1 else 'keep'} {goal}"
     aside = "(the smallest subset tested; fewer may do)" if floor else _interval(row, below)
     return Answer(before, number, after, aside, kept, neurons)
-
-
-def percent(share: float) -> str:
-    """Write a share in per cent, the sign kept on the line of its number."""
-    return f"{share * 100:.6g}\N{NO-BREAK SPACE}%"
 
 
 def _goal(measure: str, delta: float) -> str:

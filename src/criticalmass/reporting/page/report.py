@@ -19,11 +19,11 @@ from criticalmass.errors import CriticalMassError
 if TYPE_CHECKING:
     import jinja2
 
-    from criticalmass.report.aside import Drawing, Drawn
-    from criticalmass.report.beside import Beside
-    from criticalmass.report.plot import Plot
-    from criticalmass.report.section import Asked, Section
-    from criticalmass.report.setting import Words
+    from criticalmass.reporting.page.parallel_drawing import Drawing, Drawn
+    from criticalmass.reporting.page.plot_spec import Plot
+    from criticalmass.reporting.page.run_comparison import Beside
+    from criticalmass.reporting.page.run_section import Asked, Section
+    from criticalmass.reporting.page.slider_data import Words
     from criticalmass.storage.run import Run
 
 __all__ = ["report"]
@@ -53,7 +53,7 @@ def report(
     deltas: shares of the whole layer's value to report the critical mass for, each in (0, 1].
     reference: published numbers to draw beside and to list: `ReferencePoint` objects, mappings
         or a DataFrame of their attributes, or the path of a CSV file; see
-        `criticalmass.figures_reference`.
+        `criticalmass.reporting.figures.references`.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def report(
     CriticalMassError: no run, a delta out of range, or a run that cannot be read.
     """
     from criticalmass.analysis.curves import curves_kept
-    from criticalmass.figures_reference import reference_points
+    from criticalmass.reporting.figures.references import reference_points
     from criticalmass.storage.files import scratch_beside
     from criticalmass.storage.run import Run
     from criticalmass.storage.run_view import held
@@ -90,9 +90,9 @@ def report(
 def _page(runs: Sequence[Run], deltas: tuple[float, ...], references: Any) -> str:
     """Gather and lay out."""
     from criticalmass import __version__
-    from criticalmass.report.embed import as_json, policy, script, styles
-    from criticalmass.report.section import Asked
-    from criticalmass.report.setting import Words
+    from criticalmass.reporting.page.assets import as_json, policy, script, styles
+    from criticalmass.reporting.page.run_section import Asked
+    from criticalmass.reporting.page.slider_data import Words
 
     words = Words()
     sections, both, placed, drawn = _gathered(runs, Asked(deltas, references, words))
@@ -123,9 +123,9 @@ def _gathered(
     runs: Sequence[Run], asked: Asked
 ) -> tuple[list[Section], Beside | None, list[_Placed], dict[str, Drawn]]:
     """Work out what the page says, and have its figures drawn meanwhile."""
-    from criticalmass.report.aside import Drawing
-    from criticalmass.report.beside import beside
-    from criticalmass.report.section import section_of
+    from criticalmass.reporting.page.parallel_drawing import Drawing
+    from criticalmass.reporting.page.run_comparison import beside
+    from criticalmass.reporting.page.run_section import section_of
 
     sections: list[Section] = []
     placed: list[_Placed] = []
@@ -182,8 +182,8 @@ def _drawn_soon(placed: Iterator[_Placed], drawing: Drawing) -> list[_Placed]:
 
 def _data(sections: list[Section], placed: list[_Placed], words: Words) -> dict[str, Any]:
     """Collect what the script of the page reads."""
-    from criticalmass.report.drawing import field_dots
-    from criticalmass.report.setting import STOPS
+    from criticalmass.reporting.page.slider_data import STOPS
+    from criticalmass.reporting.page.svg import field_dots
 
     curves = [
         {"neurons": curve["neurons"], "rows": curve["rows"]}
@@ -206,7 +206,7 @@ def _data(sections: list[Section], placed: list[_Placed], words: Words) -> dict[
 
 
 def _field(section: Section) -> Any:
-    from criticalmass.report.drawing import neuron_field
+    from criticalmass.reporting.page.svg import neuron_field
 
     said = section.answer
     return neuron_field(said.kept, said.neurons) if said.neurons else ""
@@ -223,7 +223,7 @@ def _templates() -> jinja2.Environment:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("criticalmass", "report"),
+        loader=jinja2.PackageLoader("criticalmass.reporting.page", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -35,8 +35,8 @@ _GONE = (OSError, EOFError, pickle.PickleError, AttributeError, ImportError, Typ
 
 def draw(job: Job) -> Drawn:
     """Draw a figure for pages without a script, and for paper."""
-    from criticalmass.figures_named import as_pdf
-    from criticalmass.report.drawing import inline_svg
+    from criticalmass.reporting.figures.figure import as_pdf
+    from criticalmass.reporting.page.svg import inline_svg
 
     place, figure, description = job
     svg = inline_svg(figure, identity=place, description=description)
@@ -76,7 +76,7 @@ class Drawing:
                     sys.executable,
                     "-P",
                     "-c",
-                    "from criticalmass.report.aside import serve; serve()",
+                    "from criticalmass.reporting.page.parallel_drawing import serve; serve()",
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.figures import COLOURS, DASHES, FAINT, GRID, INK, dress, fraction_axis
+from criticalmass.reporting.figures.axes import fraction_axis
+from criticalmass.reporting.figures.style import COLOURS, DASHES, FAINT, GRID, INK, dress
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 
 if TYPE_CHECKING:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from criticalmass import figures
-from criticalmass.figures_reference import ReferencePoint, fitting, mark_references
 from criticalmass.measures.registry import is_similarity, measure_label
-from criticalmass.report.plot import Axis, Cells, Plot, Series, plain_axis, share_axis
+from criticalmass.reporting.figures import style
+from criticalmass.reporting.figures.axes import Axis, plain_axis, share_axis
+from criticalmass.reporting.figures.curves import (
+    cka_against_fraction,
+    dr_against_delta,
+    value_against_fraction,
+)
+from criticalmass.reporting.figures.references import ReferencePoint, fitting, mark_references
+from criticalmass.reporting.page.plot_spec import Cells, Plot, Series
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,14 +45,14 @@ def _value_plot(rows: pd.DataFrame, ids: CurveIds, references: Sequence[Referenc
     measure = str(rows["measure"].iloc[0])
     similarity = is_similarity(measure)
     points = fitting(references, "value", rows)
-    drawing, ax = figures.new_axes()
-    draw = figures.cka_against_fraction if similarity else figures.value_against_fraction
+    drawing, ax = style.new_axes()
+    draw = cka_against_fraction if similarity else value_against_fraction
     draw(rows, ax, measure=measure)
     if points:
         mark_references(points, ax)
     whole = rows.drop_duplicates(["model", "layer", "dataset"])["value_full"].dropna()
     rules = [("y", 1.0, "", True)] if similarity else []
-    if not similarity and 0 < len(whole) <= figures.MANY:
+    if not similarity and 0 < len(whole) <= style.MANY:
         words = f"whole layer {float(whole.iloc[0]):.3f}" if len(whole) == 1 else ""
         rules = [("y", float(value), words, True) for value in whole]
     shares = (rows["n_kept"] / rows["n_neurons"]).astype(float)
@@ -57,7 +63,7 @@ def _value_plot(rows: pd.DataFrame, ids: CurveIds, references: Sequence[Referenc
     return Plot(
         name=f"value-{measure}",
         title=title,
-        caption=_value_caption(similarity, many=len(list(named(rows))) > figures.MANY),
+        caption=_value_caption(similarity, many=len(list(named(rows))) > style.MANY),
         summary=f"{title} against the share of neurons kept; {_range(rows)}",
         table=rows.reset_index(drop=True),
         drawing=drawing,
@@ -71,7 +77,7 @@ def _value_plot(rows: pd.DataFrame, ids: CurveIds, references: Sequence[Referenc
 
 def _value_lines(rows: pd.DataFrame, ids: CurveIds) -> list[Series]:
     lines = list(named(rows))
-    many = len(lines) > figures.MANY
+    many = len(lines) > style.MANY
     return [
         Series(
             name=name,
@@ -103,12 +109,12 @@ def dr_plot(
     if rows.empty:
         return None
     points = fitting(references, "dr", rows)
-    drawing, ax = figures.new_axes()
-    figures.dr_against_delta(rows, ax)
+    drawing, ax = style.new_axes()
+    dr_against_delta(rows, ax)
     if points:
         mark_references(points, ax)
     lines = [(name, line.sort_values("delta")) for name, line in named(rows)]
-    many = len(lines) > figures.MANY
+    many = len(lines) > style.MANY
     series = [
         Series(
             name=name,
@@ -146,7 +152,7 @@ _TENTHS = tuple((n / 5, f"{n / 5:.1f}") for n in range(6))
 
 def layers_plot(lines: pd.DataFrame) -> Plot | None:
     """Draw what every layer keeps as a heat map; None for a run of one layer."""
-    from criticalmass.figures_maps import layer_cells, layers_by_fraction
+    from criticalmass.reporting.figures.heat_maps import layer_cells, layers_by_fraction
 
     rows = lines[lines["ratio"].notna()]
     if rows[["model", "layer", "dataset"]].drop_duplicates().shape[0] < 2:
@@ -156,7 +162,7 @@ def layers_plot(lines: pd.DataFrame) -> Plot | None:
     names, fractions, cells = layer_cells(rows, measure=measure, selector=selector)
     if len(names) < 2:
         return None
-    drawing, ax = figures.new_axes(3.8, min(8.0, 1.2 + 0.16 * len(names)))
+    drawing, ax = style.new_axes(3.8, min(8.0, 1.2 + 0.16 * len(names)))
     layers_by_fraction(rows, ax, measure=measure, selector=selector)
     return Plot(
         name="layers",
