@@ -34,7 +34,7 @@ from hypothesis import strategies as st
 
 import criticalmass as cm
 from benchmarks.calls import CALLS, LEFT_OUT, Call, Material, make_material
-from criticalmass.cli import _code, cli
+from criticalmass.cli.main import _code, cli
 from criticalmass.errors import CriticalMassError
 
 _LONGEST = 60.0

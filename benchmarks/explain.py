@@ -53,7 +53,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _runs(store: Path, repeats: int) -> list[Seconds]:
-    code = "from criticalmass.cli import main; main()"
+    code = "from criticalmass.cli.main import main; main()"
     command = [sys.executable, "-c", code, "explain", str(store)]
     return [_run(command) for _ in range(repeats)]
 

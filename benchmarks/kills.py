@@ -31,9 +31,9 @@ import numpy as np
 import pandas as pd
 
 _PRELOADED = (
-    "criticalmass.cli",
-    "criticalmass.sweep",
-    "criticalmass.shrink",
+    "criticalmass.cli.main",
+    "criticalmass.sweeps.sweep",
+    "criticalmass.shrinking.shrink",
     "torch",
     "openvino",
     "sklearn.linear_model",
@@ -135,7 +135,7 @@ def _child(command: Sequence[str], out: str, log: str, fatal: int, told: str) ->
     with open(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    from criticalmass.cli import main
+    from criticalmass.cli.main import main
     from criticalmass.storage import features_writer
 
     # Many shards, so that there is much to interrupt.

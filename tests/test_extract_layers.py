@@ -294,12 +294,12 @@ def test_weights_are_part_of_the_spec():
 
 
 def test_the_command_line_takes_weights_pool_and_patterns(capsys):
-    from criticalmass import cli
+    from criticalmass.cli.main import main
 
     torch.save(load_model(NET, device="cpu").root.state_dict(), "w.pt")
     arguments = ["extract", NET, DIGITS, "--out", "s", "--weights", "w.pt", "--pool", "max"]
     with pytest.raises(SystemExit) as left:
-        cli.main([*arguments, "--layer", "layer?", "--engine", "torch", "-q"])
+        main([*arguments, "--layer", "layer?", "--engine", "torch", "-q"])
     assert left.value.code == 0
     manifest = json.loads((Path("s") / "manifest.json").read_text())
     assert list(manifest["layers"]) == ["layer1", "layer2"]

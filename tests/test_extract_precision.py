@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import criticalmass as cm
-from criticalmass.cli import main
+from criticalmass.cli.main import main
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.extraction.engines import base
 from criticalmass.storage import features_writer

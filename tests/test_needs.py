@@ -122,7 +122,7 @@ def test_a_narrow_limit_is_met_up_front_and_a_wide_one_changes_nothing(
         command = [
             sys.executable,
             "-c",
-            "from criticalmass.cli import main; main()",
+            "from criticalmass.cli.main import main; main()",
             "sweep",
             "--quiet",
         ]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 import criticalmass as cm
 from criticalmass.analysis.pareto import PARETO_COLUMNS, dominance, front
-from criticalmass.cli import main
+from criticalmass.cli.main import main
 from criticalmass.errors import CriticalMassError, RunError
 from criticalmass.reporting.figures.selectors import size_against_value
 from criticalmass.storage.artifacts import Artifact

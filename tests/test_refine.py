@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import criticalmass as cm
-from criticalmass import cli
+from criticalmass.cli.main import main
 from criticalmass.core import progress
 from criticalmass.core.moments import moments
 from criticalmass.errors import CriticalMassError
@@ -377,12 +377,12 @@ def test_the_command_line_refines_and_refuses_in_one_line(
     plant(monkeypatch, steady)
     words = ["sweep", str(wide.path), "--out", str(tmp_path / "run"), "--measure", "knn", "--quiet"]
     with pytest.raises(SystemExit) as left:
-        cli.main([*words, "--refine", "1.5"])
+        main([*words, "--refine", "1.5"])
     assert left.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
     budget = ["--refine-seeds", "10", "--refine-cells", "300", "--refine-level", "0.9"]
     with pytest.raises(SystemExit) as left:
-        cli.main([*words, "--fraction", "0.25", "--refine", "0.9", "--refine", "0.5", *budget])
+        main([*words, "--fraction", "0.25", "--refine", "0.9", "--refine", "0.5", *budget])
     assert left.value.code == 0
     found = Run.open(tmp_path / "run").manifest["refined"]
     assert [entry["delta"] for entry in found] == [0.5, 0.9]

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import criticalmass as cm
-from criticalmass.cli import cli
+from criticalmass.cli.main import cli
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.shrinking.candidates import Goal, geometric
 from criticalmass.shrinking.slim_model import SlimModel

@@ -157,7 +157,7 @@ def test_a_changed_protocol_never_serves_stale_rows(
     calls.take()
     newer = dataclasses.replace(MEASURES["centroid"], version=99)
     for module in ("plan", "sweep"):
-        room = importlib.import_module(f"criticalmass.{module}")
+        room = importlib.import_module(f"criticalmass.sweeps.{module}")
         monkeypatch.setattr(room, "MEASURES", {**MEASURES, "centroid": newer})
     with pytest.warns(UserWarning, match="dropped 7 of 14 rows"):
         run = quick(store, tmp_path / "run")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from criticalmass.analysis.comparison import compare
 from criticalmass.storage.run_view import RunPart
-from criticalmass.studies.tabulating import RANDOM, Seen
+from criticalmass.studies.tables import RANDOM, Seen
 
 DELTA = 0.9
 PROBE, LAYER = "logistic", "penultimate"

@@ -12,7 +12,7 @@ from benchmarks.findings.evidence import SeenBy, evidence
 from benchmarks.findings.writing import render
 from criticalmass.errors import CriticalMassError
 from criticalmass.storage.files import scratch_beside
-from criticalmass.studies.tabulating import write_tables
+from criticalmass.studies.tables import write_tables
 
 DOCS = Path(__file__).parents[2] / "docs"
 IMAGES = "results/"

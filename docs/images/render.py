@@ -10,8 +10,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from criticalmass.reporting.figures.curves import mark_critical_mass, value_against_fraction
 from criticalmass.analysis.redundancy import curves, redundancy
+from criticalmass.reporting.figures.curves import mark_critical_mass, value_against_fraction
 
 
 def render(demo: Path, out: Path) -> None:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
-
-from criticalmass.core.memory import spare_address_space
 
 __version__ = "0.1.0"
 
@@ -51,7 +48,7 @@ _PUBLIC = {
     "load_model": "extraction.models",
     "load_slim_torch": "shrinking.export.torch_folder",
     "max_min_gap": "analysis.inequality",
-    "measure": "pipeline",
+    "measure": "studies.measure",
     "ndcg": "measures.similarity.retrieval",
     "pareto": "analysis.pareto",
     "participation_ratio": "theory.spectrum",
@@ -63,37 +60,29 @@ _PUBLIC = {
     "redundancy": "analysis.redundancy",
     "report": "reporting.page.report",
     "shrink": "shrinking.shrink",
-    "study": "studies.running",
+    "study": "studies.study",
     "sweep": "sweeps.sweep",
 }
+
+#: Public name of a subpackage -> where it lies.
+_PACKAGES = {"synthetic": "theory.synthetic"}
 
 __all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
 
 
-class _Package(ModuleType):
-    """The package's own module type: ``cm.sweep`` is the verb, never the file that holds it."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Importing criticalmass.sweep binds the submodule to the package; bind its verb instead.
-        if isinstance(value, ModuleType) and _PUBLIC.get(name) == name:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
-# Before pandas and with it Arrow are loaded; nothing happens where address space has no limit.
-spare_address_space()
-
-
 def __getattr__(name: str) -> Any:
     """Load a public name on first use (PEP 562)."""
-    if name not in _PUBLIC:
+    value: Any
+    if name in _PACKAGES:
+        value = importlib.import_module(f"{__name__}.{_PACKAGES[name]}")
+    elif name in _PUBLIC:
+        value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     setattr(sys.modules[__name__], name, value)
     return value
 
 
 def __dir__() -> list[str]:
     """List the public names."""
-    return sorted([*globals(), *_PUBLIC])
+    return sorted({*globals(), *_PUBLIC, *_PACKAGES})

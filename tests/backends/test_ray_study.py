@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import criticalmass as cm
-from criticalmass.cli import cli
+from criticalmass.cli.main import cli
 
 pytest.importorskip("torch", reason="NOT TESTED: the extra [torch] is not installed")
 

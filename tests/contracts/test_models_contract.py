@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import criticalmass as cm
-from criticalmass.catalogue import listing
+from criticalmass.cli.catalogue import listing
 from criticalmass.errors import CriticalMassError, MissingExtraError
 from criticalmass.extraction.datasets import Dataset, Split
 from criticalmass.extraction.engines import run_torch

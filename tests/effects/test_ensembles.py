@@ -139,7 +139,7 @@ def test_a_small_negative_number_is_no_signed_zero() -> None:
 def test_commands_print_tables_that_fit(
     make_run: Callable[..., object], store: FeatureStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from criticalmass import cli
+    from criticalmass.cli.main import main
 
     labels = np.arange(300) % 3
     rng = np.random.default_rng(0)
@@ -157,7 +157,7 @@ def test_commands_print_tables_that_fit(
     }
     for name, arguments in commands.items():
         with pytest.raises(SystemExit) as leaving:
-            cli.main([name, *arguments, "--resamples", "50", "--quiet"])
+            main([name, *arguments, "--resamples", "50", "--quiet"])
         shown = capsys.readouterr()
         assert (leaving.value.code, shown.err) == (0, "")
         lines = shown.out.splitlines()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import criticalmass as cm
-from criticalmass.cli import cli
+from criticalmass.cli.main import cli
 from criticalmass.errors import CriticalMassError, MissingExtraError, StoreError
 from criticalmass.shrinking.codec import BITS, Codec
 from criticalmass.shrinking.export.sklearn_pipeline import first_of_level, make_pipeline

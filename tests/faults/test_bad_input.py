@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import criticalmass as cm
-from criticalmass.cli import _code
+from criticalmass.cli.main import _code
 from criticalmass.core.arguments import checked
 from criticalmass.errors import CriticalMassError
 from criticalmass.storage.features import FeatureStore

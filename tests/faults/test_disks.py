@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from criticalmass.cli import main
+from criticalmass.cli.main import main
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 

@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import criticalmass as cm
-from criticalmass.studies.grid import Job, Pair, grid_of, untrained_spec, with_root
+from criticalmass.studies.feature_stores import Features, united
+from criticalmass.studies.grid import Job, Pair, grid_of, untrained_spec, view, with_root
+from criticalmass.studies.progress import duration, time_left
 from criticalmass.studies.schema import ModelEntry, Part, Study
-from criticalmass.studies.stores import Features, united
-from criticalmass.studies.views import view
-from criticalmass.studies.watching import duration, time_left
 
 LITE = ModelEntry("pypi:efficientnet-lite0")
 

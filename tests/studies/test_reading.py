@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.studies import library
-from criticalmass.studies.nodes import read_block
-from criticalmass.studies.protocol import PAPER_FRACTIONS
 from criticalmass.studies.reading import read_study
+from criticalmass.studies.schema import PAPER_FRACTIONS
+from criticalmass.studies.yaml_nodes import read_block
 
 GOOD = """\
 question: How few?

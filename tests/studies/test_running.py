@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 import criticalmass as cm
-from criticalmass.cli import _code, cli
+from criticalmass.cli.main import _code, cli
 from criticalmass.errors import CriticalMassError, DataUnavailableError
+from criticalmass.studies.feature_stores import Features
 from criticalmass.studies.grid import Pair
-from criticalmass.studies.stores import Features
 
 STUDY = """\
 question: Does it run?

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from criticalmass.studies.running import study
+from criticalmass.studies.study import study
 
 __all__ = ["study"]

@@ -12,10 +12,9 @@ from criticalmass.extraction.datasets.loading import check_dataset_spec
 from criticalmass.extraction.models.loading import check_model_spec
 from criticalmass.measures.registry import MEASURES
 from criticalmass.selectors.registry import SELECTORS
-from criticalmass.studies.nodes import Block, Place, read_block
-from criticalmass.studies.protocol import PAPER_FRACTIONS, PROBE, PROTOCOLS
 from criticalmass.studies.published import check_published
-from criticalmass.studies.schema import ModelEntry, Part, Study
+from criticalmass.studies.schema import PAPER_FRACTIONS, PROBE, PROTOCOLS, ModelEntry, Part, Study
+from criticalmass.studies.yaml_nodes import Block, Place, read_block
 
 Check = Callable[[Any], Any]
 TABLES = ("fairness", "agreement", "ensembles", "selectors")

@@ -14,13 +14,11 @@ from criticalmass.core.backends import Backend
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.storage.run import Run
 from criticalmass.studies import library
-from criticalmass.studies.grid import Grid, Job, Missing, Pair, grid_of
-from criticalmass.studies.protocol import PROTOCOLS
-from criticalmass.studies.schema import Study
-from criticalmass.studies.stores import Features, Stored, united
-from criticalmass.studies.tabulating import Seen
-from criticalmass.studies.views import view
-from criticalmass.studies.watching import Watch
+from criticalmass.studies.feature_stores import Features, Stored, united
+from criticalmass.studies.grid import Grid, Job, Missing, Pair, grid_of, view
+from criticalmass.studies.progress import Watch
+from criticalmass.studies.schema import PROTOCOLS, Study
+from criticalmass.studies.tables import Seen
 from criticalmass.sweeps.backends import get_sweep_backend
 
 
@@ -225,17 +223,17 @@ class _Work:
     def tell(self, study: Study, watch: Watch, pages: bool) -> Path:
         """Write a study's tables and page; -> its folder."""
         from criticalmass.reporting.page.report import report
-        from criticalmass.studies import tabulating
+        from criticalmass.studies import tables
 
         folder = self.folder / "studies" / study.name
         jobs = [job for job in self.grid.jobs if job.study == study.name and job in self._stored]
         with watch.step(f"tables of {study.name}"):
-            seen = [self._see(group) for group in tabulating.grouped(jobs)]
+            seen = [self._see(group) for group in tables.grouped(jobs)]
             self.seen[study.name] = seen
-            tables = tabulating.tables_of(study, seen)
-            tabulating.write_tables({**tables, "missing": self._missing_table(study)}, folder)
+            named = tables.tables_of(study, seen)
+            tables.write_tables({**named, "missing": self._missing_table(study)}, folder)
             if pages and seen:
-                points = tabulating.references(seen)
+                points = tables.references(seen)
                 report(
                     [one.part for one in seen],
                     folder / "report.html",

@@ -93,7 +93,7 @@ def list_(what: str, model: str | None, form: str) -> None:
 
     WHAT is models, datasets, selectors, measures, studies, or layers (of MODEL).
     """
-    from criticalmass.catalogue import listing
+    from criticalmass.cli.catalogue import listing
     from criticalmass.reporting.tables import write_table
 
     write_table(listing(what, model), form=form)
@@ -105,10 +105,50 @@ def list_(what: str, model: str | None, form: str) -> None:
 @quiet
 def info(path: str, form: str) -> None:
     """Say what lies in PATH: a feature store or a run."""
-    from criticalmass.catalogue import describe
+    from criticalmass.cli.catalogue import describe
     from criticalmass.reporting.tables import write_table
 
     write_table(describe(path), form=form)
 
 
-COMMANDS: tuple[click.Command, ...] = (redundancy, figure, report, list_, info)
+@click.command(**example("criticalmass explain features --delta 0.9 --seeds 10"))
+@click.argument("store", type=click.Path())
+@click.option("--layer", help="Layer of the store, if it has several.")
+@several("--delta", "deltas", "Share of the whole layer's value to keep.", float)
+@click.option("--seeds", type=int, help="Subsets whose mean the intervals are about: 5.")
+@click.option("--level", type=float, help="Level of the intervals: 0.95.")
+@click.option("--run", type=click.Path(), help="Run of the same features, to compare with.")
+@table_format
+@out(required=False, what="Folder for tables and figures; a run's folder gets the prediction.")
+@quiet
+def explain(store: str, form: str, **options: Any) -> None:
+    """Predict critical mass and DR of STORE without a sweep.
+
+    The law of CKA and, with labels, that of ridge probes; intervals are over random subsets.
+    With --run, predicted beside measured, and the diffuseness test.
+    """
+    from criticalmass.reporting.explain import explain as predict
+    from criticalmass.reporting.table_views import compared_for_people, masses_for_people
+    from criticalmass.reporting.tables import write_table
+
+    made = predict(store, **given(options))
+    beside = made.compared_masses
+    if form != "table":
+        write_table(made.masses if beside is None else beside, form=form)
+        return
+    click.echo(made.paragraph)
+    click.echo()
+    write_table(made.masses, people=masses_for_people(made))
+    if beside is not None:
+        click.echo()
+        write_table(beside, people=compared_for_people(made))
+
+
+COMMANDS: tuple[click.Command, ...] = (
+    redundancy,
+    figure,
+    report,
+    list_,
+    info,
+    explain,
+)
