@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 help:
 	@echo "make demo       the whole way on real models and data; ends with demo/report.html"
 	@echo "make test       style, types and tests"
-	@echo "make lint       style and types alone"
+	@echo "make lint       style, types and the direction of imports"
 	@echo "make benchmark  the speed table of docs/performance.md (about an hour)"
 	@echo "make clean      remove the virtual environment and the demo's output"
 
@@ -30,6 +30,7 @@ lint: $(READY)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy --no-error-summary
+	@said=$$($(BIN)/lint-imports --no-logo --no-cache) || { echo "$$said"; exit 1; }
 
 # A browser for the tests of the page: the system's, or one that can be had. Without one those
 # tests are skipped, and pytest's last lines say so.

@@ -215,7 +215,7 @@ def test_a_file_that_is_no_lock_is_not_removed(run):
 KILLED = """
 import os, signal
 import numpy as np
-from criticalmass.storage import run, run_lock
+from criticalmass.storage import files
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.run import Run
 run = Run.open({run!r})
@@ -226,7 +226,7 @@ with run.writer() as w:
 """
 
 
-@pytest.mark.parametrize("moment", ["w._write_table", "w._save", "run_files.os.replace"])
+@pytest.mark.parametrize("moment", ["w._write_table", "w._save", "files.os.replace"])
 def test_a_kill_leaves_a_readable_run_that_the_next_writer_cleans(run, moment):
     script = KILLED.format(run=str(run.path), row=row("x", gap=None), moment=moment)
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)

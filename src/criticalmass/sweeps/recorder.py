@@ -11,8 +11,7 @@ import pandas as pd
 
 from criticalmass.core.backends import Backend
 from criticalmass.core.progress import say, track
-from criticalmass.storage.run import Run
-from criticalmass.storage.run_writer import RunWriter
+from criticalmass.storage.run import Run, RunWriter
 from criticalmass.sweeps.jobs import Outcome, run_job
 from criticalmass.sweeps.layer_data import Workbench
 from criticalmass.sweeps.plan import FULL, Cell, jobs_of

@@ -22,8 +22,7 @@ from criticalmass.measures.registry import MEASURES, identity
 from criticalmass.selectors.registry import SELECTORS, selector_version
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 from criticalmass.storage.features import FeatureStore
-from criticalmass.storage.run import Run
-from criticalmass.storage.run_writer import RunWriter
+from criticalmass.storage.run import Run, RunWriter
 from criticalmass.sweeps.auto_grid import is_auto, settled
 from criticalmass.sweeps.backends import get_sweep_backend
 from criticalmass.sweeps.cell_cache import Supply

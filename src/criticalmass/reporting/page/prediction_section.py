@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from criticalmass.reporting.explain_text import verdict
+from criticalmass.reporting.explanation import verdict
 from criticalmass.reporting.figures.axes import plain_axis, share_axis
 from criticalmass.reporting.formatting import percent
 from criticalmass.reporting.page.plot_spec import Plot, Series
