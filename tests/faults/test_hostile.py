@@ -154,7 +154,7 @@ class Code:
 
 @pytest.mark.parametrize("scheme", ["hf", "st"])
 def test_code_in_the_weights_of_a_text_model_is_never_run(tmp_path: Path, scheme: str) -> None:
-    """A file alone is tests/test_weights.py::test_code_in_a_file_is_refused_and_never_run."""
+    """Code in a weight file alone: see extraction/models/test_weights.py."""
     torch = pytest.importorskip("torch")
     transformers = import_after_torchvision("transformers", "text")
     folder = tmp_path / "model"

@@ -152,13 +152,15 @@ def test_excess_is_unbiased_where_plain_coefficients_are_not() -> None:
     assert abs(excess) < 0.4 * abs(plain)
 
 
-def test_a_class_neutral_loss_has_no_excess(make_run: MakeRun) -> None:
+def test_a_class_neutral_loss_has_no_excess(make_predicted_run: MakeRun) -> None:
     subsets = {
         (size, seed): predicted(neutral_accuracy(WHOLE, EVEN, np.array(accuracy)), seed)
         for size, accuracy in ((2, 0.4), (5, 0.6), (10, 0.75))
         for seed in range(3)
     }
-    table = cm.fairness(make_run(LABELS, subsets, whole=predicted(WHOLE, 7), n_neurons=20))
+    table = cm.fairness(
+        make_predicted_run(LABELS, subsets, whole=predicted(WHOLE, 7), n_neurons=20)
+    )
     assert list(table.columns) == list(FAIRNESS_COLUMNS)
     assert (table["gini"] > 1.4 * table["gini_full"]).all()
     assert table["gini_excess"].abs().max() < 0.003
@@ -167,10 +169,10 @@ def test_a_class_neutral_loss_has_no_excess(make_run: MakeRun) -> None:
     assert table["gini_neutral"].to_numpy() == pytest.approx(table["gini"].to_numpy(), abs=0.003)
 
 
-def test_a_sacrificed_class_is_an_excess_and_is_named(make_run: MakeRun) -> None:
+def test_a_sacrificed_class_is_an_excess_and_is_named(make_predicted_run: MakeRun) -> None:
     whole = predicted(WHOLE, 7)
     subsets = {(5, seed): predicted(sacrificed(1), seed) for seed in range(3)}
-    run = make_run(LABELS, subsets | {(20, 0): whole}, whole=whole)
+    run = make_predicted_run(LABELS, subsets | {(20, 0): whole}, whole=whole)
     table = cm.fairness(run)
     assert table["gini_excess_low"].iloc[0] > 0.05
     assert table["gini_excess"].iloc[1] == pytest.approx(0.0, abs=1e-12)
@@ -188,20 +190,22 @@ def test_a_sacrificed_class_is_an_excess_and_is_named(make_run: MakeRun) -> None
     assert cm.class_losses(run, 1.0)["n_kept"].unique().tolist() == [20]
 
 
-def test_classes_that_lose_alike_are_not_told_apart(make_run: MakeRun) -> None:
+def test_classes_that_lose_alike_are_not_told_apart(make_predicted_run: MakeRun) -> None:
     even = np.full(5, 0.9)
     subsets = {(5, seed): predicted(even - 0.1, seed) for seed in range(3)}
-    losses = cm.class_losses(make_run(LABELS, subsets, whole=predicted(even, 7), n_neurons=20), 0.8)
+    losses = cm.class_losses(
+        make_predicted_run(LABELS, subsets, whole=predicted(even, 7), n_neurons=20), 0.8
+    )
     assert (losses["rank_low"] < 3).all()
     assert (losses["rank_high"] > 3).all()
     assert losses["first_share"].max() < 0.6
     assert not losses["singled_out"].any()
 
 
-def test_figures_are_those_of_one_subset_and_their_mean(make_run: MakeRun) -> None:
+def test_figures_are_those_of_one_subset_and_their_mean(make_predicted_run: MakeRun) -> None:
     """Two seeds that sacrifice different classes: each is unequal, their mean hides it."""
     subsets = {(5, seed): predicted(sacrificed(seed), seed) for seed in range(2)}
-    run = make_run(LABELS, subsets, whole=predicted(WHOLE, 7), n_neurons=20)
+    run = make_predicted_run(LABELS, subsets, whole=predicted(WHOLE, 7), n_neurons=20)
     row = cm.fairness(run, resamples=50).iloc[0]
     found = [[np.mean(p[c == LABELS] == c) for c in range(5)] for p in subsets.values()]
     for column, measure in {
@@ -213,9 +217,11 @@ def test_figures_are_those_of_one_subset_and_their_mean(make_run: MakeRun) -> No
     assert row["accuracy"] == pytest.approx(run.frame()["value"].iloc[1:].mean())
 
 
-def test_class_accuracies_have_binomial_intervals(make_run: MakeRun) -> None:
+def test_class_accuracies_have_binomial_intervals(make_predicted_run: MakeRun) -> None:
     subset, whole = predicted(WHOLE, 0), predicted(WHOLE, 7)
-    table = cm.class_accuracy(make_run(LABELS, {(5, 0): subset}, whole=whole, n_neurons=20))
+    table = cm.class_accuracy(
+        make_predicted_run(LABELS, {(5, 0): subset}, whole=whole, n_neurons=20)
+    )
     assert list(table.columns) == list(CLASS_COLUMNS)
     wide = 2 * norm.ppf(0.975) * np.sqrt(WHOLE * (1 - WHOLE) / PER_CLASS)
     found = (table["accuracy_high"] - table["accuracy_low"]).to_numpy(float)
@@ -228,28 +234,30 @@ def test_class_accuracies_have_binomial_intervals(make_run: MakeRun) -> None:
     assert (paired < 0.8 * found)[2:].all()
 
 
-def test_draws_of_one_class_tell_nothing_of_another(make_run: MakeRun) -> None:
+def test_draws_of_one_class_tell_nothing_of_another(make_predicted_run: MakeRun) -> None:
     """Every class is right on its first samples: draws in step would make all move together."""
     right = np.arange(5 * PER_CLASS) % PER_CLASS < 0.8 * PER_CLASS
     found = np.where(right, LABELS, (LABELS + 1) % 5)
-    row = cm.fairness(make_run(LABELS, {(5, 0): found})).iloc[0]
+    row = cm.fairness(make_predicted_run(LABELS, {(5, 0): found})).iloc[0]
     wide = 2 * norm.ppf(0.975) * np.sqrt(0.8 * 0.2 / LABELS.size)
     assert row["accuracy_high"] - row["accuracy_low"] == pytest.approx(wide, rel=0.12)
 
 
-def test_intervals_lie_around_the_figure_though_noise_only_widens(make_run: MakeRun) -> None:
+def test_intervals_lie_around_the_figure_though_noise_only_widens(
+    make_predicted_run: MakeRun,
+) -> None:
     labels = np.repeat(np.arange(20), 25)
     found = predicted(np.linspace(0.68, 0.76, 20), 0, labels)
-    row = cm.fairness(make_run(labels, {(5, 0): found})).iloc[0]
+    row = cm.fairness(make_predicted_run(labels, {(5, 0): found})).iloc[0]
     for name in ("gini", "cv"):
         half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
         assert row[f"{name}_low"] + half == pytest.approx(row[name], abs=0.25 * half)
     assert row["gap_low"] == 0.0 < row["gap"] < row["gap_high"]
 
 
-def test_a_band_for_all_classes_is_wider_than_for_one(make_run: MakeRun) -> None:
+def test_a_band_for_all_classes_is_wider_than_for_one(make_predicted_run: MakeRun) -> None:
     subsets = {(5, seed): predicted(WHOLE - 0.05, seed) for seed in range(3)}
-    run = make_run(LABELS, subsets, whole=predicted(WHOLE, 7), n_neurons=20)
+    run = make_predicted_run(LABELS, subsets, whole=predicted(WHOLE, 7), n_neurons=20)
     one = cm.class_accuracy(run).set_index("class_id").sort_index()
     every = cm.class_losses(run, 0.9).set_index("class_id").sort_index()
     wider = (every["loss_beyond_high"] - every["loss_beyond_low"]) / (
@@ -259,11 +267,13 @@ def test_a_band_for_all_classes_is_wider_than_for_one(make_run: MakeRun) -> None
     assert wider.to_numpy(float) == pytest.approx(np.full(5, 2.57 / 1.96), rel=0.1)
 
 
-def test_rare_classes_never_vanish_and_absent_ones_do_not_count(make_run: MakeRun) -> None:
+def test_rare_classes_never_vanish_and_absent_ones_do_not_count(
+    make_predicted_run: MakeRun,
+) -> None:
     labels = np.array([0] * 30 + [1] * 30 + [3])
     wrong = labels.copy()
     wrong[[0, 31, 32]] = 2
-    run = make_run(labels, {(2, 0): wrong, (4, 0): labels}, whole=labels)
+    run = make_predicted_run(labels, {(2, 0): wrong, (4, 0): labels}, whole=labels)
     row = cm.fairness(run).iloc[0]
     assert (row["n_classes"], row["smallest_class"], row["n_test"]) == (3, 1, 61)
     assert np.isfinite([row["gini_excess_low"], row["gini_excess_high"], row["gini_low"]]).all()
@@ -271,8 +281,10 @@ def test_rare_classes_never_vanish_and_absent_ones_do_not_count(make_run: MakeRu
     assert (rare["accuracy_low"], rare["accuracy_high"], rare["class_n_test"]) == (1.0, 1.0, 1)
 
 
-def test_without_the_whole_layer_there_is_nothing_to_compare_with(make_run: MakeRun) -> None:
-    run = make_run(LABELS, {(5, seed): predicted(WHOLE, seed) for seed in range(2)})
+def test_without_the_whole_layer_there_is_nothing_to_compare_with(
+    make_predicted_run: MakeRun,
+) -> None:
+    run = make_predicted_run(LABELS, {(5, seed): predicted(WHOLE, seed) for seed in range(2)})
     row = cm.fairness(run, resamples=20).iloc[0]
     missing = ["gini_excess", "gini_excess_low", "gini_neutral", "gini_full", "accuracy_full"]
     assert row[missing].isna().all()
@@ -280,17 +292,21 @@ def test_without_the_whole_layer_there_is_nothing_to_compare_with(make_run: Make
     assert cm.class_accuracy(run, resamples=20)["loss"].isna().all()
 
 
-def test_a_class_with_nothing_to_lose_comes_last(make_run: MakeRun) -> None:
+def test_a_class_with_nothing_to_lose_comes_last(make_predicted_run: MakeRun) -> None:
     none = np.where(np.arange(5) == 2, 0.0, WHOLE)
-    run = make_run(LABELS, {(5, 0): predicted(none - (none > 0) * 0.05, 0)},
+    run = make_predicted_run(LABELS, {(5, 0): predicted(none - (none > 0) * 0.05, 0)},
                    whole=predicted(none, 7), n_neurons=20)  # fmt: skip
     losses = cm.class_losses(run, 0.8, resamples=100)
     assert losses["class_id"].iloc[-1] == 2
     assert losses["relative_loss"].isna().tolist() == [False] * 4 + [True]
 
 
-def test_failed_cells_and_measures_without_predictions_are_set_aside(make_run: MakeRun) -> None:
-    run = make_run(LABELS, {(5, 0): predicted(WHOLE, 0)}, whole=predicted(WHOLE, 7), n_neurons=20)
+def test_failed_cells_and_measures_without_predictions_are_set_aside(
+    make_predicted_run: MakeRun,
+) -> None:
+    run = make_predicted_run(
+        LABELS, {(5, 0): predicted(WHOLE, 0)}, whole=predicted(WHOLE, 7), n_neurons=20
+    )
     row = run.frame().iloc[1].to_dict()
     failed = row | {"seed": 1, "status": "failed", "error": "no", "value": None, "cell": "f"}
     similar = row | {"measure": "cka", "cell": "c", "artifact": 0}
@@ -302,16 +318,16 @@ def test_failed_cells_and_measures_without_predictions_are_set_aside(make_run: M
     assert (table["n_failed"].iloc[0], table["n_seeds"].iloc[0]) == (1, 1)
 
 
-def test_a_run_without_predictions_says_what_to_sweep(make_run: MakeRun) -> None:
-    run = make_run(LABELS, {(5, 0): predicted(WHOLE, 0)})
+def test_a_run_without_predictions_says_what_to_sweep(make_predicted_run: MakeRun) -> None:
+    run = make_predicted_run(LABELS, {(5, 0): predicted(WHOLE, 0)})
     with run.writer() as writer:
         writer.drop(run.frame()["cell"])
     with pytest.raises(CriticalMassError, match="sweep it with a probe"):
         cm.fairness(run)
 
 
-def test_predictions_that_contradict_the_table_are_refused(make_run: MakeRun) -> None:
-    run = make_run(LABELS, {(5, 0): predicted(WHOLE, 0)})
+def test_predictions_that_contradict_the_table_are_refused(make_predicted_run: MakeRun) -> None:
+    run = make_predicted_run(LABELS, {(5, 0): predicted(WHOLE, 0)})
     row = run.frame().iloc[0].to_dict()
     with run.writer() as writer:
         writer.append([row | {"value": 0.1}])
@@ -319,8 +335,8 @@ def test_predictions_that_contradict_the_table_are_refused(make_run: MakeRun) ->
         cm.fairness(run)
 
 
-def test_options_out_of_range_are_refused(make_run: MakeRun) -> None:
-    run = make_run(LABELS, {(5, 0): predicted(WHOLE, 0)})
+def test_options_out_of_range_are_refused(make_predicted_run: MakeRun) -> None:
+    run = make_predicted_run(LABELS, {(5, 0): predicted(WHOLE, 0)})
     with pytest.raises(CriticalMassError, match="level=1"):
         cm.fairness(run, level=1.0)
     with pytest.raises(CriticalMassError, match="resamples=0"):

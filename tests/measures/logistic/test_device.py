@@ -94,7 +94,7 @@ def test_the_device_is_no_part_of_what_a_cell_is() -> None:
         probe.LogisticProtocol(device="cuad")
 
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WITHOUT_GPU = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 
 

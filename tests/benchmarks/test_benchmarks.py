@@ -13,7 +13,7 @@ import pytest
 from criticalmass.measures.registry import SIMILARITIES
 from criticalmass.storage.features import FeatureStore
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RATIO = re.compile(r"\*\*\d[\d.e+]* x\*\*")
 
 

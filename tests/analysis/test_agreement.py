@@ -69,8 +69,8 @@ def test_hand_computed_overlap() -> None:
     assert found["same_wrong_chance"] == pytest.approx((2 * 2 / 3 + 1 / 2) / 3)
 
 
-def test_independent_errors_have_no_consistency(make_run: MakeRun) -> None:
-    run = make_run(
+def test_independent_errors_have_no_consistency(make_predicted_run: MakeRun) -> None:
+    run = make_predicted_run(
         LABELS, {(5, seed): noisy(0.7, seed) for seed in range(4)}, whole=noisy(0.9, 9), n_neurons=9
     )
     table = cm.agreement(run).set_index("against")
@@ -85,9 +85,11 @@ def test_independent_errors_have_no_consistency(make_run: MakeRun) -> None:
     assert table.loc["whole layer", "n_pairs"] == 4
 
 
-def test_equal_predictions_agree_fully(make_run: MakeRun) -> None:
+def test_equal_predictions_agree_fully(make_predicted_run: MakeRun) -> None:
     whole = noisy(0.8, 1)
-    run = make_run(LABELS, {(5, 0): noisy(0.6, 2), (9, 0): whole, (9, 1): whole}, whole=whole)
+    run = make_predicted_run(
+        LABELS, {(5, 0): noisy(0.6, 2), (9, 0): whole, (9, 1): whole}, whole=whole
+    )
     table = cm.agreement(run, resamples=100)
     assert list(table.columns) == list(AGREEMENT_COLUMNS)
     full = table[table["n_kept"] == 9]
@@ -97,10 +99,12 @@ def test_equal_predictions_agree_fully(make_run: MakeRun) -> None:
         assert shown == pytest.approx(np.ones((2, 3)))
 
 
-def test_seeds_share_one_row_of_predictions_at_the_whole_layer(make_run: MakeRun) -> None:
+def test_seeds_share_one_row_of_predictions_at_the_whole_layer(make_predicted_run: MakeRun) -> None:
     """A sweep stores the whole layer once for all orders: no pair of seeds is left there."""
     whole = noisy(0.8, 1)
-    run = make_run(LABELS, {(5, 0): noisy(0.6, 2), (5, 1): noisy(0.6, 3)}, whole=whole, n_neurons=9)
+    run = make_predicted_run(
+        LABELS, {(5, 0): noisy(0.6, 2), (5, 1): noisy(0.6, 3)}, whole=whole, n_neurons=9
+    )
     reference = run.frame().iloc[0]
     rows = [
         reference.to_dict() | {"selector": "random", "seed": seed, "cell": f"all-{seed}"}
@@ -113,7 +117,7 @@ def test_seeds_share_one_row_of_predictions_at_the_whole_layer(make_run: MakeRun
 
 
 @pytest.mark.parametrize("rare", [False, True])
-def test_intervals_are_those_of_resampled_samples(make_run: MakeRun, rare: bool) -> None:
+def test_intervals_are_those_of_resampled_samples(make_predicted_run: MakeRun, rare: bool) -> None:
     """One seed: the same as computing the figures anew on every resample.
 
     With one frequent class much of the agreement is chance, which varies with the resample.
@@ -124,7 +128,9 @@ def test_intervals_are_those_of_resampled_samples(make_run: MakeRun, rare: bool)
     if not rare:
         subset, whole = noisy(0.6, 1, labels), noisy(0.8, 2, labels)
         whole[:200] = np.where(np.arange(200) % 3 > 0, subset[:200], whole[:200])
-    row = cm.agreement(make_run(labels, {(5, 0): subset}, whole=whole, n_neurons=9)).iloc[0]
+    row = cm.agreement(make_predicted_run(labels, {(5, 0): subset}, whole=whole, n_neurons=9)).iloc[
+        0
+    ]
     rng = np.random.default_rng(3)
     draws = [rng.integers(0, 400, 400) for _ in range(2000)]
     anew = [figures(subset[at], whole[at], labels[at]) for at in draws]
@@ -134,11 +140,15 @@ def test_intervals_are_those_of_resampled_samples(make_run: MakeRun, rare: bool)
         assert row[f"{name}_high"] == pytest.approx(high, abs=0.06 * (high - low))
 
 
-def test_pairs_that_share_a_seed_are_not_independent(make_run: MakeRun) -> None:
+def test_pairs_that_share_a_seed_are_not_independent(make_predicted_run: MakeRun) -> None:
     """Seeds of very different kind: the interval is far wider than that of one pair of subsets."""
     shares = [0.95, 0.9, 0.6, 0.35]
-    odd = make_run(LABELS, {(5, s): noisy(share, s) for s, share in enumerate(shares)}, n_neurons=9)
-    alike = make_run(LABELS, {(5, s): noisy(0.7, s) for s in range(4)}, n_neurons=9, name="alike")
+    odd = make_predicted_run(
+        LABELS, {(5, s): noisy(share, s) for s, share in enumerate(shares)}, n_neurons=9
+    )
+    alike = make_predicted_run(
+        LABELS, {(5, s): noisy(0.7, s) for s in range(4)}, n_neurons=9, name="alike"
+    )
     wide, narrow = (
         float((row["agreement_high"] - row["agreement_low"]).iloc[0])
         for row in (cm.agreement(odd), cm.agreement(alike))
@@ -161,16 +171,16 @@ def test_two_seeds_are_one_pair() -> None:
     assert _per_seed("other seeds", 2)(np.array([0.3])) == pytest.approx([0.3, 0.3])
 
 
-def test_without_errors_there_is_no_figure_of_errors(make_run: MakeRun) -> None:
-    run = make_run(LABELS, {(5, 0): LABELS}, whole=LABELS, n_neurons=9)
+def test_without_errors_there_is_no_figure_of_errors(make_predicted_run: MakeRun) -> None:
+    run = make_predicted_run(LABELS, {(5, 0): LABELS}, whole=LABELS, n_neurons=9)
     row = cm.agreement(run, resamples=20).iloc[0]
     assert row["agreement"] == 1.0
     missing = ["error_consistency", "error_overlap", "same_wrong", "same_wrong_low"]
     assert row[missing].isna().all()
 
 
-def test_one_seed_without_the_layer_has_nobody_to_agree_with(make_run: MakeRun) -> None:
-    run = make_run(LABELS, {(5, 0): noisy(0.5, 0)}, selector="first")
+def test_one_seed_without_the_layer_has_nobody_to_agree_with(make_predicted_run: MakeRun) -> None:
+    run = make_predicted_run(LABELS, {(5, 0): noisy(0.5, 0)}, selector="first")
     assert len(cm.agreement(run, resamples=20)) == 0
 
 
@@ -179,10 +189,10 @@ def test_one_seed_without_the_layer_has_nobody_to_agree_with(make_run: MakeRun) 
     deadline=None, max_examples=8, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
-def test_figures_stay_in_their_ranges(make_run: MakeRun, seed: int, n_seeds: int) -> None:
+def test_figures_stay_in_their_ranges(make_predicted_run: MakeRun, seed: int, n_seeds: int) -> None:
     labels = LABELS[:60]
     subsets = {(5, s): noisy(0.5, 100 * seed + s, labels) for s in range(n_seeds)}
-    run = make_run(labels, subsets, n_neurons=9, name=f"run-{seed}-{n_seeds}")
+    run = make_predicted_run(labels, subsets, n_neurons=9, name=f"run-{seed}-{n_seeds}")
     row = cm.agreement(run, resamples=40).iloc[0]
     for name in ("agreement", "error_overlap", "same_wrong"):
         assert 0 <= row[name] <= 1

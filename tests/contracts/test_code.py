@@ -15,7 +15,7 @@ import pytest
 
 import criticalmass as cm
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 PUBLIC_VERBS = {"extract", "import_features", "sweep", "redundancy", "report", "measure"}
 PUBLIC_VERBS |= {"ensembles", "shrink", "export", "explain", "study"}

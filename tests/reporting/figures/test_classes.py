@@ -22,7 +22,7 @@ SHARES = {3: (0.2, 0.6, 0.7, 0.7), 6: (0.5, 0.75, 0.8, 0.8), 12: (0.9, 0.9, 0.9,
 
 
 @pytest.fixture
-def run(make_run: Callable[..., Run]) -> Run:
+def run(make_predicted_run: Callable[..., Run]) -> Run:
     def predicted(size: int, seed: int) -> np.ndarray:
         right = np.random.default_rng(seed).random(600) < np.array(SHARES[size])[LABELS]
         return np.where(right, LABELS, (LABELS + 1) % 4)
@@ -30,7 +30,7 @@ def run(make_run: Callable[..., Run]) -> Run:
     whole = predicted(12, 0)
     subsets = {(size, seed): predicted(size, seed) for size in (3, 6) for seed in range(2)}
     names = ("_$a", "b", "c", "d")
-    return make_run(LABELS, subsets | {(12, 0): whole}, whole=whole, names=names)
+    return make_predicted_run(LABELS, subsets | {(12, 0): whole}, whole=whole, names=names)
 
 
 def test_classes_are_named_in_the_order_in_which_they_pay(run: Run, tmp_path: Path) -> None:

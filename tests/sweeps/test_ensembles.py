@@ -137,7 +137,9 @@ def test_a_small_negative_number_is_no_signed_zero() -> None:
 
 
 def test_commands_print_tables_that_fit(
-    make_run: Callable[..., object], store: FeatureStore, capsys: pytest.CaptureFixture[str]
+    make_predicted_run: Callable[..., object],
+    store: FeatureStore,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from criticalmass.cli.main import main
 
@@ -148,7 +150,9 @@ def test_commands_print_tables_that_fit(
         for size, share in ((3, 0.6), (6, 0.75))
         for seed in range(2)
     }
-    run = make_run(labels, subsets, whole=np.where(rng.random(300) < 0.8, labels, 0), n_neurons=12)
+    run = make_predicted_run(
+        labels, subsets, whole=np.where(rng.random(300) < 0.8, labels, 0), n_neurons=12
+    )
     commands = {
         "fairness": [str(run.path)],
         "class-losses": [str(run.path), "--delta", "0.7"],
