@@ -54,7 +54,8 @@ def too_many_parameters(path: Path) -> list[str]:
         names = [a.arg for a in arguments.posonlyargs + arguments.args + arguments.kwonlyargs]
         count = len([name for name in names if name not in ("self", "cls")])
         decorated = any("option" in ast.unparse(d) for d in node.decorator_list)
-        if count > MOST_PARAMETERS and node.name not in PUBLIC_VERBS and not decorated:
+        private = node.name.startswith("_")
+        if count > MOST_PARAMETERS and node.name not in PUBLIC_VERBS and not (decorated or private):
             found.append(f"{path}:{node.lineno} {node.name}: {count} parameters")
     return found
 

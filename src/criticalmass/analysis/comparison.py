@@ -52,7 +52,7 @@ COMPARISON_COLUMNS: dict[str, str] = {
 
 
 @checked
-def compare(  # noqa: PLR0913
+def compare(
     a: RunLike,
     b: RunLike | None = None,
     *,

@@ -37,7 +37,7 @@ _KNOWN = {"dtype": DTYPES, "engine": ENGINES, "precision": PRECISIONS}
 
 
 @checked
-def extract(  # noqa: PLR0913
+def extract(
     model: str | FrozenModel,
     dataset: str | Dataset,
     *,

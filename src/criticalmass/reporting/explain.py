@@ -50,7 +50,7 @@ _COMPUTING = (
 
 
 @checked
-def explain(  # noqa: PLR0913
+def explain(
     store: FeatureStore | str | os.PathLike[str],
     *,
     layer: str | None = None,

@@ -92,7 +92,7 @@ class ShrinkPlan:
 
 
 @checked
-def shrink(  # noqa: PLR0913
+def shrink(
     store: StoreLike,
     *,
     keep: float = 0.95,

@@ -35,7 +35,7 @@ class Measurement:
 
 
 @checked
-def measure(  # noqa: PLR0913
+def measure(
     model: str | FrozenModel,
     dataset: str | Dataset,
     *,

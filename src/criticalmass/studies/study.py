@@ -46,7 +46,7 @@ class Studied:
 
 
 @checked
-def study(  # noqa: PLR0913
+def study(
     name_or_file: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str],

@@ -71,7 +71,7 @@ class _Fitted:
 
 
 @checked
-def ensembles(  # noqa: PLR0913
+def ensembles(
     store: FeatureStore | str | os.PathLike[str],
     *,
     fractions: float | Sequence[float] = (0.05, 0.1, 0.25),

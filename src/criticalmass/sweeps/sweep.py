@@ -38,7 +38,7 @@ _LIBRARIES = ("criticalmass", "numpy", "scipy", "scikit-learn", "numba", "pandas
 
 
 @checked
-def sweep(  # noqa: PLR0913
+def sweep(
     store: FeatureStore | str | os.PathLike[str],
     *,
     out: str | os.PathLike[str],

@@ -76,7 +76,7 @@ class RidgePrediction:
 
 
 @checked
-def predict_ridge(  # noqa: PLR0913
+def predict_ridge(
     train: Eigenbasis | Labelled,
     test: Labelled,
     sizes: Sequence[int],

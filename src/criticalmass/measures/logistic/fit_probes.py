@@ -128,7 +128,7 @@ def fit_certified(
 
 
 @checked
-def fit_probes(  # noqa: PLR0913
+def fit_probes(
     x: ArrayLike | Rows,
     y: ArrayLike,
     orders: ArrayLike,

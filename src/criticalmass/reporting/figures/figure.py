@@ -43,7 +43,7 @@ _EFFECTS = ("classes", "gini", "agreement")
 _CHOICE = ("diffuseness", "pareto")
 
 
-def figure(  # noqa: PLR0913
+def figure(
     name: str,
     run: Any,
     *,

@@ -87,7 +87,7 @@ FORMATS: Mapping[str, ExportFormat] = MappingProxyType({one.name: one for one in
 
 
 @checked
-def export(  # noqa: PLR0913
+def export(
     slim: SlimModel | str | os.PathLike[str],
     *,
     format: str,
