@@ -287,8 +287,9 @@ def test_fewer_classes_and_more_members_are_easier() -> None:
 
 
 def test_figures_draw_a_line_per_group() -> None:
-    from benchmarks import figures_theory_ridge as figures
     from matplotlib.figure import Figure
+
+    from benchmarks import figures_theory_ridge as figures
 
     train, test = task(20, n=300)
     table = ridge_by_samples(train, test, [4, 10], [10, 40, 300], l2=0.1)
