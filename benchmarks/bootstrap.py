@@ -1,8 +1,7 @@
-"""Seconds for the intervals of one run: `python -m benchmarks.bootstrap`.
+"""Time of the intervals of one run: `python -m benchmarks.bootstrap`.
 
-A run of 14 fractions and 20 seeds on 10,000 test samples is written with planted predictions;
-what is timed is `curves` and `redundancy`, reading included, with 2,000 resamples. Prints
-Markdown.
+Writes a run of 14 fractions and 20 seeds on 10,000 test samples with simulated predictions, and
+times `curves` and `redundancy` with 2,000 resamples, including reading the run. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import criticalmass as cm
-from benchmarks.timing import cores, machine, median, tell, timed
+from benchmarks.timing import core_count, describe_machine, log, median, time_call
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.run import Run
 
@@ -28,8 +27,8 @@ N_CLASSES = 10
 
 
 @dataclass(frozen=True)
-class Shape:
-    """How large a run is, and how often it is resampled."""
+class RunShape:
+    """Size of a run and number of resamples."""
 
     n_fractions: int = 14
     n_seeds: int = 20
@@ -37,15 +36,15 @@ class Shape:
     resamples: int = 2000
 
 
-QUICK = Shape(4, 3, 200, 100)
+QUICK = RunShape(4, 3, 200, 100)
 
 
-def planted(folder: Path, shape: Shape) -> Run:
-    """Write a run whose accuracy rises with the size, every seed a little different."""
+def write_simulated_run(folder: Path, shape: RunShape) -> Run:
+    """Write a run whose accuracy rises with the size and varies slightly between seeds."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, N_CLASSES, shape.n_test)
     run = Run.create(folder, {"model": "planted", "dataset": "planted"})
-    # Each sample is as hard for every subset: predictions of subsets go together, as real ones.
+    # A sample is equally hard for every subset, so predictions are correlated as real ones are.
     hardness = rng.random(shape.n_test)
     values = [_predicted(labels, hardness, 0.9, rng)]
     rows = [_row("full", 1000, 0, values[0], labels)]
@@ -66,43 +65,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="a small run, for the tests")
-    asked = parser.parse_args()
-    shape = QUICK if asked.quick else Shape()
+    arguments = parser.parse_args()
+    shape = QUICK if arguments.quick else RunShape()
     with tempfile.TemporaryDirectory() as folder:
-        run = planted(Path(folder) / "run", shape)
-        tell("run written")
-        lines = [_line("curves", lambda: cm.curves(run, resamples=shape.resamples), asked.repeats)]
+        run = write_simulated_run(Path(folder) / "run", shape)
+        log("run written")
+        lines = [
+            _time_line(
+                "curves", lambda: cm.curves(run, resamples=shape.resamples), arguments.repeats
+            )
+        ]
         lines += [
-            _line(
+            _time_line(
                 f"redundancy at {len(deltas)} delta{'s' * (len(deltas) > 1)}",
                 partial(cm.redundancy, run, deltas, resamples=shape.resamples),
-                asked.repeats,
+                arguments.repeats,
             )
             for deltas in ((0.9,), (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99))
         ]
     print(
         f"{shape.n_fractions} fractions x {shape.n_seeds} seeds x {shape.n_test:,} test samples, "
-        f"{shape.resamples:,} resamples, {cores()} cores; median of {asked.repeats}.\n\n"
+        f"{shape.resamples:,} resamples, {core_count()} cores; median of {arguments.repeats}.\n\n"
         f"| intervals of | wall s | CPU s | target |\n| --- | --- | --- | --- |\n"
         + "\n".join(lines)
-        + f"\n\n{machine()}"
+        + f"\n\n{describe_machine()}"
     )
 
 
-def _line(name: str, work: Callable[[], Any], repeats: int) -> str:
-    """Time one table."""
-    spans = [timed(work)[1] for _ in range(repeats)]
-    middle = median(spans)
-    tell(f"{name}: wall {', '.join(f'{span.wall:.2f}' for span in spans)} s")
+def _time_line(name: str, work: Callable[[], Any], repeats: int) -> str:
+    """Time one table; return its row of Markdown."""
+    times = [time_call(work)[1] for _ in range(repeats)]
+    middle = median(times)
+    log(f"{name}: wall {', '.join(f'{one.wall:.2f}' for one in times)} s")
     return f"| {name} | **{middle.wall:.2f}** | {middle.cpu:.2f} | under {TARGET:g} s |"
 
 
 def _predicted(
     labels: NDArray[Any], hardness: NDArray[Any], level: float, rng: np.random.Generator
 ) -> NDArray[Any]:
-    """(n_test,) class ids, right about as often as ``level`` says."""
-    right = 0.7 * hardness + 0.3 * rng.random(labels.size) < level
-    return np.where(right, labels, (labels + 1) % N_CLASSES)
+    """Return (n_test,) class ids whose accuracy is about ``level``."""
+    is_correct = 0.7 * hardness + 0.3 * rng.random(labels.size) < level
+    return np.where(is_correct, labels, (labels + 1) % N_CLASSES)
 
 
 def _row(

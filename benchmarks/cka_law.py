@@ -1,7 +1,7 @@
-"""Law 1 against measured subsets: ``python -m benchmarks.cka_law --store DIR [--standardise]``.
+"""The CKA law compared with measured subsets: ``python -m benchmarks.cka_law --store DIR``.
 
-Draws ``--subsets`` random orders, measures CKA at every prefix of each, and compares mean and
-standard deviation over orders with the law at every size.
+Draws ``--subsets`` random orders, measures CKA at every prefix of each, and compares the mean and
+the standard deviation over orders with the law at every size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.figures_theory import (
     law_over_measured,
     redundancy_against_decorrelation,
 )
-from benchmarks.timing import tell, timed
+from benchmarks.timing import log, time_call
 from criticalmass.core.moments import moments
 from criticalmass.measures.similarity.cka import prefix_cka
 from criticalmass.reporting.figures.style import new_axes
@@ -36,15 +36,15 @@ from criticalmass.theory.what_if import (
 )
 
 Vector = NDArray[np.float64]
-#: ResNet50, 2,048 neurons: read off the published figure (Nanda et al. 2023), and the
-#: diagonal share with which the first order meets it.
+#: ResNet50, 2,048 neurons: values of the published figure (Nanda et al. 2023), and the diagonal
+#: share at which the first-order law agrees with them.
 PUBLISHED = pd.DataFrame({"n_kept": [205, 410, 1024], "value": [0.80, 0.90, 0.97]})
 PUBLISHED_SHARE, PUBLISHED_WIDTH = 0.0625, 2048
-FIRST = 10
+SMALLEST_SIZE = 10
 
 
 def measure(c: Vector, n_subsets: int, seed: int) -> tuple[Vector, Vector]:
-    """Mean and standard deviation of CKA over random subsets, at every size."""
+    """Return mean and standard deviation of CKA over random subsets, at every size."""
     rng = np.random.default_rng(seed)
     total, squares = np.zeros(c.shape[0]), np.zeros(c.shape[0])
     for _ in range(n_subsets):
@@ -57,47 +57,47 @@ def measure(c: Vector, n_subsets: int, seed: int) -> tuple[Vector, Vector]:
 
 
 def compare(c: Vector, n_subsets: int, seed: int) -> tuple[ExpectedSimilarity, Vector]:
-    """Print the law beside measured mean and spread; return law and mean at every size."""
+    """Print the law, the measured mean and its spread; return law and mean at every size."""
     d = c.shape[0]
     sizes = np.arange(1, d + 1)
     expected_cka(np.eye(4) + 1.0, [2])
-    law, seconds = timed(partial(expected_cka, c, sizes))
-    closed = expected_cka(c, sizes, remainder=False)
+    law, seconds = time_call(partial(expected_cka, c, sizes))
+    second = expected_cka(c, sizes, remainder=False)
     first = first_order_cka(diagonal_share(c), d, sizes)
-    tell(f"measuring {n_subsets} orders of {d} neurons")
+    log(f"measuring {n_subsets} orders of {d} neurons")
     mean, std = measure(c, n_subsets, seed)
     print("| k | measured mean | first order | second order | law | measured sd | law sd |")
     print("| -: | -: | -: | -: | -: | -: | -: |")
     for k in [k for k in (10, 13, 26, 64, 128, 256, 640, 1024) if k < d]:
         i = k - 1
         print(
-            f"| {k} | {mean[i]:.4f} | {first[i]:.4f} | {closed.mean[i]:.4f} | {law.mean[i]:.4f} "
+            f"| {k} | {mean[i]:.4f} | {first[i]:.4f} | {second.mean[i]:.4f} | {law.mean[i]:.4f} "
             f"| {std[i]:.4f} | {law.std[i]:.4f} |"
         )
-    at = slice(FIRST - 1, None)
+    sizes_from = slice(SMALLEST_SIZE - 1, None)
     noise = std / np.sqrt(n_subsets)
-    for name, curve in (("first", first), ("second", closed.mean), ("law", law.mean)):
-        error = np.abs(curve - mean)[at]
-        where = FIRST + int(error.argmax())
+    for name, curve in (("first", first), ("second", second.mean), ("law", law.mean)):
+        error = np.abs(curve - mean)[sizes_from]
+        largest = SMALLEST_SIZE + int(error.argmax())
         print(
-            f"{name}: largest deviation at k >= {FIRST} {error.max():.5f} at k={where} "
-            f"(standard error of the measured mean there {noise[where - 1]:.5f})"
+            f"{name}: largest deviation at k >= {SMALLEST_SIZE} {error.max():.5f} at k={largest} "
+            f"(standard error of the measured mean there {noise[largest - 1]:.5f})"
         )
-    for name, curve in (("second", closed.std), ("law", law.std)):
-        print(f"{name}: largest deviation of the sd {np.abs(curve - std)[at].max():.5f}")
+    for name, curve in (("second", second.std), ("law", law.std)):
+        print(f"{name}: largest deviation of the sd {np.abs(curve - std)[sizes_from].max():.5f}")
     for delta in (0.8, 0.9, 0.95):
-        found = [1 + int(np.argmax(curve >= delta)) for curve in (mean, law.mean)]
-        rough = first_order_critical_mass(diagonal_share(c), d, delta)
-        print(f"k*({delta}): measured {found[0]}, law {found[1]}, first order {rough}")
+        masses = [1 + int(np.argmax(curve >= delta)) for curve in (mean, law.mean)]
+        first_order_mass = first_order_critical_mass(diagonal_share(c), d, delta)
+        print(f"k*({delta}): measured {masses[0]}, law {masses[1]}, first order {first_order_mass}")
     print(f"law at all {d} sizes: {seconds.wall:.2f} s wall, {seconds.cpu:.2f} s CPU")
     return law, mean
 
 
-def draw(c: Vector, law: ExpectedSimilarity, mean: Vector, folder: Path, name: str) -> None:
+def draw_figures(c: Vector, law: ExpectedSimilarity, mean: Vector, folder: Path, name: str) -> None:
     """Write the four figures of docs/theory.md."""
     d = c.shape[0]
-    at = [int(k) for k in np.unique(np.geomspace(2, d, 14).astype(int))]
-    measured = pd.DataFrame({"n_kept": at, "value": mean[np.array(at) - 1]})
+    shown = [int(k) for k in np.unique(np.geomspace(2, d, 14).astype(int))]
+    measured = pd.DataFrame({"n_kept": shown, "value": mean[np.array(shown) - 1]})
     figure, ax = new_axes()
     law_over_measured(measured, law, ax, n_neurons=d)
     _save(figure, folder / f"theory-cka-{name}.png")
@@ -113,20 +113,20 @@ def draw(c: Vector, law: ExpectedSimilarity, mean: Vector, folder: Path, name: s
     _save(figure, folder / f"theory-decorrelation-{name}.png")
     sizes = np.unique(np.geomspace(2, PUBLISHED_WIDTH, 60).astype(int))
     curve = first_order_cka(PUBLISHED_SHARE, PUBLISHED_WIDTH, sizes)
-    nothing = np.zeros(sizes.size)
-    published = ExpectedSimilarity(sizes, curve, nothing, nothing > -1.0)
+    zeros = np.zeros(sizes.size)
+    published = ExpectedSimilarity(sizes, curve, zeros, zeros > -1.0)
     figure, ax = new_axes()
     law_over_measured(PUBLISHED, published, ax, n_neurons=PUBLISHED_WIDTH)
     _save(figure, folder / "theory-cka-published.png")
 
 
 def _save(figure: object, path: Path) -> None:
-    """Write a picture whole or not at all."""
+    """Write a figure atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.part")
     figure.savefig(scratch, format="png", dpi=110)  # type: ignore[attr-defined]
     os.replace(scratch, path)
-    tell(f"wrote {path.name}")
+    log(f"wrote {path.name}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -137,19 +137,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--standardise", action="store_true")
     parser.add_argument("--subsets", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--figures", type=Path, help="folder for pictures")
-    given = parser.parse_args(arguments)
-    whole = moments(FeatureStore.open(given.store).features(given.split))
-    c = correlation(whole.scatter) if given.standardise else whole.scatter
-    name = Path(given.store).name + ("-standardised" if given.standardise else "")
+    parser.add_argument("--figures", type=Path, help="folder for figures")
+    options = parser.parse_args(arguments)
+    layer_moments = moments(FeatureStore.open(options.store).features(options.split))
+    c = correlation(layer_moments.scatter) if options.standardise else layer_moments.scatter
+    name = Path(options.store).name + ("-standardised" if options.standardise else "")
     print(
-        f"{name}, {given.split} split: "
-        f"n = {whole.n}, d = {c.shape[0]}, diagonal share {diagonal_share(c):.4f}, "
+        f"{name}, {options.split} split: "
+        f"n = {layer_moments.n}, d = {c.shape[0]}, diagonal share {diagonal_share(c):.4f}, "
         f"participation ratio {participation_ratio(c):.1f}"
     )
-    law, mean = compare(c, given.subsets, given.seed)
-    if given.figures:
-        draw(c, law, mean, given.figures, name)
+    law, mean = compare(c, options.subsets, options.seed)
+    if options.figures:
+        draw_figures(c, law, mean, options.figures, name)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the second core brings, and how far the solver is from the machine's matrix products."""
+"""Speed-up by more cores, and the solver's speed compared with a matrix product (sgemm)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks.problems import Layer, Recipe, synthetic
-from benchmarks.search import Grid, warm_up
-from benchmarks.timing import Seconds, cores, median, tell, timed
+from benchmarks.problems import LayerArrays, LayerRecipe, synthetic_layer
+from benchmarks.search import SearchGrid, warm_up
+from benchmarks.timing import Seconds, core_count, log, median, time_call
 from criticalmass.measures.logistic.fit_probes import ProbeFits, fit_probes
 from criticalmass.selectors.sizes import sizes_for
 
@@ -17,15 +17,15 @@ _GEMM = (2000, 2048, 500)
 
 
 @dataclass(frozen=True)
-class Cores:
-    """What was measured.
+class CoreTimes:
+    """Times of the same fits on one core and on all cores.
 
     Attributes
     ----------
-    work: in words.
-    one, all: the same fits on one thread and on all cores.
-    n_cores: how many all are.
-    solver: useful GFLOP per CPU second of the solver on one thread.
+    work: description of the fits.
+    one, all: times on one thread and on all cores.
+    n_cores: number of cores.
+    solver: the solver's useful GFLOP per CPU second on one thread.
     limit: GFLOP/s of one thread's sgemm.
     """
 
@@ -37,10 +37,10 @@ class Cores:
     limit: float
 
 
-def measure_cores(recipe: Recipe, grid: Grid, repeats: int) -> Cores:
-    """Fit one order's grid on one thread and on all, in turn, with sgemm between."""
+def measure_cores(recipe: LayerRecipe, grid: SearchGrid, repeats: int) -> CoreTimes:
+    """Fit the grid of one order on one thread and on all cores in turn, and time sgemm."""
     warm_up()
-    layer = synthetic(recipe)
+    layer = synthetic_layer(recipe)
     sizes = sizes_for(grid.fractions, recipe.n_neurons)
     order = np.random.default_rng(0).permutation(recipe.n_neurons)
 
@@ -49,29 +49,34 @@ def measure_cores(recipe: Recipe, grid: Grid, repeats: int) -> Cores:
             layer.x_train, layer.y_train, order, sizes, grid.l2s, tol=1e-5, threads=threads
         )
 
-    alone: list[Seconds] = []
-    together: list[Seconds] = []
+    one_thread: list[Seconds] = []
+    all_cores: list[Seconds] = []
     limits: list[float] = []
     useful = 0.0
     for run in range(repeats):
         limits.append(sgemm())
-        found, seconds = timed(lambda: fits(1))
-        useful = _useful(layer, found)
-        alone.append(seconds)
-        together.append(timed(lambda: fits(cores()))[1])
-        tell(f"cores run {run + 1}: {seconds.wall:.2f} s, {together[-1].wall:.2f} s")
-    one = median(alone)
+        result, seconds = time_call(lambda: fits(1))
+        useful = _useful_flop(layer, result)
+        one_thread.append(seconds)
+        all_cores.append(time_call(lambda: fits(core_count()))[1])
+        log(f"cores run {run + 1}: {seconds.wall:.2f} s, {all_cores[-1].wall:.2f} s")
+    one = median(one_thread)
     work = (
         f"{len(sizes)} sizes x {len(grid.l2s)} l2, one order, n={recipe.n_train} "
         f"d={recipe.n_neurons} C={recipe.n_classes}, fit_probes(tol=1e-5)"
     )
-    return Cores(
-        work, one, median(together), cores(), useful / one.cpu / 1e9, float(np.median(limits)) / 1e9
+    return CoreTimes(
+        work,
+        one,
+        median(all_cores),
+        core_count(),
+        useful / one.cpu / 1e9,
+        float(np.median(limits)) / 1e9,
     )
 
 
-def _useful(layer: Layer, fits: ProbeFits) -> float:
-    """Count 4 n k C per pass and problem; the first pass is made once, for the widest alone."""
+def _useful_flop(layer: LayerArrays, fits: ProbeFits) -> float:
+    """Count 4 n k C per pass and problem; the first pass is made once, for the widest only."""
     n, d = layer.x_train.shape
     passes = fits.passes[0].astype(np.float64) - 1.0
     sizes = np.array(fits.sizes, dtype=np.float64)[:, None]
@@ -79,11 +84,11 @@ def _useful(layer: Layer, fits: ProbeFits) -> float:
 
 
 def sgemm(rounds: int = 20) -> float:
-    """Return flop/s of one thread's float32 matrix product, the best of some rounds."""
+    """Return the flop/s of a float32 matrix product on one thread, the best of some rounds."""
     m, k, n = _GEMM
     rng = np.random.default_rng(0)
     a = rng.standard_normal((m, k), dtype=np.float32)
     b = rng.standard_normal((k, n), dtype=np.float32)
     with threadpool_limits(1):
-        best = min(timed(lambda: a @ b)[1].wall for _ in range(rounds))
+        best = min(time_call(lambda: a @ b)[1].wall for _ in range(rounds))
     return 2.0 * m * k * n / best

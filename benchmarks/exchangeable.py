@@ -1,10 +1,9 @@
-"""How often the diffuseness test errs: ``python -m benchmarks.exchangeable [--store DIR]``.
+"""Error rates of the diffuseness test: ``python -m benchmarks.exchangeable [--store DIR]``.
 
 Synthetic layers are Gaussian samples of d mixtures of d components whose variances fall as
-i^-power. ``exchangeable``: uniformly random orthonormal mixtures, each neuron at a random scale
-if neurons are standardised anyway. ``matryoshka``: nested blocks of 8, 16, 32, ... neurons, each
-mixing the components of its own block. ``duplicated``: a quarter of the neurons copies another.
-``sparse``: every neuron mixes a tenth of the components.
+i^-power. ``exchangeable``: uniformly random orthonormal mixtures. ``matryoshka``: nested blocks of
+8, 16, 32, ... neurons, each a mixture of the components of its block. ``duplicated``: a quarter of
+the neurons are copies of other neurons. ``sparse``: every neuron mixes a tenth of the components.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.timing import tell, timed
+from benchmarks.timing import log, time_call
 from criticalmass.core.moments import moments
 from criticalmass.storage.features import FeatureStore
 from criticalmass.theory.exchangeability import exchangeability_test
@@ -28,7 +27,7 @@ LEVEL = 0.05
 
 
 def synthetic_layer(kind: str, power: float, shape: tuple[int, int], seed: int) -> Matrix:
-    """Second moment of a synthetic layer of ``shape`` (n_samples, n_neurons)."""
+    """Return the second moment of a synthetic layer of ``shape`` (n_samples, n_neurons)."""
     n, d = shape
     rng = np.random.default_rng([seed, KINDS.index(kind), int(10 * power)])
     weights = np.arange(1, d + 1) ** (-power / 2)
@@ -36,8 +35,8 @@ def synthetic_layer(kind: str, power: float, shape: tuple[int, int], seed: int) 
         mix, start = np.zeros((d, d)), 0
         for stop in (8, 16, 32, 64, 128, 256, 512, 1024, d):
             stop = min(stop, d)
-            part = slice(start, stop)
-            mix[part, part] = weights[part, None] * _rotation(stop - start, rng)
+            block = slice(start, stop)
+            mix[block, block] = weights[block, None] * _rotation(stop - start, rng)
             start = stop
     elif kind == "sparse":
         mix = rng.standard_normal((d, d)) * (rng.random((d, d)) < 0.1) * weights[:, None]
@@ -53,13 +52,13 @@ def synthetic_layer(kind: str, power: float, shape: tuple[int, int], seed: int) 
 
 
 def _rotation(d: int, rng: np.random.Generator) -> Matrix:
-    """Uniform orthogonal matrix."""
+    """Return a uniformly random orthogonal matrix."""
     q, r = np.linalg.qr(rng.standard_normal((d, d)))
     return np.asarray(q * np.where(np.diagonal(r) < 0.0, -1.0, 1.0), dtype=np.float64)
 
 
 def wilson(hits: int, trials: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
+    """Return the 95 % interval of a share (Wilson 1927)."""
     z, share = 1.959964, hits / trials
     centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2))
@@ -70,12 +69,12 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
 def rejections(
     kind: str, power: float, shape: tuple[int, int], repeats: int, *, standardise: bool
 ) -> str:
-    """One row of the table: how often each p-value is at most the level."""
+    """Return one row of the table: how often each p-value is at most the level."""
     hits = np.zeros(3, dtype=int)
     for seed in range(repeats):
         second_moment = synthetic_layer(kind, power, shape, seed)
-        found = exchangeability_test(second_moment, standardise=standardise, n_draws=99, seed=seed)
-        hits += np.array([found.order_p, found.structure_p, found.p_value]) <= LEVEL
+        result = exchangeability_test(second_moment, standardise=standardise, n_draws=99, seed=seed)
+        hits += np.array([result.order_p, result.structure_p, result.p_value]) <= LEVEL
     shares = []
     for hit in hits:
         low, high = wilson(int(hit), repeats)
@@ -85,18 +84,18 @@ def rejections(
 
 
 def report_store(path: str) -> None:
-    """Print the test of a store's penultimate layer (test split)."""
+    """Print the test result of a store's penultimate layer (test split)."""
     second_moment = moments(FeatureStore.open(path).features("test")).scatter
     for standardise in (True, False):
-        found, seconds = timed(
+        result, seconds = time_call(
             partial(exchangeability_test, second_moment, standardise=standardise)
         )
         neurons = "standardised" if standardise else "raw"
         print(
-            f"{path}, {neurons}: order p {found.order_p:.3f}, structure p {found.structure_p:.3f}, "
-            f"both {found.p_value:.3f}; {seconds.wall:.1f} s"
+            f"{path}, {neurons}: order p {result.order_p:.3f}, structure p "
+            f"{result.structure_p:.3f}, both {result.p_value:.3f}; {seconds.wall:.1f} s"
         )
-        for feature in found.features:
+        for feature in result.features:
             print(
                 f"    {feature.name}: {feature.observed:.3g}, exchangeable "
                 f"{feature.expected:.3g} ({feature.deviation:+.1f} sd)"
@@ -104,27 +103,27 @@ def report_store(path: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure false-positive rate and power, or test the stores given."""
+    """Measure the false-positive rate and the power, or test stores."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", action="append", default=[])
     parser.add_argument("--repeats", type=int, default=500)
     parser.add_argument("--power-repeats", type=int, default=100)
     parser.add_argument("--neurons", type=int, default=64)
     parser.add_argument("--samples", type=int, default=300)
-    given = parser.parse_args(arguments)
-    for path in given.store:
+    options = parser.parse_args(arguments)
+    for path in options.store:
         report_store(path)
-    if given.store:
+    if options.store:
         return
-    shape = (given.samples, given.neurons)
-    print(f"d = {given.neurons}, n = {given.samples}, 99 draws, level {LEVEL}")
+    shape = (options.samples, options.neurons)
+    print(f"d = {options.neurons}, n = {options.samples}, 99 draws, level {LEVEL}")
     print("| layer | neurons | power | layers | order | structure | both (Holm) |")
     print("| - | - | -: | -: | - | - | - |")
     for kind in KINDS:
-        repeats = given.repeats if kind == "exchangeable" else given.power_repeats
+        repeats = options.repeats if kind == "exchangeable" else options.power_repeats
         for standardise in (True, False):
             for power in POWERS:
-                tell(f"{kind}, power {power}")
+                log(f"{kind}, power {power}")
                 print(rejections(kind, power, shape, repeats, standardise=standardise), flush=True)
 
 

@@ -1,10 +1,10 @@
 """Features from files on disk: ``python -m benchmarks.extraction [--repeats 5] [--only vit]``.
 
-Ours, in float32 and (where the processor has it) in bfloat16, against what a user would write:
-timm in eager float32 behind a DataLoader with two workers and timm's own transform, or
-``SentenceTransformer.encode``. Decoding and tokenising are inside the clock; loading the model,
-compiling and drawing the pictures are not. In turn, in one process, both on all cores. Prints
-Markdown on stdout: medians of the seconds, and of the ratios of neighbouring runs.
+Compares ours, in float32 and (if the processor has it) in bfloat16, with the code of a typical
+user: timm in eager float32 with a DataLoader of two workers and timm's own transform, or
+``SentenceTransformer.encode``. The times include decoding and tokenising, but not loading the
+model, compiling and drawing the images. All run in turn in one process on all cores. Prints
+Markdown on stdout: medians of the seconds, and of the ratios of consecutive runs.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from benchmarks.timing import Seconds, machine, tell
+from benchmarks.timing import Seconds, describe_machine, log
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets import load_dataset
 from criticalmass.extraction.datasets.images import EncodedImages
 from criticalmass.extraction.datasets.splits import take_items
-from criticalmass.extraction.engines import Engine, inspect, make_engine
+from criticalmass.extraction.engines import Engine, inspect_layers, make_engine
 from criticalmass.extraction.models import FrozenModel, load_model
 from criticalmass.extraction.models.optional_imports import import_after_torchvision
 
@@ -42,16 +42,16 @@ _LAYER = "penultimate"
 
 
 @dataclass(frozen=True)
-class Case:
+class ExtractionCase:
     """One row of the table.
 
     Attributes
     ----------
-    name: of the row.
+    name: name in the table.
     model: spec of the model.
     data: ``"photos"`` (drawn), ``"garments"`` (Fashion-MNIST as PNG) or ``"glosses"``.
-    n: how many samples.
-    target: ratio that was aimed at; None where none was.
+    n: number of samples.
+    target: ratio to reach, or None.
     """
 
     name: str
@@ -63,38 +63,42 @@ class Case:
 
 _LITE = "pypi:efficientnet-lite0"
 CASES = {
-    "lite0": Case("tf_efficientnet_lite0, 96 px, PNGs of 28 x 28", _LITE, "garments", 1000, 3.0),
-    "lite0-photos": Case("the same, JPEGs of 500 x 375", _LITE, "photos", 300, None),
-    "resnet50": Case(
+    "lite0": ExtractionCase(
+        "tf_efficientnet_lite0, 96 px, PNGs of 28 x 28", _LITE, "garments", 1000, 3.0
+    ),
+    "lite0-photos": ExtractionCase("the same, JPEGs of 500 x 375", _LITE, "photos", 300, None),
+    "resnet50": ExtractionCase(
         "resnet50, 224 px, JPEGs of 500 x 375", "timm:resnet50?init=random", "photos", 128, 2.5
     ),
-    "vit": Case(
+    "vit": ExtractionCase(
         "vit_small_patch16_224, 224 px, the same",
         "timm:vit_small_patch16_224?init=random",
         "photos",
         128,
         1.2,
     ),
-    "minilm": Case("all-MiniLM-L6-v2, WordNet glosses", "pypi:minilm-l6", "glosses", 1000, 1.3),
+    "minilm": ExtractionCase(
+        "all-MiniLM-L6-v2, WordNet glosses", "pypi:minilm-l6", "glosses", 1000, 1.3
+    ),
 }
-QUICK = Case("quick", "timm:test_resnet?init=random&px=64", "photos", 12, None)
+QUICK = ExtractionCase("quick", "timm:test_resnet?init=random&px=64", "photos", 12, None)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.extraction", description=__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="interleaved runs (default 5)")
     parser.add_argument("--only", choices=CASES, help="one row")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
-    asked = parser.parse_args(arguments)
-    if asked.repeats < 1:
-        parser.error(f"--repeats {asked.repeats}: give at least 1")
-    chosen = [QUICK] if asked.quick else list(CASES.values())
-    if asked.only:
-        chosen = [CASES[asked.only]]
-    print(f"Machine: {machine()}.\n\n{_HEAD}")
-    for case in chosen:
-        print(_measure(case, asked.repeats), flush=True)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, as a test")
+    options = parser.parse_args(arguments)
+    if options.repeats < 1:
+        parser.error(f"--repeats {options.repeats}: give at least 1")
+    cases = [QUICK] if options.quick else list(CASES.values())
+    if options.only:
+        cases = [CASES[options.only]]
+    print(f"Machine: {describe_machine()}.\n\n{_HEAD}")
+    for case in cases:
+        print(_measure(case, options.repeats), flush=True)
 
 
 _HEAD = (
@@ -103,28 +107,32 @@ _HEAD = (
 )
 
 
-def _measure(case: Case, repeats: int) -> str:
+def _measure(case: ExtractionCase, repeats: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         model = load_model(case.model, device="cpu")
-        items, peer = _prepared(case, model, Path(folder))
-        ways: dict[str, Callable[[], Features]] = {"float32": _Ours.of(model, items, "float32")}
+        items, peer = _prepare(case, model, Path(folder))
+        extractors: dict[str, Callable[[], Features]] = {
+            "float32": _OurExtractor.make(model, items, "float32")
+        }
         try:
-            ways["bf16"] = _Ours.of(model, items, "bf16")
+            extractors["bf16"] = _OurExtractor.make(model, items, "bf16")
         except CriticalMassError as error:
-            tell(str(error))
-        spans, features, load = _interleaved({**ways, "peer": peer}, repeats)
-    return _row(case, spans, features, load)
+            log(str(error))
+        times, features, load = _run_in_turn({**extractors, "peer": peer}, repeats)
+    return _table_row(case, times, features, load)
 
 
-def _prepared(case: Case, model: FrozenModel, folder: Path) -> tuple[Any, Callable[[], Features]]:
-    """Lay out the samples; -> them as ours takes them, and the peer's loop over them."""
+def _prepare(
+    case: ExtractionCase, model: FrozenModel, folder: Path
+) -> tuple[Any, Callable[[], Features]]:
+    """Make the samples; return the items for ours, and the peer's loop over them."""
     if case.data == "glosses":
         from criticalmass.extraction.models.text_models import open_encoder
 
         texts = list(load_dataset("demo:wordnet-nouns").splits["train"].items)
-        chosen = np.random.default_rng(0).permutation(len(texts))[: case.n]
-        some = [texts[place] for place in chosen]
-        return some, partial(open_encoder(case.model).encode, some, show_progress_bar=False)
+        indices = np.random.default_rng(0).permutation(len(texts))[: case.n]
+        sample = [texts[index] for index in indices]
+        return sample, partial(open_encoder(case.model).encode, sample, show_progress_bar=False)
     draw = _draw_garments if case.data == "garments" else _draw_photos
     draw(case.n, folder)
     loop, paths = _timm_loop(model, folder)
@@ -135,39 +143,39 @@ def _draw_garments(n: int, folder: Path) -> None:
     from PIL import Image
 
     images = load_dataset("demo:fashion-mnist").splits["train"].items
-    for place, image in enumerate(take_items(images, np.arange(n))):
-        Image.fromarray(image).save(folder / f"{place:05}.png")
+    for index, image in enumerate(take_items(images, np.arange(n))):
+        Image.fromarray(image).save(folder / f"{index:05}.png")
 
 
 def _draw_photos(n: int, folder: Path) -> None:
-    """Draw noise with the spectrum of photographs (amplitude 1/f), three channels, as JPEGs."""
+    """Write noise with the spectrum of photographs (amplitude 1/f) as JPEGs of three channels."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
     height, width = 375, 500
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = np.inf
-    for place in range(n):
+    for index in range(n):
         noise = np.fft.rfft2(rng.standard_normal((3, height, width))) / frequency
         planes = np.fft.irfft2(noise, s=(height, width))
         grey = planes.mean(axis=0)
         levels = 128 + 50 * (grey + 0.3 * (planes - grey)) / grey.std()
         pixels = np.moveaxis(np.clip(levels, 0, 255), 0, 2).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{place:05}.jpg", quality=90)
+        Image.fromarray(pixels).save(folder / f"{index:05}.jpg", quality=90)
 
 
 def _timm_loop(model: FrozenModel, folder: Path) -> tuple[Callable[[], Features], list[Path]]:
     import torch
 
     timm = import_after_torchvision("timm", "torch")
-    said = model.preprocess.settings
-    side = said["centre_crop"]
+    settings = model.preprocess.settings
+    side = settings["centre_crop"]
     transform = timm.data.create_transform(
         input_size=(3, side, side),
-        interpolation=said["interpolation"],
-        mean=said["mean"],
-        std=said["std"],
-        crop_pct=side / said["resize_shorter_side"],
+        interpolation=settings["interpolation"],
+        mean=settings["mean"],
+        std=settings["std"],
+        crop_pct=side / settings["resize_shorter_side"],
     )
     dataset = timm.data.ImageDataset(str(folder), transform=transform)
     net = model.root
@@ -175,18 +183,18 @@ def _timm_loop(model: FrozenModel, folder: Path) -> tuple[Callable[[], Features]
     def loop() -> Features:
         loader = torch.utils.data.DataLoader(dataset, batch_size=_BATCH, num_workers=_WORKERS)
         with torch.inference_mode():
-            found = [
+            batches = [
                 net.forward_head(net.forward_features(images), pre_logits=True).numpy()
                 for images, _ in loader
             ]
-        return np.concatenate(found)
+        return np.concatenate(batches)
 
     return loop, [folder / name for name in dataset.filenames()]
 
 
 @dataclass(frozen=True)
-class _Ours:
-    """The way from items to features that `criticalmass.extract` takes for one shard."""
+class _OurExtractor:
+    """Extracts the features of items as `criticalmass.extract` does for one shard."""
 
     model: FrozenModel
     engine: Engine
@@ -194,11 +202,11 @@ class _Ours:
     items: Any
 
     @classmethod
-    def of(cls, model: FrozenModel, items: Any, precision: str) -> _Ours:
-        few = take_items(items, np.arange(min(16, len(items))))
-        batch = max((batch for _, batch in model.preprocess.batches(few, 16)), key=len)
+    def make(cls, model: FrozenModel, items: Any, precision: str) -> _OurExtractor:
+        first_items = take_items(items, np.arange(min(16, len(items))))
+        batch = max((batch for _, batch in model.preprocess.batches(first_items, 16)), key=len)
         sample = np.repeat(batch, 2, axis=0) if len(batch) == 1 else batch
-        layer = inspect(model, [_LAYER], sample)[0]
+        layer = inspect_layers(model, [_LAYER], sample)[0]
         engine = make_engine("auto", model, [layer.tap], [sample], precision)
         return cls(model, engine, layer.width, items)
 
@@ -210,55 +218,55 @@ class _Ours:
         return out[_LAYER]
 
 
-def _interleaved(
-    ways: Mapping[str, Callable[[], Features]], repeats: int
+def _run_in_turn(
+    extractors: Mapping[str, Callable[[], Features]], repeats: int
 ) -> tuple[dict[str, list[Seconds]], dict[str, Features], list[float]]:
-    """Run all in turn, once for nothing; -> the times, the features, and the machine's load."""
-    features = {name: way() for name, way in ways.items()}
-    spans: dict[str, list[Seconds]] = {name: [] for name in ways}
+    """Run all in turn after a warm-up; return the times, the features, and the machine's load."""
+    features = {name: extractor() for name, extractor in extractors.items()}
+    times: dict[str, list[Seconds]] = {name: [] for name in extractors}
     load = []
     for run in range(repeats):
-        for name, way in ways.items():
-            spans[name].append(_timed(way))
+        for name, extractor in extractors.items():
+            times[name].append(_time_extractor(extractor))
         load.append(os.getloadavg()[0])
-        told = ", ".join(f"{name} {spans[name][-1].wall:.3g} s" for name in ways)
-        tell(f"run {run + 1}: {told}; load {load[-1]:.1f}")
-    return spans, features, load
+        walls = ", ".join(f"{name} {times[name][-1].wall:.3g} s" for name in extractors)
+        log(f"run {run + 1}: {walls}; load {load[-1]:.1f}")
+    return times, features, load
 
 
-def _timed(way: Callable[[], Features]) -> Seconds:
-    """Time a way; its CPU seconds are those of this process and of its finished workers."""
-    cpu, wall = _cpu(), time.perf_counter()
-    way()
-    return Seconds(_cpu() - cpu, time.perf_counter() - wall)
+def _time_extractor(extractor: Callable[[], Features]) -> Seconds:
+    """Time an extractor; the CPU time is that of this process and of its finished workers."""
+    cpu, wall = _cpu_seconds(), time.perf_counter()
+    extractor()
+    return Seconds(_cpu_seconds() - cpu, time.perf_counter() - wall)
 
 
-def _cpu() -> float:
+def _cpu_seconds() -> float:
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     used = [resource.getrusage(kind) for kind in kinds]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def _row(
-    case: Case,
-    spans: Mapping[str, Sequence[Seconds]],
+def _table_row(
+    case: ExtractionCase,
+    times: Mapping[str, Sequence[Seconds]],
     features: Mapping[str, Features],
     load: Sequence[float],
 ) -> str:
     def rate(name: str) -> str:
-        if name not in spans:
+        if name not in times:
             return "none"
-        return f"{case.n / statistics.median(one.wall for one in spans[name]):.3g}"
+        return f"{case.n / statistics.median(one.wall for one in times[name]):.3g}"
 
     def ratio(name: str, kind: str) -> str:
-        pairs = zip(spans["peer"], spans.get(name, ()), strict=False)
-        found = sorted(getattr(peer, kind) / getattr(own, kind) for peer, own in pairs)
-        if not found:
+        pairs = zip(times["peer"], times.get(name, ()), strict=False)
+        ratios = sorted(getattr(peer, kind) / getattr(own, kind) for peer, own in pairs)
+        if not ratios:
             return "none"
-        return f"{statistics.median(found):.2f} x ({found[0]:.2f} to {found[-1]:.2f})"
+        return f"{statistics.median(ratios):.2f} x ({ratios[0]:.2f} to {ratios[-1]:.2f})"
 
     exact = features["peer"]
-    gaps = [np.abs(features[name] - exact).max() / np.abs(exact).max() for name in spans]
+    gaps = [np.abs(features[name] - exact).max() / np.abs(exact).max() for name in times]
     target = "none" if case.target is None else f">= {case.target:g}"
     cells = (
         f"{case.name}, {case.n} samples",

@@ -1,4 +1,4 @@
-"""Figures of the laws: each takes a table and an ``ax``, draws on it and hands it back."""
+"""Figures of the CKA law: each function draws a table on an ``ax`` and returns the ``ax``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.reporting.figures.axes import fraction_axis
-from criticalmass.reporting.figures.style import COLOURS, DASHES, FAINT, INK, MARKERS, dress
+from criticalmass.reporting.figures.axes import set_fraction_axis
+from criticalmass.reporting.figures.style import COLOURS, DASHES, FAINT, INK, MARKERS, style_axes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,29 +26,31 @@ def law_over_measured(
     ----------
     measured: columns n_kept and value, one row per measured subset or mean.
     expected: the law at many sizes.
-    ax: where to draw.
+    ax: axes to draw on.
     n_neurons: width of the layer.
 
     Raises
     ------
-    CriticalMassError: nothing was measured.
+    CriticalMassError: there is no measured value.
     """
     rows = measured[measured["value"].notna()]
     if rows.empty:
-        raise CriticalMassError("no measured CKA to draw beside the law; sweep measure 'cka' first")
-    kept = expected.sizes / n_neurons
+        raise CriticalMassError("no measured CKA to draw; sweep the measure 'cka' first")
+    fractions = expected.sizes / n_neurons
     low, high = expected.mean - expected.std, expected.mean + expected.std
-    ax.fill_between(kept, low, high, color=COLOURS[0], alpha=0.18, linewidth=0)
-    ax.plot(kept, expected.mean, color=COLOURS[0], linewidth=1.6, label="law, ± 1 sd of a subset")
+    ax.fill_between(fractions, low, high, color=COLOURS[0], alpha=0.18, linewidth=0)
+    ax.plot(
+        fractions, expected.mean, color=COLOURS[0], linewidth=1.6, label="law, ± 1 sd of a subset"
+    )
     ax.plot(
         rows["n_kept"].to_numpy(float) / n_neurons,
         rows["value"].to_numpy(float),
         linestyle="none", marker="o", markersize=4, color=COLOURS[1], label="measured",
     )  # fmt: skip
-    fraction_axis(ax, float(kept.min()))
+    set_fraction_axis(ax, float(fractions.min()))
     ax.set_ylabel("linear CKA with the whole layer")
     ax.set_ylim(0.0, 1.02)
-    dress(ax)
+    style_axes(ax)
     ax.legend(loc="lower right", frameon=False, fontsize="small", labelcolor=INK)
     return ax
 
@@ -59,7 +61,7 @@ def critical_mass_against_width(table: pd.DataFrame, ax: Axes) -> Axes:
     Parameters
     ----------
     table: rows as `criticalmass.theory.width_what_if` returns them.
-    ax: where to draw.
+    ax: axes to draw on.
 
     Raises
     ------
@@ -67,7 +69,7 @@ def critical_mass_against_width(table: pd.DataFrame, ax: Axes) -> Axes:
     """
     _lines(table, "n_neurons", "critical_mass", ax)
     widths = table["n_neurons"].to_numpy(float)
-    # A layer that needs all its neurons lies on this line.
+    # On this line a layer needs all its neurons.
     ax.plot([widths.min(), widths.max()], [widths.min(), widths.max()], color=FAINT, linewidth=0.8)
     ax.set_xscale("log")
     ax.set_yscale("log")
@@ -82,7 +84,7 @@ def redundancy_against_decorrelation(table: pd.DataFrame, ax: Axes) -> Axes:
     Parameters
     ----------
     table: rows as `criticalmass.theory.decorrelation_what_if` returns them.
-    ax: where to draw.
+    ax: axes to draw on.
 
     Raises
     ------
@@ -96,17 +98,17 @@ def redundancy_against_decorrelation(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def _lines(table: pd.DataFrame, x: str, y: str, ax: Axes) -> None:
-    """One line per delta."""
+    """Draw one line per delta."""
     if table.empty:
         raise CriticalMassError(f"no {y} to draw: the table has no row")
     for number, (delta, line) in enumerate(table.groupby("delta", sort=True)):
         _plot(ax, line[x].to_numpy(float), line[y].to_numpy(float), number, f"delta = {delta:g}")
-    dress(ax)
+    style_axes(ax)
     ax.legend(loc="best", frameon=False, fontsize="small", labelcolor=INK)
 
 
 def _plot(ax: Axes, x: npt.ArrayLike, y: npt.ArrayLike, number: int, label: str) -> None:
-    """Give line ``number`` a colour, a marker and a dash of its own."""
+    """Draw line ``number`` with its own colour, marker and dash."""
     style: dict[str, Any] = {
         "color": COLOURS[number % len(COLOURS)],
         "marker": MARKERS[number % len(MARKERS)],

@@ -1,4 +1,4 @@
-"""Figures of what the ridge law answers: each takes a table of `what_if_ridge` and an ``ax``."""
+"""Figures of the ridge law: each function draws a table of `what_if_ridge` on an ``ax``."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.reporting.figures.style import COLOURS, DASHES, FAINT, MARKERS, dress
+from criticalmass.reporting.figures.style import COLOURS, DASHES, FAINT, MARKERS, style_axes
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-PREDICTED = "predicted accuracy of a ridge probe"
+ACCURACY_LABEL = "predicted accuracy of a ridge probe"
 
 
 def accuracy_against_samples(table: pd.DataFrame, ax: Axes) -> Axes:
     """Draw predicted accuracy against training samples, one line per number of neurons.
 
-    A dotted line in the same colour marks where there are as many samples as neurons: a probe
-    with little penalty dips there.
+    A dotted line in the same colour marks where there are as many samples as neurons. There the
+    accuracy of a probe with a small penalty has a minimum.
 
     Parameters
     ----------
-    table: of `ridge_by_samples`.
-    ax: where to draw.
+    table: result of `ridge_by_samples`.
+    ax: axes to draw on.
 
     Raises
     ------
-    CriticalMassError: if the table has no row.
+    CriticalMassError: the table has no row.
     """
     lines = _lines(table, ax, along="setting", each="n_kept", label="{:,} neurons")
-    reached = table["setting"].min(), table["setting"].max()
+    fewest, most = table["setting"].min(), table["setting"].max()
     for number, size in enumerate(lines):
-        if reached[0] <= size <= reached[1]:
+        if fewest <= size <= most:
             ax.axvline(size, color=_colour(number), linestyle=":", linewidth=0.9, zorder=1)
     ax.set_xscale("log")
     ax.set_xlabel("training samples")
@@ -46,12 +46,12 @@ def accuracy_against_classes(table: pd.DataFrame, ax: Axes) -> Axes:
 
     Parameters
     ----------
-    table: of `ridge_by_classes`.
-    ax: where to draw.
+    table: result of `ridge_by_classes`.
+    ax: axes to draw on.
 
     Raises
     ------
-    CriticalMassError: if the table has no row.
+    CriticalMassError: the table has no row.
     """
     shares = table.assign(
         accuracy=table["accuracy"] / table["accuracy_full"],
@@ -67,16 +67,16 @@ def accuracy_against_classes(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def accuracy_against_members(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw predicted accuracy against the size of an ensemble, one line per neurons a member has.
+    """Draw predicted accuracy against the size of an ensemble, one line per member size.
 
     Parameters
     ----------
-    table: of `ridge_by_members`.
-    ax: where to draw.
+    table: result of `ridge_by_members`.
+    ax: axes to draw on.
 
     Raises
     ------
-    CriticalMassError: if the table has no row.
+    CriticalMassError: the table has no row.
     """
     _lines(table, ax, along="setting", each="n_kept", label="{:,} neurons each")
     full = float(table["accuracy_full"].iloc[0])
@@ -89,7 +89,7 @@ def accuracy_against_members(table: pd.DataFrame, ax: Axes) -> Axes:
 def _lines(table: pd.DataFrame, ax: Axes, *, along: str, each: str, label: str) -> list[int]:
     """Draw one line with a band of one standard deviation per value of ``each``."""
     if table.empty:
-        raise CriticalMassError("no row to draw; ask for one or more settings and sizes")
+        raise CriticalMassError("no row to draw; give one or more settings and sizes")
     values = sorted(int(value) for value in table[each].unique())
     for number, value in enumerate(values):
         line = table[table[each] == value].sort_values(along)
@@ -114,7 +114,7 @@ def _colour(number: int) -> str:
 
 
 def _finish(ax: Axes) -> Axes:
-    ax.set_ylabel(PREDICTED)
-    dress(ax)
+    ax.set_ylabel(ACCURACY_LABEL)
+    style_axes(ax)
     ax.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize="small")
     return ax

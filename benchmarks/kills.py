@@ -1,14 +1,13 @@
-"""Killed at any moment: ``python -m benchmarks.kills --count 200 --dir DIR``.
+"""Commands killed at random moments: ``python -m benchmarks.kills --count 200 --dir DIR``.
 
-Runs real commands in child processes, kills each with SIGKILL at a random moment, gives the same
-command again, and compares what then lies in the folder with what a command left that nobody
-killed: every file byte for byte. Half of the moments are random times; the other half are the
-n-th time the command opens, renames or removes a file of its folder, because the dangerous
-moments lie between two files and are too short to be hit by the clock. Every third time the
-command that takes up the work is killed as well.
+Runs real commands in child processes, kills each with SIGKILL at a random moment, and runs the same
+command again. The files are then compared byte for byte with those of a command that was not
+killed. Half of the moments are random times. The other half are the n-th time that the command
+opens, renames or removes a file of its folder, because the critical moments lie between two files
+and are too short for a random time. In every third round the second command is killed as well.
 
-What is not compared, because it tells the time: the column ``seconds`` of a run's table, the time
-stamps of manifests, and ``steps.csv`` of a study.
+Times are not compared: the column ``seconds`` of a run's table, the time stamps of manifests, and
+``steps.csv`` of a study.
 """
 
 from __future__ import annotations
@@ -38,40 +37,40 @@ _PRELOADED = (
     "openvino",
     "sklearn.linear_model",
 )
-_STAMPS = ("created", "written", "finished", "seal")
+_VARYING_KEYS = ("created", "written", "finished", "seal")
 _EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link")
 _SHARD_ROWS = 64
-_PATIENCE = 600
+_TIMEOUT = 600
 
 
 @dataclass(frozen=True)
-class Work:
-    """A command to kill; ``{out}`` stands for the folder it writes, ``{given}`` for its input."""
+class KilledCommand:
+    """A command to kill; ``{out}`` is the folder it writes, ``{input}`` its input."""
 
     name: str
-    command: tuple[str, ...]
+    words: tuple[str, ...]
 
 
-_SWEPT = (
+_SWEEP_OPTIONS = (
     *("--selector", "random", "--selector", "leverage", "--selector", "pca-top"),
     *("--measure", "logistic", "--measure", "ridge", "--measure", "cka"),
     *("--fraction", "0.05", "--fraction", "0.2", "--fraction", "0.5", "--fraction", "1"),
     *("--seeds", "3"),
 )
-WORKS: Mapping[str, Work] = {
-    "extract": Work(
+COMMANDS: Mapping[str, KilledCommand] = {
+    "extract": KilledCommand(
         "extract",
         ("extract", "pypi:efficientnet-lite0", "sklearn:digits?n=600", "--out", "{out}"),
     ),
-    "sweep": Work("sweep", ("sweep", "{given}", "--out", "{out}", *_SWEPT)),
-    "shrink": Work(
+    "sweep": KilledCommand("sweep", ("sweep", "{input}", "--out", "{out}", *_SWEEP_OPTIONS)),
+    "shrink": KilledCommand(
         "shrink",
         (
-            *("shrink", "{given}", "--keep", "0.8", "--out", "{out}"),
+            *("shrink", "{input}", "--keep", "0.8", "--out", "{out}"),
             *("--selector", "random", "--selector", "leverage", "--measure", "ridge"),
         ),
     ),
-    "study": Work("study", ("study", "{given}.yaml", "--out", "{out}", "--no-pages")),
+    "study": KilledCommand("study", ("study", "{input}.yaml", "--out", "{out}", "--no-pages")),
 }
 _STUDY = """\
 question: Is anything lost?
@@ -86,38 +85,38 @@ seeds: 2
 
 @dataclass
 class Tally:
-    """What a work survived.
+    """Counts of the kills of a command, and the failures.
 
     Attributes
     ----------
-    kills: processes killed, of them ``at_files`` at a file of their folder.
-    too_late: moments that came after the command had ended; they do not count as kills.
-    trouble: what went wrong, in words; empty if nothing was lost.
+    kills: processes killed; ``at_files`` of them at a file of their folder.
+    too_late: commands that ended before they were killed; they do not count as kills.
+    failures: descriptions of lost or different files; empty if nothing was lost.
     """
 
     kills: int = 0
     at_files: int = 0
     too_late: int = 0
-    trouble: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a command leaves that nobody kills, how long it takes and how many files it touches."""
+    """The files of a command that is not killed, its time and its number of file events."""
 
     files: Mapping[str, str]
     seconds: float
-    events: int
+    n_events: int
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
-    """Digest every file of a folder: relative path -> SHA-256, without times."""
-    found = {}
+    """Return relative path -> SHA-256 of every file of a folder, without times."""
+    digests = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != "steps.csv":
             content = _without_times(path)
-            found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
-    return found
+            digests[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
+    return digests
 
 
 def _without_times(path: Path) -> bytes:
@@ -126,42 +125,45 @@ def _without_times(path: Path) -> bytes:
         return "\n".join(table.map(repr).agg(" ".join, axis=1)).encode()
     if path.name == "manifest.json":
         manifest = json.loads(path.read_text())
-        return json.dumps({k: v for k, v in manifest.items() if k not in _STAMPS}).encode()
+        return json.dumps({k: v for k, v in manifest.items() if k not in _VARYING_KEYS}).encode()
     return path.read_bytes()
 
 
-def _child(command: Sequence[str], out: str, log: str, fatal: int, told: str) -> None:
-    """Run one command in this process; at file event number ``fatal`` it kills itself."""
+def _run_child(words: Sequence[str], out: str, log: str, fatal_event: int, count_file: str) -> None:
+    """Run one command in this process, which kills itself at file event ``fatal_event``.
+
+    The number of file events is written to ``count_file``.
+    """
     with open(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     from criticalmass.cli.main import main
     from criticalmass.storage import features_writer
 
-    # Many shards, so that there is much to interrupt.
-    features_writer.SHARD_ROWS = _SHARD_ROWS
-    seen = 0
+    # Small shards, so that there are many moments to interrupt.
+    features_writer.StoreWriter.shard_rows = _SHARD_ROWS
+    n_events = 0
 
-    def watch(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal seen
+    def count_event(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal n_events
         if event in _EVENTS and str(arguments[0]).startswith(out):
-            seen += 1
-            if seen == fatal:
+            n_events += 1
+            if n_events == fatal_event:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    sys.addaudithook(watch)
+    sys.addaudithook(count_event)
     try:
-        main(command)
+        main(words)
     finally:
-        Path(told).write_text(str(seen))
+        Path(count_file).write_text(str(n_events))
 
 
 @dataclass(frozen=True)
-class Ring:
-    """Where commands run and are killed."""
+class CommandRunner:
+    """Runs and kills one command in a folder."""
 
-    work: Work
-    given: Path
+    command: KilledCommand
+    input_path: Path
     folder: Path
 
     @property
@@ -169,54 +171,56 @@ class Ring:
         """The folder that the command writes."""
         return self.folder / "out"
 
-    def start(self, fatal: int = 0) -> BaseProcess:
-        """Start the command."""
-        command = [part.format(out=self.out, given=self.given) for part in self.work.command]
-        log, told = str(self.folder / "log"), str(self.folder / "events")
+    def start(self, fatal_event: int = 0) -> BaseProcess:
+        """Start the command; it kills itself at a file event unless ``fatal_event`` is 0."""
+        words = [word.format(out=self.out, input=self.input_path) for word in self.command.words]
+        log, count_file = str(self.folder / "log"), str(self.folder / "events")
         context = multiprocessing.get_context("forkserver")
         process = context.Process(
-            target=_child, args=(command, str(self.out), log, fatal, told), daemon=True
+            target=_run_child,
+            args=(words, str(self.out), log, fatal_event, count_file),
+            daemon=True,
         )
         process.start()
         return process
 
     def finish(self) -> str:
-        """Run the command to its end; -> what went wrong, or nothing."""
+        """Run the command to its end; return the failure as text, or an empty text."""
         process = self.start()
-        process.join(_PATIENCE)
+        process.join(_TIMEOUT)
         if process.exitcode == 0:
             return ""
         process.kill()
         process.join()
         lines = (self.folder / "log").read_text().splitlines()[-3:]
-        return f"{self.work.name} ended with {process.exitcode}: {' / '.join(lines)}"
+        return f"{self.command.name} ended with {process.exitcode}: {' / '.join(lines)}"
 
     def clear(self) -> None:
-        """Remove what earlier commands left."""
+        """Remove the files of earlier commands."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
 
     def reference(self) -> Reference:
-        """Run the command twice, undisturbed; the second time tells how long it takes."""
-        found: list[dict[str, str]] = []
+        """Run the command twice without a kill; the time is that of the second run."""
+        digests: list[dict[str, str]] = []
         for _ in range(2):
             self.clear()
             start = time.perf_counter()
-            trouble = self.finish()
-            if trouble:
-                raise SystemExit(trouble)
+            failure = self.finish()
+            if failure:
+                raise SystemExit(failure)
             seconds = time.perf_counter() - start
-            found.append(fingerprint(self.out))
-        changed = _differences(found[0], found[1])
+            digests.append(fingerprint(self.out))
+        changed = _differences(digests[0], digests[1])
         if changed:
-            raise SystemExit(f"{self.work.name} is not deterministic: {', '.join(changed)}")
-        return Reference(found[1], seconds, int((self.folder / "events").read_text()))
+            raise SystemExit(f"{self.command.name} is not deterministic: {', '.join(changed)}")
+        return Reference(digests[1], seconds, int((self.folder / "events").read_text()))
 
     def kill(self, reference: Reference, rng: np.random.Generator, at_file: bool) -> bool:
-        """Start the command and kill it at a random moment; -> whether it was still alive."""
+        """Start the command and kill it at a random moment; return whether it was running."""
         if at_file:
-            process = self.start(fatal=int(rng.integers(1, reference.events + 1)))
-            process.join(_PATIENCE)
+            process = self.start(fatal_event=int(rng.integers(1, reference.n_events + 1)))
+            process.join(_TIMEOUT)
             return process.exitcode == -signal.SIGKILL
         process = self.start()
         process.join(float(rng.uniform(0, reference.seconds)))
@@ -225,15 +229,16 @@ class Ring:
         return process.exitcode == -signal.SIGKILL
 
 
-def _differences(wanted: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    lost = [f"{name} is lost" for name in wanted if name not in found]
-    more = [f"{name} is left over" for name in found if name not in wanted]
-    other = [f"{n} differs" for n in wanted if n in found and wanted[n] != found[n]]
-    return lost + more + other
+def _differences(expected: Mapping[str, str], actual: Mapping[str, str]) -> list[str]:
+    missing = [f"{name} is missing" for name in expected if name not in actual]
+    extra = [f"{name} is left over" for name in actual if name not in expected]
+    common = [name for name in expected if name in actual]
+    changed = [f"{name} differs" for name in common if expected[name] != actual[name]]
+    return missing + extra + changed
 
 
-def vectors(folder: Path) -> Path:
-    """Make what commands read: scikit-learn's digits as 1,797 vectors, and a study beside them."""
+def make_input(folder: Path) -> Path:
+    """Make the input of the commands: a store of 1,797 digits as vectors, and a study file."""
     from sklearn.datasets import load_digits
 
     from criticalmass.extraction.importing import import_features
@@ -244,54 +249,57 @@ def vectors(folder: Path) -> Path:
     return store.path
 
 
-def killed(ring: Ring, count: int, rng: np.random.Generator) -> Iterator[Tally]:
-    """Kill a work until ``count`` kills are there; yields the tally after each round."""
-    reference = ring.reference()
+def kill_repeatedly(runner: CommandRunner, count: int, rng: np.random.Generator) -> Iterator[Tally]:
+    """Kill a command until there are ``count`` kills; yield the tally after each round."""
+    reference = runner.reference()
     tally = Tally()
-    turn = 0
+    round_number = 0
     while tally.kills < count:
-        ring.clear()
-        turn += 1
-        at_file = turn % 2 == 0
-        for _ in range(2 if turn % 3 == 0 else 1):
-            if ring.kill(reference, rng, at_file):
+        runner.clear()
+        round_number += 1
+        at_file = round_number % 2 == 0
+        for _ in range(2 if round_number % 3 == 0 else 1):
+            if runner.kill(reference, rng, at_file):
                 tally.kills += 1
                 tally.at_files += at_file
             else:
                 tally.too_late += 1
-        trouble = ring.finish()
-        said = [trouble] if trouble else _differences(reference.files, fingerprint(ring.out))
-        tally.trouble += [f"round {turn}: {text}" for text in said]
+        failure = runner.finish()
+        failures = [failure] if failure else _differences(reference.files, fingerprint(runner.out))
+        tally.failures += [f"round {round_number}: {text}" for text in failures]
         yield tally
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Kill each work, print what it survived; 1 if anything was lost."""
+    """Kill each command and print the counts; return 1 if anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dir", type=Path, required=True, help="scratch folder")
-    parser.add_argument("--count", type=int, default=200, help="kills in all")
-    parser.add_argument("--only", action="append", choices=sorted(WORKS), help="one of the works")
+    parser.add_argument("--count", type=int, default=200, help="total number of kills")
+    parser.add_argument(
+        "--only", action="append", choices=sorted(COMMANDS), help="one of the commands"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(_PRELOADED))
-    given = vectors(asked.dir)
-    works = [WORKS[name] for name in asked.only or WORKS]
-    lost = 0
-    for place, work in enumerate(works):
-        share = asked.count // len(works) + (place < asked.count % len(works))
+    input_path = make_input(options.dir)
+    commands = [COMMANDS[name] for name in options.only or COMMANDS]
+    n_failures = 0
+    for index, command in enumerate(commands):
+        share = options.count // len(commands) + (index < options.count % len(commands))
         tally = Tally()
-        ring = Ring(work, given, asked.dir / work.name)
-        for tally in killed(ring, share, np.random.default_rng([asked.seed, place])):
-            print(f"\r{work.name}: {tally.kills} of {share}", end="", file=sys.stderr)
+        runner = CommandRunner(command, input_path, options.dir / command.name)
+        rng = np.random.default_rng([options.seed, index])
+        for tally in kill_repeatedly(runner, share, rng):
+            print(f"\r{command.name}: {tally.kills} of {share}", end="", file=sys.stderr)
         print(file=sys.stderr)
         print(
-            f"{work.name}: {tally.kills} kills survived ({tally.at_files} at a file), "
-            f"{tally.too_late} came too late, {len(tally.trouble)} troubles"
+            f"{command.name}: {tally.kills} kills survived ({tally.at_files} at a file), "
+            f"{tally.too_late} came too late, {len(tally.failures)} failures"
         )
-        for text in tally.trouble:
+        for text in tally.failures:
             print(f"  {text}")
-        lost += len(tally.trouble)
-    return 1 if lost else 0
+        n_failures += len(tally.failures)
+    return 1 if n_failures else 0
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Memory of a sweep over more features than fit: ``python -m benchmarks.memory --dir DIR``.
 
-Makes a float16 store in DIR (about 2 GB at the default size; taken up again if it is there),
-sweeps it in a child process and prints that process's peak resident memory and its time. Pages
-of the store that the system keeps mapped count as resident though they can be dropped at any
-moment; the anonymous part, sampled while the sweep runs, cannot.
+Makes a float16 store in DIR (about 2 GB at the default size; an existing one is reused), sweeps it
+in a child process, and prints the peak resident memory and the time of that process. Mapped pages
+of the store count as resident, although the system can drop them at any time. The anonymous part,
+which cannot be dropped, is sampled while the sweep runs.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.problems import Generator, Labels, Matrix, Recipe
-from benchmarks.timing import machine, tell
+from benchmarks.problems import Labels, LayerRecipe, Matrix, SampleGenerator
+from benchmarks.timing import describe_machine, log
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.features_writer import SplitInfo, StoreWriter
 
@@ -35,8 +35,8 @@ _POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class Footprint:
-    """What a child process used: peaks in GiB (nan where the system does not tell), seconds."""
+class ResourceUse:
+    """Peak memory of a child process in GiB (nan if unknown), and its seconds."""
 
     resident: float
     anonymous: float
@@ -45,22 +45,24 @@ class Footprint:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the store, sweep it in a child, print the table."""
-    asked = _parse(arguments)
-    if asked.sweep is not None:
-        _sweep(asked)
+    """Make the store, sweep it in a child process, and print the table."""
+    options = _parse(arguments)
+    if options.sweep is not None:
+        _sweep(options)
         return
-    rows, width, test = (2_000, 32, 200) if asked.quick else (asked.rows, asked.neurons, asked.test)
-    recipe = Recipe(rows, test, width, 10)
-    store = asked.dir / f"store-{rows}x{width}"
+    rows, width, test = (
+        (2_000, 32, 200) if options.quick else (options.rows, options.neurons, options.test)
+    )
+    recipe = LayerRecipe(rows, test, width, 10)
+    store = options.dir / f"store-{rows}x{width}"
     make_store(recipe, store)
-    with tempfile.TemporaryDirectory(dir=asked.dir) as out:
-        command = [sys.executable, "-m", "benchmarks.memory", "--dir", str(asked.dir)]
+    with tempfile.TemporaryDirectory(dir=options.dir) as out:
+        command = [sys.executable, "-m", "benchmarks.memory", "--dir", str(options.dir)]
         command += ["--sweep", str(store), str(Path(out) / "run")]
-        command += ["--fractions", *map(str, asked.fractions), "--measures", *asked.measures]
-        command += ["--seeds", str(asked.seeds)]
-        found = measure(command, asked.limit)
-    print(render(recipe, asked, found))
+        command += ["--fractions", *map(str, options.fractions), "--measures", *options.measures]
+        command += ["--seeds", str(options.seeds)]
+        use = measure(command, options.limit)
+    print(render(recipe, options, use))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -73,52 +75,52 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--measures", nargs="+", default=["logistic", "cka"])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--limit", type=float, help="limit of address space in GB (10**9 bytes)")
-    parser.add_argument("--quick", action="store_true", help="a tiny store, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="a tiny store, as a test")
     parser.add_argument("--sweep", nargs=2, metavar=("STORE", "RUN"), help=argparse.SUPPRESS)
-    asked = parser.parse_args(arguments)
-    if not asked.dir.is_dir():
-        parser.error(f"--dir {asked.dir}: no such folder")
-    return asked
+    options = parser.parse_args(arguments)
+    if not options.dir.is_dir():
+        parser.error(f"--dir {options.dir}: no such folder")
+    return options
 
 
-def make_store(recipe: Recipe, path: Path) -> FeatureStore:
-    """Write a float16 store shard by shard; a finished one is taken as it is."""
+def make_store(recipe: LayerRecipe, path: Path) -> FeatureStore:
+    """Write a float16 store shard by shard; a finished one is reused."""
     if (path / "manifest.json").is_file():
         store = FeatureStore.open(path, verify=False)
-        tell(f"{path}: there already")
+        log(f"{path}: exists")
         return store
-    tell(f"{path}: being made")
-    made = Generator.of(recipe)
+    log(f"{path}: writing")
+    generator = SampleGenerator.from_recipe(recipe)
     sizes = {"train": recipe.n_train, "test": recipe.n_test}
     streams = {"train": 1, "test": 2}
-    # Labels are drawn with the features; a first walk collects them, a second writes shards.
+    # Labels are drawn with the features: the first pass collects them, the second writes shards.
     splits = {
         split: SplitInfo(
-            np.concatenate([y for _, y in made.blocks(n, streams[split])]),
+            np.concatenate([y for _, y in generator.blocks(n, streams[split])]),
             [f"{split}-{i}" for i in range(n)],
         )
         for split, n in sizes.items()
     }
     writer = StoreWriter.begin(path, _header(recipe), splits, shard_rows=_SHARD_ROWS)
-    shards = {split: _shards(made.blocks(n, streams[split])) for split, n in sizes.items()}
+    shards = {split: _shards(generator.blocks(n, streams[split])) for split, n in sizes.items()}
     for plan in writer.missing():
         writer.put(plan, {_LAYER: next(shards[plan.split])})
     return writer.finish()
 
 
 def _shards(blocks: Iterator[tuple[Matrix, Labels]]) -> Iterator[NDArray[np.float16]]:
-    """Yield (at most 8192, n_neurons) float16 shards; blocks divide them."""
-    held: list[NDArray[np.float16]] = []
+    """Yield float16 shards of (at most 8192, n_neurons), made of whole blocks."""
+    shard: list[NDArray[np.float16]] = []
     for x, _ in blocks:
-        held.append(x.astype(np.float16))
-        if sum(map(len, held)) == _SHARD_ROWS:
-            yield np.concatenate(held)
-            held = []
-    if held:
-        yield np.concatenate(held)
+        shard.append(x.astype(np.float16))
+        if sum(map(len, shard)) == _SHARD_ROWS:
+            yield np.concatenate(shard)
+            shard = []
+    if shard:
+        yield np.concatenate(shard)
 
 
-def _header(recipe: Recipe) -> dict[str, object]:
+def _header(recipe: LayerRecipe) -> dict[str, object]:
     return {
         "model": {"spec": "synthetic", "name": "synthetic", "modality": "vector"},
         "dataset": {
@@ -140,80 +142,85 @@ def _header(recipe: Recipe) -> dict[str, object]:
     }
 
 
-def _sweep(asked: argparse.Namespace) -> None:
-    """Sweep in this process: random orders."""
+def _sweep(options: argparse.Namespace) -> None:
+    """Sweep random orders in this process."""
     from criticalmass.sweeps.sweep import sweep
 
-    store, out = asked.sweep
+    store, out = options.sweep
     run = sweep(
-        store, out=out, fractions=asked.fractions, seeds=asked.seeds, measures=asked.measures
+        store, out=out, fractions=options.fractions, seeds=options.seeds, measures=options.measures
     )
-    kept = ["selector", "measure", "n_kept", "value", "l2", "gap", "passes", "seconds", "status"]
-    print(run.frame()[kept].to_string(index=False), file=sys.stderr)
+    columns = ["selector", "measure", "n_kept", "value", "l2", "gap", "passes", "seconds", "status"]
+    print(run.frame()[columns].to_string(index=False), file=sys.stderr)
 
 
-def measure(command: Sequence[str], limit: float | None = None) -> Footprint:
-    """Run a command and watch its memory; ``limit``: of its address space, in GB.
+def measure(command: Sequence[str], limit: float | None = None) -> ResourceUse:
+    """Run a command and sample its memory.
+
+    Parameters
+    ----------
+    command: the words of the command.
+    limit: limit of its address space in GB, or None.
 
     Raises
     ------
-    RuntimeError: if it fails.
+    RuntimeError: the command failed.
     """
-    began, before = time.perf_counter(), os.times()
+    started, before = time.perf_counter(), os.times()
 
-    def confine() -> None:
+    def set_limit() -> None:
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_AS, (int(limit * 1e9), int(limit * 1e9)))
 
-    child = subprocess.Popen(command, preexec_fn=confine)
+    child = subprocess.Popen(command, preexec_fn=set_limit)
     anonymous = float("nan")
     while child.poll() is None:
         anonymous = float(np.fmax(anonymous, _anonymous(child.pid)))
         time.sleep(_POLL_SECONDS)
     if child.returncode != 0:
-        raise RuntimeError(f"the sweep ended with code {child.returncode}; its words are above")
+        raise RuntimeError(f"the sweep ended with code {child.returncode}; its output is above")
     after = os.times()
-    # The only child so far; kibibytes on Linux, bytes on macOS.
+    # This is the only child so far; the unit is kibibytes on Linux, bytes on macOS.
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     unit = 1.0 if sys.platform == "darwin" else 1024.0
     cpu = after.children_user + after.children_system - before.children_user
-    return Footprint(
+    return ResourceUse(
         peak * unit / 2**30,
         anonymous,
-        time.perf_counter() - began,
+        time.perf_counter() - started,
         cpu - before.children_system,
     )
 
 
 def _anonymous(pid: int) -> float:
-    """Return a process's anonymous resident memory in GiB; nan where it cannot be told."""
+    """Return the anonymous resident memory of a process in GiB; nan if it is unknown."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return float("nan")
-    found = [line.split()[1] for line in lines if line.startswith("RssAnon:")]
-    return int(found[0]) / 2**20 if found else float("nan")
+    values = [line.split()[1] for line in lines if line.startswith("RssAnon:")]
+    return int(values[0]) / 2**20 if values else float("nan")
 
 
-def render(recipe: Recipe, asked: argparse.Namespace, found: Footprint) -> str:
-    """Write the Markdown."""
-    fractions = ", ".join(f"{f:g}" for f in asked.fractions)
+def render(recipe: LayerRecipe, options: argparse.Namespace, use: ResourceUse) -> str:
+    """Return the Markdown."""
+    fractions = ", ".join(f"{f:g}" for f in options.fractions)
     return "\n".join(
         [
-            f"Machine: {machine()}.",
+            f"Machine: {describe_machine()}.",
             "",
             "| memory of a sweep | |",
             "| - | - |",
             f"| features | {recipe.n_train:,} x {recipe.n_neurons:,} float16 shards, "
             f"{recipe.n_train * recipe.n_neurons * 2 / 2**30:.2f} GiB, C={recipe.n_classes} |",
-            f"| work | random, {asked.seeds} seeds, fractions {fractions} and the whole layer, "
-            f"{' and '.join(asked.measures)} |",
-            f"| peak resident, mapped pages of the store included | **{found.resident:.2f} GiB** |",
-            f"| peak resident, anonymous | {found.anonymous:.2f} GiB |",
-            f"| limit of address space | {asked.limit or 'none'} GB |",
+            f"| work | random, {options.seeds} seeds, fractions {fractions} and the whole layer, "
+            f"{' and '.join(options.measures)} |",
+            f"| peak resident, mapped pages of the store included | **{use.resident:.2f} GiB** |",
+            f"| peak resident, anonymous | {use.anonymous:.2f} GiB |",
+            f"| limit of address space | {options.limit or 'none'} GB |",
             f"| target | < {_TARGET:g} GB |",
-            f"| ratio of peak to target | **{found.resident * 2**30 / (_TARGET * 1e9):.3g} x** |",
-            f"| time | {found.wall:.1f} s wall, {found.cpu:.1f} s CPU |",
+            f"| ratio of peak to target | **{use.resident * 2**30 / (_TARGET * 1e9):.3g} x** |",
+            f"| time | {use.wall:.1f} s wall, {use.cpu:.1f} s CPU |",
             "",
         ]
     )

@@ -1,9 +1,9 @@
-"""How far laws 1 and 2 speak of neighbours: ``python -m benchmarks.neighbours_law STORE...``.
+"""The CKA and ridge laws compared with kNN and retrieval: ``python -m benchmarks.neighbours_law``.
 
-There is no law of kNN or of retrieval. For every feature store their curves over random subsets
-are swept, and set beside what `expected_cka` and `predict_ridge` say of CKA and of ridge probes,
-all as shares of the whole layer's value. CKA and ridge are measured too: a law's distance from
-its own measure tells how much of the distance from another is its own error. Prints Markdown.
+There is no law of kNN or of retrieval. For every feature store, their curves over random subsets
+are measured and compared with the predictions of `expected_cka` and `predict_ridge`, as shares of
+the whole layer's value. CKA and ridge are measured too: the distance of a law from its own measure
+is the part of the other distances that is the error of the law. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.timing import tell, timed
+from benchmarks.timing import log, time_call
 from criticalmass.analysis.redundancy import curves
 from criticalmass.core.moments import moments
 from criticalmass.extraction.importing import import_features
@@ -31,25 +31,25 @@ from criticalmass.theory.ridge import predict_ridge
 Array = NDArray[np.float64]
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
 NEIGHBOURS = ("knn", "retrieval", "retrieval-recall", "mutual-knn")
-#: Law -> the measure that it is a law of.
+#: Law -> the measure that it predicts.
 LAWS = {"CKA": "cka", "ridge": "ridge"}
 DELTAS = (0.8, 0.9)
 _SPLITS = (("train", 0), ("test", 1))
 
 
 @dataclass(frozen=True, eq=False)
-class Curves:
-    """Shares of the whole layer's value over random subsets of one store, at the same sizes.
+class StoreCurves:
+    """Measured and predicted shares of the whole layer's value over random subsets of a store.
 
     Attributes
     ----------
-    name: of the store.
+    name: name of the store.
     shape: (n_train, n_test, n_neurons).
     sizes: (n_sizes,) neurons kept, ascending; the last is the whole layer.
     measured: measure -> (n_sizes,) mean over seeds, as a share of the whole layer's value.
-    error: measure -> (n_sizes,) its standard error over seeds, in the same unit.
+    error: measure -> (n_sizes,) standard error over seeds, in the same unit.
     predicted: law -> (n_sizes,) predicted share.
-    fewest: neurons from which distances between curves count.
+    smallest_size: fewest neurons at which curves are compared.
     """
 
     name: str
@@ -58,38 +58,41 @@ class Curves:
     measured: dict[str, Array]
     error: dict[str, Array]
     predicted: dict[str, Array]
-    fewest: int
+    smallest_size: int
 
-    def apart(self, law: str, measure: str) -> Array:
-        """Return predicted less measured share from ``fewest`` neurons to below the whole."""
-        at = (self.sizes >= self.fewest) & (self.sizes < self.sizes[-1])
-        return np.asarray((self.predicted[law] - self.measured[measure])[at])
+    def difference(self, law: str, measure: str) -> Array:
+        """Return predicted minus measured share at ``smallest_size`` neurons and more.
+
+        The whole layer is left out.
+        """
+        compared = (self.sizes >= self.smallest_size) & (self.sizes < self.sizes[-1])
+        return np.asarray((self.predicted[law] - self.measured[measure])[compared])
 
 
-def cut(path: Path, rows: tuple[int, int], out: Path) -> FeatureStore:
-    """Import a random choice of a store's rows, at most ``rows`` of training and of test."""
+def sample_store(path: Path, rows: tuple[int, int], out: Path) -> FeatureStore:
+    """Import random rows of a store, at most ``rows`` of training and of test."""
     store = FeatureStore.open(path, verify=False)
     x, y = {}, {}
     for (split, seed), most in zip(_SPLITS, rows, strict=True):
         labels = store.labels(split)
-        kept = np.sort(np.random.default_rng(seed).permutation(len(labels))[:most])
+        indices = np.sort(np.random.default_rng(seed).permutation(len(labels))[:most])
         features = store.features(split, store.layers[0])
-        x[split], y[split] = np.asarray(features[kept], dtype=np.float32), labels[kept]
+        x[split], y[split] = np.asarray(features[indices], dtype=np.float32), labels[indices]
     return import_features(x, out=out, labels=y)
 
 
-def study(path: Path, rows: tuple[int, int], seeds: int, fewest: int) -> Curves:
-    """Sweep one store's cut and ask both laws about the same rows."""
+def compare_store(path: Path, rows: tuple[int, int], seeds: int, smallest_size: int) -> StoreCurves:
+    """Sweep a sample of a store and predict on the same rows with both laws."""
     with tempfile.TemporaryDirectory() as folder:
-        store = cut(path, rows, Path(folder) / "features")
+        store = sample_store(path, rows, Path(folder) / "features")
         measures = (*NEIGHBOURS, *LAWS.values())
-        run, seconds = timed(
+        run, seconds = time_call(
             partial(
                 sweep, store, out=Path(folder) / "run",
                 fractions=FRACTIONS, seeds=seeds, measures=measures,
             )
         )  # fmt: skip
-        tell(f"{path.name}: swept in {seconds.wall:.0f} s")
+        log(f"{path.name}: swept in {seconds.wall:.0f} s")
         train, test = (
             (np.asarray(store.features(split).array(), dtype=np.float32), store.labels(split))
             for split, _ in _SPLITS
@@ -98,16 +101,16 @@ def study(path: Path, rows: tuple[int, int], seeds: int, fewest: int) -> Curves:
     d = train[0].shape[1]
     sizes = np.array(sorted(sizes_for(FRACTIONS, d)), dtype=np.int64)
     measured, error = {}, {}
-    for measure, part in table.groupby("measure"):
-        rows_of = part.set_index("n_kept").loc[sizes]
-        full = rows_of["value_full"].to_numpy(dtype=np.float64)
-        measured[str(measure)] = rows_of["mean"].to_numpy(dtype=np.float64) / full
-        spread = rows_of["std"].fillna(0.0).to_numpy(dtype=np.float64)
-        error[str(measure)] = spread / full / np.sqrt(seeds)
-    predicted, seconds = timed(partial(predict, train, test, sizes))
-    tell(f"{path.name}: predicted in {seconds.wall:.0f} s")
+    for measure, group in table.groupby("measure"):
+        at_sizes = group.set_index("n_kept").loc[sizes]
+        full = at_sizes["value_full"].to_numpy(dtype=np.float64)
+        measured[str(measure)] = at_sizes["mean"].to_numpy(dtype=np.float64) / full
+        std = at_sizes["std"].fillna(0.0).to_numpy(dtype=np.float64)
+        error[str(measure)] = std / full / np.sqrt(seeds)
+    predicted, seconds = time_call(partial(predict, train, test, sizes))
+    log(f"{path.name}: predicted in {seconds.wall:.0f} s")
     shape = (len(train[0]), len(test[0]), d)
-    return Curves(path.name, shape, sizes, measured, error, predicted, fewest)
+    return StoreCurves(path.name, shape, sizes, measured, error, predicted, smallest_size)
 
 
 def predict(
@@ -115,41 +118,41 @@ def predict(
     test: tuple[NDArray[np.float32], NDArray[np.int64]],
     sizes: NDArray[np.int64],
 ) -> dict[str, Array]:
-    """Return what each law says: raw CKA on the test rows, ridge accuracy over the whole's."""
-    similar = expected_cka(moments(test[0]).scatter, sizes)
+    """Return the predicted shares: CKA of the raw test rows, and relative ridge accuracy."""
+    similarity = expected_cka(moments(test[0]).scatter, sizes)
     ridge = predict_ridge(train, test, [int(k) for k in sizes])
     share = ridge.accuracy[:, 0] / ridge.accuracy_full
-    return {"CKA": similar.mean, "ridge": share}
+    return {"CKA": similarity.mean, "ridge": share}
 
 
-def reached(sizes: NDArray[np.int64], share: Array, delta: float) -> float:
-    """Return where a curve first reaches ``delta``, straight in log k between two sizes."""
+def critical_size(sizes: NDArray[np.int64], share: Array, delta: float) -> float:
+    """Return the size at which a curve first reaches ``delta``, linear in log k between sizes."""
     first = int(np.argmax(share >= delta))
     if share[first] < delta:
         return float("nan")
     if first == 0:
         return float(sizes[0])
     logs = np.log(sizes[first - 1 : first + 1].astype(np.float64))
-    part = (delta - share[first - 1]) / (share[first] - share[first - 1])
-    return float(np.exp(logs[0] + part * (logs[1] - logs[0])))
+    position = (delta - share[first - 1]) / (share[first] - share[first - 1])
+    return float(np.exp(logs[0] + position * (logs[1] - logs[0])))
 
 
-def curve_rows(found: Curves) -> list[str]:
+def curve_rows(curve: StoreCurves) -> list[str]:
     """Return the shares at every size: measured with their standard error, then predicted."""
     lines = [
-        f"{found.name}: {found.shape[0]} training rows, {found.shape[1]} test rows",
+        f"{curve.name}: {curve.shape[0]} training rows, {curve.shape[1]} test rows",
         "",
-        "| k | " + " | ".join([*found.measured, *(f"{law} law" for law in LAWS)]) + " |",
-        "| -: " * (1 + len(found.measured) + len(LAWS)) + "|",
+        "| k | " + " | ".join([*curve.measured, *(f"{law} law" for law in LAWS)]) + " |",
+        "| -: " * (1 + len(curve.measured) + len(LAWS)) + "|",
     ]
-    for i, k in enumerate(found.sizes):
-        cells = [f"{v[i]:.3f} ± {found.error[m][i]:.3f}" for m, v in found.measured.items()]
-        cells += [f"{found.predicted[law][i]:.3f}" for law in LAWS]
+    for i, k in enumerate(curve.sizes):
+        cells = [f"{v[i]:.3f} ± {curve.error[m][i]:.3f}" for m, v in curve.measured.items()]
+        cells += [f"{curve.predicted[law][i]:.3f}" for law in LAWS]
         lines.append(f"| {k} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 
 
-def summary_rows(found: Sequence[Curves]) -> list[str]:
+def summary_rows(stores: Sequence[StoreCurves]) -> list[str]:
     """Return a row per store and measure: distances from both laws, and critical masses."""
     lines = [
         "| features | measure | CKA law less measured: mean size, range "
@@ -158,43 +161,48 @@ def summary_rows(found: Sequence[Curves]) -> list[str]:
         + "|",
         "| --- | --- | --- | --- " + "| --- " * len(DELTAS) + "|",
     ]
-    for one in found:
+    for one in stores:
         for measure in (*NEIGHBOURS, *LAWS.values()):
             cells = [one.name, measure]
             for law in LAWS:
-                gap = one.apart(law, measure)
-                cells.append(f"{np.abs(gap).mean():.3f}, {gap.min():+.3f} to {gap.max():+.3f}")
+                difference = one.difference(law, measure)
+                cells.append(_mean_and_range(difference))
             for delta in DELTAS:
-                all_of = (one.measured[measure], *(one.predicted[law] for law in LAWS))
-                masses = [reached(one.sizes, share, delta) for share in all_of]
+                shares = (one.measured[measure], *(one.predicted[law] for law in LAWS))
+                masses = [critical_size(one.sizes, share, delta) for share in shares]
                 cells.append(" / ".join(f"{mass:.0f}" for mass in masses))
             lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
 
 
-def overall_rows(found: Sequence[Curves]) -> list[str]:
-    """Return each pair of law and measure over all stores: distances and ratios of k*."""
+def overall_rows(stores: Sequence[StoreCurves]) -> list[str]:
+    """Return a row per measure and law over all stores: distances and ratios of k*."""
     lines = [
         "| measure | law | law less measured: mean size, range | k*, predicted / measured |",
         "| --- | --- | --- | --- |",
     ]
     for measure in (*NEIGHBOURS, *LAWS.values()):
         for law in LAWS:
-            gaps = np.concatenate([one.apart(law, measure) for one in found])
+            differences = np.concatenate([one.difference(law, measure) for one in stores])
             ratios = np.array(
                 [
-                    reached(one.sizes, one.predicted[law], delta)
-                    / reached(one.sizes, one.measured[measure], delta)
-                    for one in found
+                    critical_size(one.sizes, one.predicted[law], delta)
+                    / critical_size(one.sizes, one.measured[measure], delta)
+                    for one in stores
                     for delta in DELTAS
                 ]
             )
             lines.append(
                 f"| {measure} | {law} "
-                f"| {np.abs(gaps).mean():.3f}, {gaps.min():+.3f} to {gaps.max():+.3f} "
+                f"| {_mean_and_range(differences)} "
                 f"| {np.nanmin(ratios):.2f} to {np.nanmax(ratios):.2f} |"
             )
     return [*lines, ""]
+
+
+def _mean_and_range(differences: Array) -> str:
+    mean = np.abs(differences).mean()
+    return f"{mean:.3f}, {differences.min():+.3f} to {differences.max():+.3f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -204,14 +212,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--train-rows", type=int, default=10_000, help="at most")
     parser.add_argument("--test-rows", type=int, default=3_000, help="at most")
     parser.add_argument("--seeds", type=int, default=5, help="random subsets of every size")
-    parser.add_argument("--fewest", type=int, default=20, help="neurons from which gaps count")
-    asked = parser.parse_args(arguments)
-    found = []
-    for path in asked.stores:
-        rows = (asked.train_rows, asked.test_rows)
-        found.append(study(path, rows, asked.seeds, asked.fewest))
-        print("\n".join(curve_rows(found[-1])), flush=True)
-    print("\n".join([*summary_rows(found), *overall_rows(found)]))
+    parser.add_argument(
+        "--fewest", type=int, default=20, help="fewest neurons at which curves are compared"
+    )
+    options = parser.parse_args(arguments)
+    results = []
+    for path in options.stores:
+        rows = (options.train_rows, options.test_rows)
+        results.append(compare_store(path, rows, options.seeds, options.fewest))
+        print("\n".join(curve_rows(results[-1])), flush=True)
+    print("\n".join([*summary_rows(results), *overall_rows(results)]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the solver is measured against: the loops a careful user would write."""
+"""Reference implementations: the loops that a careful user would write."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks.problems import Labels, Matrix
 
-_MOST_ITERATIONS = 3000
+_MAX_ITERATIONS = 3000
 _ROWS = 2048
 
 
@@ -36,11 +36,11 @@ FitOne = Callable[[Matrix, Labels, float, float], Head]
 
 @dataclass(frozen=True)
 class Peer:
-    """A way to fit one probe.
+    """A reference implementation that fits one probe.
 
     Attributes
     ----------
-    name: for the table.
+    name: name in the table.
     fit: (rows, labels, l2, tolerance on the largest entry of the gradient) -> head.
     """
 
@@ -50,13 +50,15 @@ class Peer:
 
 def fit_sklearn(x: Matrix, y: Labels, l2: float, tol: float) -> Head:
     """Fit scikit-learn's multinomial logistic regression with L-BFGS on float32 rows."""
-    model = LogisticRegression(C=1.0 / (len(y) * l2), tol=tol, max_iter=_MOST_ITERATIONS)
+    model = LogisticRegression(C=1.0 / (len(y) * l2), tol=tol, max_iter=_MAX_ITERATIONS)
     with warnings.catch_warnings():
-        # Whether it converged is judged by its objective.
+        # Convergence is checked by the objective.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(x, y)
     if model.coef_.shape[0] == 1:
-        raise ValueError("two classes: scikit-learn then minimises another objective; use three")
+        raise ValueError(
+            "scikit-learn minimises another objective for two classes; use at least three"
+        )
     return Head(model.coef_, model.intercept_)
 
 
@@ -68,16 +70,16 @@ def fit_torch(x: Matrix, y: Labels, l2: float, tol: float) -> Head:
 
 
 def fit_tensors(rows: Any, labels: Any, l2: float, tol: float) -> Head:
-    """Fit as `fit_torch` does, where the tensors are."""
+    """Fit as `fit_torch` does, on the device of the tensors."""
     import torch
 
     n_classes = int(labels.max()) + 1
     weights = torch.zeros((n_classes, rows.shape[1]), device=rows.device, requires_grad=True)
     intercepts = torch.zeros(n_classes, device=rows.device, requires_grad=True)
-    # A change of zero: float32 losses repeat long before the gradient is small.
+    # No limit on the change: float32 losses repeat long before the gradient is small.
     optimizer: Any = torch.optim.LBFGS(
         [weights, intercepts],
-        max_iter=_MOST_ITERATIONS,
+        max_iter=_MAX_ITERATIONS,
         history_size=10,
         line_search_fn="strong_wolfe",
         tolerance_grad=tol,
@@ -102,15 +104,17 @@ TORCH = Peer("a loop of torch LBFGS", fit_torch)
 
 
 def objective(x: Matrix, y: Labels, head: Head, l2: float) -> float:
-    """Mean cross-entropy + l2/2 ||W||^2 in float64."""
+    """Return the mean cross-entropy + l2/2 ||W||^2 in float64."""
     weights, intercepts = head.weights.astype(np.float64), head.intercepts.astype(np.float64)
     total = 0.0
     for start in range(0, len(y), _ROWS):
         block, labels = x[start : start + _ROWS], y[start : start + _ROWS]
         scores = block.astype(np.float64) @ weights.T + intercepts
         top = scores.max(axis=1)
-        picked = scores[np.arange(len(labels)), labels]
-        total += float((np.log(np.exp(scores - top[:, None]).sum(axis=1)) + top - picked).sum())
+        label_scores = scores[np.arange(len(labels)), labels]
+        total += float(
+            (np.log(np.exp(scores - top[:, None]).sum(axis=1)) + top - label_scores).sum()
+        )
     return total / len(y) + 0.5 * l2 * float((weights**2).sum())
 
 
@@ -125,7 +129,13 @@ def centred_gram(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def gram_cka(x: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Linear CKA by the textbook: one n x n matrix per representation (``other`` is ready)."""
+    """Return linear CKA by the textbook formula, with one n x n matrix per representation.
+
+    Parameters
+    ----------
+    x: (n, k) rows.
+    other: `centred_gram` of the other representation.
+    """
     gram = centred_gram(x)
     return float(
         np.vdot(gram, other) / np.sqrt(float(np.vdot(gram, gram)) * float(np.vdot(other, other)))

@@ -1,13 +1,12 @@
 """Data for the benchmarks: synthetic layers, and the features of a store.
 
-A synthetic layer imitates what makes probes on real features slow. The latent directions have
-variances that fall as a power law, so the second moment is badly conditioned; a random rotation
-spreads every direction over all neurons, so that neurons are correlated and any subset sees a
-part of everything; each neuron has some noise of its own. Class means are drawn in the latent
-space, their coordinates (in standard deviations of the samples) falling by the same law: strong
-directions tell the classes apart best, weak ones still help. They are scaled so that classes
-overlap: no linear probe separates them, and the whole layer scores roughly .75 to .9 on test
-samples.
+A synthetic layer has the properties that make probes on real features slow. The variances of the
+latent directions fall as a power law, so the second moment is badly conditioned. A random rotation
+distributes every direction over all neurons, so that neurons are correlated and any subset contains
+a part of every direction. Each neuron has some independent noise. Class means are drawn in the
+latent space; their coordinates, in standard deviations of the samples, fall by the same law:
+strong directions separate the classes best, weak ones less. They are scaled so that the classes
+overlap: no linear probe separates them, and the whole layer scores about .75 to .9 on test samples.
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ _CHUNK = 4096
 
 
 @dataclass(frozen=True)
-class Recipe:
+class LayerRecipe:
     """A synthetic layer.
 
     Attributes
     ----------
-    n_train, n_test: samples.
+    n_train, n_test: numbers of samples.
     n_neurons: width of the layer.
-    n_classes: classes, equally likely.
-    seed: fixes everything.
+    n_classes: number of equally likely classes.
+    seed: seed of all random numbers.
     """
 
     n_train: int
@@ -62,7 +61,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class LayerArrays:
     """Raw features and labels of both splits."""
 
     x_train: Matrix
@@ -73,15 +72,15 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class Generator:
-    """What draws the samples of a recipe, block by block."""
+class SampleGenerator:
+    """Draws the samples of a recipe, block by block."""
 
-    recipe: Recipe
+    recipe: LayerRecipe
     _mix: Matrix
     _means: Matrix
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Generator:
+    def from_recipe(cls, recipe: LayerRecipe) -> SampleGenerator:
         """Draw the rotation and the class means."""
         rng = np.random.default_rng(recipe.seed)
         d = recipe.n_neurons
@@ -93,7 +92,7 @@ class Generator:
         return cls(recipe, mix.astype(np.float32), means.astype(np.float32))
 
     def blocks(self, n: int, stream: int) -> Iterator[tuple[Matrix, Labels]]:
-        """Yield ``n`` samples in blocks; another ``stream`` is another sample."""
+        """Yield ``n`` samples in blocks; every ``stream`` gives different samples."""
         rng = np.random.default_rng((self.recipe.seed, stream))
         d = self.recipe.n_neurons
         for start in range(0, n, _CHUNK):
@@ -109,25 +108,30 @@ class Generator:
         return np.concatenate(x), np.concatenate(y)
 
 
-def synthetic(recipe: Recipe) -> Layer:
+def synthetic_layer(recipe: LayerRecipe) -> LayerArrays:
     """Draw a synthetic layer."""
-    made = Generator.of(recipe)
-    x_train, y_train = made.draw(recipe.n_train, 1)
-    x_test, y_test = made.draw(recipe.n_test, 2)
-    return Layer(x_train, y_train, x_test, y_test, recipe.n_classes)
+    generator = SampleGenerator.from_recipe(recipe)
+    x_train, y_train = generator.draw(recipe.n_train, 1)
+    x_test, y_test = generator.draw(recipe.n_test, 2)
+    return LayerArrays(x_train, y_train, x_test, y_test, recipe.n_classes)
 
 
-def from_store(path: str | Path, most_rows: int) -> Layer:
-    """Read the first layer of a store; a stratified sample of the training rows if it has more."""
+def layer_from_store(path: str | Path, most_rows: int) -> LayerArrays:
+    """Read the first layer of a store.
+
+    Parameters
+    ----------
+    most_rows: most training rows; a larger store gives a stratified sample.
+    """
     store = FeatureStore.open(path)
     layer = store.layers[0]
     y = store.labels("train")
-    kept = np.arange(y.size)
+    rows = np.arange(y.size)
     if y.size > most_rows:
-        kept = stratified_sample(y, most_rows, 0)
-    return Layer(
-        np.asarray(store.features("train", layer)[kept], dtype=np.float32),
-        y[kept],
+        rows = stratified_sample(y, most_rows, 0)
+    return LayerArrays(
+        np.asarray(store.features("train", layer)[rows], dtype=np.float32),
+        y[rows],
         np.asarray(store.features("test", layer)[:], dtype=np.float32),
         store.labels("test"),
         len(store.class_names),
@@ -135,38 +139,39 @@ def from_store(path: str | Path, most_rows: int) -> Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class Search:
-    """One search: every subset and strength on a layer, the strength chosen on validation rows.
+class SearchTask:
+    """All subsets and strengths on a layer; the strength is chosen on validation rows.
 
     Attributes
     ----------
     layer: raw features, for the solver.
-    orders: (n_seeds, n_neurons).
+    orders: (n_seeds, n_neurons) permutations.
     sizes: prefix lengths, the whole layer last.
     l2s: strengths, strongest first.
     validation: (n_train,) bool.
-    fit, judged: standardised rows to fit and to judge strengths on (statistics of the former),
-        as a scikit-learn pipeline would make them.
-    whole, test: standardised training and test rows (statistics of all training rows).
+    x_fit, x_validation: standardised rows for fitting and for choosing strengths, with the
+        statistics of the former, as in a scikit-learn pipeline.
+    x_train, x_test: standardised training and test rows, with the statistics of all training
+        rows.
     """
 
-    layer: Layer
+    layer: LayerArrays
     orders: NDArray[np.intp]
     sizes: tuple[int, ...]
     l2s: tuple[float, ...]
     validation: NDArray[np.bool_]
-    fit: Matrix
-    judged: Matrix
-    whole: Matrix
-    test: Matrix
+    x_fit: Matrix
+    x_validation: Matrix
+    x_train: Matrix
+    x_test: Matrix
 
     @property
     def y_fit(self) -> Labels:
-        """Labels of the rows to fit on."""
+        """Labels of the rows for fitting."""
         return self.layer.y_train[~self.validation]
 
     @property
-    def y_judged(self) -> Labels:
+    def y_validation(self) -> Labels:
         """Labels of the validation rows."""
         return self.layer.y_train[self.validation]
 
@@ -182,29 +187,32 @@ class Search:
 
     @property
     def n_probes(self) -> int:
-        """Subsets to probe, the whole layer once for all seeds."""
-        return sum(self.seeds_of(k) for k in self.sizes)
+        """Number of subsets; the whole layer counts once for all seeds."""
+        return sum(self.n_subsets(k) for k in self.sizes)
 
-    def seeds_of(self, size: int) -> int:
-        """How many different subsets of a size there are: one of the whole layer."""
+    def n_subsets(self, size: int) -> int:
+        """Return the number of different subsets of a size; 1 for the whole layer."""
         return 1 if size == self.n_neurons else self.n_seeds
 
 
-def search(
-    layer: Layer, fractions: tuple[float, ...], l2s: tuple[float, ...], n_seeds: int
-) -> Search:
-    """Lay out the search on a layer."""
+def make_task(
+    layer: LayerArrays, fractions: tuple[float, ...], l2s: tuple[float, ...], n_seeds: int
+) -> SearchTask:
+    """Draw the orders and standardise the rows of a layer."""
     d = int(layer.x_train.shape[1])
     validation = validation_rows(layer.y_train)
-    inner, outer = column_scaling(layer.x_train[~validation]), column_scaling(layer.x_train)
-    return Search(
+    fit_scaling, train_scaling = (
+        column_scaling(layer.x_train[~validation]),
+        column_scaling(layer.x_train),
+    )
+    return SearchTask(
         layer,
         np.stack([np.random.default_rng(seed).permutation(d) for seed in range(n_seeds)]),
         sizes_for(fractions, d),
         tuple(sorted(l2s, reverse=True)),
         validation,
-        inner.apply(layer.x_train[~validation]),
-        inner.apply(layer.x_train[validation]),
-        outer.apply(layer.x_train),
-        outer.apply(layer.x_test),
+        fit_scaling.apply(layer.x_train[~validation]),
+        fit_scaling.apply(layer.x_train[validation]),
+        train_scaling.apply(layer.x_train),
+        train_scaling.apply(layer.x_test),
     )

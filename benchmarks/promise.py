@@ -1,9 +1,9 @@
-"""How often a promise of `shrink` holds on fresh data: ``python -m benchmarks.promise``.
+"""How often the guarantee of `shrink` holds on new data: ``python -m benchmarks.promise``.
 
-Synthetic populations: everything is drawn anew in every repetition, and the head that was shipped
-is judged on 20,000 fresh samples. A real store (``--store``): the competition runs once, then the
-held-out rows are drawn with replacement from the test split, whose own ratio is the truth. Prints
-Markdown.
+Synthetic populations: every repetition draws new data, and the resulting head is tested on 20,000
+new samples. A real store (``--store``): the candidates are ranked once, then the held-out rows are
+drawn with replacement from the test split, and the ratio on the whole test split is the truth.
+Prints Markdown.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import numpy as np
 from scipy.stats import binomtest
 
 import criticalmass as cm
-from benchmarks.timing import machine
+from benchmarks.timing import describe_machine
 from criticalmass.measures.logistic.sklearn_probe import LogisticProbe
-from criticalmass.shrinking.candidates import Candidate, Goal, compete
-from criticalmass.shrinking.certify import holds, sequence
-from criticalmass.shrinking.data_parts import parts_of
-from criticalmass.shrinking.evaluators import judge_for
-from criticalmass.shrinking.paired_tests import descend
-from criticalmass.shrinking.probe_evaluator import Hits
-from criticalmass.shrinking.shrink import orders_of, shrink
+from criticalmass.shrinking.candidates import Candidate, Goal, rank_candidates
+from criticalmass.shrinking.certify import passes, sizes_to_test
+from criticalmass.shrinking.data_parts import split_data
+from criticalmass.shrinking.evaluators import make_evaluator
+from criticalmass.shrinking.paired_tests import count_passes
+from criticalmass.shrinking.probe_evaluator import Evaluator, PairedCorrect
+from criticalmass.shrinking.shrink import make_orders, shrink
 from criticalmass.theory import synthetic
 
 POPULATIONS: dict[str, Callable[[], synthetic.Population]] = {
@@ -35,117 +35,128 @@ POPULATIONS: dict[str, Callable[[], synthetic.Population]] = {
     "nested, 32 neurons": lambda: synthetic.nested(32),
     "duplicated, 8 x 4": lambda: synthetic.duplicated(8, 4),
 }
-FRESH = 20_000
+N_NEW_SAMPLES = 20_000
 SELECTORS = ("random", "leverage", "first")
 
 
 @dataclass
 class Tally:
-    """What the repetitions of one case gave."""
+    """Counts over the repetitions of one case.
 
-    made: int = 0
-    kept: int = 0
-    neurons: int = 0
-    repeats: int = 0
+    Attributes
+    ----------
+    n_given: repetitions with a guarantee.
+    n_held: those in which it held on new data.
+    n_neurons: sum of the neurons kept.
+    n_repeats: repetitions.
+    """
+
+    n_given: int = 0
+    n_held: int = 0
+    n_neurons: int = 0
+    n_repeats: int = 0
 
     def row(self, name: str) -> str:
-        """One line of the table."""
-        if not self.made:
-            return f"| {name} | 0 of {self.repeats} | - | - |"
-        share = binomtest(self.kept, self.made).proportion_ci()
+        """Return one row of the table."""
+        if not self.n_given:
+            return f"| {name} | 0 of {self.n_repeats} | - | - |"
+        share = binomtest(self.n_held, self.n_given).proportion_ci()
         return (
-            f"| {name} | {self.made} of {self.repeats} | {self.kept / self.made:.3f} "
-            f"[{share.low:.3f}, {share.high:.3f}] | {self.neurons / self.made:.1f} |"
+            f"| {name} | {self.n_given} of {self.n_repeats} | {self.n_held / self.n_given:.3f} "
+            f"[{share.low:.3f}, {share.high:.3f}] | {self.n_neurons / self.n_given:.1f} |"
         )
 
 
-def on_fresh_data(name: str, keep: float, repeats: int) -> Tally:
-    """Shrink fresh samples of a population and judge what was shipped on more of them."""
-    tally = Tally(repeats=repeats)
+def tally_new_samples(name: str, keep: float, repeats: int) -> Tally:
+    """Shrink on samples of a population and test the head on new samples."""
+    tally = Tally(n_repeats=repeats)
     for seed in range(repeats):
-        drawn = synthetic.draw(POPULATIONS[name](), n_train=800, n_test=1000, seed=2 * seed)
-        fresh = synthetic.draw(POPULATIONS[name](), n_train=2, n_test=FRESH, seed=2 * seed + 1)
+        sample = synthetic.draw(POPULATIONS[name](), n_train=800, n_test=1000, seed=2 * seed)
+        new = synthetic.draw(
+            POPULATIONS[name](), n_train=2, n_test=N_NEW_SAMPLES, seed=2 * seed + 1
+        )
         with tempfile.TemporaryDirectory() as folder:
-            store = synthetic.to_store(drawn, Path(folder) / "store")
+            store = synthetic.to_store(sample, Path(folder) / "store")
             plan = shrink(store, keep=keep, selectors=SELECTORS)
         if not plan.safe:
             continue
-        whole = LogisticProbe(l2=1e-2).fit(drawn.x_train, drawn.y_train)
-        full = np.mean(whole.predict(fresh.x_test) == fresh.y_test)
-        mine = np.mean(plan.slim.predict(fresh.x_test) == fresh.y_test)
-        tally.made += 1
-        tally.kept += int(mine >= keep * full)
-        tally.neurons += plan.n_kept
-        tell(f"{name}: {seed + 1} of {repeats}")
+        full_probe = LogisticProbe(l2=1e-2).fit(sample.x_train, sample.y_train)
+        accuracy_full = np.mean(full_probe.predict(new.x_test) == new.y_test)
+        accuracy = np.mean(plan.slim.predict(new.x_test) == new.y_test)
+        tally.n_given += 1
+        tally.n_held += int(accuracy >= keep * accuracy_full)
+        tally.n_neurons += plan.n_kept
+        log(f"{name}: {seed + 1} of {repeats}")
     return tally
 
 
-def on_redrawn_rows(path: Path, goal: Goal, n_rows: int, repeats: int) -> Iterator[Tally]:
-    """Certify on redrawn test rows of a store; the truth is the ratio on all of them."""
-    parts = parts_of(cm.FeatureStore.open(path), None)
-    orders = orders_of(parts, ("random", "leverage"), 0)
-    chooser = judge_for("logistic", parts, certifying=False)
-    judge = judge_for("logistic", parts, certifying=True)
+def tally_resampled_rows(path: Path, goal: Goal, n_rows: int, repeats: int) -> Iterator[Tally]:
+    """Certify on resampled test rows of a store; the truth is the ratio on all test rows."""
+    parts = split_data(cm.FeatureStore.open(path), None)
+    orders = make_orders(parts, ("random", "leverage"), 0)
+    chooser = make_evaluator("logistic", parts, certifying=False)
+    evaluator = make_evaluator("logistic", parts, certifying=True)
     for keep in (0.9, 0.95, 0.99):
-        asked = replace(goal, keep=keep)
-        winner = compete(chooser, orders, ("float32",), asked)[0]
-        tell(f"keep {keep}: {winner.selector} needs {winner.needed}")
-        yield _redrawn(judge_hits(judge, winner), asked, n_rows, repeats)
+        this_goal = replace(goal, keep=keep)
+        winner = rank_candidates(chooser, orders, ("float32",), this_goal)[0]
+        log(f"keep {keep}: {winner.selector} needs {winner.n_needed}")
+        yield _tally_resampled(evaluate_candidate(evaluator, winner), this_goal, n_rows, repeats)
 
 
-def judge_hits(judge: object, winner: Candidate) -> Hits:
+def evaluate_candidate(evaluator: Evaluator, winner: Candidate) -> PairedCorrect:
     """Score the winner's sizes on all test rows."""
-    sizes = sequence(winner, winner.order.size)
-    found = judge.judge(winner.order, sizes, "float32")  # type: ignore[attr-defined]
-    assert isinstance(found, Hits)
-    return found
+    sizes = sizes_to_test(winner, winner.order.size)
+    scores = evaluator.evaluate(winner.order, sizes, "float32")
+    assert isinstance(scores, PairedCorrect)
+    return scores
 
 
-def _redrawn(hits: Hits, goal: Goal, n_rows: int, repeats: int) -> Tally:
-    tally, rng = Tally(repeats=repeats), np.random.default_rng(0)
+def _tally_resampled(hits: PairedCorrect, goal: Goal, n_rows: int, repeats: int) -> Tally:
+    tally, rng = Tally(n_repeats=repeats), np.random.default_rng(0)
     for _ in range(repeats):
         rows = rng.integers(0, hits.labels.size, n_rows)
-        sample = Hits(
-            hits.sizes, hits.right[:, rows], hits.right_full[rows], hits.labels[rows],
+        sample = PairedCorrect(
+            hits.sizes, hits.correct[:, rows], hits.correct_full[rows], hits.labels[rows],
             hits.n_classes,
         )  # fmt: skip
-        held = [holds(sample, place, goal) for place in range(len(hits.sizes))]
-        n_held = descend(held[::-1])
-        if n_held:
-            place = len(held) - n_held
-            tally.made += 1
-            tally.kept += int(hits.values[place] >= goal.keep * hits.value_full)
-            tally.neurons += hits.sizes[place]
+        passed = [passes(sample, index, goal) for index in range(len(hits.sizes))]
+        n_passed = count_passes(passed[::-1])
+        if n_passed:
+            index = len(passed) - n_passed
+            tally.n_given += 1
+            tally.n_held += int(hits.values[index] >= goal.keep * hits.value_full)
+            tally.n_neurons += hits.sizes[index]
     return tally
 
 
-def tell(line: str) -> None:
-    """Say on stderr what is being done."""
+def log(line: str) -> None:
+    """Write a line to stderr."""
     sys.stderr.write(f"{line}\n")
 
 
 def main() -> None:
     """Print the table."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--repeats", type=int, default=200)
-    asked.add_argument("--keep", type=float, default=0.95)
-    asked.add_argument("--store", type=Path, help="a feature store with train and test")
-    asked.add_argument("--rows", type=int, default=2000, help="held-out rows drawn from its test")
-    options = asked.parse_args()
-    write = sys.stdout.write
-    write(f"{machine()}\n\n")
-    write(
-        "| case | promises made | held on fresh data | neurons kept |\n| --- | --- | --- | ---: |\n"
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=200)
+    parser.add_argument("--keep", type=float, default=0.95)
+    parser.add_argument("--store", type=Path, help="a feature store with train and test")
+    parser.add_argument(
+        "--rows", type=int, default=2000, help="held-out rows drawn from its test split"
     )
+    options = parser.parse_args()
+    write = sys.stdout.write
+    write(f"{describe_machine()}\n\n")
+    write("| case | guarantees given | held on new data | neurons kept |\n")
+    write("| --- | --- | --- | ---: |\n")
     if options.store is None:
         for name in POPULATIONS:
-            tally = on_fresh_data(name, options.keep, options.repeats)
+            tally = tally_new_samples(name, options.keep, options.repeats)
             write(tally.row(f"{name}, keep {options.keep}") + "\n")
         return
     goal = Goal(0.9, 0.95)
     for keep, tally in zip(
         (0.9, 0.95, 0.99),
-        on_redrawn_rows(options.store, goal, options.rows, options.repeats),
+        tally_resampled_rows(options.store, goal, options.rows, options.repeats),
         strict=True,
     ):
         write(tally.row(f"{options.store.name}, {options.rows:,} rows, keep {keep}") + "\n")

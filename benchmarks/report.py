@@ -1,8 +1,8 @@
-"""How long a report takes: a synthetic run of many layers, with the predictions of every cell.
+"""Time of a report of a synthetic run with many layers and the predictions of every cell.
 
     python -m benchmarks.report --layers 40 --seeds 20
 
-prints the time to write the run (not part of the figure), to write its report, and its size.
+prints the time to write the run, the time to write its report, and the size of the report.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ N_NEURONS, N_CLASSES, N_BLOCKS = 1280, 10, 100
 
 
 def synthetic_run(folder: Path, *, layers: int, seeds: int, n_test: int) -> Run:
-    """Write a run as a sweep of logistic probes and CKA would.
+    """Write a run like that of a sweep of logistic probes and CKA.
 
     Parameters
     ----------
-    folder: where.
-    layers, seeds: how many; each layer has `FRACTIONS` and a whole layer of its own.
-    n_test: test samples; some are harder than others, for all subsets alike.
+    folder: folder of the run.
+    layers, seeds: numbers of layers and seeds; each layer has `FRACTIONS` and the whole layer.
+    n_test: number of test samples; their difficulty is the same for all subsets.
     """
     rng = np.random.default_rng(0)
     labels = rng.integers(0, N_CLASSES, n_test)
@@ -43,36 +43,44 @@ def synthetic_run(folder: Path, *, layers: int, seeds: int, n_test: int) -> Run:
     with run.writer() as writer:
         writer.put_labels(labels, [f"class {c}" for c in range(N_CLASSES)])
         for layer in range(layers):
-            top = 0.6 + 0.3 * layer / max(1, layers - 1)
+            accuracy_full = 0.6 + 0.3 * layer / max(1, layers - 1)
             cells = [("full", 0, N_NEURONS)] + [
                 ("random", seed, max(1, round(f * N_NEURONS)))
                 for seed in range(seeds)
                 for f in FRACTIONS
             ]
             for measure in ("logistic", "cka"):
-                rows, kept = _cells(cells, f"layer{layer}", measure, (top, labels, hardness, rng))
+                name = f"layer{layer}"
+                rows, values = _make_cells(
+                    cells, name, measure, accuracy_full, labels, hardness, rng
+                )
                 kind = "predictions" if measure == "logistic" else "replicates"
-                writer.append(rows, Artifact(kind, kept))
+                writer.append(rows, Artifact(kind, values))
     return run
 
 
-def _cells(
-    cells: list[tuple[str, int, int]], layer: str, measure: str, about: tuple[Any, ...]
+def _make_cells(
+    cells: list[tuple[str, int, int]],
+    layer: str,
+    measure: str,
+    accuracy_full: float,
+    labels: npt.NDArray[np.int64],
+    hardness: npt.NDArray[np.float64],
+    rng: np.random.Generator,
 ) -> tuple[list[dict[str, Any]], npt.NDArray[Any]]:
-    """Rows of one layer and measure, and what they keep."""
-    top, labels, hardness, rng = about
-    rows, kept = [], []
+    """Return the rows of one layer and measure, and their predictions or replicates."""
+    rows, values = [], []
     for selector, seed, size in cells:
         share = 1.0 - 0.6 * np.exp(-3.5 * (size / N_NEURONS) ** 0.5) * (size < N_NEURONS)
         if measure == "logistic":
-            luck = hardness + 0.5 * rng.standard_normal(labels.size)
-            wrong = luck > np.quantile(luck, top * share)
-            said = np.where(wrong, (labels + 1 + (hardness > 1.5)) % N_CLASSES, labels)
-            kept.append(said.astype(np.uint8))
-            value = float(np.mean(said == labels))
+            difficulty = hardness + 0.5 * rng.standard_normal(labels.size)
+            is_wrong = difficulty > np.quantile(difficulty, accuracy_full * share)
+            predicted = np.where(is_wrong, (labels + 1 + (hardness > 1.5)) % N_CLASSES, labels)
+            values.append(predicted.astype(np.uint8))
+            value = float(np.mean(predicted == labels))
         else:
             value = 1.0 if size == N_NEURONS else float(share - 0.01 * rng.random())
-            kept.append(np.clip(value + 1e-4 * rng.standard_normal(N_BLOCKS), 0.0, 1.0))
+            values.append(np.clip(value + 1e-4 * rng.standard_normal(N_BLOCKS), 0.0, 1.0))
         rows.append(
             {
                 "model": "synthetic",
@@ -86,7 +94,7 @@ def _cells(
                 "n_neurons": N_NEURONS,
                 "seed": seed,
                 "value": value,
-                "value_full": top if measure == "logistic" else 1.0,
+                "value_full": accuracy_full if measure == "logistic" else 1.0,
                 "n_train": 50_000 if measure == "logistic" else 0,
                 "n_test": labels.size,
                 "seconds": 1.0,
@@ -94,28 +102,32 @@ def _cells(
                 "cell": f"{layer}-{measure}-{selector}-{seed}-{size}",
             }
         )
-    return rows, np.array(kept)
+    return rows, np.array(values)
 
 
 def main() -> None:
-    """Measure and print."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--layers", type=int, default=40)
-    options.add_argument("--seeds", type=int, default=20)
-    options.add_argument("--n-test", type=int, default=10_000)
-    options.add_argument("--folder", type=Path, help="keep the run and the page here")
-    given = options.parse_args()
+    """Measure and print the times."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=40)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--n-test", type=int, default=10_000)
+    parser.add_argument(
+        "--folder", type=Path, help="folder of the run and the page; a temporary one by default"
+    )
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = given.folder or Path(scratch)
+        folder = options.folder or Path(scratch)
         start = time.perf_counter()
-        there = Run.exists(folder / "run")
-        shape = {"layers": given.layers, "seeds": given.seeds, "n_test": given.n_test}
-        run = Run.open(folder / "run") if there else synthetic_run(folder / "run", **shape)
+        exists = Run.exists(folder / "run")
+        shape = {"layers": options.layers, "seeds": options.seeds, "n_test": options.n_test}
+        run = Run.open(folder / "run") if exists else synthetic_run(folder / "run", **shape)
         print(f"run of {len(run.frame()):,} cells: {time.perf_counter() - start:.1f} s")
         start, cpu = time.perf_counter(), time.process_time()
         page = report(run, folder / "report.html")
-        wall, used = time.perf_counter() - start, time.process_time() - cpu
-        print(f"report: {wall:.1f} s wall, {used:.1f} s CPU, {page.stat().st_size / 1e6:.2f} MB")
+        wall, cpu_used = time.perf_counter() - start, time.process_time() - cpu
+        print(
+            f"report: {wall:.1f} s wall, {cpu_used:.1f} s CPU, {page.stat().st_size / 1e6:.2f} MB"
+        )
 
 
 if __name__ == "__main__":

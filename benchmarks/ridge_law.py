@@ -1,8 +1,8 @@
-"""The law of ridge probes against measured subsets: ``python -m benchmarks.ridge_law STORE...``.
+"""The ridge law compared with measured subsets: ``python -m benchmarks.ridge_law STORE...``.
 
-For every feature store: mean and standard deviation over random subsets of a ridge probe's
-accuracy and squared error, measured by fitting each subset, beside what the two forms of the law
-say without fitting one. Same rows, same penalty. Prints Markdown on stdout.
+For every feature store, fits a ridge probe on random subsets and compares the mean and the standard
+deviation of its accuracy and squared error with both forms of the law, which fits no subset. Rows
+and penalty are the same. Prints Markdown on stdout.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.timing import tell, timed
+from benchmarks.timing import log, time_call
 from criticalmass.measures.probes.closed_form import ridge_path
 from criticalmass.storage.features import FeatureStore
 from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
@@ -27,14 +27,14 @@ FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8)
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
-    """Training set and test rows of one store, in memory.
+class RidgeProblem:
+    """Training and test rows of one store, in memory.
 
     Attributes
     ----------
-    name: of the store.
+    name: name of the store.
     train, test: (rows, labels).
-    basis: of the training set.
+    basis: eigenbasis of the training set.
     """
 
     name: str
@@ -43,57 +43,59 @@ class Problem:
     basis: Eigenbasis
 
 
-def load(path: Path, rows: int) -> Problem:
-    """Read a store; training and test rows are cut to a random ``rows`` each."""
+def load(path: Path, rows: int) -> RidgeProblem:
+    """Read at most ``rows`` random training and test rows of a store."""
     store = FeatureStore.open(path, verify=False)
     parts = []
     for split in ("train", "test"):
         features, labels = store.features(split), store.labels(split)
-        kept = np.sort(np.random.default_rng(0).permutation(len(labels))[:rows])
-        parts.append((np.asarray(features[kept], dtype=np.float32), labels[kept]))
+        indices = np.sort(np.random.default_rng(0).permutation(len(labels))[:rows])
+        parts.append((np.asarray(features[indices], dtype=np.float32), labels[indices]))
     train, test = parts
-    basis, seconds = timed(lambda: eigenbasis(*train, n_classes=len(store.class_names)))
-    tell(f"{path.name}: {train[0].shape}, eigenbasis in {seconds.wall:.2f} s")
-    return Problem(path.name, train, test, basis)
+    basis, seconds = time_call(lambda: eigenbasis(*train, n_classes=len(store.class_names)))
+    log(f"{path.name}: {train[0].shape}, eigenbasis in {seconds.wall:.2f} s")
+    return RidgeProblem(path.name, train, test, basis)
 
 
-def measured(problem: Problem, sizes: Sequence[int], l2: float, subsets: int) -> Array:
-    """Fit every subset; returns (2, subsets, sizes): accuracy and squared error."""
+def measure_subsets(problem: RidgeProblem, sizes: Sequence[int], l2: float, subsets: int) -> Array:
+    """Fit every subset; return (2, n_subsets, n_sizes): accuracy and squared error."""
     basis, (rows, labels) = problem.basis, problem.test
     x = basis.scaling.apply(rows)
-    truth = np.eye(basis.n_classes)[labels]
-    out = np.empty((2, subsets, len(sizes)))
+    one_hot = np.eye(basis.n_classes)[labels]
+    scores = np.empty((2, subsets, len(sizes)))
     for seed in range(subsets):
         order = np.random.default_rng(seed).permutation(basis.n_neurons)
         heads = ridge_path(basis.second_moment, basis.cross_moment, order, sizes, [l2])[0]
         for i, head in enumerate(heads):
             responses = x[:, order[: sizes[i]]] @ head.astype(np.float32) + basis.share
-            out[0, seed, i] = (responses.argmax(axis=1) == labels).mean()
-            out[1, seed, i] = ((responses - truth) ** 2).sum(axis=1).mean()
-    return out
+            scores[0, seed, i] = (responses.argmax(axis=1) == labels).mean()
+            scores[1, seed, i] = ((responses - one_hot) ** 2).sum(axis=1).mean()
+    return scores
 
 
-def predictions(
-    problem: Problem, sizes: Sequence[int], l2: float, draws: int
+def predict_both_laws(
+    problem: RidgeProblem, sizes: Sequence[int], l2: float, draws: int
 ) -> list[RidgePrediction]:
-    """Predict by the exchangeable and by the neuron law, on all held-out rows."""
-    found = []
-    how = Sampling(draws=draws, rows=len(problem.test[1]))
+    """Predict with the exchangeable and with the neuron law, on all held-out rows."""
+    predictions = []
+    sampling = Sampling(draws=draws, rows=len(problem.test[1]))
     for law in ("exchangeable", "neuron"):
-        one, seconds = timed(
+        prediction, seconds = time_call(
             lambda law=law: predict_ridge(  # type: ignore[misc]
-                problem.basis, problem.test, sizes, l2=l2, law=law, sampling=how
+                problem.basis, problem.test, sizes, l2=l2, law=law, sampling=sampling
             )
         )
-        tell(f"{problem.name} {law}: {len(sizes)} sizes in {seconds.wall:.2f} s")
-        found.append(one)
-    return found
+        log(f"{problem.name} {law}: {len(sizes)} sizes in {seconds.wall:.2f} s")
+        predictions.append(prediction)
+    return predictions
 
 
-def table(problem: Problem, sizes: Sequence[int], l2: float, subsets: int, draws: int) -> list[str]:
+def make_table(
+    problem: RidgeProblem, sizes: Sequence[int], l2: float, subsets: int, draws: int
+) -> list[str]:
     """Return Markdown lines: one row per size."""
-    seen = measured(problem, sizes, l2, subsets)
-    flat, own = predictions(problem, sizes, l2, draws)
+    scores = measure_subsets(problem, sizes, l2, subsets)
+    exchangeable, neuron = predict_both_laws(problem, sizes, l2, draws)
     n, d = problem.train[0].shape
     lines = [
         f"\n{problem.name}: n={n}, d={d}, {problem.basis.n_classes} classes, l2={l2:g}, "
@@ -102,19 +104,27 @@ def table(problem: Problem, sizes: Sequence[int], l2: float, subsets: int, draws
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for i, size in enumerate(sizes):
-        (hit, wrong) = (seen[j, :, i] for j in (0, 1))
-        lines.append(
-            f"| {size} | {hit.mean():.4f} (± {hit.std(ddof=1) / np.sqrt(subsets):.4f}) / "
-            f"{flat.accuracy[i, 0]:.4f} / {own.accuracy[i, 0]:.4f} | {hit.std(ddof=1):.4f} / "
-            f"{flat.accuracy_std[i, 0]:.4f} / {own.accuracy_std[i, 0]:.4f} | {wrong.mean():.4f} / "
-            f"{flat.error[i, 0]:.4f} / {own.error[i, 0]:.4f} | {wrong.std(ddof=1):.4f} / "
-            f"{flat.error_std[i, 0]:.4f} / {own.error_std[i, 0]:.4f} | {flat.penalty[i]:.4g} |"
-        )
+        accuracy, error = (scores[j, :, i] for j in (0, 1))
+        cells = [
+            f"{accuracy.mean():.4f} (± {accuracy.std(ddof=1) / np.sqrt(subsets):.4f}) / "
+            + _law_values(exchangeable.accuracy[i, 0], neuron.accuracy[i, 0]),
+            f"{accuracy.std(ddof=1):.4f} / "
+            + _law_values(exchangeable.accuracy_std[i, 0], neuron.accuracy_std[i, 0]),
+            f"{error.mean():.4f} / " + _law_values(exchangeable.error[i, 0], neuron.error[i, 0]),
+            f"{error.std(ddof=1):.4f} / "
+            + _law_values(exchangeable.error_std[i, 0], neuron.error_std[i, 0]),
+            f"{exchangeable.penalty[i]:.4g}",
+        ]
+        lines.append(f"| {size} | {' | '.join(cells)} |")
     return lines
 
 
+def _law_values(exchangeable: float, neuron: float) -> str:
+    return f"{exchangeable:.4f} / {neuron:.4f}"
+
+
 def main() -> None:
-    """Run from the command line."""
+    """Print the tables of all stores."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stores", nargs="+", type=Path)
     parser.add_argument("--rows", type=int, default=20_000)
@@ -122,13 +132,16 @@ def main() -> None:
     parser.add_argument("--subsets", type=int, default=20)
     parser.add_argument("--draws", type=int, default=64, help="heads drawn from each law")
     parser.add_argument("--sizes", type=int, nargs="+", help="by default shares of the layer")
-    given = parser.parse_args()
-    for path in given.stores:
-        problem = load(path, given.rows)
+    options = parser.parse_args()
+    for path in options.stores:
+        problem = load(path, options.rows)
         d = problem.basis.n_neurons
-        sizes = given.sizes or sorted({max(1, round(f * d)) for f in FRACTIONS})
-        for l2 in given.l2:
-            print("\n".join(table(problem, sizes, l2, given.subsets, given.draws)), flush=True)
+        sizes = options.sizes or sorted({max(1, round(f * d)) for f in FRACTIONS})
+        for l2 in options.l2:
+            print(
+                "\n".join(make_table(problem, sizes, l2, options.subsets, options.draws)),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""CPU and wall seconds, their medians, and what machine they were measured on."""
+"""CPU and wall time, their medians, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -22,44 +22,44 @@ LIBRARIES = ("criticalmass", "numpy", "scipy", "numba", "scikit-learn", "torch")
 
 @dataclass(frozen=True)
 class Seconds:
-    """Time spent: CPU seconds of all threads of this process, and seconds on the clock."""
+    """CPU seconds of all threads of this process, and wall seconds."""
 
     cpu: float = 0.0
     wall: float = 0.0
 
     def __add__(self, other: Seconds) -> Seconds:
-        """Add two spans."""
+        """Add two times."""
         return Seconds(self.cpu + other.cpu, self.wall + other.wall)
 
-    def times(self, factor: float) -> Seconds:
-        """Scale both."""
+    def scaled(self, factor: float) -> Seconds:
+        """Multiply both times by a factor."""
         return Seconds(self.cpu * factor, self.wall * factor)
 
 
-def timed(work: Callable[[], T]) -> tuple[T, Seconds]:
-    """Return what ``work`` returns and the time it took."""
+def time_call(work: Callable[[], T]) -> tuple[T, Seconds]:
+    """Call ``work``; return its result and the time it took."""
     cpu, wall = time.process_time(), time.perf_counter()
-    found = work()
-    return found, Seconds(time.process_time() - cpu, time.perf_counter() - wall)
+    result = work()
+    return result, Seconds(time.process_time() - cpu, time.perf_counter() - wall)
 
 
-def median(spans: Sequence[Seconds]) -> Seconds:
-    """Return the medians over runs, of CPU and of wall time."""
+def median(times: Sequence[Seconds]) -> Seconds:
+    """Return the medians of CPU and of wall time over runs."""
     return Seconds(
-        statistics.median(span.cpu for span in spans),
-        statistics.median(span.wall for span in spans),
+        statistics.median(one.cpu for one in times),
+        statistics.median(one.wall for one in times),
     )
 
 
-def spread(spans: Sequence[Seconds]) -> str:
-    """Word the range of CPU seconds over runs."""
-    values = [span.cpu for span in spans]
+def cpu_range(times: Sequence[Seconds]) -> str:
+    """Return the range of CPU seconds over runs as text."""
+    values = [one.cpu for one in times]
     return f"{min(values):.3g} to {max(values):.3g} s"
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Hold BLAS, OpenMP and torch (if it is loaded) to one thread: no thread waits in a spin."""
+def limit_to_one_thread() -> Iterator[None]:
+    """Limit BLAS, OpenMP and torch (if it is loaded) to one thread, so that no thread spins."""
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch is not None else 0
     if torch is not None:
@@ -72,39 +72,39 @@ def one_thread() -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def cores() -> int:
-    """Return the number of cores that the solver uses by default."""
+def core_count() -> int:
+    """Return the number of cores, which the solver uses by default."""
     return os.cpu_count() or 1
 
 
-def machine() -> str:
+def describe_machine() -> str:
     """Describe the machine and the versions in one line."""
-    found = []
+    versions = []
     for name in LIBRARIES:
         try:
-            found.append(f"{name} {version(name)}")
+            versions.append(f"{name} {version(name)}")
         except PackageNotFoundError:
-            found.append(f"{name} not installed")
+            versions.append(f"{name} not installed")
     return (
-        f"{_processor()}, {cores()} cores, {platform.system()} {platform.machine()}, "
-        f"Python {platform.python_version()}, {', '.join(found)}"
+        f"{_processor()}, {core_count()} cores, {platform.system()} {platform.machine()}, "
+        f"Python {platform.python_version()}, {', '.join(versions)}"
     )
 
 
 def _processor() -> str:
-    listing = Path("/proc/cpuinfo")
-    if not listing.is_file():
+    cpu_info = Path("/proc/cpuinfo")
+    if not cpu_info.is_file():
         return platform.processor() or platform.machine()
     fields: dict[str, str] = {}
-    for line in listing.read_text().splitlines():
+    for line in cpu_info.read_text().splitlines():
         name, _, value = line.partition(":")
         fields.setdefault(name.strip(), value.strip())
-    wide = "AVX-512" if "avx512f" in fields.get("flags", "") else "no AVX-512"
+    vectors = "AVX-512" if "avx512f" in fields.get("flags", "") else "no AVX-512"
     name = fields.get("model name", platform.machine())
     family, model = fields.get("cpu family", "?"), fields.get("model", "?")
-    return f"{name} (family {family}, model {model}, {wide})"
+    return f"{name} (family {family}, model {model}, {vectors})"
 
 
-def tell(line: str) -> None:
-    """Say on stderr what is going on; stdout is for the table."""
+def log(line: str) -> None:
+    """Write a line with the time to stderr; stdout is for the table."""
     print(f"[{time.strftime('%H:%M:%S')}] {line}", file=sys.stderr, flush=True)

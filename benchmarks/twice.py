@@ -1,8 +1,8 @@
-"""The same twice: ``python -m benchmarks.twice --dir DIR``.
+"""Reproducibility: ``python -m benchmarks.twice --dir DIR``.
 
-Makes small real inputs and calls every public function with right arguments, in two processes whose
-hashes of texts differ, and compares what comes back and what was written, byte for byte. Times are
-left out: the column ``seconds`` and the time stamps of manifests.
+Makes small real inputs and calls every public function with valid arguments, in two processes with
+different hash seeds, and compares the results and the written files byte for byte. Times are left
+out: the column ``seconds`` and the time stamps of manifests.
 """
 
 from __future__ import annotations
@@ -27,25 +27,30 @@ from benchmarks.kills import fingerprint
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 
+# Keys of manifests with times, and their digest.
+_VARYING_KEYS = ("created", "seconds", "seal")
 
-def told(value: Any) -> str:
-    """Write down all that a result holds, the same way for the same content."""
+
+def canonical_text(value: Any) -> str:
+    """Return the content of a result as text, the same for the same content."""
     if isinstance(value, (Run, FeatureStore)):
-        return told(value.path)
+        return canonical_text(value.path)
     if isinstance(value, Path):
         files = fingerprint(value) if value.is_dir() else {"file": _digest(value.read_bytes())}
         return json.dumps(files, sort_keys=True)
     if isinstance(value, pd.DataFrame):
-        return told(value.drop(columns=["seconds"], errors="ignore").to_dict("list"))
+        return canonical_text(value.drop(columns=["seconds"], errors="ignore").to_dict("list"))
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{value.shape}{_digest(np.ascontiguousarray(value).tobytes())}"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return told({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+        return canonical_text(
+            {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        )
     if isinstance(value, Mapping):
-        kept = {key: one for key, one in value.items() if key not in ("created", "seconds", "seal")}
-        return "{" + ",".join(f"{key!r}:{told(one)}" for key, one in kept.items()) + "}"
+        items = {key: one for key, one in value.items() if key not in _VARYING_KEYS}
+        return "{" + ",".join(f"{key!r}:{canonical_text(one)}" for key, one in items.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ",".join(told(one) for one in value) + "]"
+        return "[" + ",".join(canonical_text(one) for one in value) + "]"
     if value is None or isinstance(value, (str, int, float, bool, np.generic)):
         return repr(value)
     return type(value).__name__
@@ -55,41 +60,47 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def everything(folder: Path) -> dict[str, str]:
-    """Call every public function; -> name -> digest of what it gave."""
+def call_all(folder: Path) -> dict[str, str]:
+    """Call every public function; return name -> digest of its result."""
     material = make_material(folder)
-    found = {}
+    digests = {}
     for call in CALLS:
-        material.fresh()
-        found[call.name] = _digest(told(call.function(**call.arguments(material))).encode())
+        material.reset()
+        digests[call.name] = _digest(
+            canonical_text(call.function(**call.arguments(material))).encode()
+        )
     for name in ("store", "run", "slim"):
-        found[f"the {name} that was made"] = _digest(told(material.place(name)).encode())
-    return found
+        digests[f"input {name}"] = _digest(canonical_text(material.path(name)).encode())
+    return digests
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare two processes; 1 if anything differs."""
+    """Compare two processes; return 1 if a result differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dir", type=Path, required=True, help="scratch folder")
-    parser.add_argument("--write", type=Path, help="only call everything, and write digests here")
-    asked = parser.parse_args(argv)
-    # Both processes work in a folder of the same name: a path is a part of the input.
-    work = asked.dir.resolve() / "work"
-    if asked.write is not None:
+    parser.add_argument(
+        "--write", type=Path, help="call all functions once and write the digests to this file"
+    )
+    arguments = parser.parse_args(argv)
+    # Both processes use the same folder, because paths are part of the input.
+    work = arguments.dir.resolve() / "work"
+    if arguments.write is not None:
         work.mkdir(parents=True, exist_ok=True)
-        asked.write.write_text(json.dumps(everything(work)))
+        arguments.write.write_text(json.dumps(call_all(work)))
         return 0
-    found = []
+    digests = []
     for number in (1, 2):
         shutil.rmtree(work, ignore_errors=True)
-        out = asked.dir / f"digests-{number}.json"
-        command = [sys.executable, "-m", "benchmarks.twice", "--dir", str(asked.dir)]
+        out = arguments.dir / f"digests-{number}.json"
+        command = [sys.executable, "-m", "benchmarks.twice", "--dir", str(arguments.dir)]
         environment = {**os.environ, "PYTHONHASHSEED": str(number)}
         subprocess.run([*command, "--write", str(out)], check=True, env=environment)
-        found.append(json.loads(out.read_text()))
-    other = [name for name in found[0] if found[0][name] != found[1][name]]
-    print(f"{len(found[0])} results compared, {len(other)} differ{': ' if other else ''}", *other)
-    return 1 if other else 0
+        digests.append(json.loads(out.read_text()))
+    first, second = digests
+    different = [name for name in first if first[name] != second[name]]
+    names = f": {' '.join(different)}" if different else ""
+    print(f"{len(first)} results compared, {len(different)} differ{names}")
+    return 1 if different else 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What if there were fewer samples, fewer classes, or an ensemble? Answers of the ridge law.
+"""Predictions of the ridge law for fewer samples, fewer classes, and ensembles.
 
-Each function returns a table with one row per setting and size and fits no subset. Samples and
-classes are really taken away, and the law is asked again on what is left; it is conditional on
-its training set, so the noise of a small one, the dip near k = n included, is part of the answer.
+Each function returns a table with one row per setting and size, and fits no subset. Samples and
+classes are removed, and the law is computed on the remaining ones. The law is conditional on its
+training set, so the predictions include the noise of a small one and the minimum near k = n.
 """
 
 from __future__ import annotations
@@ -53,24 +53,25 @@ def ridge_by_samples(
     ----------
     train, test: (rows (n, n_neurons), labels (n,)).
     sizes: numbers of neurons.
-    counts: numbers of training samples, each from 2 to all of them.
-    l2: the subset's penalty, the same for all.
-    sampling: how finely the law is sampled; its seed also orders the training rows.
+    counts: numbers of training samples, each from 2 to all.
+    l2: penalty of a subset, the same for all.
+    sampling: settings of the sampling; its seed also orders the training rows.
 
     Raises
     ------
-    CriticalMassError: for a count that the training set cannot give.
+    CriticalMassError: a count is out of range.
     """
-    how = sampling or Sampling()
+    sampling = sampling or Sampling()
     labels = np.asarray(train[1])
     _check_counts(counts, 2, labels.size, "training samples")
-    order = np.random.default_rng(how.seed).permutation(labels.size)
-    found = []
+    order = np.random.default_rng(sampling.seed).permutation(labels.size)
+    predictions = []
     for count in counts:
-        kept = np.sort(order[:count])
-        basis = eigenbasis(RowSubset(train[0], kept), labels[kept], n_classes=int(labels.max()) + 1)
-        found.append((count, _ask(basis, test, sizes, l2, how)))
-    return _table(found)
+        rows = np.sort(order[:count])
+        basis = eigenbasis(RowSubset(train[0], rows), labels[rows], n_classes=int(labels.max()) + 1)
+        prediction = predict_ridge(basis, test, sizes, l2=l2, sampling=sampling)
+        predictions.append((count, prediction))
+    return _make_table(predictions)
 
 
 def ridge_by_classes(
@@ -82,34 +83,36 @@ def ridge_by_classes(
     l2: float,
     sampling: Sampling | None = None,
 ) -> pd.DataFrame:
-    """Predict ridge probes on tasks of fewer classes, nested random choices of the classes.
+    """Predict ridge probes on tasks with fewer classes, nested random choices of the classes.
 
-    Samples of the other classes are left out of training and test, so that the number of
-    samples per class stays what it is.
+    Samples of the other classes are left out of training and test, so the number of samples per
+    class does not change.
 
     Parameters
     ----------
     train, test: (rows (n, n_neurons), labels (n,)).
     sizes: numbers of neurons.
-    counts: numbers of classes, each from 2 to all that occur in the training set.
-    l2: the subset's penalty, the same for all.
-    sampling: how finely the law is sampled; its seed also orders the classes.
+    counts: numbers of classes, each from 2 to all in the training set.
+    l2: penalty of a subset, the same for all.
+    sampling: settings of the sampling; its seed also orders the classes.
 
     Raises
     ------
-    CriticalMassError: for a count that the training set cannot give.
+    CriticalMassError: a count is out of range.
     """
-    how = sampling or Sampling()
+    sampling = sampling or Sampling()
     present = np.unique(np.asarray(train[1]))
     _check_counts(counts, 2, present.size, "classes")
-    order = np.random.default_rng(how.seed).permutation(present)
-    found = []
+    order = np.random.default_rng(sampling.seed).permutation(present)
+    predictions = []
     for count in counts:
         classes = np.sort(order[:count])
-        rows, labels = _of_classes(train, classes)
+        rows, labels = _select_classes(train, classes)
         basis = eigenbasis(rows, labels, n_classes=count)
-        found.append((count, _ask(basis, _of_classes(test, classes), sizes, l2, how)))
-    return _table(found)
+        held_out = _select_classes(test, classes)
+        prediction = predict_ridge(basis, held_out, sizes, l2=l2, sampling=sampling)
+        predictions.append((count, prediction))
+    return _make_table(predictions)
 
 
 def ridge_by_members(
@@ -129,54 +132,49 @@ def ridge_by_members(
     test: (rows (n_test, n_neurons), labels (n_test,)).
     sizes: numbers of neurons of each member.
     counts: numbers of members, each 1 or more.
-    l2: the subset's penalty.
-    sampling: how finely the law is sampled.
+    l2: penalty of a subset.
+    sampling: settings of the sampling.
 
     Raises
     ------
-    CriticalMassError: for a count below 1.
+    CriticalMassError: a count is below 1.
     """
-    how = sampling or Sampling()
-    found = predict_ridge(train, test, sizes, l2=l2, members=counts, sampling=how)
-    return _table([(count, found) for count in counts], by_member=True)
-
-
-def _ask(
-    basis: Eigenbasis, test: Labelled, sizes: Sequence[int], l2: float, how: Sampling
-) -> RidgePrediction:
-    return predict_ridge(basis, test, sizes, l2=l2, sampling=how)
+    prediction = predict_ridge(
+        train, test, sizes, l2=l2, members=counts, sampling=sampling or Sampling()
+    )
+    return _make_table([(count, prediction) for count in counts], by_member=True)
 
 
 def _check_counts(counts: Sequence[int], least: int, most: int, what: str) -> None:
-    wrong = [count for count in counts if not least <= count <= most]
-    if wrong or not counts:
+    invalid = [count for count in counts if not least <= count <= most]
+    if invalid or not counts:
         raise CriticalMassError(
-            f"{wrong[0] if wrong else 'no number of'} {what} asked for; "
+            f"{invalid[0] if invalid else 'no number of'} {what} given; "
             f"give numbers from {least} to {most}"
         )
 
 
-def _of_classes(data: Labelled, classes: NDArray[Any]) -> tuple[RowSubset, NDArray[np.int64]]:
+def _select_classes(data: Labelled, classes: NDArray[Any]) -> tuple[RowSubset, NDArray[np.int64]]:
     """Return the rows of some classes, relabelled 0, 1, ... in their ascending order."""
     labels = np.asarray(data[1])
-    kept = np.flatnonzero(np.isin(labels, classes))
-    return RowSubset(data[0], kept), np.searchsorted(classes, labels[kept]).astype(np.int64)
+    indices = np.flatnonzero(np.isin(labels, classes))
+    return RowSubset(data[0], indices), np.searchsorted(classes, labels[indices]).astype(np.int64)
 
 
-def _table(
-    found: Sequence[tuple[int, RidgePrediction]], *, by_member: bool = False
+def _make_table(
+    predictions: Sequence[tuple[int, RidgePrediction]], *, by_member: bool = False
 ) -> pd.DataFrame:
     import pandas as pd
 
     rows = [
         row
-        for number, (setting, one) in enumerate(found)
-        for row in _rows(setting, one, number if by_member else 0)
+        for index, (setting, one) in enumerate(predictions)
+        for row in _make_rows(setting, one, index if by_member else 0)
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _rows(setting: int, one: RidgePrediction, column: int) -> Iterator[tuple[float, ...]]:
+def _make_rows(setting: int, one: RidgePrediction, column: int) -> Iterator[tuple[float, ...]]:
     for i, size in enumerate(one.sizes.tolist()):
         yield (
             setting,

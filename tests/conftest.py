@@ -1,4 +1,4 @@
-"""Feature stores that several tests sweep over, and what a sweep computed on them."""
+"""Fixtures for several packages: small feature stores, runs, and a Ray cluster."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ from criticalmass.sweeps import jobs as job_module
 N_CLASSES, N_TRAIN, N_TEST, N_NEURONS = 3, 90, 45, 12
 RUN_TEST, RUN_NEURONS = 3000, 100
 RUN_ACCURACY = {5: 0.50, 10: 0.70, 20: 0.78, 50: 0.80, 100: 0.80}
-Layers = Mapping[str, Mapping[str, NDArray[np.float32]]]
 
 
 @pytest.fixture(autouse=True)
-def _progress_as_it_was() -> Iterator[None]:
-    """The command line switches progress on for its process, which here goes on."""
-    before = progress.enabled()
+def _restore_progress() -> Iterator[None]:
+    """Restore progress, which the command line switches on for the whole process."""
+    before = progress.is_enabled()
     yield
     progress.enable(before)
 
@@ -105,41 +104,42 @@ def store(make_store: Callable[..., FeatureStore]) -> FeatureStore:
 
 @dataclasses.dataclass
 class Calls:
-    """What was computed: (measure, n_orders, sizes) per job."""
+    """Records computed jobs as (measure, n_orders, sizes)."""
 
     jobs: list[tuple[str, int, tuple[int, ...]]]
 
     def take(self) -> list[tuple[str, int, tuple[int, ...]]]:
-        taken, self.jobs = self.jobs, []
-        return taken
+        """Return the recorded jobs and forget them."""
+        jobs, self.jobs = self.jobs, []
+        return jobs
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    seen = Calls([])
+    recorded = Calls([])
 
     def counting(name: str) -> Callable[[ProbeTask], ProbeScores]:
         def probe(task: ProbeTask) -> ProbeScores:
-            seen.jobs.append((name, task.n_seeds, task.sizes))
+            recorded.jobs.append((name, task.n_seeds, task.sizes))
             return get_probe(name)(task)
 
         return probe
 
     def counting_similarity(name: str) -> Callable[[SimilarityTask], SimilarityScores]:
         def similarity(task: SimilarityTask) -> SimilarityScores:
-            seen.jobs.append((name, task.n_orders, task.sizes))
+            recorded.jobs.append((name, task.n_orders, task.sizes))
             return get_similarity(name)(task)
 
         return similarity
 
     monkeypatch.setattr(job_module, "get_probe", counting)
     monkeypatch.setattr(job_module, "get_similarity", counting_similarity)
-    return seen
+    return recorded
 
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Run]:
-    """Make a run by hand: accuracies as above, the same in every seed."""
+    """Make a run with the accuracies ``RUN_ACCURACY``, the same for every seed."""
 
     def make(
         name: str = "run",
@@ -212,7 +212,7 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
 
 @pytest.fixture
 def make_predicted_run(tmp_path: Path) -> Callable[..., Run]:
-    """Make a run from what its probes predicted.
+    """Make a run from predictions.
 
     ``make_predicted_run(labels, {(n_kept, seed): predictions}, whole=predictions, names=...)``;
     the layer has as many neurons as the largest subset unless ``n_neurons`` says more.
@@ -256,19 +256,19 @@ def make_predicted_run(tmp_path: Path) -> Callable[..., Run]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
-    """A cluster of one node without work (this process is on it) and two of one CPU each."""
+    """A cluster: a head node without CPUs, used by this process, and two nodes of one CPU each."""
     ray = pytest.importorskip("ray", reason="NOT TESTED: the extra [ray] is not installed")
     from ray.cluster_utils import Cluster
 
     from criticalmass.core.ray_backend import connect
 
-    made = Cluster(
+    ray_cluster = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 0, "object_store_memory": 80 << 20, "include_dashboard": False},
     )
     for _ in range(2):
-        made.add_node(num_cpus=1, object_store_memory=80 << 20)
-    connect(made.address)
-    yield made
+        ray_cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+    connect(ray_cluster.address)
+    yield ray_cluster
     ray.shutdown()
-    made.shutdown()
+    ray_cluster.shutdown()

@@ -1,1 +1,1 @@
-"""The text docs/results.md: tables, verdicts and figures of what the local studies measured."""
+"""docs/results.md: tables, verdicts and figures of the results of the local studies."""

@@ -3,8 +3,8 @@
     criticalmass study local --out studies
     python -m benchmarks.findings studies
 
-The second command reads the studies (what is missing in them is computed first), writes tables,
-figures and text to ``studies/results``, and copies them to ``docs/``.
+The second command reads the studies (missing results are computed first), writes tables, figures
+and text to ``studies/results``, and copies them to ``docs/``.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from benchmarks.findings.findings import DOCS, copy_to_docs, write_findings
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the findings and print the path of the text."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("studies", type=Path, help="the folder that --out of the study named")
-    folder: Path = options.parse_args(argv).studies
-    done = cm.study("local", out=folder, pages=False)
-    write_findings(folder, done.runs)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("studies", type=Path, help="folder of the studies (--out of the study)")
+    folder: Path = parser.parse_args(argv).studies
+    result = cm.study("local", out=folder, pages=False)
+    write_findings(folder, result.runs)
     print(copy_to_docs(folder / "results", DOCS))
 
 

@@ -1,4 +1,4 @@
-"""The paper's claims, each held against the local evidence by a rule that is written down."""
+"""The paper's claims, each tested on the local results by a fixed rule."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pandas as pd
 
 AGREES, PARTLY, AGAINST = "agrees", "agrees in part", "does not agree"
 MIXED, UNDECIDED, OPEN = "mixed", "undecided", "open"
-FEWEST_DR = 0.5
-SMALL = 0.05
+SMALLEST_DR = 0.5
+SMALL_FRACTION = 0.05
 Tables = Mapping[str, pd.DataFrame]
 
 
 @dataclass(frozen=True)
-class Count:
-    """How many cases speak for something, and how many there are."""
+class CaseCount:
+    """Numbers of cases that support a claim, that contradict it, and of all cases."""
 
     support: int
     against: int
@@ -24,7 +24,7 @@ class Count:
 
     @property
     def verdict(self) -> str:
-        """All for it: agrees; some, none against: in part; some for, some against: mixed."""
+        """Whether all cases support the claim, or only some, or some contradict it."""
         if not self.cases:
             return OPEN
         if self.support == self.cases:
@@ -35,18 +35,18 @@ class Count:
 
 
 def claims(tables: Tables) -> pd.DataFrame:
-    """Judge the five claims, on trained networks and on their untrained controls.
+    """Test the five claims on trained networks and on their untrained controls.
 
-    The rules: a case is a model on a dataset (for tasks: two datasets of one model), and it
-    supports the claim if its whole 95 % interval does.
+    A case is a model on a dataset (for tasks: two datasets of one model). It supports a claim if
+    its whole 95 % interval does. The rules:
 
     - exists: the interval of DR(0.9), strict, of the last layer lies above 0.5;
-    - task: the interval of the difference of DR(0.9) between two datasets leaves out 0;
-    - width: no rule, since no network here was trained at several widths; counted are pairs of
-      layers of one network of which the wider has the greater DR(0.9);
-    - pca: at 5 % of the neurons, principal axes score more than random neurons;
-    - inequality: at 5 % of the neurons the Gini coefficient of class accuracies lies above that
-      of the whole layer.
+    - task: the interval of the difference of DR(0.9) between two datasets excludes 0;
+    - width: no rule, because no network was trained at several widths; the pairs of layers of one
+      network whose wider layer has the greater DR(0.9) are counted;
+    - pca: at 5 % of the neurons, principal axes score higher than random neurons;
+    - inequality: at 5 % of the neurons the Gini coefficient of class accuracies is above that of
+      the whole layer.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def claims(tables: Tables) -> pd.DataFrame:
         "width": _width,
         "pca": _pca,
         "inequality": _inequality,
-        "inequality beyond accuracy": _beyond,
+        "inequality beyond accuracy": _inequality_beyond_accuracy,
     }
     rows = []
     for claim, rule in rules.items():
@@ -72,28 +72,28 @@ def claims(tables: Tables) -> pd.DataFrame:
     )
 
 
-def _count(low: pd.Series, high: pd.Series, bar: float | pd.Series = 0.0) -> Count:
-    return Count(int((low > bar).sum()), int((high < bar).sum()), len(low))
+def _count(low: pd.Series, high: pd.Series, threshold: float | pd.Series = 0.0) -> CaseCount:
+    return CaseCount(int((low > threshold).sum()), int((high < threshold).sum()), len(low))
 
 
-def _exists(tables: Tables, control: bool) -> Count:
+def _exists(tables: Tables, control: bool) -> CaseCount:
     rows = last_layer(tables["transfer"], control)
-    return _count(rows["dr_low"], rows["dr_high"], FEWEST_DR)
+    return _count(rows["dr_low"], rows["dr_high"], SMALLEST_DR)
 
 
 def last_layer(table: pd.DataFrame, control: bool, measure: str = "logistic") -> pd.DataFrame:
-    """Keep the rows of one measure on the last layer, of trained networks or of controls."""
-    mine = (table["control"] == control) & (table["measure"] == measure)
-    return table[mine & (table["layer"] == "penultimate") & (table["selector"] == "random")]
+    """Return the rows of one measure on the last layer, of trained networks or of controls."""
+    selected = (table["control"] == control) & (table["measure"] == measure)
+    return table[selected & (table["layer"] == "penultimate") & (table["selector"] == "random")]
 
 
-def _task(tables: Tables, control: bool) -> Count:
+def _task(tables: Tables, control: bool) -> CaseCount:
     rows = tables["tasks"][tables["tasks"]["control"] == control]
     differ = (rows["low"] > 0) | (rows["high"] < 0)
-    return Count(int(differ.sum()), 0, len(rows))
+    return CaseCount(int(differ.sum()), 0, len(rows))
 
 
-def _width(tables: Tables, control: bool) -> Count:
+def _width(tables: Tables, control: bool) -> CaseCount:
     table = tables["layers"]
     table = table[(table["control"] == control) & (table["layer"] != "all")]
     support = against = cases = 0
@@ -104,26 +104,26 @@ def _width(tables: Tables, control: bool) -> Count:
             support += sum(other > dr for other in wider)
             against += sum(other < dr for other in wider)
             cases += len(wider)
-    return Count(support, against, cases)
+    return CaseCount(support, against, cases)
 
 
-def _pca(tables: Tables, control: bool) -> Count:
+def _pca(tables: Tables, control: bool) -> CaseCount:
     table = tables["pca"]
-    mine = (table["control"] == control) & (table["selector"] == "pca-top")
-    rows = table[mine & (table["fraction"] == SMALL)]
+    selected = (table["control"] == control) & (table["selector"] == "pca-top")
+    rows = table[selected & (table["fraction"] == SMALL_FRACTION)]
     return _count(rows["low"], rows["high"])
 
 
-def _small(tables: Tables, control: bool) -> pd.DataFrame:
+def _at_small_fraction(tables: Tables, control: bool) -> pd.DataFrame:
     table = tables["fairness"]
-    return table[(table["control"] == control) & (table["fraction"] == SMALL)]
+    return table[(table["control"] == control) & (table["fraction"] == SMALL_FRACTION)]
 
 
-def _inequality(tables: Tables, control: bool) -> Count:
-    rows = _small(tables, control)
+def _inequality(tables: Tables, control: bool) -> CaseCount:
+    rows = _at_small_fraction(tables, control)
     return _count(rows["gini_low"], rows["gini_high"], rows["gini_full"])
 
 
-def _beyond(tables: Tables, control: bool) -> Count:
-    rows = _small(tables, control)
+def _inequality_beyond_accuracy(tables: Tables, control: bool) -> CaseCount:
+    rows = _at_small_fraction(tables, control)
     return _count(rows["gini_excess_low"], rows["gini_excess_high"])

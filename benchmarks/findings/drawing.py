@@ -1,4 +1,4 @@
-"""The figures of the findings, drawn from their tables."""
+"""The figures of docs/results.md, drawn from its tables."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from criticalmass.reporting.figures.style import COLOURS, DASHES, FAINT, INK, MARKERS, dress
-from criticalmass.storage.files import scratch_beside
+from criticalmass.reporting.figures.style import COLOURS, DASHES, FAINT, INK, MARKERS, style_axes
+from criticalmass.storage.files import scratch_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,12 +22,12 @@ Tables = Mapping[str, pd.DataFrame]
 
 
 def draw_findings(tables: Tables, folder: Path) -> list[Path]:
-    """Draw every figure that there are tables for.
+    """Draw every figure whose table exists.
 
     Parameters
     ----------
-    tables: as `evidence` makes them.
-    folder: to write ``results-NAME.png`` into, each whole or not at all.
+    tables: name -> table, as `evidence.make_tables` makes them.
+    folder: folder of the files ``results-NAME.png``, which are written atomically.
 
     Returns
     -------
@@ -35,49 +35,49 @@ def draw_findings(tables: Tables, folder: Path) -> list[Path]:
     """
     makers: dict[str, tuple[str, Callable[[pd.DataFrame], Figure]]] = {
         "curves": ("curves", _curves),
-        "dr": ("transfer", _masses),
+        "dr": ("transfer", _dr_intervals),
         "protocol": ("protocol_curves", _protocol),
         "pca": ("pca", _axes),
         "fairness": ("fairness", _fairness),
         "layers": ("layers", _layers),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    made = []
+    paths = []
     for name, (table, make) in makers.items():
         if table in tables and len(tables[table]):
-            made.append(_save(make(tables[table]), folder / f"results-{name}.png"))
-    return made
+            paths.append(_save(make(tables[table]), folder / f"results-{name}.png"))
+    return paths
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    scratch = scratch_beside(path)
+    scratch = scratch_path(path)
     figure.savefig(scratch, dpi=_DPI, format="png", metadata={"Software": None})
     os.replace(scratch, path)
     return path
 
 
 def _panels(table: pd.DataFrame, by: list[str]) -> tuple[Figure, list[tuple[str, Any, Axes]]]:
-    """Make a panel for each value of some columns; -> the figure, and title, rows and axes."""
+    """Make a panel for each value of some columns; return the figure, titles, rows and axes."""
     from matplotlib.figure import Figure
 
     groups = list(table.groupby(by, sort=True))
     rows = -(-len(groups) // _COLUMNS)
-    wide = min(len(groups), _COLUMNS)
-    figure = Figure(figsize=(3.6 * wide, 2.9 * rows), layout="constrained", facecolor="white")
-    axes = figure.subplots(rows, wide, squeeze=False).ravel()
+    n_columns = min(len(groups), _COLUMNS)
+    figure = Figure(figsize=(3.6 * n_columns, 2.9 * rows), layout="constrained", facecolor="white")
+    axes = figure.subplots(rows, n_columns, squeeze=False).ravel()
     for ax in axes[len(groups) :]:
         ax.set_axis_off()
-    found = []
-    for (key, part), ax in zip(groups, axes, strict=False):
+    panels = []
+    for (key, panel_rows), ax in zip(groups, axes, strict=False):
         title = " on ".join(map(str, key)) if isinstance(key, tuple) else str(key)
         ax.set_title(title, loc="left", size=9)
-        dress(ax)
-        found.append((title, part, ax))
-    return figure, found
+        style_axes(ax)
+        panels.append((title, panel_rows, ax))
+    return figure, panels
 
 
-def _fractions(ax: Axes) -> None:
-    """Make the x axis one of neurons kept, on a scale of tenfold steps."""
+def _fraction_axis(ax: Axes) -> None:
+    """Make the x axis a logarithmic axis of neurons kept."""
     ax.set_xscale("log")
     ticks = {0.001: "0.1 %", 0.01: "1 %", 0.1: "10 %", 1.0: "100 %"}
     shown = [tick for tick in ticks if tick >= 0.9 * ax.dataLim.x0]
@@ -88,12 +88,19 @@ def _fractions(ax: Axes) -> None:
 
 def _line(rows: pd.DataFrame, ax: Axes, number: int, label: str, untrained: bool) -> None:
     """Draw one curve with its band; that of an untrained network is dashed and hollow."""
-    some = rows.sort_values("fraction")
+    sorted_rows = rows.sort_values("fraction")
     colour = COLOURS[number % len(COLOURS)]
-    ax.fill_between(some["fraction"], some["low"], some["high"], color=colour, alpha=0.15, lw=0)
+    ax.fill_between(
+        sorted_rows["fraction"],
+        sorted_rows["low"],
+        sorted_rows["high"],
+        color=colour,
+        alpha=0.15,
+        lw=0,
+    )
     ax.plot(
-        some["fraction"],
-        some["mean"],
+        sorted_rows["fraction"],
+        sorted_rows["mean"],
         color=colour,
         linestyle=DASHES[1] if untrained else "-",
         marker=MARKERS[number % len(MARKERS)],
@@ -105,31 +112,31 @@ def _line(rows: pd.DataFrame, ax: Axes, number: int, label: str, untrained: bool
 
 
 def _curves(table: pd.DataFrame) -> Figure:
-    """Accuracy against the fraction of neurons kept, a panel per dataset."""
+    """Draw accuracy against the fraction of neurons kept, a panel per dataset."""
     figure, panels = _panels(table[table["measure"] == "logistic"], ["dataset"])
     for _, part, ax in panels:
         names = sorted({str(name).removesuffix("-untrained") for name in part["model"]})
         for (model, control), rows in part.groupby(["model", "control"], sort=True):
             number = names.index(str(model).removesuffix("-untrained"))
             _line(rows, ax, number, str(model), bool(control))
-        _fractions(ax)
+        _fraction_axis(ax)
         ax.set_ylabel("accuracy on held-out data", size=8)
         ax.legend(fontsize=6, loc="best", frameon=False)
     return figure
 
 
-def _masses(table: pd.DataFrame) -> Figure:
-    """DR(0.9) of every model on every dataset, with its interval."""
+def _dr_intervals(table: pd.DataFrame) -> Figure:
+    """Draw DR(0.9) of every model on every dataset, with its interval."""
     from matplotlib.figure import Figure
 
     rows = table[table["measure"] == "logistic"].sort_values(["dataset", "model"], ascending=False)
     figure = Figure(figsize=(7.2, 0.2 * len(rows) + 0.8), layout="constrained", facecolor="white")
     ax = figure.subplots()
-    dress(ax)
-    for place, row in enumerate(rows.to_dict("records")):
+    style_axes(ax)
+    for index, row in enumerate(rows.to_dict("records")):
         colour = FAINT if row["control"] else COLOURS[0]
-        ax.plot([row["dr_low"], row["dr_high"]], [place, place], color=colour, linewidth=1.6)
-        ax.plot(row["dr"], place, "o", color=colour, markersize=4)
+        ax.plot([row["dr_low"], row["dr_high"]], [index, index], color=colour, linewidth=1.6)
+        ax.plot(row["dr"], index, "o", color=colour, markersize=4)
     ax.set_yticks(range(len(rows)), [f"{r.model} on {r.dataset}" for r in rows.itertuples()])
     ax.tick_params(axis="y", labelsize=7)
     ax.set_xlim(0, 1)
@@ -138,7 +145,7 @@ def _masses(table: pd.DataFrame) -> Figure:
 
 
 def _protocol(table: pd.DataFrame) -> Figure:
-    """Accuracy by both probes on the same features."""
+    """Draw the accuracy of both probes on the same features."""
     figure, panels = _panels(table[~table["control"]], ["model", "dataset"])
     for _, part, ax in panels:
         for number, (measure, rows) in enumerate(part.groupby("measure", sort=True)):
@@ -146,28 +153,28 @@ def _protocol(table: pd.DataFrame) -> Figure:
             ax.axhline(
                 rows["value_full"].iloc[0], color=COLOURS[number], linewidth=0.8, linestyle=":"
             )
-        _fractions(ax)
+        _fraction_axis(ax)
         ax.set_ylabel("accuracy; dotted: whole layer", size=8)
         ax.legend(fontsize=7, loc="lower right", frameon=False)
     return figure
 
 
 def _axes(table: pd.DataFrame) -> Figure:
-    """Draw what principal axes score more than random neurons."""
+    """Draw the accuracy of principal axes minus that of random neurons."""
     trained = table[~table["control"]].rename(columns={"difference": "mean"})
     figure, panels = _panels(trained, ["model", "dataset"])
     for _, part, ax in panels:
         for number, (selector, rows) in enumerate(part.groupby("selector", sort=False)):
             _line(rows, ax, number, str(selector), False)
         ax.axhline(0, color=INK, linewidth=0.8)
-        _fractions(ax)
+        _fraction_axis(ax)
         ax.set_ylabel("accuracy less that of random neurons", size=8)
         ax.legend(fontsize=7, frameon=False)
     return figure
 
 
 def _fairness(table: pd.DataFrame) -> Figure:
-    """Gini coefficient of class accuracies, and its part beyond accuracy."""
+    """Draw the Gini coefficient of class accuracies, and its part beyond accuracy."""
     figure, panels = _panels(table[~table["control"]], ["model", "dataset"])
     for _, part, ax in panels:
         for number, (name, label) in enumerate(
@@ -178,26 +185,26 @@ def _fairness(table: pd.DataFrame) -> Figure:
             _line(rows, ax, number, label, False)
         ax.axhline(part["gini_full"].iloc[0], color=COLOURS[0], linewidth=0.8, linestyle=":")
         ax.axhline(0, color=INK, linewidth=0.6)
-        _fractions(ax)
+        _fraction_axis(ax)
         ax.set_ylabel("inequality; dotted: whole layer", size=8)
         ax.legend(fontsize=7, frameon=False)
     return figure
 
 
 def _layers(table: pd.DataFrame) -> Figure:
-    """DR(0.9) of each layer, with its width."""
+    """Draw DR(0.9) of each layer, with its width."""
     rows = table[table["measure"] == "logistic"]
     names = [str(name).removesuffix("-untrained") for name in rows["model"]]
     figure, panels = _panels(rows.assign(network=names), ["network", "dataset"])
     for _, part, ax in panels:
         order = list(dict.fromkeys(part[~part["control"]]["layer"]))
-        for control, some in part.groupby("control"):
-            here = some.set_index("layer").reindex(order)
+        for control, group in part.groupby("control"):
+            by_layer = group.set_index("layer").reindex(order)
             colour = FAINT if control else COLOURS[0]
-            places = [place + (0.15 if control else -0.15) for place in range(len(order))]
-            ax.vlines(places, here["dr_low"], here["dr_high"], color=colour, linewidth=1.6)
+            x = [index + (0.15 if control else -0.15) for index in range(len(order))]
+            ax.vlines(x, by_layer["dr_low"], by_layer["dr_high"], color=colour, linewidth=1.6)
             label = "untrained" if control else "trained"
-            ax.plot(places, here["dr"], "o", color=colour, markersize=4, label=label)
+            ax.plot(x, by_layer["dr"], "o", color=colour, markersize=4, label=label)
         widths = part[~part["control"]].set_index("layer")["n_neurons"]
         short = [name.replace("encoder.layer", "layer") for name in order]
         labels = [f"{word}\n{widths[name]}" for word, name in zip(short, order, strict=True)]

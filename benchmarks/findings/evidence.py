@@ -1,4 +1,4 @@
-"""What the local studies found, in tables small enough to keep beside the text about them."""
+"""Compact tables of the results of the local studies, for docs/results.md."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from criticalmass.analysis.comparison import compare
-from criticalmass.storage.run_view import RunPart
-from criticalmass.studies.tables import RANDOM, Seen
+from criticalmass.storage.run_view import RunView
+from criticalmass.studies.tables import RANDOM, StudyRun
 
 DELTA = 0.9
 PROBE, LAYER = "logistic", "penultimate"
@@ -23,22 +23,22 @@ _DR = [
     "at_floor", "n_seeds", "n_train", "n_test", "n_failed", "n_not_converged",
 ]  # fmt: skip
 _DIGITS = 4
-SeenBy = Mapping[str, Sequence[Seen]]
+StudyRuns = Mapping[str, Sequence[StudyRun]]
 Tables = dict[str, pd.DataFrame]
 
 
-def evidence(folder: Path, seen: SeenBy) -> Tables:
-    """Make the tables that the findings are written from.
+def make_tables(folder: Path, runs: StudyRuns) -> Tables:
+    """Make the tables that the text is written from.
 
     Parameters
     ----------
-    folder: with ``studies/NAME/*.csv`` and ``steps.csv``.
-    seen: name of the study -> what it saw of each pair.
+    folder: folder with ``studies/NAME/*.csv`` and ``steps.csv``.
+    runs: name of each study -> its results on each pair.
 
     Returns
     -------
-    Name -> table, numbers rounded to 4 digits after the point. Studies that did not run leave
-    theirs out.
+    Name -> table, with numbers rounded to 4 digits after the point. The tables of studies that did
+    not run are left out.
     """
     makers = {
         "transfer": ("transfer-local", _redundancy, "redundancy"),
@@ -46,28 +46,28 @@ def evidence(folder: Path, seen: SeenBy) -> Tables:
         "protocol": ("protocol-local", _redundancy, "redundancy"),
         "cka": ("cka-local", _sizes, "curves"),
         "pca": ("projections-local", _axes, "selectors"),
-        "selectors": ("projections-local", _rules, "selectors"),
+        "selectors": ("projections-local", _selectors, "selectors"),
         "fairness": ("fairness-local", _fairness, "fairness"),
         "agreement": ("agreement-local", _agreement, "agreement"),
         "ensembles": ("agreement-local", _ensembles, "ensembles"),
         "curves": ("transfer-local", _curves, "curves"),
         "protocol_curves": ("protocol-local", _curves, "curves"),
     }
-    found: Tables = {}
+    tables: Tables = {}
     for name, (study, make, file) in makers.items():
         path = folder / "studies" / study / f"{file}.csv"
         if path.is_file():
-            found[name] = make(pd.read_csv(path))
-    if seen.get("transfer-local"):
-        found["tasks"] = _tasks(seen["transfer-local"])
-        found["controls"] = _controls(seen["transfer-local"])
-        found["datasets"] = _datasets(seen["transfer-local"])
-    found["cost"] = _cost(folder / "steps.csv", seen)
-    return {name: rounded(table) for name, table in found.items()}
+            tables[name] = make(pd.read_csv(path))
+    if runs.get("transfer-local"):
+        tables["tasks"] = _tasks(runs["transfer-local"])
+        tables["controls"] = _controls(runs["transfer-local"])
+        tables["datasets"] = _datasets(runs["transfer-local"])
+    tables["cost"] = _cost(folder / "steps.csv", runs)
+    return {name: round_table(table) for name, table in tables.items()}
 
 
-def rounded(table: pd.DataFrame) -> pd.DataFrame:
-    """Round every number that is no count, and number the rows anew."""
+def round_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Round the floating-point columns and reset the index."""
     floats = {
         name: pd.to_numeric(table[name]).round(_DIGITS)
         for name in table.columns
@@ -97,16 +97,16 @@ _DIFFERENCE = [
 
 
 def _axes(table: pd.DataFrame) -> pd.DataFrame:
-    """Principal axes against random neurons: accuracy at every size."""
-    axes = table["selector"].isin(("pca-top", "pca-bottom"))
-    rows = table[(table["quantity"] == "value") & (table["measure"] == PROBE) & axes]
+    """Return the accuracy of principal axes minus that of random neurons, at every size."""
+    is_axes = table["selector"].isin(("pca-top", "pca-bottom"))
+    rows = table[(table["quantity"] == "value") & (table["measure"] == PROBE) & is_axes]
     return rows[_DIFFERENCE].rename(columns={"n_kept_a": "n_kept"})
 
 
-def _rules(table: pd.DataFrame) -> pd.DataFrame:
-    """Every selector against random neurons at 5 % of the neurons, by ridge probe and CKA."""
-    at = (table["quantity"] == "value") & (table["fraction"] == 0.05)
-    rows = table[at & table["measure"].isin(("ridge", "cka"))]
+def _selectors(table: pd.DataFrame) -> pd.DataFrame:
+    """Compare selectors with random neurons at 5 % of the neurons, by ridge probe and CKA."""
+    selected = (table["quantity"] == "value") & (table["fraction"] == 0.05)
+    rows = table[selected & table["measure"].isin(("ridge", "cka"))]
     return rows[_DIFFERENCE].rename(columns={"n_kept_a": "n_kept"})
 
 
@@ -125,28 +125,28 @@ def _ensembles(table: pd.DataFrame) -> pd.DataFrame:
     return table[[*_KEY, "n_kept", "members", "kind", "value", "value_low", "value_high"]]
 
 
-def _parts(seen: Sequence[Seen]) -> list[tuple[Seen, RunPart]]:
-    """Keep of each pair the probe's curve of random subsets of the last layer."""
-    chosen = {"layers": (LAYER,), "selectors": (RANDOM,), "measures": (PROBE,)}
-    return [(one, RunPart(one.part.path, table=one.part.frame(), **chosen)) for one in seen]
+def _probe_views(runs: Sequence[StudyRun]) -> list[tuple[StudyRun, RunView]]:
+    """Return views with the probe on random subsets of the last layer, one per pair."""
+    filters = {"layers": (LAYER,), "selectors": (RANDOM,), "measures": (PROBE,)}
+    return [(run, RunView(run.view.path, table=run.view.frame(), **filters)) for run in runs]
 
 
-def _tasks(seen: Sequence[Seen]) -> pd.DataFrame:
-    """Differences of DR between datasets, one model at a time."""
+def _tasks(runs: Sequence[StudyRun]) -> pd.DataFrame:
+    """Return the differences of DR between datasets, one model at a time."""
     rows = [
         _difference(a, b, {"model": a.manifest["model"], "control": one.jobs[0].control})
-        for (one, a), (other, b) in itertools.combinations(_parts(seen), 2)
+        for (one, a), (other, b) in itertools.combinations(_probe_views(runs), 2)
         if one.jobs[0].pair.model == other.jobs[0].pair.model
     ]
     return pd.DataFrame(rows)
 
 
-def _controls(seen: Sequence[Seen]) -> pd.DataFrame:
-    """Differences of DR between each model and the same network untrained."""
+def _controls(runs: Sequence[StudyRun]) -> pd.DataFrame:
+    """Return the differences of DR between each model and the same network untrained."""
     rows = [
         _difference(a, b, {"model": a.manifest["model"], "dataset": a.manifest["dataset"]})
-        for one, a in _parts(seen)
-        for other, b in _parts(seen)
+        for one, a in _probe_views(runs)
+        for other, b in _probe_views(runs)
         if not one.jobs[0].control and other.jobs[0].control
         if one.jobs[0].entry == other.jobs[0].entry
         if one.jobs[0].pair.dataset == other.jobs[0].pair.dataset
@@ -154,13 +154,13 @@ def _controls(seen: Sequence[Seen]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _difference(a: RunPart, b: RunPart, about: dict[str, Any]) -> dict[str, Any]:
-    """Compare two runs: the rows about DR and about the whole layer, as one row."""
+def _difference(a: RunView, b: RunView, columns: dict[str, Any]) -> dict[str, Any]:
+    """Compare two runs; return the differences of DR and of the whole layer as one row."""
     table = compare(a, b, deltas=(DELTA,))
     dr = table[table["quantity"] == "dr"].to_dict("records")[0]
     whole = table[table["quantity"] == "whole layer"].to_dict("records")[0]
     return {
-        **about,
+        **columns,
         "a": f"{a.manifest['model']}, {a.manifest['dataset']}",
         "b": f"{b.manifest['model']}, {b.manifest['dataset']}",
         **{name: dr[name] for name in ("value_a", "value_b", "difference", "low", "high", "bound")},
@@ -171,27 +171,27 @@ def _difference(a: RunPart, b: RunPart, about: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def _datasets(seen: Sequence[Seen]) -> pd.DataFrame:
-    """Say of each dataset how large it is, and what always the most frequent class scores."""
-    found = {}
-    for one in seen:
-        labels, manifest = one.part.labels(), one.part.manifest
-        found[manifest["dataset"]] = {
+def _datasets(runs: Sequence[StudyRun]) -> pd.DataFrame:
+    """Return the sizes of each dataset and the accuracy of its most frequent class."""
+    rows = {}
+    for run in runs:
+        labels, manifest = run.view.labels(), run.view.manifest
+        rows[manifest["dataset"]] = {
             "dataset": manifest["dataset"],
-            "n_classes": len(one.part.class_names),
+            "n_classes": len(run.view.class_names),
             "n_train": manifest["n_train"],
             "n_test": manifest["n_test"],
             "most_frequent": float(np.bincount(labels).max() / labels.size),
         }
-    return pd.DataFrame(list(found.values()))
+    return pd.DataFrame(list(rows.values()))
 
 
-def _cost(path: Path, seen: SeenBy) -> pd.DataFrame:
-    """Add up what the steps took: all of features and sweeps, the last tables of each study."""
+def _cost(path: Path, runs: StudyRuns) -> pd.DataFrame:
+    """Sum the times of all feature and sweep steps and of the last tables of each study."""
     if not path.is_file():
         return pd.DataFrame(columns=["kind", "steps", "seconds", "cpu_seconds"])
     steps = pd.read_csv(path)
-    last = steps[steps["step"].isin([f"tables of {name}" for name in seen])]
+    last = steps[steps["step"].isin([f"tables of {name}" for name in runs])]
     work = steps[steps["kind"].isin(("features", "sweep"))]
     steps = pd.concat([work, last.drop_duplicates("step", keep="last")])
     sums = steps.groupby("kind", sort=True)[["seconds", "cpu_seconds"]].sum()

@@ -1,4 +1,4 @@
-"""What all local studies say together: tables, figures, verdicts and the text about them."""
+"""Write the results of all local studies: tables, figures, verdicts and the text."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from benchmarks.findings.claims import claims
 from benchmarks.findings.drawing import draw_findings
-from benchmarks.findings.evidence import SeenBy, evidence
+from benchmarks.findings.evidence import StudyRuns, make_tables
 from benchmarks.findings.writing import render
 from criticalmass.errors import CriticalMassError
-from criticalmass.storage.files import scratch_beside
+from criticalmass.storage.files import scratch_path
 from criticalmass.studies.tables import write_tables
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -29,55 +29,55 @@ NEEDED = (
 )
 
 
-def write_findings(folder: Path, seen: SeenBy) -> Path:
+def write_findings(folder: Path, runs: StudyRuns) -> Path:
     """Write ``results/``: compact tables, figures, and ``results.md``.
 
     Parameters
     ----------
-    folder: of the command.
-    seen: name of each study -> what it saw.
+    folder: folder of the studies.
+    runs: name of each study -> its results on each pair.
 
     Returns
     -------
-    The text.
+    Path of the text.
 
     Raises
     ------
-    CriticalMassError: a study that the text is about found nothing.
+    CriticalMassError: a table that the text needs is missing or empty.
     """
-    place = folder / "results"
-    tables = evidence(folder, seen)
-    lacking = [name for name in NEEDED if name not in tables or not len(tables[name])]
-    if lacking:
+    results = folder / "results"
+    tables = make_tables(folder, runs)
+    missing = [name for name in NEEDED if name not in tables or not len(tables[name])]
+    if missing:
         raise CriticalMassError(
-            f"nothing was measured for {', '.join(lacking)}, so no findings are written; see what "
-            "is missing"
+            f"there are no results for {', '.join(missing)}, so nothing is written; see the files "
+            "missing.csv of the studies"
         )
     tables["claims"] = claims(tables)
-    write_tables(tables, place)
-    draw_findings(tables, place)
-    text = render(place, images="")
-    target = place / "results.md"
-    scratch = scratch_beside(target)
+    write_tables(tables, results)
+    draw_findings(tables, results)
+    text = render(results, images="")
+    target = results / "results.md"
+    scratch = scratch_path(target)
     scratch.write_text(text, encoding="utf-8")
     os.replace(scratch, target)
     return target
 
 
-def copy_to_docs(found: Path, docs: Path) -> Path:
-    """Replace ``docs/results`` and ``docs/results.md``; -> the text.
+def copy_to_docs(results: Path, docs: Path) -> Path:
+    """Replace ``docs/results`` and ``docs/results.md``; return the path of the text.
 
     Parameters
     ----------
-    found: the folder ``results`` that `write_findings` wrote.
-    docs: the folder of documents.
+    results: folder ``results`` that `write_findings` wrote.
+    docs: folder of the documentation.
     """
-    text = render(found, images=IMAGES)
-    place = docs / "results"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    for path in sorted([*found.glob("*.csv"), *found.glob("*.png")]):
-        shutil.copyfile(path, place / path.name)
+    text = render(results, images=IMAGES)
+    folder = docs / "results"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for path in sorted([*results.glob("*.csv"), *results.glob("*.png")]):
+        shutil.copyfile(path, folder / path.name)
     target = docs / "results.md"
     target.write_text(text, encoding="utf-8")
     return target

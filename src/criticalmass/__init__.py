@@ -1,7 +1,7 @@
-"""criticalmass: how few neurons of a pre-trained layer do the whole layer's work.
+"""Measure how few neurons of a pre-trained layer do nearly what the whole layer does.
 
-The public names are loaded on first use, so that importing the package is quick and needs
-neither torch nor a compiler. ``import criticalmass as cm`` and take it from there.
+Use it as ``import criticalmass as cm``. The public names are loaded on first use, so importing
+the package is quick and loads neither torch nor numba.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ _PUBLIC = {
     "ndcg": "measures.similarity.retrieval",
     "pareto": "analysis.pareto",
     "participation_ratio": "theory.spectrum",
-    "predict_logistic": "theory.logistic",
     "predict_ridge": "theory.ridge",
     "prefix_cka": "measures.similarity.cka",
     "prefix_cka_debiased": "measures.similarity.cka",

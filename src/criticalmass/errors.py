@@ -1,7 +1,7 @@
-"""The package's errors, and helpers that word them.
+"""The exceptions of the package, and functions that word common errors.
 
-An error repeats the input and names the cure. A ``CriticalMassError`` is the user's to mend;
-anything else that escapes is a bug in this package.
+An error text repeats the input and names the cure. A ``CriticalMassError`` is a mistake that the
+user can correct; any other exception that reaches the user is a bug in this package.
 """
 
 from __future__ import annotations
@@ -9,31 +9,31 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-_LONGEST = 1200
+_MAX_LENGTH = 1200
 
 
 class CriticalMassError(ValueError):
-    """A mistake in what the user asked for or handed in; its text is one line.
+    """A mistake in the user's input; its text is one line.
 
-    It repeats what the user wrote, which may be anything: what would break the line is escaped,
-    and what is very long is cut in its middle.
+    The text may repeat any input, so characters that would break the line are escaped, and the
+    middle of a very long text is left out.
     """
 
     def __init__(self, text: object = "") -> None:
         line = "".join(
             c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)
         )
-        if len(line) > _LONGEST:
-            line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 3 :]}"
+        if len(line) > _MAX_LENGTH:
+            line = f"{line[: _MAX_LENGTH // 2]} ... {line[-_MAX_LENGTH // 3 :]}"
         super().__init__(line)
 
 
 class StoreError(CriticalMassError):
-    """A feature store is missing, damaged, or not what was asked for."""
+    """A feature store is missing, damaged, or not the requested one."""
 
 
 class RunError(CriticalMassError):
-    """A run folder is missing, damaged, locked, or not what was asked for."""
+    """A run folder is missing, damaged, locked, or not the requested one."""
 
 
 class MissingExtraError(CriticalMassError):
@@ -41,16 +41,16 @@ class MissingExtraError(CriticalMassError):
 
 
 class DataUnavailableError(CriticalMassError):
-    """A dataset or model cannot be had here (no archive, no internet)."""
+    """A dataset or model is not available here (no archive, no internet)."""
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> CriticalMassError:
-    """Word the error for a name that is not in a registry, with a did-you-mean.
+    """Make the error for a name that does not exist, with a did-you-mean.
 
     Parameters
     ----------
-    kind: what the name should have named, e.g. ``"selector"``.
-    name: what the user wrote.
+    kind: what the names stand for, e.g. ``"selector"``.
+    name: the user's input.
     known: the names that exist.
     """
     names = sorted(known)
@@ -61,7 +61,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> CriticalMassE
 
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:
-    """Word the error for an optional dependency that is not installed."""
+    """Make the error for an optional dependency that is not installed."""
     return MissingExtraError(
         f"{package!r} is not installed; install it with: pip install 'criticalmass[{extra}]'"
     )

@@ -1,4 +1,4 @@
-"""Who agrees: overlap of predictions and errors, against references and known truths."""
+"""Agreement of predictions and errors, against references and known truths."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 import criticalmass as cm
-from criticalmass.analysis.agreement import AGREEMENT_COLUMNS, _per_seed, compared
+from criticalmass.analysis.agreement import AGREEMENT_COLUMNS, pair_agreement, seed_contributions
 from criticalmass.analysis.agreement_matrix import agreement_matrix
+from criticalmass.analysis.columns import LayerKey
 from criticalmass.analysis.predictions import Predictions
 from criticalmass.storage.run import Run
 
 MakeRun = Callable[..., Run]
-FIGURES = ("agreement", "kappa", "error_consistency", "error_overlap", "same_wrong")
+STATISTICS = ("agreement", "kappa", "error_consistency", "error_overlap", "same_wrong")
 N = 1500
 LABELS = np.random.default_rng(5).integers(0, 4, N)
 
@@ -30,11 +31,19 @@ def noisy(share: float, seed: int, labels: np.ndarray = LABELS) -> np.ndarray:
     return np.where(rng.random(labels.size) < share, labels, wrong)
 
 
-def figures(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    top = int(max(first.max(), second.max(), labels.max())) + 1
-    names = tuple(str(c) for c in range(top))
-    source = Predictions(("m", "l", "d", "p"), np.stack([first, second]), labels, names, None, ())
-    return {name: float(value[0]) for name, value in compared(source, np.array([[0, 1]])).items()}
+def statistics(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    n_classes = int(max(first.max(), second.max(), labels.max())) + 1
+    source = Predictions(
+        key=LayerKey("m", "l", "d", "p"),
+        classes=np.stack([first, second]),
+        labels=labels,
+        class_names=tuple(str(c) for c in range(n_classes)),
+        full_row=None,
+        selectors=(),
+    )
+    return {
+        name: float(value[0]) for name, value in pair_agreement(source, np.array([[0, 1]])).items()
+    }
 
 
 @given(st.integers(0, 10_000), st.integers(2, 6), st.integers(2, 60))
@@ -42,31 +51,31 @@ def figures(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> dict[s
 def test_kappa_and_error_consistency_are_cohens_kappa(seed: int, classes: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     first, second, labels = rng.integers(0, classes, (3, n))
-    found = figures(first, second, labels)
+    values = statistics(first, second, labels)
     references = {
         "kappa": (first, second),
         "error_consistency": (first == labels, second == labels),
     }
     for name, (a, b) in references.items():
         if np.unique(np.concatenate([a, b])).size > 1:
-            assert found[name] == pytest.approx(cohen_kappa_score(a, b), abs=1e-6)
+            assert values[name] == pytest.approx(cohen_kappa_score(a, b), abs=1e-6)
         else:
-            assert np.isnan(found[name])
+            assert np.isnan(values[name])
 
 
 def test_hand_computed_overlap() -> None:
     labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     first = np.array([0, 0, 1, 1, 1, 1, 0, 2])
     second = np.array([0, 1, 1, 2, 1, 1, 1, 2])
-    found = figures(first, second, labels)
-    assert found["agreement"] == pytest.approx(5 / 8)
+    values = statistics(first, second, labels)
+    assert values["agreement"] == pytest.approx(5 / 8)
     # Wrong: the first on 2, 3, 6, 7, the second on 1, 2, 3, 7: three of five, two answers alike.
-    assert found["error_overlap"] == pytest.approx(3 / 5)
-    assert found["error_overlap_chance"] == pytest.approx((1 / 4) / (3 / 4))
-    assert found["same_wrong"] == pytest.approx(2 / 3)
+    assert values["error_overlap"] == pytest.approx(3 / 5)
+    assert values["error_overlap_chance"] == pytest.approx((1 / 4) / (3 / 4))
+    assert values["same_wrong"] == pytest.approx(2 / 3)
     # Of class 0 (two joint errors) the first always answers 1, the second 1 in two of three; of
     # class 1 (one joint error) the first answers 2 in one of two, the second always.
-    assert found["same_wrong_chance"] == pytest.approx((2 * 2 / 3 + 1 / 2) / 3)
+    assert values["same_wrong_chance"] == pytest.approx((2 * 2 / 3 + 1 / 2) / 3)
 
 
 def test_independent_errors_have_no_consistency(make_predicted_run: MakeRun) -> None:
@@ -118,7 +127,7 @@ def test_seeds_share_one_row_of_predictions_at_the_whole_layer(make_predicted_ru
 
 @pytest.mark.parametrize("rare", [False, True])
 def test_intervals_are_those_of_resampled_samples(make_predicted_run: MakeRun, rare: bool) -> None:
-    """One seed: the same as computing the figures anew on every resample.
+    """One seed: the same as computing the statistics on every resample.
 
     With one frequent class much of the agreement is chance, which varies with the resample.
     """
@@ -133,45 +142,45 @@ def test_intervals_are_those_of_resampled_samples(make_predicted_run: MakeRun, r
     ]
     rng = np.random.default_rng(3)
     draws = [rng.integers(0, 400, 400) for _ in range(2000)]
-    anew = [figures(subset[at], whole[at], labels[at]) for at in draws]
-    for name in ("kappa",) if rare else FIGURES:
-        low, high = np.quantile([one[name] for one in anew], [0.025, 0.975])
+    expected = [statistics(subset[at], whole[at], labels[at]) for at in draws]
+    for name in ("kappa",) if rare else STATISTICS:
+        low, high = np.quantile([one[name] for one in expected], [0.025, 0.975])
         assert row[f"{name}_low"] == pytest.approx(low, abs=0.06 * (high - low))
         assert row[f"{name}_high"] == pytest.approx(high, abs=0.06 * (high - low))
 
 
 def test_pairs_that_share_a_seed_are_not_independent(make_predicted_run: MakeRun) -> None:
-    """Seeds of very different kind: the interval is far wider than that of one pair of subsets."""
+    """Seeds of very different accuracy give a far wider interval than seeds of equal accuracy."""
     shares = [0.95, 0.9, 0.6, 0.35]
-    odd = make_predicted_run(
+    unequal = make_predicted_run(
         LABELS, {(5, s): noisy(share, s) for s, share in enumerate(shares)}, n_neurons=9
     )
-    alike = make_predicted_run(
-        LABELS, {(5, s): noisy(0.7, s) for s in range(4)}, n_neurons=9, name="alike"
+    equal = make_predicted_run(
+        LABELS, {(5, s): noisy(0.7, s) for s in range(4)}, n_neurons=9, name="equal"
     )
     wide, narrow = (
         float((row["agreement_high"] - row["agreement_low"]).iloc[0])
-        for row in (cm.agreement(odd), cm.agreement(alike))
+        for row in (cm.agreement(unequal), cm.agreement(equal))
     )
     assert wide > 5 * narrow
 
 
 @pytest.mark.parametrize("n_seeds", [3, 4, 7])
-def test_what_seeds_contribute_to_a_mean_over_pairs(n_seeds: int) -> None:
-    """If a pair's figure is the sum of two seeds' own, a seed contributes twice its own."""
+def test_contributions_of_seeds_to_a_mean_over_pairs(n_seeds: int) -> None:
+    """If a pair's value is the sum of one number per seed, a seed contributes twice its own."""
     own = np.random.default_rng(n_seeds).random(n_seeds)
     pairs = [own[a] + own[b] for a in range(n_seeds) for b in range(a + 1, n_seeds)]
-    assert _per_seed("other seeds", n_seeds)(np.array(pairs)) == pytest.approx(2 * own)
-    drawn = np.random.default_rng(0).random((5, len(pairs)))
-    gathered = _per_seed("other seeds", n_seeds)(drawn)
-    assert gathered.mean(axis=1) == pytest.approx(drawn.mean(axis=1))
+    assert seed_contributions("other seeds", n_seeds)(np.array(pairs)) == pytest.approx(2 * own)
+    draws = np.random.default_rng(0).random((5, len(pairs)))
+    gathered = seed_contributions("other seeds", n_seeds)(draws)
+    assert gathered.mean(axis=1) == pytest.approx(draws.mean(axis=1))
 
 
 def test_two_seeds_are_one_pair() -> None:
-    assert _per_seed("other seeds", 2)(np.array([0.3])) == pytest.approx([0.3, 0.3])
+    assert seed_contributions("other seeds", 2)(np.array([0.3])) == pytest.approx([0.3, 0.3])
 
 
-def test_without_errors_there_is_no_figure_of_errors(make_predicted_run: MakeRun) -> None:
+def test_without_errors_the_error_statistics_are_missing(make_predicted_run: MakeRun) -> None:
     run = make_predicted_run(LABELS, {(5, 0): LABELS}, whole=LABELS, n_neurons=9)
     row = cm.agreement(run, resamples=20).iloc[0]
     assert row["agreement"] == 1.0
@@ -179,7 +188,7 @@ def test_without_errors_there_is_no_figure_of_errors(make_predicted_run: MakeRun
     assert row[missing].isna().all()
 
 
-def test_one_seed_without_the_layer_has_nobody_to_agree_with(make_predicted_run: MakeRun) -> None:
+def test_one_seed_without_the_whole_layer_gives_no_rows(make_predicted_run: MakeRun) -> None:
     run = make_predicted_run(LABELS, {(5, 0): noisy(0.5, 0)}, selector="first")
     assert len(cm.agreement(run, resamples=20)) == 0
 
@@ -189,7 +198,9 @@ def test_one_seed_without_the_layer_has_nobody_to_agree_with(make_predicted_run:
     deadline=None, max_examples=8, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
-def test_figures_stay_in_their_ranges(make_predicted_run: MakeRun, seed: int, n_seeds: int) -> None:
+def test_statistics_stay_in_their_ranges(
+    make_predicted_run: MakeRun, seed: int, n_seeds: int
+) -> None:
     labels = LABELS[:60]
     subsets = {(5, s): noisy(0.5, 100 * seed + s, labels) for s in range(n_seeds)}
     run = make_predicted_run(labels, subsets, n_neurons=9, name=f"run-{seed}-{n_seeds}")
@@ -201,13 +212,12 @@ def test_figures_stay_in_their_ranges(make_predicted_run: MakeRun, seed: int, n_
 
 
 def test_of_very_many_subsets_the_first_seeds_are_compared(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     x = np.random.default_rng(0).standard_normal((60, 6)).astype(np.float32)
     store = cm.import_features(x, out=tmp_path / "store", labels=np.arange(60) % 3)
     run = cm.sweep(store, out=tmp_path / "run", fractions=(0.5, 1.0), seeds=6, measures="ridge")
-    every = agreement_matrix(run)
-    assert every.loc[(every["a"] == "3") & (every["b"] == "3"), "n_pairs"].item() == 6 * 5
-    monkeypatch.setattr("criticalmass.analysis.agreement_matrix._MOST_ROWS", 8)
-    few = agreement_matrix(run)
+    complete = agreement_matrix(run)
+    assert complete.loc[(complete["a"] == "3") & (complete["b"] == "3"), "n_pairs"].item() == 6 * 5
+    few = agreement_matrix(run, max_rows=8)
     assert few.loc[(few["a"] == "3") & (few["b"] == "3"), "n_pairs"].item() == 4 * 3

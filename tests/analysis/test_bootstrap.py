@@ -1,4 +1,4 @@
-"""The spread of resampled means: seeds and test samples are crossed, nothing counts twice."""
+"""The spread of resampled means, for crossed seeds and test samples."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ N_SEEDS, N_TEST, DRAWS = 20, 500, 4000
 
 def spread(scores: NDArray[np.float64]) -> float:
     """Standard deviation of the mean over seeds, as the hierarchical bootstrap draws it."""
-    drawn = resampled_means(scores, DRAWS, seed=0)
+    draws = resampled_means(scores, DRAWS, seed=0)
     counts = seed_counts(len(scores), DRAWS, np.random.default_rng(1))
     columns = np.arange(len(scores), dtype=np.intp)[None]
-    return float(averaged_over_seeds(drawn, columns, counts, 0.95)[:, 0].std())
+    return float(averaged_over_seeds(draws, columns, counts, 0.95)[:, 0].std())
 
 
 def balanced(rng: np.random.Generator, *shape: int) -> NDArray[np.float64]:
-    """Noise whose row and column means are 0: only what is peculiar to a seed on a sample."""
+    """Noise whose row and column means are 0: the interaction of seed and sample alone."""
     noise = rng.standard_normal(shape)
     noise -= noise.mean(axis=0, keepdims=True)
     return np.asarray(noise - noise.mean(axis=1, keepdims=True))
@@ -57,12 +57,14 @@ def test_parts_add_up() -> None:
     rng = np.random.default_rng(4)
     seeds, samples = rng.standard_normal((N_SEEDS, 1)), 10.0 * rng.standard_normal((1, N_TEST))
     scores = seeds + samples + balanced(rng, N_SEEDS, N_TEST)
-    of_seeds = (seeds.var(ddof=1) - 1.0 / N_TEST) / N_SEEDS * (2.0930 / 1.9600) ** 2
-    assert spread(scores) == pytest.approx(np.sqrt(of_seeds + samples.var() / N_TEST), rel=0.04)
+    seed_variance = (seeds.var(ddof=1) - 1.0 / N_TEST) / N_SEEDS * (2.0930 / 1.9600) ** 2
+    assert spread(scores) == pytest.approx(
+        np.sqrt(seed_variance + samples.var() / N_TEST), rel=0.04
+    )
 
 
 def test_scores_averaged_at_once_are_rows_drawn_one_by_one() -> None:
-    """The short way leaves out only the noise of drawing what test samples explain."""
+    """Averaging first leaves out only the noise of the draws of what test samples explain."""
     from criticalmass.analysis.bootstrap import averaged_scores
 
     rng = np.random.default_rng(3)
@@ -70,9 +72,9 @@ def test_scores_averaged_at_once_are_rows_drawn_one_by_one() -> None:
     scores = (rng.random((8, 800)) * 0.6 + hard < 0.9).astype(np.float32)
     columns = np.array([[0, 1, 2, 3], [4, 5, -1, 7]])
     counts = seed_counts(4, 4000, rng)
-    drawn = resampled_means(scores, 4000, seed=5)
-    slow = averaged_over_seeds(drawn, columns, counts, 0.95)
-    means = np.stack([drawn[:, rows[rows >= 0]].mean(axis=1) for rows in columns], axis=1)
-    quick = averaged_scores(scores, list(columns), means, counts, 0.95)
-    np.testing.assert_allclose(quick.std(axis=0), slow.std(axis=0), rtol=0.02)
-    np.testing.assert_allclose(quick, slow, atol=0.15 * float(slow.std()))
+    draws = resampled_means(scores, 4000, seed=5)
+    expected = averaged_over_seeds(draws, columns, counts, 0.95)
+    means = np.stack([draws[:, rows[rows >= 0]].mean(axis=1) for rows in columns], axis=1)
+    means_first = averaged_scores(scores, list(columns), means, counts, 0.95)
+    np.testing.assert_allclose(means_first.std(axis=0), expected.std(axis=0), rtol=0.02)
+    np.testing.assert_allclose(means_first, expected, atol=0.15 * float(expected.std()))

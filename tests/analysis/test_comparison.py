@@ -1,4 +1,4 @@
-"""Comparing: pairing, bounds and words, on curves whose differences are known."""
+"""Comparing: pairing, bounds and sentences, on curves whose differences are known."""
 
 from __future__ import annotations
 
@@ -51,20 +51,20 @@ def a_run(
     run = Run.create(folder, {"dataset_digest": digest} if digest else {})
     rows: list[dict[str, Any]] = []
     shares: list[float] = []
-    for name, curve in curves.items():
-        layer, selector, measure = name.split("/")
-        about = {
+    for key, curve in curves.items():
+        layer, selector, measure = key.split("/")
+        common = {
             "model": model, "layer": layer, "dataset": "blobs", "split": "test",
             "measure": measure, "n_neurons": d, "value_full": curve[d], "n_train": 50,
             "n_test": N_TEST, "seconds": 0.0, "status": "ok",
         }  # fmt: skip
-        places = [("full", 0, d), *((selector, s, k) for s in range(n_seeds) for k in curve)]
-        for who, seed, k in places:
-            if who == "full" and any(r["cell"] == f"{layer}{measure}full00{d}" for r in rows):
+        cells = [("full", 0, d), *((selector, s, k) for s in range(n_seeds) for k in curve)]
+        for name, seed, k in cells:
+            if name == "full" and any(r["cell"] == f"{layer}{measure}full00{d}" for r in rows):
                 continue
-            cell = f"{layer}{measure}{who}{seed}0{k}"
-            place = {"selector": who, "seed": seed, "n_kept": k, "fraction": k / d}
-            rows.append(about | place | {"value": curve[k], "cell": cell})
+            cell = f"{layer}{measure}{name}{seed}0{k}"
+            subset = {"selector": name, "seed": seed, "n_kept": k, "fraction": k / d}
+            rows.append(common | subset | {"value": curve[k], "cell": cell})
             shares.append(curve[k])
     with run.writer() as writer:
         writer.put_labels(np.arange(N_TEST) * 0, ("right", "wrong"))
@@ -73,11 +73,11 @@ def a_run(
 
 
 def one(table: pd.DataFrame, quantity: str, **where: Any) -> pd.Series:
-    found = table[table["quantity"] == quantity]
+    rows = table[table["quantity"] == quantity]
     for name, value in where.items():
-        found = found[found[name] == value]
-    assert len(found) == 1
-    return found.iloc[0]
+        rows = rows[rows[name] == value]
+    assert len(rows) == 1
+    return rows.iloc[0]
 
 
 Runs = Callable[..., tuple[Run, Run]]
@@ -86,11 +86,11 @@ Runs = Callable[..., tuple[Run, Run]]
 @pytest.fixture
 def two(tmp_path: Path) -> Runs:
     def make(a: Curve = SLOW, b: Curve = FAST, **options: Any) -> tuple[Run, Run]:
-        mine = {n: v for n, v in options.items() if n in ("d", "n_seeds")}
-        theirs = {"model": "fast", **options}
+        slow_options = {n: v for n, v in options.items() if n in ("d", "n_seeds")}
+        fast_options = {"model": "fast", **options}
         return (
-            a_run(tmp_path / "a", {"penultimate/random/logistic": a}, model="slow", **mine),
-            a_run(tmp_path / "b", {"penultimate/random/logistic": b}, **theirs),
+            a_run(tmp_path / "a", {"penultimate/random/logistic": a}, model="slow", **slow_options),
+            a_run(tmp_path / "b", {"penultimate/random/logistic": b}, **fast_options),
         )
 
     return make
@@ -158,7 +158,7 @@ def test_same_samples_are_resampled_together(two: Runs) -> None:
         ("d1", False, "independent"),
     ],
 )
-def test_who_has_the_same_samples(
+def test_which_runs_have_the_same_samples(
     two: Runs, digest: str | None, paired: bool | None, want: str
 ) -> None:
     slow, fast = two(digest=digest)
@@ -178,7 +178,7 @@ def test_other_labels_are_other_samples(two: Runs) -> None:
     frame["value"] = hits.mean(axis=1)
     frame.to_parquet(other.path / "results.parquet", index=False)
     assert set(compare(slow, other)["samples"]) == {"independent"}
-    with pytest.raises(cm.CriticalMassError, match=r"paired=True but .* other test labels"):
+    with pytest.raises(cm.CriticalMassError, match=r"paired=True but .* different test labels"):
         compare(slow, other, paired=True)
 
 
@@ -194,7 +194,7 @@ def test_measures_on_the_same_subsets_share_their_seeds(tmp_path: Path) -> None:
 # --- which curves, and what they share ---
 
 
-def test_one_run_is_compared_by_what_it_has_several_of(tmp_path: Path) -> None:
+def test_one_run_is_compared_by_the_first_column_with_several_values(tmp_path: Path) -> None:
     curves = {
         f"{layer}/{selector}/logistic": SLOW
         for layer in ("one", "two") for selector in ("first", "random", "norm-high")
@@ -223,7 +223,7 @@ def test_different_widths_are_compared_at_fractions(tmp_path: Path) -> None:
     assert rows["difference"].tolist() == pytest.approx([0.0, 0.0])
 
 
-def test_runs_that_say_the_same_of_themselves_are_named_by_their_folders(two: Runs) -> None:
+def test_runs_with_equal_keys_are_named_by_their_folders(two: Runs) -> None:
     slow, fast = two(model="slow")
     table = compare(slow, fast)
     assert set(table["a"]) == {"a"}
@@ -243,7 +243,7 @@ def test_runs_that_say_the_same_of_themselves_are_named_by_their_folders(two: Ru
         ({}, "nothing to compare; give a second run"),
     ],
 )
-def test_what_cannot_be_compared_is_said(
+def test_what_cannot_be_compared_is_refused(
     tmp_path: Path, options: dict[str, Any], says: str
 ) -> None:
     run = a_run(tmp_path / "r", {"penultimate/random/logistic": SLOW})
@@ -257,7 +257,7 @@ def test_a_run_against_itself_is_refused(two: Runs) -> None:
         compare(slow, slow.path)
 
 
-def test_a_layer_without_value_is_said_not_guessed(two: Runs) -> None:
+def test_a_layer_without_value_gives_no_difference(two: Runs) -> None:
     slow, fast = two()
     frame = fast.frame()
     frame["status"], frame["error"] = "failed", "no"
@@ -279,16 +279,16 @@ def test_at_the_floor_a_difference_is_a_bound(two: Runs) -> None:
     # The slow one crosses 0.4 at 2 + 8 * 0.6 = 6.8, so 7; the fast one passes at 2 already.
     assert (dr["bound"], dr["difference"]) == (">=", pytest.approx(5 / 20))
     assert (mass["bound"], mass["difference"]) == ("<=", -5)
-    assert "fast has at least " in dr["sentence"]
-    assert "points more DR(0.5) than slow on blobs" in dr["sentence"]
-    assert "smallest tested size already, 2 of 20 neurons" in dr["sentence"]
+    assert dr["sentence"].startswith("DR(0.5) is at least ")
+    assert "percentage points higher for fast than for slow on blobs" in dr["sentence"]
+    assert "fast reaches 50 % already at the smallest tested size (2 of 20" in dr["sentence"]
     assert "fast needs at least " in mass["sentence"]
-    # The interval covers all that the grid leaves open: one neuron may do.
+    # The interval covers all sizes that the grid leaves open: one neuron may be enough.
     assert mass["low"] <= 1 - 7
-    turned = one(compare(slow, fast, deltas=0.5), "dr")
-    assert turned["bound"] == "<="
-    assert "slow has at least " in turned["sentence"]
-    assert "points less DR(0.5) than fast" in turned["sentence"]
+    reversed_dr = one(compare(slow, fast, deltas=0.5), "dr")
+    assert reversed_dr["bound"] == "<="
+    assert reversed_dr["sentence"].startswith("DR(0.5) is at least ")
+    assert "percentage points lower for slow than for fast" in reversed_dr["sentence"]
 
 
 def test_two_bounds_leave_the_difference_open(two: Runs) -> None:
@@ -297,8 +297,8 @@ def test_two_bounds_leave_the_difference_open(two: Runs) -> None:
     assert row["bound"] == "open"
     assert pd.isna(row["difference"])
     assert (row["low"], row["high"]) == pytest.approx((-1 / 20, 1 / 20))
-    assert row["sentence"].startswith("no difference in DR(0.5) between fast and slow can be told")
-    assert row["sentence"].count("smallest tested size already") == 2
+    assert row["sentence"].startswith("no difference in DR(0.5) between fast and slow was detected")
+    assert row["sentence"].count("already at the smallest tested size") == 2
 
 
 def test_one_neuron_is_no_bound(two: Runs) -> None:
@@ -311,17 +311,19 @@ def test_not_reached_is_a_bound(two: Runs) -> None:
     slow, fast = two({2: 0.1, 10: 0.3, 20: 0.8}, {2: 0.1, 10: 0.75, 20: 0.8})
     row = one(compare(slow, fast, deltas=0.5), "critical_mass")
     assert (row["bound"], row["value_a"]) == ("<=", 20)
-    assert "does not reach it with the largest tested subset, 10 of 20 neurons" in row["sentence"]
+    assert "slow does not reach 50 % at the largest tested size" in row["sentence"]
+    assert "(10 of 20 neurons)" in row["sentence"]
     # It may be 11 neurons or 20; the fast one needs 2 + 8 * 0.3/0.65 = 5.7, so about 6.
     assert (row["low"], row["high"]) == pytest.approx((11 - 6, 20 - 6), abs=1)
 
 
-# --- the words ---
+# --- the sentences ---
 
 ROW = {
     "a": "lite2", "b": "lite0", "dataset": "fashion-mnist", "measure": "logistic",
     "selector": "random", "quantity": "dr", "delta": 0.9, "bound": "", "low": 0.031, "high": 0.092,
 }  # fmt: skip
+HIGHER = "percentage points higher for lite2 than for lite0"
 TAIL = "on fashion-mnist (random, logistic)"
 CURVE = {"n_kept_a": 64, "n_kept_b": 64, "fraction": 0.05}
 
@@ -329,22 +331,22 @@ CURVE = {"n_kept_a": 64, "n_kept_b": 64, "fraction": 0.05}
 @pytest.mark.parametrize(
     ("changes", "want"),
     [
-        ({}, f"lite2 has 3 to 9 points more DR(0.9) than lite0 {TAIL}"),
+        ({}, f"DR(0.9) is 3 to 9 {HIGHER} {TAIL}"),
         (
             {"low": -0.092, "high": -0.031},
-            f"lite2 has 3 to 9 points less DR(0.9) than lite0 {TAIL}",
+            f"DR(0.9) is 3 to 9 percentage points lower for lite2 than for lite0 {TAIL}",
         ),
         (
             {"low": -0.02, "high": 0.031},
-            f"no difference in DR(0.9) between lite2 and lite0 can be told {TAIL}: "
-            "-2 to +3 points",
+            f"no difference in DR(0.9) between lite2 and lite0 was detected {TAIL}: "
+            "-2 to +3 percentage points",
         ),
         (
             {"low": 0.004, "high": 0.009},
-            f"lite2 has 0.4 to 0.9 points more DR(0.9) than lite0 {TAIL}",
+            f"DR(0.9) is 0.4 to 0.9 {HIGHER} {TAIL}",
         ),
-        ({"bound": ">="}, f"lite2 has at least 3 points more DR(0.9) than lite0 {TAIL}"),
-        ({"bound": "<="}, f"lite2 has 3 to 9 points more DR(0.9) than lite0 {TAIL}"),
+        ({"bound": ">="}, f"DR(0.9) is at least 3 {HIGHER} {TAIL}"),
+        ({"bound": "<="}, f"DR(0.9) is 3 to 9 {HIGHER} {TAIL}"),
         (
             {"quantity": "critical_mass", "low": -1200.0, "high": -40.0},
             "lite2 needs 40 to 1,200 fewer neurons than lite0 to keep 90 % of the whole layer's "
@@ -356,22 +358,22 @@ CURVE = {"n_kept_a": 64, "n_kept_b": 64, "fraction": 0.05}
         ),
         (
             {"quantity": "value", **CURVE},
-            f"lite2 has 3 to 9 points more logistic accuracy than lite0 with 64 neurons {TAIL}",
+            f"logistic accuracy with 64 neurons is 3 to 9 {HIGHER} {TAIL}",
         ),
         (
             {"quantity": "ratio", **CURVE, "n_kept_b": 63},
-            "lite2 keeps 3 to 9 points more of its whole layer's value than lite0 with 5 % of the "
-            f"neurons {TAIL}",
+            "the share of the whole layer's value kept with 5 % of the neurons is "
+            f"3 to 9 {HIGHER} {TAIL}",
         ),
         (
             {"quantity": "value", **CURVE, "measure": "cka"},
-            "lite2 has 0.031 to 0.092 more cka than lite0 with 64 neurons on fashion-mnist "
-            "(random, cka)",
+            "cka with 64 neurons is 0.031 to 0.092 higher for lite2 than for lite0 on "
+            "fashion-mnist (random, cka)",
         ),
         (
             {"quantity": "whole layer", "low": 0.0, "high": 0.0},
-            "no difference in logistic accuracy with the whole layer between lite2 and lite0 can "
-            f"be told {TAIL}: 0 points",
+            "no difference in logistic accuracy with the whole layer between lite2 and lite0 was "
+            f"detected {TAIL}: 0 percentage points",
         ),
         (
             {"low": None},

@@ -1,4 +1,4 @@
-"""Random subsets between the best and the worst rule: by hand, without flattery, with coverage."""
+"""Random subsets against the best and the worst rule: by hand, without bias, with coverage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import criticalmass as cm
-from criticalmass.analysis.split_scores import halves_of
+from criticalmass.analysis.split_scores import score_halves
 from criticalmass.cli.main import main
 from criticalmass.errors import CriticalMassError, RunError
 from criticalmass.reporting.figures.selectors import choice_against_fraction
@@ -23,15 +23,15 @@ N_NEURONS = 16
 
 
 def a_run(folder, scores, *, kind="predictions", measure="ridge", full=None):
-    """A run whose rows score as given: (selector, seed, n_kept) -> (n_units,) hits or values."""
+    """A run with these scores: (selector, seed, n_kept) -> (n_units,) right or wrong, or values."""
     run = Run.create(folder, {})
     n = len(next(iter(scores.values())))
     full = np.ones(n) if full is None else full
-    asked = {("full", 0, N_NEURONS): full, **scores}
-    rows, kept = [], []
-    for (selector, seed, size), unit in asked.items():
+    units = {("full", 0, N_NEURONS): full, **scores}
+    rows, unit_scores = [], []
+    for (selector, seed, size), unit in units.items():
         unit = np.asarray(unit, dtype=float)
-        kept.append(unit)
+        unit_scores.append(unit)
         rows.append({
             "model": "m", "layer": "penultimate", "dataset": "d", "split": "test",
             "selector": selector, "measure": measure, "fraction": size / N_NEURONS,
@@ -40,7 +40,7 @@ def a_run(folder, scores, *, kind="predictions", measure="ridge", full=None):
             "passes": 1, "seconds": 0.0, "status": "ok", "error": None,
             "cell": f"{selector}-{seed}-{size}",
         })  # fmt: skip
-    values = np.stack(kept)
+    values = np.stack(unit_scores)
     if kind == "predictions":
         values = 1 - values.astype(int)
     if kind == "replicates":
@@ -79,7 +79,7 @@ def test_the_named_rules_and_their_leads_are_those_of_the_data(run):
     for row in table.to_dict("records"):
         values = frame[frame["n_kept"] == row["n_kept"]].groupby("selector")["value"]
         means = values.mean()
-        # Where the halves agree on a rule, its honest value is its value.
+        # If the halves choose the same rule, the value is that of the rule.
         assert row["random"] == pytest.approx(means["random"])
         assert row["random_std"] == pytest.approx(values.std()["random"])
         assert row["gain"] == pytest.approx(means["leverage"] - means["random"])
@@ -94,8 +94,8 @@ def test_the_named_rules_and_their_leads_are_those_of_the_data(run):
 def test_the_summary_is_an_area_over_the_logarithm(run):
     # Sizes 2, 8, 16 lie at 1, 3, 4 on the base-2 axis: trapezoids weigh the gaps by
     # (2/2, (2+1)/2) of 3, the whole layer closes with 0.
-    np.testing.assert_allclose(module.axis_shares(np.array([2, 8]), 16), [1 / 3, 1.5 / 3])
-    np.testing.assert_allclose(module.axis_shares(np.array([4]), 16), [0.5])
+    np.testing.assert_allclose(module.log_size_weights(np.array([2, 8]), 16), [1 / 3, 1.5 / 3])
+    np.testing.assert_allclose(module.log_size_weights(np.array([4]), 16), [0.5])
     table = cm.diffuseness(run, resamples=200)
     (row,) = cm.diffuseness_summary(run, resamples=200).to_dict("records")
     for name in ("gain", "loss"):
@@ -107,7 +107,7 @@ def test_the_summary_is_an_area_over_the_logarithm(run):
     assert row["n_sizes"] == 2
 
 
-def test_each_half_is_scored_by_the_rule_that_won_the_other(tmp_path):
+def test_each_half_scores_the_rule_that_is_best_on_the_other(tmp_path):
     # Two test samples, one in each half: a rule that wins on one loses on the other.
     scores = {("random", 0, 4): [0.5, 0.5], ("first", 0, 4): [1.0, 0.0]}
     scores[("leverage", 0, 4)] = [0.0, 1.0]
@@ -122,7 +122,7 @@ def test_each_half_is_scored_by_the_rule_that_won_the_other(tmp_path):
 
 def test_rules_that_are_no_better_than_chance_get_no_lead(tmp_path):
     rng = np.random.default_rng(0)
-    honest, flattered, held = [], [], 0
+    unbiased, biased, n_covered = [], [], 0
     names = ("first", "leverage", "norm-low", "norm-high", "cluster", "anova", "greedy-cka")
     for repetition in range(40):
         n = 200
@@ -130,14 +130,14 @@ def test_rules_that_are_no_better_than_chance_get_no_lead(tmp_path):
         scores |= {(name, 0, 4): hits(rng, n, 0.5) for name in names}
         run = a_run(tmp_path / str(repetition), scores)
         (row,) = cm.diffuseness(run, resamples=100).to_dict("records")
-        honest.append(row["gain"])
-        flattered.append(max(scores[(name, 0, 4)].mean() for name in names) - row["random"])
-        held += row["gain_low"] <= 0.0 <= row["gain_high"]
-    error = np.std(honest) / np.sqrt(40)
-    assert abs(np.mean(honest)) < 3 * error
-    assert np.mean(flattered) > 6 * error
+        unbiased.append(row["gain"])
+        biased.append(max(scores[(name, 0, 4)].mean() for name in names) - row["random"])
+        n_covered += row["gain_low"] <= 0.0 <= row["gain_high"]
+    error = np.std(unbiased) / np.sqrt(40)
+    assert abs(np.mean(unbiased)) < 3 * error
+    assert np.mean(biased) > 6 * error
     # .95 of 40 is 38; below 33 is a chance of one in a thousand.
-    assert held >= 33
+    assert n_covered >= 33
 
 
 def test_replicates_are_read_as_scores_of_blocks(tmp_path):
@@ -145,7 +145,7 @@ def test_replicates_are_read_as_scores_of_blocks(tmp_path):
     scores = {(name, seed, 4): rng.random(20) for name, seed in (("random", 0), ("first", 0))}
     plain = a_run(tmp_path / "plain", scores, kind="scores")
     jack = a_run(tmp_path / "jack", scores, kind="replicates", measure="cka")
-    one, other = (halves_of(r, r.frame(), 50, 0) for r in (plain, jack))
+    one, other = (score_halves(r, r.frame(), 50, 0) for r in (plain, jack))
     np.testing.assert_allclose(one.shares, [0.5, 0.5])
     # A mean's delete-one values give its terms back, spread by sqrt(n/(n-1)) about the mean.
     whole = plain.frame()["value"].to_numpy(float)
@@ -157,7 +157,7 @@ def test_replicates_are_read_as_scores_of_blocks(tmp_path):
     assert cm.diffuseness(jack, resamples=20)["best"].tolist() == ["first"]
 
 
-def test_failed_rows_and_sizes_without_a_rival_are_left_out(run):
+def test_failed_rows_are_left_out(run):
     rows = run.frame().to_dict("records")
     lost = [r for r in rows if r["selector"] == "leverage" and r["n_kept"] == 8]
     with run.writer() as w:
@@ -172,7 +172,7 @@ def test_failed_rows_and_sizes_without_a_rival_are_left_out(run):
     assert table["n_selectors"].tolist() == [3, 2]
 
 
-def test_what_cannot_be_asked_is_refused(run, tmp_path):
+def test_bad_arguments_and_runs_are_refused(run, tmp_path):
     with pytest.raises(CriticalMassError, match="no measure 'rigde'; did you mean 'ridge'"):
         cm.diffuseness(run, measure="rigde")
     with pytest.raises(CriticalMassError, match="level=2"):
@@ -182,18 +182,18 @@ def test_what_cannot_be_asked_is_refused(run, tmp_path):
         cm.diffuseness(alone)
     with alone.writer() as w:
         w.drop(["random-0-4"])
-    lonely = a_run(tmp_path / "l", {("random", 0, 4): [1.0], ("first", 0, 4): [1.0]})
+    one_sample = a_run(tmp_path / "l", {("random", 0, 4): [1.0], ("first", 0, 4): [1.0]})
     with pytest.raises(RunError, match="1 test sample"):
-        cm.diffuseness(lonely)
+        cm.diffuseness(one_sample)
 
 
 def test_the_figure_draws_what_the_table_says(run):
     table = cm.diffuseness(run, resamples=50)
     ax = Figure().subplots()
     assert choice_against_fraction(table, ax) is ax
-    drawn = {tuple(line.get_ydata()) for line in ax.lines if len(line.get_ydata()) == 3}
+    line_values = {tuple(line.get_ydata()) for line in ax.lines if len(line.get_ydata()) == 3}
     for name in ("random", "best_value", "worst_value"):
-        assert (*table[name], 1.0) in drawn
+        assert (*table[name], 1.0) in line_values
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels == ["best: leverage", "random subsets", "worst: norm-low"]
     two = pd.concat([table, table.assign(measure="lda")])
@@ -217,7 +217,7 @@ def test_the_command_prints_both_tables(run, capsys, tmp_path):
 
 
 def test_more_rules_never_lower_the_best_by_much(tmp_path):
-    # A good rule stays the best one whatever poor ones stand beside it.
+    # A good rule stays the best one if poor ones are added.
     rng = np.random.default_rng(3)
     good = {("random", 0, 4): hits(rng, 900, 0.5), ("leverage", 0, 4): hits(rng, 900, 0.8)}
     poor = {(n, 0, 4): hits(rng, 900, 0.5) for n in ("first", "anova", "cluster")}

@@ -1,4 +1,4 @@
-"""Who pays: inequality, what accuracy explains of it, and the first to lose."""
+"""Inequality of class accuracies, the proportional-odds baseline, and losses by class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from criticalmass.analysis.inequality import (
     excess_inequality,
     gini_of_rows,
     gini_without_noise,
-    neutral_accuracy,
+    proportional_odds_accuracy,
 )
 from criticalmass.errors import CriticalMassError
 from criticalmass.storage.artifacts import Artifact
@@ -40,16 +40,16 @@ def predicted(
     """
     difficulty = np.random.default_rng(99).random(labels.size)
     rank = 0.9 * difficulty + 0.1 * np.random.default_rng(seed).random(labels.size)
-    found = (labels + 1) % (labels.max() + 1)
+    classes = (labels + 1) % (labels.max() + 1)
     for c, share in enumerate(accuracy):
-        mine = np.flatnonzero(labels == c)
-        right = mine[np.argsort(rank[mine])[: round(share * mine.size)]]
-        found[right] = c
-    return found
+        samples = np.flatnonzero(labels == c)
+        right = samples[np.argsort(rank[samples])[: round(share * samples.size)]]
+        classes[right] = c
+    return classes
 
 
-def sacrificed(lost: int) -> NDArray[np.float64]:
-    """The whole layer's class accuracies, but one class at a tenth of its own."""
+def with_one_class_lost(lost: int) -> NDArray[np.float64]:
+    """The class accuracies of the whole layer, with one class at a tenth of its own."""
     return np.where(np.arange(5) == lost, WHOLE / 10, WHOLE)
 
 
@@ -64,7 +64,7 @@ def test_gini_of_hand_computed_cases() -> None:
 
 
 @pytest.mark.parametrize("measure", [cm.gini, cm.coefficient_of_variation, cm.max_min_gap])
-def test_what_has_no_inequality_is_refused(measure: Callable[..., float]) -> None:
+def test_empty_negative_and_undefined_numbers_are_refused(measure: Callable[..., float]) -> None:
     for numbers in ([], [0.5, np.nan]):
         with pytest.raises(CriticalMassError, match=measure.__name__):
             measure(numbers)
@@ -77,18 +77,18 @@ def test_noise_is_taken_out_of_gini() -> None:
     rng = np.random.default_rng(0)
     counts = np.full(40, 50.0)
     truth = np.clip(0.7 + 0.08 * rng.standard_normal((500, 40)), 0.05, 0.98)
-    seen = rng.binomial(50, truth) / 50
-    wanted = gini_of_rows(truth).mean()
-    raw = gini_of_rows(seen).mean()
-    corrected = gini_without_noise(seen, binomial_noise(seen, counts)).mean()
-    assert raw > 1.2 * wanted
-    assert corrected == pytest.approx(wanted, rel=0.03)
+    estimates = rng.binomial(50, truth) / 50
+    expected = gini_of_rows(truth).mean()
+    raw = gini_of_rows(estimates).mean()
+    corrected = gini_without_noise(estimates, binomial_noise(estimates, counts)).mean()
+    assert raw > 1.2 * expected
+    assert corrected == pytest.approx(expected, rel=0.03)
 
 
 def test_equal_classes_with_few_samples_are_not_called_unequal() -> None:
-    seen = np.random.default_rng(1).binomial(20, 0.7, (500, 100)) / 20
-    corrected = gini_without_noise(seen, binomial_noise(seen, np.full(100, 20.0)))
-    assert gini_of_rows(seen).mean() > 0.07
+    estimates = np.random.default_rng(1).binomial(20, 0.7, (500, 100)) / 20
+    corrected = gini_without_noise(estimates, binomial_noise(estimates, np.full(100, 20.0)))
+    assert gini_of_rows(estimates).mean() > 0.07
     assert np.median(corrected) < 0.02
 
 
@@ -97,22 +97,24 @@ def test_equal_classes_with_few_samples_are_not_called_unequal() -> None:
     st.lists(st.floats(0.001, 0.999), min_size=1, max_size=4),
 )
 @settings(deadline=None, max_examples=100, derandomize=True)
-def test_a_neutral_loss_multiplies_all_odds_alike(whole: list[float], goals: list[float]) -> None:
-    p, wanted = np.array(whole), np.array(goals)
+def test_the_baseline_multiplies_all_odds_by_one_factor(
+    whole: list[float], targets: list[float]
+) -> None:
+    p, target = np.array(whole), np.array(targets)
     shares = np.arange(1, p.size + 1) / np.arange(1, p.size + 1).sum()
-    q = neutral_accuracy(p, shares, wanted)
-    assert q.shape == (wanted.size, p.size)
-    assert q @ shares == pytest.approx(wanted, abs=1e-8)
+    q = proportional_odds_accuracy(p, shares, target)
+    assert q.shape == (target.size, p.size)
+    assert q @ shares == pytest.approx(target, abs=1e-8)
     factor = (q / (1 - q)) / (p / (1 - p))
     assert factor / factor[:, :1] == pytest.approx(np.ones_like(q), rel=1e-6)
-    assert neutral_accuracy(p, shares, p @ shares) == pytest.approx(p, abs=1e-9)
+    assert proportional_odds_accuracy(p, shares, p @ shares) == pytest.approx(p, abs=1e-9)
 
 
 def test_classes_nearly_all_right_and_nearly_all_wrong() -> None:
-    """Newton's steps alone overshoot here."""
+    """Newton steps without the safeguard overshoot here."""
     shares = np.array([0.49759191, 0.22364176, 0.27876633])
     whole = np.array([0.999997615, 2.569866e-03, 2.69358801e-04])
-    q = neutral_accuracy(whole, shares, np.array(0.80940579))
+    q = proportional_odds_accuracy(whole, shares, np.array(0.80940579))
     assert q @ shares == pytest.approx(0.80940579, abs=1e-8)
 
 
@@ -125,8 +127,8 @@ def test_gini_is_half_the_relative_mean_difference(
 ) -> None:
     x = np.array(numbers) / 500
     differences = np.abs(x[:, None] - x).sum()
-    wanted = differences / (2 * x.size**2 * x.mean()) if x.any() else 0.0
-    assert cm.gini(x) == pytest.approx(wanted, abs=1e-9)
+    expected = differences / (2 * x.size**2 * x.mean()) if x.any() else 0.0
+    assert cm.gini(x) == pytest.approx(expected, abs=1e-9)
     mixed = np.random.default_rng(seed).permutation(x)
     for measure in (cm.gini, cm.coefficient_of_variation):
         assert measure(scale * mixed) == pytest.approx(measure(x), abs=1e-9)
@@ -136,25 +138,25 @@ def test_gini_is_half_the_relative_mean_difference(
 
 
 def test_excess_is_unbiased_where_plain_coefficients_are_not() -> None:
-    """Few samples a class: the noise of the neutral expectation is not the subset's."""
+    """Few samples per class: the noise of the baseline differs from that of the subset."""
     rng = np.random.default_rng(2)
     counts, shares = np.full(60, 40.0), np.full(60, 1 / 60)
     whole = np.clip(0.9 + 0.04 * rng.standard_normal(60), 0.7, 0.985)
-    below = neutral_accuracy(whole, shares, np.array(0.6))
+    below = proportional_odds_accuracy(whole, shares, np.array(0.6))
     edge = 0.5 / 41
     p, q = (
         np.clip(rng.binomial(40, truth, (400, 60)) / 40, edge, 1 - edge) for truth in (whole, below)
     )
-    neutral = neutral_accuracy(p, shares, q @ shares)
-    plain = (gini_of_rows(q) - gini_of_rows(neutral)).mean()
-    excess = excess_inequality(q, neutral, p, counts).mean()
+    baseline = proportional_odds_accuracy(p, shares, q @ shares)
+    plain = (gini_of_rows(q) - gini_of_rows(baseline)).mean()
+    excess = excess_inequality(q, baseline, p, counts).mean()
     assert plain < -0.02
     assert abs(excess) < 0.4 * abs(plain)
 
 
-def test_a_class_neutral_loss_has_no_excess(make_predicted_run: MakeRun) -> None:
+def test_the_baseline_has_no_excess(make_predicted_run: MakeRun) -> None:
     subsets = {
-        (size, seed): predicted(neutral_accuracy(WHOLE, EVEN, np.array(accuracy)), seed)
+        (size, seed): predicted(proportional_odds_accuracy(WHOLE, EVEN, np.array(accuracy)), seed)
         for size, accuracy in ((2, 0.4), (5, 0.6), (10, 0.75))
         for seed in range(3)
     }
@@ -169,9 +171,9 @@ def test_a_class_neutral_loss_has_no_excess(make_predicted_run: MakeRun) -> None
     assert table["gini_neutral"].to_numpy() == pytest.approx(table["gini"].to_numpy(), abs=0.003)
 
 
-def test_a_sacrificed_class_is_an_excess_and_is_named(make_predicted_run: MakeRun) -> None:
+def test_a_lost_class_gives_an_excess_and_is_named(make_predicted_run: MakeRun) -> None:
     whole = predicted(WHOLE, 7)
-    subsets = {(5, seed): predicted(sacrificed(1), seed) for seed in range(3)}
+    subsets = {(5, seed): predicted(with_one_class_lost(1), seed) for seed in range(3)}
     run = make_predicted_run(LABELS, subsets | {(20, 0): whole}, whole=whole)
     table = cm.fairness(run)
     assert table["gini_excess_low"].iloc[0] > 0.05
@@ -190,7 +192,7 @@ def test_a_sacrificed_class_is_an_excess_and_is_named(make_predicted_run: MakeRu
     assert cm.class_losses(run, 1.0)["n_kept"].unique().tolist() == [20]
 
 
-def test_classes_that_lose_alike_are_not_told_apart(make_predicted_run: MakeRun) -> None:
+def test_classes_with_equal_losses_have_overlapping_ranks(make_predicted_run: MakeRun) -> None:
     even = np.full(5, 0.9)
     subsets = {(5, seed): predicted(even - 0.1, seed) for seed in range(3)}
     losses = cm.class_losses(
@@ -202,17 +204,17 @@ def test_classes_that_lose_alike_are_not_told_apart(make_predicted_run: MakeRun)
     assert not losses["singled_out"].any()
 
 
-def test_figures_are_those_of_one_subset_and_their_mean(make_predicted_run: MakeRun) -> None:
-    """Two seeds that sacrifice different classes: each is unequal, their mean hides it."""
-    subsets = {(5, seed): predicted(sacrificed(seed), seed) for seed in range(2)}
+def test_values_are_those_of_one_subset_averaged_over_seeds(make_predicted_run: MakeRun) -> None:
+    """Two seeds lose different classes: each is unequal, their mean hides it."""
+    subsets = {(5, seed): predicted(with_one_class_lost(seed), seed) for seed in range(2)}
     run = make_predicted_run(LABELS, subsets, whole=predicted(WHOLE, 7), n_neurons=20)
     row = cm.fairness(run, resamples=50).iloc[0]
-    found = [[np.mean(p[c == LABELS] == c) for c in range(5)] for p in subsets.values()]
+    accuracies = [[np.mean(p[c == LABELS] == c) for c in range(5)] for p in subsets.values()]
     for column, measure in {
         "gini": cm.gini, "cv": cm.coefficient_of_variation, "gap": cm.max_min_gap,
     }.items():  # fmt: skip
-        assert row[column] == pytest.approx(np.mean([measure(one) for one in found]))
-    assert row["gini_of_means"] == pytest.approx(cm.gini(np.mean(found, axis=0)))
+        assert row[column] == pytest.approx(np.mean([measure(one) for one in accuracies]))
+    assert row["gini_of_means"] == pytest.approx(cm.gini(np.mean(accuracies, axis=0)))
     assert row["gini_of_means"] < 0.7 * row["gini"]
     assert row["accuracy"] == pytest.approx(run.frame()["value"].iloc[1:].mean())
 
@@ -224,31 +226,31 @@ def test_class_accuracies_have_binomial_intervals(make_predicted_run: MakeRun) -
     )
     assert list(table.columns) == list(CLASS_COLUMNS)
     wide = 2 * norm.ppf(0.975) * np.sqrt(WHOLE * (1 - WHOLE) / PER_CLASS)
-    found = (table["accuracy_high"] - table["accuracy_low"]).to_numpy(float)
-    assert found == pytest.approx(wide, rel=0.12)
+    width = (table["accuracy_high"] - table["accuracy_low"]).to_numpy(float)
+    assert width == pytest.approx(wide, rel=0.12)
     # Losses are paired: only samples on which the layer and the subset differ make them vary.
     change = (whole == LABELS).astype(float) - (subset == LABELS)
     spread = np.array([change[c == LABELS].std() for c in range(5)])
     paired = (table["loss_high"] - table["loss_low"]).to_numpy(float)
     assert paired == pytest.approx(2 * norm.ppf(0.975) * spread / np.sqrt(PER_CLASS), rel=0.15)
-    assert (paired < 0.8 * found)[2:].all()
+    assert (paired < 0.8 * width)[2:].all()
 
 
-def test_draws_of_one_class_tell_nothing_of_another(make_predicted_run: MakeRun) -> None:
-    """Every class is right on its first samples: draws in step would make all move together."""
+def test_classes_are_resampled_independently(make_predicted_run: MakeRun) -> None:
+    """Every class is right on its first samples: equal draws would change all classes together."""
     right = np.arange(5 * PER_CLASS) % PER_CLASS < 0.8 * PER_CLASS
-    found = np.where(right, LABELS, (LABELS + 1) % 5)
-    row = cm.fairness(make_predicted_run(LABELS, {(5, 0): found})).iloc[0]
+    classes = np.where(right, LABELS, (LABELS + 1) % 5)
+    row = cm.fairness(make_predicted_run(LABELS, {(5, 0): classes})).iloc[0]
     wide = 2 * norm.ppf(0.975) * np.sqrt(0.8 * 0.2 / LABELS.size)
     assert row["accuracy_high"] - row["accuracy_low"] == pytest.approx(wide, rel=0.12)
 
 
-def test_intervals_lie_around_the_figure_though_noise_only_widens(
+def test_intervals_lie_around_the_value_though_noise_only_widens(
     make_predicted_run: MakeRun,
 ) -> None:
     labels = np.repeat(np.arange(20), 25)
-    found = predicted(np.linspace(0.68, 0.76, 20), 0, labels)
-    row = cm.fairness(make_predicted_run(labels, {(5, 0): found})).iloc[0]
+    classes = predicted(np.linspace(0.68, 0.76, 20), 0, labels)
+    row = cm.fairness(make_predicted_run(labels, {(5, 0): classes})).iloc[0]
     for name in ("gini", "cv"):
         half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
         assert row[f"{name}_low"] + half == pytest.approx(row[name], abs=0.25 * half)
@@ -301,7 +303,7 @@ def test_a_class_with_nothing_to_lose_comes_last(make_predicted_run: MakeRun) ->
     assert losses["relative_loss"].isna().tolist() == [False] * 4 + [True]
 
 
-def test_failed_cells_and_measures_without_predictions_are_set_aside(
+def test_failed_cells_and_measures_without_predictions_are_left_out(
     make_predicted_run: MakeRun,
 ) -> None:
     run = make_predicted_run(
@@ -318,7 +320,7 @@ def test_failed_cells_and_measures_without_predictions_are_set_aside(
     assert (table["n_failed"].iloc[0], table["n_seeds"].iloc[0]) == (1, 1)
 
 
-def test_a_run_without_predictions_says_what_to_sweep(make_predicted_run: MakeRun) -> None:
+def test_the_error_for_a_run_without_predictions_names_a_probe(make_predicted_run: MakeRun) -> None:
     run = make_predicted_run(LABELS, {(5, 0): predicted(WHOLE, 0)})
     with run.writer() as writer:
         writer.drop(run.frame()["cell"])
@@ -331,7 +333,7 @@ def test_predictions_that_contradict_the_table_are_refused(make_predicted_run: M
     row = run.frame().iloc[0].to_dict()
     with run.writer() as writer:
         writer.append([row | {"value": 0.1}])
-    with pytest.raises(CriticalMassError, match="predictions say"):
+    with pytest.raises(CriticalMassError, match="stored scores have mean"):
         cm.fairness(run)
 
 

@@ -1,4 +1,4 @@
-"""The Pareto front: enumeration, ties, and dominance that noise could have made."""
+"""The Pareto front: enumeration, ties, and dominance by noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 import criticalmass as cm
-from criticalmass.analysis.pareto import PARETO_COLUMNS, dominance, front
+from criticalmass.analysis.pareto import PARETO_COLUMNS, dominance_bounds, pareto_front
 from criticalmass.cli.main import main
 from criticalmass.errors import CriticalMassError, RunError
 from criticalmass.reporting.figures.selectors import size_against_value
@@ -73,9 +73,9 @@ def run(tmp_path):
 
 
 @given(points=points)
-def test_the_front_is_what_nothing_dominates(points):
+def test_the_front_holds_the_points_that_none_dominates(points):
     sizes, values = (np.array(column) for column in zip(*points, strict=True))
-    marked = front(sizes, values)
+    marked = pareto_front(sizes, values)
     for i, (k, v) in enumerate(points):
         beaten = any(
             a <= k and b >= v and (a < k or b > v) for j, (a, b) in enumerate(points) if j != i
@@ -85,10 +85,10 @@ def test_the_front_is_what_nothing_dominates(points):
     steps = sorted({point for point, on in zip(points, marked, strict=True) if on})
     assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(steps))
     again = np.random.default_rng(0).permutation(len(points))
-    np.testing.assert_array_equal(front(sizes[again], values[again]), marked[again])
+    np.testing.assert_array_equal(pareto_front(sizes[again], values[again]), marked[again])
 
 
-def test_rows_verdicts_and_reasons(run):
+def test_rows_and_dominance(run):
     table = cm.pareto(run, projections=False, resamples=800)
     assert list(table.columns) == list(PARETO_COLUMNS)
     assert table["n_kept"].is_monotonic_increasing
@@ -160,13 +160,13 @@ def test_the_bounds_allow_for_all_rivals_at_once():
         data = rng.standard_normal((21, 100))
         draws = rng.multinomial(100, np.full(100, 0.01), 200) @ data.T / 100
         leads = data[1:].mean(axis=1) - data[0].mean()
-        false += dominance(draws[:, 0], draws[:, 1:], leads, 0.95).max() > 0.0
-        single = [dominance(draws[:, 0], draws[:, i : i + 1], leads[i - 1 : i], 0.95)[0]
+        false += dominance_bounds(draws[:, 0], draws[:, 1:], leads, 0.95).max() > 0.0
+        single = [dominance_bounds(draws[:, 0], draws[:, i : i + 1], leads[i - 1 : i], 0.95)[0]
                   for i in range(1, 21)]  # fmt: skip
         alone += max(single) > 0.0
     assert false / repetitions < 0.13
     assert alone / repetitions > 0.2
-    fixed = dominance(np.zeros(10), np.ones((10, 1)), np.ones(1), 0.95)
+    fixed = dominance_bounds(np.zeros(10), np.ones((10, 1)), np.ones(1), 0.95)
     assert fixed.tolist() == [1.0]
 
 

@@ -37,7 +37,7 @@ def write(run, rows, values, kind="predictions"):
 
 
 def hits(share, rng):
-    """Predictions of which exactly this share is right (class 0), at random places."""
+    """Predictions of which exactly this share is right (class 0), at random positions."""
     predicted = np.ones(N_TEST, dtype=int)
     predicted[rng.permutation(N_TEST)[: round(share * N_TEST)]] = 0
     return predicted
@@ -75,7 +75,7 @@ def steady(size, seed=0):
     ("estimator", "delta", "want"),
     [
         ("strict", 0.9, 0.5),  # 0.75 / 0.8 = 0.9375 at 0.5; 0.875 at 0.25
-        ("strict", 0.5, 0.9),  # exactly at the bar passes
+        ("strict", 0.5, 0.9),  # exactly at the threshold passes
         ("strict", 0.99, 0.0),  # none but the whole layer
         ("nearest", 0.9, 0.75),  # 0.875 is nearer than 0.9375
         ("nearest", 0.92, 0.5),
@@ -91,9 +91,9 @@ def test_estimators_by_hand(estimator, delta, want):
     assert got == pytest.approx(want, abs=1e-12)
 
 
-def test_seeds_are_averaged_before_the_bar_is_asked():
+def test_seeds_are_averaged_before_the_threshold_is_applied():
     values = [[0.5, 0.5], [0.6, 0.85], [0.8, 0.8]]
-    # Mean 0.725 passes 0.9 * 0.8 = 0.72 although one of the two seeds does not.
+    # The mean 0.725 reaches 0.9 * 0.8 = 0.72, although one of the two seeds does not.
     assert diffused_redundancy([0.1, 0.2, 1.0], values, [0.79, 0.81], 0.9) == pytest.approx(0.8)
 
 
@@ -101,7 +101,7 @@ def test_strict_is_the_smallest_that_passes_even_if_a_later_one_dips():
     assert diffused_redundancy([0.1, 0.2, 0.5], [0.75, 0.6, 0.79], 0.8, 0.9) == 0.9
 
 
-def test_a_bar_that_rounds_up_is_still_met():
+def test_a_threshold_that_rounds_up_is_still_reached():
     assert 0.9 * 0.8 > 0.72
     assert diffused_redundancy([0.1, 1.0], [0.72, 0.8], 0.8, 0.9) == 0.9
 
@@ -124,7 +124,7 @@ def test_fractions_need_no_order_and_no_whole_layer():
         (([], [], 0.8, 0.9), r"\(0,\)"),
     ],
 )
-def test_what_is_no_curve_is_refused(arguments, says):
+def test_invalid_curves_are_refused(arguments, says):
     with pytest.raises(CriticalMassError, match=says) as caught:
         diffused_redundancy(*arguments)
     assert "\n" not in str(caught.value)
@@ -157,16 +157,16 @@ def test_counts_equal_drawing_copies():
 def test_the_spread_of_a_resampled_share_is_binomial():
     scores = np.zeros((1, 1000), dtype=bool)
     scores[0, :300] = True
-    drawn = resampled_means(scores, 4000, seed=0)
-    assert drawn.mean() == pytest.approx(0.3, abs=0.001)
-    assert drawn.std() == pytest.approx(np.sqrt(0.3 * 0.7 / 1000), rel=0.04)
+    draws = resampled_means(scores, 4000, seed=0)
+    assert draws.mean() == pytest.approx(0.3, abs=0.001)
+    assert draws.std() == pytest.approx(np.sqrt(0.3 * 0.7 / 1000), rel=0.04)
 
 
-def test_chunks_of_rows_and_draws_change_nothing(monkeypatch):
+def test_the_block_size_does_not_change_the_draws():
     scores = np.random.default_rng(1).random((9, 60)) < 0.4
-    whole = resampled_means(scores, 50, seed=3)
-    monkeypatch.setattr("criticalmass.analysis.bootstrap._ENTRIES", 60)
-    np.testing.assert_array_equal(resampled_means(scores, 50, seed=3), whole)
+    expected = resampled_means(scores, 50, seed=3)
+    in_blocks = resampled_means(scores, 50, seed=3, block_entries=60)
+    np.testing.assert_array_equal(in_blocks, expected)
 
 
 def test_replicates_of_a_mean_spread_like_the_jackknife():
@@ -174,25 +174,25 @@ def test_replicates_of_a_mean_spread_like_the_jackknife():
     x = np.random.default_rng(2).standard_normal(3200)
     blocks = x.reshape(32, 100).mean(axis=1)
     left_out = (x.mean() * 32 - blocks) / 31
-    drawn = resampled_replicates(np.array([x.mean()]), left_out[None], 8000, seed=0)
-    assert drawn.mean() == pytest.approx(x.mean(), abs=1e-3)
-    assert drawn.std() == pytest.approx(blocks.std(ddof=1) / np.sqrt(32), rel=0.03)
+    draws = resampled_replicates(np.array([x.mean()]), left_out[None], 8000, seed=0)
+    assert draws.mean() == pytest.approx(x.mean(), abs=1e-3)
+    assert draws.std() == pytest.approx(blocks.std(ddof=1) / np.sqrt(32), rel=0.03)
 
 
-def test_few_seeds_spread_as_students_t_asks():
+def test_few_seeds_spread_as_students_t():
     x = np.array([0.1, 0.2, 0.4, 0.7, 0.75])
     counts = np.random.default_rng(0).multinomial(5, np.full(5, 0.2), 20000).astype(float)
-    drawn = averaged_over_seeds(np.tile(x, (20000, 1)), np.arange(5)[None], counts, 0.95)
+    draws = averaged_over_seeds(np.tile(x, (20000, 1)), np.arange(5)[None], counts, 0.95)
     want = x.std(ddof=1) / np.sqrt(5) * t.ppf(0.975, 4) / norm.ppf(0.975)
-    assert drawn.std() == pytest.approx(want, rel=0.03)
-    assert drawn.mean() == pytest.approx(x.mean(), abs=0.005)
+    assert draws.std() == pytest.approx(want, rel=0.03)
+    assert draws.mean() == pytest.approx(x.mean(), abs=0.005)
 
 
 def test_a_size_that_some_seeds_lack_uses_the_others():
-    drawn = np.tile([1.0, 3.0], (4, 1))
+    draws = np.tile([1.0, 3.0], (4, 1))
     counts = np.array([[2.0, 0.0], [0.0, 2.0], [1.0, 1.0], [0.0, 2.0]])
     columns = np.array([[0, -1], [0, 1]])
-    means = averaged_over_seeds(drawn, columns, counts, 0.95)
+    means = averaged_over_seeds(draws, columns, counts, 0.95)
     assert means[:, 0].tolist() == [1.0] * 4
     assert means[2, 1] == 2.0
 
@@ -353,11 +353,11 @@ def test_the_same_seed_gives_the_same_interval_and_another_another(tmp_path):
     assert not curves(run, seed=1)["low"].equals(curves(run, seed=2)["low"])
 
 
-def test_predictions_that_do_not_give_the_value_are_refused(tmp_path):
+def test_predictions_that_contradict_the_value_are_refused(tmp_path):
     run = a_run(tmp_path / "r", steady)
     wrong = base(fraction=0.1, n_kept=2, seed=0, value=0.55, cell="0-2")
     write(run, [wrong], [np.zeros(N_TEST, dtype=int)])
-    with pytest.raises(RunError, match=r"'0-2'.*0\.55.*artifact says 1"):
+    with pytest.raises(RunError, match=r"'0-2'.*0\.55.*scores have mean 1"):
         redundancy(run)
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks still run, and what they compare are the same problems."""
+"""The benchmarks run, and both sides solve the same problems."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_every_row_of_the_speed_table(make_store: Callable[..., FeatureStore]) -
     assert sum("torch" in row for row in rows) == 2
     assert RATIO.search(next(line for line in text.splitlines() if "gain of" in line))
     assert "share of the limit" in text
-    # The true gap of our final fits, against an optimum bounded from below.
+    # The true gap of our final fits, from a lower bound on the optimum.
     gaps = re.findall(r"at most (\S+) \(ours\)", text)
     assert len(gaps) == 5
     assert all(float(gap) <= 1e-6 for gap in gaps)
@@ -54,19 +54,19 @@ def test_one_row_alone() -> None:
 
 def test_similarities_are_those_of_the_textbook() -> None:
     text = run("benchmarks.similarity", "--quick")
-    apart = re.findall(r"^\| ([a-z-]+) \|.* (\S+) \|$", text, re.M)
-    assert {name for name, _ in apart[1:]} >= set(SIMILARITIES)
-    for name, difference in apart:
-        # The cosines of one neuron are all 1 or -1: which of those that tie come first is rounding.
-        loose = {"mutual-knn": 1e-6, "retrieval": 0.02, "retrieval-recall": 0.02}
+    differences = re.findall(r"^\| ([a-z-]+) \|.* (\S+) \|$", text, re.M)
+    assert {name for name, _ in differences[1:]} >= set(SIMILARITIES)
+    for name, difference in differences:
+        # The cosines of one neuron are all 1 or -1, so the order of ties depends on rounding.
+        tolerances = {"mutual-knn": 1e-6, "retrieval": 0.02, "retrieval-recall": 0.02}
         if name in SIMILARITIES:
-            assert float(difference) < loose.get(name, 1e-12)
+            assert float(difference) < tolerances.get(name, 1e-12)
 
 
 def test_memory_of_a_sweep(tmp_path: Path) -> None:
     text = run("benchmarks.memory", "--quick", "--dir", str(tmp_path))
     assert RATIO.search(next(line for line in text.splitlines() if "ratio of peak" in line))
-    # The run is thrown away, the store stays for the next time.
+    # The run is deleted; the store is kept for the next call.
     assert [path.name for path in tmp_path.iterdir()] == ["store-2000x32"]
 
 
@@ -98,11 +98,11 @@ def test_ours_gives_timms_features() -> None:
     assert re.fullmatch(r"\*\*[\d.]+ x \([\d.]+ to [\d.]+\)\*\*", row[4])
     exact, *rounded = (float(gap) for gap in row[8].split(", "))
     assert exact < 1e-4
-    # bfloat16, where the processor has it: off, and not by more than some of its steps.
+    # bfloat16, if the processor has it, differs by a few of its steps.
     assert all(1e-4 < gap < 0.1 for gap in rounded)
 
 
-def test_what_bf16_does_is_said_for_every_size_and_delta() -> None:
+def test_the_effect_of_bf16_is_shown_for_every_size_and_delta() -> None:
     pytest.importorskip("torch")
     text = run("benchmarks.precision", "--quick")
     if "has no bfloat16" in text:

@@ -1,4 +1,4 @@
-"""docs/results.md says what its tables say."""
+"""docs/results.md agrees with its tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_text_and_tables_agree() -> None:
 
 
 @pytest.mark.parametrize("name", ["transfer", "layers", "pca", "cka", "fairness", "protocol"])
-def test_another_number_in_a_table_is_another_text(name: str, tmp_path: Path) -> None:
+def test_a_changed_number_in_a_table_changes_the_text(name: str, tmp_path: Path) -> None:
     folder = shutil.copytree(RESULTS, tmp_path / "results")
     table = pd.read_csv(folder / f"{name}.csv")
     shown = {"pca": "chosen", "cka": "mean", "fairness": "accuracy"}.get(name, "value_full")
@@ -37,14 +37,14 @@ def test_verdicts_follow_from_the_tables() -> None:
     pd.testing.assert_frame_equal(claims(tables), tables["claims"])
 
 
-def test_every_figure_is_there() -> None:
+def test_every_figure_exists() -> None:
     shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", TEXT)
     assert len(shown) >= 5
     assert all((DOCS / name).is_file() for name in shown)
     assert {Path(name).name for name in shown} == {path.name for path in RESULTS.glob("*.png")}
 
 
-def test_taking_over_gives_the_same_text_and_leaves_nothing_old(tmp_path: Path) -> None:
+def test_copying_gives_the_same_text_and_removes_old_files(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "old.csv").touch()
     assert copy_to_docs(RESULTS, tmp_path).read_text(encoding="utf-8") == TEXT
@@ -52,7 +52,7 @@ def test_taking_over_gives_the_same_text_and_leaves_nothing_old(tmp_path: Path) 
 
 
 def test_a_table_that_is_missing_is_named_and_nothing_is_written(tmp_path: Path) -> None:
-    folder = shutil.copytree(RESULTS, tmp_path / "found")
+    folder = shutil.copytree(RESULTS, tmp_path / "results")
     (folder / "cka.csv").unlink()
     with pytest.raises(CriticalMassError, match="cka"):
         copy_to_docs(folder, tmp_path / "docs")

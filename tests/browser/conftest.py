@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.browser.find import NAMES
 
 from criticalmass.reporting.page.report import report
 from criticalmass.storage.artifacts import Artifact
@@ -20,12 +21,11 @@ from criticalmass.storage.run import Run
 
 HOSTILE = '<script>alert(1)</script>"\u2028&'
 N_TEST, SIZES, N_NEURONS = 400, (4, 8, 16, 32, 64), 64
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _MISSING: list[str] = []
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say loudly that the page was not looked at in a browser."""
+    """Report at the end that the page was not tested in a browser."""
     for reason in _MISSING[:1]:
         terminalreporter.section("THE PAGE WAS NOT TESTED IN A BROWSER", sep="!", red=True)
         terminalreporter.line(reason)
@@ -41,10 +41,10 @@ def browser() -> Iterator[Any]:
         _MISSING.append(reason)
         pytest.skip(reason)
     with sync_playwright() as player:
-        place = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+        path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
         try:
-            # Without a place: the browser that Playwright itself has installed, if it has.
-            started = player.chromium.launch(executable_path=place, args=["--no-sandbox"])
+            # Without a path Playwright starts the browser that it has installed, if any.
+            started = player.chromium.launch(executable_path=path, args=["--no-sandbox"])
         except Error as error:
             reason = f"no browser to test the page in ({str(error).splitlines()[0]}); "
             reason += "install chromium, or name one in CHROMIUM"
@@ -55,7 +55,7 @@ def browser() -> Iterator[Any]:
 
 
 def make_run(folder: Path, layers: tuple[str, ...]) -> Run:
-    """Sweep by hand: two selectors, three classes of different hardness, in every layer."""
+    """Make a run by hand: two selectors, three classes of different difficulty, in every layer."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, N_TEST)
     run = Run.create(folder, {"model": "<b>toy</b>", "dataset": "blobs"})
@@ -65,12 +65,12 @@ def make_run(folder: Path, layers: tuple[str, ...]) -> Run:
             cells = [("full", 0, N_NEURONS)]
             cells += [("random", seed, size) for seed in range(3) for size in SIZES]
             cells += [("pca-top", 0, size) for size in SIZES]
-            rows, said = [], []
+            rows, predictions = [], []
             for selector, seed, size in cells:
                 hit = rng.random(N_TEST) < 0.95 - (0.7 - 0.2 * labels) / size**0.5
-                said.append(np.where(hit, labels, (labels + 1) % 3).astype(np.uint8))
+                predictions.append(np.where(hit, labels, (labels + 1) % 3).astype(np.uint8))
                 rows.append(_row(layer, selector, seed, size, float(hit.mean())))
-            writer.append(rows, Artifact("predictions", np.array(said)))
+            writer.append(rows, Artifact("predictions", np.array(predictions)))
     return run
 
 
@@ -98,7 +98,7 @@ def _row(layer: str, selector: str, seed: int, size: int, value: float) -> dict[
 
 @pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a page of two runs, one of two layers."""
+    """Write a page about two runs, one of them with two layers."""
     folder = tmp_path_factory.mktemp("page")
     runs = [make_run(folder / "one", (HOSTILE, "b")), make_run(folder / "two", ("b",))]
     return report(runs, folder / "report.html")

@@ -1,4 +1,4 @@
-"""Find a browser: `python -m tests.browser.find` prints its place, or fails where there is none."""
+"""Find a browser: `python -m tests.browser.find` prints its path, or fails if there is none."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 def browser() -> str | None:
-    """Return the place of a browser: one that is named, the system's, or Playwright's own."""
-    named = os.environ.get("CHROMIUM")
-    place = named or next((found for name in NAMES if (found := shutil.which(name))), None)
-    if place:
-        return place
+    """Return the path of a browser: that in CHROMIUM, the system's, or Playwright's own."""
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    if path:
+        return path
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
         return None
     with sync_playwright() as player:
-        own = player.chromium.executable_path
-    return own if Path(own).exists() else None
+        path = player.chromium.executable_path
+    return path if Path(path).exists() else None
 
 
 if __name__ == "__main__":

@@ -13,16 +13,16 @@ HOSTILE = '<script>alert(1)</script>"\u2028&'
 
 
 class Watched:
-    """A page together with all that it said and asked for."""
+    """A page with its messages (console, errors, dialogs) and its requests."""
 
     def __init__(self, page: Any) -> None:
         self.page = page
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (self.said.append("dialog"), dialog.dismiss()))
-        page.on("request", lambda request: self.asked.append(request.url))
+        self.messages: list[str] = []
+        self.requests: list[str] = []
+        page.on("console", lambda message: self.messages.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: self.messages.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (self.messages.append("dialog"), dialog.dismiss()))
+        page.on("request", lambda request: self.requests.append(request.url))
 
 
 @pytest.fixture
@@ -36,13 +36,13 @@ def opened(browser: Any, written: Path, request: pytest.FixtureRequest) -> Itera
 
 
 def sentence(watched: Watched, number: int = 0) -> str:
-    return str(watched.page.locator("h1.answer").nth(number).inner_text())
+    return str(watched.page.locator("h1.headline").nth(number).inner_text())
 
 
 def test_nothing_is_fetched_and_nothing_complains(opened: Watched, written: Path) -> None:
     opened.page.wait_for_timeout(300)
-    assert opened.asked == [written.as_uri()]
-    assert opened.said == []
+    assert opened.requests == [written.as_uri()]
+    assert opened.messages == []
     assert opened.page.locator("figure.plot .canvas svg").count() >= 10
 
 
@@ -52,7 +52,7 @@ def test_the_policy_refuses_foreign_script(opened: Watched) -> None:
         " document.body.append(one); }"
     )
     opened.page.wait_for_timeout(200)
-    assert any("Content Security Policy" in line for line in opened.said)
+    assert any("Content Security Policy" in line for line in opened.messages)
     blocked = "() => { try { document.body.innerHTML = '<b>x</b>'; return 'set'; }"
     assert opened.page.evaluate(blocked + " catch (error) { return error.name; } }") == "TypeError"
 
@@ -61,17 +61,17 @@ def test_the_slider_moves_every_number_at_once(opened: Watched) -> None:
     page = opened.page
     parts = ("number", "after", "mass", "dr", "saved", "worst")
 
-    def told() -> dict[str, str]:
+    def texts() -> dict[str, str]:
         lead = page.locator(".lead").first
         return {part: lead.locator(f'[data-part="{part}"]').inner_text() for part in parts}
 
-    before, field = told(), page.locator("svg.field .kept").first.get_attribute("d")
+    before, field = texts(), page.locator("svg.field .kept").first.get_attribute("d")
     slider = page.locator("#delta")
     slider.focus()
     page.keyboard.press("Home")
-    after = told()
+    after = texts()
     assert slider.get_attribute("aria-valuetext").startswith("50")
-    assert page.locator("#delta-said").inner_text().startswith("50")
+    assert page.locator("#delta-value").inner_text().startswith("50")
     assert [part for part in parts if after[part] == before[part]] == []
     assert "50\N{NO-BREAK SPACE}%" in sentence(opened)
     assert page.locator("svg.field .kept").first.get_attribute("d") != field
@@ -81,7 +81,7 @@ def test_the_slider_moves_every_number_at_once(opened: Watched) -> None:
     assert "54\N{NO-BREAK SPACE}%" in sentence(opened, 1), "all runs follow"
     page.keyboard.press("End")
     assert "100\N{NO-BREAK SPACE}%" in sentence(opened)
-    assert opened.said == []
+    assert opened.messages == []
 
 
 def test_the_curve_can_be_chosen(opened: Watched) -> None:
@@ -102,30 +102,30 @@ def test_a_hostile_name_stays_text(opened: Watched) -> None:
     legend = page.locator("figure[id*=classes] .legend").first.inner_text()
     assert "<script>alert(1)</script>" in legend
     assert page.locator("b", has_text="toy").count() == 0
-    assert "dialog" not in opened.said
+    assert "dialog" not in opened.messages
 
 
 def test_the_keyboard_alone_reaches_everything(opened: Watched) -> None:
     page = opened.page
-    wanted = page.evaluate(
+    expected = page.evaluate(
         "() => [...document.querySelectorAll('a, button, input, select, summary, .canvas')]"
         ".filter((one) => one.offsetParent !== null || one.className === 'skip').length"
     )
-    seen = set()
-    for _ in range(2 * wanted):
+    reached = set()
+    for _ in range(2 * expected):
         page.keyboard.press("Tab")
-        place = page.evaluate(
+        index = page.evaluate(
             "() => { const one = document.activeElement; if (one === document.body) return -1;"
             " const style = getComputedStyle(one);"
             " if (style.outlineStyle === 'none') throw new Error('no focus ring ' + one.outerHTML);"
             " if (!one.matches('a, button, input, select, summary, .canvas')) return -2;"
             " return [...document.querySelectorAll('*')].indexOf(one); }"
         )
-        if place == -1:
+        if index == -1:
             break
-        if place >= 0:
-            seen.add(place)
-    assert len(seen) == wanted
+        if index >= 0:
+            reached.add(index)
+    assert len(reached) == expected
 
 
 def test_arrow_keys_read_a_figure(opened: Watched) -> None:
@@ -182,7 +182,7 @@ def test_figures_can_be_taken_away(opened: Watched, kind: str, start: bytes) -> 
         table = pd.read_csv(io.BytesIO(content))
         assert HOSTILE in set(table["layer"])
         assert len(table) == 20
-    assert opened.said == []
+    assert opened.messages == []
 
 
 @pytest.mark.parametrize(
@@ -196,26 +196,26 @@ def test_figures_can_be_taken_away(opened: Watched, kind: str, start: bytes) -> 
     indirect=True,
 )
 def test_axe_finds_nothing(opened: Watched) -> None:
-    playing = pytest.importorskip("axe_playwright_python")
-    axe = (Path(playing.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    package = pytest.importorskip("axe_playwright_python")
+    axe = (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
     opened.page.evaluate(axe)
-    found = opened.page.evaluate("() => axe.run()")
-    told = [
+    result = opened.page.evaluate("() => axe.run()")
+    violations = [
         (rule["id"], node["html"][:120], node.get("failureSummary", "")[:300])
-        for rule in found["violations"]
+        for rule in result["violations"]
         for node in rule["nodes"]
     ]
-    assert told == []
-    assert len(found["passes"]) > 20
-    wide = opened.page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
-    assert wide <= 0, "the page does not scroll sideways"
+    assert violations == []
+    assert len(result["passes"]) > 20
+    overflow = opened.page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+    assert overflow <= 0, "the page does not scroll sideways"
 
 
 def test_without_its_script_the_page_still_shows(browser: Any, written: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(written.as_uri())
-    assert "neurons keep" in page.locator("h1.answer").first.inner_text()
+    assert "neurons keep" in page.locator("h1.headline").first.inner_text()
     assert page.locator("figure.plot noscript svg").first.is_visible()
     assert not page.locator("#delta").is_visible()
     context.close()

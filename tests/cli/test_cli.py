@@ -1,4 +1,4 @@
-"""The command line: one public function per command, one line per mistake."""
+"""The command line: one public function per command, one line per mistake of the user."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ import pandas as pd
 import pytest
 
 from criticalmass.cli import catalogue
+from criticalmass.cli.choices import NameChoice
 from criticalmass.cli.main import cli, main
-from criticalmass.cli.options import FORMATS
+from criticalmass.cli.options import LibraryCommand, LibraryOption
 from criticalmass.core import progress
 from criticalmass.errors import CriticalMassError, DataUnavailableError, MissingExtraError
 from criticalmass.reporting.tables import FORMATS as TABLE_FORMATS
 from criticalmass.storage.features import FeatureStore
 
-COMMANDS = cli.commands
+COMMANDS: dict[str, Any] = dict(cli.commands)
 FUNCTIONS = {
     "demo": ("studies.demo", "demo"),
     "measure": ("studies.measure", "measure"),
@@ -52,8 +53,8 @@ FUNCTIONS = {
     "list": ("cli.catalogue", "listing"),
     "info": ("cli.catalogue", "describe"),
 }
-EFFECTS = (
-    "analysis.fairness",
+TABLE_COMMANDS = (
+    "fairness",
     "class-losses",
     "agreement",
     "ensembles",
@@ -107,18 +108,20 @@ def test_help_shows_one_example_that_parses(name: str, capsys: Capture) -> None:
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_options_are_the_parameters_of_one_public_function(name: str) -> None:
-    place, function = FUNCTIONS[name]
-    known = set(inspect.signature(getattr(module(place), function)).parameters)
+    module_name, function = FUNCTIONS[name]
+    library_function = getattr(module(module_name), function)
+    assert COMMANDS[name].library_function() is library_function
+    parameters = set(inspect.signature(library_function).parameters)
     presentation = {"form", "quiet", "runs", "vectors", "help"}
-    # Two words on the backend, which make one.
+    # Two options that become part of the backend.
     presentation |= {"ray_address", "ray_cpus"}
-    if name in {"redundancy", "list", "info", *EFFECTS}:
+    if name in {"redundancy", "list", "info", *TABLE_COMMANDS}:
         presentation.add("out")
-    # How a table is cut for people, and a figure of speech about money.
+    # Options that change what is printed and not what is computed.
     presentation |= {"summary"} if name == "diffuseness" else set()
     presentation |= {"price_per_gb"} if name == "shrink" else set()
     presentation |= {"name"} if name == "study" else set()
-    extra = {option.name for option in COMMANDS[name].params} - known - presentation
+    extra = {option.name for option in COMMANDS[name].params} - parameters - presentation
     assert not extra
 
 
@@ -132,7 +135,50 @@ def test_every_command_is_listed_and_documented() -> None:
 
 
 def test_formats_are_those_of_the_tables() -> None:
-    assert FORMATS == TABLE_FORMATS
+    choices = {
+        name: option.type.choices
+        for name, command in COMMANDS.items()
+        for option in command.params
+        if option.name == "form" and isinstance(option.type, NameChoice)
+    }
+    assert choices.pop("export") == tuple(module("shrinking.export.export").FORMATS)
+    assert len(choices) == 12
+    assert set(choices.values()) == {TABLE_FORMATS}
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_shows_the_defaults_of_the_library(name: str, capsys: Capture) -> None:
+    assert run(name, "--help") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    parameters = inspect.signature(COMMANDS[name].library_function()).parameters
+    for option in COMMANDS[name].params:
+        default = getattr(parameters.get(option.name or ""), "default", None)
+        if isinstance(option, LibraryOption) and type(default) in (str, int, float):
+            assert f"[default: {default}]" in shown
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_choice_completes_and_names_the_nearest(name: str) -> None:
+    command = COMMANDS[name]
+    with click.Context(command) as context:
+        for option in command.params:
+            if not isinstance(option.type, NameChoice):
+                continue
+            names = list(option.type.choices)
+            completed = [item.value for item in option.type.shell_complete(context, option, "")]
+            assert completed == names
+            for choice in names:
+                assert option.type.convert(choice, option, context) == choice
+                with pytest.raises(CriticalMassError, match=r"^no .*; (did you mean|known)"):
+                    option.type.convert(f"{choice}x", option, context)
+
+
+def test_options_are_named_parameters() -> None:
+    for command in COMMANDS.values():
+        assert isinstance(command, LibraryCommand)
+        assert command.callback is not None
+        kinds = {p.kind for p in inspect.signature(command.callback).parameters.values()}
+        assert inspect.Parameter.VAR_KEYWORD not in kinds
 
 
 def test_from_vectors_to_page(vectors: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -185,7 +231,7 @@ def test_parquet_reaches_a_pipe(vectors: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "text"),
     [
         (("exract",), "no command 'exract'; did you mean 'extract'?"),
         (("sweep", "s", "--ot", "x"), "Did you mean '--out'?"),
@@ -207,7 +253,7 @@ def test_parquet_reaches_a_pipe(vectors: Path, tmp_path: Path) -> None:
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
     arguments: tuple[str, ...],
-    said: str,
+    text: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Capture,
@@ -218,7 +264,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert shown.out == ""
     assert shown.err.startswith("error: ")
     assert shown.err.count("\n") == 1
-    assert said in shown.err
+    assert text in shown.err
     assert not list(tmp_path.iterdir())
 
 
@@ -245,10 +291,12 @@ def raising(error: BaseException) -> Callable[..., Any]:
     return function
 
 
-def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_an_interrupted_command_can_continue(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
     monkeypatch.setattr(module("sweeps.sweep"), "sweep", raising(KeyboardInterrupt()))
     assert run("sweep", "s", "--out", "r") == 130
-    assert "same command goes on" in capsys.readouterr().err
+    assert "same command continues" in capsys.readouterr().err
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +305,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["sweep", "s", "--out", "r"])
 
 
-def test_a_place_that_cannot_be_written_is_the_users_to_mend(
+def test_a_path_that_cannot_be_written_is_a_mistake_of_the_user(
     vectors: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     (tmp_path / "file").write_text("x")
@@ -292,7 +340,7 @@ def test_lists_name_what_the_library_knows(what: str) -> None:
         assert names == set(module("measures.registry").MEASURES)
     if what == "datasets":
         loading = module("extraction.datasets.loading")
-        named = {f"{s}:{n}" for s, known in loading._NAMED.items() for n in known}
+        named = {f"{s}:{n}" for s, known in loading._BY_NAME.items() for n in known}
         assert named <= names
         assert {n.partition(":")[0] for n in names} == set(loading._OPTIONS)
     if what == "models":
@@ -305,11 +353,11 @@ class TestDemo:
     """The demo, its two models replaced by imported vectors."""
 
     @pytest.fixture
-    def asked(self, vectors: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-        calls: list[tuple[str, str]] = []
+    def calls(self, vectors: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+        extracted: list[tuple[str, str]] = []
 
         def extract(model: str, dataset: str, *, out: Path) -> FeatureStore:
-            calls.append((model, dataset))
+            extracted.append((model, dataset))
             if dataset in unavailable:
                 raise DataUnavailableError(f"{dataset} cannot be had")
             store: FeatureStore = module("extraction.importing").import_features(vectors, out=out)
@@ -322,10 +370,10 @@ class TestDemo:
         monkeypatch.setattr(
             module("sweeps.sweep"), "sweep", lambda store, **o: sweep(store, measures=("cka",), **o)
         )
-        return calls
+        return extracted
 
     def test_prints_tables_and_ends_with_the_page(
-        self, asked: list[tuple[str, str]], tmp_path: Path, capsys: Capture
+        self, calls: list[tuple[str, str]], tmp_path: Path, capsys: Capture
     ) -> None:
         out = tmp_path / "demo"
         assert run("demo", "--out", str(out)) == 0
@@ -335,19 +383,19 @@ class TestDemo:
         assert sum("0.95" in line for line in lines) == 2
         assert (out / "fashion-mnist" / "run" / "results.parquet").is_file()
         page = (out / "report.html").read_text()
-        assert page.count('<h1 class="answer"') == 2
+        assert page.count('<h1 class="headline"') == 2
         first = (out / "fashion-mnist" / "run" / "results.parquet").stat().st_mtime_ns
         assert run("demo", "--out", str(out)) == 0
         assert (out / "fashion-mnist" / "run" / "results.parquet").stat().st_mtime_ns == first
 
-    def test_takes_digits_where_data_cannot_be_had(
-        self, asked: list[tuple[str, str]], tmp_path: Path, capsys: Capture
+    def test_takes_digits_if_data_is_unavailable(
+        self, calls: list[tuple[str, str]], tmp_path: Path, capsys: Capture
     ) -> None:
         self.unavailable |= {"demo:fashion-mnist", "demo:wordnet-nouns"}
         assert run("demo", "--out", str(tmp_path / "demo")) == 0
-        assert [dataset for _, dataset in asked][:2] == ["demo:fashion-mnist", "sklearn:digits"]
+        assert [dataset for _, dataset in calls][:2] == ["demo:fashion-mnist", "sklearn:digits"]
         errors = capsys.readouterr().err
-        assert "demo:fashion-mnist cannot be had; taking scikit-learn's digits instead" in errors
+        assert "demo:fashion-mnist cannot be had; using scikit-learn's digits instead" in errors
         assert "leaving the text model out" in errors
 
     def test_missing_package_is_one_line(
@@ -362,10 +410,10 @@ class TestDemo:
 def test_measure_makes_features_run_and_page(
     store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    seen: dict[str, Any] = {}
+    passed: dict[str, Any] = {}
 
     def extract(model: str, dataset: str, **options: Any) -> FeatureStore:
-        seen.update(options, model=model, dataset=dataset)
+        passed.update(options, model=model, dataset=dataset)
         return store
 
     monkeypatch.setattr(module("extraction.extract"), "extract", extract)
@@ -374,8 +422,8 @@ def test_measure_makes_features_run_and_page(
     assert run("measure", "m", "d", "--out", str(out), *options) == 0
     lines = capsys.readouterr().out.rstrip().split("\n")
     assert lines[-1] == str(out / "report.html")
-    assert seen["layers"] == ("penultimate",)
-    assert seen["out"] == out / "features"
+    assert passed["layers"] == ("penultimate",)
+    assert passed["out"] == out / "features"
 
 
 def test_describe_refuses_a_damaged_run(tmp_path: Path) -> None:

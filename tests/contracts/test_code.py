@@ -95,7 +95,7 @@ def test_no_machine_paths_stubs_or_registry_hosts(pattern: str) -> None:
     if not names:
         names = [str(p.relative_to(ROOT)) for p in SOURCES]
     found = []
-    for name in names:
+    for name in filter(lambda name: (ROOT / name).is_file(), names):
         for number, line in enumerate((ROOT / name).read_text().splitlines(), 1):
             if re.search(pattern, line):
                 found.append(f"{name}:{number}: {line.strip()[:80]}")

@@ -1,4 +1,4 @@
-"""What every dataset promises to the rooms after it, whatever it is read from."""
+"""The contract of every dataset, whatever source it is read from."""
 
 from __future__ import annotations
 
@@ -115,16 +115,16 @@ def torchvision(tmp_path):
             ("images-idx3", np.arange(n * 784).reshape(n, 28, 28) % 251),
             ("labels-idx1", np.arange(n) % 10),
         ):
-            head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
-            (raw / f"{prefix}-{kind}-ubyte").write_bytes(head + array.astype(np.uint8).tobytes())
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+            (raw / f"{prefix}-{kind}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
     return f"torchvision:FashionMNIST?root={tmp_path}"
 
 
 def wordnet(tmp_path):
-    place = tmp_path / "debian/wordnet-base/usr/share/wordnet"
-    place.mkdir(parents=True)
+    folder = tmp_path / "debian/wordnet-base/usr/share/wordnet"
+    folder.mkdir(parents=True)
     lines = [f"{n:08d} {4 + n % 25:02d} n 01 w 0 000 | gloss {n}\n" for n in range(200)]
-    (place / "data.noun").write_text("".join(lines))
+    (folder / "data.noun").write_text("".join(lines))
     return "demo:wordnet-nouns"
 
 
@@ -164,7 +164,7 @@ def test_loading_again_gives_the_same(spec):
         assert list(split.ids) == list(two.splits[name].ids)
 
 
-def test_what_goes_into_a_manifest_is_json(spec):
+def test_spec_and_notes_are_json(spec):
     data = load_dataset(spec)
     assert data.spec == spec
     assert json.loads(json.dumps(dict(data.notes))) == dict(data.notes)
@@ -172,7 +172,7 @@ def test_what_goes_into_a_manifest_is_json(spec):
     assert "/" not in data.name
 
 
-def test_items_are_what_the_modality_says(spec):
+def test_items_match_the_modality(spec):
     data = load_dataset(spec)
     item = data.splits["test"].items[0]
     if data.modality == "text":

@@ -1,4 +1,4 @@
-"""What every engine promises: torch's float32 numbers, rows in place, whatever the batch."""
+"""Contract of every engine: torch's float32 numbers, in the right rows, for any batch size."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_rows_may_come_in_any_order(model, engine):
         np.testing.assert_allclose(found[name], value, atol=1e-6)
 
 
-def test_an_error_among_the_batches_comes_through(model, engine):
+def test_an_error_in_the_batches_reaches_the_caller(model, engine):
     def batches():
         yield np.arange(50), X[:50]
         raise KeyboardInterrupt
@@ -92,13 +92,13 @@ def test_an_error_among_the_batches_comes_through(model, engine):
     np.testing.assert_allclose(found["hidden"], reference(model)["hidden"], atol=1e-6)
 
 
-def test_it_says_what_it_is(engine):
+def test_info_names_the_engine(engine):
     assert engine.info["precision"] == "float32"
     assert engine.info["device"] == "cpu"
     assert engine.info["name"] in engine.versions
 
 
-def test_using_openvino_reports_nothing_to_its_maker():
+def test_importing_openvino_sends_no_usage_report():
     code = (
         "import sys; from criticalmass.extraction.engines.openvino_engine import import_openvino; "
         "import_openvino(); "
@@ -109,7 +109,7 @@ def test_using_openvino_reports_nothing_to_its_maker():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_nothing_of_the_engine_stays_on_the_model(model, engine):
+def test_an_engine_leaves_no_hooks_on_the_model(model, engine):
     compute(engine, model.preprocess.batches(X, 50))
     assert not any(
         module._forward_hooks or module._forward_pre_hooks for module in model.module.modules()
@@ -118,8 +118,8 @@ def test_nothing_of_the_engine_stays_on_the_model(model, engine):
 
 def test_a_network_that_does_not_take_its_input_says_so_in_one_line(model):
     with pytest.raises(CriticalMassError, match="'net' does not run on its input") as caught:
-        engines.inspect(model, ["penultimate"], X[:, :3])
+        engines.inspect_layers(model, ["penultimate"], X[:, :3])
     assert "\n" not in str(caught.value)
     own = dataclasses.replace(model, spec="module:a:b")
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        engines.inspect(own, ["penultimate"], X[:, :3])
+        engines.inspect_layers(own, ["penultimate"], X[:, :3])

@@ -1,4 +1,4 @@
-"""What every model promises, whatever its spec: one pass, right numbers, every layer in reach."""
+"""Contract of every model: one pass, correct numbers, every layer can be read."""
 
 from __future__ import annotations
 
@@ -90,17 +90,17 @@ def make_onnx(file: Path, name: str, batch: int | None) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     torch.manual_seed(0)
-    place = tmp_path_factory.mktemp("models")
-    (place / "contract_nets.py").write_text(NETS)
-    sys.path.insert(0, str(place))
-    make_bert(place / "bert")
-    make_vit(place / "vit")
-    make_st(place / "st")
-    make_onnx(place / "net.onnx", "small", None)
-    make_onnx(place / "three.onnx", "small", 3)
-    make_onnx(place / "vectors.onnx", "vectors", None)
-    yield place
-    sys.path.remove(str(place))
+    root = tmp_path_factory.mktemp("models")
+    (root / "contract_nets.py").write_text(NETS)
+    sys.path.insert(0, str(root))
+    make_bert(root / "bert")
+    make_vit(root / "vit")
+    make_st(root / "st")
+    make_onnx(root / "net.onnx", "small", None)
+    make_onnx(root / "three.onnx", "small", 3)
+    make_onnx(root / "vectors.onnx", "vectors", None)
+    yield root
+    sys.path.remove(str(root))
     sys.modules.pop("contract_nets", None)
 
 
@@ -237,7 +237,7 @@ def test_the_graphs_numbers_are_the_modules(folder, tmp_path):
     ("spec", "message"),
     [
         ("onnx:nowhere.onnx", "no ONNX file 'nowhere.onnx'"),
-        ("onnx:{0}/contract_nets.py", "is no ONNX file"),
+        ("onnx:{0}/contract_nets.py", "is not an ONNX file"),
         ("onnx:{0}/net.onnx?px=20", "takes 16 x 16 pixels; leave out px"),
         ("onnx:{0}/net.onnx?norm=imagnet", "did you mean 'imagenet'"),
         ("hf:{0}/st/1_Pooling", "cannot be loaded"),

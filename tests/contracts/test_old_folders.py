@@ -1,4 +1,4 @@
-"""Folders that version 0.1 wrote open, report and resume the same."""
+"""Folders that version 0.1 wrote can be opened, reported and continued with the same results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SELECTORS = ("random", "first", "pca-top")
 
 @pytest.fixture
 def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the old folders, which is the working folder as it was when they were written."""
+    """A copy of the old folders as working folder, as when they were written."""
     folder = tmp_path / "old"
     shutil.copytree(OLD, folder)
     monkeypatch.chdir(folder)
@@ -53,30 +53,30 @@ def test_an_old_store_opens_and_is_not_imported_again(old: Path) -> None:
 
 def test_an_old_run_gives_the_same_tables(old: Path) -> None:
     # Last digits may differ between processors, so numbers are compared to 1e-9.
-    for name, made in (
+    for name, frame in (
         ("redundancy", cm.redundancy("run", deltas=(0.8, 0.9))),
         ("fairness", cm.fairness("run")),
     ):
-        made.to_csv(old / "again.csv", index=False)
-        want = table(old / f"{name}.csv")
-        pd.testing.assert_frame_equal(table(old / "again.csv"), want, rtol=1e-9, atol=1e-12)
+        frame.to_csv(old / "again.csv", index=False)
+        expected = table(old / f"{name}.csv")
+        pd.testing.assert_frame_equal(table(old / "again.csv"), expected, rtol=1e-9, atol=1e-12)
     page = cm.report("run", out=old / "page.html")
     assert "penultimate" in page.read_text(encoding="utf-8")
 
 
-def test_an_old_run_goes_on_where_it_stopped(old: Path) -> None:
-    asked = {"measures": MEASURES, "selectors": SELECTORS, "seeds": 3}
+def test_an_old_run_is_continued(old: Path) -> None:
+    options = {"measures": MEASURES, "selectors": SELECTORS, "seeds": 3}
     rows = cm.Run.open(old / "run").frame()
-    tabled = (old / "run" / "results.parquet").read_bytes()
-    same = cm.sweep("store", out="run", fractions=(0.25, 0.5, 1.0), **asked)
+    table_bytes = (old / "run" / "results.parquet").read_bytes()
+    same = cm.sweep("store", out="run", fractions=(0.25, 0.5, 1.0), **options)
     # Nothing was computed: times are part of the table.
     pd.testing.assert_frame_equal(same.frame(), rows)
-    assert (old / "run" / "results.parquet").read_bytes() == tabled
-    more = cm.sweep("store", out="run", fractions=(0.125, 0.25, 0.5, 1.0), **asked).frame()
+    assert (old / "run" / "results.parquet").read_bytes() == table_bytes
+    more = cm.sweep("store", out="run", fractions=(0.125, 0.25, 0.5, 1.0), **options).frame()
     assert len(more) == len(rows) + len(MEASURES) * (3 + 1 + 1)
-    kept = more[more["cell"].isin(rows["cell"])]
+    unchanged = more[more["cell"].isin(rows["cell"])]
     pd.testing.assert_frame_equal(
-        kept.sort_values("cell").reset_index(drop=True),
+        unchanged.sort_values("cell").reset_index(drop=True),
         rows.sort_values("cell").reset_index(drop=True),
     )
 

@@ -1,4 +1,4 @@
-"""Work done ahead in threads: the same results, the first error, and no thread left behind."""
+"""map_ahead: results in order, the first error, and no thread left running."""
 
 from __future__ import annotations
 
@@ -43,26 +43,26 @@ def test_results_come_in_order_until_the_first_error(n, workers, ahead, failing,
         return task * task
 
     stop = min([task for task in failing if task < n], default=n)
-    found = []
+    results = []
     expected = pytest.raises(ValueError, match=f"^{stop}$") if stop < n else nullcontext()
     with expected:
-        found.extend(map_ahead(work, range(n), workers=workers, ahead=ahead))
+        results.extend(map_ahead(work, range(n), workers=workers, ahead=ahead))
     # list.extend keeps what came before the error.
-    assert found == [task * task for task in range(stop)]
+    assert results == [task * task for task in range(stop)]
     assert ahead_threads() == []
 
 
-def test_no_more_than_asked_is_made_ahead():
-    begun = []
-    results = map_ahead(lambda task: begun.append(task) or task, range(50), workers=3, ahead=5)
-    assert begun == []
-    for place in range(10):
-        assert next(results) == place
+def test_no_more_than_ahead_tasks_are_started_early():
+    started = []
+    results = map_ahead(lambda task: started.append(task) or task, range(50), workers=3, ahead=5)
+    assert started == []
+    for index in range(10):
+        assert next(results) == index
         time.sleep(0.01)
-        # The one that the consumer holds, and five more.
-        assert len(begun) <= place + 1 + 5
+        # The result that the consumer holds, and five more.
+        assert len(started) <= index + 1 + 5
     results.close()
-    assert len(begun) <= 15
+    assert len(started) <= 15
     assert ahead_threads() == []
 
 
@@ -77,7 +77,7 @@ def test_an_interrupted_consumer_leaves_no_thread():
 
     with pytest.raises(KeyboardInterrupt) as caught:
         consume()
-    assert ahead_threads() != []  # the traceback keeps the generator; who runs it closes it
+    assert ahead_threads() != []  # the traceback holds the generator: its consumer must close it
     batches.close()
     assert ahead_threads() == []
     assert caught.type is KeyboardInterrupt
@@ -85,52 +85,52 @@ def test_an_interrupted_consumer_leaves_no_thread():
 
 @pytest.fixture(params=["png", "jpg"])
 def folder(request, tmp_path):
-    """64 pictures of many sizes, both ways up, grey and coloured, in two classes."""
+    """64 images of many sizes, portrait and landscape, grey and colour, in two classes."""
     rng = np.random.default_rng(5)
     for number in range(64):
         shape = tuple(rng.integers(20, 90, 2)) + ((3,) if number % 3 else ())
         coarse = rng.integers(0, 256, shape).astype(np.uint8)
-        path = tmp_path / "pictures" / "ab"[number % 2] / f"{number:02}.{request.param}"
+        path = tmp_path / "images" / "ab"[number % 2] / f"{number:02}.{request.param}"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(coarse).save(path)
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
 def one_by_one(model, items):
-    """Prepared by Pillow and run by torch, picture after picture, without any thread."""
+    """Preprocess with Pillow and run with torch, one image after the other, without threads."""
     import torch
 
     settings_ = model.preprocess.settings
     side, crop = settings_["resize_shorter_side"], settings_["centre_crop"]
     method = Image.Resampling[settings_["interpolation"].upper()]
-    found = []
+    features = []
     for item in items:
-        picture = item.convert("RGB")
-        scale = side / min(picture.size)
+        image = item.convert("RGB")
+        scale = side / min(image.size)
         width, height = (
-            side if edge == min(picture.size) else int(edge * scale) for edge in picture.size
+            side if edge == min(image.size) else int(edge * scale) for edge in image.size
         )
-        picture = picture.resize((width, picture.height), method).resize((width, height), method)
+        image = image.resize((width, image.height), method).resize((width, height), method)
         left, top = round((width - crop) / 2), round((height - crop) / 2)
-        picture = picture.crop((left, top, left + crop, top + crop))
-        x = torch.from_numpy(np.asarray(picture).copy()).movedim(2, 0)[None].float() / 255
+        image = image.crop((left, top, left + crop, top + crop))
+        x = torch.from_numpy(np.asarray(image).copy()).movedim(2, 0)[None].float() / 255
         mean = torch.tensor(settings_["mean"]).view(3, 1, 1)
         std = torch.tensor(settings_["std"]).view(3, 1, 1)
         with torch.no_grad():
             maps = model.root.forward_features((x - mean) / std)
-            found.append(model.root.forward_head(maps, pre_logits=True)[0].numpy())
-    return np.stack(found)
+            features.append(model.root.forward_head(maps, pre_logits=True)[0].numpy())
+    return np.stack(features)
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
-def test_features_are_those_of_one_picture_after_another(folder, tmp_path, engine):
+def test_features_equal_those_of_one_image_after_the_other(folder, tmp_path, engine):
     spec = f"imagefolder:{folder}"
     store = cm.extract(MODEL, spec, out=tmp_path / "s", engine=engine, batch_size=7, device="cpu")
     model, data = load_model(MODEL, device="cpu"), cm.load_dataset(spec)
     for split in store.splits:
         expected = one_by_one(model, list(data.splits[split].items))
-        found = store.features(split).array()
-        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+        features = store.features(split).array()
+        assert np.abs(features - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -139,14 +139,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("stop", [5, 30])
-def test_stopped_while_pictures_are_prepared_the_bytes_are_the_same(
+def test_an_extraction_interrupted_in_preprocessing_gives_the_same_bytes(
     folder, tmp_path, monkeypatch, stop
 ):
-    monkeypatch.setattr(features_writer, "SHARD_ROWS", 16)
+    monkeypatch.setattr(features_writer.StoreWriter, "shard_rows", 16)
     options = {"engine": "openvino", "batch_size": 6, "device": "cpu"}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     cm.extract(MODEL, f"imagefolder:{folder}", out=whole, **options)
-    one, lock, count = ImagePreprocess._one, threading.Lock(), [0]
+    one, lock, count = ImagePreprocess._prepare_image, threading.Lock(), [0]
 
     def interrupted(self, item):
         with lock:
@@ -158,7 +158,7 @@ def test_stopped_while_pictures_are_prepared_the_bytes_are_the_same(
         return one(self, item)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ImagePreprocess, "_one", interrupted)
+        patch.setattr(ImagePreprocess, "_prepare_image", interrupted)
         with pytest.raises(KeyboardInterrupt):
             cm.extract(MODEL, f"imagefolder:{folder}", out=parts, **options)
     assert ahead_threads() == []
@@ -168,12 +168,12 @@ def test_stopped_while_pictures_are_prepared_the_bytes_are_the_same(
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
-def test_a_broken_picture_met_on_the_way_is_named_and_no_thread_left(folder, tmp_path, engine):
+def test_a_broken_image_is_named_and_no_thread_is_left(folder, tmp_path, engine):
     path = sorted(folder.rglob("*.*"))[50]
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(BrokenImageError, match=path.name) as caught:
         cm.extract(MODEL, f"imagefolder:{folder}", out=tmp_path / "s", engine=engine, device="cpu")
-    # Asked while the traceback, and with it every frame, is still there.
+    # The traceback, and with it every frame, still exists here.
     assert ahead_threads() == []
     assert "\n" not in str(caught.value)
 

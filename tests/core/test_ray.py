@@ -1,4 +1,4 @@
-"""Ray: the same bytes as in this process, whoever dies on the way."""
+"""Ray: the same bytes as in this process, even if workers or nodes die."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from criticalmass.storage.run import Run
 
 pytest.importorskip("ray", reason="NOT TESTED: the extra [ray] is not installed")
 
-from criticalmass.core.ray_backend import Ray, Watch
+from criticalmass.core.ray_backend import ClusterMonitor, Ray
 
-ASKED: dict[str, Any] = {
+OPTIONS: dict[str, Any] = {
     "selectors": ("random", "pca-top", "leverage"),
     "measures": ("logistic", "knn", "cka", "sgd"),
     "fractions": (0.25, 0.5, 1.0),
@@ -36,15 +36,15 @@ def square(x: int) -> int:
     return x * x
 
 
-def threads_there(_: int) -> tuple[int, str, str]:
+def worker_settings(_: int) -> tuple[int, str, str]:
     return thread_count(), os.environ["OMP_NUM_THREADS"], str(Path.cwd())
 
 
 def refuse(x: int) -> int:
-    raise CriticalMassError(f"{x} is none")
+    raise CriticalMassError(f"{x} is refused")
 
 
-def stumble(x: int) -> int:
+def divide_by_zero(x: int) -> int:
     return x // 0
 
 
@@ -61,21 +61,21 @@ def die_once(mark: Path) -> str:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What lies in a run's folder, but for the table and the manifest, which tell times."""
-    kept = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    told = ("results.parquet", "manifest.json")
-    return {str(p.relative_to(folder)): p.read_bytes() for p in kept if p.name not in told}
+    """The files of a run except the table and the manifest, which contain times."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    timed = ("results.parquet", "manifest.json")
+    return {str(p.relative_to(folder)): p.read_bytes() for p in paths if p.name not in timed}
 
 
 def without_time(run: Run) -> pd.DataFrame:
     return run.frame().drop(columns="seconds")
 
 
-def the_same(one: Run, two: Run) -> None:
-    """Hold two runs against each other to float tolerance.
+def assert_equal_runs(one: Run, two: Run) -> None:
+    """Compare two runs to float tolerance.
 
-    With one thread for everything they are equal byte for byte; where BLAS of this process has
-    more (it is set when the process starts), last digits differ now and then.
+    With one thread everywhere they are equal byte for byte. If BLAS of this process has more
+    threads (a setting of its start), the last digits can differ.
     """
     a, b = without_time(one), without_time(two)
     plain = ["layer", "selector", "measure", "fraction", "n_kept", "seed", "status", "cell"]
@@ -83,7 +83,7 @@ def the_same(one: Run, two: Run) -> None:
     similar = (a["measure"] == "cka").to_numpy()
     values, others = a["value"].to_numpy(float), b["value"].to_numpy(float)
     np.testing.assert_allclose(values[similar], others[similar], rtol=1e-9)
-    # A sample on the border of two classes may fall to the other side.
+    # A sample near the border of two classes can change its class.
     np.testing.assert_allclose(values, others, atol=0.03)
     assert (a["artifact"].isna() == b["artifact"].isna()).all()
     assert {name.partition("/")[0] for name in files(one.path)} == {
@@ -92,32 +92,36 @@ def the_same(one: Run, two: Run) -> None:
 
 
 @pytest.fixture
-def here(store: FeatureStore, tmp_path: Path) -> Run:
+def local_run(store: FeatureStore, tmp_path: Path) -> Run:
     with limit_threads(1):
-        return cm.sweep(store, out=tmp_path / "here", **ASKED)
+        return cm.sweep(store, out=tmp_path / "local", **OPTIONS)
 
 
 def test_a_sweep_gives_the_values_of_the_local_one(
-    cluster: Any, store: FeatureStore, here: Run, tmp_path: Path
+    cluster: Any, store: FeatureStore, local_run: Run, tmp_path: Path
 ) -> None:
     with limit_threads(1):
-        there = cm.sweep(store, out=tmp_path / "there", **ASKED, backend="ray")
-    assert (there.frame()["status"] == "ok").all()
-    the_same(here, there)
+        ray_run = cm.sweep(store, out=tmp_path / "ray", **OPTIONS, backend="ray")
+    assert (ray_run.frame()["status"] == "ok").all()
+    assert_equal_runs(local_run, ray_run)
 
 
-@pytest.mark.filterwarnings("ignore:refine")  # what the search tells is the same for both
-def test_layers_and_a_search_run_there_too(
+@pytest.mark.filterwarnings("ignore:refine")  # both searches warn
+def test_layers_and_a_search_run_on_ray_too(
     cluster: Any, make_store: Callable[..., FeatureStore], tmp_path: Path
 ) -> None:
     store = make_store("two", layers={"early": 1, "late": 2})
-    asked: dict[str, Any] = {"measures": ("centroid", "cka"), "fractions": (0.25, 1.0), "seeds": 2}
+    options: dict[str, Any] = {
+        "measures": ("centroid", "cka"),
+        "fractions": (0.25, 1.0),
+        "seeds": 2,
+    }
     with limit_threads(1):
-        here = cm.sweep(store, out=tmp_path / "a", **asked, refine=0.9, refine_cells=20)
-        there = cm.sweep(
-            store, out=tmp_path / "b", **asked, refine=0.9, refine_cells=20, backend=Ray()
+        local_run = cm.sweep(store, out=tmp_path / "a", **options, refine=0.9, refine_cells=20)
+        ray_run = cm.sweep(
+            store, out=tmp_path / "b", **options, refine=0.9, refine_cells=20, backend=Ray()
         )
-    the_same(here, there)
+    assert_equal_runs(local_run, ray_run)
 
 
 def test_tasks_come_back_each_once(cluster: Any) -> None:
@@ -126,15 +130,15 @@ def test_tasks_come_back_each_once(cluster: Any) -> None:
     assert list(Ray().map(square, [])) == []
 
 
-def test_a_worker_uses_its_own_threads_in_our_folder(cluster: Any) -> None:
-    assert set(Ray().map(threads_there, range(4))) == {(1, "1", str(Path.cwd()))}
+def test_a_worker_uses_its_number_of_threads_and_our_folder(cluster: Any) -> None:
+    assert set(Ray().map(worker_settings, range(4))) == {(1, "1", str(Path.cwd()))}
 
 
-def test_what_a_task_raises_reaches_the_caller_as_it_was(cluster: Any) -> None:
-    with pytest.raises(CriticalMassError, match=r"^7 is none$"):
+def test_an_exception_of_a_task_reaches_the_caller_unchanged(cluster: Any) -> None:
+    with pytest.raises(CriticalMassError, match=r"^7 is refused$"):
         list(Ray().map(refuse, [7]))
     with pytest.raises(ZeroDivisionError):
-        list(Ray().map(stumble, [7]))
+        list(Ray().map(divide_by_zero, [7]))
     assert list(Ray().map(square, [3])) == [9]
 
 
@@ -150,43 +154,44 @@ def test_more_cpus_than_a_node_has_are_refused(cluster: Any) -> None:
         list(Ray(cpus=3).map(square, [1]))
 
 
-@pytest.mark.filterwarnings("ignore:1 of the Ray cluster's nodes died")  # if it is seen in time
-def test_a_killed_node_costs_time_alone(
+@pytest.mark.filterwarnings(
+    "ignore:1 of the Ray cluster's nodes died"
+)  # only if it is counted in time
+def test_a_killed_node_changes_no_result(
     cluster: Any,
     store: FeatureStore,
-    here: Run,
+    local_run: Run,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     doomed = cluster.add_node(num_cpus=2, object_store_memory=80 << 20)
     cluster.wait_for_nodes()
-    seen = []
+    results = []
 
-    class Struck(Ray):
+    class NodeKiller(Ray):
         def _results(self, *args: Any) -> Iterator[Any]:
             for result in super()._results(*args):
-                seen.append(result)
-                if len(seen) == 2:
+                results.append(result)
+                if len(results) == 2:
                     cluster.remove_node(doomed, allow_graceful=False)
                 yield result
 
     with limit_threads(1):
-        there = cm.sweep(store, out=tmp_path / "there", **ASKED, backend=Struck())
-    assert len(seen) > 2
-    the_same(here, there)
-    assert capsys.readouterr().out == ""  # what Ray has to say of it is no output of ours
+        ray_run = cm.sweep(store, out=tmp_path / "ray", **OPTIONS, backend=NodeKiller())
+    assert len(results) > 2
+    assert_equal_runs(local_run, ray_run)
+    assert capsys.readouterr().out == ""  # Ray's messages must not mix with our output
 
 
-def test_nodes_that_died_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_that_died_are_warned_of() -> None:
     nodes = [
         {"NodeID": name, "Alive": True, "Resources": {"CPU": cpus}}
         for name, cpus in (("a", 0.0), ("b", 4.0), ("c", 3.0))
     ]
-    monkeypatch.setattr("criticalmass.core.ray_backend._LOOK_SECONDS", 0.0)
-    watch = Watch(SimpleNamespace(nodes=lambda: nodes), cpus=2)
-    assert watch.workers == 3
+    monitor = ClusterMonitor(SimpleNamespace(nodes=lambda: nodes), cpus=2, interval=0.0)
+    assert monitor.workers == 3
     nodes[1]["Alive"] = False
     with pytest.warns(UserWarning, match="1 of the Ray cluster's nodes died, 1 workers are left"):
-        watch.look()
-    watch.look()
-    assert watch.workers == 1
+        monitor.update()
+    monitor.update()
+    assert monitor.workers == 1

@@ -1,4 +1,4 @@
-"""A cluster that asks for a token: ours is sent where it lies, and its lack is said at once."""
+"""A cluster that asks for a token: ours is sent, and a missing one is an error at once."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pytest
 
 pytest.importorskip("ray", reason="NOT TESTED: the extra [ray] is not installed")
 
-# Without a dashboard and with little memory; it ends when nobody listens any more.
+# Without a dashboard and with little memory; it ends when its stdin is closed.
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
 
-made = Cluster(initialize_head=True, head_node_args={
+cluster = Cluster(initialize_head=True, head_node_args={
     "num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False})
-print(made.address, flush=True)
+print(cluster.address, flush=True)
 sys.stdin.read()
-made.shutdown()
+cluster.shutdown()
 """
 CLIENT = """
 import sys
@@ -36,18 +36,18 @@ except CriticalMassError as error:
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    own = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    return own | {"HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0", **more}
+    without_ray = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    return without_ray | {"HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0", **more}
 
 
 @pytest.fixture(scope="module")
 def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of users: with the cluster's token, without one, with another."""
-    made = {name: tmp_path_factory.mktemp(name) for name in ("right", "none", "other")}
+    """Home folders: with the cluster's token, with none, and with another one."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("right", "none", "other")}
     for name, letter in (("right", "a"), ("other", "b")):
-        (made[name] / ".ray").mkdir()
-        (made[name] / ".ray" / "auth_token").write_text(64 * letter)
-    return made
+        (folders[name] / ".ray").mkdir()
+        (folders[name] / ".ray" / "auth_token").write_text(64 * letter)
+    return folders
 
 
 @pytest.fixture(scope="module")
@@ -67,18 +67,18 @@ def guarded(homes: dict[str, Path]) -> Iterator[str]:
     cluster.communicate(timeout=60)
 
 
-def ask(address: str, env: dict[str, str]) -> str:
-    done = subprocess.run(
+def run_client(address: str, env: dict[str, str]) -> str:
+    process = subprocess.run(
         [sys.executable, "-c", CLIENT, address],
         env=env, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "InvalidAuthToken" not in done.stderr
-    return done.stdout.strip()
+    assert process.returncode == 0, process.stderr
+    assert "InvalidAuthToken" not in process.stderr
+    return process.stdout.strip()
 
 
 def test_a_token_is_sent_where_it_is_asked_for(guarded: str, homes: dict[str, Path]) -> None:
-    assert ask(guarded, environment(homes["right"])) == "[3, 4]"
+    assert run_client(guarded, environment(homes["right"])) == "[3, 4]"
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,9 @@ def test_a_token_is_sent_where_it_is_asked_for(guarded: str, homes: dict[str, Pa
         ("right", {"RAY_AUTH_MODE": "disabled"}, "leave out RAY_AUTH_MODE=disabled"),
     ],
 )
-def test_who_has_no_token_is_told_where_it_belongs(
+def test_without_a_token_the_error_says_where_to_put_it(
     guarded: str, homes: dict[str, Path], home: str, settings: dict[str, str], cure: str
 ) -> None:
-    told = ask(guarded, environment(homes[home], **settings))
-    assert told.startswith(f"the Ray cluster at '{guarded}' asks for a token")
-    assert told.endswith(cure)
+    error = run_client(guarded, environment(homes[home], **settings))
+    assert error.startswith(f"the Ray cluster at '{guarded}' asks for a token")
+    assert error.endswith(cure)

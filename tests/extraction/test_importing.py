@@ -1,4 +1,4 @@
-"""Importing vectors that exist: every way in gives the same store."""
+"""Importing existing vectors: every kind of input gives the same store."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_an_array_is_split_by_class(tmp_path):
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(2, 30), st.integers(1, 5), st.booleans())
-def test_given_splits_come_back(tmp_path_factory, n, d, half):
+def test_given_splits_are_kept(tmp_path_factory, n, d, half):
     x = {
         split: np.random.default_rng(n).normal(size=(n, d)).astype("f2" if half else "f4")
         for split in ("train", "test")
@@ -45,7 +45,7 @@ def test_given_splits_come_back(tmp_path_factory, n, d, half):
         np.testing.assert_array_equal(store.labels(split), y[split])
 
 
-def test_every_way_in_gives_the_same_features(tmp_path):
+def test_every_kind_of_input_gives_the_same_features(tmp_path):
     split = np.where(np.arange(40) < 30, "train", "test")
     np.save(tmp_path / "x.npy", X)
     np.save(tmp_path / "y.npy", Y)
@@ -96,7 +96,7 @@ def test_the_same_again_is_reused_and_another_refused(tmp_path):
         (X, {"labels": Y, "split": np.arange(40)}, "must hold 'train' and 'test'"),
         (X, {"labels": Y, "split": np.zeros(3, bool)}, "40 samples"),
         ({"train": X}, {"labels": {"train": Y}}, "splits must be"),
-        ({"train": X, "test": X}, {"labels": Y}, "give both alike"),
+        ({"train": X, "test": X}, {"labels": Y}, "give both the same splits"),
         (
             {"train": X, "test": X[:, :2]},
             {"labels": {"train": Y, "test": Y}},

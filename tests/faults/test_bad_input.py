@@ -1,4 +1,4 @@
-"""Bad input: the hunt of benchmarks/bad_input.py, with over a thousand calls."""
+"""Bad input: benchmarks/bad_input.py with over a thousand calls, and some typical mistakes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import criticalmass as cm
-from criticalmass.cli.main import _code
-from criticalmass.core.arguments import checked
+from criticalmass.cli.main import run_command
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.errors import CriticalMassError
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
@@ -22,19 +22,19 @@ from criticalmass.storage.run import Run
 ROOT = Path(__file__).parent.parent.parent
 
 
-def test_a_thousand_bad_calls_are_each_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_thousand_bad_calls_each_raise_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.bad_input", "--dir", str(tmp_path), "--count", "1200"],
         cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    found = re.search(r"^([\d,]+) calls", done.stdout, re.MULTILINE)
-    assert found is not None
-    assert int(found[1].replace(",", "")) >= 1000
+    count = re.search(r"^([\d,]+) calls", done.stdout, re.MULTILINE)
+    assert count is not None
+    assert int(count[1].replace(",", "")) >= 1000
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({"level": "high"}, "level='high' must be a confidence"),
         ({"level": float("nan")}, "level=nan must be"),
@@ -45,12 +45,12 @@ def test_a_thousand_bad_calls_are_each_refused_in_one_line(tmp_path: Path) -> No
         ({"run": 7}, "run=7 must be a run"),
     ],
 )
-def test_the_door_names_the_argument_and_what_it_should_be(
-    arguments: dict[str, Any], says: str
+def test_an_error_names_the_argument_and_its_valid_values(
+    arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(CriticalMassError) as caught:
         cm.redundancy(**{"run": "nowhere", **arguments})
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_spec_without_a_scheme_is_repeated() -> None:
@@ -71,38 +71,38 @@ def test_a_strength_whose_inverse_overflows_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["path_or_arrays", "labels", "split"])
 def test_rows_that_differ_in_length_are_refused(name: str, tmp_path: Path) -> None:
-    given: dict[str, Any] = {"path_or_arrays": np.eye(4), "labels": [0, 1, 0, 1], "split": None}
+    arguments: dict[str, Any] = {"path_or_arrays": np.eye(4), "labels": [0, 1, 0, 1], "split": None}
     what = "features" if name == "path_or_arrays" else name
-    with pytest.raises(CriticalMassError, match=rf"^{what}=\[\[1, 2\], \[3\]\] make no array"):
-        cm.import_features(**given | {name: [[1, 2], [3]]}, out=tmp_path / "out")
+    with pytest.raises(CriticalMassError, match=rf"^{what}=\[\[1, 2\], \[3\]\] cannot be made an"):
+        cm.import_features(**arguments | {name: [[1, 2], [3]]}, out=tmp_path / "out")
 
 
-def test_a_folder_in_the_way_is_named(
+def test_a_folder_with_the_name_of_the_output_is_named(
     make_run: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, place = make_run(), tmp_path / "a\nb"
-    place.mkdir()
-    assert _code(["report", str(run.path), "--out", str(place)]) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"error: {tmp_path}/a\\nb: Is a directory; choose")
+    run, folder = make_run(), tmp_path / "a\nb"
+    folder.mkdir()
+    assert run_command(["report", str(run.path), "--out", str(folder)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {tmp_path}/a\\nb: Is a directory; choose")
 
 
 @pytest.mark.parametrize("words", [["--worst-class-drop", "1e400"], ["--worst-class-drop=1e400"]])
-def test_an_argument_is_called_what_the_user_called_it(
+def test_an_error_names_the_option_as_the_user_wrote_it(
     words: list[str], store: FeatureStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _code(["shrink", str(store.path), "--keep", "0.9", *words]) == 2
+    assert run_command(["shrink", str(store.path), "--keep", "0.9", *words]) == 2
     assert "\nerror: --worst-class-drop=inf is outside" in f"\n{capsys.readouterr().err}"
 
 
 @pytest.mark.parametrize("orders", [float("nan"), [[0.2, 1.7]], [[True, False]], [["a", "b"]]])
-def test_orders_that_are_no_whole_numbers_are_not_rounded(orders: Any) -> None:
+def test_orders_that_are_not_whole_numbers_are_not_rounded(orders: Any) -> None:
     with pytest.raises(CriticalMassError, match=r"^orders( are of type| have shape|=)"):
         cm.fit_probes(np.eye(4, 2), [0, 1, 0, 1], orders, [1], [0.1])
 
 
 @pytest.mark.parametrize("level", [None, "high", True])
-def test_a_level_that_is_none_is_repeated(store: FeatureStore, level: Any, tmp_path: Path) -> None:
+def test_an_invalid_level_is_repeated(store: FeatureStore, level: Any, tmp_path: Path) -> None:
     with pytest.raises(CriticalMassError, match=f"^refine_level={level!r} must be a confidence"):
         cm.sweep(store, out=tmp_path / "run", measures=("cka",), refine=0.9, refine_level=level)
 
@@ -112,38 +112,38 @@ def test_half_precision_fractions_do_not_overflow(store: FeatureStore) -> None:
         cm.ensembles(store, fractions=np.array([6e4], dtype=np.float16), members=2, seeds=1)
 
 
-def test_more_threads_than_any_machine_has_are_a_slip() -> None:
+def test_too_many_threads_are_an_error() -> None:
     x, y = np.zeros((4, 2)), [0, 1, 0, 1]
     with pytest.raises(CriticalMassError, match=r"threads=2147483648 must be .* from 1 to"):
         cm.fit_probes(x, y, [[0, 1]], [1], [0.1], threads=2**31)
 
 
 @pytest.mark.parametrize("out", ["/", "."])
-def test_a_place_without_a_name_is_refused(
+def test_an_output_path_without_a_name_is_an_error(
     out: str, make_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CriticalMassError, match=f"'{re.escape(out)}' is no name"):
+    with pytest.raises(CriticalMassError, match=f"'{re.escape(out)}' is not the name"):
         cm.report(run, out)
 
 
 def test_one_value_stands_for_several() -> None:
-    @checked
-    def ask(deltas: Any = (0.9,)) -> Any:
+    @validate_arguments
+    def echo(deltas: Any = (0.9,)) -> Any:
         return deltas
 
-    assert ask(0.5) == (0.5,)
-    assert ask(deltas=[0.5]) == [0.5]
-    assert ask() == (0.9,)
+    assert echo(0.5) == (0.5,)
+    assert echo(deltas=[0.5]) == [0.5]
+    assert echo() == (0.9,)
 
 
 def test_an_iterator_reaches_the_function_unread() -> None:
-    @checked
-    def ask(fractions: Any) -> Any:
+    @validate_arguments
+    def echo(fractions: Any) -> Any:
         return list(fractions)
 
-    assert ask(iter([0.1, 0.2])) == [0.1, 0.2]
+    assert echo(iter([0.1, 0.2])) == [0.1, 0.2]
 
 
 def test_an_error_is_one_line_whatever_it_repeats() -> None:
@@ -153,7 +153,7 @@ def test_an_error_is_one_line_whatever_it_repeats() -> None:
     assert text.startswith(r"no run at 'a\nb\x07\u202e' ")
 
 
-def test_arrays_of_another_library_pass_the_door() -> None:
+def test_arrays_of_other_libraries_are_accepted() -> None:
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(0).standard_normal((20, 4))
     assert cm.linear_cka(x.tolist(), x) == pytest.approx(1.0)

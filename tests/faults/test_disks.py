@@ -1,4 +1,4 @@
-"""Full disks, folders that cannot be written, two writers: found, named, nothing half-written."""
+"""Full disks, read-only folders and two writers: an error names them, and no file is partial."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from criticalmass.storage.run import Run
 SWEEP = ("--fraction", "0.1", "--fraction", "1", "--seeds", "2", "--measure", "ridge")
 
 
-def said(capsys: pytest.CaptureFixture[str], *command: object) -> tuple[int, str]:
-    """Run a command; -> its exit code and what it said on stderr."""
+def run_command_line(capsys: pytest.CaptureFixture[str], *command: object) -> tuple[int, str]:
+    """Run a command; return its exit code and stderr."""
     with pytest.raises(SystemExit) as left:
         main([str(part) for part in command])
     return int(str(left.value.code)), capsys.readouterr().err
@@ -40,27 +40,27 @@ def vectors(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Mount a disk of 256 KiB; only a superuser can."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)],
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    if mounted.returncode:
-        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    if mount.returncode:
+        pytest.skip(f"no small disk can be mounted here: {mount.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
 
 
 def enlarge(disk: Path, options: str = "size=64m") -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
 
 
-def test_a_full_disk_stops_an_import_which_then_goes_on(
+def test_an_import_continues_after_a_full_disk(
     small_disk: Path, vectors: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = small_disk / "features"
-    code, err = said(capsys, "import", vectors, "--out", out, "--copy")
+    code, err = run_command_line(capsys, "import", vectors, "--out", out, "--copy")
     assert code == 2
     assert "No space left" in err
     assert "free some" in err
@@ -68,37 +68,39 @@ def test_a_full_disk_stops_an_import_which_then_goes_on(
     assert err.count("error: ") == 1
     assert not list(small_disk.rglob(".*.part"))
     enlarge(small_disk)
-    assert said(capsys, "import", vectors, "--out", out, "--copy")[0] == 0
+    assert run_command_line(capsys, "import", vectors, "--out", out, "--copy")[0] == 0
     stored = np.concatenate(
         [FeatureStore.open(out).features(split).array() for split in ("train", "test")]
     )
     np.testing.assert_allclose(stored.sum(), np.load(vectors)["X"].sum())
 
 
-def test_a_full_disk_stops_a_sweep_which_then_goes_on(
+def test_a_sweep_continues_after_a_full_disk(
     small_disk: Path, vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, out = tmp_path / "features", small_disk / "run"
-    said(capsys, "import", vectors, "--out", store)
-    # Leave room for a few files: it must stop in the middle, not at the first.
+    run_command_line(capsys, "import", vectors, "--out", store)
+    # Leave space for a few files, so that the sweep stops in the middle.
     (small_disk / "other").write_bytes(bytes(216 * 1024))
-    code, err = said(capsys, "sweep", store, "--out", out, *SWEEP)
+    code, err = run_command_line(capsys, "sweep", store, "--out", out, *SWEEP)
     assert code == 2
     assert "No space left" in err
     assert str(out) in err
     assert not [path for path in out.rglob(".*") if path.is_file()]
     enlarge(small_disk)
-    assert said(capsys, "sweep", store, "--out", out, *SWEEP)[0] == 0
-    assert said(capsys, "sweep", store, "--out", tmp_path / "whole", *SWEEP)[0] == 0
-    here, there = (Run.open(p).frame().drop(columns="seconds") for p in (out, tmp_path / "whole"))
-    assert here.to_dict("records") == there.to_dict("records")
+    assert run_command_line(capsys, "sweep", store, "--out", out, *SWEEP)[0] == 0
+    assert run_command_line(capsys, "sweep", store, "--out", tmp_path / "whole", *SWEEP)[0] == 0
+    continued, complete = (
+        Run.open(p).frame().drop(columns="seconds") for p in (out, tmp_path / "whole")
+    )
+    assert continued.to_dict("records") == complete.to_dict("records")
 
 
 def test_a_disk_that_cannot_be_written(
     small_disk: Path, vectors: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     enlarge(small_disk, "ro")
-    code, err = said(capsys, "import", vectors, "--out", small_disk / "features")
+    code, err = run_command_line(capsys, "import", vectors, "--out", small_disk / "features")
     assert code == 2
     assert "Read-only file system" in err
     assert "choose another path" in err
@@ -106,62 +108,62 @@ def test_a_disk_that_cannot_be_written(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES])
-def test_what_the_system_refuses_is_told_in_a_line(
+def test_an_error_of_the_system_is_one_line(
     number: int,
     vectors: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Where no disk can be mounted: the third file that is written does not fit."""
+    """Without a small disk: writing the third file fails."""
     written = []
-    whole = Path.open
+    original_open = Path.open
 
     class Full(io.FileIO):
         def write(self, content: Any) -> int:
             super().write(content[: len(content) // 2])
             raise OSError(number, os.strerror(number))
 
-    def opened(path: Path, mode: str = "r", *rest: Any, **more: Any) -> Any:
+    def open_or_fail(path: Path, mode: str = "r", *rest: Any, **more: Any) -> Any:
         if mode == "wb":
             written.append(path)
-        full = mode == "wb" and len(written) >= 3
-        return Full(path, "w") if full else whole(path, mode, *rest, **more)
+        is_full = mode == "wb" and len(written) >= 3
+        return Full(path, "w") if is_full else original_open(path, mode, *rest, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "open", opened)
-        code, err = said(capsys, "import", vectors, "--out", tmp_path / "out", "--copy")
+        patched.setattr(Path, "open", open_or_fail)
+        code, err = run_command_line(capsys, "import", vectors, "--out", tmp_path / "out", "--copy")
     assert code == 2
     assert os.strerror(number) in err
     assert str(tmp_path / "out") in err
     assert err.count("\n") == 1
     assert not list(tmp_path.rglob(".*.part"))
-    assert said(capsys, "import", vectors, "--out", tmp_path / "out", "--copy")[0] == 0
+    assert run_command_line(capsys, "import", vectors, "--out", tmp_path / "out", "--copy")[0] == 0
 
 
 def test_two_processes_on_one_run(
     vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, out = tmp_path / "features", tmp_path / "run"
-    said(capsys, "import", vectors, "--out", store)
-    said(capsys, "sweep", store, "--out", out, *SWEEP)
+    run_command_line(capsys, "import", vectors, "--out", store)
+    run_command_line(capsys, "sweep", store, "--out", out, *SWEEP)
     before = Run.open(out).frame()
-    holder = subprocess.Popen(
+    writer = subprocess.Popen(
         [sys.executable, "-c", _HOLD, str(out)], stdout=subprocess.PIPE, text=True
     )
     try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        code, err = said(capsys, "sweep", store, "--out", out, *SWEEP, "--seeds", "3")
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "held\n"
+        code, err = run_command_line(capsys, "sweep", store, "--out", out, *SWEEP, "--seeds", "3")
         assert code == 2
-        assert f"process {holder.pid}" in err
+        assert f"process {writer.pid}" in err
         assert Run.open(out).frame().equals(before)
     finally:
-        holder.kill()
-        holder.communicate()
-    # The lock of the dead process is still there, and is taken over.
+        writer.kill()
+        writer.communicate()
+    # The lock of the killed process still exists, and the next process takes it over.
     assert (out / "lock").exists()
-    assert said(capsys, "sweep", store, "--out", out, *SWEEP, "--seeds", "3")[0] == 0
+    assert run_command_line(capsys, "sweep", store, "--out", out, *SWEEP, "--seeds", "3")[0] == 0
     assert not (out / "lock").exists()
     assert len(Run.open(out).frame()) > len(before)
 

@@ -1,4 +1,4 @@
-"""The harnesses of benchmarks/ with few rounds; docs/reliability.md quotes their long runs."""
+"""The reliability benchmarks with few rounds; docs/reliability.md quotes their long runs."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def run(*arguments: str) -> str:
 
 
 def test_commands_killed_at_random_moments_lose_nothing(tmp_path: Path) -> None:
-    """Also that commands given twice leave the same bytes: the harness compares them first."""
+    """This also tests that commands run twice write the same bytes, which is compared first."""
     out = run("benchmarks.kills", "--dir", str(tmp_path), "--count", "4")
     survived = [int(number) for number in re.findall(r"(\d+) kills survived", out)]
     assert sum(survived) >= 4
     assert len(survived) >= 4
-    assert re.findall(r"(\d+) troubles", out) == ["0"] * len(survived)
+    assert re.findall(r"(\d+) failures", out) == ["0"] * len(survived)
 
 
-def test_damage_is_found_and_mended(tmp_path: Path) -> None:
+def test_damage_is_detected_and_repaired(tmp_path: Path) -> None:
     out = run("benchmarks.damage", "--dir", str(tmp_path), "--count", "90")
     assert sum(int(number) for number in re.findall(r"(\d+) found", out)) > 70
     assert len(re.findall(r"(\d+) healed", out)) == 2
 
 
 def test_everything_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    """Every public function, in two processes with other hashes."""
+    """Every public function, in two processes with different hash seeds."""
     out = run("benchmarks.twice", "--dir", str(tmp_path))
     assert int(re.findall(r"(\d+) results compared", out)[0]) > 35
     assert re.findall(r"(\d+) differ", out) == ["0"]

@@ -1,4 +1,4 @@
-"""Truths about diffused redundancy that hold for any curve."""
+"""Properties of diffused redundancy that hold for any curve."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_dr_lies_between_zero_and_one(some, delta):
 
 
 @given(curve(), deltas, deltas)
-def test_asking_for_more_never_leaves_more_redundancy(some, one, two):
+def test_a_larger_delta_never_gives_more_redundancy(some, one, two):
     low, high = sorted((one, two))
     for estimator in ("strict", "interpolated"):
         at_low = diffused_redundancy(*some, low, estimator=estimator)

@@ -1,4 +1,4 @@
-"""Truths about moments, CKA and subsets that hold for any representation."""
+"""Properties of moments, CKA and subsets that hold for any representation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import ortho_group
 
 from criticalmass.core.moments import moments
-from criticalmass.measures.similarity.cka import linear_cka, prefix_cka, prefix_cka_of_projection
+from criticalmass.measures.similarity.cka import linear_cka, prefix_cka
+from criticalmass.measures.similarity.cka_jackknife import projection_cka_replicates
 from criticalmass.selectors.registry import SELECTORS, select
 from criticalmass.selectors.sizes import grid_for, sizes_for
 
@@ -26,17 +27,17 @@ def representation(shape):
 
 @given(fraction=fractions, n_neurons=st.integers(1, 10_000))
 def test_rounding_keeps_one_neuron_at_least_and_never_more_than_all(fraction, n_neurons):
-    ((kept_fraction, n_kept),) = grid_for([fraction], n_neurons)
-    assert kept_fraction == fraction
+    ((grid_fraction, n_kept),) = grid_for([fraction], n_neurons)
+    assert grid_fraction == fraction
     assert 1 <= n_kept <= n_neurons
     assert abs(n_kept - fraction * n_neurons) <= 0.5 or n_kept == 1
 
 
-@given(wanted=st.lists(fractions, min_size=1, max_size=20), n_neurons=st.integers(1, 5000))
-def test_sizes_rise_with_the_fraction_and_one_is_the_whole_layer(wanted, n_neurons):
-    grid = grid_for([*wanted, 1.0], n_neurons)
+@given(requested=st.lists(fractions, min_size=1, max_size=20), n_neurons=st.integers(1, 5000))
+def test_sizes_rise_with_the_fraction_and_one_is_the_whole_layer(requested, n_neurons):
+    grid = grid_for([*requested, 1.0], n_neurons)
     assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(grid))
-    assert sizes_for([*wanted, 1.0], n_neurons)[-1] == n_neurons
+    assert sizes_for([*requested, 1.0], n_neurons)[-1] == n_neurons
 
 
 @given(shape=shapes, seed=st.integers(0, 1000))
@@ -74,8 +75,9 @@ def test_merging_moments_is_associative_and_equals_two_passes(shape, cuts):
 @given(shape=shapes, chunk=st.integers(1, 12), data=st.data())
 def test_restricting_equals_the_moments_of_the_columns(shape, chunk, data):
     x = representation(shape)
-    kept = data.draw(st.permutations(range(x.shape[1])))[: data.draw(st.integers(1, x.shape[1]))]
-    part, direct = moments(x, chunk=chunk).restrict(kept), moments(x[:, kept])
+    order = data.draw(st.permutations(range(x.shape[1])))
+    subset = order[: data.draw(st.integers(1, x.shape[1]))]
+    part, direct = moments(x, chunk=chunk).restrict(subset), moments(x[:, subset])
     atol = 1e-11 * np.abs(direct.scatter).max()
     np.testing.assert_allclose(part.scatter, direct.scatter, atol=atol)
     np.testing.assert_allclose(part.mean, direct.mean, rtol=1e-9, atol=1e-12)
@@ -109,5 +111,6 @@ def test_cka_of_prefixes_is_that_of_the_subsets_and_of_selecting_projections(sha
     np.testing.assert_allclose(values[-1], 1.0, atol=1e-12)
     direct = [linear_cka(x[:, order[:k]], x) for k in range(1, m.n_neurons + 1)]
     np.testing.assert_allclose(values, direct, atol=1e-10)
-    picks = np.eye(m.n_neurons)[:, order]
-    np.testing.assert_allclose(prefix_cka_of_projection(m.scatter, picks), values, atol=1e-10)
+    projection = np.eye(m.n_neurons)[:, order]
+    projected, _ = projection_cka_replicates(x, projection, range(1, m.n_neurons + 1))
+    np.testing.assert_allclose(projected[0], values, atol=1e-10)

@@ -1,4 +1,4 @@
-"""Truths about similarities with the whole layer that hold for any representation."""
+"""Properties of similarities with the whole layer that hold for any representation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from criticalmass.core.moments import moment_of_squares, moments
 from criticalmass.measures.registry import SIMILARITIES
 from criticalmass.measures.similarity.cka import linear_cka, prefix_cka_debiased
 from criticalmass.measures.similarity.procrustes import prefix_procrustes_replicates
-from criticalmass.measures.similarity.retrieval import graded, ndcg, recall
+from criticalmass.measures.similarity.retrieval import graded_gains, ndcg, recall
 from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
 
 shapes = st.tuples(st.integers(8, 40), st.integers(2, 9), st.integers(0, 2**32 - 1))
@@ -19,7 +19,7 @@ lists = st.tuples(st.integers(1, 6), st.integers(1, 12), st.integers(0, 2**32 - 
 
 
 def representation(shape):
-    """Rows of any width against their number, with a constant neuron and equal rows at times."""
+    """More or fewer neurons than samples, sometimes with a constant neuron and equal rows."""
     n, d, seed = shape
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((n, d)) @ rng.standard_normal((d, d)) + rng.standard_normal(d)
@@ -64,7 +64,7 @@ def test_every_similarity_is_at_most_one_and_one_for_all_neurons(shape):
     task = SimilarityTask(WholeLayer(x), rng.permutation(d)[None], (1, d))
     for measure in SIMILARITIES.values():
         scores = measure(task)
-        assert np.isfinite(scores.kept).all()
+        assert np.isfinite(scores.bootstrap_values).all()
         assert (np.abs(scores.values) <= 1.0 + 1e-9).all()
         np.testing.assert_allclose(scores.values[0, 1], 1.0, atol=1e-9)
 
@@ -75,16 +75,16 @@ def test_ranked_lists_score_between_none_and_all(shape):
     rng = np.random.default_rng(seed)
     ranked = np.argsort(rng.random((n, 20)), axis=1)[:, :k]
     relevant = np.argsort(rng.random((n, 20)), axis=1)[:, :k]
-    gains = graded(k)
+    gains = graded_gains(k)
     for score in (ndcg(ranked, relevant, gains), recall(ranked, relevant)):
         assert ((score >= 0.0) & (score <= 1.0)).all()
     assert (ndcg(relevant, relevant, gains) == 1.0).all()
-    # Lists of equal length have equally much of each other.
+    # For lists of equal length recall is symmetric.
     np.testing.assert_array_equal(recall(ranked, relevant), recall(relevant, ranked))
-    # Any other order of what is relevant is worse, where gains differ.
+    # Another order of the relevant items scores lower where gains differ.
     backwards = ndcg(relevant[:, ::-1], relevant, gains)
     assert (backwards < 1.0).all() or k == 1
-    # nDCG is 0 where nothing is found, and only there.
+    # nDCG is 0 exactly where no relevant item is retrieved.
     np.testing.assert_array_equal(ndcg(ranked, relevant) > 0.0, recall(ranked, relevant) > 0.0)
     renamed = rng.permutation(20)
     np.testing.assert_allclose(

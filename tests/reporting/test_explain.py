@@ -1,4 +1,4 @@
-"""What is explained without a sweep is what the laws say, and what a sweep then measures."""
+"""Explanations agree with the laws, and with what a sweep measures."""
 
 from __future__ import annotations
 
@@ -15,14 +15,26 @@ from criticalmass.errors import CriticalMassError, RunError, StoreError
 from criticalmass.extraction.importing import import_features
 from criticalmass.measures.probes.closed_form import ridge_path
 from criticalmass.reporting.explain import explain
-from criticalmass.reporting.explanation import CKA_DELTA, SHARES, TASK_DELTA, Explanation
+from criticalmass.reporting.explanation import (
+    CKA_DELTA,
+    CLASS_VARIANCE_SHARES,
+    TASK_DELTA,
+    Explanation,
+)
 from criticalmass.reporting.figures.predictions import predicted_curve, spectrum
 from criticalmass.reporting.figures.style import new_axes
 from criticalmass.storage.features import FeatureStore
 from criticalmass.theory.degrees_of_freedom import full_penalty
 from criticalmass.theory.eigenbasis import eigenbasis
-from criticalmass.theory.prediction import LAW, SUBSETS, WHOLE, Curve, cka_curve, ridge_curve
-from criticalmass.theory.sampled_ridge import ORDERS, drawn_ridge
+from criticalmass.theory.prediction import (
+    LAW,
+    SUBSETS,
+    WHOLE,
+    PredictedCurve,
+    cka_curve,
+    ridge_curve,
+)
+from criticalmass.theory.sampled_ridge import ORDERS, sample_ridge
 from criticalmass.theory.what_if import first_order_critical_mass
 
 N_CLASSES, WIDTH = 4, 100
@@ -52,39 +64,46 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
 
 
 @pytest.fixture(scope="module")
-def made(labelled: FeatureStore) -> Explanation:
+def explanation(labelled: FeatureStore) -> Explanation:
     return explain(labelled)
 
 
 def numbers(text: str) -> list[float]:
-    return [float(found.replace(",", "")) for found in re.findall(r"\d[\d,]*(?:\.\d+)?", text)]
+    return [float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?:\.\d+)?", text)]
 
 
-def test_the_numbers_of_the_paragraph_are_those_of_the_tables(made: Explanation) -> None:
-    need, cka, task = made.need, made.mass("cka", CKA_DELTA), made.mass("ridge", TASK_DELTA)
-    assert need is not None
-    ends = ("critical_mass", "critical_mass_low", "critical_mass_high")
-    mass, low, high = (int(cka[end]) for end in ends)
-    kept, few, many = (int(task[end]) for end in ends)
-    expected = [WIDTH, round(made.prediction.participation_ratio)]
+def test_the_numbers_of_the_paragraph_are_those_of_the_tables(explanation: Explanation) -> None:
+    task = explanation.task
+    assert task is not None
+    cka = explanation.mass("cka", CKA_DELTA)
+    ridge = explanation.mass("ridge", TASK_DELTA)
+    columns = ("critical_mass", "critical_mass_low", "critical_mass_high")
+    mass, low, high = (int(cka[column]) for column in columns)
+    task_mass, task_low, task_high = (int(ridge[column]) for column in columns)
+    accuracy = round(ridge["value_full"], 3)
+    expected = [WIDTH, round(explanation.prediction.participation_ratio)]
     expected += [mass, 0.9, low, high, 95, 5]
-    expected += [N_CLASSES, kept, 95, round(task["value_full"], 3), few, many, 95, 5]
-    expected += [round(need.freedom), need.directions[0], WIDTH, 90, need.directions[1]]
-    expected += [round(made.cka_twice_as_wide, 2)]
-    same = need.twice_as_wide == need.critical_mass
-    expected += [] if same else [need.twice_as_wide, need.critical_mass]
-    assert numbers(made.paragraph) == pytest.approx(expected)
-    assert need.critical_mass == kept
-    shares = np.sort(made.spectrum["between"])[::-1]
-    for share, count in zip(SHARES, need.directions, strict=True):
+    expected += [N_CLASSES, task_mass, 95, accuracy, task_low, task_high, 95, 5]
+    expected += [round(task.degrees_of_freedom), task.directions[0], WIDTH, 90, task.directions[1]]
+    expected += [round(explanation.cka_twice_as_wide, 2)]
+    wide_mass = task.critical_mass_twice_as_wide
+    expected += [] if wide_mass == task.critical_mass else [wide_mass, task.critical_mass]
+    assert numbers(explanation.paragraph) == pytest.approx(expected)
+    assert task.critical_mass == task_mass
+    shares = np.sort(explanation.spectrum["between"])[::-1]
+    for share, count in zip(CLASS_VARIANCE_SHARES, task.directions, strict=True):
         assert shares[:count].sum() >= share - 1e-9 > shares[: count - 1].sum() - 2e-9
 
 
-def test_cka_is_the_law_on_the_raw_test_features(labelled: FeatureStore, made: Explanation) -> None:
+def test_cka_is_the_law_on_the_raw_test_features(
+    labelled: FeatureStore, explanation: Explanation
+) -> None:
     x = labelled.features("test").array().astype(np.float64)
     x -= x.mean(axis=0)
     for delta in (0.8, 0.9, 0.95):
-        assert made.mass("cka", delta)["critical_mass"] == cm.cka_critical_mass(x.T @ x, delta)
+        assert explanation.mass("cka", delta)["critical_mass"] == cm.cka_critical_mass(
+            x.T @ x, delta
+        )
 
 
 def test_what_is_predicted_is_what_a_sweep_measures(labelled: FeatureStore, tmp_path: Path) -> None:
@@ -92,30 +111,30 @@ def test_what_is_predicted_is_what_a_sweep_measures(labelled: FeatureStore, tmp_
         labelled, out=tmp_path / "run", seeds=30, measures=("ridge", "cka"),
         fractions=(0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.7, 1.0),
     )  # fmt: skip
-    told = explain(labelled, run=run, seeds=30)
-    assert told.compared is not None
-    assert told.compared_masses is not None
-    assert set(told.compared["measure"]) == {"cka", "ridge"}
-    cka = told.compared[told.compared["measure"] == "cka"]
+    explanation = explain(labelled, run=run, seeds=30)
+    assert explanation.compared is not None
+    assert explanation.compared_masses is not None
+    assert set(explanation.compared["measure"]) == {"cka", "ridge"}
+    cka = explanation.compared[explanation.compared["measure"] == "cka"]
     assert cka["deviation"].abs().max() < 3.5
     assert cka["error"].to_numpy() == pytest.approx(cka["std"].to_numpy() / np.sqrt(30))
-    ridge = told.compared[told.compared["measure"] == "ridge"]
+    ridge = explanation.compared[explanation.compared["measure"] == "ridge"]
     drawn = ridge[ridge["source"] == SUBSETS]
     assert drawn["error"].to_numpy() == pytest.approx(drawn["std"] * np.sqrt(1 / 30 + 1 / ORDERS))
     assert ridge["residual"].abs().max() < 0.02
-    beside = told.compared_masses
-    assert set(beside["measure"]) == {"cka", "ridge"}
-    measured = beside.loc[beside["measure"] == "cka", "measured"].to_numpy(float)
-    guessed = beside.loc[beside["measure"] == "cka", "predicted"].to_numpy(float)
-    assert np.abs(measured - guessed).max() < 4
-    assert "iffuseness test" in told.paragraph
+    masses = explanation.compared_masses
+    assert set(masses["measure"]) == {"cka", "ridge"}
+    measured = masses.loc[masses["measure"] == "cka", "measured"].to_numpy(float)
+    predicted = masses.loc[masses["measure"] == "cka", "predicted"].to_numpy(float)
+    assert np.abs(measured - predicted).max() < 4
+    assert "diffuseness test" in explanation.paragraph
 
 
 def test_small_ridge_subsets_are_fitted_as_by_hand() -> None:
     x, y = blobs(3, n=300, width=7)
     test, truth = blobs(4, n=200, width=7)
     basis = eigenbasis(x, y)
-    found = drawn_ridge(basis, (test, truth), [1, 3], l2s=(0.1,), orders=400, seed=0).accuracy
+    accuracy = sample_ridge(basis, (test, truth), [1, 3], l2s=(0.1,), orders=400, seed=0).accuracy
     z = (test - basis.scaling.mean) / basis.scaling.scale
     every = []
     for kept in combinations(range(7), 3):
@@ -124,8 +143,8 @@ def test_small_ridge_subsets_are_fitted_as_by_hand() -> None:
         head = ridge_path(matrix, cross, np.arange(3), [3], [0.1])[0][0]
         every.append(((z[:, index] @ head + basis.share).argmax(axis=1) == truth).mean())
     spread = np.std(every) / np.sqrt(400)
-    assert found[:, 1].mean() == pytest.approx(np.mean(every), abs=4 * spread)
-    assert {round(v, 9) for v in found[:, 1]} <= {round(v, 9) for v in every}
+    assert accuracy[:, 1].mean() == pytest.approx(np.mean(every), abs=4 * spread)
+    assert {round(v, 9) for v in accuracy[:, 1]} <= {round(v, 9) for v in every}
 
 
 def test_small_sizes_are_drawn_and_the_whole_layer_is_its_own_probe() -> None:
@@ -152,27 +171,29 @@ def test_between_class_variance_sums_to_that_of_the_class_means() -> None:
     assert basis.between_classes == pytest.approx(along, abs=1e-4 * along.sum())
 
 
-def test_twice_as_wide_with_the_same_spectrum(labelled: FeatureStore, made: Explanation) -> None:
+def test_twice_as_wide_with_the_same_spectrum(
+    labelled: FeatureStore, explanation: Explanation
+) -> None:
     """The wider layer's own equation: its neurons add no direction and double every eigenvalue."""
-    need, curve = made.need, made.prediction.curve("ridge")
-    assert need is not None
+    task, curve = explanation.task, explanation.prediction.curve("ridge")
+    assert task is not None
     assert curve is not None
     values = eigenbasis(labelled.features("train"), labelled.labels("train")).eigenvalues
     wide = np.concatenate([2 * values, np.zeros(WIDTH)])
-    l2 = float(curve.l2[np.searchsorted(curve.sizes, need.critical_mass)])
-    mu = full_penalty(values, [need.critical_mass], l2)[0]
+    l2 = float(curve.l2[np.searchsorted(curve.sizes, task.critical_mass)])
+    mu = full_penalty(values, [task.critical_mass], l2)[0]
     # The same head in the wider layer has twice the penalty, for features twice as many.
     neurons = ((wide + l2) / (wide + 2 * mu)).sum()
-    assert need.twice_as_wide == np.ceil(neurons - 1e-6)
-    share = made.prediction.diagonal_share
+    assert task.critical_mass_twice_as_wide == np.ceil(neurons - 1e-6)
+    share = explanation.prediction.diagonal_share
     first = [first_order_critical_mass(share / w, w * WIDTH, CKA_DELTA) for w in (1, 2)]
-    assert made.cka_twice_as_wide == pytest.approx(first[1] / first[0])
-    assert made.cka_twice_as_wide > 1
+    assert explanation.cka_twice_as_wide == pytest.approx(first[1] / first[0])
+    assert explanation.cka_twice_as_wide > 1
 
 
 def test_the_interval_of_a_mass_is_where_the_band_crosses() -> None:
     sizes = np.arange(1, 11)
-    curve = Curve(
+    curve = PredictedCurve(
         "cka", 10, 1.0, sizes, sizes / 10, np.full(10, 0.1), (LAW,) * 10, np.full(10, np.nan)
     )
     # Four seeds: half a band is 1.96 * 0.1 / 2 = 0.098, so one size either way.
@@ -187,30 +208,32 @@ def test_the_interval_of_a_mass_is_where_the_band_crosses() -> None:
 
 def test_without_labels_there_is_cka_alone(tmp_path: Path) -> None:
     store = import_features(blobs(1)[0], out=tmp_path / "store")
-    told = explain(store)
-    assert set(told.masses["measure"]) == {"cka"}
-    assert told.need is None
-    assert told.spectrum["between"].isna().all()
-    assert told.spectrum["variance"].sum() == pytest.approx(1.0)
-    assert "classes" not in told.paragraph
+    explanation = explain(store)
+    assert set(explanation.masses["measure"]) == {"cka"}
+    assert explanation.task is None
+    assert explanation.spectrum["between"].isna().all()
+    assert explanation.spectrum["variance"].sum() == pytest.approx(1.0)
+    assert "classes" not in explanation.paragraph
     _, ax = new_axes()
-    assert len(spectrum(told.spectrum, ax).get_lines()) == 3
+    assert len(spectrum(explanation.spectrum, ax).get_lines()) == 3
 
 
 def test_one_class_is_no_task(tmp_path: Path) -> None:
     x, y = blobs(1)
-    told = explain(import_features(x, labels=np.zeros_like(y), out=tmp_path / "store"))
-    assert told.need is None
-    assert set(told.masses["measure"]) == {"cka"}
+    explanation = explain(import_features(x, labels=np.zeros_like(y), out=tmp_path / "store"))
+    assert explanation.task is None
+    assert set(explanation.masses["measure"]) == {"cka"}
 
 
 @pytest.mark.parametrize("width", [1, 2, 9])
 def test_tiny_layers(width: int, tmp_path: Path) -> None:
     x, y = blobs(1, width=width)
-    told = explain(import_features(x, labels=y, out=tmp_path / "store"), deltas=(0.5, 1.0))
-    assert (told.masses["critical_mass"] <= width).all()
-    assert (told.masses["critical_mass_low"] <= told.masses["critical_mass_high"]).all()
-    assert told.paragraph
+    explanation = explain(import_features(x, labels=y, out=tmp_path / "store"), deltas=(0.5, 1.0))
+    assert (explanation.masses["critical_mass"] <= width).all()
+    assert (
+        explanation.masses["critical_mass_low"] <= explanation.masses["critical_mass_high"]
+    ).all()
+    assert explanation.paragraph
 
 
 def test_a_constant_layer_is_refused(tmp_path: Path) -> None:
@@ -219,7 +242,7 @@ def test_a_constant_layer_is_refused(tmp_path: Path) -> None:
         explain(store)
 
 
-def test_what_is_wrong_is_said(
+def test_mistakes_are_named(
     labelled: FeatureStore, make_store: Callable[..., FeatureStore], tmp_path: Path
 ) -> None:
     with pytest.raises(CriticalMassError, match=r"deltas=\(1\.2,\)"):
@@ -235,38 +258,37 @@ def test_what_is_wrong_is_said(
         explain(labelled, run=run)
     splits = {"train": labelled.manifest["splits"]["train"]}
     alone = FeatureStore(labelled.path, {**labelled.manifest, "splits": splits})
-    with pytest.raises(StoreError, match="but no test"):
+    with pytest.raises(StoreError, match="no split 'test'"):
         explain(alone)
 
 
 def test_a_folder_gets_tables_figures_and_the_paragraph(
-    labelled: FeatureStore, made: Explanation, tmp_path: Path
+    labelled: FeatureStore, explanation: Explanation, tmp_path: Path
 ) -> None:
     explain(labelled, out=tmp_path / "out")
-    assert (tmp_path / "out" / "explanation.txt").read_text().strip() == made.paragraph
+    assert (tmp_path / "out" / "explanation.txt").read_text().strip() == explanation.paragraph
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"masses.csv", "spectrum.csv", "curves.csv", "spectrum.svg", "cka.svg"} <= names
     explain(labelled, out=tmp_path / "out")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("notes")
     with pytest.raises(CriticalMassError, match="not empty"):
-        explain(labelled, out=tmp_path / "mine")
+        explain(labelled, out=tmp_path / "other")
 
 
-def test_figures_refuse_what_is_not_there(made: Explanation) -> None:
+def test_figures_refuse_missing_rows(explanation: Explanation) -> None:
     _, ax = new_axes()
     with pytest.raises(CriticalMassError, match="logistic"):
-        predicted_curve(made.curves, ax, measure="logistic")
+        predicted_curve(explanation.curves, ax, measure="logistic")
     with pytest.raises(CriticalMassError, match="no row"):
-        spectrum(made.spectrum.iloc[:0], ax)
+        spectrum(explanation.spectrum.iloc[:0], ax)
 
 
-def test_wide_layers_keep_the_curve_at_fewer_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wide_layers_keep_the_curve_at_fewer_sizes() -> None:
     x = blobs(1)[0].astype(np.float64)
     c = np.cov(x.T)
     whole = cka_curve(c)
-    monkeypatch.setattr("criticalmass.theory.prediction._MOST_SIZES", 30)
-    thin = cka_curve(c)
+    thin = cka_curve(c, most_sizes=30)
     assert thin.sizes.size <= 30
-    mean, _ = thin.at(whole.sizes)
+    mean, _ = thin.interpolate(whole.sizes)
     assert mean == pytest.approx(whole.mean, abs=2e-3)

@@ -1,4 +1,4 @@
-"""Tables: what people and machines are shown."""
+"""Tables for the terminal, and as JSON, CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from criticalmass.analysis.columns import CurveKey
 from criticalmass.errors import CriticalMassError
 from criticalmass.reporting import tables
 
@@ -48,21 +49,21 @@ def test_intervals_are_aligned_in_every_part() -> None:
     assert tables.intervals([0.5], [None], [0.75], digits=2) == ["0.50 [–, 0.75]"]
 
 
-def test_people_see_bounds_and_intervals() -> None:
-    shown = tables.redundancy_for_people(masses())
+def test_the_view_has_bounds_and_intervals() -> None:
+    shown = tables.redundancy_view(masses())
     assert list(shown["DR"]) == [">= 0.99 [0.99, 0.99]", "   0.83 [0.03, 0.85]"]
     assert list(shown["k*"]) == ["<= 13 [ 13,    13]", "  214 [190, 1,242]"]
     assert list(shown["delta"]) == ["0.80", "0.95"]
 
 
-def test_a_bar_that_no_subset_passes_is_said_in_words() -> None:
+def test_a_delta_that_no_subset_reaches_is_named() -> None:
     table = masses().assign(reached=[True, False])
-    assert list(tables.redundancy_for_people(table)["k*"])[1] == "not reached"
+    assert list(tables.redundancy_view(table)["k*"])[1] == "not reached"
 
 
-def test_text_says_the_common_once_and_keeps_lines_whole() -> None:
-    curves = masses()[list(tables._GROUP)].iloc[[0] * 4].assign(mean=[0.1, 0.4, 0.7, 0.8])
-    text = tables.as_text(tables.redundancy_for_people(masses(), curves), title="demo")
+def test_common_values_stand_once_above_the_table() -> None:
+    curves = masses()[list(CurveKey._fields)].iloc[[0] * 4].assign(mean=[0.1, 0.4, 0.7, 0.8])
+    text = tables.as_text(tables.redundancy_view(masses(), curves), title="demo")
     assert text.count("lite0") == 1
     assert text.count("▁") == 2
     assert "lite0 · penultimate · fashion · random · logistic · strict · 95 % intervals" in text
@@ -100,7 +101,7 @@ def test_sparkline_keeps_order_and_length(values: list[float | None]) -> None:
             assert u > v or a <= b
 
 
-def test_machines_get_every_digit(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_other_formats_keep_every_digit(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     frame = pd.DataFrame({"x": [1 / 3, np.nan], "n": np.array([1, 2], np.int64), "s": ["a,b", "ü"]})
     tables.write_table(frame, form="csv")
     back = pd.read_csv(io.BytesIO(capsysbinary.readouterr().out))
@@ -131,6 +132,6 @@ def test_out_file_is_whole_or_absent(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
-def test_empty_table_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_table_has_no_rows(capsys: pytest.CaptureFixture[str]) -> None:
     tables.write_table(masses().iloc[:0])
-    assert "nothing to show" in capsys.readouterr().out
+    assert "no rows" in capsys.readouterr().out

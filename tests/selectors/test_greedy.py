@@ -25,18 +25,18 @@ def representation(shape):
 
 
 def similarity(second_moment, subset):
-    """CKA of a subset by its definition; a set of constant neurons has none."""
+    """CKA of a subset by its definition; 0 for a set of constant neurons."""
     c = np.asarray(second_moment)
     within = np.linalg.norm(c[np.ix_(subset, subset)])
     return np.linalg.norm(c[subset]) ** 2 / within / np.linalg.norm(c) if within > 0 else 0.0
 
 
 def stepwise(second_moment, worst):
-    """Every candidate tried at every step."""
-    left, order = list(range(len(second_moment))), []
-    while left:
-        scores = [similarity(second_moment, [*order, j]) for j in left]
-        order.append(left.pop(int(np.argmin(scores) if worst else np.argmax(scores))))
+    """Try every candidate at every step."""
+    candidates, order = list(range(len(second_moment))), []
+    while candidates:
+        scores = [similarity(second_moment, [*order, j]) for j in candidates]
+        order.append(candidates.pop(int(np.argmin(scores) if worst else np.argmax(scores))))
     return order
 
 
@@ -78,16 +78,16 @@ def test_a_case_by_hand():
     np.testing.assert_allclose(prefix_cka(c, greedy_order(c)), np.sqrt([4 / 6, 5 / 6, 1]))
 
 
-def test_a_copy_waits_until_the_rest_is_there():
-    # Neurons 0 and 1 are one; 2 is another of the same size. With 0 kept, CKA is
-    # (1+1)/(1*sqrt(5)) = .894; adding its copy leaves it there, adding 2 gives
+def test_a_copy_is_taken_last():
+    # Neurons 0 and 1 are equal; 2 is another of the same size. With 0 selected, CKA is
+    # (1+1)/(1*sqrt(5)) = .894; adding its copy does not change it, adding 2 gives
     # (2+1)/(sqrt(2)*sqrt(5)) = .949.
     c = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     assert greedy_order(c).tolist() == [0, 2, 1]
     np.testing.assert_allclose(prefix_cka(c, [0, 2, 1])[:2], [2 / 5**0.5, 3 / 10**0.5])
 
 
-def test_constant_neurons_are_first_at_being_worst_and_never_best():
+def test_constant_neurons_come_first_in_the_worst_order_and_not_in_the_best():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((50, 6))
     x[:, [1, 4]] = 3.0
@@ -117,7 +117,7 @@ def test_greedy_against_the_best_of_all_subsets():
             assert exact[-1] or k > 1
         subset = greedy_order(c)[:3]
         assert linear_cka(x[:, subset], x) == pytest.approx(best[2], abs=1e-12)
-    # Greedy is no optimum (it can be .19 short), but on eight neurons it mostly is.
+    # Greedy need not be optimal (it can be .19 short), but on eight neurons it mostly is.
     assert np.mean(exact) > 0.9
 
 

@@ -5,23 +5,23 @@ import pytest
 
 from criticalmass.core.moments import moments
 from criticalmass.errors import CriticalMassError
-from criticalmass.selectors.inputs import Evidence
+from criticalmass.selectors.inputs import SelectorInput
 from criticalmass.selectors.registry import SELECTORS, select, selector_info
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS, grid_for, sizes_for
 
 
 @pytest.fixture(scope="module")
-def seen():
+def layer_input():
     rng = np.random.default_rng(0)
     labels = np.arange(300) % 3
     x = rng.standard_normal((300, 12)) * np.linspace(1, 4, 12) + 1.0
     x += 0.3 * rng.standard_normal((3, 12))[labels]
-    return Evidence(12, rows=x.astype(np.float32), labels=labels)
+    return SelectorInput(12, rows=x.astype(np.float32), labels=labels)
 
 
 @pytest.fixture(scope="module")
-def layer(seen):
-    return seen.moments
+def layer_moments(layer_input):
+    return layer_input.moments
 
 
 def test_default_grid_on_a_layer_of_1280():
@@ -43,27 +43,27 @@ def test_bad_fractions_are_refused(bad):
 
 
 @pytest.mark.parametrize("name", SELECTORS)
-def test_every_selector_gives_one_full_order_or_projection(name, seen):
-    chosen = select(name, seen, seed=3)
-    assert (chosen.order is None) != (chosen.projection is None)
-    if chosen.order is not None:
-        assert sorted(chosen.order) == list(range(12))
+def test_every_selector_gives_one_full_order_or_projection(name, layer_input):
+    selection = select(name, layer_input, seed=3)
+    assert (selection.order is None) != (selection.projection is None)
+    if selection.order is not None:
+        assert sorted(selection.order) == list(range(12))
     else:
-        assert chosen.projection.shape == (12, 12)
-        assert chosen.projection.dtype == np.float64
-        assert np.linalg.matrix_rank(chosen.projection) == 12
-    assert chosen.selector == name
+        assert selection.projection.shape == (12, 12)
+        assert selection.projection.dtype == np.float64
+        assert np.linalg.matrix_rank(selection.projection) == 12
+    assert selection.selector == name
 
 
 @pytest.mark.parametrize("name", SELECTORS)
-def test_only_random_selectors_depend_on_the_seed(name, seen):
+def test_only_random_selectors_depend_on_the_seed(name, layer_input):
     def arrays(seed):
-        chosen = select(name, seen, seed=seed)
-        return chosen.order if chosen.order is not None else chosen.projection
+        selection = select(name, layer_input, seed=seed)
+        return selection.order if selection.order is not None else selection.projection
 
     np.testing.assert_array_equal(arrays(1), arrays(1))
     assert np.array_equal(arrays(1), arrays(2)) != SELECTORS[name].is_random
-    assert select(name, seen, seed=7).seed == (7 if SELECTORS[name].is_random else 0)
+    assert select(name, layer_input, seed=7).seed == (7 if SELECTORS[name].is_random else 0)
 
 
 def test_norms_are_those_of_the_uncentred_columns():
@@ -80,14 +80,18 @@ def test_norm_ties_keep_the_order_of_the_layer():
     assert select("norm-low", moments(x), seed=0).order.tolist() == [0, 1, 3, 4, 2]
 
 
-def test_pca_finds_the_axes_of_most_variance(layer):
-    top = select("pca-top", layer, seed=0).projection
-    variance = np.diag(top.T @ layer.covariance @ top)
+def test_pca_finds_the_axes_of_most_variance(layer_moments):
+    top = select("pca-top", layer_moments, seed=0).projection
+    variance = np.diag(top.T @ layer_moments.covariance @ top)
     assert np.all(np.diff(variance) <= 0)
-    np.testing.assert_allclose(variance[::-1], np.linalg.eigvalsh(layer.covariance), rtol=1e-9)
+    np.testing.assert_allclose(
+        variance[::-1], np.linalg.eigvalsh(layer_moments.covariance), rtol=1e-9
+    )
     np.testing.assert_allclose(top.T @ top, np.eye(12), atol=1e-12)
     assert np.all(top[np.argmax(np.abs(top), axis=0), range(12)] > 0)
-    np.testing.assert_array_equal(select("pca-bottom", layer, seed=0).projection, top[:, ::-1])
+    np.testing.assert_array_equal(
+        select("pca-bottom", layer_moments, seed=0).projection, top[:, ::-1]
+    )
 
 
 def test_random_projections_have_the_stated_law():
@@ -102,56 +106,58 @@ def test_random_projections_have_the_stated_law():
     assert uniform.mean() == pytest.approx(0.5 / np.sqrt(400 / 3), rel=0.01)
 
 
-class Watched:
+class CountingRows:
     """Rows that count how often they are read from the start."""
 
     def __init__(self, x):
-        self.x, self.shape, self.dtype, self.readings = x, x.shape, x.dtype, 0
+        self.x, self.shape, self.dtype, self.n_reads = x, x.shape, x.dtype, 0
 
     def __getitem__(self, key):
-        self.readings += isinstance(key, slice) and (key.start or 0) == 0 and key.stop != 1
+        self.n_reads += isinstance(key, slice) and (key.start or 0) == 0 and key.stop != 1
         return self.x[key]
 
 
 @pytest.mark.parametrize("name", SELECTORS)
-def test_a_store_is_read_for_what_the_rule_needs_and_no_more(name, seen):
+def test_a_store_is_read_for_what_the_rule_needs_and_no_more(name, layer_input):
     needs = SELECTORS[name].needs
-    rows = Watched(seen.rows)
-    watched = Evidence(12, rows=rows, labels=seen.labels)
+    rows = CountingRows(layer_input.rows)
+    counted = SelectorInput(12, rows=rows, labels=layer_input.labels)
     if needs != "probe":
-        select(name, watched, seed=0)
-        assert rows.readings == (needs != "nothing")
-    plain = Evidence(12, rows=seen.rows)
+        select(name, counted, seed=0)
+        assert rows.n_reads == (needs != "nothing")
+    plain = SelectorInput(12, rows=layer_input.rows)
     if SELECTORS[name].needs_labels:
         with pytest.raises(CriticalMassError, match="labels"):
             select(name, plain, seed=0)
     else:
         select(name, plain, seed=0)
-    # The neurons elsewhere: only a rule that looks at nothing does not notice.
-    turned = seen.moments.restrict(np.roll(np.arange(12), 5))
+    # Neurons in another order change the result, except for a rule that needs nothing.
+    rolled = layer_input.moments.restrict(np.roll(np.arange(12), 5))
     if needs != "probe":
-        one, other = (select(name, what, seed=3) for what in (seen, turned))
+        one, other = (select(name, layer, seed=3) for layer in (layer_input, rolled))
         a, b = (s.projection if s.order is None else s.order for s in (one, other))
         assert np.array_equal(a, b) == (needs == "nothing")
 
 
-def test_several_rules_share_one_reading(seen):
-    rows = Watched(seen.rows)
-    watched = Evidence(12, rows=rows, labels=seen.labels)
+def test_several_rules_share_one_reading(layer_input):
+    rows = CountingRows(layer_input.rows)
+    counted = SelectorInput(12, rows=rows, labels=layer_input.labels)
     for name in ("norm-high", "leverage", "anova", "greedy-lda", "cluster"):
-        select(name, watched, seed=0)
-    assert rows.readings == 1
+        select(name, counted, seed=0)
+    assert rows.n_reads == 1
 
 
-def test_rules_that_tell_classes_apart_refuse_one_class(seen):
-    alone = Evidence(12, rows=seen.rows, labels=np.zeros(300, dtype=np.int64), n_classes=3)
+def test_supervised_rules_refuse_one_class(layer_input):
+    one_class = SelectorInput(
+        12, rows=layer_input.rows, labels=np.zeros(300, dtype=np.int64), n_classes=3
+    )
     for name in (name for name, info in SELECTORS.items() if info.needs_labels):
         with pytest.raises(CriticalMassError, match="one class"):
-            select(name, alone, seed=0)
+            select(name, one_class, seed=0)
 
 
-def test_unknown_selector_gets_a_did_you_mean(layer):
+def test_unknown_selector_gets_a_did_you_mean(layer_moments):
     with pytest.raises(CriticalMassError, match="'radnom'; did you mean 'random'"):
         selector_info("radnom")
     with pytest.raises(CriticalMassError, match="seed=-1"):
-        select("random", layer, seed=-1)
+        select("random", layer_moments, seed=-1)

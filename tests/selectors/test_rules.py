@@ -1,4 +1,4 @@
-"""The rules that look at features, against references, by hand, and on awkward layers."""
+"""The rules that use features, against references, by hand, and on unusual layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import criticalmass as cm
 from criticalmass.core.moments import Moments, moments
 from criticalmass.errors import CriticalMassError
 from criticalmass.selectors.clusters import correlations
-from criticalmass.selectors.inputs import Evidence
+from criticalmass.selectors.inputs import SelectorInput
 from criticalmass.selectors.pivoting import pivots
 from criticalmass.selectors.registry import SELECTORS, select
 
@@ -48,8 +48,8 @@ def test_leverage_is_column_pivoted_qr_and_blind_to_rotated_rows(shape):
     _, _, reference = qr(centred, mode="economic", pivoting=True)
     assert order("leverage", x) == reference.tolist()
     turned = ortho_group.rvs(len(x), random_state=shape[2]) @ centred
-    known = Moments(len(x), np.zeros(x.shape[1]), turned.T @ turned)
-    assert select("leverage", known, seed=0).order.tolist() == reference.tolist()
+    rotated_moments = Moments(len(x), np.zeros(x.shape[1]), turned.T @ turned)
+    assert select("leverage", rotated_moments, seed=0).order.tolist() == reference.tolist()
 
 
 def test_leverage_by_hand_and_across_panels():
@@ -61,9 +61,9 @@ def test_leverage_by_hand_and_across_panels():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((400, 90)) @ rng.standard_normal((90, 150))
     m = moments(x)
-    found = pivots(m.scatter)
+    positions = pivots(m.scatter)
     _, _, reference = qr(x - x.mean(axis=0), mode="economic", pivoting=True)
-    assert found.tolist() == reference[:90].tolist()
+    assert positions.tolist() == reference[:90].tolist()
     assert sorted(select("leverage", m, seed=0).order) == list(range(150))
 
 
@@ -102,14 +102,14 @@ def pillai(x, y, subset):
 @given(shape=shapes)
 def test_every_step_of_greedy_lda_adds_most_separation(shape):
     x, y = labelled(shape)
-    found = order("greedy-lda", x, y)
-    assert found[0] == order("anova", x, y)[0]
-    for k in range(len(found)):
-        rivals = [pillai(x, y, [*found[:k], j]) for j in found[k:]]
+    selected = order("greedy-lda", x, y)
+    assert selected[0] == order("anova", x, y)[0]
+    for k in range(len(selected)):
+        rivals = [pillai(x, y, [*selected[:k], j]) for j in selected[k:]]
         assert rivals[0] >= max(rivals) - 1e-9
 
 
-def test_greedy_lda_leaves_a_twin_for_what_is_new():
+def test_greedy_lda_prefers_a_new_neuron_to_a_copy():
     rng = np.random.default_rng(1)
     y = np.arange(600) % 3
     one, other = (y == 0) + 0.5 * rng.standard_normal((2, 600)), (y == 1) + rng.standard_normal(600)
@@ -127,19 +127,19 @@ def test_prefixes_of_cluster_represent_every_cluster_of_the_cut(shape):
     assert live.all()
     np.testing.assert_allclose(similarity, np.abs(np.corrcoef(x.T)), atol=1e-9)
     tree = linkage(squareform(1 - similarity, checks=False), method="complete")
-    found = select("cluster", m, seed=0).order
+    selected = select("cluster", m, seed=0).order
     for k in range(1, x.shape[1] + 1):
         clusters = fcluster(tree, k, criterion="maxclust")
-        assert len(set(clusters[found[:k]])) == clusters.max()
+        assert len(set(clusters[selected[:k]])) == clusters.max()
 
 
-def test_cluster_takes_one_of_each_group_of_likes():
+def test_cluster_takes_one_neuron_of_each_group():
     rng = np.random.default_rng(0)
-    likes = np.array([0, 0, 1, 1, 1, 2, 2, 0])
+    groups = np.array([0, 0, 1, 1, 1, 2, 2, 0])
     signs = np.array([1, -1, 1, 1, -1, 1, 1, 1])
-    x = rng.standard_normal((200, 3))[:, likes] * signs + 0.05 * rng.standard_normal((200, 8))
-    found = order("cluster", x)
-    assert sorted(likes[found[:3]]) == [0, 1, 2]
+    x = rng.standard_normal((200, 3))[:, groups] * signs + 0.05 * rng.standard_normal((200, 8))
+    selected = order("cluster", x)
+    assert sorted(groups[selected[:3]]) == [0, 1, 2]
 
 
 def test_probe_weights_are_those_of_scikit_learn():
@@ -147,21 +147,21 @@ def test_probe_weights_are_those_of_scikit_learn():
     y = np.arange(400) % 3
     x = (rng.standard_normal((400, 7)) + 1.5 * rng.standard_normal((3, 7))[y]) * np.arange(1, 8)
     x[:, 4] = 5.0
-    seen = Evidence(7, rows=x.astype(np.float32), labels=y)
-    # Without validation rows the strongest penalty stands: l2 = 1, C = 1/n.
+    layer = SelectorInput(7, rows=x.astype(np.float32), labels=y)
+    # Without validation rows the strongest penalty is used: l2 = 1, C = 1/n.
     reference = LogisticRegression(C=1 / 400, tol=1e-8, max_iter=5000)
     reference.fit(StandardScaler().fit_transform(x), y)
-    np.testing.assert_allclose(seen.probe_weights, reference.coef_, atol=5e-3)
+    np.testing.assert_allclose(layer.probe_weights, reference.coef_, atol=5e-3)
     sizes = np.linalg.norm(reference.coef_, axis=0)
-    found = select("probe-weight", seen, seed=0).order
-    assert found[-1] == 4
+    selected = select("probe-weight", layer, seed=0).order
+    assert selected[-1] == 4
     # The fit is within 1e-4 of the optimum, so only near ties may swap.
-    assert np.all(np.diff(sizes[found]) < 5e-3)
+    assert np.all(np.diff(sizes[selected]) < 5e-3)
 
 
 @settings(max_examples=60, deadline=None)
 @given(d=st.integers(1, 7), seed=st.integers(0, 2**32 - 1), data=st.data())
-def test_awkward_layers_still_get_an_order_and_ties_go_to_the_first(d, seed, data):
+def test_unusual_layers_get_an_order_and_ties_go_to_the_first(d, seed, data):
     rng = np.random.default_rng(seed)
     # Small integers on 2^4 samples: all means are exact, so equal neurons are equal to the bit.
     x = rng.integers(-3, 4, (16, d)).astype(float)
@@ -170,21 +170,21 @@ def test_awkward_layers_still_get_an_order_and_ties_go_to_the_first(d, seed, dat
     twins = [j for j in range(1, d) if kinds[j] == "d"]
     for j in twins:
         x[:, j] = x[:, 0]
-    still = {j for j in range(d) if np.ptp(x[:, j]) == 0}
+    constant = {j for j in range(d) if np.ptp(x[:, j]) == 0}
     for name in RULES:
-        found = order(name, x, np.arange(16) % 2)
-        assert sorted(found) == list(range(d)), name
-        assert min(found.index(j) for j in (0, *twins)) == found.index(0), name
+        selected = order(name, x, np.arange(16) % 2)
+        assert sorted(selected) == list(range(d)), name
+        assert min(selected.index(j) for j in (0, *twins)) == selected.index(0), name
         if name in CONSTANT_LAST:
-            nothing = found[d - len(still) :] if name != "anova" else sorted(still)
-            assert set(nothing) == still, name
+            last = selected[d - len(constant) :] if name != "anova" else sorted(constant)
+            assert set(last) == constant, name
 
 
 def test_one_class_is_refused_before_anything_is_computed(make_store, tmp_path, monkeypatch):
     store = make_store()
     zeros = {split: np.zeros(len(store.labels(split)), dtype=np.int64) for split in store.splits}
     monkeypatch.setattr(type(store), "labels", lambda self, split: zeros[split])
-    with pytest.raises(CriticalMassError, match="one class, but anova, probe-weight tells"):
+    with pytest.raises(CriticalMassError, match="one class, but anova, probe-weight"):
         cm.sweep(
             store,
             out=tmp_path / "run",
@@ -193,7 +193,7 @@ def test_one_class_is_refused_before_anything_is_computed(make_store, tmp_path, 
         )
 
 
-def test_a_sweep_takes_every_rule_and_keeps_its_order(store, tmp_path):
+def test_a_sweep_takes_every_rule_and_stores_its_order(store, tmp_path):
     names = tuple(n for n, info in SELECTORS.items() if not info.is_projection)
     run = cm.sweep(
         store,
@@ -204,7 +204,7 @@ def test_a_sweep_takes_every_rule_and_keeps_its_order(store, tmp_path):
         measures=("centroid",),
     )
     assert set(run.frame()["status"]) == {"ok"}
-    seen = moments(store.features("train"), store.labels("train"))
+    layer_moments = moments(store.features("train"), store.labels("train"))
     for name in RULES:
-        expected = select(name, seen, seed=0).order
+        expected = select(name, layer_moments, seed=0).order
         np.testing.assert_array_equal(run.order(name, "penultimate", 0), expected)

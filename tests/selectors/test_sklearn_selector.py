@@ -39,18 +39,18 @@ def test_it_keeps_what_the_selector_puts_first(selector: str) -> None:
 
 def test_by_hand() -> None:
     x = np.array([[0.0, 0.0, 9.0, 1.0], [0.0, 5.0, 0.0, 1.0], [0.0, -5.0, 0.0, 2.0]])
-    kept = cm.NeuronSelector("variance-high", 2).fit(x)
-    assert kept.get_support().tolist() == [False, True, True, False]
-    assert kept.set_output(transform="pandas").transform(x).columns.tolist() == ["x1", "x2"]
-    assert kept.get_feature_names_out(["a", "b", "c", "d"]).tolist() == ["b", "c"]
+    fitted = cm.NeuronSelector("variance-high", 2).fit(x)
+    assert fitted.get_support().tolist() == [False, True, True, False]
+    assert fitted.set_output(transform="pandas").transform(x).columns.tolist() == ["x1", "x2"]
+    assert fitted.get_feature_names_out(["a", "b", "c", "d"]).tolist() == ["b", "c"]
 
 
 @given(d=st.integers(1, 40), share=st.floats(0.001, 1.0), seed=st.integers(0, 5))
 def test_a_share_keeps_its_rounded_number(d: int, share: float, seed: int) -> None:
     x = np.zeros((3, d))
-    kept = cm.NeuronSelector(n_kept=share, seed=seed).fit(x).indices_
-    assert kept.size == max(1, round(share * d))
-    assert (np.diff(kept) > 0).all()
+    indices = cm.NeuronSelector(n_kept=share, seed=seed).fit(x).indices_
+    assert indices.size == max(1, round(share * d))
+    assert (np.diff(indices) > 0).all()
     every = cm.NeuronSelector(n_kept=d, seed=seed).fit(x).indices_
     assert every.tolist() == list(range(d))
 
@@ -62,12 +62,12 @@ def test_subsets_of_one_seed_are_nested() -> None:
 
 
 def test_given_indices() -> None:
-    kept = cm.NeuronSelector.from_indices([7, 2], 10)
-    np.testing.assert_array_equal(kept.transform(X), X[:, [2, 7]])
-    again = clone(kept).fit(X)
+    fitted = cm.NeuronSelector.from_indices([7, 2], 10)
+    np.testing.assert_array_equal(fitted.transform(X), X[:, [2, 7]])
+    again = clone(fitted).fit(X)
     np.testing.assert_array_equal(again.transform(X), X[:, [2, 7]])
     with pytest.raises(ValueError, match="X has 9 features, but NeuronSelector is expecting 10"):
-        kept.transform(X[:, :9])
+        fitted.transform(X[:, :9])
     for wrong in ([10], [-1], [1, 1], [], [0.5], [[1]]):
         with pytest.raises(CriticalMassError, match="from 0 to 9, each once"):
             cm.NeuronSelector.from_indices(wrong, 10)
@@ -79,12 +79,12 @@ def test_before_a_probe() -> None:
 
 
 @pytest.mark.parametrize("n_kept", [0, 11, 0.0, 1.5, True, "3", np.nan])
-def test_a_number_that_is_none(n_kept: Any) -> None:
+def test_an_invalid_n_kept_is_refused(n_kept: Any) -> None:
     with pytest.raises(CriticalMassError, match=r"n_kept=.* must be a whole number from 1 to 10"):
         cm.NeuronSelector(n_kept=n_kept).fit(X)
 
 
-def test_names_that_do_not_fit() -> None:
+def test_invalid_selectors_are_refused() -> None:
     with pytest.raises(CriticalMassError, match="did you mean 'random'"):
         cm.NeuronSelector("radnom").fit(X)
     with pytest.raises(CriticalMassError, match="is a projection and keeps no columns"):

@@ -1,4 +1,4 @@
-"""Promises: score tests against their closed forms, and how often a promise is kept."""
+"""Score tests against their closed forms, and how often their bounds cover the truth."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from scipy.stats import norm
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.shrinking.paired_tests import (
-    Paired,
-    descend,
+    PairedCounts,
+    count_passes,
     drop_bound,
     drop_p_value,
     mean_bound,
@@ -23,10 +23,10 @@ from criticalmass.shrinking.paired_tests import (
 )
 
 COUNTS = st.integers(0, 400)
-PAIRS = st.builds(Paired, COUNTS, COUNTS, COUNTS, COUNTS)
+PAIRS = st.builds(PairedCounts, COUNTS, COUNTS, COUNTS, COUNTS)
 
 
-def tango(pairs: Paired, drop: float) -> float:
+def tango(pairs: PairedCounts, drop: float) -> float:
     """p-value by the closed form of Tango 1998, for a loss of at least ``drop``."""
     n, lost, gained = pairs.n, pairs.lost, pairs.gained
     b = -lost - gained + (2 * n - lost + gained) * drop
@@ -37,7 +37,7 @@ def tango(pairs: Paired, drop: float) -> float:
 
 
 @given(PAIRS, st.floats(0.01, 0.5))
-def test_a_drop_is_tested_as_by_tango(pairs: Paired, drop: float) -> None:
+def test_a_drop_is_tested_as_by_tango(pairs: PairedCounts, drop: float) -> None:
     if pairs.n == 0 or pairs.lost - pairs.gained >= pairs.n * drop:
         assert drop_p_value(pairs, drop) == 1.0
     else:
@@ -45,7 +45,7 @@ def test_a_drop_is_tested_as_by_tango(pairs: Paired, drop: float) -> None:
 
 
 @given(PAIRS, st.floats(0.5, 1.0))
-def test_a_ratio_is_tested_as_by_tang(pairs: Paired, keep: float) -> None:
+def test_a_ratio_is_tested_as_by_tang(pairs: PairedCounts, keep: float) -> None:
     """Tang, Tang and Chan 2003: score statistic with the share p01 of their quadratic."""
     a, b, c = float(pairs.both), float(pairs.gained), float(pairs.lost)
     n = float(pairs.n)
@@ -65,19 +65,19 @@ def test_a_ratio_is_tested_as_by_tang(pairs: Paired, keep: float) -> None:
 
 def test_a_ratio_by_hand() -> None:
     """80 both, 6 lost, 2 gained, 12 neither at keep .9: checked against the closed form above."""
-    p = ratio_p_value(Paired(80, 6, 2, 12), 0.9)
+    p = ratio_p_value(PairedCounts(80, 6, 2, 12), 0.9)
     assert 0.01 < p < 0.2
 
 
-def test_no_disagreement_on_few_samples_promises_little() -> None:
+def test_few_samples_without_a_disagreement_do_not_pass() -> None:
     """Without a loss among n, a drop of .05 is ruled out at 95 % from about 60 samples on."""
-    assert drop_p_value(Paired(20, 0, 0, 0), 0.05) > 0.05
-    assert drop_p_value(Paired(70, 0, 0, 0), 0.05) < 0.05
-    assert 0.0 < drop_bound(Paired(20, 0, 0, 0)) < 0.2
+    assert drop_p_value(PairedCounts(20, 0, 0, 0), 0.05) > 0.05
+    assert drop_p_value(PairedCounts(70, 0, 0, 0), 0.05) < 0.05
+    assert 0.0 < drop_bound(PairedCounts(20, 0, 0, 0)) < 0.2
 
 
 @given(PAIRS, st.sampled_from([0.9, 0.95, 0.99]))
-def test_bounds_invert_the_tests(pairs: Paired, level: float) -> None:
+def test_bounds_invert_the_tests(pairs: PairedCounts, level: float) -> None:
     if pairs.n == 0:
         assert ratio_bound(pairs, level) == 0.0
         return
@@ -97,25 +97,25 @@ def test_bounds_cover(shares: tuple[float, ...]) -> None:
     rng = np.random.default_rng(0)
     both, lost, gained, _ = shares
     ratio, drop = (both + gained) / (both + lost), lost - gained
-    drawn = [Paired(*(int(c) for c in rng.multinomial(300, shares))) for _ in range(400)]
+    drawn = [PairedCounts(*(int(c) for c in rng.multinomial(300, shares))) for _ in range(400)]
     assert np.mean([ratio_bound(p) <= ratio for p in drawn]) > 0.905
     assert np.mean([drop_bound(p) >= drop for p in drawn]) > 0.905
     assert np.mean([ratio_bound(p) <= ratio for p in drawn]) < 0.99
 
 
 def test_counting() -> None:
-    pairs = Paired.count([1, 1, 0, 0, 1], [1, 0, 1, 0, 1])
-    assert pairs == Paired(both=2, lost=1, gained=1, neither=1)
+    pairs = PairedCounts.count([1, 1, 0, 0, 1], [1, 0, 1, 0, 1])
+    assert pairs == PairedCounts(both=2, lost=1, gained=1, neither=1)
     assert pairs.ratio == 1.0
     assert pairs.drop == 0.0
     with pytest.raises(CriticalMassError, match=r"shape \(2,\)"):
-        Paired.count([1, 0], [1, 0, 1])
+        PairedCounts.count([1, 0], [1, 0, 1])
 
 
 def test_mean_bound() -> None:
     rng = np.random.default_rng(1)
-    kept = [mean_bound(rng.beta(8, 2, 200)) <= 0.8 for _ in range(400)]
-    assert 0.905 < np.mean(kept) < 0.99
+    covers = [mean_bound(rng.beta(8, 2, 200)) <= 0.8 for _ in range(400)]
+    assert 0.905 < np.mean(covers) < 0.99
     assert mean_bound(np.ones(10)) == 0.0, "too few"
     assert mean_bound(np.ones(100)) == pytest.approx(0.05 ** (1 / 100))
     with pytest.raises(CriticalMassError, match=r"\[0, 1\]"):
@@ -123,15 +123,15 @@ def test_mean_bound() -> None:
 
 
 @pytest.mark.parametrize(
-    ("passes", "held"), [([], 0), ([True, True], 2), ([True, False, True], 1), ([False], 0)]
+    ("passes", "n_passed"), [([], 0), ([True, True], 2), ([True, False, True], 1), ([False], 0)]
 )
-def test_the_first_failure_ends_the_descent(passes: list[bool], held: int) -> None:
-    assert descend(passes) == held
+def test_the_first_failure_ends_the_sequence(passes: list[bool], n_passed: int) -> None:
+    assert count_passes(passes) == n_passed
 
 
-def test_a_level_that_is_none() -> None:
+def test_an_invalid_level() -> None:
     with pytest.raises(CriticalMassError, match=r"level=1\.5"):
-        ratio_bound(Paired(1, 1, 1, 1), 1.5)
+        ratio_bound(PairedCounts(1, 1, 1, 1), 1.5)
 
 
 def test_ratio_of_means_of_scores() -> None:

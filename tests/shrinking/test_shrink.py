@@ -1,4 +1,4 @@
-"""``shrink``: what it keeps is enough, what it promises holds, no choice sees the test split."""
+"""``shrink``: the subset keeps enough, the promise holds, no choice reads the test split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import criticalmass as cm
 from criticalmass.cli.main import cli
 from criticalmass.errors import CriticalMassError, StoreError
-from criticalmass.shrinking.candidates import Goal, geometric
+from criticalmass.shrinking.candidates import Goal, geometric_sizes
 from criticalmass.shrinking.slim_model import SlimModel
 from criticalmass.theory import synthetic
 
@@ -24,8 +24,8 @@ QUICK: dict[str, Any] = {"measure": "ridge", "selectors": ("random", "anova")}
 def needle(tmp_path_factory: pytest.TempPathFactory) -> cm.FeatureStore:
     """Neuron 5 of 24 tells two classes apart, the rest are noise."""
     population = synthetic.needle(24, at=5, separation=4.0)
-    drawn = synthetic.draw(population, n_train=1200, n_test=1500, seed=0)
-    return synthetic.to_store(drawn, tmp_path_factory.mktemp("needle") / "store")
+    sample = synthetic.draw(population, n_train=1200, n_test=1500, seed=0)
+    return synthetic.to_store(sample, tmp_path_factory.mktemp("needle") / "store")
 
 
 def arrays(store: cm.FeatureStore, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -37,12 +37,12 @@ def test_the_one_neuron_that_matters_is_kept(needle: cm.FeatureStore, tmp_path: 
     assert plan.safe
     assert plan.slim.indices.tolist() == [5]
     assert plan.slim.record["selector"] == "anova"
-    assert "Keep 1 of 24 neurons (anova, float32: 4 instead of 96 bytes a vector)" in plan.sentence
+    assert (
+        "Keep 1 of 24 neurons (anova, float32: 4 instead of 96 bytes per vector)" in plan.sentence
+    )
 
 
-def test_the_folder_says_and_does_what_was_certified(
-    needle: cm.FeatureStore, tmp_path: Path
-) -> None:
+def test_the_folder_holds_the_certified_model(needle: cm.FeatureStore, tmp_path: Path) -> None:
     plan = cm.shrink(needle, keep=0.97, out=tmp_path / "slim", selectors=("random", "leverage"))
     slim = SlimModel.open(tmp_path / "slim")
     x, y = arrays(needle, "test")
@@ -57,8 +57,8 @@ def test_the_folder_says_and_does_what_was_certified(
     assert "Not tested" in card
 
 
-def test_no_choice_sees_the_test_split(needle: cm.FeatureStore, tmp_path: Path) -> None:
-    """With the test labels turned round, all that competes and wins is the same."""
+def test_no_choice_reads_the_test_split(needle: cm.FeatureStore, tmp_path: Path) -> None:
+    """With inverted test labels all candidates and the best one are the same."""
     (x, y), (x_test, y_test) = arrays(needle, "train"), arrays(needle, "test")
     other = cm.import_features(
         {"train": x, "test": -x_test},
@@ -71,7 +71,7 @@ def test_no_choice_sees_the_test_split(needle: cm.FeatureStore, tmp_path: Path) 
     assert one.tried["n_kept"].tolist() == two.tried["n_kept"].tolist()
 
 
-def test_a_promise_too_strong_for_the_data_keeps_everything(
+def test_a_goal_too_strict_for_the_data_keeps_the_whole_layer(
     needle: cm.FeatureStore, tmp_path: Path
 ) -> None:
     (x, y), (x_test, y_test) = arrays(needle, "train"), arrays(needle, "test")
@@ -88,7 +88,7 @@ def test_a_promise_too_strong_for_the_data_keeps_everything(
     assert not plan.tried["holds"].any()
 
 
-def test_classes_count_only_if_asked(needle: cm.FeatureStore) -> None:
+def test_classes_count_only_with_worst_class_drop(needle: cm.FeatureStore) -> None:
     free = cm.shrink(needle, keep=0.5, **QUICK)
     strict = cm.shrink(needle, keep=0.5, worst_class_drop=0.05, **QUICK)
     assert strict.n_kept >= free.n_kept
@@ -97,7 +97,7 @@ def test_classes_count_only_if_asked(needle: cm.FeatureStore) -> None:
     assert "no class loses 5 points" in strict.sentence
 
 
-def test_bytes_decide_between_precisions(needle: cm.FeatureStore) -> None:
+def test_the_precision_with_fewest_bytes_is_chosen(needle: cm.FeatureStore) -> None:
     plan = cm.shrink(needle, keep=0.8, precisions=("float32", "int8", "binary"), **QUICK)
     assert plan.slim.bytes_per_vector == 1
     assert plan.slim.precision == "int8", "one bit takes a byte too, and keeps less"
@@ -111,7 +111,7 @@ def test_bytes_decide_between_precisions(needle: cm.FeatureStore) -> None:
     assert set(np.unique(bits.transform(x))) == {-1.0, 1.0}
 
 
-def test_a_budget_is_kept(needle: cm.FeatureStore) -> None:
+def test_a_budget_is_respected(needle: cm.FeatureStore) -> None:
     plan = cm.shrink(needle, keep=0.9, budget_bytes=16, **QUICK)
     assert plan.slim.bytes_per_vector <= 16
     assert plan.candidates["bytes"].max() <= 16
@@ -120,25 +120,25 @@ def test_a_budget_is_kept(needle: cm.FeatureStore) -> None:
     assert "within 3 dimensions" in tight.sentence
 
 
-def test_matryoshka_order_is_seen_and_its_absence_too(
+def test_the_order_effect_is_measured_with_and_without_an_order(
     needle: cm.FeatureStore, tmp_path: Path
 ) -> None:
     ordered = synthetic.draw(synthetic.nested(32), n_train=1500, n_test=3000, seed=1)
     store = synthetic.to_store(ordered, tmp_path / "nested")
     plan = cm.shrink(store, keep=0.9, measure="ridge", selectors=("random", "first"))
-    verdict = plan.slim.record["verdict"]
+    effect = plan.slim.record["verdict"]
     assert plan.slim.record["selector"] == "first"
-    assert verdict["first_minus_random"]["low"] > 0
-    assert "ordered" in verdict["sentence"]
+    assert effect["first_minus_random"]["low"] > 0
+    assert "the layer is ordered" in effect["sentence"]
     rows = synthetic.draw(synthetic.diffuse(32), n_train=1500, n_test=3000, seed=1)
     flat = cm.shrink(
         synthetic.to_store(rows, tmp_path / "diffuse"), keep=0.9, measure="ridge",
         selectors=("random", "first"),
     )  # fmt: skip
-    assert "no order is seen" in flat.slim.record["verdict"]["sentence"]
+    assert "order of neurons has no measurable effect" in flat.slim.record["verdict"]["sentence"]
 
 
-def test_names_from_data_do_not_act_in_the_card(tmp_path: Path) -> None:
+def test_names_from_data_are_escaped_in_the_model_card(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 400)
     x = rng.standard_normal((400, 6)) + 2 * y[:, None]
@@ -166,14 +166,12 @@ def test_names_from_data_do_not_act_in_the_card(tmp_path: Path) -> None:
         ({"selectors": ()}, "no selector"),
         ({"precisions": ("int9",)}, "did you mean 'int8'"),
         ({"layer": "penultimat"}, "did you mean 'penultimate'"),
-        ({"measure": "cka", "worst_class_drop": 0.1}, "speaks of classes"),
+        ({"measure": "cka", "worst_class_drop": 0.1}, "applies to probes only"),
         ({"relevance": "label"}, "did you mean 'labels'"),
-        ({"relevance": "labels"}, "speaks of queries"),
+        ({"relevance": "labels"}, "applies to retrieval measures only"),
     ],
 )
-def test_mistakes_are_one_clear_line(
-    needle: cm.FeatureStore, options: dict[str, Any], words: str
-) -> None:
+def test_errors_are_one_line(needle: cm.FeatureStore, options: dict[str, Any], words: str) -> None:
     with pytest.raises(CriticalMassError, match=words) as caught:
         cm.shrink(needle, **options)
     assert "\n" not in str(caught.value)
@@ -187,7 +185,7 @@ def test_a_damaged_folder_is_named(needle: cm.FeatureStore, tmp_path: Path) -> N
         SlimModel.open(tmp_path / "slim")
     with pytest.raises(StoreError, match="no slim model at"):
         SlimModel.open(tmp_path)
-    with pytest.raises(StoreError, match="is no slim model"):
+    with pytest.raises(StoreError, match="is not a slim model"):
         SlimModel.open(needle.path)
 
 
@@ -222,7 +220,7 @@ def test_retrieval_needs_no_labels_and_finds_the_latent_width(vectors: cm.Featur
     assert f"on {n_queries} held-out samples" in plan.sentence
 
 
-def test_relevance_by_labels_compares_with_what_whole_vectors_find(
+def test_relevance_by_labels_scores_whole_vectors_by_labels(
     vectors: cm.FeatureStore,
 ) -> None:
     plan = cm.shrink(
@@ -238,7 +236,7 @@ def test_relevance_by_labels_compares_with_what_whole_vectors_find(
     assert full == pytest.approx(expected, abs=2e-3)
 
 
-def test_similarity_is_promised_too(vectors: cm.FeatureStore) -> None:
+def test_shrinking_by_a_similarity(vectors: cm.FeatureStore) -> None:
     plan = cm.shrink(vectors, keep=0.8, measure="cka", selectors=("random", "greedy-cka"))
     assert plan.safe
     x = vectors.features("test", "penultimate").array()
@@ -249,7 +247,7 @@ def test_similarity_is_promised_too(vectors: cm.FeatureStore) -> None:
         cm.shrink(vectors, measure="cka", precisions=("int8",))
 
 
-def test_what_it_costs(needle: cm.FeatureStore) -> None:
+def test_cost(needle: cm.FeatureStore) -> None:
     plan = cm.shrink(needle, keep=0.9, **QUICK)
     # 24 and 1 neurons of 4 bytes, a billion vectors: 96 GB and 4 GB.
     assert "cost 2.00 instead of 48.00 a month" in plan.cost(0.5, 1_000_000_000)
@@ -257,24 +255,24 @@ def test_what_it_costs(needle: cm.FeatureStore) -> None:
         plan.cost(-1, 10)
 
 
-def test_sizes_spread_evenly_in_ratio() -> None:
-    assert geometric(1, 1000, 4) == (1, 10, 100, 1000)
-    assert geometric(3, 3, 5) == (3,)
-    assert geometric(2, 4, 10) == (2, 3, 4)
-    assert Goal(0.9, 0.95, budget_bytes=10).most(50, "float16") == 5
-    assert Goal(0.9, 0.95, max_dims=3).most(50, "binary") == 3
+def test_sizes_have_a_constant_ratio() -> None:
+    assert geometric_sizes(1, 1000, 4) == (1, 10, 100, 1000)
+    assert geometric_sizes(3, 3, 5) == (3,)
+    assert geometric_sizes(2, 4, 10) == (2, 3, 4)
+    assert Goal(0.9, 0.95, budget_bytes=10).max_neurons(50, "float16") == 5
+    assert Goal(0.9, 0.95, max_dims=3).max_neurons(50, "binary") == 3
 
 
 def test_the_command(needle: cm.FeatureStore, tmp_path: Path) -> None:
     arguments = ["shrink", str(needle.path), "--keep", "0.9", "--measure", "ridge", "-q"]
-    told = CliRunner().invoke(
+    result = CliRunner().invoke(
         cli,
         [*arguments, "--selector", "anova", "--out", str(tmp_path / "slim"),
          "--price-per-gb", "0.5", "--vectors", "1000"],
     )  # fmt: skip
-    assert told.exit_code == 0, told.output
-    assert "Keep 1 of 24 neurons" in told.output
-    assert "a month" in told.output
+    assert result.exit_code == 0, result.output
+    assert "Keep 1 of 24 neurons" in result.output
+    assert "a month" in result.output
     assert SlimModel.open(tmp_path / "slim").n_kept == 1
-    listed = CliRunner().invoke(cli, [*arguments, "--selector", "anova", "--format", "json"])
-    assert json.loads(listed.output)[0]["selector"] == "anova"
+    as_json = CliRunner().invoke(cli, [*arguments, "--selector", "anova", "--format", "json"])
+    assert json.loads(as_json.output)[0]["selector"] == "anova"

@@ -1,4 +1,4 @@
-"""The feature store: what goes in comes out, and damage is named."""
+"""The feature store: stored values are read back, and damaged files are named."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from criticalmass.errors import CriticalMassError, StoreError
-from criticalmass.storage.digests import sealed
+from criticalmass.storage.digests import with_digest
 from criticalmass.storage.features import Features, FeatureStore
-from criticalmass.storage.features_writer import SplitInfo, StoreWriter, differences
+from criticalmass.storage.features_writer import SplitInfo, StoreWriter, describe_differences
 
 ROWS = {"train": 10, "test": 3}
 
@@ -154,7 +154,7 @@ SHARD = "features/penultimate/train-00001.npy"
 
 @pytest.mark.parametrize("name", [SHARD, "labels/test.npy", "ids/train.json"])
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
-def test_damage_is_named_and_mended(tmp_path, name, damage):
+def test_damaged_files_are_named_and_written_again(tmp_path, name, damage):
     folder = tmp_path / "store"
     write(folder)
     before = contents(folder)
@@ -176,7 +176,7 @@ def edit(folder: Path, change) -> None:
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     change(manifest)
-    path.write_text(json.dumps(sealed(manifest)))  # as one who knows how to seal
+    path.write_text(json.dumps(with_digest(manifest)))  # With a valid digest.
 
 
 @pytest.mark.parametrize("path", ["../secret.npy", "/etc/hostname", "link/secret.npy", 7, ""])
@@ -203,14 +203,14 @@ def test_other_manifests_are_refused(tmp_path):
     with pytest.raises(StoreError, match="update criticalmass"):
         FeatureStore.open(folder)
     edit(folder, lambda manifest: manifest.update(format="something"))
-    with pytest.raises(StoreError, match="is no feature store"):
+    with pytest.raises(StoreError, match="is not a feature store"):
         FeatureStore.open(folder)
     (folder / "manifest.json").write_text("{")
     with pytest.raises(StoreError, match="not readable JSON"):
         FeatureStore.open(folder)
 
 
-def test_a_manifest_without_its_parts_is_named(tmp_path):
+def test_a_manifest_without_an_entry_is_reported(tmp_path):
     write(tmp_path / "store")
     edit(tmp_path / "store", lambda manifest: manifest["splits"]["test"].pop("ids"))
     with pytest.raises(StoreError, match="lacks 'ids'"):
@@ -221,28 +221,28 @@ def test_another_request_says_what_differs(tmp_path):
     folder = tmp_path / "store"
     write(folder, stop_after=1)
     changed = {"spec": "m", "name": "m", "weights_digest": "2"}
-    with pytest.raises(StoreError, match="model weights_digest is '1' there, '2' asked"):
+    with pytest.raises(StoreError, match="model weights_digest is '1' in the folder but '2' was"):
         write(folder, model=changed)
     other = {"penultimate": {"dtype": "float16", "shape": [5]}}
-    with pytest.raises(StoreError, match="layers penultimate dtype is 'float32' there"):
+    with pytest.raises(StoreError, match="layers penultimate dtype is 'float32' in the folder"):
         write(folder, layers=other)
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("words")
-    with pytest.raises(StoreError, match="is no feature store; name another"):
+    with pytest.raises(StoreError, match="is not a feature store; name another"):
         write(tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "words"
 
 
 def test_differences_by_hand():
     old = {"a": 1, "b": {"c": 2, "d": 3}, "e": 5}
-    assert differences(old, {"a": 1, "b": {"c": 2, "d": 3}, "e": 5}) == []
-    assert differences(old, {"a": 1, "b": {"c": 4, "d": 3}}) == [
-        "b c is 2 there, 4 asked",
-        "e is 5 there, None asked",
+    assert describe_differences(old, {"a": 1, "b": {"c": 2, "d": 3}, "e": 5}) == []
+    assert describe_differences(old, {"a": 1, "b": {"c": 4, "d": 3}}) == [
+        "b c is 2 in the folder but 4 was requested",
+        "e is 5 in the folder but None was requested",
     ]
-    assert differences(old, {"a": 9, "b": {"c": 4, "d": 3}, "e": 5}, ["a", "b.c"]) == []
+    assert describe_differences(old, {"a": 9, "b": {"c": 4, "d": 3}, "e": 5}, ["a", "b.c"]) == []
 
 
 def test_the_digest_is_of_the_content(tmp_path):

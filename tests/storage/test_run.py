@@ -134,7 +134,7 @@ def test_a_kill_while_a_cell_is_replaced_leaves_its_old_predictions(run, monkeyp
     assert run.predictions(run.frame()).tolist() == [[0, 0, 0]]
 
 
-def test_the_order_of_arrival_leaves_no_trace(tmp_path):
+def test_the_table_does_not_depend_on_the_order_of_arrival(tmp_path):
     rows = [row(f"{seed}-{k}", seed=seed, n_kept=k) for seed in range(3) for k in (1, 4)]
     frames = []
     for i, arrival in enumerate([[0, 1, 2, 3, 4, 5], [5, 2, 4, 0, 3, 1]]):
@@ -150,8 +150,8 @@ def test_orders_and_labels_come_back(run):
     with run.writer() as w:
         w.put_labels([2, 0, 1], ("x", "y", "z"))
         w.put_labels([2, 0, 1], ("x", "y", "z"))
-        name = w.order("random", "blocks/0:out", 3, np.array([1, 0, 2]))
-        w.order("random", "blocks_0_out", 3, np.array([2, 1, 0]))
+        name = w.put_order("random", "blocks/0:out", 3, np.array([1, 0, 2]))
+        w.put_order("random", "blocks_0_out", 3, np.array([2, 1, 0]))
     assert run.labels().tolist() == [2, 0, 1]
     assert run.class_names == ("x", "y", "z")
     assert run.manifest["store"] == "abc"
@@ -196,9 +196,9 @@ def test_a_writer_on_another_host_is_named(run):
         pass
 
 
-def test_a_lock_whose_process_number_came_again_is_taken_over(run):
-    mine = {"pid": os.getpid(), "host": socket.gethostname(), "started": "1"}
-    (run.path / "lock").write_text(json.dumps(mine))
+def test_a_lock_with_a_reused_process_number_is_replaced(run):
+    lock = {"pid": os.getpid(), "host": socket.gethostname(), "started": "1"}
+    (run.path / "lock").write_text(json.dumps(lock))
     if not os.path.exists("/proc/self/stat"):
         pytest.skip("the system does not say when a process started")
     with run.writer() as w:
@@ -208,7 +208,7 @@ def test_a_lock_whose_process_number_came_again_is_taken_over(run):
 
 def test_a_file_that_is_no_lock_is_not_removed(run):
     (run.path / "lock").write_text("mine")
-    with pytest.raises(RunError, match="no lock of this package"), run.writer():
+    with pytest.raises(RunError, match="not a lock of this package"), run.writer():
         pass
 
 
@@ -266,11 +266,11 @@ def test_a_missing_or_truncated_file_is_named(run):
     [
         ([row("a", colour="red")], None, "unknown columns.*colour"),
         ([row("a", model=None)], None, "no .*model"),
-        ([row("a", status="fine")], None, "'fine'; known: ok"),
-        ([row("a", value=float("nan"))], None, "others a value"),
+        ([row("a", status="fine")], None, "'fine'; use ok"),
+        ([row("a", value=float("nan"))], None, "others have a value"),
         ([row("a", status="failed", error="x")], None, "has an error and no value"),
         ([row("a", status="failed", value=None)], None, "has an error"),
-        ([row("a"), row("a")], None, "'a' comes twice"),
+        ([row("a"), row("a")], None, "'a' occurs twice"),
         ([row("a")], predictions([0, 1]), "n_test=3.*2 test samples"),
         ([row("a")], predictions([0, 1, 1], [0, 0, 0]), "2 artifact rows for 1 rows"),
         ([row("a", artifact=5)], predictions([0, 1, 1]), "row 5 of 1"),
@@ -292,7 +292,7 @@ def test_rows_that_do_not_fit_are_refused_and_nothing_is_written(run, bad, artif
     assert files(run) == before
 
 
-def test_a_cell_without_predictions_is_an_error_not_a_guess(run):
+def test_reading_a_missing_artifact_is_an_error(run):
     with run.writer() as w:
         w.append([row("a"), row("b", seed=1)], None)
         w.append([row("c", seed=2)], Artifact("scores", np.ones((1, 3))))

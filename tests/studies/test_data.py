@@ -1,4 +1,4 @@
-"""The data of the local studies, read from files made here in their formats."""
+"""Readers of the demo datasets, tested on small files in the same formats."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from PIL import Image
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets.demo_images import (
-    MOST_PIXELS,
+    MAX_PIXELS,
     read_drawings,
     read_mnist,
     read_pv_cells,
 )
-from criticalmass.extraction.datasets.demo_texts import FEWEST, read_fortunes
+from criticalmass.extraction.datasets.demo_texts import MIN_TEXTS, read_fortunes
 from criticalmass.extraction.datasets.loading import load_dataset
 
 
-def test_fortunes_are_parted_by_lines_of_a_percent_sign(tmp_path: Path) -> None:
-    texts = [f"joke {n} at 50% off" for n in range(FEWEST)]
+def test_fortunes_are_separated_by_lines_with_a_percent_sign(tmp_path: Path) -> None:
+    texts = [f"joke {n} at 50% off" for n in range(MIN_TEXTS)]
     (tmp_path / "jokes").write_text("\n%\n".join(texts) + "\n%\n")
     (tmp_path / "jokes.dat").write_bytes(b"\0\1")
     (tmp_path / "wise").write_text("\n%\n".join(f"two\n  lines {n}" for n in range(60)))
     (tmp_path / "few").write_text("alone\n%\n")
     split, names = read_fortunes(tmp_path)
     assert names == ("jokes", "wise")
-    assert list(split.items[:FEWEST]) == texts
+    assert list(split.items[:MIN_TEXTS]) == texts
     assert split.items[-1] == "two lines 59"
-    assert np.bincount(split.labels).tolist() == [FEWEST, 60]
+    assert np.bincount(split.labels).tolist() == [MIN_TEXTS, 60]
     assert len(set(split.ids)) == len(split)
 
 
-def test_too_few_fortunes_are_told(tmp_path: Path) -> None:
+def test_too_few_fortunes_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "few").write_text("alone\n%\n")
     with pytest.raises(CriticalMassError, match="0 files"):
         read_fortunes(tmp_path)
@@ -47,7 +47,7 @@ def test_drawings_are_labelled_by_subject_without_links_and_giants(tmp_path: Pat
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 3)).save(path)
     (tmp_path / "food/link.png").symlink_to(tmp_path / "food/c.png")
-    side = int(MOST_PIXELS**0.5) + 1
+    side = int(MAX_PIXELS**0.5) + 1
     Image.new("1", (side, side)).save(tmp_path / "food/giant.png")
     split, names = read_drawings(tmp_path)
     assert names == ("animals", "food")

@@ -1,4 +1,4 @@
-"""Untrained stand-ins of the packaged models: the same network, other weights."""
+"""Untrained variants of the packaged models: the same network with random weights."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from criticalmass.extraction.models import load_model
 def test_an_untrained_lite_is_timms_own_initial_network() -> None:
     if importlib.util.find_spec("timm") is None:
         pytest.skip("timm is not installed")
-    mine = load_model("pypi:efficientnet-lite0?init=random")
+    ours = load_model("pypi:efficientnet-lite0?init=random")
     timms = load_model("timm:tf_efficientnet_lite0?init=random")
-    assert mine.weights_digest == timms.weights_digest
-    assert mine.name == "efficientnet-lite0-untrained"
+    assert ours.weights_digest == timms.weights_digest
+    assert ours.name == "efficientnet-lite0-untrained"
 
 
 @pytest.mark.real

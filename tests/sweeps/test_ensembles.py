@@ -1,4 +1,4 @@
-"""Votes of probes that share no neuron."""
+"""Votes of probes on disjoint subsets."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
-from criticalmass.reporting.table_views import ENDS, fairness_for_people
+from criticalmass.reporting.table_views import INTERVAL_SUFFIXES, fairness_view
 from criticalmass.storage.features import FeatureStore
-from criticalmass.sweeps import ensembles as _  # noqa: F401 -- binds the verb
+from criticalmass.sweeps import ensembles as ensembles_module
 from criticalmass.sweeps.ensembles import ENSEMBLE_COLUMNS, hard_vote, soft_vote
+from criticalmass.sweeps.layer_data import SweepData
 
 
 def test_most_votes_win_and_ties_go_to_the_earliest_member() -> None:
@@ -65,21 +66,20 @@ def test_members_share_no_neuron_and_are_fitted_as_in_a_sweep(
 
 
 def test_slices_of_a_permutation(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib
-
-    module = importlib.import_module("criticalmass.sweeps.ensembles")
-    seen = []
-    real = module.get_probe("centroid")
+    calls = []
+    real = ensembles_module.get_probe("centroid")
 
     def spy(task):
-        seen.append((task.orders[:, : task.sizes[0]], task.sizes[0]))
+        calls.append((task.orders[:, : task.sizes[0]], task.sizes[0]))
         return real(task)
 
-    monkeypatch.setattr(module, "get_probe", lambda name: spy)
+    monkeypatch.setattr(ensembles_module, "get_probe", lambda name: spy)
     cm.ensembles(store, fractions=(0.25,), members=4, seeds=2, probe="centroid")
-    whole, *members = seen
+    whole, *members = calls
     assert whole[1] == 12
-    assert len(members) == 2, "four members of a quarter are the layer: no other probe is needed"
+    assert len(members) == 2, (
+        "four members of a quarter are the whole layer, which is fitted already"
+    )
     for (slices, size), seed in zip(members, range(2), strict=True):
         assert size == 3
         order = np.random.default_rng(seed).permutation(12)
@@ -91,26 +91,23 @@ def test_a_split_into_all_neurons_is_the_layer_itself(store: FeatureStore) -> No
     by_kind = table.set_index("kind")
     assert "soft vote" not in by_kind.index
     assert by_kind.loc["one probe", "value"] == by_kind.loc["whole layer", "value"]
-    # Two members: they only ever tie, so that the first one's votes stand.
+    # Two members can only tie, so the votes of the first one count.
     assert by_kind.loc["member", "kappa"] < 1
 
 
 def test_soft_votes_are_means_of_softmax(store: FeatureStore) -> None:
-    """A single repeated head: the soft vote is that head's own prediction."""
-    import importlib
-
-    module = importlib.import_module("criticalmass.sweeps.ensembles")
-    bench = module.Workbench.of(store)
-    data = bench.layer("penultimate")
+    """The soft vote of a single head is the prediction of that head."""
+    data = SweepData.from_store(store)
+    layer = data.layer("penultimate")
     order = np.random.default_rng(0).permutation(12)[None]
-    scores = module._fit(bench, data, order, 5, "logistic")
-    shares = module._of_members(bench, data, order[:, :5], scores.heads)
+    scores = ensembles_module._fit(data, layer, order, 5, "logistic")
+    shares = ensembles_module._member_probabilities(data, layer, order[:, :5], scores.heads)
     assert shares.sum(axis=2) == pytest.approx(1.0)
     assert soft_vote(shares).tolist() == scores.predictions[0, 0].tolist()
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"members": 1}, "members=1"),
         ({"members": 13}, "2 to 12"),
@@ -121,19 +118,25 @@ def test_soft_votes_are_means_of_softmax(store: FeatureStore) -> None:
         ({"level": 0.0}, "level=0"),
     ],
 )
-def test_mistakes_are_told(store: FeatureStore, options: dict[str, object], told: str) -> None:
-    wanted = {"fractions": (0.25,)} | options
-    with pytest.raises(CriticalMassError, match=told):
-        cm.ensembles(store, **wanted)
+def test_invalid_arguments_raise(
+    store: FeatureStore, options: dict[str, object], message: str
+) -> None:
+    arguments = {"fractions": (0.25,)} | options
+    with pytest.raises(CriticalMassError, match=message):
+        cm.ensembles(store, **arguments)
 
 
-def test_a_small_negative_number_is_no_signed_zero() -> None:
+def test_a_small_negative_number_is_shown_without_sign() -> None:
     table = pd.DataFrame(
         {name: ["x"] for name in ("model", "layer", "dataset", "selector", "measure")}
         | {"level": [0.95], "n_kept": [3], "worst_class": ["a"], "worst_accuracy": [0.5]}
-        | {f"{n}{end}": [-1e-5] for n in ("accuracy", "gini", "gini_excess") for end in ENDS}
+        | {
+            f"{n}{end}": [-1e-5]
+            for n in ("accuracy", "gini", "gini_excess")
+            for end in INTERVAL_SUFFIXES
+        }
     )
-    assert fairness_for_people(table)["Gini"].tolist() == ["0.000 [0.000, 0.000]"]
+    assert fairness_view(table)["Gini"].tolist() == ["0.000 [0.000, 0.000]"]
 
 
 def test_commands_print_tables_that_fit(

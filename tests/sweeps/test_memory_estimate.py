@@ -1,4 +1,4 @@
-"""What a sweep needs of memory: said before it starts, and kept to."""
+"""The memory estimate of a sweep, made before it starts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 import criticalmass as cm
-from criticalmass.core.memory import Room, rooms
+from criticalmass.core.memory import MemoryLimit, memory_limits
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.logistic.training_rows import (
     HeldRows,
     StreamedRows,
-    holding,
     ordered_rows,
+    override_held_bytes,
 )
 from criticalmass.measures.scaling import column_scaling
 from criticalmass.storage.features import FeatureStore
@@ -29,27 +29,29 @@ from criticalmass.sweeps import memory_estimate
 from criticalmass.sweeps.plan import make_request
 
 GIB = 1 << 30
-BIG = memory_estimate.Task(200_000, 10_000, 2048, 10, 2, (205, 1024, 1843, 2048), 10, 2, GIB)
+BIG = memory_estimate.LayerSizes(200_000, 10_000, 2048, 10, 2, (205, 1024, 1843, 2048), 10, 2, GIB)
 
 
-def asked(store: FeatureStore, **changes: Any) -> Any:
-    asked: dict[str, Any] = {
+def make_sweep_request(store: FeatureStore, **changes: Any) -> Any:
+    arguments: dict[str, Any] = {
         "layers": None,
         "selectors": "random",
         "fractions": (0.25, 0.5, 1.0),
         "seeds": 2,
         "measures": ("logistic", "cka"),
     }
-    return make_request(store, **{**asked, **changes})
+    return make_request(store, **{**arguments, **changes})
 
 
 def test_rows_are_held_up_to_the_limit_and_else_read_in_blocks() -> None:
     """200,000 rows of 205 neurons are 164 MB, of 2,048 (and of 1,843) more than a gibibyte."""
     mib = 1 << 20
     wide = replace(BIG, sizes=(1024, 2048))
-    assert memory_estimate._rows(wide) == 48 * mib + 4 * 200_000 * 1024
-    assert memory_estimate._rows(BIG) <= (48 + 2.5 * 64) * mib
-    assert memory_estimate._rows(replace(wide, held=0)) < memory_estimate._rows(wide)
+    assert memory_estimate._row_bytes(wide) == 48 * mib + 4 * 200_000 * 1024
+    assert memory_estimate._row_bytes(BIG) <= (48 + 2.5 * 64) * mib
+    assert memory_estimate._row_bytes(replace(wide, held_bytes=0)) < memory_estimate._row_bytes(
+        wide
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,64 +60,69 @@ def test_rows_are_held_up_to_the_limit_and_else_read_in_blocks() -> None:
         {"n_classes": 1000},
         {"n_neurons": 4096},
         {"sizes": (205, 410, 614, 819, 1024, 1843, 2048)},
-        {"threads": 16},
+        {"n_threads": 16},
         {"n_test": 100_000},
     ],
 )
 def test_more_of_anything_needs_more(more: dict[str, Any]) -> None:
     for name in ("logistic", "ridge", "cka", "knn", "sgd"):
-        assert memory_estimate._measuring(name, replace(BIG, **more)) >= memory_estimate._measuring(
-            name, BIG
-        )
-    assert memory_estimate._logistic(replace(BIG, **more)) > memory_estimate._logistic(BIG)
+        assert memory_estimate._measure_bytes(
+            name, replace(BIG, **more)
+        ) >= memory_estimate._measure_bytes(name, BIG)
+    assert memory_estimate._logistic_bytes(replace(BIG, **more)) > memory_estimate._logistic_bytes(
+        BIG
+    )
 
 
 def test_mapped_features_count_against_address_space_alone(store: FeatureStore) -> None:
-    need = memory_estimate.need_of(store, asked(store), GIB)
-    assert need.mapped == (90 + 45) * 12 * 4
-    space, memory = Room("a", 0, True, ""), Room("b", 0, False, "")
-    assert need.of(space) - need.of(memory) == need.mapped + need.loaded[0] - need.loaded[1]
+    estimate = memory_estimate.estimate_memory(store, make_sweep_request(store), GIB)
+    assert estimate.mapped_bytes == (90 + 45) * 12 * 4
+    space, memory = MemoryLimit("a", 0, True, ""), MemoryLimit("b", 0, False, "")
+    difference = estimate.counted_bytes(space) - estimate.counted_bytes(memory)
+    assert difference == (estimate.mapped_bytes + estimate.library_space - estimate.library_memory)
 
 
-def give(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
-    room = Room("the address-space limit", free, True, "raise it (ulimit -v)")
-    monkeypatch.setattr(memory_estimate, "rooms", lambda: (room,))
+def set_free_memory(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    limit = MemoryLimit("the address-space limit", free, True, "raise it (ulimit -v)")
+    monkeypatch.setattr(memory_estimate, "memory_limits", lambda: (limit,))
 
 
-def test_it_keeps_less_where_room_is_short_and_says_so(
+def test_fewer_rows_are_kept_if_memory_is_short(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = asked(store)
-    give(monkeypatch, 100 * GIB)
-    assert memory_estimate.fitting(store, request) is None
-    monkeypatch.setattr(memory_estimate, "_rows", lambda task: task.held)
-    give(
+    request = make_sweep_request(store)
+    set_free_memory(monkeypatch, 100 * GIB)
+    assert memory_estimate.row_memory_limit(store, request) is None
+    monkeypatch.setattr(memory_estimate, "_row_bytes", lambda sizes: sizes.held_bytes)
+    set_free_memory(
         monkeypatch,
-        memory_estimate.need_of(store, request, GIB // 4).of(memory_estimate.rooms()[0]),
+        memory_estimate.estimate_memory(store, request, GIB // 4).counted_bytes(
+            memory_estimate.memory_limits()[0]
+        ),
     )
-    with pytest.warns(UserWarning, match=r"more than 0\.27 GB of rows are not kept in memory"):
-        assert memory_estimate.fitting(store, request) == GIB // 4
+    with pytest.warns(UserWarning, match=r"at most 0\.27 GB of rows are kept in memory"):
+        assert memory_estimate.row_memory_limit(store, request) == GIB // 4
 
 
-def test_too_little_is_said_in_one_line_with_what_to_change(
+def test_too_little_memory_is_an_error_in_one_line_with_cures(
     store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    give(monkeypatch, 10_000_000)
+    set_free_memory(monkeypatch, 10_000_000)
     with pytest.raises(CriticalMassError) as caught:
         cm.sweep(store, out=tmp_path / "run", fractions=(0.5, 1.0), seeds=1)
-    said = str(caught.value)
-    assert "\n" not in said
+    message = str(caught.value)
+    assert "\n" not in message
     for part in (
         "sweeping blobs needs about",
         "the address-space limit leaves 0.01 GB; raise it (ulimit -v)",
         "GB for 'cka'",
         "leave out the measure 'cka'",
     ):
-        assert part in said
+        assert part in message
     assert not (tmp_path / "run").exists()
 
 
-def test_a_narrow_limit_is_met_up_front_and_a_wide_one_changes_nothing(
+def test_a_low_limit_fails_at_once_and_a_high_one_changes_nothing(
     store: FeatureStore, tmp_path: Path
 ) -> None:
     def sweep(out: Path, limit: int) -> subprocess.CompletedProcess[str]:
@@ -148,23 +155,23 @@ def test_a_narrow_limit_is_met_up_front_and_a_wide_one_changes_nothing(
     assert same[0].equals(same[1])
 
 
-# --- what there is ------------------------------------------------------------------------------
+# --- limits of the system ------------------------------------------------------------------------
 
 
 @pytest.fixture
-def system(tmp_path: Path) -> Callable[..., tuple[Room, ...]]:
-    def make(**files: str) -> tuple[Room, ...]:
+def system(tmp_path: Path) -> Callable[..., tuple[MemoryLimit, ...]]:
+    def make(**files: str) -> tuple[MemoryLimit, ...]:
         for name, text in files.items():
             path = tmp_path / name.replace("__", "/").replace("_dot_", ".")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        return rooms(tmp_path / "proc", tmp_path / "groups")
+        return memory_limits(tmp_path / "proc", tmp_path / "groups")
 
     return make
 
 
 def test_the_tightest_group_above_a_process_counts(system: Callable[..., Any]) -> None:
-    found = system(
+    limits = system(
         proc__meminfo="MemTotal: 8000 kB\nMemAvailable:    5000 kB\n",
         proc__self__cgroup="0::/job/step\n",
         groups__job__memory_dot_max="4000000\n",
@@ -173,16 +180,16 @@ def test_the_tightest_group_above_a_process_counts(system: Callable[..., Any]) -
         groups__job__step__memory_dot_max="max\n",
         groups__job__step__memory_dot_current="2000000\n",
     )
-    by_name = {room.name: room.free for room in found}
+    by_name = {limit.name: limit.free for limit in limits}
     assert by_name["the machine's memory"] == 5000 * 1024
     assert by_name["the control group's memory limit"] == 4_000_000 - 3_000_000 + 250_000
 
 
-def test_a_system_that_tells_nothing_limits_nothing(system: Callable[..., Any]) -> None:
+def test_a_system_without_information_has_no_limits(system: Callable[..., Any]) -> None:
     assert system() == ()
 
 
-def test_rows_are_held_in_any_order_and_streamed_where_told() -> None:
+def test_rows_are_held_in_any_order_and_streamed_if_too_large() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((700, 9)).astype(np.float32)
     y = rng.integers(0, 3, 700)
@@ -193,5 +200,5 @@ def test_rows_are_held_in_any_order_and_streamed_where_told() -> None:
     assert isinstance(ranked, HeldRows)
     np.testing.assert_array_equal(ranked.x, plain.x[rank])
     np.testing.assert_array_equal(ranked.y, y[rank])
-    with holding(700 * 3 * 4 - 1):
+    with override_held_bytes(700 * 3 * 4 - 1):
         assert isinstance(ordered_rows(x, y, scaling, kept, rank=rank), StreamedRows)

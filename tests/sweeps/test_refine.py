@@ -1,4 +1,4 @@
-"""Refining a run: planted critical masses, interruption, budget, and what the tables say then."""
+"""Refining a run: planted critical masses, interruption, budget, and the tables afterwards."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GRID = (0.1, 0.25, 0.5, 0.9, 1.0)
 
 @pytest.fixture
 def wide(tmp_path: Path) -> FeatureStore:
-    """64 neurons of noise, but for the 37th, which tells the two classes apart."""
+    """64 neurons: the 37th separates the two classes, the others are noise."""
     rng = np.random.default_rng(0)
     arrays, labels = {}, {}
     for split, n in (("train", 200), ("test", N_TEST)):
@@ -39,13 +39,13 @@ def wide(tmp_path: Path) -> FeatureStore:
     return cm.import_features(arrays, out=tmp_path / "wide", labels=labels)
 
 
-def swept(store: FeatureStore, out: Path, **changes: Any) -> Run:
-    asked: dict[str, Any] = {"fractions": GRID, "measures": "knn", "refine": 0.9}
-    return cm.sweep(store, out=out, **(asked | changes))
+def run_sweep(store: FeatureStore, out: Path, **changes: Any) -> Run:
+    arguments: dict[str, Any] = {"fractions": GRID, "measures": "knn", "refine": 0.9}
+    return cm.sweep(store, out=out, **(arguments | changes))
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, curve: Callable[[int, int], float]) -> list[Any]:
-    """Let every probe score ``curve(size, seed)``; return the jobs that were asked for."""
+    """Let every probe score ``curve(size, seed)``; return the list of its jobs."""
     jobs: list[Any] = []
 
     def probe(task: ProbeTask) -> ProbeScores:
@@ -72,12 +72,12 @@ def _labels() -> np.ndarray[Any, Any]:
 
 
 def steady(size: int, seed: int) -> float:
-    """Reach 0.9 at 29 neurons exactly; seeds next to nothing apart."""
+    """Reach 0.9 at exactly 29 neurons; seeds hardly differ."""
     return min(1.0, 0.9 + 0.004 * (size - 29)) if size >= 29 else 0.02 * size + (seed % 2) * 0.002
 
 
 def shaky(size: int, seed: int) -> float:
-    """Reach 0.9 at 29 neurons on average; a seed is off by up to five neurons."""
+    """Reach 0.9 at 29 neurons on average; a seed deviates by up to five neurons."""
     off = (-5, 5, -2, 2, 0, 3, -3, 1, -1, 4, -4)[seed % 11]
     return float(np.clip(0.9 + 0.004 * (size + off - 29), 0.0, 1.0)) if size < D else 1.0
 
@@ -91,13 +91,13 @@ def row_of(run: Run, **options: Any) -> pd.Series:
     return cm.redundancy(run, **options).iloc[0]
 
 
-# --- what is found -------------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------------
 
 
 def test_a_deterministic_selector_is_bisected_to_the_informative_neuron(
     wide: FeatureStore, tmp_path: Path
 ) -> None:
-    run = swept(wide, tmp_path / "run", selectors="first", measures="centroid")
+    run = run_sweep(wide, tmp_path / "run", selectors="first", measures="centroid")
     row = row_of(run)
     assert row["critical_mass"] == INFORMATIVE
     assert (row["critical_mass_low"], row["critical_mass_high"]) == (INFORMATIVE, INFORMATIVE)
@@ -112,7 +112,7 @@ def test_a_planted_curve_is_refined_to_one_neuron(
     wide: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch, steady)
-    run = swept(wide, tmp_path / "run", seeds=2)
+    run = run_sweep(wide, tmp_path / "run", seeds=2)
     (entry,) = run.manifest["refined"]
     assert (entry["critical_mass"], entry["low"], entry["high"]) == (29, 29, 29)
     assert entry["short_of"] is None
@@ -121,7 +121,7 @@ def test_a_planted_curve_is_refined_to_one_neuron(
         assert row["critical_mass"] == 29
         assert row["critical_mass_low"] <= 29 <= row["critical_mass_high"]
         assert row["refined"]
-    coarse = swept(wide, tmp_path / "coarse", seeds=2, refine=None)
+    coarse = run_sweep(wide, tmp_path / "coarse", seeds=2, refine=None)
     assert row_of(coarse)["critical_mass"] == 32
     assert not row_of(coarse)["refined"]
     assert "refined" not in coarse.manifest
@@ -131,14 +131,14 @@ def test_cells_of_refining_are_rows_like_others(
     wide: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch, steady)
-    # The crossing of 0.2 lies between 6 and 16 neurons; the grid calls the 6 a fraction of 0.1.
-    run = swept(wide, tmp_path / "run", seeds=2, refine=(0.2, 0.9))
+    # The crossing of 0.2 lies between 6 and 16 neurons; 6 neurons are the grid's fraction 0.1.
+    run = run_sweep(wide, tmp_path / "run", seeds=2, refine=(0.2, 0.9))
     table = run.frame().query("selector == 'random'")
     assert (table.query("n_kept == 6")["seed"]).max() == 4
     assert (table["n_kept"] == (table["fraction"] * D).round()).all()
     off_grid = table[~table["n_kept"].isin([6, 16, 32, 58, 64])]
     assert (off_grid["fraction"] == off_grid["n_kept"] / D).all()
-    # Extra seeds of a size of the grid stand under the grid's fraction.
+    # Extra seeds of a grid size have the fraction of the grid.
     assert table.groupby("n_kept")["fraction"].nunique().max() == 1
     assert table["value_full"].notna().all()
     for seed in table["seed"].unique():
@@ -148,11 +148,11 @@ def test_cells_of_refining_are_rows_like_others(
     assert {28, 29} <= set(curve["n_kept"])
 
 
-def test_an_unsettled_crossing_is_an_interval(
+def test_an_undecided_crossing_is_an_interval(
     wide: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch, shaky)
-    run = swept(wide, tmp_path / "run")
+    run = run_sweep(wide, tmp_path / "run")
     (entry,) = run.manifest["refined"]
     assert entry["short_of"] == "seeds"
     assert entry["n_seeds"] == 20
@@ -164,24 +164,24 @@ def test_an_unsettled_crossing_is_an_interval(
     assert row["critical_mass"] == mass
     assert row["critical_mass_low"] <= entry["low"]
     assert row["critical_mass_high"] >= entry["high"]
-    more = swept(wide, tmp_path / "run", refine_seeds=88)
+    more = run_sweep(wide, tmp_path / "run", refine_seeds=88)
     (after,) = more.manifest["refined"]
     assert after["high"] - after["low"] < entry["high"] - entry["low"]
     assert after["critical_mass"] == 29
 
 
-def test_several_deltas_and_selectors_are_searched_side_by_side(
+def test_several_deltas_share_jobs(
     wide: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = plant(monkeypatch, steady)
-    run = swept(wide, tmp_path / "run", refine=(0.5, 0.9, 0.94), seeds=5)
+    run = run_sweep(wide, tmp_path / "run", refine=(0.5, 0.9, 0.94), seeds=5)
     table = cm.redundancy(run, (0.5, 0.9, 0.94)).set_index("delta")
     assert table["critical_mass"].tolist() == [25, 29, 39]
     assert table["refined"].all()
     assert len(run.manifest["refined"]) == 3
     alone = plant(monkeypatch, steady)
     for delta in (0.5, 0.9, 0.94):
-        swept(wide, tmp_path / f"{delta}", refine=delta, seeds=5)
+        run_sweep(wide, tmp_path / f"{delta}", refine=delta, seeds=5)
     assert len(jobs) < len(alone)
 
 
@@ -189,12 +189,12 @@ def test_below_the_floor_and_not_reached(
     wide: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch, steady)
-    low = row_of(swept(wide, tmp_path / "low", refine=0.07), deltas=0.07)
+    low = row_of(run_sweep(wide, tmp_path / "low", refine=0.07), deltas=0.07)
     assert (low["critical_mass"], low["at_floor"], low["reached"]) == (4, False, True)
-    one = row_of(swept(wide, tmp_path / "one", refine=0.01), deltas=0.01)
+    one = row_of(run_sweep(wide, tmp_path / "one", refine=0.01), deltas=0.01)
     assert (one["critical_mass"], one["at_floor"], one["refined"]) == (1, False, True)
     plant(monkeypatch, lambda size, seed: 1.0 if size == D else 0.1)
-    none = row_of(swept(wide, tmp_path / "none"))
+    none = row_of(run_sweep(wide, tmp_path / "none"))
     assert (none["critical_mass"], none["reached"], none["refined"]) == (D, False, True)
     assert none["dr"] == 0.0
 
@@ -202,8 +202,8 @@ def test_below_the_floor_and_not_reached(
 def test_cka_is_searched_among_all_sizes_of_one_pass(
     wide: FeatureStore, tmp_path: Path, calls: Any
 ) -> None:
-    run = swept(wide, tmp_path / "run", measures="cka", refine=(0.8, 0.9), seeds=3)
-    # One pass for the grid, and one for each gap of the grid that the search comes through.
+    run = run_sweep(wide, tmp_path / "run", measures="cka", refine=(0.8, 0.9), seeds=3)
+    # One pass for the grid, and one for each gap of the grid that the search visits.
     assert len(calls.take()) <= 1 + len(GRID)
     scatter = moments(wide.features("test")).scatter
     orders = [np.random.default_rng(seed).permutation(D) for seed in range(20)]
@@ -213,24 +213,24 @@ def test_cka_is_searched_among_all_sizes_of_one_pass(
         expected = int(np.argmax(every.mean(axis=0) >= delta)) + 1
         assert table.loc[delta, "critical_mass"] == expected
     counts = run.frame().query("selector == 'random'").groupby("n_kept")["seed"].nunique()
-    # More seeds cost next to nothing, so a size gets all of them at once.
+    # More seeds cost little, so a size gets all of them at once.
     assert set(counts) == {3, 20}
     row = run.frame().query("selector == 'random' and seed == 17").iloc[0]
     assert row["value"] == pytest.approx(every[17, row["n_kept"] - 1], abs=1e-12)
     assert run.artifact(row).shape == (32,)
-    swept(wide, tmp_path / "run", measures="cka", refine=(0.8, 0.9), seeds=3)
+    run_sweep(wide, tmp_path / "run", measures="cka", refine=(0.8, 0.9), seeds=3)
     assert calls.take() == []
 
 
 def test_a_projection_is_refined_too(wide: FeatureStore, tmp_path: Path) -> None:
-    run = swept(wide, tmp_path / "run", selectors="pca-top", measures=("centroid", "cka"))
+    run = run_sweep(wide, tmp_path / "run", selectors="pca-top", measures=("centroid", "cka"))
     table = cm.redundancy(run)
     # The first principal axis is the informative neuron.
     assert table.set_index("measure").loc["centroid", "critical_mass"] == 1
     assert table["refined"].all()
 
 
-# --- going on, budget, mistakes -------------------------------------------------------------------
+# --- continuing, budget, invalid arguments -------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -252,11 +252,11 @@ def test_after_an_interruption_the_rows_are_the_same(
     after: int, wide: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch, shaky)
-    asked: dict[str, Any] = {"measures": ("knn", "cka")}
-    through = swept(wide, tmp_path / "through", **asked)
+    arguments: dict[str, Any] = {"measures": ("knn", "cka")}
+    through = run_sweep(wide, tmp_path / "through", **arguments)
     with pytest.raises(KeyboardInterrupt):
-        swept(wide, tmp_path / "run", **asked, backend=Stopping(after))
-    run = swept(wide, tmp_path / "run", **asked)
+        run_sweep(wide, tmp_path / "run", **arguments, backend=Stopping(after))
+    run = run_sweep(wide, tmp_path / "run", **arguments)
     pd.testing.assert_frame_equal(without_time(run), without_time(through))
     assert run.manifest["refined"] == through.manifest["refined"]
 
@@ -265,23 +265,23 @@ def test_a_second_sweep_computes_nothing_and_rerun_all_everything_once(
     wide: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = plant(monkeypatch, steady)
-    first = swept(wide, tmp_path / "run")
+    first = run_sweep(wide, tmp_path / "run")
     before, table = sorted(jobs), without_time(first)
     jobs.clear()
-    swept(wide, tmp_path / "run")
+    run_sweep(wide, tmp_path / "run")
     assert jobs == []
-    again = swept(wide, tmp_path / "run", rerun="all")
+    again = run_sweep(wide, tmp_path / "run", rerun="all")
     assert sorted(jobs) == before
     pd.testing.assert_frame_equal(without_time(again), table)
 
 
-def test_the_budget_is_kept_recorded_and_told(
+def test_the_budget_is_kept_recorded_and_reported(
     wide: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch, shaky)
-    grid = len(swept(wide, tmp_path / "grid", refine=None).frame())
+    grid = len(run_sweep(wide, tmp_path / "grid", refine=None).frame())
     with pytest.warns(UserWarning, match=r"between \d+ and \d+; the budget of 7 cells is spent"):
-        run = swept(wide, tmp_path / "run", refine_cells=7)
+        run = run_sweep(wide, tmp_path / "run", refine_cells=7)
     assert grid < len(run.frame()) <= grid + 7
     (entry,) = run.manifest["refined"]
     assert (entry["short_of"], entry["most_cells"]) == ("cells", 7)
@@ -291,11 +291,11 @@ def test_the_budget_is_kept_recorded_and_told(
     assert row["critical_mass_high"] >= entry["high"]
 
 
-def test_what_was_found_on_other_features_is_not_told(
+def test_results_on_other_features_are_not_shown(
     wide: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch, shaky)
-    run = swept(wide, tmp_path / "run")
+    run = run_sweep(wide, tmp_path / "run")
     manifest = run.manifest
     (entry,) = manifest["refined"]
     with run.writer() as writer:
@@ -306,7 +306,7 @@ def test_what_was_found_on_other_features_is_not_told(
     assert row_of(run)["critical_mass_high"] < D
 
 
-def test_failed_cells_are_left_out_and_told(
+def test_failed_cells_are_left_out_and_counted(
     wide: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(size: int, seed: int) -> float:
@@ -316,19 +316,19 @@ def test_failed_cells_are_left_out_and_told(
 
     plant(monkeypatch, failing)
     with pytest.warns(UserWarning, match=r"5 of \d+ cells failed"):
-        run = swept(wide, tmp_path / "run")
+        run = run_sweep(wide, tmp_path / "run")
     assert run.manifest["refined"][0]["critical_mass"] == 29
     assert row_of(run)["n_failed"] == 5
     plant(monkeypatch, steady)
-    assert row_of(swept(wide, tmp_path / "run", rerun="failed"))["n_failed"] == 0
+    assert row_of(run_sweep(wide, tmp_path / "run", rerun="failed"))["n_failed"] == 0
 
 
-def test_a_layer_whose_value_is_nothing_is_passed_over(
+def test_a_layer_with_the_value_0_is_skipped(
     wide: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch, lambda size, seed: 0.0)
-    with pytest.warns(UserWarning, match="knn has no value of the whole layer"):
-        run = swept(wide, tmp_path / "run")
+    with pytest.warns(UserWarning, match="knn: the whole layer has no value above 0"):
+        run = run_sweep(wide, tmp_path / "run")
     assert run.manifest["refined"] == []
 
 
@@ -337,17 +337,17 @@ def test_a_layer_whose_value_is_nothing_is_passed_over(
     [
         ({"refine": 0.0}, "delta=0.0 is outside"),
         ({"refine": "most"}, "refine='most' must be one or several shares"),
-        ({"refine": ()}, r"refine=\(\) names no delta"),
+        ({"refine": ()}, r"refine=\(\) has no delta"),
         ({"refine_level": 1.0}, "refine_level=1.0 is outside"),
         ({"refine_seeds": 0}, "refine_seeds=0; give a whole number of 1 or more"),
         ({"refine_cells": 2.5}, "refine_cells=2.5; give a whole number"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_computed(
+def test_invalid_arguments_raise_before_anything_is_computed(
     changes: dict[str, Any], text: str, wide: FeatureStore, tmp_path: Path
 ) -> None:
     with pytest.raises(CriticalMassError, match=text):
-        swept(wide, tmp_path / "run", **changes)
+        run_sweep(wide, tmp_path / "run", **changes)
     assert not (tmp_path / "run").exists()
 
 
@@ -360,12 +360,12 @@ def test_steps_and_answers_are_shown(
     plant(monkeypatch, steady)
     progress.enable(True)
     try:
-        swept(wide, tmp_path / "run")
+        run_sweep(wide, tmp_path / "run")
     finally:
         progress.enable(False)
     shown = capsys.readouterr().err
     assert "refine, step 2 (24 neurons): 5 of 5 cells" in shown
-    assert "knn, delta 0.9: critical mass 29 neurons, settled to one neuron" in shown
+    assert "knn, delta 0.9: critical mass 29 neurons, exact to one neuron" in shown
 
 
 def test_the_command_line_refines_and_refuses_in_one_line(
@@ -384,7 +384,11 @@ def test_the_command_line_refines_and_refuses_in_one_line(
     with pytest.raises(SystemExit) as left:
         main([*words, "--fraction", "0.25", "--refine", "0.9", "--refine", "0.5", *budget])
     assert left.value.code == 0
-    found = Run.open(tmp_path / "run").manifest["refined"]
-    assert [entry["delta"] for entry in found] == [0.5, 0.9]
-    assert [entry["critical_mass"] for entry in found] == [25, 29]
-    assert (found[0]["most_seeds"], found[0]["most_cells"], found[0]["level"]) == (10, 300, 0.9)
+    refined = Run.open(tmp_path / "run").manifest["refined"]
+    assert [entry["delta"] for entry in refined] == [0.5, 0.9]
+    assert [entry["critical_mass"] for entry in refined] == [25, 29]
+    assert (refined[0]["most_seeds"], refined[0]["most_cells"], refined[0]["level"]) == (
+        10,
+        300,
+        0.9,
+    )

@@ -1,4 +1,4 @@
-"""The sweep: what its numbers are, and that it computes each of them once."""
+"""The sweep: its values, and that it computes each of them once."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ MakeStore = Callable[..., FeatureStore]
 
 
 def quick(store: FeatureStore, out: Path, **changes: Any) -> Run:
-    asked: dict[str, Any] = {"fractions": FRACTIONS, "seeds": 2, "measures": ("centroid", "cka")}
-    return cm.sweep(store, out=out, **(asked | changes))
+    arguments: dict[str, Any] = {
+        "fractions": FRACTIONS,
+        "seeds": 2,
+        "measures": ("centroid", "cka"),
+    }
+    return cm.sweep(store, out=out, **(arguments | changes))
 
 
 def without_time(run: Run) -> pd.DataFrame:
@@ -79,30 +83,26 @@ def test_the_whole_layer_is_one_fit_that_all_orders_share(
     run = quick(store, tmp_path / "run", selectors=("random", "first", "norm-high", "pca-top"))
     table = run.frame()
     for measure in ("centroid", "cka"):
-        mine = table[table["measure"] == measure]
-        full = mine[mine["selector"] == "full"]
+        rows = table[table["measure"] == measure]
+        full = rows[rows["selector"] == "full"]
         assert len(full) == 1
         assert full.iloc[0][["fraction", "n_kept", "seed"]].tolist() == [1.0, 12, 0]
-        assert (mine["value_full"] == full.iloc[0]["value"]).all()
-        orders = mine[(mine["n_kept"] == 12) & (mine["selector"] != "pca-top")]
+        assert (rows["value_full"] == full.iloc[0]["value"]).all()
+        orders = rows[(rows["n_kept"] == 12) & (rows["selector"] != "pca-top")]
         assert len(orders) == 1 + 2 + 1 + 1
         assert orders["artifact"].nunique() == 1
         assert orders["value"].nunique() == 1
     fitted_whole = [job for job in calls.jobs if job[0] == "centroid" and 12 in job[2]]
-    assert len(fitted_whole) == 2  # that of the layer and that of the projection
+    assert len(fitted_whole) == 2  # the layer and the projection
 
 
-def test_the_whole_layer_is_measured_even_where_it_was_not_asked_for(
-    store: FeatureStore, tmp_path: Path
-) -> None:
+def test_the_whole_layer_is_always_measured(store: FeatureStore, tmp_path: Path) -> None:
     table = quick(store, tmp_path / "run", selectors="pca-top", fractions=0.5).frame()
     assert set(table["selector"]) == {"full", "pca-top"}
     assert table["value_full"].notna().all()
 
 
-def test_with_sgd_every_seed_has_a_whole_layer_of_its_own(
-    store: FeatureStore, tmp_path: Path
-) -> None:
+def test_with_sgd_every_seed_fits_its_own_whole_layer(store: FeatureStore, tmp_path: Path) -> None:
     run = quick(store, tmp_path / "run", measures="sgd")
     whole = run.frame().query("n_kept == 12").set_index(["selector", "seed"])
     assert len(whole) == 3
@@ -112,14 +112,14 @@ def test_with_sgd_every_seed_has_a_whole_layer_of_its_own(
     assert (run.frame()["value_full"] == full["value"]).all()
 
 
-def test_without_seed_0_the_whole_layer_of_sgd_is_fitted_apart(
+def test_without_seed_0_the_whole_layer_of_sgd_is_fitted_separately(
     store: FeatureStore, tmp_path: Path, calls: Any
 ) -> None:
     quick(store, tmp_path / "run", measures="sgd", seeds=(1,))
     assert calls.take() == [("sgd", 1, (12,)), ("sgd", 1, (3, 6, 12))]
 
 
-def test_rows_say_what_stands_behind_them(store: FeatureStore, tmp_path: Path) -> None:
+def test_rows_have_the_columns_of_their_origin(store: FeatureStore, tmp_path: Path) -> None:
     table = quick(store, tmp_path / "run", measures=("ridge", "cka")).frame()
     assert set(table["model"]) == {"toy"}
     assert set(table["dataset"]) == {"blobs"}
@@ -152,7 +152,7 @@ def test_the_manifest_holds_what_a_report_needs(store: FeatureStore, tmp_path: P
     assert {"criticalmass", "numpy", "scikit-learn"} <= set(manifest["versions"])
 
 
-# --- what is computed, and what is not -----------------------------------------------------------
+# --- computing only what is missing --------------------------------------------------------------
 
 
 def test_a_second_sweep_computes_nothing(store: FeatureStore, tmp_path: Path, calls: Any) -> None:
@@ -183,7 +183,7 @@ def test_only_what_is_new_is_computed(store: FeatureStore, tmp_path: Path, calls
     assert sorted(whole["seed"]) == list(range(7))
 
 
-def test_seeds_that_lack_different_sizes_are_filled_up(
+def test_missing_sizes_of_some_seeds_are_computed(
     store: FeatureStore, tmp_path: Path, calls: Any
 ) -> None:
     quick(store, tmp_path / "run", seeds=(1,), fractions=0.25)
@@ -192,8 +192,8 @@ def test_seeds_that_lack_different_sizes_are_filled_up(
     assert sorted(calls.take()) == [("centroid", 1, (3, 6)), ("centroid", 1, (6,))]
     fresh = quick(store, tmp_path / "fresh", measures="centroid")
     columns = ["selector", "seed", "n_kept", "value", "value_full", "cell"]
-    mine = run.frame().query("measure == 'centroid'")[columns].reset_index(drop=True)
-    pd.testing.assert_frame_equal(mine, fresh.frame()[columns])
+    rows = run.frame().query("measure == 'centroid'")[columns].reset_index(drop=True)
+    pd.testing.assert_frame_equal(rows, fresh.frame()[columns])
 
 
 def test_the_order_of_arguments_does_not_matter(store: FeatureStore, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_names_may_stand_alone_and_paths_for_stores(store: FeatureStore, tmp_pat
     assert run.frame()["selector"].tolist() == ["first", "full"]
 
 
-def test_an_interrupted_sweep_goes_on_where_it_stopped(
+def test_an_interrupted_sweep_can_be_continued(
     store: FeatureStore, tmp_path: Path, calls: Any
 ) -> None:
     class Interrupted:
@@ -260,9 +260,9 @@ def test_results_may_come_in_any_order(store: FeatureStore, tmp_path: Path) -> N
         def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
             return map(function, reversed(list(tasks)))
 
-    asked: dict[str, Any] = {"selectors": ("random", "first", "pca-top")}
-    forwards = quick(store, tmp_path / "one", **asked)
-    backwards = quick(store, tmp_path / "two", **asked, backend=Backwards())
+    arguments: dict[str, Any] = {"selectors": ("random", "first", "pca-top")}
+    forwards = quick(store, tmp_path / "one", **arguments)
+    backwards = quick(store, tmp_path / "two", **arguments, backend=Backwards())
     pd.testing.assert_frame_equal(without_time(forwards), without_time(backwards))
 
 
@@ -275,7 +275,7 @@ def test_logistic_is_written_seed_by_seed(store: FeatureStore, tmp_path: Path, c
     ]
 
 
-def test_every_layer_is_swept_or_those_asked_for(make_store: MakeStore, tmp_path: Path) -> None:
+def test_every_layer_is_swept_or_the_selected_ones(make_store: MakeStore, tmp_path: Path) -> None:
     store = make_store(layers={"early": 1, "penultimate": 2})
     some = quick(store, tmp_path / "some", layers="early").frame()
     every = quick(store, tmp_path / "some")

@@ -1,4 +1,4 @@
-"""The parts of a sweep: rows set apart, projections, registries, progress."""
+"""The parts of a sweep: validation rows, projections, registries, progress."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import criticalmass as cm
 from criticalmass.core import progress
 from criticalmass.core.backends import Local, get_backend
-from criticalmass.core.rows import Projected
+from criticalmass.core.rows import ProjectedRows
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.protocol import VALIDATION_SHARE, validation_rows
 from criticalmass.measures.registry import MEASURES, PROBES, get_probe
@@ -27,8 +27,12 @@ MakeStore = Callable[..., FeatureStore]
 
 
 def quick(store: FeatureStore, out: Path, **changes: Any) -> Run:
-    asked: dict[str, Any] = {"fractions": FRACTIONS, "seeds": 2, "measures": ("centroid", "cka")}
-    return cm.sweep(store, out=out, **(asked | changes))
+    arguments: dict[str, Any] = {
+        "fractions": FRACTIONS,
+        "seeds": 2,
+        "measures": ("centroid", "cka"),
+    }
+    return cm.sweep(store, out=out, **(arguments | changes))
 
 
 # --- the parts -----------------------------------------------------------------------------------
@@ -40,15 +44,15 @@ def test_validation_rows_are_a_fifth_of_every_class(labels: list[int], seed: int
     marked = validation_rows(y, seed=seed)
     np.testing.assert_array_equal(marked, validation_rows(y, seed=seed))
     for label, count in zip(*np.unique(y, return_counts=True), strict=True):
-        held = int(marked[y == label].sum())
-        assert held == (0 if count == 1 else max(1, round(0.2 * count)))
-        assert held < count
+        n_marked = int(marked[y == label].sum())
+        assert n_marked == (0 if count == 1 else max(1, round(0.2 * count)))
+        assert n_marked < count
 
 
 def test_projected_rows_are_read_like_others() -> None:
     rng = np.random.default_rng(0)
     x, p = rng.standard_normal((7, 5)), rng.standard_normal((5, 3)).astype(np.float32)
-    projected = Projected(x.astype(np.float16), p)
+    projected = ProjectedRows(x.astype(np.float16), p)
     whole = x.astype(np.float16).astype(np.float32) @ p
     assert (projected.shape, projected.dtype) == (whole.shape, whole.dtype)
     np.testing.assert_allclose(projected[2:5], whole[2:5], rtol=1e-6)
@@ -67,7 +71,7 @@ def test_the_registries_agree_and_suggest() -> None:
         assert info.protocol["version"] >= 1
 
 
-def test_progress_tells_when_there_is_nothing_to_do(
+def test_progress_reports_that_there_is_nothing_to_do(
     store: FeatureStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     progress.enable(True)
@@ -75,7 +79,7 @@ def test_progress_tells_when_there_is_nothing_to_do(
         quick(store, tmp_path / "run")
         assert "14 of 14 cells" in capsys.readouterr().err
         quick(store, tmp_path / "run")
-        assert "every cell is there already" in capsys.readouterr().err
+        assert "every cell is already computed" in capsys.readouterr().err
     finally:
         progress.enable(False)
 

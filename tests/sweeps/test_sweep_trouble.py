@@ -1,4 +1,4 @@
-"""The sweep in trouble: failed cells, data that changed, and mistakes."""
+"""Failed cells, changed data and invalid arguments of a sweep."""
 
 from __future__ import annotations
 
@@ -28,12 +28,16 @@ MakeStore = Callable[..., FeatureStore]
 
 
 def quick(store: FeatureStore, out: Path, **changes: Any) -> Run:
-    asked: dict[str, Any] = {"fractions": FRACTIONS, "seeds": 2, "measures": ("centroid", "cka")}
-    return cm.sweep(store, out=out, **(asked | changes))
+    arguments: dict[str, Any] = {
+        "fractions": FRACTIONS,
+        "seeds": 2,
+        "measures": ("centroid", "cka"),
+    }
+    return cm.sweep(store, out=out, **(arguments | changes))
 
 
 def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException, measure: str) -> None:
-    """Let one probe raise, the others work."""
+    """Let one probe raise; the others work."""
 
     def choose(name: str) -> Callable[[ProbeTask], ProbeScores]:
         def broken(task: ProbeTask) -> ProbeScores:
@@ -77,7 +81,7 @@ def test_a_failed_probe_becomes_rows_and_stops_no_other(
     assert len(rest) == 14
 
 
-def test_failed_cells_are_tried_again_when_asked(
+def test_failed_cells_are_computed_again_on_request(
     store: FeatureStore, tmp_path: Path, calls: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -94,7 +98,7 @@ def test_failed_cells_are_tried_again_when_asked(
     pd.testing.assert_frame_equal(without_time(run), without_time(fresh))
 
 
-def test_rows_learn_the_value_of_the_whole_layer_once_it_is_there(
+def test_rows_get_the_value_of_the_whole_layer_later(
     store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def not_whole(name: str) -> Callable[[ProbeTask], ProbeScores]:
@@ -157,22 +161,22 @@ def test_a_changed_protocol_never_serves_stale_rows(
     calls.take()
     newer = dataclasses.replace(MEASURES["centroid"], version=99)
     for module in ("plan", "sweep"):
-        room = importlib.import_module(f"criticalmass.sweeps.{module}")
-        monkeypatch.setattr(room, "MEASURES", {**MEASURES, "centroid": newer})
+        target = importlib.import_module(f"criticalmass.sweeps.{module}")
+        monkeypatch.setattr(target, "MEASURES", {**MEASURES, "centroid": newer})
     with pytest.warns(UserWarning, match="dropped 7 of 14 rows"):
         run = quick(store, tmp_path / "run")
     assert [job[0] for job in calls.take()] == ["centroid"]
     assert run.manifest["measures"]["centroid"] == {"version": 99}
 
 
-def test_a_changed_rule_never_serves_stale_rows(
+def test_a_changed_selector_never_serves_stale_rows(
     store: FeatureStore, tmp_path: Path, calls: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = len(quick(store, tmp_path / "run").frame().query("selector == 'full'"))
+    n_full = len(quick(store, tmp_path / "run").frame().query("selector == 'full'"))
     calls.take()
     newer = dataclasses.replace(registry.SELECTORS["random"], version=99)
     monkeypatch.setattr(registry, "SELECTORS", {**registry.SELECTORS, "random": newer})
-    with pytest.warns(UserWarning, match=f"dropped {14 - whole} of 14 rows"):
+    with pytest.warns(UserWarning, match=f"dropped {14 - n_full} of 14 rows"):
         quick(store, tmp_path / "run")
     assert calls.take()
 
@@ -195,7 +199,7 @@ def test_a_run_of_another_model_or_dataset_is_refused(
     st.integers(0, 3),
     st.integers(1, 3),
 )
-def test_a_cell_is_named_by_all_that_it_computes_on(
+def test_the_identity_of_a_cell_covers_all_that_it_depends_on(
     texts: dict[str, str], seed: int, n_kept: int
 ) -> None:
     base = dict.fromkeys(["model", "layer", "dataset", "split", "selector", "measure"], "")
@@ -214,7 +218,7 @@ def test_a_cell_is_named_by_all_that_it_computes_on(
     assert len({name, *others}) == 1 + len(others)
 
 
-# --- mistakes ------------------------------------------------------------------------------------
+# --- invalid arguments ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -232,12 +236,12 @@ def test_a_cell_is_named_by_all_that_it_computes_on(
         ({"fractions": ()}, "no fractions given"),
         ({"seeds": 0}, "seeds=0; give at least one"),
         ({"seeds": (1, -1)}, r"seeds=\(1, -1\); give at least one"),
-        ({"seeds": 2.5}, "seeds=2.5 must be how many"),
+        ({"seeds": 2.5}, "seeds=2.5 must be a number of seeds"),
         ({"measures": ()}, "no measure given; name at least one of: logistic"),
         ({"selectors": "full"}, "no selector 'full'"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_and_leaves_nothing(
+def test_invalid_arguments_raise_in_one_line_and_write_nothing(
     changes: dict[str, Any], text: str, store: FeatureStore, tmp_path: Path
 ) -> None:
     with pytest.raises(CriticalMassError, match=text.replace("?", r"\?")) as caught:

@@ -61,39 +61,39 @@ def test_moments_equal_those_of_all_subsets(d, seed, negative):
     rng = np.random.default_rng(seed)
     terms = rng.random((d, d)) - (0.3 if negative else 0.0)
     terms += terms.T + 3.0 * np.eye(d)
-    found = subset_moments(pair_sums(terms), np.arange(1, d + 1))
+    law = subset_moments(pair_sums(terms), np.arange(1, d + 1))
     for k in range(1, d + 1):
         n, within = enumerated(terms, k)
         en, ed = n.mean(), within.mean()
         i = k - 1
-        assert found.mean_n[i] == pytest.approx(en, rel=1e-10)
-        assert found.mean_d[i] == pytest.approx(ed, rel=1e-10)
-        assert found.var_n[i] == pytest.approx(n.var() / en**2, abs=1e-10)
-        assert found.var_d[i] == pytest.approx(within.var() / ed**2, abs=1e-10)
+        assert law.mean_n[i] == pytest.approx(en, rel=1e-10)
+        assert law.mean_d[i] == pytest.approx(ed, rel=1e-10)
+        assert law.var_n[i] == pytest.approx(n.var() / en**2, abs=1e-10)
+        assert law.var_d[i] == pytest.approx(within.var() / ed**2, abs=1e-10)
         cov = np.mean((n - en) * (within - ed)) / (en * ed)
-        assert found.cov[i] == pytest.approx(cov, abs=1e-10)
+        assert law.cov[i] == pytest.approx(cov, abs=1e-10)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 7), st.integers(2, 30), st.integers(0, 10**6))
 def test_one_neuron_and_the_whole_layer_are_exact(d, n, seed):
     c = scatter(layer(seed, n, d, spread=1.0))
-    found = cm.expected_cka(c, [1, d])
+    law = cm.expected_cka(c, [1, d])
     values = [subset_cka(c, [i]) for i in range(d)]
-    assert found.mean[0] == pytest.approx(np.mean(values), abs=1e-12)
-    assert found.std[0] == pytest.approx(np.std(values), abs=1e-12)
-    assert (found.mean[1], found.std[1]) == (1.0, 0.0)
+    assert law.mean[0] == pytest.approx(np.mean(values), abs=1e-12)
+    assert law.std[0] == pytest.approx(np.std(values), abs=1e-12)
+    assert (law.mean[1], law.std[1]) == (1.0, 0.0)
 
 
 def test_the_law_is_near_the_mean_of_all_subsets():
     c = scatter(layer(3, d=14))
-    found = cm.expected_cka(c, np.arange(1, 15), remainder=False)
+    law = cm.expected_cka(c, np.arange(1, 15), remainder=False)
     for k in (4, 7, 10):
         values = [subset_cka(c, s) for s in combinations(range(14), k)]
         first = first_order_cka(cm.diagonal_share(c), 14, [k])[0]
-        assert found.mean[k - 1] == pytest.approx(np.mean(values), abs=0.005)
-        assert abs(found.mean[k - 1] - np.mean(values)) < abs(first - np.mean(values))
-        assert found.std[k - 1] == pytest.approx(np.std(values), rel=0.12)
+        assert law.mean[k - 1] == pytest.approx(np.mean(values), abs=0.005)
+        assert abs(law.mean[k - 1] - np.mean(values)) < abs(first - np.mean(values))
+        assert law.std[k - 1] == pytest.approx(np.std(values), rel=0.12)
 
 
 @pytest.mark.parametrize("giants", [0, 1, 4])
@@ -103,78 +103,78 @@ def test_the_law_against_measured_subsets(giants):
     c = scatter(x)
     rng = np.random.default_rng(5)
     curves = np.array([cm.prefix_cka(c, rng.permutation(90)) for _ in range(2000)])
-    found = cm.expected_cka(c, np.arange(1, 91))
+    law = cm.expected_cka(c, np.arange(1, 91))
     noise = curves.std(axis=0) * (2000**-0.5 + 2000**-0.5)
     # From 10 neurons on, as docs/theory.md claims; 4 standard errors of both averages.
-    error = np.abs(found.mean - curves.mean(axis=0)) - 4 * noise
+    error = np.abs(law.mean - curves.mean(axis=0)) - 4 * noise
     assert error[9:].max() < 0.003
-    assert np.abs(found.std - curves.std(axis=0))[9:].max() < (0.005 if giants == 0 else 0.06)
+    assert np.abs(law.std - curves.std(axis=0))[9:].max() < (0.005 if giants == 0 else 0.06)
 
 
-def test_giants_need_the_remainder():
+def test_neurons_of_large_variance_need_the_remainder():
     x = layer(1, n=400, d=90)
     x[:, :1] *= 40.0
     c = scatter(x)
-    rough = cm.expected_cka(c, [20], remainder=False)
-    right = cm.expected_cka(c, [20])
-    assert rough.closed_form.all()
-    assert not right.closed_form.any()
+    without = cm.expected_cka(c, [20], remainder=False)
+    corrected = cm.expected_cka(c, [20])
+    assert without.closed_form.all()
+    assert not corrected.closed_form.any()
     rng = np.random.default_rng(5)
     want = np.mean([cm.prefix_cka(c, rng.permutation(90))[19] for _ in range(6000)])
-    assert abs(rough.mean[0] - want) > 0.012
-    assert abs(right.mean[0] - want) < 0.004
+    assert abs(without.mean[0] - want) > 0.012
+    assert abs(corrected.mean[0] - want) < 0.004
 
 
-def test_control_variates_leave_nothing_to_sample_where_the_expansion_is_right():
+def test_control_variates_leave_little_noise_where_the_expansion_is_right():
     # With neurons nearly alike, 64 orders give the mean of 4,000 within .0002.
     c = scatter(layer(2, n=4000, d=60, spread=0.0) + 0.0)
     c = np.eye(60) + 0.05 * c / np.diagonal(c).max()
-    at = np.array([20])
-    found, _ = average_subsets(c, subset_moments(pair_sums(c * c), at), 64, 0)
+    sizes = np.array([20])
+    mean, _ = average_subsets(c, subset_moments(pair_sums(c * c), sizes), 64, 0)
     rng = np.random.default_rng(9)
     want = np.mean([cm.prefix_cka(c, rng.permutation(60))[19] for _ in range(4000)])
-    assert found[0] == pytest.approx(want, abs=2e-4)
+    assert mean[0] == pytest.approx(want, abs=2e-4)
 
 
 def test_uncorrelated_equal_neurons_by_hand():
-    found = cm.expected_cka(np.eye(16), np.arange(1, 17))
-    np.testing.assert_allclose(found.mean, np.sqrt(np.arange(1, 17) / 16), rtol=1e-12)
-    np.testing.assert_allclose(found.std, 0.0, atol=1e-12)
-    assert found.closed_form.all()
+    law = cm.expected_cka(np.eye(16), np.arange(1, 17))
+    np.testing.assert_allclose(law.mean, np.sqrt(np.arange(1, 17) / 16), rtol=1e-12)
+    np.testing.assert_allclose(law.std, 0.0, atol=1e-12)
+    assert law.closed_form.all()
     assert cm.cka_critical_mass(np.eye(16), 0.5) == 4
 
 
 @pytest.mark.parametrize("c", [np.ones((6, 6)), np.full((1, 1), 3.0)])
 def test_rank_one_with_equal_neurons_is_1_throughout(c):
-    found = cm.expected_cka(c, np.arange(1, len(c) + 1))
-    np.testing.assert_allclose(found.mean, 1.0, rtol=1e-12)
-    np.testing.assert_allclose(found.std, 0.0, atol=1e-12)
+    law = cm.expected_cka(c, np.arange(1, len(c) + 1))
+    np.testing.assert_allclose(law.mean, 1.0, rtol=1e-12)
+    np.testing.assert_allclose(law.std, 0.0, atol=1e-12)
     assert cm.cka_critical_mass(c, 1.0) == 1
 
 
 def test_constant_neurons_count_and_score_zero():
     c = np.diag([1.0, 1.0, 0.0, 0.0])
-    found = cm.expected_cka(c, [1, 2, 4])
-    assert found.mean[0] == pytest.approx(np.sqrt(0.5) / 2)
-    # Of the 6 pairs one is both live (1), four have one of them, one is dead (0).
-    assert found.mean[1] == pytest.approx((1 + 4 * np.sqrt(0.5)) / 6, abs=0.02)
+    law = cm.expected_cka(c, [1, 2, 4])
+    assert law.mean[0] == pytest.approx(np.sqrt(0.5) / 2)
+    # Of the 6 pairs one has both varying neurons (1), four have one of them, one has none (0).
+    assert law.mean[1] == pytest.approx((1 + 4 * np.sqrt(0.5)) / 6, abs=0.02)
 
 
 def test_fewer_samples_than_neurons():
     c = scatter(layer(4, n=6, d=40))
-    found = cm.expected_cka(c, [10, 20])
+    law = cm.expected_cka(c, [10, 20])
     rng = np.random.default_rng(0)
     want = np.mean([cm.prefix_cka(c, rng.permutation(40))[[9, 19]] for _ in range(3000)], axis=0)
-    np.testing.assert_allclose(found.mean, want, atol=0.005)
+    np.testing.assert_allclose(law.mean, want, atol=0.005)
 
 
 @pytest.mark.parametrize("delta", [0.3, 0.8, 0.9, 0.95, 1.0])
-def test_the_critical_mass_is_where_the_curve_reaches_the_bar(delta):
+def test_the_critical_mass_is_where_the_curve_reaches_delta(delta):
     c = scatter(layer(6, n=200, d=50))
     mass = cm.cka_critical_mass(c, delta)
-    found = cm.expected_cka(c, np.arange(1, 51))
-    assert found.mean[mass - 1] >= delta - 1e-12
-    assert (found.mean[: mass - 1] < delta).all()
+    law = cm.expected_cka(c, np.arange(1, 51))
+    assert law.mean[mass - 1] >= delta - 1e-12
+    assert (law.mean[: mass - 1] < delta).all()
     low, high = cka_critical_mass_interval(c, delta, n_seeds=5)
     assert low <= mass <= high
     narrow = cka_critical_mass_interval(c, delta, n_seeds=500)
@@ -202,14 +202,14 @@ def test_debiased_terms_sum_to_debiased_cka():
 
 def test_the_debiased_law_against_all_subsets():
     x = layer(12, n=80, d=12)
-    found = expected_debiased_cka(x, [6, 9, 12])
+    law = expected_debiased_cka(x, [6, 9, 12])
     for i, k in enumerate((6, 9)):
         values = [
             cm.linear_cka(x[:, list(s)], x, debiased=True)
             for s in list(combinations(range(12), k))[::4]
         ]
-        assert found.mean[i] == pytest.approx(np.mean(values), abs=0.006)
-    assert found.mean[2] == 1.0
+        assert law.mean[i] == pytest.approx(np.mean(values), abs=0.006)
+    assert law.mean[2] == 1.0
 
 
 @given(st.integers(2, 400), st.floats(0.0, 1.0), st.floats(0.05, 1.0))
@@ -270,7 +270,7 @@ def test_mistakes_are_named_in_one_line(call, says):
     assert "\n" not in str(caught.value)
 
 
-def test_each_figure_draws_what_its_table_says():
+def test_each_figure_draws_the_values_of_its_table():
     c = scatter(layer(5, n=100, d=30))
     law = cm.expected_cka(c, np.arange(1, 31))
     measured = pd.DataFrame({"n_kept": [3, 10, 30], "value": [0.5, 0.8, 1.0]})

@@ -1,4 +1,4 @@
-"""A run keeps what was predicted of its layers, shows it, and never for other features."""
+"""Predictions in a run: written, shown, and ignored for other features."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import criticalmass as cm
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
-from criticalmass.theory import prediction_file
+from criticalmass.sweeps import predict
 from criticalmass.theory.prediction import Prediction
 from criticalmass.theory.prediction_file import FILE, read_predictions, write_predictions
 
@@ -30,9 +30,9 @@ def page(run: Run, out: Path) -> str:
 
 def same(a: Prediction, b: Prediction) -> bool:
     one, other = asdict(a), asdict(b)
-    for mine, yours in zip(one.pop("curves"), other.pop("curves"), strict=True):
-        for name, value in mine.items():
-            equal = np.array_equal(value, yours[name], equal_nan=name == "l2")
+    for curve, other_curve in zip(one.pop("curves"), other.pop("curves"), strict=True):
+        for name, value in curve.items():
+            equal = np.array_equal(value, other_curve[name], equal_nan=name == "l2")
             if not equal:
                 return False
     return bool(one == other)
@@ -40,24 +40,23 @@ def same(a: Prediction, b: Prediction) -> bool:
 
 def test_a_sweep_predicts_what_it_measures(store: FeatureStore, tmp_path: Path) -> None:
     run = swept(store, tmp_path / "run", "cka")
-    found = read_predictions(run)["penultimate"]
-    assert [curve.measure for curve in found.curves] == ["cka"]
-    assert found.diffuseness is not None
+    prediction = read_predictions(run)["penultimate"]
+    assert [curve.measure for curve in prediction.curves] == ["cka"]
+    assert prediction.diffuseness is not None
     run = swept(store, tmp_path / "run", "cka", "ridge")
-    found = read_predictions(run)["penultimate"]
-    assert [curve.measure for curve in found.curves] == ["cka", "ridge"]
-    # What is explained of the same features is the same, digit for digit, after the file.
-    told = cm.explain(store, run=run).prediction
-    assert same(found, told)
+    prediction = read_predictions(run)["penultimate"]
+    assert [curve.measure for curve in prediction.curves] == ["cka", "ridge"]
+    # explain predicts the same for the same features, to the last digit.
+    assert same(prediction, cm.explain(store, run=run).prediction)
     alone = swept(store, tmp_path / "other", "centroid")
     assert not (alone.path / FILE).exists()
 
 
-def test_what_is_there_is_not_predicted_again(
+def test_an_existing_prediction_is_not_computed_again(
     store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     swept(store, tmp_path / "run", "cka")
-    monkeypatch.setattr(prediction_file, "_of_layer", lambda *_, **__: pytest.fail("again"))
+    monkeypatch.setattr(predict, "_predict_layer", lambda *_, **__: pytest.fail("again"))
     swept(store, tmp_path / "run", "cka", "centroid")
 
 
@@ -66,7 +65,7 @@ def test_a_prediction_for_other_features_is_ignored(make_store: MakeStore, tmp_p
     run = swept(old, tmp_path / "run", "cka")
     before = read_predictions(run)["penultimate"]
     stale = (run.path / FILE).read_text()
-    with pytest.warns(UserWarning, match="have changed since"):
+    with pytest.warns(UserWarning, match="have changed"):
         run = swept(new, tmp_path / "run", "cka")
     after = read_predictions(run)["penultimate"]
     assert after.digest == new.digest() != before.digest
@@ -76,7 +75,7 @@ def test_a_prediction_for_other_features_is_ignored(make_store: MakeStore, tmp_p
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 99, "layers": {}}', '{"version": 1}'])
-def test_a_file_that_cannot_be_read_says_nothing(
+def test_a_file_that_cannot_be_read_has_no_predictions(
     store: FeatureStore, tmp_path: Path, text: str
 ) -> None:
     run = swept(store, tmp_path / "run", "cka")
@@ -84,7 +83,7 @@ def test_a_file_that_cannot_be_read_says_nothing(
     assert read_predictions(run) == {}
 
 
-def test_the_page_without_a_prediction_says_nothing_of_one(
+def test_the_page_without_a_prediction_does_not_mention_one(
     store: FeatureStore, tmp_path: Path
 ) -> None:
     run = swept(store, tmp_path / "run", "cka")
@@ -100,25 +99,25 @@ def test_the_page_without_a_prediction_says_nothing_of_one(
 def test_explain_writes_into_a_run(store: FeatureStore, tmp_path: Path) -> None:
     run = swept(store, tmp_path / "run", "centroid", "cka")
     (run.path / FILE).unlink()
-    told = cm.explain(store, out=run.path)
-    assert same(read_predictions(run)["penultimate"], told.prediction)
+    explanation = cm.explain(store, out=run.path)
+    assert same(read_predictions(run)["penultimate"], explanation.prediction)
     assert "Predicted without a sweep" in page(run, tmp_path / "page.html")
     assert not (run.path / "masses.csv").exists()
 
 
-def test_a_layer_that_defeats_the_law_is_swept_all_the_same(
+def test_a_layer_for_which_the_law_fails_is_swept(
     store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def defeat(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise np.linalg.LinAlgError("no eigenvalues")
 
-    monkeypatch.setattr(prediction_file, "of_second_moment", defeat)
+    monkeypatch.setattr(predict, "predict_from_moments", fail)
     run = swept(store, tmp_path / "run", "cka")
     assert not (run.path / FILE).exists()
     assert run.frame()["value"].notna().all()
 
 
-def test_the_file_is_json_that_any_reader_takes(store: FeatureStore, tmp_path: Path) -> None:
+def test_the_file_is_standard_json(store: FeatureStore, tmp_path: Path) -> None:
     run = swept(store, tmp_path / "run", "cka", "ridge")
 
     def refuse(name: str) -> None:

@@ -1,8 +1,7 @@
-"""The ridge law: its limits, its algebra, and subsets that were really fitted."""
+"""The ridge law: its limits, its algebra, and comparison with fitted subsets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,13 @@ from criticalmass.theory.degrees_of_freedom import degrees_of_freedom, full_pena
 from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
 from criticalmass.theory.held_out import Sampling
 from criticalmass.theory.neuron_penalties import neuron_penalties
-from criticalmass.theory.ridge import RidgePrediction, predict_ridge, predicted_critical_mass
-from criticalmass.theory.ridge_heads import Heads, exchangeable_heads, heads_of_medium, neuron_heads
+from criticalmass.theory.ridge import predict_ridge
+from criticalmass.theory.ridge_heads import (
+    RidgeHeads,
+    exchangeable_heads,
+    heads_of_medium,
+    neuron_heads,
+)
 
 Task = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 FINE = Sampling(draws=40, rows=10_000)
@@ -26,12 +30,12 @@ FINE = Sampling(draws=40, rows=10_000)
 def task(d: int, *, heavy: int = 0, n: int = 1500, classes: int = 4, seed: int = 0) -> Task:
     """Gaussian classes in a rotated basis; ``heavy`` neurons copy one signal instead."""
     rng = np.random.default_rng(seed)
-    turn = np.linalg.qr(rng.standard_normal((d, d)))[0]
+    rotation = np.linalg.qr(rng.standard_normal((d, d)))[0]
     scale = np.arange(1, d + 1) ** -0.5
     centres = rng.standard_normal((classes, d)) * scale
     y = np.arange(n + 1000) % classes
-    # Noise grows with width, so that the task stays as hard.
-    x = (centres[y] + 0.3 * np.sqrt(d) * rng.standard_normal((y.size, d)) * scale) @ turn
+    # Noise grows with width, so that the difficulty of the task does not change.
+    x = (centres[y] + 0.3 * np.sqrt(d) * rng.standard_normal((y.size, d)) * scale) @ rotation
     if heavy:
         x[:, :heavy] = x[:, :1] + 0.1 * x[:, :heavy]
     x = x.astype(np.float32)
@@ -45,28 +49,29 @@ def fitted(
     x, truth = basis.scaling.apply(test[0]), np.eye(basis.n_classes)[test[1]]
     out = np.empty((2, subsets))
     for s in range(subsets):
-        kept = np.random.default_rng(s).permutation(basis.n_neurons)[:k]
-        moment = basis.second_moment[np.ix_(kept, kept)] + l2 * np.eye(k)
-        responses = x[:, kept] @ np.linalg.solve(moment, basis.cross_moment[kept]) + basis.share
+        subset = np.random.default_rng(s).permutation(basis.n_neurons)[:k]
+        moment = basis.second_moment[np.ix_(subset, subset)] + l2 * np.eye(k)
+        head = np.linalg.solve(moment, basis.cross_moment[subset])
+        responses = x[:, subset] @ head + basis.share
         out[0, s] = (responses.argmax(axis=1) == test[1]).mean()
         out[1, s] = ((responses - truth) ** 2).sum(axis=1).mean()
     return out
 
 
 @pytest.mark.parametrize("law", ["exchangeable", "neuron"])
-def test_all_neurons_are_the_whole_layers_probe_without_scatter(law: Any) -> None:
+def test_all_neurons_give_the_whole_layers_probe_without_spread(law: Any) -> None:
     train, test = task(24)
-    found = predict_ridge(train, test, [24], l2=0.1, law=law)
-    right, wrong = fitted(eigenbasis(*train), test, 24, 0.1, 1)[:, 0]
-    assert found.accuracy[0, 0] == pytest.approx(right, abs=1e-3)
-    assert found.error[0, 0] == pytest.approx(wrong, rel=1e-4)
-    assert found.accuracy_std[0, 0] == pytest.approx(0.0, abs=1e-9)
-    assert found.penalty[0] == 0.1
-    assert found.accuracy_full == pytest.approx(found.accuracy[0, 0])
+    predicted = predict_ridge(train, test, [24], l2=0.1, law=law)
+    accuracy, error = fitted(eigenbasis(*train), test, 24, 0.1, 1)[:, 0]
+    assert predicted.accuracy[0, 0] == pytest.approx(accuracy, abs=1e-3)
+    assert predicted.error[0, 0] == pytest.approx(error, rel=1e-4)
+    assert predicted.accuracy_std[0, 0] == pytest.approx(0.0, abs=1e-9)
+    assert predicted.penalty[0] == 0.1
+    assert predicted.accuracy_full == pytest.approx(predicted.accuracy[0, 0])
 
 
-def test_scatter_is_the_derivative_of_the_equation_for_mu() -> None:
-    """Perturb A by t x x' and solve for mu again: dmu/dt is the scatter m_x of theory.md."""
+def test_the_variance_is_the_derivative_of_the_equation_for_mu() -> None:
+    """Perturb A by t x x' and solve for mu again: dmu/dt is the variance m_x of theory.md."""
     train, test = task(20)
     basis, k, l2 = eigenbasis(*train), 6, 0.2
     x = basis.scaling.apply(test[0][:1])[0].astype(float)
@@ -90,10 +95,10 @@ def test_drawn_heads_have_the_covariance_of_the_law() -> None:
     heads = exchangeable_heads(basis, 4, 0.1)
     x = basis.scaling.apply(test[0][:2])
     drawn = np.einsum("xi,ric->rxc", x, heads.draw(np.random.default_rng(0), 20_000))
-    seen = np.einsum("rxc,rye->xyce", drawn, drawn) / len(drawn)
+    sampled = np.einsum("rxc,rye->xyce", drawn, drawn) / len(drawn)
     along = (x @ basis.vectors) * heads.spread
     law = np.einsum("xi,yi,ce->xyce", along, along, heads.mean.T @ heads.mean)
-    assert seen == pytest.approx(law, abs=0.05 * np.abs(law).max())
+    assert sampled == pytest.approx(law, abs=0.05 * np.abs(law).max())
 
 
 def test_exchangeable_neurons_make_both_laws_the_same() -> None:
@@ -111,45 +116,46 @@ def test_exchangeable_neurons_make_both_laws_the_same() -> None:
 
 
 def test_the_law_holds_and_its_error_shrinks_with_width() -> None:
-    off = []
+    deviations = []
     for d in (16, 128):
         train, test = task(d)
         basis = eigenbasis(*train)
-        seen = fitted(basis, test, d // 4, 0.05, 300)
+        measured = fitted(basis, test, d // 4, 0.05, 300)
         law = predict_ridge(basis, test, [d // 4], l2=0.05, law="exchangeable", sampling=FINE)
-        off.append(abs(law.error[0, 0] - seen[1].mean()))
+        deviations.append(abs(law.error[0, 0] - measured[1].mean()))
         if d == 128:
-            assert law.accuracy[0, 0] == pytest.approx(seen[0].mean(), abs=0.01)
-            assert law.accuracy_std[0, 0] == pytest.approx(seen[0].std(), rel=0.4)
-            assert law.error_std[0, 0] == pytest.approx(seen[1].std(), rel=0.5)
-    assert off[1] < 0.5 * off[0]
-    assert off[1] < 0.005
+            assert law.accuracy[0, 0] == pytest.approx(measured[0].mean(), abs=0.01)
+            assert law.accuracy_std[0, 0] == pytest.approx(measured[0].std(), rel=0.4)
+            assert law.error_std[0, 0] == pytest.approx(measured[1].std(), rel=0.5)
+    assert deviations[1] < 0.5 * deviations[0]
+    assert deviations[1] < 0.005
 
 
 def test_a_penalty_per_neuron_holds_where_neurons_are_not_exchangeable() -> None:
     train, test = task(96, heavy=60)
     basis, k = eigenbasis(*train), 12
-    seen = fitted(basis, test, k, 0.01, 200)
+    measured = fitted(basis, test, k, 0.01, 200)
     one, own = (
         predict_ridge(basis, test, [k], l2=0.01, law=law, sampling=FINE)
         for law in ("exchangeable", "neuron")
     )
-    off = [abs(law.error[0, 0] - seen[1].mean()) for law in (one, own)]
-    assert off[1] < 0.3 * off[0]
-    assert own.error_std[0, 0] == pytest.approx(seen[1].std(), rel=0.4)
+    deviations = [abs(law.error[0, 0] - measured[1].mean()) for law in (one, own)]
+    assert deviations[1] < 0.3 * deviations[0]
+    assert own.error_std[0, 0] == pytest.approx(measured[1].std(), rel=0.4)
 
 
 @pytest.mark.parametrize("law", ["exchangeable", "neuron"])
-def test_an_ensemble_divides_the_scatter_by_its_members(law: Any) -> None:
+def test_an_ensemble_divides_the_variance_by_its_members(law: Any) -> None:
     train, test = task(32)
-    found = predict_ridge(train, test, [5], l2=0.1, members=(1, 4, 10**8), law=law)
-    one, four, limit = found.error[0]
+    predicted = predict_ridge(train, test, [5], l2=0.1, members=(1, 4, 10**8), law=law)
+    one, four, limit = predicted.error[0]
     assert four - limit == pytest.approx((one - limit) / 4, rel=1e-3)
-    assert found.accuracy_std[0, 2] == pytest.approx(0.0, abs=1e-3)
-    assert found.accuracy[0, 0] < found.accuracy[0, 1] < found.accuracy[0, 2] + 0.01
+    assert predicted.accuracy_std[0, 2] == pytest.approx(0.0, abs=1e-3)
+    accuracy = predicted.accuracy[0]
+    assert accuracy[0] < accuracy[1] < accuracy[2] + 0.01
 
 
-def test_the_count_of_kept_neurons_does_not_scatter() -> None:
+def test_the_number_of_kept_neurons_does_not_vary() -> None:
     """Uncorrelated equal neurons of equal weight: the count alone would move their sum."""
     d, n = 40, 4000
     rng = np.random.default_rng(0)
@@ -159,19 +165,19 @@ def test_the_count_of_kept_neurons_does_not_scatter() -> None:
     heads = _neuron(basis, 10, 0.5)
     x = np.ones((1, d), np.float32)
     drawn = np.einsum("xi,ric->rxc", x, heads.draw(np.random.default_rng(1), 4000))
-    seen = [
+    measured = [
         sum(
             np.linalg.solve(
-                basis.second_moment[np.ix_(kept, kept)] + 0.5 * np.eye(10),
-                basis.cross_moment[kept],
+                basis.second_moment[np.ix_(subset, subset)] + 0.5 * np.eye(10),
+                basis.cross_moment[subset],
             )[:, 0]
         )
-        for kept in (np.random.default_rng(s).permutation(d)[:10] for s in range(400))
+        for subset in (np.random.default_rng(s).permutation(d)[:10] for s in range(400))
     ]
-    assert drawn[:, 0, 0].std() == pytest.approx(np.std(seen), rel=0.35)
+    assert drawn[:, 0, 0].std() == pytest.approx(np.std(measured), rel=0.35)
 
 
-def _neuron(basis: Eigenbasis, size: int, l2: float) -> Heads:
+def _neuron(basis: Eigenbasis, size: int, l2: float) -> RidgeHeads:
     return neuron_heads(basis, size, l2)[0]
 
 
@@ -183,46 +189,46 @@ def test_rows_beyond_the_sample_count_for_means_and_spread() -> None:
     assert part.accuracy[0, 0] == pytest.approx(whole.accuracy[0, 0], abs=0.015)
     assert part.accuracy_std[0, 0] == pytest.approx(whole.accuracy_std[0, 0], rel=0.3)
     assert part.accuracy_full == whole.accuracy_full
-    # Without scatter the sample must not matter at all.
+    # Without spread over subsets the sample of rows must not matter.
     few = predict_ridge(basis, test, [40], l2=0.1, sampling=Sampling(2, 20))
     assert few.accuracy[0, 0] == pytest.approx(whole.accuracy_full)
 
 
-def test_uncorrelated_neurons_scatter_as_their_own_choice() -> None:
+def test_uncorrelated_neurons_vary_as_their_own_choice() -> None:
     """Neuron j's weight is w_j = b_j/(a_j + l2), kept with probability p: variance w_j^2 p(1-p)."""
     variances, cross, l2, p = np.array([4.0, 1.0, 0.5]), np.array([[1.0], [2.0], [-1.0]]), 0.1, 0.3
     medium = neuron_penalties(np.diag(variances), p, l2, np.ones(3))
     heads = heads_of_medium(medium, cross, p)
     weight = cross[:, 0] / (variances + l2)
     assert heads.mean[:, 0] == pytest.approx(p * weight, rel=0.01)
-    shock = np.diag(heads.resolvent) * heads.own * np.abs(heads.mean[:, 0])
-    assert shock == pytest.approx(np.abs(weight) * np.sqrt(p * (1 - p)), rel=0.01)
+    deviation = np.diag(heads.resolvent) * heads.own * np.abs(heads.mean[:, 0])
+    assert deviation == pytest.approx(np.abs(weight) * np.sqrt(p * (1 - p)), rel=0.01)
     assert (heads.shared < 0.01 * heads.own * np.abs(heads.mean[:, 0])).all()
 
 
-def test_the_scatter_of_responses_is_that_of_all_subsets() -> None:
+def test_the_variance_of_responses_is_that_of_fitted_subsets() -> None:
     """Total variance of a response over fitted subsets, where neurons are not exchangeable."""
     train, test = task(64, heavy=30)
     basis, k = eigenbasis(*train), 10
     x = basis.scaling.apply(test[0][:300])
-    seen = []
+    measured = []
     for s in range(400):
-        kept = np.random.default_rng(s).permutation(64)[:k]
-        moment = basis.second_moment[np.ix_(kept, kept)] + 0.1 * np.eye(k)
-        seen.append(x[:, kept] @ np.linalg.solve(moment, basis.cross_moment[kept]))
+        subset = np.random.default_rng(s).permutation(64)[:k]
+        moment = basis.second_moment[np.ix_(subset, subset)] + 0.1 * np.eye(k)
+        measured.append(x[:, subset] @ np.linalg.solve(moment, basis.cross_moment[subset]))
     heads = _neuron(basis, k, 0.1)
     drawn = np.einsum("xi,ric->rxc", x, heads.draw(np.random.default_rng(0), 400))
-    assert drawn.var(axis=0).mean() == pytest.approx(np.var(seen, axis=0).mean(), rel=0.1)
+    assert drawn.var(axis=0).mean() == pytest.approx(np.var(measured, axis=0).mean(), rel=0.1)
 
 
-def test_the_best_strength_is_chosen_on_the_rows_given() -> None:
+def test_the_best_penalty_is_chosen_on_the_given_rows() -> None:
     train, test = task(60, n=70)
     grid = [1e-6, 0.3, 1e6]
-    found = predict_ridge(train, test, [55], l2=grid)
-    assert found.l2.tolist() == [0.3]
-    alone = predict_ridge(train, test, [55], l2=0.3)
-    assert found.accuracy == pytest.approx(alone.accuracy)
-    assert alone.accuracy[0, 0] > predict_ridge(train, test, [55], l2=1e-6).accuracy[0, 0] + 0.05
+    chosen = predict_ridge(train, test, [55], l2=grid)
+    assert chosen.l2.tolist() == [0.3]
+    fixed = predict_ridge(train, test, [55], l2=0.3)
+    assert chosen.accuracy == pytest.approx(fixed.accuracy)
+    assert fixed.accuracy[0, 0] > predict_ridge(train, test, [55], l2=1e-6).accuracy[0, 0] + 0.05
     shuffled = (test[0], np.zeros_like(test[1]))
     assert predict_ridge(train, test, [55], l2=grid, validation=shuffled).l2[0] in grid
 
@@ -243,26 +249,11 @@ def test_the_public_name_is_the_function() -> None:
         ({"test": (np.zeros((9, 24)), np.full(9, 7))}, "4 classes"),
     ],
 )
-def test_what_does_not_exist_is_refused(options: dict[str, Any], words: str) -> None:
+def test_invalid_arguments_are_refused(options: dict[str, Any], words: str) -> None:
     train, test = task(24)
-    given = {"test": test, "sizes": [3], **options}
+    arguments = {"test": test, "sizes": [3], **options}
     with pytest.raises(CriticalMassError, match=words):
-        predict_ridge(train, given.pop("test"), given.pop("sizes"), **given)
-
-
-def prediction(sizes: Sequence[int], curve: Sequence[float], full: float) -> RidgePrediction:
-    k, values = np.asarray(sizes), np.asarray(curve)[:, None]
-    one = np.ones(k.size)
-    return RidgePrediction(k, k[:1], values, values, values, values, one, one, one, full, "x", 99)
-
-
-def test_the_critical_mass_lies_between_sizes_on_a_log_scale() -> None:
-    found = prediction([10, 1000], [0.4, 0.8], full=0.8)
-    assert predicted_critical_mass(found, 0.75) == pytest.approx(100.0)
-    assert predicted_critical_mass(found, 0.5) == 10.0
-    assert np.isnan(predicted_critical_mass(prediction([10], [0.4], 0.8), 0.9))
-    with pytest.raises(CriticalMassError, match="delta"):
-        predicted_critical_mass(found, 1.5)
+        predict_ridge(train, arguments.pop("test"), arguments.pop("sizes"), **arguments)
 
 
 def test_samples_dip_where_they_are_as_many_as_neurons() -> None:

@@ -51,17 +51,17 @@ def test_limits_by_hand():
     assert cm.participation_ratio(np.eye(5)) == 5.0
     assert cm.diagonal_share(np.ones((5, 5))) == pytest.approx(0.2)
     assert cm.participation_ratio(np.ones((5, 5))) == pytest.approx(1.0)
-    # 3 and 1 on the diagonal, 1 beside it: (3 + 1)^2 / (9 + 1 + 2 * 1) and 10 / 12.
+    # 3 and 1 on the diagonal, 1 off it: (3 + 1)^2 / (9 + 1 + 2 * 1) and 10 / 12.
     assert cm.participation_ratio([[3, 1], [1, 1]]) == pytest.approx(16 / 12)
     assert cm.diagonal_share([[3, 1], [1, 1]]) == pytest.approx(10 / 12)
 
 
-def test_constant_neurons_stay_out_of_the_correlation():
+def test_constant_neurons_have_no_correlation():
     c = correlation(np.diag([4.0, 0.0, 1e-40]) + 0.0)
     np.testing.assert_array_equal(c, np.diag([1.0, 0.0, 0.0]))
 
 
-def test_the_input_is_left_as_it_was():
+def test_the_input_is_not_changed():
     c = np.diag([4.0, 1.0])
     correlation(c)
     as_second_moment(c)[0, 0] = 9.0
@@ -69,7 +69,7 @@ def test_the_input_is_left_as_it_was():
 
 
 @pytest.mark.parametrize("scale", [1e-150, 1e150])
-def test_no_scale_is_too_far(scale):
+def test_extreme_scales(scale):
     assert cm.participation_ratio(np.eye(3) * scale) == pytest.approx(3.0)
 
 
@@ -87,8 +87,8 @@ def test_no_scale_is_too_far(scale):
         (np.array([[1.0, 2.0], [2.0, 1.0]]), "exceeds the largest variance"),
     ],
 )
-@pytest.mark.parametrize("ask", [cm.participation_ratio, cm.diagonal_share])
-def test_mistakes_are_named_in_one_line(ask, matrix, says):
+@pytest.mark.parametrize("function", [cm.participation_ratio, cm.diagonal_share])
+def test_mistakes_are_named_in_one_line(function, matrix, says):
     with pytest.raises(CriticalMassError, match=says) as caught:
-        ask(matrix)
+        function(matrix)
     assert "\n" not in str(caught.value)

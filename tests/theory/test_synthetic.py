@@ -1,4 +1,4 @@
-"""Representations of known redundancy: the truth is right, and measuring recovers it."""
+"""Representations of known redundancy: the expected values are right, and sweeps recover them."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ def test_closed_form_of_the_prefixes(name: str) -> None:
 
 
 def test_rotated_factors_follow_a_beta_law() -> None:
-    """k coordinates of a random direction in F dimensions hold a Beta(k/2, (F-k)/2) share."""
+    """k coordinates of a random direction in F dimensions have a Beta(k/2, (F-k)/2) share."""
     n_factors, separation = 5, 3.0
-    found = np.zeros(n_factors)
+    mean = np.zeros(n_factors)
     for seed in range(60):
         population = synthetic.diffuse(40, n_factors, separation=separation, seed=seed)
-        found += synthetic.expected(population, n_orders=40, seed=seed).mean[:n_factors] / 60
+        mean += synthetic.expected(population, n_orders=40, seed=seed).mean[:n_factors] / 60
     for k in range(1, n_factors):
         law = beta(k / 2, (n_factors - k) / 2)
         want = law.expect(lambda share: norm.cdf(0.5 * separation * np.sqrt(share)))
-        assert found[k - 1] == pytest.approx(want, abs=0.01)
-    assert found[-1] == pytest.approx(norm.cdf(0.5 * separation), abs=1e-9)
+        assert mean[k - 1] == pytest.approx(want, abs=0.01)
+    assert mean[-1] == pytest.approx(norm.cdf(0.5 * separation), abs=1e-9)
 
 
 def test_as_many_neurons_as_factors_are_enough() -> None:
@@ -76,7 +76,7 @@ def test_as_many_neurons_as_factors_are_enough() -> None:
 
 
 def test_critical_mass_by_hand() -> None:
-    # A straight line from a half to Phi(3/2) = 0.9332: 0.9 of it is 0.8399, 0.7846 of the way.
+    # Linear from 0.5 to Phi(3/2) = 0.9332: 0.9 of the final value is 0.8399, 0.7846 of the way.
     assert synthetic.critical_mass(synthetic.needle(100), 0.9) == 79
     assert synthetic.critical_mass(synthetic.needle(100, at=4), 0.9, selector="first") == 5
     # One block of three: Phi(0.866) = 0.807, three: 0.9332; two: Phi(1.2247) = 0.8896.
@@ -107,7 +107,7 @@ def test_the_covariance_is_that_of_both_classes_together() -> None:
     np.testing.assert_allclose(within.mean(axis=0), population.means[1], atol=0.05)
 
 
-def test_a_sample_is_even_mixed_and_repeatable() -> None:
+def test_a_sample_is_balanced_shuffled_and_repeatable() -> None:
     one, two = (synthetic.draw(SMALL["nested"], n_train=101, n_test=50, seed=3) for _ in range(2))
     np.testing.assert_array_equal(one.x_train, two.x_train)
     assert not np.array_equal(one.x_train[:50], one.x_test)
@@ -130,12 +130,12 @@ def test_a_sample_is_even_mixed_and_repeatable() -> None:
         (lambda: synthetic.critical_mass(SMALL["needle"], 1.2), "delta=1.2"),
     ],
 )
-def test_what_no_population_has_is_refused(make, says) -> None:  # type: ignore[no-untyped-def]
+def test_invalid_parameters_are_refused(make, says) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(cm.CriticalMassError, match=says):
         make()
 
 
-# --- measuring recovers the truth ---
+# --- sweeps recover the expected values ---
 
 FRACTIONS = [k / 24 for k in range(1, 25)]
 RECOVERED = {
@@ -157,8 +157,8 @@ def test_sweep_and_redundancy_find_the_critical_mass(name: str, tmp_path: Path) 
     )  # fmt: skip
     table = cm.redundancy(run, 0.9, "interpolated").set_index(["selector", "measure"])
     for selector, measure in itertools.product(("random", "first"), ("logistic", "cka")):
-        known = "accuracy" if measure == "logistic" else measure
-        truth = synthetic.critical_mass(population, 0.9, measure=known, selector=selector)
+        name = "accuracy" if measure == "logistic" else measure
+        truth = synthetic.critical_mass(population, 0.9, measure=name, selector=selector)
         row = table.loc[(selector, measure)]
         assert row["critical_mass_low"] - 1 <= truth <= row["critical_mass_high"] + 1
         assert abs(row["critical_mass"] - truth) <= (4 if selector == "random" else 1)

@@ -1,1 +1,1 @@
-"""From a run to tables."""
+"""Tables computed from runs: redundancy, comparison, fairness, agreement, Pareto front."""

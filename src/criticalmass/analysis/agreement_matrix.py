@@ -1,74 +1,75 @@
-"""How far every two groups of subsets predict the same: sizes, or selectors."""
+"""Agreement of predictions between every two sizes or every two selectors."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from criticalmass.analysis.columns import (
+    COUNT,
+    FLOAT,
+    LAYER_KEY_COLUMNS,
+    TEXT,
+    RunLike,
+    typed_table,
+)
 from criticalmass.analysis.predictions import Predictions, predictions_of
 from criticalmass.errors import CriticalMassError
 from criticalmass.storage.run import Run
 
 __all__ = ["MATRIX_COLUMNS", "agreement_matrix"]
 
-MATRIX_COLUMNS: dict[str, str] = {
-    "model": "string",
-    "layer": "string",
-    "dataset": "string",
-    "measure": "string",
-    "by": "string",
-    "a": "string",
-    "b": "string",
-    "kappa": "Float64",
-    "agreement": "Float64",
-    "n_pairs": "Int64",
-    "n_test": "Int64",
-}
-# Pairs of rows that are compared at once; of 10,000 samples they take about 10 MB.
-_MOST_ROWS = 1000
+MATRIX_COLUMNS: dict[str, str] = (
+    LAYER_KEY_COLUMNS
+    | dict.fromkeys(("by", "a", "b"), TEXT)
+    | dict.fromkeys(("kappa", "agreement"), FLOAT)
+    | dict.fromkeys(("n_pairs", "n_test"), COUNT)
+)
 
 
-def agreement_matrix(run: Run | str | os.PathLike[str], *, fraction: float = 0.1) -> pd.DataFrame:
-    """Cohen's kappa of predictions, mean over pairs of subsets of different seeds.
+def agreement_matrix(run: RunLike, *, fraction: float = 0.1, max_rows: int = 1000) -> pd.DataFrame:
+    """Compute Cohen's kappa of predictions, averaged over pairs of subsets of different seeds.
 
-    With one selector the groups are its sizes, with several the selectors, each at its tested
-    size nearest to ``fraction``; the whole layer is a group of its own. Two subsets of one
-    selector and seed are nested, so pairs of equal selector and seed are left out, except
-    where a selector has one seed. Of more subsets than 1,000 in all, each group's first seeds are
-    compared; ``n_pairs`` says how many that were. No interval: see
-    `criticalmass.agreement` for those.
+    With one selector the groups are its sizes. With several the groups are the selectors, each at
+    its tested size nearest to ``fraction``. The whole layer is a group of its own. Two subsets of
+    one selector and seed are nested, so such pairs are left out, unless the selector has one
+    seed. There are no intervals; `criticalmass.agreement` has them.
 
     Parameters
     ----------
     run: a run or its path; measures without predictions are left out.
-    fraction: of the neurons kept, where selectors are compared; in (0, 1].
+    fraction: share of neurons kept at which selectors are compared, in (0, 1].
+    max_rows: largest number of subsets that are compared. If there are more, each group uses its
+        first seeds; ``n_pairs`` tells how many. With 10,000 test samples 1,000 rows take about
+        10 MB.
 
     Returns
     -------
     One row per model x layer x dataset x measure and ordered pair of groups, `MATRIX_COLUMNS`.
-    ``by`` is "size" or "selector"; ``kappa``: (agreement - chance) / (1 - chance), chance from
-    the class shares of both (Cohen 1960), missing where a group has no pair with another seed.
+    ``by`` is "size" or "selector"; ``kappa``: (agreement - chance) / (1 - chance), where chance
+    follows from the class shares of both (Cohen 1960). It is missing if two groups have no pair.
 
     Raises
     ------
-    CriticalMassError: for a fraction out of range, or a run without predictions.
+    CriticalMassError: if fraction is out of range, or the run has no predictions.
     """
     if not 0.0 < fraction <= 1.0:
         raise CriticalMassError(f"fraction={fraction} is outside (0, 1]; 0.1 keeps a tenth")
-    rows = [row for source in predictions_of(Run.open(run)) for row in _rows(source, fraction)]
-    return pd.DataFrame(
-        {n: pd.array([row[n] for row in rows], dtype=t) for n, t in MATRIX_COLUMNS.items()}
-    )
+    rows = [
+        row
+        for source in predictions_of(Run.open(run))
+        for row in _layer_rows(source, fraction, max_rows)
+    ]
+    return typed_table(rows, MATRIX_COLUMNS)
 
 
 def pairwise_kappa(
     classes: npt.NDArray[np.integer], n_classes: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Kappa and raw agreement of every two rows of predictions.
+    """Compute kappa and raw agreement of every two rows of predictions.
 
     Parameters
     ----------
@@ -77,7 +78,7 @@ def pairwise_kappa(
 
     Returns
     -------
-    kappa, agreement: (n_rows, n_rows) each; kappa is 1 where both always say the same class.
+    kappa, agreement: (n_rows, n_rows) each; kappa is 1 if both rows predict the same single class.
     """
     n_rows, n_test = classes.shape
     shares = np.stack([np.bincount(row, minlength=n_classes) for row in classes]) / n_test
@@ -85,70 +86,71 @@ def pairwise_kappa(
     for i in range(n_rows):
         agree[i, i:] = agree[i:, i] = (classes[i:] == classes[i]).mean(axis=1)
     chance = shares @ shares.T
-    room = 1.0 - chance
-    kappa = np.divide(agree - chance, room, out=np.ones_like(agree), where=room > 1e-12)
+    beyond_chance = 1.0 - chance
+    kappa = np.divide(
+        agree - chance, beyond_chance, out=np.ones_like(agree), where=beyond_chance > 1e-12
+    )
     return kappa, agree
 
 
-def _rows(source: Predictions, fraction: float) -> list[dict[str, Any]]:
+def _layer_rows(source: Predictions, fraction: float, max_rows: int) -> list[dict[str, Any]]:
     """Rows of one layer and measure."""
     by, groups = _groups(source, fraction)
-    each = max(2, _MOST_ROWS // len(groups))
-    groups = {name: members[:each] for name, members in groups.items()}
+    group_size = max(2, max_rows // len(groups))
+    groups = {name: members[:group_size] for name, members in groups.items()}
     used = np.unique([row for members in groups.values() for row, _ in members])
-    place = {int(row): at for at, row in enumerate(used)}
-    kappa, agree = pairwise_kappa(source.classes[used], len(source.names))
-    model, layer, dataset, measure = source.key
-    found = []
+    position = {int(row): i for i, row in enumerate(used)}
+    kappa, agree = pairwise_kappa(source.classes[used], len(source.class_names))
+    table = []
     for a, first in groups.items():
         for b, second in groups.items():
             pairs = _pairs(first, second, a == b)
-            at = tuple(np.array([place[row] for row in side]) for side in zip(*pairs, strict=True))
-            found.append(
-                {
-                    "model": model,
-                    "layer": layer,
-                    "dataset": dataset,
-                    "measure": measure,
+            index = tuple(
+                np.array([position[row] for row in side]) for side in zip(*pairs, strict=True)
+            )
+            table.append(
+                source.key._asdict()
+                | {
                     "by": by,
                     "a": a,
                     "b": b,
-                    "kappa": float(kappa[at].mean()) if pairs else None,
-                    "agreement": float(agree[at].mean()) if pairs else None,
+                    "kappa": float(kappa[index].mean()) if pairs else None,
+                    "agreement": float(agree[index].mean()) if pairs else None,
                     "n_pairs": len(pairs),
                     "n_test": source.labels.size,
                 }
             )
-    return found
+    return table
 
 
+# A row of predictions, and the order whose prefix the subset is.
 _Member = tuple[int, str]
 
 
 def _groups(source: Predictions, fraction: float) -> tuple[str, dict[str, list[_Member]]]:
-    """Name -> members (row of predictions, order it is a prefix of), and what the names are."""
+    """Return what the groups are ("size" or "selector") and the members of each."""
     groups: dict[str, list[_Member]] = {}
-    single = len(source.lines) == 1
-    for line in source.lines:
-        whole = int(line.rows["n_neurons"].max())
-        near = int(np.argmin(np.abs(line.sizes / whole - fraction)))
-        for at, size in enumerate(line.sizes):
-            if (size == whole) if single else (at != near):
+    single = len(source.selectors) == 1
+    for subsets in source.selectors:
+        n_neurons = int(subsets.rows["n_neurons"].max())
+        nearest = int(np.argmin(np.abs(subsets.sizes / n_neurons - fraction)))
+        for i, size in enumerate(subsets.sizes):
+            if (size == n_neurons) if single else (i != nearest):
                 continue
             members = [
-                (int(row), f"{line.selector}/{seed}")
-                for row, seed in zip(line.columns[at], line.seeds, strict=True)
+                (int(row), f"{subsets.selector}/{seed}")
+                for row, seed in zip(subsets.row_index[i], subsets.seeds, strict=True)
                 if row >= 0
             ]
-            groups[f"{size:,}" if single else line.selector] = members
-    if source.whole is not None:
-        groups["whole layer"] = [(int(source.whole), "")]
+            groups[f"{size:,}" if single else subsets.selector] = members
+    if source.full_row is not None:
+        groups["whole layer"] = [(source.full_row, "")]
     return ("size" if single else "selector"), groups
 
 
 def _pairs(first: list[_Member], second: list[_Member], same: bool) -> list[tuple[int, int]]:
-    """Pairs of rows; prefixes of one order are no two choices, unless there is no other."""
+    """Pairs of rows of different orders; pairs of one order only if there are no others."""
     if same and len(first) == 1:
         return [(first[0][0], first[0][0])]
-    apart = [(i, j) for i, order in first for j, other in second if order != other]
-    return apart or [(i, j) for i, _ in first for j, _ in second]
+    pairs = [(i, j) for i, order in first for j, other in second if order != other]
+    return pairs or [(i, j) for i, _ in first for j, _ in second]

@@ -1,218 +1,262 @@
-"""Class accuracies of a Run's subsets, and how unequal they are, also on resamples."""
+"""Class accuracies of a run's subsets and their inequality, with bootstrap draws."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from criticalmass.analysis.bootstrap import averaged_over_seeds, seed_counts
+from criticalmass.analysis.bootstrap import (
+    averaged_over_seeds,
+    counts_with_replacement,
+    seed_counts,
+    selector_rng,
+)
+from criticalmass.analysis.columns import Draws
 from criticalmass.analysis.inequality import (
+    clip_half_sample,
     excess_inequality,
     gini_of_rows,
-    half_a_sample_inside,
-    neutral_accuracy,
     noise_in_gini,
+    proportional_odds_accuracy,
     variation_of_rows,
 )
-from criticalmass.analysis.predictions import Line, Predictions, predictions_of
+from criticalmass.analysis.predictions import Predictions, SelectorPredictions, predictions_of
 from criticalmass.core.moments import FloatArray
 from criticalmass.storage.run import Run
 
 # Entries of one work array while resampling.
-_ENTRIES = 4_000_000
-FIGURES = ("accuracy", "gini", "cv", "gap", "excess")
+_BLOCK_ENTRIES = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
 class ClassCurve:
-    """How the classes fare on the subsets of one selector.
+    """Class accuracies on the subsets of one selector.
+
+    C counts the classes that have test samples. The statistics are "accuracy" (mean over test
+    samples), "gini", "cv" and "gap" of the class accuracies, and with a whole layer "excess"
+    (`inequality.excess_inequality`).
 
     Attributes
     ----------
-    source, line: what was predicted, and the selector's part of it.
-    present: (C,) ids of the classes that have test samples; C counts only these.
-    counts: (C,) their test samples.
+    source: the predictions of the layer and measure.
+    subsets: the predictions of the selector.
+    present: (C,) ids of the classes.
+    counts: (C,) number of test samples of each class.
     accuracy: (n_sizes, C) class accuracies, mean over seeds.
-    drawn: (resamples, n_sizes, C) the same on draws of seeds and test samples.
-    whole: (C,) of the whole layer, or None.
-    whole_drawn: (resamples, C) the same on draws of test samples, or None.
-    value: name -> (n_sizes,) mean over seeds of a figure of `FIGURES`; "noise" is the part of
-        "gini" that sampling noise adds.
-    value_drawn: name -> (resamples, n_sizes) the same on draws, shifted to their value.
-    value_whole: name -> the whole layer's, empty without one.
+    accuracy_draws: (resamples, n_sizes, C) bootstrap draws of ``accuracy``.
+    full_accuracy: (C,) class accuracies of the whole layer, or None.
+    full_accuracy_draws: (resamples, C) bootstrap draws of ``full_accuracy``, or None.
+    statistics: name -> (n_sizes,) mean over seeds; "noise" is the part of "gini" that sampling
+        noise adds.
+    statistic_draws: name -> (resamples, n_sizes) draws, shifted so that their mean is the
+        statistic.
+    full_statistics: name -> value of the whole layer; empty without a whole layer.
     """
 
     source: Predictions
-    line: Line
+    subsets: SelectorPredictions
     present: npt.NDArray[np.intp]
     counts: FloatArray
     accuracy: FloatArray
-    drawn: FloatArray
-    whole: FloatArray | None
-    whole_drawn: FloatArray | None
-    value: Mapping[str, FloatArray]
-    value_drawn: Mapping[str, FloatArray]
-    value_whole: Mapping[str, float]
+    accuracy_draws: FloatArray
+    full_accuracy: FloatArray | None
+    full_accuracy_draws: FloatArray | None
+    statistics: Mapping[str, FloatArray]
+    statistic_draws: Mapping[str, FloatArray]
+    full_statistics: Mapping[str, float]
 
     @property
-    def shares(self) -> FloatArray:
+    def class_shares(self) -> FloatArray:
         """(C,) share of each class among the test samples."""
         return np.asarray(self.counts / self.counts.sum())
 
     @property
     def class_names(self) -> list[str]:
         """Names of the C classes."""
-        return [self.source.names[i] for i in self.present]
+        return [self.source.class_names[i] for i in self.present]
 
-    def neutral(self, size: int) -> tuple[FloatArray, FloatArray] | None:
-        """Class accuracies (C,) of a class-neutral loss to a size's accuracy, and on draws."""
-        if self.whole is None or self.whole_drawn is None:
+    def proportional_odds_baseline(self, size: int) -> tuple[FloatArray, FloatArray] | None:
+        """Return the baseline class accuracies at a size's accuracy, or None.
+
+        The baseline is the whole layer, brought to the accuracy of the subset by one factor on
+        the odds of all classes (`inequality.proportional_odds_accuracy`).
+
+        Returns
+        -------
+        (C,) class accuracies and their (resamples, C) draws; None without a whole layer.
+        """
+        if self.full_accuracy is None or self.full_accuracy_draws is None:
             return None
-        whole = half_a_sample_inside(self.whole, self.counts)
-        drawn = half_a_sample_inside(self.whole_drawn, self.counts)
-        here, there = self.inside(self.accuracy[size]), self.inside(self.drawn[:, size])
+        shares = self.class_shares
         return (
-            neutral_accuracy(whole, self.shares, here @ self.shares),
-            neutral_accuracy(drawn, self.shares, there @ self.shares),
+            proportional_odds_accuracy(
+                self.clip(self.full_accuracy), shares, self.clip(self.accuracy[size]) @ shares
+            ),
+            proportional_odds_accuracy(
+                self.clip(self.full_accuracy_draws),
+                shares,
+                self.clip(self.accuracy_draws[:, size]) @ shares,
+            ),
         )
 
-    def inside(self, accuracy: FloatArray) -> FloatArray:
-        """Class accuracies (..., C) with 0 and 1 moved half a sample inside."""
-        return half_a_sample_inside(accuracy, self.counts)
+    def clip(self, accuracy: FloatArray) -> FloatArray:
+        """Move class accuracies (..., C) of 0 and 1 inward by half a test sample."""
+        return clip_half_sample(accuracy, self.counts)
 
 
-def class_curves(run: Run, level: float, resamples: int, seed: int) -> Iterator[ClassCurve]:
+def class_curves(run: Run, draws: Draws) -> Iterator[ClassCurve]:
     """Yield the class accuracies of every selector of a run.
 
-    Test samples are resampled within their class. The number of samples of a class says
-    nothing about how well it is told apart, most test sets fix it by design, and a rare class
-    must not vanish from a draw; all sizes, seeds and the whole layer see the same samples.
-    Seeds are resampled as in `criticalmass.analysis.bootstrap`.
+    Test samples are resampled within their class: most test sets fix the number of samples of a
+    class by design, and a rare class must not be missing from a draw. All sizes, seeds and the
+    whole layer use the same samples. Seeds are resampled as in `criticalmass.analysis.bootstrap`.
     """
     for source in predictions_of(run):
-        present, sizes = np.unique(source.labels, return_counts=True)
-        counts = sizes.astype(np.float64)
-        hits = source.hits
-        accuracy = np.stack([hits[:, source.labels == c].mean(axis=1) for c in present], axis=-1)
-        value = _figures(accuracy, _whole_of(accuracy, source), counts)
-        value["noise"] = noise_in_gini(accuracy, counts)
-        drawn, value_drawn = _resampled(source, present, counts, resamples, seed)
-        for line in source.lines:
-            yield _curve(
-                (source, line, present.astype(np.intp), counts),
-                (accuracy, value),
-                (drawn, value_drawn),
-                (level, seed),
-            )
+        yield from _layer_class_curves(source, draws)
 
 
-def _curve(
-    about: tuple[Predictions, Line, npt.NDArray[np.intp], FloatArray],
-    found: tuple[FloatArray, dict[str, FloatArray]],
-    drawn: tuple[npt.NDArray[np.float32], dict[str, FloatArray]],
-    interval: tuple[float, int],
+@dataclass(frozen=True, eq=False)
+class _RowStatistics:
+    """Class accuracies and statistics of all rows of predictions of a layer and measure.
+
+    Attributes
+    ----------
+    present, counts: as in `ClassCurve`.
+    accuracy: (n_rows, C) class accuracies.
+    accuracy_draws: (resamples, n_rows, C) the same on draws of test samples.
+    statistics: name -> (n_rows,).
+    statistic_draws: name -> (resamples, n_rows).
+    """
+
+    present: npt.NDArray[np.intp]
+    counts: FloatArray
+    accuracy: FloatArray
+    accuracy_draws: npt.NDArray[np.float32]
+    statistics: dict[str, FloatArray]
+    statistic_draws: dict[str, FloatArray]
+
+
+def _layer_class_curves(source: Predictions, draws: Draws) -> Iterator[ClassCurve]:
+    present, sizes = np.unique(source.labels, return_counts=True)
+    counts = sizes.astype(np.float64)
+    accuracy = np.stack(
+        [source.correct[:, source.labels == c].mean(axis=1) for c in present], axis=-1
+    )
+    statistics = _statistics(accuracy, _full_accuracy(accuracy, source), counts)
+    statistics["noise"] = noise_in_gini(accuracy, counts)
+    accuracy_draws, statistic_draws = _resample(source, present, counts, draws)
+    rows = _RowStatistics(
+        present=present.astype(np.intp),
+        counts=counts,
+        accuracy=accuracy,
+        accuracy_draws=accuracy_draws,
+        statistics=statistics,
+        statistic_draws=statistic_draws,
+    )
+    for subsets in source.selectors:
+        yield _class_curve(source, subsets, rows, draws)
+
+
+def _class_curve(
+    source: Predictions, subsets: SelectorPredictions, rows: _RowStatistics, draws: Draws
 ) -> ClassCurve:
-    source, line, present, counts = about
-    accuracy, value = found
-    level, seed = interval
-    subsets = f"{source.key[0]}/{source.key[1]}/{line.selector}"
-    rng = np.random.default_rng([seed, zlib.crc32(subsets.encode())])
-    picked = seed_counts(line.seeds.size, len(drawn[0]), rng)
-    classes = np.empty((len(drawn[0]), line.sizes.size, counts.size), dtype=np.float32)
-    for c in range(counts.size):
-        values = drawn[0][:, :, c].astype(np.float64)
-        classes[:, :, c] = averaged_over_seeds(values, line.columns, picked, level)
-    means = {name: _over_seeds(values, line) for name, values in value.items()}
-    on_draws = {
-        name: _recentred(averaged_over_seeds(values, line.columns, picked, level), means[name])
-        for name, values in drawn[1].items()
+    """Average the rows of one selector over seeds."""
+    rng = selector_rng(draws.seed, source.key.model, source.key.layer, subsets.selector)
+    counts = seed_counts(subsets.seeds.size, draws.resamples, rng)
+    n_classes = rows.counts.size
+    accuracy_draws = np.empty((draws.resamples, subsets.sizes.size, n_classes), dtype=np.float32)
+    for c in range(n_classes):
+        values = rows.accuracy_draws[:, :, c].astype(np.float64)
+        accuracy_draws[:, :, c] = averaged_over_seeds(
+            values, subsets.row_index, counts, draws.level
+        )
+    means = {name: _seed_mean(values, subsets) for name, values in rows.statistics.items()}
+    statistic_draws = {
+        name: _recentred(
+            averaged_over_seeds(values, subsets.row_index, counts, draws.level), means[name]
+        )
+        for name, values in rows.statistic_draws.items()
     }
-    at = source.whole
+    full_row = source.full_row
+    has_full = full_row is not None
     return ClassCurve(
         source=source,
-        line=line,
-        present=present,
-        counts=counts,
-        accuracy=_over_seeds(accuracy, line),
-        drawn=np.clip(classes, 0.0, 1.0),
-        whole=None if at is None else accuracy[at],
-        whole_drawn=None if at is None else drawn[0][:, at].astype(np.float64),
-        value=means,
-        value_drawn=on_draws,
-        value_whole={} if at is None else {name: float(v[at]) for name, v in value.items()},
+        subsets=subsets,
+        present=rows.present,
+        counts=rows.counts,
+        accuracy=_seed_mean(rows.accuracy, subsets),
+        accuracy_draws=np.clip(accuracy_draws, 0.0, 1.0),
+        full_accuracy=rows.accuracy[full_row] if has_full else None,
+        full_accuracy_draws=(
+            rows.accuracy_draws[:, full_row].astype(np.float64) if has_full else None
+        ),
+        statistics=means,
+        statistic_draws=statistic_draws,
+        full_statistics=(
+            {name: float(values[full_row]) for name, values in rows.statistics.items()}
+            if has_full
+            else {}
+        ),
     )
 
 
-def _whole_of(accuracy: FloatArray, source: Predictions) -> FloatArray | None:
-    return None if source.whole is None else accuracy[..., source.whole, :]
+def _full_accuracy(accuracy: FloatArray, source: Predictions) -> FloatArray | None:
+    return None if source.full_row is None else accuracy[..., source.full_row, :]
 
 
-def _figures(
-    accuracy: FloatArray, whole: FloatArray | None, counts: FloatArray
+def _statistics(
+    accuracy: FloatArray, full_accuracy: FloatArray | None, counts: FloatArray
 ) -> dict[str, FloatArray]:
-    """Figures of class accuracies (..., n_rows, C), each (..., n_rows)."""
+    """Statistics of class accuracies (..., n_rows, C), each (..., n_rows)."""
     shares = counts / counts.sum()
-    found = {
+    statistics = {
         "accuracy": accuracy @ shares,
         "gini": gini_of_rows(accuracy),
         "cv": variation_of_rows(accuracy),
         "gap": np.ptp(accuracy, axis=-1),
     }
-    if whole is not None:
-        inside = half_a_sample_inside(accuracy, counts)
-        full = half_a_sample_inside(whole, counts)[..., None, :]
-        neutral = neutral_accuracy(full, shares, inside @ shares)
-        found["excess"] = excess_inequality(inside, neutral, full, counts)
-    return found
+    if full_accuracy is not None:
+        clipped = clip_half_sample(accuracy, counts)
+        full = clip_half_sample(full_accuracy, counts)[..., None, :]
+        baseline = proportional_odds_accuracy(full, shares, clipped @ shares)
+        statistics["excess"] = excess_inequality(clipped, baseline, full, counts)
+    return statistics
 
 
-def _resampled(
-    source: Predictions,
-    present: npt.NDArray[np.int64],
-    counts: FloatArray,
-    resamples: int,
-    seed: int,
+def _resample(
+    source: Predictions, present: npt.NDArray[np.int64], counts: FloatArray, draws: Draws
 ) -> tuple[npt.NDArray[np.float32], dict[str, FloatArray]]:
-    """Class accuracies (resamples, n_rows, C) and figures (resamples, n_rows) on draws."""
-    hits = source.hits.astype(np.float32)
-    groups = [np.ascontiguousarray(hits[:, source.labels == c].T) for c in present]
-    rngs = [np.random.default_rng([seed, int(c)]) for c in present]
-    n_rows = len(hits)
-    drawn = np.empty((resamples, n_rows, present.size), dtype=np.float32)
-    step = max(1, min(resamples, _ENTRIES // max(hits.shape[1], n_rows * present.size)))
+    """Class accuracies (resamples, n_rows, C) and statistics (resamples, n_rows) on draws."""
+    correct = source.correct.astype(np.float32)
+    groups = [np.ascontiguousarray(correct[:, source.labels == c].T) for c in present]
+    rngs = [np.random.default_rng([draws.seed, int(c)]) for c in present]
+    n_rows, n_test = correct.shape
+    accuracy = np.empty((draws.resamples, n_rows, present.size), dtype=np.float32)
+    step = max(1, min(draws.resamples, _BLOCK_ENTRIES // max(n_test, n_rows * present.size)))
     parts = []
-    for start in range(0, resamples, step):
-        block = drawn[start : start + step]
+    for start in range(0, draws.resamples, step):
+        block = accuracy[start : start + step]
         for c, (group, rng) in enumerate(zip(groups, rngs, strict=True)):
-            block[:, :, c] = _picked(len(group), len(block), rng) @ group / np.float32(counts[c])
-        wide = block.astype(np.float64)
-        parts.append(_figures(wide, _whole_of(wide, source), counts))
-    figures = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return drawn, figures
+            sample_counts = counts_with_replacement(len(group), len(block), rng)
+            block[:, :, c] = sample_counts @ group / np.float32(counts[c])
+        block64 = block.astype(np.float64)
+        parts.append(_statistics(block64, _full_accuracy(block64, source), counts))
+    return accuracy, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _picked(n: int, draws: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """(draws, n) how often each of n samples is among n drawn with replacement."""
-    flat = rng.integers(0, n, size=(draws, n), dtype=np.int32).astype(np.intp)
-    flat += np.arange(0, draws * n, n)[:, None]
-    counted = np.bincount(flat.ravel(), minlength=draws * n)
-    return counted.reshape(draws, n).astype(np.float32)
+def _seed_mean(values: FloatArray, subsets: SelectorPredictions) -> FloatArray:
+    """Mean over the seeds of every size: (n_rows, ...) -> (n_sizes, ...)."""
+    return np.stack([values[rows[rows >= 0]].mean(axis=0) for rows in subsets.row_index])
 
 
-def _over_seeds(values: FloatArray, line: Line) -> FloatArray:
-    """Mean over the seeds of a line, size by size: (n_rows, ...) -> (n_sizes, ...)."""
-    return np.stack([values[rows[rows >= 0]].mean(axis=0) for rows in line.columns])
-
-
-def _recentred(drawn: FloatArray, value: FloatArray) -> FloatArray:
+def _recentred(draws: FloatArray, value: FloatArray) -> FloatArray:
     """Shift draws (resamples, n_sizes) so that their mean is the value.
 
-    A draw holds the noise of the sample and that of drawing from it. For figures that noise
-    pushes one way (a gap or a Gini coefficient grows) draws lie off the value on one side by
-    about as much as the value lies off the truth.
+    A draw contains the noise of the sample and the noise of drawing from it. Noise biases some
+    statistics (a gap or a Gini coefficient grows), so their draws differ from the value by about
+    as much as the value differs from the truth.
     """
-    return np.asarray(drawn - drawn.mean(axis=0) + value)
+    return np.asarray(draws - draws.mean(axis=0) + value)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from criticalmass.core.moments import FloatArray
@@ -15,39 +18,114 @@ from criticalmass.storage.run import Run
 
 RunLike = Run | str | os.PathLike[str]
 
+#: pandas types of the columns; all of them can hold missing values.
+TEXT, COUNT, FLOAT, FLAG = "string", "Int64", "Float64", "boolean"
 
-def runs_of(run: RunLike | Sequence[RunLike]) -> list[Run]:
+
+class CurveKey(NamedTuple):
+    """Identifies one curve of a run."""
+
+    model: str
+    layer: str
+    dataset: str
+    selector: str
+    measure: str
+
+
+class LayerKey(NamedTuple):
+    """Identifies one measure on one layer of a run."""
+
+    model: str
+    layer: str
+    dataset: str
+    measure: str
+
+
+CURVE_KEY_COLUMNS = dict.fromkeys(CurveKey._fields, TEXT)
+LAYER_KEY_COLUMNS = dict.fromkeys(LayerKey._fields, TEXT)
+SIZE_COLUMNS = {"fraction": FLOAT, "n_kept": COUNT, "n_neurons": COUNT}
+#: Numbers of test and training samples, and of cells without a converged value.
+SAMPLE_COLUMNS = dict.fromkeys(("n_test", "n_train"), COUNT)
+STATUS_COLUMNS = dict.fromkeys(("n_failed", "n_not_converged"), COUNT)
+#: Confidence level of the intervals and number of seeds of the means.
+SEED_COLUMNS = {"level": FLOAT, "n_seeds": COUNT}
+_INTERVAL_SUFFIXES = ("", "_low", "_high")
+
+
+def interval_columns(*names: str) -> dict[str, str]:
+    """Return the columns of values with their intervals: ``name``, ``name_low``, ``name_high``."""
+    return {f"{name}{suffix}": FLOAT for name in names for suffix in _INTERVAL_SUFFIXES}
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Settings of a bootstrap.
+
+    Attributes
+    ----------
+    level: confidence level of the percentile intervals, in (0, 1).
+    resamples: number of bootstrap draws, at least 1.
+    seed: seed of the random draws.
+
+    Raises
+    ------
+    CriticalMassError: if level or resamples is out of range.
+    """
+
+    level: float
+    resamples: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_interval(self.level, self.resamples)
+
+
+def check_interval(level: float, resamples: int) -> None:
+    """Refuse a level outside (0, 1) and fewer than 1 bootstrap draw."""
+    if not 0.0 < level < 1.0:
+        raise CriticalMassError(f"level={level} is outside (0, 1); use e.g. 0.95")
+    if resamples < 1:
+        raise CriticalMassError(f"resamples={resamples} must be at least 1; use e.g. 2000")
+
+
+def open_runs(run: RunLike | Sequence[RunLike]) -> list[Run]:
     """Open one run or several."""
     if isinstance(run, (Run, str, os.PathLike)):
         return [Run.open(run)]
     return [Run.open(one) for one in run]
 
 
-def check_interval(level: float, resamples: int) -> None:
-    """Refuse a level or a number of draws that is none."""
-    if not 0.0 < level < 1.0:
-        raise CriticalMassError(f"level={level} is outside (0, 1); 0.95 is usual")
-    if resamples < 1:
-        raise CriticalMassError(f"resamples={resamples} but at least 1 is drawn; 2000 is usual")
-
-
-def percentiles(drawn: FloatArray, level: float) -> tuple[float, float]:
-    """Both ends of the percentile interval of (resamples,) draws; NaN if they are."""
+def percentile_interval(draws: FloatArray, level: float) -> tuple[float, float]:
+    """Return the percentile interval of (resamples,) draws; NaN if any draw is NaN."""
     tail = (1.0 - level) / 2.0
-    low, high = np.quantile(drawn, [tail, 1.0 - tail])
+    low, high = np.quantile(draws, [tail, 1.0 - tail])
     return float(low), float(high)
 
 
-def typed(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:
-    """Make a typed table, with all columns even if there are no rows; NaN is missing."""
+def outward_interval(
+    draws: npt.NDArray[Any], level: float
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return the percentile interval over the first axis, each end rounded outward to a draw.
+
+    The ends equal those of ``numpy.quantile`` with the methods "lower" and "higher". One
+    partition finds both, because a report needs thousands of intervals.
+    """
+    tail = (1.0 - level) / 2.0
+    last = len(draws) - 1
+    low, high = math.floor(tail * last), math.ceil((1.0 - tail) * last)
+    ordered = np.partition(draws, [low, high], axis=0)
+    return ordered[low], ordered[high]
+
+
+def typed_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:
+    """Make a table with typed columns; without rows it has all columns too, NaN is missing."""
     return pd.DataFrame(
         {
-            name: pd.array([_known(row[name]) for row in rows], dtype=dtype)
+            name: pd.array([_nan_to_none(row[name]) for row in rows], dtype=dtype)
             for name, dtype in columns.items()
         }
     )
 
 
-def _known(value: Any) -> Any:
-    """Turn NaN into what a table shows as missing."""
+def _nan_to_none(value: Any) -> Any:
     return None if isinstance(value, float) and np.isnan(value) else value

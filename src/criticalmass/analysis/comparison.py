@@ -1,8 +1,7 @@
-"""Two representations compared: paired differences, each with an interval and a sentence."""
+"""Compare two representations: differences with intervals and a sentence for each."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,47 +10,55 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from criticalmass.analysis.comparison_pairs import KEY, Pair, folder_names, pairs_of, same_samples
+from criticalmass.analysis.columns import (
+    COUNT,
+    CURVE_KEY_COLUMNS,
+    FLOAT,
+    TEXT,
+    CurveKey,
+    Draws,
+    RunLike,
+    outward_interval,
+    typed_table,
+)
+from criticalmass.analysis.comparison_pairs import (
+    CurvePair,
+    has_same_samples,
+    pairs_between,
+    pairs_within,
+    run_names,
+)
 from criticalmass.analysis.comparison_text import sentence
-from criticalmass.analysis.curves import Curve, curves_of
-from criticalmass.analysis.estimators import check_delta, check_estimator, critical_size, reaches
-from criticalmass.core.arguments import checked
+from criticalmass.analysis.curves import ValueCurve, curves_of
+from criticalmass.analysis.estimators import (
+    check_estimator,
+    checked_deltas,
+    critical_size,
+    reaches,
+)
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray
-from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.errors import unknown_name
 from criticalmass.measures.registry import is_similarity
 from criticalmass.storage.run import Run
 
 __all__ = ["COMPARISON_COLUMNS", "compare"]
 
-RunLike = Run | str | os.PathLike[str]
-_TEXT, _COUNT, _FLOAT = "string", "Int64", "Float64"
-COMPARISON_COLUMNS: dict[str, str] = {
-    "by": _TEXT,
-    "a": _TEXT,
-    "b": _TEXT,
-    **dict.fromkeys(KEY, _TEXT),
-    "quantity": _TEXT,
-    "delta": _FLOAT,
-    "estimator": _TEXT,
-    "fraction": _FLOAT,
-    "n_kept_a": _COUNT,
-    "n_kept_b": _COUNT,
-    "value_a": _FLOAT,
-    "value_b": _FLOAT,
-    "difference": _FLOAT,
-    "low": _FLOAT,
-    "high": _FLOAT,
-    "bound": _TEXT,
-    "samples": _TEXT,
-    "seeds": _TEXT,
-    "n_seeds_a": _COUNT,
-    "n_seeds_b": _COUNT,
-    "level": _FLOAT,
-    "sentence": _TEXT,
-}
+#: Columns of which one may be named as ``by``.
+COMPARABLE = CurveKey._fields
+COMPARISON_COLUMNS: dict[str, str] = (
+    dict.fromkeys(("by", "a", "b"), TEXT)
+    | CURVE_KEY_COLUMNS
+    | {"quantity": TEXT, "delta": FLOAT, "estimator": TEXT, "fraction": FLOAT}
+    | dict.fromkeys(("n_kept_a", "n_kept_b"), COUNT)
+    | dict.fromkeys(("value_a", "value_b", "difference", "low", "high"), FLOAT)
+    | dict.fromkeys(("bound", "samples", "seeds"), TEXT)
+    | dict.fromkeys(("n_seeds_a", "n_seeds_b"), COUNT)
+    | {"level": FLOAT, "sentence": TEXT}
+)
 
 
-@checked
+@validate_arguments
 def compare(
     a: RunLike,
     b: RunLike | None = None,
@@ -64,195 +71,229 @@ def compare(
     resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Difference of DR, critical mass and curve between two representations, a minus b.
+    """Compare DR, critical mass and curve of two representations; differences are a minus b.
 
-    Each draw resamples the seeds of both, and the test samples: the same ones for both
-    where both were scored on the same test samples, else each its own. A difference is
-    made in every draw; the interval is the percentile interval over draws, pair by pair
-    (many pairs are not corrected for). Curves of layers of one width are compared at every
-    number of neurons that both tested, of different widths at every fraction.
+    Each bootstrap draw resamples the seeds of both and the test samples. If both were scored on
+    the same test samples, both use the same resampled ones; otherwise each is resampled on its
+    own. The difference is computed in every draw. The interval is the percentile interval over
+    draws, for each pair separately (without a correction for many pairs). Curves of layers of the
+    same width are compared at every number of neurons that both tested; curves of different
+    widths are compared at every fraction.
 
-    The estimator is "interpolated" unless asked otherwise: a strict critical mass lives on
-    the tested sizes, so the difference of two would jump by the steps of the grids.
+    The default estimator is "interpolated": a strict critical mass is always a tested size, so a
+    difference of two would jump with the steps of the grid.
 
-    DR at the smallest tested size is a bound, and so is one that no subset reaches: in
-    every draw the critical mass is then all that the grid leaves open, and the interval
-    covers it.
+    DR at the smallest tested size is only a bound, and so is DR where no subset reaches delta. In
+    every draw the critical mass is then any size that the grid leaves open, and the interval
+    covers all of them.
 
     Parameters
     ----------
-    a, b: runs or their folders; without ``b`` the curves of ``a`` are compared among them.
+    a, b: runs or their folders; without ``b`` the curves of ``a`` are compared with each other.
     deltas: shares of the whole layer's value, each in (0, 1].
-    estimator: of the critical mass, see `diffused_redundancy`.
-    level: of the intervals.
-    by: what shall differ: "model", "layer", "dataset", "selector" or "measure". Without it,
-        in one run the first of selector, layer and measure of which there are several;
-        between two runs what differs, all else equal.
-    paired: whether both runs have the same test samples; None looks at the dataset's digest
-        and the labels. Vectors that were imported have a digest of their own: say
-        ``paired=True`` if their rows are the same samples.
-    resamples: bootstrap draws.
-    seed: fixes the draws.
+    estimator: estimator of the critical mass, see `diffused_redundancy`.
+    level: confidence level of the intervals.
+    by: the column that differs: "model", "layer", "dataset", "selector" or "measure". By default,
+        within one run it is the first of selector, layer and measure with several values; between
+        two runs curves are paired that are equal in every column with several values.
+    paired: whether both runs have the same test samples. None decides by the dataset's digest and
+        the labels. Imported vectors have a digest of their own: use ``paired=True`` if their rows
+        are the same samples.
+    resamples: number of bootstrap draws.
+    seed: seed of the draws.
 
     Returns
     -------
     One row per pair and quantity, `COMPARISON_COLUMNS`. ``quantity``: "dr", "critical_mass"
     (in neurons), "whole layer", "value" and "ratio" (to the whole layer) at a size.
-    ``bound``: "" for a difference, ">=" or "<=" where it is only bounded, "open" where both
+    ``bound``: "" for a difference, ">=" or "<=" if it is only bounded, "open" if both critical
     masses are bounds. ``samples``: "paired", "independent", or "not resampled" if a measure
-    kept nothing to resample. ``seeds``: "paired" where both have the same subsets.
+    stored no scores. ``seeds``: "paired" if both have the same subsets.
 
     Raises
     ------
-    CriticalMassError: for an option that is none, nothing to compare, or ``paired=True``
-        where the test labels differ.
+    CriticalMassError: if an option is invalid, there is nothing to compare, or ``paired=True`` and
+        the test labels differ.
     """
-    wanted = [float(d) for d in np.atleast_1d(np.asarray(deltas, dtype=np.float64))]
-    for delta in wanted:
-        check_delta(delta)
+    delta_list = checked_deltas(deltas)
     check_estimator(estimator)
-    if not 0.0 < level < 1.0 or resamples < 1:
-        raise CriticalMassError(
-            f"level={level} and resamples={resamples}; a level lies in (0, 1), and at least 1 "
-            "draw is made: 0.95 and 2000 are usual"
-        )
-    if by is not None and by not in KEY:
-        raise unknown_name("way to compare by", by, KEY)
-    one, two = Run.open(a), None if b is None else Run.open(b)
-    same = two is None or same_samples(one, two, paired)
-    first = list(curves_of(one, level, resamples, seed))
-    # Another seed draws other samples: two test sets share nothing, not even their order.
-    second = None if two is None else list(curves_of(two, level, resamples, seed + (not same)))
-    names = None if two is None else folder_names(one, two)
-    rows = [
-        row
-        for pair in pairs_of(first, second, by, same, names)
-        for row in _rows(pair, wanted, estimator)
-    ]
-    return pd.DataFrame(
-        {n: pd.array([row.get(n) for row in rows], dtype=t) for n, t in COMPARISON_COLUMNS.items()}
+    draws = Draws(level, resamples, seed)
+    if by is not None and by not in COMPARABLE:
+        raise unknown_name("column to compare by", by, COMPARABLE)
+    first = Run.open(a)
+    second = None if b is None else Run.open(b)
+    return typed_table(
+        [
+            row
+            for pair in _pairs(first, second, by, paired, draws)
+            for row in _pair_rows(pair, delta_list, estimator)
+        ],
+        COMPARISON_COLUMNS,
+    )
+
+
+def _pairs(
+    first: Run, second: Run | None, by: str | None, paired: bool | None, draws: Draws
+) -> Iterator[CurvePair]:
+    if second is None:
+        yield from pairs_within(list(curves_of(first, draws)), by)
+        return
+    names = run_names(first, second)
+    same_samples = has_same_samples(first, second, paired)
+    # Another seed draws other samples, so that two test sets do not share even their positions.
+    second_seed = draws.seed if same_samples else draws.seed + 1
+    yield from pairs_between(
+        list(curves_of(first, draws)),
+        list(curves_of(second, Draws(draws.level, draws.resamples, second_seed))),
+        by,
+        same_samples,
+        names,
     )
 
 
 @dataclass(frozen=True, eq=False)
-class _Mass:
-    """Critical mass of the curve (entry 0) and of its draws: fewest and most it can be.
+class _CriticalMass:
+    """Critical mass of a curve and of its draws, with the range that the grid leaves open.
 
-    The two differ where the grid leaves it open. ``estimate`` is what the table of
-    redundancy says.
+    Attributes
+    ----------
+    estimate: critical mass in neurons, as in the table of `criticalmass.redundancy`.
+    lowest, highest: (1 + resamples,) smallest and largest possible critical mass; entry 0 belongs
+        to the curve, the others to its draws. They differ only if the grid leaves a range open.
+    n_neurons: number of neurons of the layer.
+    note: why the estimate is only a bound; empty if it is exact on this grid.
     """
 
     estimate: int
-    fewest: FloatArray
-    most: FloatArray
+    lowest: FloatArray
+    highest: FloatArray
     n_neurons: int
     note: str
 
 
-def _rows(pair: Pair, deltas: Sequence[float], estimator: str) -> Iterator[dict[str, Any]]:
+def _pair_rows(
+    pair: CurvePair, deltas: Sequence[float], estimator: str
+) -> Iterator[dict[str, Any]]:
     """All rows of a pair: DR and critical mass, then the whole layer and the curve."""
-    about = pair.about()
-    usable = [c.full is not None and c.full > 0.0 and c.sizes.size > 0 for c in (pair.a, pair.b)]
+    comparable = all(
+        curve.full is not None and curve.full > 0.0 and curve.sizes.size > 0
+        for curve in (pair.a, pair.b)
+    )
     rows: list[dict[str, Any]] = []
     for delta in deltas:
-        head = {"delta": delta, "estimator": estimator}
-        if all(usable):
-            masses = [_mass(curve, delta, estimator) for curve in (pair.a, pair.b)]
-            rows += [head | row for row in _mass_rows(masses[0], masses[1], pair.a.level)]
+        settings = {"delta": delta, "estimator": estimator}
+        if comparable:
+            mass_a, mass_b = (_critical_mass(c, delta, estimator) for c in (pair.a, pair.b))
+            rows += [settings | row for row in _mass_rows(mass_a, mass_b, pair.a.level)]
         else:
-            rows += [head | {"quantity": name} for name in ("dr", "critical_mass")]
-    if all(usable):
+            rows += [settings | {"quantity": name} for name in ("dr", "critical_mass")]
+    if comparable:
         rows += _curve_rows(pair)
     for row in rows:
-        whole = about | {"bound": ""} | row
-        yield whole | {"sentence": sentence(whole)}
+        complete = dict.fromkeys(COMPARISON_COLUMNS) | pair.columns() | {"bound": ""} | row
+        yield complete | {"sentence": sentence(complete)}
 
 
-def _mass(curve: Curve, delta: float, estimator: str) -> _Mass:
-    """Critical mass of a curve and its draws, with what the grid leaves open."""
+def _critical_mass(curve: ValueCurve, delta: float, estimator: str) -> _CriticalMass:
+    """Compute the critical mass of a curve and of its draws."""
     d, sizes = curve.n_neurons, curve.sizes
-    means = np.vstack([curve.mean, curve.drawn])
-    full = np.concatenate([[curve.full or 0.0], curve.full_drawn])
-    found = critical_size(sizes.astype(np.float64), means, full, delta, estimator, float(d))
-    mass = np.ceil(found - 1e-9)
-    passed = reaches(means, full, delta)
+    means = np.vstack([curve.mean, curve.mean_draws])
+    full = np.concatenate([[curve.full or 0.0], curve.full_draws])
+    critical = critical_size(sizes.astype(np.float64), means, full, delta, estimator, float(d))
+    mass = np.ceil(critical - 1e-9)
+    passes = reaches(means, full, delta)
     below = sizes < d
-    never = np.logical_not(passed[:, below].any(axis=1))
-    tested = int(sizes[below].max()) if below.any() else 0
-    floor = passed[:, 0] & ~never
-    fewest = np.where(floor, 1.0, np.where(never, float(min(tested + 1, d)), mass))
-    most = np.where(never, float(d), mass)
+    never = np.logical_not(passes[:, below].any(axis=1))
+    largest = int(sizes[below].max()) if below.any() else 0
+    at_floor = passes[:, 0] & ~never
+    lowest = np.where(at_floor, 1.0, np.where(never, float(min(largest + 1, d)), mass))
+    highest = np.where(never, float(d), mass)
     note = ""
-    if floor[0] and sizes[0] > 1:
-        note = f"reaches it at the smallest tested size already, {sizes[0]:,} of {d:,} neurons"
-    elif never[0] and tested + 1 < d:
-        note = f"does not reach it with the largest tested subset, {tested:,} of {d:,} neurons"
-    return _Mass(int(mass[0]), fewest, most, d, note)
+    if at_floor[0] and sizes[0] > 1:
+        note = (
+            f"reaches {delta * 100:g} % already at the smallest tested size "
+            f"({sizes[0]:,} of {d:,} neurons)"
+        )
+    elif never[0] and largest + 1 < d:
+        note = (
+            f"does not reach {delta * 100:g} % at the largest tested size below the whole layer "
+            f"({largest:,} of {d:,} neurons)"
+        )
+    return _CriticalMass(int(mass[0]), lowest, highest, d, note)
 
 
-def _mass_rows(a: _Mass, b: _Mass, level: float) -> list[dict[str, Any]]:
+def _mass_rows(a: _CriticalMass, b: _CriticalMass, level: float) -> list[dict[str, Any]]:
     """Rows of DR and critical mass of one delta."""
-    share_a = 1.0 - np.stack([a.most, a.fewest]) / a.n_neurons
-    share_b = 1.0 - np.stack([b.most, b.fewest]) / b.n_neurons
+    dr_a = 1.0 - np.stack([a.highest, a.lowest]) / a.n_neurons
+    dr_b = 1.0 - np.stack([b.highest, b.lowest]) / b.n_neurons
     dr: dict[str, Any] = {
         "quantity": "dr",
         "value_a": 1.0 - a.estimate / a.n_neurons,
         "value_b": 1.0 - b.estimate / b.n_neurons,
-    } | _enclosed(share_a[0] - share_b[1], share_a[1] - share_b[0], level)
+    } | _covering_interval(dr_a[0] - dr_b[1], dr_a[1] - dr_b[0], level)
     mass: dict[str, Any] = {
         "quantity": "critical_mass",
         "value_a": float(a.estimate),
         "value_b": float(b.estimate),
-    } | _enclosed(a.fewest - b.most, a.most - b.fewest, level)
-    # The mass that is reported is the most it can be: DR is a lower bound.
+    } | _covering_interval(a.lowest - b.highest, a.highest - b.lowest, level)
+    # The reported mass is the largest possible one, so DR is a lower bound.
     bounds = {(False, False): ("", ""), (True, False): (">=", "<="), (False, True): ("<=", ">=")}
-    kind = bounds.get((bool(a.note), bool(b.note)), ("open", "open"))
-    for row, bound in zip((dr, mass), kind, strict=True):
+    pair_bounds = bounds.get((bool(a.note), bool(b.note)), ("open", "open"))
+    for row, bound in zip((dr, mass), pair_bounds, strict=True):
         row |= {"bound": bound, "note_a": a.note, "note_b": b.note}
         row["difference"] = row["value_a"] - row["value_b"] if bound != "open" else None
     return [dr, mass]
 
 
-def _enclosed(low: FloatArray, high: FloatArray, level: float) -> dict[str, float]:
-    """Interval that holds what each draw leaves possible; entry 0 is the estimate, no draw."""
-    tail = (1.0 - level) / 2.0
+def _covering_interval(low: FloatArray, high: FloatArray, level: float) -> dict[str, float]:
+    """Interval that covers the range of every draw; entry 0 is the estimate and not a draw."""
     return {
-        "low": float(np.quantile(low[1:], tail, method="lower")),
-        "high": float(np.quantile(high[1:], 1.0 - tail, method="higher")),
+        "low": float(outward_interval(low[1:], level)[0]),
+        "high": float(outward_interval(high[1:], level)[1]),
     }
 
 
-def _curve_rows(pair: Pair) -> list[dict[str, Any]]:
+def _curve_rows(pair: CurvePair) -> list[dict[str, Any]]:
     """Rows of the whole layer, and of value and ratio at every shared size."""
     a, b = pair.a, pair.b
-    similar = [is_similarity(curve.key[4]) for curve in (a, b)]
-    # Accuracy and similarity have no common unit; their ratios to the whole layer have.
-    units = similar[0] == similar[1] and (not similar[0] or a.key[4] == b.key[4])
+    full_a, full_b = a.full or 0.0, b.full or 0.0
+    similarities = [is_similarity(curve.key.measure) for curve in (a, b)]
+    # Accuracy and similarity have no common unit; their ratios to the whole layer do.
+    same_unit = similarities[0] == similarities[1] and (
+        not similarities[0] or a.key.measure == b.key.measure
+    )
+    # Two selectors of one layer have the same whole layer.
+    same_layer = pair.within_run and a.key._replace(selector="") == b.key._replace(selector="")
     rows: list[dict[str, Any]] = []
-    # Two selectors of one layer have the same whole.
-    one_whole = pair.inside and (*a.key[:3], a.key[4]) == (*b.key[:3], b.key[4])
-    if units and not similar[0] and not one_whole:
-        rows.append({"quantity": "whole layer"} | _difference(pair, a.full_drawn, b.full_drawn)
-                    | _values(a.full or 0.0, b.full or 0.0))  # fmt: skip
-    for fraction, i, j in _shared(a, b):
-        place: dict[str, Any] = {
+    if same_unit and not similarities[0] and not same_layer:
+        rows.append(
+            {"quantity": "whole layer"}
+            | _values(full_a, full_b)
+            | _interval(pair, a.full_draws - b.full_draws)
+        )
+    for fraction, i, j in _shared_sizes(a, b):
+        size: dict[str, Any] = {
             "fraction": fraction,
             "n_kept_a": int(a.sizes[i]),
             "n_kept_b": int(b.sizes[j]),
         }
-        whole = a.sizes[i] == a.n_neurons and b.sizes[j] == b.n_neurons
-        repeated = whole and bool(np.allclose([a.mean[i], b.mean[j]], [a.full or 0, b.full or 0]))
-        if units and not repeated:
+        is_full = a.sizes[i] == a.n_neurons and b.sizes[j] == b.n_neurons
+        repeats_full = is_full and np.allclose([a.mean[i], b.mean[j]], [full_a, full_b])
+        if same_unit and not repeats_full:
             rows.append(
-                place | {"quantity": "value"} | _values(a.mean[i], b.mean[j])
-                | _difference(pair, a.drawn[:, i], b.drawn[:, j])
-            )  # fmt: skip
-        if not whole:
+                size
+                | {"quantity": "value"}
+                | _values(a.mean[i], b.mean[j])
+                | _interval(pair, a.mean_draws[:, i] - b.mean_draws[:, j])
+            )
+        if not is_full:
+            ratio_draws = a.mean_draws[:, i] / a.full_draws - b.mean_draws[:, j] / b.full_draws
             rows.append(
-                place | {"quantity": "ratio"}
-                | _values(a.mean[i] / (a.full or 1.0), b.mean[j] / (b.full or 1.0))
-                | _difference(pair, a.drawn[:, i] / a.full_drawn, b.drawn[:, j] / b.full_drawn)
-            )  # fmt: skip
+                size
+                | {"quantity": "ratio"}
+                | _values(a.mean[i] / (full_a or 1.0), b.mean[j] / (full_b or 1.0))
+                | _interval(pair, ratio_draws)
+            )
     return rows
 
 
@@ -260,12 +301,12 @@ def _values(a: float, b: float) -> dict[str, float]:
     return {"value_a": float(a), "value_b": float(b), "difference": float(a - b)}
 
 
-def _difference(pair: Pair, a: FloatArray, b: FloatArray) -> dict[str, float]:
-    low, high = pair.a.quantiles(a - b)
+def _interval(pair: CurvePair, difference_draws: FloatArray) -> dict[str, float]:
+    low, high = pair.a.interval(difference_draws)
     return {"low": float(low), "high": float(high)}
 
 
-def _shared(a: Curve, b: Curve) -> list[tuple[float, int, int]]:
+def _shared_sizes(a: ValueCurve, b: ValueCurve) -> list[tuple[float, int, int]]:
     """(fraction, position in a, position in b) of the sizes at which both were tested."""
     fractions = [
         curve.used.groupby("n_kept")["fraction"].min().to_numpy(dtype=np.float64)
@@ -274,5 +315,5 @@ def _shared(a: Curve, b: Curve) -> list[tuple[float, int, int]]:
     keys: list[npt.NDArray[Any]] = list(fractions)
     if a.n_neurons == b.n_neurons:
         keys = [a.sizes, b.sizes]
-    _, at_a, at_b = np.intersect1d(keys[0], keys[1], return_indices=True)
-    return [(float(fractions[0][i]), int(i), int(j)) for i, j in zip(at_a, at_b, strict=True)]
+    _, index_a, index_b = np.intersect1d(keys[0], keys[1], return_indices=True)
+    return [(float(fractions[0][i]), int(i), int(j)) for i, j in zip(index_a, index_b, strict=True)]

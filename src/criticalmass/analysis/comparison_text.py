@@ -1,4 +1,4 @@
-"""A difference in plain words: one sentence per row of a comparison."""
+"""One sentence per row of a comparison."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 
 from criticalmass.measures.registry import is_similarity
 
+_POINTS, _NEURONS = "percentage points", "neurons"
+
 
 def sentence(row: Mapping[str, Any]) -> str:
-    """Say what a row of a comparison shows.
+    """Describe one row of a comparison.
 
     Parameters
     ----------
@@ -18,71 +20,71 @@ def sentence(row: Mapping[str, Any]) -> str:
 
     Returns
     -------
-    "lite2 has 3 to 9 points more DR(0.9) than lite0 on fashion-mnist (random, logistic)", a
-    sentence that no difference can be told, or one that there is nothing to compare.
+    "DR(0.9) is 3 to 9 percentage points higher for lite2 than for lite0 on fashion-mnist (random,
+    logistic)", or a sentence that says that the interval contains 0, or that there is no value.
     """
     a, b = str(row["a"]), str(row["b"])
-    where = _where(row)
+    context = _context(row)
     if row.get("low") is None or row.get("high") is None:
-        return f"{a} and {b} cannot be compared in {_subject(row)}{where}: one of them has no value"
-    low, high, unit = _scaled(row)
+        return (
+            f"{a} and {b} cannot be compared in {_subject(row)}{context}: one of them has no value"
+        )
+    low, high, unit = _scaled_interval(row)
     if low <= 0.0 <= high:
-        span = _signed(low, high, unit)
-        told = f"no difference in {_subject(row)} between {a} and {b} can be told"
-        return f"{told}{where}: {span}{_notes(row)}"
+        return (
+            f"no difference in {_subject(row)} between {a} and {b} was detected{context}: "
+            f"{_signed_range(low, high, unit)}{_notes(row)}"
+        )
     near, far = sorted((abs(low), abs(high)))
-    limited = row.get("bound") in ((">=", "open") if low > 0.0 else ("<=", "open"))
-    span = _at_least(near, unit) if limited else _span(near, far, unit)
-    return f"{_told(row, a, b, span, low > 0.0)}{where}{_notes(row)}"
+    is_bounded = row.get("bound") in ((">=", "open") if low > 0.0 else ("<=", "open"))
+    size = _at_least(near, unit) if is_bounded else _range(near, far, unit)
+    return f"{_difference(row, a, b, size, low > 0.0)}{context}{_notes(row)}"
 
 
-def _told(row: Mapping[str, Any], a: str, b: str, span: str, more: bool) -> str:
-    """Say a difference in the words of its quantity."""
-    word = "more" if more else "less"
+def _difference(row: Mapping[str, Any], a: str, b: str, size: str, is_more: bool) -> str:
+    """Say that a has more (or less) than b, by ``size``."""
     if row["quantity"] == "critical_mass":
-        number, _, unit = span.rpartition(" ")
-        word = "more" if more else "fewer"
-        kept = f"to keep {row['delta'] * 100:g} % of the whole layer's value"
-        return f"{a} needs {number} {word} {unit} than {b} {kept}"
-    if row["quantity"] == "ratio":
-        return f"{a} keeps {span} {word} of its whole layer's value than {b} {_size(row)}"
-    if row["quantity"] == "whole layer":
-        return f"{a} has {span} {word} {_score(row)} than {b} with the whole layer"
-    if row["quantity"] == "value":
-        return f"{a} has {span} {word} {_score(row)} than {b} {_size(row)}"
-    return f"{a} has {span} {word} {_subject(row)} than {b}"
+        number, _, unit = size.rpartition(" ")
+        word = "more" if is_more else "fewer"
+        purpose = f"to keep {row['delta'] * 100:g} % of the whole layer's value"
+        return f"{a} needs {number} {word} {unit} than {b} {purpose}"
+    word = "higher" if is_more else "lower"
+    return f"{_subject(row)} is {size} {word} for {a} than for {b}"
 
 
 def _subject(row: Mapping[str, Any]) -> str:
-    """Name what is compared."""
+    """Name the compared quantity."""
     quantity = row["quantity"]
     if quantity == "dr":
         return f"DR({row['delta']:g})"
     if quantity == "critical_mass":
-        return f"the neurons needed to keep {row['delta'] * 100:g} % of the whole layer's value"
+        share = f"{row['delta'] * 100:g} % of the whole layer's value"
+        return f"the number of neurons needed to keep {share}"
     if quantity == "ratio":
-        return f"the share of the whole layer's value kept {_size(row)}"
-    place = "with the whole layer" if quantity == "whole layer" else _size(row)
-    return f"{_score(row)} {place}"
+        return f"the share of the whole layer's value kept {_with_size(row)}"
+    if quantity == "whole layer":
+        return f"{_score(row)} with the whole layer"
+    return f"{_score(row)} {_with_size(row)}"
 
 
 def _score(row: Mapping[str, Any]) -> str:
-    """Name a value in the unit it has."""
+    """Name the measured value: accuracy, or the similarity measure."""
     measure = row.get("measure")
     if measure is None:
         return "accuracy"
     return str(measure) if is_similarity(measure) else f"{measure} accuracy"
 
 
-def _size(row: Mapping[str, Any]) -> str:
-    """Say at which size: in neurons where both have the same."""
+def _with_size(row: Mapping[str, Any]) -> str:
+    """Name the size: in neurons if both have the same number, otherwise as a share."""
     a, b = row["n_kept_a"], row["n_kept_b"]
-    share = f"with {row['fraction'] * 100:.3g} % of the neurons"
-    return share if a != b else f"with {a:,} neurons" if a != 1 else "with 1 neuron"
+    if a != b:
+        return f"with {row['fraction'] * 100:.3g} % of the neurons"
+    return f"with {a:,} neurons" if a != 1 else "with 1 neuron"
 
 
-def _where(row: Mapping[str, Any]) -> str:
-    """Say on what: the dataset, and the rest of what both share."""
+def _context(row: Mapping[str, Any]) -> str:
+    """Name the dataset, and the model, layer, selector and measure that both share."""
     dataset = f" on {row['dataset']}" if row.get("dataset") else ""
     shared = [row[name] for name in ("model", "layer", "selector", "measure") if row.get(name)]
     return f"{dataset} ({', '.join(map(str, shared))})" if shared else dataset
@@ -94,27 +96,27 @@ def _notes(row: Mapping[str, Any]) -> str:
     return f"; {', and '.join(notes)}" if notes else ""
 
 
-def _scaled(row: Mapping[str, Any]) -> tuple[float, float, str]:
+def _scaled_interval(row: Mapping[str, Any]) -> tuple[float, float, str]:
     """Return the interval in the unit of the sentence, and that unit."""
     low, high = float(row["low"]), float(row["high"])
     if row["quantity"] == "critical_mass":
-        return low, high, "neurons"
+        return low, high, _NEURONS
     measure = row.get("measure")
     if row["quantity"] == "value" and measure is not None and is_similarity(measure):
         return low, high, ""
-    return 100.0 * low, 100.0 * high, "points"
+    return 100.0 * low, 100.0 * high, _POINTS
 
 
 def _digits(near: float, far: float, unit: str) -> int:
-    """Decimals that show the smaller end and the width of an interval, at most four."""
-    if unit == "neurons":
+    """Decimals that show the end nearest to 0 and the width of an interval, at most four."""
+    if unit == _NEURONS:
         return 0
     if not unit:
         return 3 if near >= 0.001 or near == 0.0 else 4
     width = far - near
     for digits in range(4):
-        ends_tell = near == 0.0 or round(near, digits) != 0.0
-        if ends_tell and width >= 2.0 * 10.0**-digits:
+        shows_near = near == 0.0 or round(near, digits) != 0.0
+        if shows_near and width >= 2.0 * 10.0**-digits:
             return digits
     return 3
 
@@ -123,26 +125,26 @@ def _number(value: float, digits: int) -> str:
     return f"{value:,.{digits}f}"
 
 
-def _of(text: str, unit: str) -> str:
-    """Add the unit, in the singular for one."""
+def _with_unit(text: str, unit: str) -> str:
+    """Add the unit, in the singular for 1."""
     if not unit:
         return text
     return f"{text} {unit.removesuffix('s') if text == '1' else unit}"
 
 
-def _span(near: float, far: float, unit: str) -> str:
-    """Word a range of positive numbers: "3 to 9 points", or the one number that both are."""
+def _range(near: float, far: float, unit: str) -> str:
+    """Write a range of positive numbers, e.g. "3 to 9 neurons"; one number if both are equal."""
     digits = _digits(near, far, unit)
     ends = _number(near, digits), _number(far, digits)
-    return _of(ends[0] if ends[0] == ends[1] else " to ".join(ends), unit)
+    return _with_unit(ends[0] if ends[0] == ends[1] else " to ".join(ends), unit)
 
 
 def _at_least(near: float, unit: str) -> str:
-    return f"at least {_of(_number(near, _digits(near, 2.0 * near, unit)), unit)}"
+    return f"at least {_with_unit(_number(near, _digits(near, 2.0 * near, unit)), unit)}"
 
 
-def _signed(low: float, high: float, unit: str) -> str:
-    """Word a range about zero: "-2 to +3 points"."""
+def _signed_range(low: float, high: float, unit: str) -> str:
+    """Write a range that contains 0, e.g. "-2 to +3 neurons"."""
     digits = _digits(0.0, high - low, unit)
     ends = [round(value, digits) + 0.0 for value in (low, high)]
     texts = [f"{end:+,.{digits}f}" if end else "0" for end in ends]

@@ -1,15 +1,12 @@
-"""The curves of a Run, read and resampled: what every table of redundancy is made from."""
+"""The curves of a run, value against size, with bootstrap draws."""
 
 from __future__ import annotations
 
 import contextlib
-import math
-import zlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,30 +18,40 @@ from criticalmass.analysis.bootstrap import (
     resampled_means,
     resampled_replicates,
     seed_counts,
+    selector_rng,
 )
+from criticalmass.analysis.columns import CurveKey, Draws, LayerKey, outward_interval
+from criticalmass.analysis.predictions import check_values, is_correct
 from criticalmass.core.moments import FloatArray
-from criticalmass.core.threads import map_side_by_side
-from criticalmass.errors import RunError
+from criticalmass.core.threads import map_in_threads
 from criticalmass.storage.run import Run
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
-    """One curve: what was measured at every size, and the same on resamples.
+class ValueCurve:
+    """Values of one measure on the subsets of one selector, by subset size.
 
-    ``rows`` are all rows of the curve, failed ones too; ``used`` those with a value.
-    ``sizes`` (n_sizes,) and ``mean`` (n_sizes,) come with ``drawn`` (resamples, n_sizes),
-    ``full`` with ``full_drawn`` (resamples,); ``full`` is None if the layer has no value.
+    Attributes
+    ----------
+    key: identifies the curve.
+    rows: all rows of the curve in the run's table, failed ones included.
+    used: the rows with a value.
+    sizes: (n_sizes,) neurons kept, ascending.
+    mean: (n_sizes,) mean value over seeds.
+    mean_draws: (resamples, n_sizes) bootstrap draws of ``mean``.
+    full: value of the whole layer; None if the layer has none.
+    full_draws: (resamples,) bootstrap draws of ``full``.
+    level: confidence level of the intervals.
     """
 
-    key: tuple[str, ...]
+    key: CurveKey
     rows: pd.DataFrame
     used: pd.DataFrame
     sizes: npt.NDArray[np.int64]
     mean: FloatArray
-    drawn: FloatArray
+    mean_draws: FloatArray
     full: float | None
-    full_drawn: FloatArray
+    full_draws: FloatArray
     level: float
 
     @cached_property
@@ -52,231 +59,233 @@ class Curve:
         """Number of neurons of the layer."""
         return int(self.rows["n_neurons"].max())
 
-    def quantiles(self, drawn: FloatArray, method: str = "linear") -> tuple[FloatArray, FloatArray]:
-        """Both ends of the percentile interval over the first axis."""
+    def interval(self, draws: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the percentile interval over the first axis of draws."""
         tail = (1.0 - self.level) / 2.0
-        if method == "outward":
-            # As numpy's methods "lower" and "higher", in one pass: a report asks for thousands.
-            last = len(drawn) - 1
-            ends = [math.floor(tail * last), math.ceil((1.0 - tail) * last)]
-            parted = np.partition(drawn, ends, axis=0)
-            return parted[ends[0]], parted[ends[1]]
-        low, high = np.quantile(drawn, [tail, 1.0 - tail], axis=0)
+        low, high = np.quantile(draws, [tail, 1.0 - tail], axis=0)
         return low, high
 
+    def outward_interval(self, draws: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the percentile interval over the first axis, rounded outward to draws."""
+        return outward_interval(draws, self.level)
 
-_KEPT: ContextVar[dict[Any, tuple[Curve, ...]] | None] = ContextVar("kept_curves", default=None)
+
+_CACHE: ContextVar[dict[tuple[Run, Draws], tuple[ValueCurve, ...]] | None] = ContextVar(
+    "curve_cache", default=None
+)
 
 
 @contextlib.contextmanager
-def curves_kept() -> Iterator[None]:
-    """Resample a run once for all tables that are made of it inside this context.
+def curve_cache() -> Iterator[None]:
+    """Compute the curves of each run once for all tables that are made inside this context.
 
-    For what makes many tables of the same runs, such as a report: no run may change meanwhile.
+    Use it where one run gives many tables, such as a report. The runs must not change inside.
     """
-    token = _KEPT.set({})
+    token = _CACHE.set({})
     try:
         yield
     finally:
-        _KEPT.reset(token)
+        _CACHE.reset(token)
 
 
-def curves_of(run: Run, level: float, resamples: int, seed: int) -> Iterator[Curve]:
-    """Yield the curves of a run; all of one layer and measure share their test samples."""
-    kept = _KEPT.get()
-    if kept is None:
-        yield from _resampled_curves(run, level, resamples, seed)
+def curves_of(run: Run, draws: Draws) -> Iterator[ValueCurve]:
+    """Yield the curves of a run; the curves of one layer and measure share their test samples."""
+    cache = _CACHE.get()
+    if cache is None:
+        yield from _compute_curves(run, draws)
         return
-    key = (run, level, resamples, seed)
-    if key not in kept:
-        kept[key] = tuple(_resampled_curves(run, level, resamples, seed))
-    yield from kept[key]
-
-
-def _resampled_curves(run: Run, level: float, resamples: int, seed: int) -> Iterator[Curve]:
-    def of(part: pd.DataFrame) -> list[Curve]:
-        return list(_curves_of_part(run, part, (level, resamples, seed)))
-
-    parts = run.frame().groupby(["model", "layer", "dataset", "measure"], sort=True)
-    for found in map_side_by_side(of, (part for _, part in parts)):
-        yield from found
-
-
-def _curves_of_part(run: Run, part: pd.DataFrame, how: tuple[float, int, int]) -> Iterator[Curve]:
-    """Yield the curves of one layer and measure; ``how``: level, resamples, seed."""
-    level, resamples, seed = how
-    model, layer, dataset, measure = part.iloc[0][["model", "layer", "dataset", "measure"]]
-    used = part[part["status"] != "failed"]
-    draws = _draws(run, used, resamples, seed)
-    whole = np.flatnonzero(used["selector"] == "full")
-    whole_drawn = draws.mean(whole)
-    for selector, rows in part.groupby("selector", sort=True):
-        if selector == "full":
-            continue
-        mine = np.flatnonzero(used["selector"] == selector)
-        # The same subsets have the same draws of seeds in all measures; others have not.
-        subsets = f"{model}/{layer}/{selector}"
-        rng = np.random.default_rng([seed, zlib.crc32(subsets.encode())])
-        sizes, mean, means = _over_seeds(used.iloc[mine], mine, draws, rng, level)
-        full, full_drawn = _full(used.iloc[whole], whole_drawn, rows, resamples)
-        key = (model, layer, dataset, selector, measure)
-        yield Curve(key, rows, used.iloc[mine], sizes, mean, means, full, full_drawn, level)
+    key = (run, draws)
+    if key not in cache:
+        cache[key] = tuple(_compute_curves(run, draws))
+    yield from cache[key]
 
 
 def refined_intervals(run: Run) -> dict[tuple[str, str, str, float], tuple[int, int]]:
-    """Return what refining left open: (layer, selector, measure, delta) -> (low, high), neurons.
+    """Return the intervals of critical mass that refining the run did not narrow further.
 
-    An entry about a whole layer that has been measured anew since, on other features or by
-    another protocol, is left out.
+    An entry is left out if its whole layer was measured again since, on other features or by
+    another protocol.
+
+    Returns
+    -------
+    (layer, selector, measure, delta) -> (low, high), in neurons.
     """
     frame = run.frame()
-    there = set(frame.loc[frame["selector"] == "full", "cell"])
+    full_cells = set(frame.loc[frame["selector"] == "full", "cell"])
     return {
         (entry["layer"], entry["selector"], entry["measure"], entry["delta"]): (
             entry["low"],
             entry["high"],
         )
         for entry in run.manifest.get("refined", ())
-        if entry["whole"] in there and entry["critical_mass"] is not None
+        if entry["whole"] in full_cells and entry["critical_mass"] is not None
     }
 
 
-@dataclass(frozen=True, eq=False)
-class _Draws:
-    """Rows of one layer and measure on resampled test samples.
+def _compute_curves(run: Run, draws: Draws) -> Iterator[ValueCurve]:
+    def compute(part: pd.DataFrame) -> list[ValueCurve]:
+        return list(_layer_curves(run, part, draws))
 
-    ``drawn`` (resamples, n_rows) if each row was drawn, or None where ``scores``
-    (n_distinct, n_test) and the place ``at`` (n_rows,) of every row in them say all.
+    parts = run.frame().groupby(list(LayerKey._fields), sort=True)
+    for curves in map_in_threads(compute, (part for _, part in parts)):
+        yield from curves
+
+
+def _layer_curves(run: Run, part: pd.DataFrame, draws: Draws) -> Iterator[ValueCurve]:
+    """Yield the curves of one layer and measure, whose rows are ``part``."""
+    layer_key = LayerKey(*part.iloc[0][list(LayerKey._fields)])
+    used = part[part["status"] != "failed"]
+    resampled = _resample_rows(run, used, draws)
+    full_index = np.flatnonzero(used["selector"] == "full")
+    full_mean_draws = resampled.mean(full_index)
+    for selector, rows in part.groupby("selector", sort=True):
+        if selector == "full":
+            continue
+        index = np.flatnonzero(used["selector"] == selector)
+        rng = selector_rng(draws.seed, layer_key.model, layer_key.layer, str(selector))
+        sizes, mean, mean_draws = _over_seeds(used.iloc[index], index, resampled, rng)
+        full, full_draws = _full_value(
+            used.iloc[full_index], full_mean_draws, rows, draws.resamples
+        )
+        yield ValueCurve(
+            key=CurveKey(
+                layer_key.model, layer_key.layer, layer_key.dataset, selector, layer_key.measure
+            ),
+            rows=rows,
+            used=used.iloc[index],
+            sizes=sizes,
+            mean=mean,
+            mean_draws=mean_draws,
+            full=full,
+            full_draws=full_draws,
+            level=draws.level,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _ResampledRows:
+    """The rows of one layer and measure on resampled test samples.
+
+    Either every row was resampled (``row_draws``), or the scores of all test samples are kept
+    and means over rows are resampled on demand.
+
+    Attributes
+    ----------
+    draws: settings of the bootstrap.
+    row_draws: (resamples, n_rows) draws of every row, or None if ``scores`` are kept.
+    scores: (n_distinct, n_test) score of every test sample.
+    score_index: (n_rows,) row of ``scores`` for every row.
     """
 
-    resamples: int
-    seed: int
-    drawn: FloatArray | None
+    draws: Draws
+    row_draws: FloatArray | None
     scores: npt.NDArray[np.float32]
-    at: npt.NDArray[np.intp]
+    score_index: npt.NDArray[np.intp]
 
     def mean(self, rows: npt.NDArray[np.intp]) -> FloatArray:
-        """(resamples,) mean of some rows; of none, nothing that is asked for."""
+        """(resamples,) mean over some rows; an empty array for no rows."""
         if not rows.size:
             return np.empty(0)
-        if self.drawn is not None:
-            return np.asarray(self.drawn[:, rows].mean(axis=1))
-        return self._grouped([self.at[rows]])[:, 0]
+        if self.row_draws is not None:
+            return np.asarray(self.row_draws[:, rows].mean(axis=1))
+        return self._group_means([self.score_index[rows]])[:, 0]
 
-    def over_seeds(
-        self, columns: npt.NDArray[np.intp], counts: FloatArray, level: float
-    ) -> FloatArray:
-        """(resamples, n_sizes) means over drawn seeds; columns (n_sizes, n_seeds) name rows."""
-        if self.drawn is not None:
-            return averaged_over_seeds(self.drawn, columns, counts, level)
-        groups = [np.where(rows >= 0, self.at[rows], -1) for rows in columns]
-        drawn = self._grouped([rows[rows >= 0] for rows in groups])
-        return averaged_scores(self.scores, groups, drawn, counts, level)
+    def over_seeds(self, row_index: npt.NDArray[np.intp], counts: FloatArray) -> FloatArray:
+        """(resamples, n_sizes) means over drawn seeds; ``row_index`` is (n_sizes, n_seeds)."""
+        level = self.draws.level
+        if self.row_draws is not None:
+            return averaged_over_seeds(self.row_draws, row_index, counts, level)
+        index = [np.where(rows >= 0, self.score_index[rows], -1) for rows in row_index]
+        mean_draws = self._group_means([rows[rows >= 0] for rows in index])
+        return averaged_scores(self.scores, index, mean_draws, counts, level)
 
-    def _grouped(self, groups: list[npt.NDArray[np.intp]]) -> FloatArray:
-        """(resamples, n_groups) mean over the rows of each group, as one row each."""
-        summed = np.stack([self.scores[rows].sum(axis=0) for rows in groups])
+    def _group_means(self, groups: list[npt.NDArray[np.intp]]) -> FloatArray:
+        """(resamples, n_groups) mean over the rows of each group."""
+        sums = np.stack([self.scores[rows].sum(axis=0) for rows in groups])
         sizes = np.array([rows.size for rows in groups])
-        return np.asarray(resampled_means(summed, self.resamples, seed=self.seed) / sizes)
+        means = resampled_means(sums, self.draws.resamples, seed=self.draws.seed)
+        return np.asarray(means / sizes)
 
 
-def _draws(run: Run, used: pd.DataFrame, resamples: int, seed: int) -> _Draws:
-    """Read what rows kept, and draw those that keep no score of every test sample."""
+def _resample_rows(run: Run, used: pd.DataFrame, draws: Draws) -> _ResampledRows:
+    """Read the artifacts of rows; resample each row whose artifact has no score per sample."""
     references = used["artifact"].fillna("").to_numpy(dtype=object)
     kinds = {str(reference).partition("/")[0] for reference in references}
     if kinds not in ({"predictions"}, {"scores"}):
-        drawn = _drawn(run, used, resamples, seed)
-        return _Draws(resamples, seed, drawn, np.empty((0, 0), np.float32), np.empty(0, np.intp))
-    distinct, at = np.unique(references.astype(str), return_inverse=True)
-    kept = run.artifacts(distinct.tolist())
-    scores = _hits(run, kept) if kinds == {"predictions"} else kept
-    _check_values(run, used, scores.mean(axis=1)[at])
-    return _Draws(resamples, seed, None, scores.astype(np.float32), at.astype(np.intp))
+        row_draws = _row_draws(run, used, draws)
+        return _ResampledRows(draws, row_draws, np.empty((0, 0), np.float32), np.empty(0, np.intp))
+    distinct, score_index = np.unique(references.astype(str), return_inverse=True)
+    artifacts = run.artifacts(distinct.tolist())
+    scores = is_correct(run, artifacts) if kinds == {"predictions"} else artifacts
+    check_values(run, used, scores.mean(axis=1)[score_index])
+    return _ResampledRows(draws, None, scores.astype(np.float32), score_index.astype(np.intp))
 
 
-def _drawn(run: Run, used: pd.DataFrame, resamples: int, seed: int) -> FloatArray:
-    """(resamples, n_rows) the value of every row on resampled test samples.
+def _row_draws(run: Run, used: pd.DataFrame, draws: Draws) -> FloatArray:
+    """(resamples, n_rows) value of every row on resampled test samples.
 
-    Rows that kept nothing besides their value stay as they are: their interval shows the
-    spread over seeds alone.
+    Rows without an artifact are constant over the draws: their interval shows the spread over
+    seeds alone.
     """
     values = used["value"].to_numpy(dtype=np.float64)
-    drawn = np.repeat(values[None], resamples, axis=0)
+    row_draws = np.repeat(values[None], draws.resamples, axis=0)
     references = used["artifact"].fillna("").to_numpy(dtype=object)
     kinds = np.array([str(ref).partition("/")[0] for ref in references], dtype=object)
     for kind in sorted(set(kinds) - {""}):
         rows = np.flatnonzero(kinds == kind)
         distinct, inverse = np.unique(references[rows].astype(str), return_inverse=True)
-        kept = run.artifacts(distinct.tolist())
-        first = np.zeros(len(distinct), dtype=np.intp)
-        first[inverse] = rows
+        artifacts = run.artifacts(distinct.tolist())
+        first_row = np.zeros(len(distinct), dtype=np.intp)
+        first_row[inverse] = rows
         if kind == "replicates":
-            fresh = resampled_replicates(values[first], kept, resamples, seed=seed)
+            distinct_draws = resampled_replicates(
+                values[first_row], artifacts, draws.resamples, seed=draws.seed
+            )
         else:
-            scores = _hits(run, kept) if kind == "predictions" else kept
-            _check_values(run, used.iloc[rows], scores.mean(axis=1)[inverse])
-            fresh = resampled_means(scores, resamples, seed=seed)
-        drawn[:, rows] = fresh[:, inverse]
-    return drawn
-
-
-def _hits(run: Run, predictions: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """(n_rows, n_test) whether a prediction is right."""
-    labels = run.labels()
-    if predictions.shape[1:] != labels.shape:
-        raise RunError(
-            f"{run.path} has {labels.size} labels but predictions of {predictions.shape[1]} "
-            "test samples; sweep again"
-        )
-    return np.asarray(predictions == labels)
-
-
-def _check_values(run: Run, rows: pd.DataFrame, means: FloatArray) -> None:
-    """Refuse rows whose value is not the mean of the scores that were kept with it."""
-    off = np.abs(rows["value"].to_numpy(dtype=np.float64) - means)
-    if np.any(off > 1e-5):
-        worst = rows.iloc[int(np.argmax(off))]
-        raise RunError(
-            f"cell {worst['cell']!r} of {run.path} has value {worst['value']:.6g} but its "
-            f"artifact says {means[int(np.argmax(off))]:.6g}; sweep again with rerun='all'"
-        )
+            scores = is_correct(run, artifacts) if kind == "predictions" else artifacts
+            check_values(run, used.iloc[rows], scores.mean(axis=1)[inverse])
+            distinct_draws = resampled_means(scores, draws.resamples, seed=draws.seed)
+        row_draws[:, rows] = distinct_draws[:, inverse]
+    return row_draws
 
 
 def _over_seeds(
     used: pd.DataFrame,
     rows: npt.NDArray[np.intp],
-    draws: _Draws,
+    resampled: _ResampledRows,
     rng: np.random.Generator,
-    level: float,
 ) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray]:
-    """Sizes, mean over seeds at every size, and the same on draws of the seeds.
+    """Return the sizes, the mean over seeds at every size, and its draws.
 
-    ``rows`` (len(used),) are the places of ``used`` among all rows drawn.
+    ``rows`` (len(used),) are the positions of ``used`` among the rows of ``resampled``.
     """
+    resamples = resampled.draws.resamples
     if not len(used):
-        return np.empty(0, dtype=np.int64), np.empty(0), np.empty((draws.resamples, 0))
+        return np.empty(0, dtype=np.int64), np.empty(0), np.empty((resamples, 0))
     values = used["value"].to_numpy(dtype=np.float64)
-    sizes, size_at = np.unique(used["n_kept"].to_numpy(dtype=np.int64), return_inverse=True)
-    seeds, seed_at = np.unique(used["seed"].to_numpy(dtype=np.int64), return_inverse=True)
-    columns = np.full((sizes.size, seeds.size), -1, dtype=np.intp)
-    columns[size_at, seed_at] = rows
-    mean = np.array([values[size_at == size].mean() for size in range(sizes.size)])
-    counts = seed_counts(seeds.size, draws.resamples, rng)
-    means = draws.over_seeds(columns, counts, level)
-    # Stretched seeds may overshoot the range in which all these measures lie.
+    sizes, size_index = np.unique(used["n_kept"].to_numpy(dtype=np.int64), return_inverse=True)
+    seeds, seed_index = np.unique(used["seed"].to_numpy(dtype=np.int64), return_inverse=True)
+    row_index = np.full((sizes.size, seeds.size), -1, dtype=np.intp)
+    row_index[size_index, seed_index] = rows
+    mean = np.array([values[size_index == size].mean() for size in range(sizes.size)])
+    mean_draws = resampled.over_seeds(row_index, seed_counts(seeds.size, resamples, rng))
+    # The stretched deviations of few seeds may leave the range of the measure.
     floor = 0.0 if values.min() >= 0.0 else -1.0
-    return sizes, mean, np.clip(means, floor, max(1.0, float(values.max())))
+    return sizes, mean, np.clip(mean_draws, floor, max(1.0, float(values.max())))
 
 
-def _full(
-    whole: pd.DataFrame, drawn: FloatArray, rows: pd.DataFrame, resamples: int
+def _full_value(
+    full_rows: pd.DataFrame, full_draws: FloatArray, rows: pd.DataFrame, resamples: int
 ) -> tuple[float | None, FloatArray]:
-    """Value of the whole layer, and on the draws; without its own row, as the rows tell it."""
-    if len(whole):
-        value = float(whole["value"].mean())
-        return value, drawn
-    told = rows["value_full"].dropna()
-    if not len(told):
+    """Return the value of the whole layer and its draws.
+
+    If the whole layer has no row of its own, the value comes from the column ``value_full`` of
+    ``rows`` and is constant over the draws.
+    """
+    if len(full_rows):
+        return float(full_rows["value"].mean()), full_draws
+    values = rows["value_full"].dropna()
+    if not len(values):
         return None, np.full(resamples, np.nan)
-    value = float(told.mean())
+    value = float(values.mean())
     return value, np.full(resamples, value)

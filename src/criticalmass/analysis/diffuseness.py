@@ -1,8 +1,10 @@
-"""How much the choice of neurons matters: random subsets between the best and the worst rule."""
+"""Effect of choosing neurons: random subsets against those of the best and worst selector.
+
+A selector counts as a rule if it orders neurons without randomness.
+"""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,39 +13,49 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from criticalmass.analysis.bootstrap import averaged_over_seeds, seed_counts
-from criticalmass.analysis.columns import RunLike, check_interval, percentiles, runs_of, typed
-from criticalmass.analysis.split_scores import Halves, halves_of
-from criticalmass.core.arguments import checked
+from criticalmass.analysis.bootstrap import averaged_over_seeds, seed_counts, selector_rng
+from criticalmass.analysis.columns import (
+    COUNT,
+    FLOAT,
+    LAYER_KEY_COLUMNS,
+    SIZE_COLUMNS,
+    TEXT,
+    Draws,
+    LayerKey,
+    RunLike,
+    interval_columns,
+    open_runs,
+    percentile_interval,
+    typed_table,
+)
+from criticalmass.analysis.split_scores import SplitScores, score_halves
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.selectors.registry import SELECTORS
 from criticalmass.storage.run import Run
 
-_TEXT, _COUNT, _FLOAT = "string", "Int64", "Float64"
-_KEY = ("model", "layer", "dataset", "measure")
-_ENDS = ("", "_low", "_high")
 DIFFUSENESS_COLUMNS: dict[str, str] = (
-    dict.fromkeys(_KEY, _TEXT)
-    | {"fraction": _FLOAT, "n_kept": _COUNT, "n_neurons": _COUNT}
-    | {f"random{end}": _FLOAT for end in (*_ENDS, "_std")}
-    | {"best": _TEXT}
-    | {f"best_value{end}": _FLOAT for end in _ENDS}
-    | {"worst": _TEXT}
-    | {f"worst_value{end}": _FLOAT for end in _ENDS}
-    | {f"{name}{end}": _FLOAT for name in ("gain", "loss") for end in _ENDS}
-    | {"value_full": _FLOAT, "level": _FLOAT}
-    | dict.fromkeys(("n_selectors", "n_seeds", "n_test"), _COUNT)
+    LAYER_KEY_COLUMNS
+    | SIZE_COLUMNS
+    | interval_columns("random")
+    | {"random_std": FLOAT, "best": TEXT}
+    | interval_columns("best_value")
+    | {"worst": TEXT}
+    | interval_columns("worst_value", "gain", "loss")
+    | {"value_full": FLOAT, "level": FLOAT}
+    | dict.fromkeys(("n_selectors", "n_seeds", "n_test"), COUNT)
 )
 SUMMARY_COLUMNS: dict[str, str] = (
-    dict.fromkeys(_KEY, _TEXT)
-    | {f"{name}{end}": _FLOAT for name in ("choice", "gain", "loss") for end in _ENDS}
-    | {"value_full": _FLOAT, "smallest_fraction": _FLOAT, "n_neurons": _COUNT, "level": _FLOAT}
-    | dict.fromkeys(("n_sizes", "n_selectors", "n_seeds", "n_test"), _COUNT)
+    LAYER_KEY_COLUMNS
+    | interval_columns("choice", "gain", "loss")
+    | {"value_full": FLOAT, "smallest_fraction": FLOAT, "n_neurons": COUNT, "level": FLOAT}
+    | dict.fromkeys(("n_sizes", "n_selectors", "n_seeds", "n_test"), COUNT)
 )
+_NOT_RULES = ("random", "full")
 
 
-@checked
+@validate_arguments
 def diffuseness(
     run: RunLike | Sequence[RunLike],
     *,
@@ -52,46 +64,46 @@ def diffuseness(
     resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Set random subsets between those of the best and the worst rule, size by size.
+    """Compare random subsets with those of the best and the worst rule, size by size.
 
-    The best of many rules on some test samples owes part of its lead to these samples. So the
-    test samples are halved; on each half the rule is scored that was best (worst) on the other
-    half, and both halves count by their size. No sample takes part in choosing the rule that it
-    scores, so the lead is neither flattered nor, with ties aside, biased. Intervals are those
-    of the bootstrap within the halves, random subsets on the same resampled samples, their
-    seeds resampled too; the picked rules stay fixed. Where a measure is no mean over samples
-    (CKA), its halves are the infinitesimal jackknife's linear estimate.
+    The best of many rules on some test samples owes part of its lead to these samples. Therefore
+    the test samples are split into two halves. Each half scores the rule that was best (worst) on
+    the other half, and both halves count by their size. No sample helps to choose the rule that it
+    scores, so the lead is not biased by the choice, except for ties. Intervals come from the
+    bootstrap within the halves. Random subsets use the same resampled samples and resampled
+    seeds; the chosen rules stay fixed. For a measure that is not a mean over samples (CKA) the
+    halves are linear estimates by the infinitesimal jackknife.
 
-    Rules are all selectors of the run that order neurons without chance; projections mix all
+    Rules are all selectors of the run that order neurons without randomness. Projections mix all
     neurons and are left out.
 
     Parameters
     ----------
-    run: a run, its path, or several of them; of each: random subsets and at least one rule.
-    measure: one of the run; all by default.
-    level: of the percentile intervals.
-    resamples: bootstrap draws.
-    seed: fixes the draws.
+    run: a run, its path, or several of them; each needs random subsets and at least one rule.
+    measure: one measure of the run; all by default.
+    level: confidence level of the percentile intervals.
+    resamples: number of bootstrap draws.
+    seed: seed of the draws.
 
     Returns
     -------
     One row per model x layer x dataset x measure x n_kept below the whole layer,
-    `DIFFUSENESS_COLUMNS`: ``random`` is the mean over seeds and ``random_std`` their spread;
-    ``best`` and ``worst`` name the rules picked ("a | b" where the halves disagree);
-    ``gain`` is best_value - random, ``loss`` random - worst_value, both paired.
+    `DIFFUSENESS_COLUMNS`: ``random`` is the mean over seeds and ``random_std`` the standard
+    deviation over seeds; ``best`` and ``worst`` name the chosen rules ("a | b" if the halves
+    chose different ones); ``gain`` is best_value - random, ``loss`` is random - worst_value, both
+    paired.
 
     Raises
     ------
-    CriticalMassError: for an unknown measure, a level that is none, or a run without random
-        subsets or without rules to set beside them.
+    CriticalMassError: if the measure is unknown, level or resamples is out of range, or a run has
+        no random subsets or no rules at the same sizes.
     """
-    rows = [
-        row for field in _fields(run, measure, (level, resamples, seed)) for row in field.rows()
-    ]
-    return typed(rows, DIFFUSENESS_COLUMNS)
+    draws = Draws(level, resamples, seed)
+    rows = [row for effect in _effects(run, measure, draws) for row in effect.rows()]
+    return typed_table(rows, DIFFUSENESS_COLUMNS)
 
 
-@checked
+@validate_arguments
 def diffuseness_summary(
     run: RunLike | Sequence[RunLike],
     *,
@@ -100,13 +112,18 @@ def diffuseness_summary(
     resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Say in one number how much the choice of neurons matters over all sizes.
+    """Summarise the effect of choosing neurons over all sizes in one number.
 
-    ``gain`` is the area between best and random over the logarithm of n_kept, from the
-    smallest tested size to the whole layer (where all are equal), divided by the length of
-    that axis and by the whole layer's value: the lead of a good choice at a typical size, as a
-    share of what the layer can do. ``loss`` is the same of random - worst, and ``choice`` =
-    gain + loss. Trapezoids between the tested sizes; picks and intervals as in `diffuseness`.
+    ``gain`` is the area between best and random over the logarithm of n_kept, from the smallest
+    tested size to the whole layer (where all are equal), divided by the length of that axis and by
+    the whole layer's value. It is the lead of a good choice at a typical size, as a share of the
+    whole layer's value. ``loss`` is the same for random - worst, and ``choice`` = gain + loss.
+    The area uses trapezoids between the tested sizes; choices and intervals are those of
+    `diffuseness`.
+
+    Parameters
+    ----------
+    run, measure, level, resamples, seed: as in `diffuseness`.
 
     Returns
     -------
@@ -114,96 +131,108 @@ def diffuseness_summary(
 
     Raises
     ------
-    CriticalMassError: as `diffuseness`.
+    CriticalMassError: as in `diffuseness`.
     """
-    fields = _fields(run, measure, (level, resamples, seed))
-    return typed([field.summary() for field in fields], SUMMARY_COLUMNS)
+    draws = Draws(level, resamples, seed)
+    rows = [effect.summary() for effect in _effects(run, measure, draws)]
+    return typed_table(rows, SUMMARY_COLUMNS)
 
 
 @dataclass(frozen=True, eq=False)
-class _Field:
-    """One layer under one measure: random subsets and the picked rules, on all draws.
+class _Series:
+    """Values at every size, (n_sizes,), and their bootstrap draws, (resamples, n_sizes)."""
+
+    value: FloatArray
+    draws: FloatArray
+
+    def minus(self, other: _Series) -> _Series:
+        return _Series(self.value - other.value, self.draws - other.draws)
+
+    def plus(self, other: _Series) -> _Series:
+        return _Series(self.value + other.value, self.draws + other.draws)
+
+
+@dataclass(frozen=True, eq=False)
+class _ChoiceEffect:
+    """Random subsets and chosen rules of one layer under one measure.
 
     Attributes
     ----------
     key: model, layer, dataset and measure.
-    used: rows with a value, of random subsets, rules and the whole layer.
+    used: rows with an artifact, of random subsets, rules and the whole layer.
     sizes: (n_sizes,) ascending, all below n_neurons.
-    names: best and worst rule per size.
-    value: "random", "best" and "worst" to (n_sizes,).
-    drawn: the same to (resamples, n_sizes).
-    full: value of the whole layer, and (resamples,) draws.
-    level: of the intervals.
+    names: "best" and "worst" -> name of the rule at every size.
+    series: "random", "best" and "worst" -> values.
+    full: value of the whole layer.
+    full_draws: (resamples,) bootstrap draws of ``full``.
+    level: confidence level of the intervals.
     """
 
-    key: tuple[str, ...]
+    key: LayerKey
     used: pd.DataFrame
     sizes: npt.NDArray[np.int64]
     names: dict[str, list[str]]
-    value: dict[str, FloatArray]
-    drawn: dict[str, FloatArray]
-    full: tuple[float, FloatArray]
+    series: dict[str, _Series]
+    full: float
+    full_draws: FloatArray
     level: float
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Rows of `diffuseness`."""
-        gaps = self._gaps()
+        """Yield the rows of `diffuseness`."""
+        series = {
+            "random": self.series["random"],
+            "best_value": self.series["best"],
+            "worst_value": self.series["worst"],
+        } | self._leads()
         for i, size in enumerate(self.sizes):
-            here = self.used[self.used["n_kept"] == size]
-            chance = here[here["selector"] == "random"]
-            spread = chance["value"].to_numpy(dtype=np.float64)
-            row = dict(zip(_KEY, self.key, strict=True)) | self._common(here)
-            row |= {"fraction": float(here["fraction"].min()), "n_kept": int(size)}
-            row |= self._ends("random", self.value["random"][i], self.drawn["random"][:, i])
-            row["random_std"] = float(spread.std(ddof=1)) if spread.size > 1 else None
-            for which in ("best", "worst"):
-                row[which] = self.names[which][i]
-                row |= self._ends(f"{which}_value", self.value[which][i], self.drawn[which][:, i])
-            for name, (value, drawn) in gaps.items():
-                row |= self._ends(name, value[i], drawn[:, i])
+            rows = self.used[self.used["n_kept"] == size]
+            random_values = rows.loc[rows["selector"] == "random", "value"].to_numpy(np.float64)
+            row = self.key._asdict() | self._support(rows)
+            row |= {"fraction": float(rows["fraction"].min()), "n_kept": int(size)}
+            row["random_std"] = float(random_values.std(ddof=1)) if random_values.size > 1 else None
+            row |= {which: self.names[which][i] for which in ("best", "worst")}
+            for name, values in series.items():
+                row |= self._with_interval(name, values.value[i], values.draws[:, i])
             yield row
 
     def summary(self) -> dict[str, Any]:
-        """Row of `diffuseness_summary`."""
+        """Return the row of `diffuseness_summary`."""
         n_neurons = int(self.used["n_neurons"].max())
-        weights = axis_shares(self.sizes, n_neurons)
-        full, full_drawn = self.full
-        row = dict(zip(_KEY, self.key, strict=True)) | self._common(self.used)
+        weights = log_size_weights(self.sizes, n_neurons)
+        row = self.key._asdict() | self._support(self.used)
         row |= {"n_sizes": int(self.sizes.size)}
         row |= {"smallest_fraction": float(self.sizes[0]) / n_neurons}
-        gaps = self._gaps()
-        both = [sum(gaps[name][part] for name in ("gain", "loss")) for part in (0, 1)]
-        for name, (value, drawn) in {**gaps, "choice": (both[0], both[1])}.items():
-            row |= self._ends(name, float(weights @ value) / full, drawn @ weights / full_drawn)
+        leads = self._leads()
+        leads["choice"] = leads["gain"].plus(leads["loss"])
+        for name, lead in leads.items():
+            value = float(weights @ lead.value) / self.full
+            row |= self._with_interval(name, value, lead.draws @ weights / self.full_draws)
         return row
 
-    def _gaps(self) -> dict[str, tuple[FloatArray, FloatArray]]:
-        return {
-            name: (self.value[one] - self.value[two], self.drawn[one] - self.drawn[two])
-            for name, one, two in (("gain", "best", "random"), ("loss", "random", "worst"))
-        }
+    def _leads(self) -> dict[str, _Series]:
+        best, random, worst = (self.series[name] for name in ("best", "random", "worst"))
+        return {"gain": best.minus(random), "loss": random.minus(worst)}
 
-    def _ends(self, name: str, value: float, drawn: FloatArray) -> dict[str, float]:
-        low, high = percentiles(drawn, self.level)
+    def _with_interval(self, name: str, value: float, draws: FloatArray) -> dict[str, float]:
+        low, high = percentile_interval(draws, self.level)
         return {name: float(value), f"{name}_low": low, f"{name}_high": high}
 
-    def _common(self, rows: pd.DataFrame) -> dict[str, Any]:
-        rules = rows[~rows["selector"].isin(["random", "full"])]
+    def _support(self, rows: pd.DataFrame) -> dict[str, Any]:
         return {
-            "value_full": self.full[0],
+            "value_full": self.full,
             "level": self.level,
             "n_neurons": int(rows["n_neurons"].max()),
-            "n_selectors": int(rules["selector"].nunique()),
-            "n_seeds": int(rows[rows["selector"] == "random"]["seed"].nunique()),
+            "n_selectors": int(rows.loc[_is_rule(rows), "selector"].nunique()),
+            "n_seeds": int(rows.loc[rows["selector"] == "random", "seed"].nunique()),
             "n_test": int(rows["n_test"].max()),
         }
 
 
-def axis_shares(sizes: npt.NDArray[np.int64], n_neurons: int) -> FloatArray:
-    """(n_sizes,) weight of each size in a mean over the logarithmic axis up to the whole layer.
+def log_size_weights(sizes: npt.NDArray[np.int64], n_neurons: int) -> FloatArray:
+    """(n_sizes,) weights of a mean over the logarithmic size axis, by the trapezoidal rule.
 
-    Trapezoids; the whole layer closes the axis with a gap of 0, so the weights sum to less
-    than 1.
+    The axis runs from the smallest size to the whole layer, which counts with a value of 0, so the
+    weights sum to less than 1.
     """
     x = np.log(np.append(sizes, n_neurons).astype(np.float64))
     steps = np.diff(x)
@@ -212,117 +241,119 @@ def axis_shares(sizes: npt.NDArray[np.int64], n_neurons: int) -> FloatArray:
     return np.asarray(weights / 2.0 / (x[-1] - x[0]))
 
 
-def _fields(
-    run: RunLike | Sequence[RunLike], measure: str | None, draws: tuple[float, int, int]
-) -> list[_Field]:
-    """Gather every layer and measure that has random subsets and rules beside them."""
-    check_interval(draws[0], draws[1])
-    found: list[_Field] = []
-    for one in runs_of(run):
+def _effects(
+    run: RunLike | Sequence[RunLike], measure: str | None, draws: Draws
+) -> list[_ChoiceEffect]:
+    """Compute the effect on every layer and measure with random subsets and rules."""
+    effects: list[_ChoiceEffect] = []
+    for one in open_runs(run):
         frame = one.frame()
-        known = list(dict.fromkeys(frame["measure"].astype(str)))
-        if measure is not None and measure not in known:
-            raise unknown_name("measure", measure, known)
-        wanted = frame if measure is None else frame[frame["measure"] == measure]
-        fields = list(_fields_of(one, wanted, draws))
-        if not fields:
+        measures = list(dict.fromkeys(frame["measure"].astype(str)))
+        if measure is not None:
+            if measure not in measures:
+                raise unknown_name("measure", measure, measures)
+            frame = frame[frame["measure"] == measure]
+        run_effects = list(_run_effects(one, frame, draws))
+        if not run_effects:
             raise CriticalMassError(
-                f"{one.path} has no random subsets with another selector's beside them; sweep it "
-                "with e.g. selectors=('random', 'greedy-lda', 'leverage', 'norm-low')"
+                f"{one.path} has no random subsets with another selector's at the same size; "
+                "sweep it with e.g. selectors=('random', 'greedy-lda', 'leverage', 'norm-low')"
             )
-        found += fields
-    return found
+        effects += run_effects
+    return effects
 
 
-def _fields_of(run: Run, frame: pd.DataFrame, draws: tuple[float, int, int]) -> Iterator[_Field]:
-    level, resamples, seed = draws
-    # A failed cell keeps nothing.
-    usable = frame["artifact"].notna()
-    chosen = frame["selector"].map(_orders_neurons).astype(bool)
-    for key, part in frame[usable & chosen].groupby(list(_KEY), sort=True):
+def _run_effects(run: Run, frame: pd.DataFrame, draws: Draws) -> Iterator[_ChoiceEffect]:
+    # Failed cells have no artifact.
+    has_artifact = frame["artifact"].notna()
+    is_compared = frame["selector"].map(_is_compared).astype(bool)
+    for key, part in frame[has_artifact & is_compared].groupby(list(LayerKey._fields), sort=True):
         used = part.reset_index(drop=True)
-        sizes = _sizes(used)
+        sizes = _shared_sizes(used)
         if sizes.size:
-            halves = halves_of(run, used, resamples, seed)
-            yield _field(tuple(str(k) for k in key), used, sizes, halves, (level, seed))
+            scores = score_halves(run, used, draws.resamples, draws.seed)
+            yield _choice_effect(LayerKey(*map(str, key)), used, sizes, scores, draws)
 
 
-def _field(
-    key: tuple[str, ...],
+def _choice_effect(
+    key: LayerKey,
     used: pd.DataFrame,
     sizes: npt.NDArray[np.int64],
-    halves: Halves,
-    how: tuple[float, int],
-) -> _Field:
+    scores: SplitScores,
+    draws: Draws,
+) -> _ChoiceEffect:
     names: dict[str, list[str]] = {"best": [], "worst": []}
-    picks: dict[str, list[tuple[int, int]]] = {"best": [], "worst": []}
+    choices: dict[str, list[tuple[int, int]]] = {"best": [], "worst": []}
     for size in sizes:
-        rules = np.flatnonzero(
-            (used["n_kept"] == size) & ~used["selector"].isin(["random", "full"])
-        )
+        rules = np.flatnonzero((used["n_kept"] == size) & _is_rule(used))
         for which, sign in (("best", 1.0), ("worst", -1.0)):
-            pair = picked(sign * halves.means[:, rules])
-            picks[which].append((int(rules[pair[0]]), int(rules[pair[1]])))
-            told = dict.fromkeys(str(used["selector"][i]) for i in picks[which][-1])
-            names[which].append(" | ".join(told))
-    value, drawn = _chance(key, used, sizes, halves, how)
-    values, draws = {"random": value}, {"random": drawn}
-    for which, pairs in picks.items():
-        values[which] = halves.value(np.array(pairs).T)
-        draws[which] = halves.draws(np.array(pairs).T)
-    whole = np.flatnonzero(used["selector"] == "full")
-    if whole.size:
-        both = np.array([whole[0], whole[0]])
-        full = (float(halves.value(both)), halves.draws(both))
+            first, second = best_on_other_half(sign * scores.means[:, rules])
+            choice = int(rules[first]), int(rules[second])
+            choices[which].append(choice)
+            chosen_names = dict.fromkeys(str(used["selector"][i]) for i in choice)
+            names[which].append(" | ".join(chosen_names))
+    series = {"random": _random_series(key, used, sizes, scores, draws)}
+    for which, pairs in choices.items():
+        rows = np.array(pairs).T
+        series[which] = _Series(scores.value(rows), scores.value_draws(rows))
+    full_rows = np.flatnonzero(used["selector"] == "full")
+    if full_rows.size:
+        both = np.array([full_rows[0], full_rows[0]])
+        full, full_draws = float(scores.value(both)), scores.value_draws(both)
     else:
-        told_full = float(used["value_full"].mean())
-        full = (told_full, np.full(len(drawn), told_full))
-    return _Field(key, used, sizes, names, values, draws, full, how[0])
+        full = float(used["value_full"].mean())
+        full_draws = np.full(draws.resamples, full)
+    return _ChoiceEffect(key, used, sizes, names, series, full, full_draws, draws.level)
 
 
-def picked(scores: FloatArray) -> tuple[int, int]:
-    """Which of some rules scores each half: the one that is best on the other half.
+def best_on_other_half(scores: FloatArray) -> tuple[int, int]:
+    """Return the rule that scores each half: the one that is best on the other half.
 
     Parameters
     ----------
-    scores: (2, n_rules) on each half, higher is better; of equals the first.
+    scores: (2, n_rules) score of every rule on each half, higher is better; the first of equals
+        is chosen.
     """
     return int(np.argmax(scores[1])), int(np.argmax(scores[0]))
 
 
-def _chance(
-    key: tuple[str, ...],
+def _random_series(
+    key: LayerKey,
     used: pd.DataFrame,
     sizes: npt.NDArray[np.int64],
-    halves: Halves,
-    how: tuple[float, int],
-) -> tuple[FloatArray, FloatArray]:
+    scores: SplitScores,
+    draws: Draws,
+) -> _Series:
     """Mean of the random subsets at every size, and on draws of seeds and samples."""
-    level, seed = how
-    mine = np.flatnonzero((used["selector"] == "random") & used["n_kept"].isin(sizes))
-    seeds, seed_at = np.unique(used["seed"][mine].to_numpy(dtype=np.int64), return_inverse=True)
-    size_at = np.searchsorted(sizes, used["n_kept"][mine].to_numpy(dtype=np.int64))
-    columns = np.full((sizes.size, seeds.size), -1, dtype=np.intp)
-    columns[size_at, seed_at] = np.arange(mine.size)
-    each = halves.value(np.stack([mine, mine]))
-    mean = np.array([each[row[row >= 0]].mean() for row in columns])
-    rng = np.random.default_rng([seed, zlib.crc32(f"{key[0]}/{key[1]}/random".encode())])
-    drawn = halves.draws(np.stack([mine, mine]))
-    counts = seed_counts(seeds.size, len(drawn), rng)
-    return mean, averaged_over_seeds(drawn, columns, counts, level)
+    rows = np.flatnonzero((used["selector"] == "random") & used["n_kept"].isin(sizes))
+    seeds, seed_index = np.unique(used["seed"][rows].to_numpy(dtype=np.int64), return_inverse=True)
+    size_index = np.searchsorted(sizes, used["n_kept"][rows].to_numpy(dtype=np.int64))
+    row_index = np.full((sizes.size, seeds.size), -1, dtype=np.intp)
+    row_index[size_index, seed_index] = np.arange(rows.size)
+    both_halves = np.stack([rows, rows])
+    values = scores.value(both_halves)
+    mean = np.array([values[index[index >= 0]].mean() for index in row_index])
+    rng = selector_rng(draws.seed, key.model, key.layer, "random")
+    counts = seed_counts(seeds.size, draws.resamples, rng)
+    value_draws = scores.value_draws(both_halves)
+    return _Series(mean, averaged_over_seeds(value_draws, row_index, counts, draws.level))
 
 
-def _orders_neurons(selector: str) -> bool:
-    """Whether a selector's subsets are compared: the random one, the layer, and fixed orders."""
-    if selector in ("random", "full"):
+def _is_rule(rows: pd.DataFrame) -> pd.Series:
+    return ~rows["selector"].isin(_NOT_RULES)
+
+
+def _is_compared(selector: str) -> bool:
+    """Tell whether a selector is the random one, the whole layer, or a rule."""
+    if selector in _NOT_RULES:
         return True
     info = SELECTORS.get(selector)
     return info is None or not (info.is_projection or info.is_random)
 
 
-def _sizes(used: pd.DataFrame) -> npt.NDArray[np.int64]:
+def _shared_sizes(used: pd.DataFrame) -> npt.NDArray[np.int64]:
     """Sizes below the whole layer that random subsets and a rule both have."""
     below = used[used["n_kept"] < used["n_neurons"]]
-    chance = below["selector"] == "random"
-    both = np.intersect1d(below["n_kept"][chance], below["n_kept"][~chance])
+    is_random = below["selector"] == "random"
+    both = np.intersect1d(below["n_kept"][is_random], below["n_kept"][~is_random])
     return np.asarray(both, dtype=np.int64)

@@ -1,22 +1,22 @@
-"""Where a curve of values reaches a share of the whole layer's value: three estimators."""
+"""Critical size of a curve: where its values reach a share of the whole layer's value."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
-from criticalmass.core.arguments import checked
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import CriticalMassError, unknown_name
 
-# A bar of 0.9 * 0.8 is 0.7200000000000001: a value of 0.72 must pass it all the same.
-_SLACK = 1e-12
+# Rounding makes 0.9 * 0.8 equal 0.7200000000000001; a value of 0.72 must still reach it.
+_RELATIVE_TOLERANCE = 1e-12
 
 
-@checked
+@validate_arguments
 def diffused_redundancy(
     fractions: npt.ArrayLike,
     values: npt.ArrayLike,
@@ -29,45 +29,55 @@ def diffused_redundancy(
 
     Parameters
     ----------
-    fractions: (n_fractions,) tested fractions in (0, 1], in any order; 1 need not be there.
+    fractions: (n_fractions,) tested fractions in (0, 1], in any order, with or without 1.
     values: (n_fractions,) or (n_fractions, n_seeds) value of the measure.
     value_full: value of the whole layer, scalar or (n_seeds,); its mean is used.
     delta: share of ``value_full`` to reach, in (0, 1].
-    estimator: "strict", the smallest tested fraction whose mean reaches the bar;
-        "interpolated", where the piecewise-linear mean curve first crosses it;
-        "nearest", the tested fraction whose ratio is nearest to delta, as in the authors'
-        analysis code, even if it misses the bar.
+    estimator: "strict": the smallest tested fraction whose mean is at least
+        ``delta * value_full``; "interpolated": where the piecewise-linear mean curve first
+        crosses ``delta * value_full``; "nearest": the tested fraction whose ratio to
+        ``value_full`` is nearest to delta, even if it is below delta, as in the authors' analysis
+        code.
 
     Returns
     -------
-    DR in [0, 1). A lower bound if the smallest tested fraction passes; 0 if none below 1
-    does, except with "nearest", which picks a tested fraction whatever happens.
+    DR in [0, 1). It is a lower bound if the smallest tested fraction passes, and 0 if no fraction
+    below 1 passes; "nearest" always picks a tested fraction.
 
     Raises
     ------
-    CriticalMassError: for values that are missing or do not fit, or an unknown estimator.
+    CriticalMassError: if values are missing or have the wrong shape, delta is out of range, or
+        the estimator is unknown.
     """
     x = np.asarray(fractions, dtype=np.float64)
     y = np.asarray(values, dtype=np.float64)
-    whole = np.asarray(value_full, dtype=np.float64)
-    if whole.size == 0:
-        raise CriticalMassError(f"value_full={value_full!r} holds no value of the whole layer")
-    full = float(np.mean(whole))
+    full_values = np.asarray(value_full, dtype=np.float64)
+    if full_values.size == 0:
+        raise CriticalMassError(f"value_full={value_full!r} is empty; give the whole layer's value")
+    full = float(np.mean(full_values))
     check_delta(delta)
     check_estimator(estimator)
     _check_curve(x, y, full)
     mean = y if y.ndim == 1 else y.mean(axis=1)
     order = np.argsort(x)
-    found = critical_size(x[order], mean[order][None], np.array([full]), delta, estimator, 1.0)
-    return float(1.0 - found[0])
+    critical = critical_size(x[order], mean[order][None], np.array([full]), delta, estimator, 1.0)
+    return float(1.0 - critical[0])
 
 
 def check_delta(delta: float) -> None:
     """Refuse a delta outside (0, 1]."""
     if not 0.0 < delta <= 1.0:
         raise CriticalMassError(
-            f"delta={delta} is outside (0, 1]; 0.9 asks for 90 % of the whole layer's value"
+            f"delta={delta} is outside (0, 1]; 0.9 means 90 % of the whole layer's value"
         )
+
+
+def checked_deltas(deltas: float | Sequence[float]) -> list[float]:
+    """Return one delta or several as a list; refuse any outside (0, 1]."""
+    numbers = [float(d) for d in np.atleast_1d(np.asarray(deltas, dtype=np.float64))]
+    for delta in numbers:
+        check_delta(delta)
+    return numbers
 
 
 def check_estimator(estimator: str) -> None:
@@ -78,8 +88,8 @@ def check_estimator(estimator: str) -> None:
 
 def reaches(means: FloatArray, full: FloatArray, delta: float) -> npt.NDArray[np.bool_]:
     """(..., n_sizes) whether means reach the share ``delta`` of ``full`` (...)."""
-    bar = delta * full[..., None]
-    return np.asarray(means >= bar - _SLACK * np.abs(bar))
+    threshold = delta * full[..., None]
+    return np.asarray(means >= threshold - _RELATIVE_TOLERANCE * np.abs(threshold))
 
 
 def critical_size(
@@ -88,9 +98,9 @@ def critical_size(
     full: FloatArray,
     delta: float,
     estimator: str,
-    whole: float,
+    full_size: float,
 ) -> FloatArray:
-    """Critical size of many curves at once.
+    """Compute the critical sizes of many curves.
 
     Parameters
     ----------
@@ -99,43 +109,43 @@ def critical_size(
     full: (n_curves,) value of the whole layer.
     delta: share of ``full`` to reach.
     estimator: a key of `ESTIMATORS`.
-    whole: size of the whole layer, 1 or its number of neurons.
+    full_size: size of the whole layer, 1 or its number of neurons.
 
     Returns
     -------
-    (n_curves,) sizes, at most ``whole``.
+    (n_curves,) sizes, at most ``full_size``.
     """
-    return ESTIMATORS[estimator](sizes, means, full, delta, whole)
+    return ESTIMATORS[estimator](sizes, means, full, delta, full_size)
 
 
 def _strict(
-    sizes: FloatArray, means: FloatArray, full: FloatArray, delta: float, whole: float
+    sizes: FloatArray, means: FloatArray, full: FloatArray, delta: float, full_size: float
 ) -> FloatArray:
-    passed = reaches(means, full, delta)
-    first = sizes[np.argmax(passed, axis=1)]
-    return np.where(passed.any(axis=1), first, whole)
+    passes = reaches(means, full, delta)
+    first = sizes[np.argmax(passes, axis=1)]
+    return np.where(passes.any(axis=1), first, full_size)
 
 
 def _interpolated(
-    sizes: FloatArray, means: FloatArray, full: FloatArray, delta: float, whole: float
+    sizes: FloatArray, means: FloatArray, full: FloatArray, delta: float, full_size: float
 ) -> FloatArray:
-    passed = reaches(means, full, delta)
-    at = np.argmax(passed, axis=1)
-    before = np.maximum(at - 1, 0)
+    passes = reaches(means, full, delta)
+    first = np.argmax(passes, axis=1)
+    before = np.maximum(first - 1, 0)
     row = np.arange(len(means))
-    rise = means[row, at] - means[row, before]
+    rise = means[row, first] - means[row, before]
     missing = delta * full - means[row, before]
     share = np.clip(np.divide(missing, rise, out=np.ones(len(means)), where=rise > 0.0), 0.0, 1.0)
-    crossing = sizes[before] + share * (sizes[at] - sizes[before])
-    # The whole layer is no subset: if nothing smaller passes, all of it is needed.
-    some = (passed & (sizes < whole)).any(axis=1)
-    return np.where(some, crossing, whole)
+    crossing = sizes[before] + share * (sizes[first] - sizes[before])
+    # If no size below the whole layer passes, the critical size is the whole layer.
+    subset_passes = (passes & (sizes < full_size)).any(axis=1)
+    return np.where(subset_passes, crossing, full_size)
 
 
 def _nearest(
-    sizes: FloatArray, means: FloatArray, full: FloatArray, delta: float, whole: float
+    sizes: FloatArray, means: FloatArray, full: FloatArray, delta: float, full_size: float
 ) -> FloatArray:
-    # Rounding makes ties ties: the smaller size stands.
+    # Rounded, so that equal distances are equal; of two, argmin takes the smaller size.
     distance = np.round(np.abs(means - delta * full[:, None]), 12)
     return np.asarray(sizes[np.argmin(distance, axis=1)])
 
@@ -147,17 +157,17 @@ ESTIMATORS: Mapping[str, _Estimator] = MappingProxyType(
 
 
 def _check_curve(x: FloatArray, y: FloatArray, full: float) -> None:
-    """Refuse a curve on which no critical size is defined."""
+    """Refuse a curve that has no critical size."""
     if x.ndim != 1 or x.size == 0 or y.ndim not in (1, 2) or y.shape[0] != x.size or y.size == 0:
         raise CriticalMassError(
-            f"fractions have shape {x.shape} and values {y.shape}; values are (n_fractions,) "
+            f"fractions have shape {x.shape} and values {y.shape}; values must be (n_fractions,) "
             "or (n_fractions, n_seeds)"
         )
     if not (np.all(x > 0.0) and np.all(x <= 1.0)) or np.unique(x).size < x.size:
-        raise CriticalMassError(f"fractions {x.tolist()} must be distinct and lie in (0, 1]")
+        raise CriticalMassError(f"fractions {x.tolist()} must be distinct and in (0, 1]")
     if not np.isfinite(y).all():
-        raise CriticalMassError("values hold NaN or infinity; leave failed cells out")
+        raise CriticalMassError("values contain NaN or infinity; leave failed cells out")
     if not (np.isfinite(full) and full > 0.0):
         raise CriticalMassError(
-            f"value_full={full} but a share of it is only defined if it is above 0"
+            f"value_full={full} must be above 0: a share of it is not defined otherwise"
         )

@@ -1,4 +1,8 @@
-"""How unequal numbers are: Gini coefficient, coefficient of variation, largest gap."""
+"""Inequality of class accuracies: Gini coefficient, coefficient of variation, largest gap.
+
+The proportional-odds baseline tells how unequal the classes would be at a lower accuracy if no
+class were treated differently: the odds of an error grow by one factor in all classes.
+"""
 
 from __future__ import annotations
 
@@ -7,33 +11,36 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from criticalmass.core.arguments import checked
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import CriticalMassError
 
+_MAX_NEWTON_STEPS = 60
+_ACCURACY_TOLERANCE = 1e-10
 
-@checked
+
+@validate_arguments
 def gini(x: npt.ArrayLike) -> float:
-    """Gini coefficient, sum_ij |x_i - x_j| / (2 n^2 mean(x)).
+    """Compute the Gini coefficient, sum_ij |x_i - x_j| / (2 n^2 mean(x)).
 
-    The population form, in [0, (n - 1)/n]; the other common form, which divides by n (n - 1),
-    is n/(n - 1) times it. The analysis code of Nanda et al. (2023) uses the population form
-    too, on class accuracies averaged over seeds, after adding 1e-7 to each.
+    This is the population form, in [0, (n - 1)/n]. The other common form divides by n (n - 1) and
+    is n/(n - 1) times larger. The analysis code of Nanda et al. (2023) also uses the population
+    form, on class accuracies averaged over seeds, after adding 1e-7 to each.
 
     Parameters
     ----------
-    x: (n,) numbers, 0 or more, such as class accuracies. All zero: 0, all are equal.
+    x: (n,) numbers, 0 or more, such as class accuracies. If all are 0, the result is 0.
 
     Raises
     ------
-    CriticalMassError: for no number, a negative one, or one that is not finite.
+    CriticalMassError: if x is empty, or a number is negative or not finite.
     """
-    return float(gini_of_rows(_checked(x, "gini", floor=0.0)))
+    return float(gini_of_rows(_checked_numbers(x, "gini", minimum=0.0)))
 
 
-@checked
+@validate_arguments
 def coefficient_of_variation(x: npt.ArrayLike) -> float:
-    """Divide the population standard deviation by the mean; 0 if all numbers are zero.
+    """Divide the population standard deviation by the mean; 0 if all numbers are 0.
 
     Parameters
     ----------
@@ -41,14 +48,14 @@ def coefficient_of_variation(x: npt.ArrayLike) -> float:
 
     Raises
     ------
-    CriticalMassError: for no number, a negative one, or one that is not finite.
+    CriticalMassError: if x is empty, or a number is negative or not finite.
     """
-    return float(variation_of_rows(_checked(x, "coefficient_of_variation", floor=0.0)))
+    return float(variation_of_rows(_checked_numbers(x, "coefficient_of_variation", minimum=0.0)))
 
 
-@checked
+@validate_arguments
 def max_min_gap(x: npt.ArrayLike) -> float:
-    """Largest number minus smallest.
+    """Subtract the smallest number from the largest.
 
     Parameters
     ----------
@@ -56,13 +63,13 @@ def max_min_gap(x: npt.ArrayLike) -> float:
 
     Raises
     ------
-    CriticalMassError: for no number, or one that is not finite.
+    CriticalMassError: if x is empty, or a number is not finite.
     """
-    return float(np.ptp(_checked(x, "max_min_gap", floor=-np.inf)))
+    return float(np.ptp(_checked_numbers(x, "max_min_gap", minimum=-np.inf)))
 
 
 def gini_of_rows(x: FloatArray) -> FloatArray:
-    """Gini coefficient over the last axis of (..., n), unchecked."""
+    """Compute the Gini coefficient over the last axis of (..., n), without checks."""
     n = x.shape[-1]
     ranked = np.sort(x, axis=-1)
     weights = 2.0 * np.arange(1, n + 1) - n - 1.0
@@ -70,18 +77,19 @@ def gini_of_rows(x: FloatArray) -> FloatArray:
 
 
 def variation_of_rows(x: FloatArray) -> FloatArray:
-    """Coefficient of variation over the last axis of (..., n), unchecked."""
+    """Compute the coefficient of variation over the last axis of (..., n), without checks."""
     return _ratio(x.std(axis=-1), x.mean(axis=-1))
 
 
 def gini_without_noise(x: FloatArray, noise: FloatArray) -> FloatArray:
-    """Gini coefficient of the truths behind noisy numbers, approximately.
+    """Estimate the Gini coefficient of the true values behind noisy numbers.
 
     Noise makes equal numbers differ, so the Gini coefficient of estimates is too large on
-    average. Here the estimates are drawn towards their mean until their variance is that of
-    the truths, s^2 - mean(noise); with a fixed mean the Gini coefficient is proportional to
-    the deviations, so it is multiplied by sqrt(1 - mean(noise) / s^2), or 0 if the noise
-    explains all of s^2. Exact in expectation of s^2, and for normal truths and noise.
+    average. The correction moves the estimates toward their mean until their variance is that of
+    the true values, s^2 - mean(noise). With a fixed mean the Gini coefficient is proportional to
+    the deviations, so it is multiplied by sqrt(1 - mean(noise) / s^2), or by 0 if the noise
+    exceeds s^2. The corrected variance is unbiased; the coefficient is exact for normal true
+    values and noise.
 
     Parameters
     ----------
@@ -94,100 +102,88 @@ def gini_without_noise(x: FloatArray, noise: FloatArray) -> FloatArray:
     """
     if x.shape[-1] < 2:
         return gini_of_rows(x)
-    spread = x.var(axis=-1, ddof=1)
-    left = 1.0 - _ratio(noise.mean(axis=-1), spread)
-    return gini_of_rows(x) * np.sqrt(np.clip(left, 0.0, 1.0))
+    variance = x.var(axis=-1, ddof=1)
+    signal_share = 1.0 - _ratio(noise.mean(axis=-1), variance)
+    return gini_of_rows(x) * np.sqrt(np.clip(signal_share, 0.0, 1.0))
 
 
-def _ratio(top: Any, bottom: Any) -> FloatArray:
-    """Divide; 0 where the bottom is 0."""
-    bottom = np.asarray(bottom, dtype=np.float64)
-    safe = np.where(bottom > 0.0, bottom, 1.0)
-    return np.where(bottom > 0.0, np.asarray(top, dtype=np.float64) / safe, 0.0)
+def proportional_odds_accuracy(
+    accuracy: FloatArray, shares: FloatArray, target: FloatArray
+) -> FloatArray:
+    """Change class accuracies to a target mean by one factor on the odds of all classes.
 
-
-def _checked(x: npt.ArrayLike, name: str, *, floor: float) -> FloatArray:
-    numbers = np.asarray(x, dtype=np.float64).ravel()
-    if not numbers.size:
-        raise CriticalMassError(f"{name} of no numbers; give at least one")
-    if not np.isfinite(numbers).all():
-        raise CriticalMassError(f"{name} of {numbers[~np.isfinite(numbers)][0]}; drop it first")
-    if numbers.min() < floor:
-        raise CriticalMassError(f"{name} of {numbers.min():g}; it is defined for 0 or more")
-    return numbers
-
-
-_MOST_STEPS = 60
-_EXACT = 1e-10
-
-
-def neutral_accuracy(whole: FloatArray, shares: FloatArray, accuracy: FloatArray) -> FloatArray:
-    """Class accuracies if the whole layer lost accuracy with the same odds factor everywhere.
+    This is the proportional-odds baseline. With p a class accuracy and t the factor on the odds
+    of an error, the result is p / (p + (1 - p) t); t is found by a safeguarded Newton method.
 
     Parameters
     ----------
-    whole: (..., C) the whole layer's class accuracies, inside (0, 1); broadcasts.
+    accuracy: (..., C) class accuracies, inside (0, 1); broadcasts against ``target``.
     shares: (C,) share of each class among the test samples.
-    accuracy: (...) overall accuracy to come down (or up) to, inside (0, 1).
+    target: (...) mean accuracy of the result, inside (0, 1).
 
     Returns
     -------
-    (..., C) class accuracies with ``result @ shares == accuracy``.
+    (..., C) class accuracies with ``result @ shares == target``.
     """
-    target = np.asarray(accuracy, dtype=np.float64)
-    shape = np.broadcast_shapes(whole.shape[:-1], target.shape)
+    target = np.asarray(target, dtype=np.float64)
+    shape = np.broadcast_shapes(accuracy.shape[:-1], target.shape)
     goal = np.broadcast_to(target, shape)
-    # With t the factor on the odds of an error, q = p / (p + (1 - p) t): no exponential per class.
-    wrong = 1.0 - whole
+    wrong = 1.0 - accuracy
     low, high = np.full(shape, -60.0), np.full(shape, 60.0)
-    step = np.asarray(_logit(whole @ shares) - _logit(goal))
-    for _ in range(_MOST_STEPS):
-        q = whole / (whole + wrong * np.exp(step)[..., None])
+    # The unknown is log t. There is one exponential per target and none per class.
+    log_factor = np.asarray(_logit(accuracy @ shares) - _logit(goal))
+    for _ in range(_MAX_NEWTON_STEPS):
+        q = accuracy / (accuracy + wrong * np.exp(log_factor)[..., None])
         mean = q @ shares
-        if not q.size or np.abs(mean - goal).max() <= _EXACT:
+        if not q.size or np.abs(mean - goal).max() <= _ACCURACY_TOLERANCE:
             break
-        above = mean > goal
-        low, high = np.where(above, step, low), np.where(above, high, step)
-        # Newton on the logit of the mean, which is nearly linear in the step.
+        is_above = mean > goal
+        low, high = np.where(is_above, log_factor, low), np.where(is_above, high, log_factor)
+        # Newton on the logit of the mean, which is nearly linear in log t.
         slope = (q * (1.0 - q)) @ shares / (mean * (1.0 - mean))
-        tried = step + (_logit(mean) - _logit(goal)) / np.maximum(slope, 1e-3)
-        step = np.where((tried > low) & (tried < high), tried, 0.5 * (low + high))
-    return np.asarray(whole / (whole + wrong * np.exp(step)[..., None]))
+        newton = log_factor + (_logit(mean) - _logit(goal)) / np.maximum(slope, 1e-3)
+        is_inside = (newton > low) & (newton < high)
+        log_factor = np.where(is_inside, newton, 0.5 * (low + high))
+    return np.asarray(accuracy / (accuracy + wrong * np.exp(log_factor)[..., None]))
 
 
-def half_a_sample_inside(accuracy: FloatArray, counts: FloatArray) -> FloatArray:
-    """Move class accuracies of 0 and 1 inside by half a sample, where odds exist.
+def clip_half_sample(accuracy: FloatArray, counts: FloatArray) -> FloatArray:
+    """Move class accuracies of 0 and 1 inward by half a test sample, so that odds are finite.
 
     Parameters
     ----------
-    accuracy: (..., C).
-    counts: (C,) test samples of each class.
+    accuracy: (..., C) class accuracies.
+    counts: (C,) number of test samples of each class.
     """
     edge = 0.5 / (counts + 1.0)
     return np.clip(accuracy, edge, 1.0 - edge)
 
 
 def excess_inequality(
-    accuracy: FloatArray, neutral: FloatArray, whole: FloatArray, counts: FloatArray
+    accuracy: FloatArray, baseline: FloatArray, full_accuracy: FloatArray, counts: FloatArray
 ) -> FloatArray:
-    """Gini coefficient of class accuracies beyond that of a class-neutral loss.
+    """Subtract the Gini coefficient of the proportional-odds baseline from that of a subset.
 
-    Both coefficients are freed of what sampling noise adds (`gini_without_noise`): the noise
-    of the subset's accuracies is binomial, that of the neutral ones is the whole layer's
-    binomial noise, carried through the change of the odds. They differ, so that plain
-    coefficients would show an excess (mostly a negative one) where there is none.
+    Both coefficients are corrected for sampling noise (`gini_without_noise`). The noise of the
+    subset's accuracies is binomial; the noise of the baseline is the binomial noise of the whole
+    layer, propagated through the change of the odds. The two differ, so uncorrected coefficients
+    would show an excess (mostly a negative one) where there is none.
 
     Parameters
     ----------
-    accuracy: (..., C) the subset's class accuracies, inside (0, 1).
-    neutral: (..., C) from `neutral_accuracy`.
-    whole: (..., C) the whole layer's, inside (0, 1); broadcasts.
-    counts: (C,) test samples of each class.
+    accuracy: (..., C) class accuracies of the subset, inside (0, 1).
+    baseline: (..., C) class accuracies from `proportional_odds_accuracy`.
+    full_accuracy: (..., C) class accuracies of the whole layer, inside (0, 1); broadcasts.
+    counts: (C,) number of test samples of each class.
+
+    Returns
+    -------
+    (...) differences; above 0 the classes of the subset are more unequal than the baseline.
     """
-    carried = neutral * (1.0 - neutral) / (whole * (1.0 - whole))
-    there = gini_without_noise(accuracy, binomial_noise(accuracy, counts))
-    expected = gini_without_noise(neutral, carried**2 * binomial_noise(whole, counts))
-    return there - expected
+    slope = baseline * (1.0 - baseline) / (full_accuracy * (1.0 - full_accuracy))
+    subset_gini = gini_without_noise(accuracy, binomial_noise(accuracy, counts))
+    baseline_gini = gini_without_noise(baseline, slope**2 * binomial_noise(full_accuracy, counts))
+    return subset_gini - baseline_gini
 
 
 def binomial_noise(accuracy: FloatArray, counts: FloatArray) -> FloatArray:
@@ -196,8 +192,30 @@ def binomial_noise(accuracy: FloatArray, counts: FloatArray) -> FloatArray:
 
 
 def noise_in_gini(accuracy: FloatArray, counts: FloatArray) -> FloatArray:
-    """How much of the Gini coefficient of (..., C) class accuracies is sampling noise."""
+    """Part of the Gini coefficient of (..., C) class accuracies that sampling noise adds."""
     return gini_of_rows(accuracy) - gini_without_noise(accuracy, binomial_noise(accuracy, counts))
+
+
+def _ratio(numerator: Any, denominator: Any) -> FloatArray:
+    """Divide; 0 if the denominator is 0."""
+    denominator = np.asarray(denominator, dtype=np.float64)
+    safe = np.where(denominator > 0.0, denominator, 1.0)
+    return np.where(denominator > 0.0, np.asarray(numerator, dtype=np.float64) / safe, 0.0)
+
+
+def _checked_numbers(x: npt.ArrayLike, name: str, *, minimum: float) -> FloatArray:
+    numbers = np.asarray(x, dtype=np.float64).ravel()
+    if not numbers.size:
+        raise CriticalMassError(f"{name} needs at least one number, got none")
+    if not np.isfinite(numbers).all():
+        raise CriticalMassError(
+            f"{name} is not defined for {numbers[~np.isfinite(numbers)][0]}; remove it first"
+        )
+    if numbers.min() < minimum:
+        raise CriticalMassError(
+            f"{name} is not defined for {numbers.min():g}; all numbers must be 0 or more"
+        )
+    return numbers
 
 
 def _logit(p: FloatArray) -> FloatArray:

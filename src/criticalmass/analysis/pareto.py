@@ -1,4 +1,4 @@
-"""Size against value: which subsets no smaller or equal one beats, and how sure that is."""
+"""Pareto front of subset size and value, with a test of dominance."""
 
 from __future__ import annotations
 
@@ -10,26 +10,37 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from criticalmass.analysis.columns import RunLike, check_interval, percentiles, runs_of, typed
-from criticalmass.analysis.curves import Curve, curves_of
-from criticalmass.core.arguments import checked
+from criticalmass.analysis.columns import (
+    COUNT,
+    FLAG,
+    FLOAT,
+    SIZE_COLUMNS,
+    TEXT,
+    Draws,
+    RunLike,
+    open_runs,
+    percentile_interval,
+    typed_table,
+)
+from criticalmass.analysis.curves import ValueCurve, curves_of
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import RunError, unknown_name
 from criticalmass.measures.registry import is_similarity
 from criticalmass.selectors.registry import SELECTORS
 from criticalmass.storage.run import Run
 
-_TEXT, _COUNT, _FLOAT, _YES = "string", "Int64", "Float64", "boolean"
 PARETO_COLUMNS: dict[str, str] = (
-    dict.fromkeys(("dataset", "measure", "model", "layer", "selector"), _TEXT)
-    | {"fraction": _FLOAT, "n_kept": _COUNT, "n_neurons": _COUNT, "is_projection": _YES}
-    | {"value": _FLOAT, "low": _FLOAT, "high": _FLOAT}
-    | {"on_front": _YES, "dominated_by": _TEXT, "margin": _FLOAT, "margin_low": _FLOAT}
-    | {"significant": _YES, "level": _FLOAT, "n_seeds": _COUNT, "n_test": _COUNT}
+    dict.fromkeys(("dataset", "measure", "model", "layer", "selector"), TEXT)
+    | SIZE_COLUMNS
+    | {"is_projection": FLAG}
+    | dict.fromkeys(("value", "low", "high"), FLOAT)
+    | {"on_front": FLAG, "dominated_by": TEXT, "margin": FLOAT, "margin_low": FLOAT}
+    | {"significant": FLAG, "level": FLOAT, "n_seeds": COUNT, "n_test": COUNT}
 )
 
 
-@checked
+@validate_arguments
 def pareto(
     run: RunLike | Sequence[RunLike],
     *,
@@ -39,60 +50,61 @@ def pareto(
     seed: int = 0,
     projections: bool = True,
 ) -> pd.DataFrame:
-    """Mark the subsets that no other beats in size and value at once.
+    """Mark the subsets that no other subset beats in both size and value.
 
-    A task is a dataset and a measure: the layers, models and selectors of all runs given
-    compete on it, on the same test samples. A similarity, such as CKA, compares a subset with
-    its own layer, so there every layer is a task of its own. The value of a random selector is
-    the mean over its seeds, for the best seed cannot be known before it was tested.
+    Subsets are compared within a task, a dataset and a measure: the layers, models and selectors
+    of all given runs compete on it, on the same test samples. A similarity, such as CKA, compares
+    a subset with its own layer, so for similarities every layer is a separate task. The value of
+    a random selector is the mean over its seeds, because the best seed is not known before it is
+    tested.
 
-    One subset dominates another if it is no larger and no worse and better in one of the two;
-    equals are both on the front. Some of that is noise: ``significant`` says whether a subset
-    that is no larger has the higher value at ``level``, after allowing for all those that it
-    was compared with (one-sided bounds on all paired differences at once, by the largest
-    studentised difference of the bootstrap; Hsu 1996, ch. 4). What is off the front, but not
-    significantly, may belong there.
+    One subset dominates another if it is no larger, no worse, and better in one of the two. Equal
+    subsets are both on the front. Some dominance is noise: ``significant`` tells whether a subset
+    that is no larger has a higher value at ``level``, corrected for all subsets it was compared
+    with (simultaneous one-sided bounds on all paired differences, by the largest studentised
+    difference of the bootstrap; Hsu 1996, ch. 4). A subset that is off the front, but not
+    significantly, may belong on it.
 
     Parameters
     ----------
     run: a run, its path, or several of them.
-    measure: one of the runs; all by default.
-    level: of the percentile intervals, and of the bound on dominance.
-    resamples: bootstrap draws of seeds and test samples.
-    seed: fixes the draws.
-    projections: whether projections compete; without them it is a choice of neurons.
+    measure: one measure of the runs; all by default.
+    level: confidence level of the percentile intervals and of the bound on dominance.
+    resamples: number of bootstrap draws of seeds and test samples.
+    seed: seed of the draws.
+    projections: whether projections compete; without them only choices of neurons do.
 
     Returns
     -------
     One row per subset size and selector, and one per whole layer (selector "full"), ascending
-    in n_kept within a task, `PARETO_COLUMNS`. ``dominated_by`` names the dominator with the
-    clearest lead, ``margin`` its lead and ``margin_low`` the bound on it. A projection keeps
-    ``n_kept`` numbers per sample, but needs every neuron to compute them (``is_projection``).
-    ``significant`` is missing on the front, and where no test samples were kept.
+    in n_kept within a task, `PARETO_COLUMNS`. ``dominated_by`` names the dominating subset with
+    the largest bound on its lead, ``margin`` is its lead and ``margin_low`` the bound. A
+    projection keeps ``n_kept`` numbers per sample, but needs every neuron to compute them
+    (``is_projection``). ``significant`` is missing on the front, and if no scores were stored.
 
     Raises
     ------
-    CriticalMassError: for an unknown measure, a level that is none, or runs of one dataset
-        with different test samples.
+    CriticalMassError: if the measure is unknown, level or resamples is out of range, or runs of
+        one dataset have different test samples.
     """
-    check_interval(level, resamples)
-    runs = runs_of(run)
-    known = list(dict.fromkeys(m for one in runs for m in one.frame()["measure"].astype(str)))
-    if measure is not None and measure not in known:
-        raise unknown_name("measure", measure, known)
-    tasks: dict[tuple[str, ...], list[_Subset]] = {}
+    draws = Draws(level, resamples, seed)
+    runs = open_runs(run)
+    measures = list(dict.fromkeys(m for one in runs for m in one.frame()["measure"].astype(str)))
+    if measure is not None and measure not in measures:
+        raise unknown_name("measure", measure, measures)
+    tasks: dict[tuple[str, ...], list[_Candidate]] = {}
     for one in runs:
-        for subset in _subsets(one, (level, resamples, seed)):
-            if measure in (None, subset.row["measure"]) and (
-                projections or not subset.row["is_projection"]
+        for candidate in _candidates(one, draws):
+            if measure in (None, candidate.row["measure"]) and (
+                projections or not candidate.row["is_projection"]
             ):
-                tasks.setdefault(subset.task, []).append(subset)
-    rows = [row for task in sorted(tasks) for row in _judged(_same_test(tasks[task]), level)]
-    return typed(rows, PARETO_COLUMNS)
+                tasks.setdefault(candidate.task, []).append(candidate)
+    rows = [row for task in sorted(tasks) for row in _task_rows(tasks[task], level)]
+    return typed_table(rows, PARETO_COLUMNS)
 
 
-def front(sizes: npt.ArrayLike, values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Mark the points that no other dominates: fewer neurons and higher value are better.
+def pareto_front(sizes: npt.ArrayLike, values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Mark the points that no other dominates: fewer neurons and higher values are better.
 
     Parameters
     ----------
@@ -101,103 +113,112 @@ def front(sizes: npt.ArrayLike, values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
 
     Returns
     -------
-    (n,) bool; points that are equal in both stand or fall together.
+    (n,) bool; points with equal size and value have equal marks.
     """
     k, v = np.asarray(sizes), np.asarray(values, dtype=np.float64)
     order = np.lexsort((-v, k))
-    marked = np.zeros(v.size, dtype=np.bool_)
+    on_front = np.zeros(v.size, dtype=np.bool_)
     best, best_size = -np.inf, None
     for i in order:
         if v[i] > best:
             best, best_size = float(v[i]), k[i]
-        # Ascending in size and then descending in value: only an equal can tie with the best.
-        marked[i] = v[i] == best and k[i] == best_size
-    return marked
+        # Ascending in size and then descending in value: only an equal point ties with the best.
+        on_front[i] = v[i] == best and k[i] == best_size
+    return on_front
 
 
-def dominance(mine: FloatArray, rivals: FloatArray, leads: FloatArray, level: float) -> FloatArray:
-    """Lower bounds on the leads of all rivals over one point, holding together at ``level``.
+def dominance_bounds(
+    draws: FloatArray, rival_draws: FloatArray, leads: FloatArray, level: float
+) -> FloatArray:
+    """Compute lower bounds on the leads of all rivals over one point, simultaneous at ``level``.
 
     Parameters
     ----------
-    mine: (resamples,) value of the point on the draws.
-    rivals: (resamples, n_rivals) values of its rivals on the same draws.
-    leads: (n_rivals,) rival minus point on the test samples themselves.
-    level: one-sided, in (0, 1).
+    draws: (resamples,) bootstrap draws of the point's value.
+    rival_draws: (resamples, n_rivals) the same for its rivals, on the same resampled samples.
+    leads: (n_rivals,) rival minus point on the test samples.
+    level: one-sided confidence level, in (0, 1).
 
     Returns
     -------
-    (n_rivals,) bounds; a rival whose lead never varies has its lead as its bound.
+    (n_rivals,) bounds; if the lead of a rival is constant over the draws, the bound is the lead.
     """
-    lead = rivals - mine[:, None]
-    error = lead.std(axis=0)
-    moving = error > 0.0
-    if not moving.any():
+    lead_draws = rival_draws - draws[:, None]
+    error = lead_draws.std(axis=0)
+    varies = error > 0.0
+    if not varies.any():
         return leads.copy()
-    off = (lead[:, moving] - lead[:, moving].mean(axis=0)) / error[moving]
-    allowed = float(np.quantile(off.max(axis=1), level))
-    return np.asarray(leads - allowed * error)
+    varying = lead_draws[:, varies]
+    deviation = (varying - varying.mean(axis=0)) / error[varies]
+    critical_value = float(np.quantile(deviation.max(axis=1), level))
+    return np.asarray(leads - critical_value * error)
 
 
 @dataclass(frozen=True, eq=False)
-class _Subset:
-    """One candidate: its row so far, its draws, and what its test samples are.
+class _Candidate:
+    """A subset, or the whole layer, that competes in a task.
 
-    ``resampled`` says whether the draws are of test samples.
+    Attributes
+    ----------
+    task: dataset and measure; for similarities also model and layer.
+    row: columns of the table that do not depend on the other candidates.
+    draws: (resamples,) bootstrap draws of the value.
+    is_resampled: whether test samples were resampled in the draws.
+    labels: (n_test,) labels of the test samples.
     """
 
     task: tuple[str, ...]
     row: dict[str, Any]
-    drawn: FloatArray
-    resampled: bool
+    draws: FloatArray
+    is_resampled: bool
     labels: npt.NDArray[np.int64]
 
-    @property
-    def name(self) -> str:
-        """How a dominator is told."""
-        return f"{self.row['selector']} {self.row['n_kept']}"
+    def label(self, with_layer: bool) -> str:
+        """Return the text of ``dominated_by``, with model and layer if several compete."""
+        subset = f"{self.row['selector']} {self.row['n_kept']}"
+        return f"{subset} of {self.row['model']} {self.row['layer']}" if with_layer else subset
 
 
-def _subsets(run: Run, draws: tuple[float, int, int]) -> Iterator[_Subset]:
-    """List the candidates of a run; the whole layer once, in whatever order it was measured."""
+def _candidates(run: Run, draws: Draws) -> Iterator[_Candidate]:
+    """Yield the candidates of a run; the whole layer once per layer and measure."""
     labels = run.labels()
-    whole: set[tuple[str, ...]] = set()
-    for curve in curves_of(run, *draws):
-        _, layer, _, selector, measure = curve.key
-        if (layer, measure) not in whole and curve.full is not None:
-            whole.add((layer, measure))
-            yield _whole(curve, labels)
+    has_full: set[tuple[str, str]] = set()
+    for curve in curves_of(run, draws):
+        layer_measure = curve.key.layer, curve.key.measure
+        if layer_measure not in has_full and curve.full is not None:
+            has_full.add(layer_measure)
+            yield _full_candidate(curve, labels)
+        selector = curve.key.selector
         info = SELECTORS.get(selector)
-        projects = info is not None and info.is_projection
+        is_projection = info is not None and info.is_projection
         for i, size in enumerate(curve.sizes):
-            if size == curve.n_neurons and not projects:
+            if size == curve.n_neurons and not is_projection:
                 continue
-            here = curve.used[curve.used["n_kept"] == size]
-            row = _named(curve, selector, int(size)) | {
-                "fraction": float(here["fraction"].min()),
-                "is_projection": projects,
+            rows = curve.used[curve.used["n_kept"] == size]
+            row = _key_columns(curve, selector, int(size)) | {
+                "fraction": float(rows["fraction"].min()),
+                "is_projection": is_projection,
                 "value": float(curve.mean[i]),
-                "n_seeds": int(here["seed"].nunique()),
+                "n_seeds": int(rows["seed"].nunique()),
             }
-            kept = bool(here["artifact"].notna().all())
-            yield _subset(curve, row, curve.drawn[:, i], kept, labels)
+            is_resampled = bool(rows["artifact"].notna().all())
+            yield _candidate(curve, row, curve.mean_draws[:, i], is_resampled, labels)
 
 
-def _whole(curve: Curve, labels: npt.NDArray[np.int64]) -> _Subset:
-    row = _named(curve, "full", curve.n_neurons) | {"fraction": 1.0, "is_projection": False}
-    row |= {"value": curve.full, "n_seeds": 1}
-    # A similarity of the layer with itself is 1 without error.
-    certain = is_similarity(curve.key[4])
-    return _subset(curve, row, curve.full_drawn, certain or bool(curve.full_drawn.std()), labels)
+def _full_candidate(curve: ValueCurve, labels: npt.NDArray[np.int64]) -> _Candidate:
+    row = _key_columns(curve, "full", curve.n_neurons) | {
+        "fraction": 1.0,
+        "is_projection": False,
+        "value": curve.full,
+        "n_seeds": 1,
+    }
+    # The similarity of the layer with itself is 1 without error, so constant draws are exact.
+    is_resampled = is_similarity(curve.key.measure) or bool(curve.full_draws.std())
+    return _candidate(curve, row, curve.full_draws, is_resampled, labels)
 
 
-def _named(curve: Curve, selector: str, size: int) -> dict[str, Any]:
-    model, layer, dataset, _, measure = curve.key
-    return {
-        "dataset": dataset,
-        "measure": measure,
-        "model": model,
-        "layer": layer,
+def _key_columns(curve: ValueCurve, selector: str, size: int) -> dict[str, Any]:
+    return curve.key._asdict() | {
         "selector": selector,
         "n_kept": size,
         "n_neurons": curve.n_neurons,
@@ -206,57 +227,59 @@ def _named(curve: Curve, selector: str, size: int) -> dict[str, Any]:
     }
 
 
-def _subset(
-    curve: Curve,
+def _candidate(
+    curve: ValueCurve,
     row: dict[str, Any],
-    drawn: FloatArray,
-    resampled: bool,
+    draws: FloatArray,
+    is_resampled: bool,
     labels: npt.NDArray[np.int64],
-) -> _Subset:
-    low, high = percentiles(drawn, curve.level)
-    task: tuple[str, ...] = (row["dataset"], row["measure"])
-    if is_similarity(row["measure"]):
-        task += (row["model"], row["layer"])
-    return _Subset(task, row | {"low": low, "high": high}, drawn, resampled, labels)
+) -> _Candidate:
+    low, high = percentile_interval(draws, curve.level)
+    task: tuple[str, ...] = (curve.key.dataset, curve.key.measure)
+    if is_similarity(curve.key.measure):
+        task += (curve.key.model, curve.key.layer)
+    return _Candidate(task, row | {"low": low, "high": high}, draws, is_resampled, labels)
 
 
-def _same_test(subsets: list[_Subset]) -> list[_Subset]:
+def _check_same_samples(candidates: list[_Candidate]) -> None:
     """Refuse candidates that were scored on different test samples."""
-    one = subsets[0]
-    for other in subsets[1:]:
-        if other.labels is not one.labels and not np.array_equal(other.labels, one.labels):
+    first = candidates[0]
+    for other in candidates[1:]:
+        if other.labels is not first.labels and not np.array_equal(other.labels, first.labels):
             raise RunError(
-                f"the runs of {one.row['model']} and {other.row['model']} on "
-                f"{one.row['dataset']} have different test samples; compare runs on the same"
+                f"the runs of {first.row['model']} and {other.row['model']} on "
+                f"{first.row['dataset']} have different test samples; compare runs on the same "
+                "samples"
             )
-    return sorted(subsets, key=lambda s: (s.row["n_kept"], -s.row["value"]))
 
 
-def _judged(subsets: list[_Subset], level: float) -> Iterator[dict[str, Any]]:
-    """Rows of one task."""
-    sizes = np.array([s.row["n_kept"] for s in subsets])
-    values = np.array([s.row["value"] for s in subsets])
-    drawn = np.stack([s.drawn for s in subsets], axis=1)
-    resampled = np.array([s.resampled for s in subsets])
-    models = len({(s.row["model"], s.row["layer"]) for s in subsets}) > 1
-    marked = front(sizes, values)
-    for i, subset in enumerate(subsets):
-        verdict: dict[str, Any] = {"on_front": bool(marked[i])}
-        verdict |= dict.fromkeys(("dominated_by", "margin", "margin_low", "significant"))
-        if not marked[i]:
+def _task_rows(candidates: list[_Candidate], level: float) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one task."""
+    _check_same_samples(candidates)
+    candidates = sorted(candidates, key=lambda c: (c.row["n_kept"], -c.row["value"]))
+    sizes = np.array([c.row["n_kept"] for c in candidates])
+    values = np.array([c.row["value"] for c in candidates])
+    draws = np.stack([c.draws for c in candidates], axis=1)
+    is_resampled = np.array([c.is_resampled for c in candidates])
+    several_layers = len({(c.row["model"], c.row["layer"]) for c in candidates}) > 1
+    on_front = pareto_front(sizes, values)
+    for i, candidate in enumerate(candidates):
+        dominance: dict[str, Any] = {"on_front": bool(on_front[i])}
+        dominance |= dict.fromkeys(("dominated_by", "margin", "margin_low", "significant"))
+        if not on_front[i]:
             rivals = np.flatnonzero(sizes <= sizes[i])
             rivals = rivals[rivals != i]
             leads = values[rivals] - values[i]
-            bounds = dominance(drawn[:, i], drawn[:, rivals], leads, level)
-            sure = resampled[rivals] & resampled[i]
-            better = (leads > 0.0) | ((leads == 0.0) & (sizes[rivals] < sizes[i]))
-            score = np.where(better, np.where(sure, bounds, -np.inf), -np.inf)
+            bounds = dominance_bounds(draws[:, i], draws[:, rivals], leads, level)
+            has_bound = is_resampled[rivals] & is_resampled[i]
+            is_better = (leads > 0.0) | ((leads == 0.0) & (sizes[rivals] < sizes[i]))
+            score = np.where(is_better & has_bound, bounds, -np.inf)
             if not np.isfinite(score).any():
-                score = np.where(better, leads, -np.inf)
+                score = np.where(is_better, leads, -np.inf)
             top = int(np.argmax(score))
-            there = subsets[rivals[top]]
-            place = f" of {there.row['model']} {there.row['layer']}" if models else ""
-            verdict |= {"dominated_by": there.name + place, "margin": float(leads[top])}
-            if sure[top]:
-                verdict |= {"margin_low": float(bounds[top]), "significant": bool(bounds[top] > 0)}
-        yield subset.row | verdict
+            label = candidates[rivals[top]].label(with_layer=several_layers)
+            dominance |= {"dominated_by": label, "margin": float(leads[top])}
+            if has_bound[top]:
+                bound = float(bounds[top])
+                dominance |= {"margin_low": bound, "significant": bound > 0.0}
+        yield candidate.row | dominance

@@ -1,7 +1,7 @@
-"""Scores of a run's rows, test unit by test unit, so that test data can be split and resampled.
+"""Scores of a run's rows on two disjoint halves of the test units.
 
-A unit is a test sample where predictions or scores were kept, a block of samples where
-replicates were; in both cases a row's value is the mean over its units.
+A unit is a test sample if predictions or scores were stored, and a block of samples if
+replicates were. In both cases the value of a row is the mean over its units.
 """
 
 from __future__ import annotations
@@ -13,97 +13,94 @@ import numpy.typing as npt
 import pandas as pd
 
 from criticalmass.analysis.bootstrap import resampled_means
+from criticalmass.analysis.predictions import is_correct
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import RunError
 from criticalmass.storage.run import Run
 
 
 @dataclass(frozen=True, eq=False)
-class Halves:
-    """The scores of some rows on two disjoint halves of the test units.
+class SplitScores:
+    """The values of some rows on two disjoint halves of the test units.
 
     Attributes
     ----------
     shares: (2,) share of the units in each half.
     means: (2, n_rows) value of every row on each half.
-    drawn: (2, resamples, n_rows) the same on resamples within each half, all rows on the same
-        ones; the halves are resampled apart.
+    mean_draws: (2, resamples, n_rows) bootstrap draws of ``means``. The halves are resampled
+        independently; within a half all rows use the same units.
     """
 
     shares: FloatArray
     means: FloatArray
-    drawn: FloatArray
+    mean_draws: FloatArray
 
     def value(self, rows: npt.ArrayLike) -> FloatArray:
-        """Value where half h is scored by row ``rows[h]``; with one row for both, that row's.
+        """Value if half h is scored by row ``rows[h]``, the halves weighted by their shares.
 
         Parameters
         ----------
-        rows: (2, ...) positions of rows.
+        rows: (2, ...) positions of rows; with equal positions the result is the row's value.
         """
-        at = np.asarray(rows, dtype=np.intp)
+        index = np.asarray(rows, dtype=np.intp)
         return np.asarray(
-            self.shares[0] * self.means[0][at[0]] + self.shares[1] * self.means[1][at[1]]
+            self.shares[0] * self.means[0][index[0]] + self.shares[1] * self.means[1][index[1]]
         )
 
-    def draws(self, rows: npt.ArrayLike) -> FloatArray:
-        """(resamples, ...) of `value` on the resamples."""
-        at = np.asarray(rows, dtype=np.intp)
-        one, two = self.drawn[0][:, at[0]], self.drawn[1][:, at[1]]
-        return np.asarray(self.shares[0] * one + self.shares[1] * two)
+    def value_draws(self, rows: npt.ArrayLike) -> FloatArray:
+        """(resamples, ...) bootstrap draws of `value`."""
+        index = np.asarray(rows, dtype=np.intp)
+        first, second = self.mean_draws[0][:, index[0]], self.mean_draws[1][:, index[1]]
+        return np.asarray(self.shares[0] * first + self.shares[1] * second)
 
 
-def halves_of(run: Run, rows: pd.DataFrame, resamples: int, seed: int) -> Halves:
-    """Score rows on two halves of the test units, dealt at random by a fixed seed.
+def score_halves(run: Run, rows: pd.DataFrame, resamples: int, seed: int) -> SplitScores:
+    """Score rows on two halves of the test units; the split is random but always the same.
 
     Parameters
     ----------
-    run: the run that the rows are of.
-    rows: with artifacts of one kind.
-    resamples: bootstrap draws.
-    seed: fixes the draws; the halves are the same for all seeds.
+    run: the run that the rows belong to.
+    rows: rows with artifacts of one kind.
+    resamples: number of bootstrap draws.
+    seed: seed of the draws; the split does not depend on it.
 
     Raises
     ------
-    RunError: if what was kept is missing, damaged, or too little to be halved.
+    RunError: if artifacts are missing or damaged, or there are fewer than 2 units.
     """
     references = rows["artifact"].to_numpy(dtype=str)
     distinct, inverse = np.unique(references, return_inverse=True)
-    first = np.zeros(distinct.size, dtype=np.intp)
-    first[inverse] = np.arange(len(rows))
-    values = rows["value"].to_numpy(dtype=np.float64)[first]
+    first_row = np.zeros(distinct.size, dtype=np.intp)
+    first_row[inverse] = np.arange(len(rows))
+    values = rows["value"].to_numpy(dtype=np.float64)[first_row]
     scores = _unit_scores(run, distinct.tolist(), values)
     n = scores.shape[1]
     if n < 2:
         raise RunError(f"{run.path} has {n} test sample; two halves need at least 2")
-    dealt = np.random.default_rng(n).permutation(n)
-    parts = (np.sort(dealt[: n // 2]), np.sort(dealt[n // 2 :]))
-    pieces = [scores[:, part] for part in parts]
-    # Equal seeds and sizes give equal draws, and the halves must not share theirs.
-    drawn = [resampled_means(p, resamples, seed=2 * seed + h) for h, p in enumerate(pieces)]
-    return Halves(
-        shares=np.array([part.size / n for part in parts]),
-        means=np.stack([piece.mean(axis=1)[inverse] for piece in pieces]),
-        drawn=np.stack([draw[:, inverse] for draw in drawn]),
+    order = np.random.default_rng(n).permutation(n)
+    halves = (np.sort(order[: n // 2]), np.sort(order[n // 2 :]))
+    half_scores = [scores[:, half] for half in halves]
+    # Equal seeds and sizes give equal draws; the halves must not share theirs.
+    mean_draws = [
+        resampled_means(part, resamples, seed=2 * seed + i) for i, part in enumerate(half_scores)
+    ]
+    return SplitScores(
+        shares=np.array([half.size / n for half in halves]),
+        means=np.stack([part.mean(axis=1)[inverse] for part in half_scores]),
+        mean_draws=np.stack([draws[:, inverse] for draws in mean_draws]),
     )
 
 
 def _unit_scores(run: Run, references: list[str], values: FloatArray) -> npt.NDArray[np.generic]:
     """(n_rows, n_units) scores whose mean over units is the row's value."""
-    kept = run.artifacts(references)
+    artifacts = run.artifacts(references)
     kind = references[0].partition("/")[0]
     if kind == "predictions":
-        labels = run.labels()
-        if kept.shape[1:] != labels.shape:
-            raise RunError(
-                f"{run.path} has {labels.size} labels but predictions of {kept.shape[1]} test "
-                "samples; sweep again"
-            )
-        return np.asarray(kept == labels)
+        return is_correct(run, artifacts)
     if kind == "scores":
-        return np.asarray(kept, dtype=np.float64)
-    # Pseudo-values: the infinitesimal jackknife's influence of each block, scaled as in
+        return np.asarray(artifacts, dtype=np.float64)
+    # Pseudo-values: the influence of each block in the infinitesimal jackknife, scaled as in
     # `bootstrap.resampled_replicates`, around the value on all samples.
-    n_blocks = kept.shape[1]
-    influence = kept.mean(axis=1, keepdims=True) - kept
+    n_blocks = artifacts.shape[1]
+    influence = artifacts.mean(axis=1, keepdims=True) - artifacts
     return np.asarray(values[:, None] + influence * np.sqrt(n_blocks * (n_blocks - 1)))

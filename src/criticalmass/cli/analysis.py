@@ -1,16 +1,15 @@
-"""Commands about side effects of keeping few neurons: who pays, and who agrees."""
+"""Commands that print tables of runs: fairness, agreement, choice of neurons, comparison."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
+from criticalmass.cli.choices import COMPARABLE_COLUMN, ESTIMATOR, PROBE
 from criticalmass.cli.options import (
-    example,
-    given,
+    command,
+    drop_unset,
     level,
-    out,
+    option,
     out_file,
     quiet,
     resamples,
@@ -19,91 +18,138 @@ from criticalmass.cli.options import (
     table_format,
 )
 
+_measure = option("--measure", help="One measure of the runs; all by default.")
 
-@click.command(**example("criticalmass fairness run --format csv"))
+
+@command("analysis.fairness:fairness", "criticalmass fairness run --format csv")
 @runs
 @level
 @resamples
 @table_format
 @out_file
 @quiet
-def fairness(runs: tuple[str, ...], form: str, out: str | None, **options: Any) -> None:
-    """Print how unequal class accuracies are, also at equal accuracy."""
-    from criticalmass.analysis.fairness import fairness as compute
-    from criticalmass.reporting import tables
-    from criticalmass.reporting.table_views import fairness_for_people
+def fairness(
+    runs: tuple[str, ...],
+    level: float | None,
+    resamples: int | None,
+    form: str,
+    out: str | None,
+) -> None:
+    """Print the inequality of class accuracies, also at equal accuracy."""
+    from criticalmass.analysis.fairness import fairness as compute_fairness
+    from criticalmass.reporting.table_views import fairness_view
+    from criticalmass.reporting.tables import write_table
 
-    table = compute(runs, **given(options))
-    tables.write_table(table, form=form, out=out, people=fairness_for_people(table))
+    table = compute_fairness(runs, **drop_unset(level=level, resamples=resamples))
+    write_table(table, form=form, out=out, view=fairness_view(table))
 
 
-@click.command("class-losses", **example("criticalmass class-losses run --delta 0.9"))
+@command(
+    "analysis.fairness:class_losses",
+    "criticalmass class-losses run --delta 0.9",
+    name="class-losses",
+)
 @runs
-@several("--delta", "deltas", "Share of the whole layer's accuracy to keep: 0.9.", float)
+@several("--delta", "deltas", "Share of the whole layer's accuracy to keep.", float)
 @level
 @resamples
 @table_format
 @out_file
 @quiet
-def class_losses(runs: tuple[str, ...], form: str, out: str | None, **options: Any) -> None:
-    """Print which classes pay first for a smaller subset.
+def class_losses(
+    runs: tuple[str, ...],
+    deltas: tuple[float, ...],
+    level: float | None,
+    resamples: int | None,
+    form: str,
+    out: str | None,
+) -> None:
+    """Print the classes that lose most accuracy on a subset.
 
-    A star marks classes that lose more than a class-neutral loss explains, in intervals that
-    hold for all classes at once.
+    The subset is the smallest that keeps --delta of the accuracy. A star marks classes that lose
+    more than the proportional-odds baseline explains, by intervals that hold for all classes at
+    once.
     """
-    from criticalmass.analysis.fairness import class_losses as compute
-    from criticalmass.reporting import tables
-    from criticalmass.reporting.table_views import losses_for_people
+    from criticalmass.analysis.fairness import class_losses as compute_class_losses
+    from criticalmass.reporting.table_views import class_losses_view
+    from criticalmass.reporting.tables import write_table
 
-    table = compute(runs, **given(options))
-    tables.write_table(table, form=form, out=out, people=losses_for_people(table))
+    options = drop_unset(deltas=deltas, level=level, resamples=resamples)
+    table = compute_class_losses(runs, **options)
+    write_table(table, form=form, out=out, view=class_losses_view(table))
 
 
-@click.command(**example("criticalmass agreement run"))
+@command("analysis.agreement:agreement", "criticalmass agreement run")
 @runs
 @level
 @resamples
 @table_format
 @out_file
 @quiet
-def agreement(runs: tuple[str, ...], form: str, out: str | None, **options: Any) -> None:
+def agreement(
+    runs: tuple[str, ...],
+    level: float | None,
+    resamples: int | None,
+    form: str,
+    out: str | None,
+) -> None:
     """Print how far subsets of different seeds predict the same."""
-    from criticalmass.analysis.agreement import agreement as compute
-    from criticalmass.reporting import tables
-    from criticalmass.reporting.table_views import agreement_for_people
+    from criticalmass.analysis.agreement import agreement as compute_agreement
+    from criticalmass.reporting.table_views import agreement_view
+    from criticalmass.reporting.tables import write_table
 
-    table = compute(runs, **given(options))
-    tables.write_table(table, form=form, out=out, people=agreement_for_people(table))
+    table = compute_agreement(runs, **drop_unset(level=level, resamples=resamples))
+    write_table(table, form=form, out=out, view=agreement_view(table))
 
 
-@click.command(**example("criticalmass ensembles store --fraction 0.1 --members 4"))
+@command("sweeps.ensembles:ensembles", "criticalmass ensembles store --fraction 0.1 --members 4")
 @click.argument("store", type=click.Path())
 @several("--fraction", "fractions", "Share of neurons of one member.", float)
-@click.option("--members", type=int, help="How many members share no neuron: 4.")
-@click.option("--seeds", type=int, help="How many permutations: 5.")
-@click.option("--probe", help="Probe of each member: logistic.")
-@click.option("--layer", help="Layer of the store: penultimate.")
+@option("--members", type=int, help="Number of members; no two share a neuron.")
+@option("--seeds", type=int, help="Number of permutations.")
+@option("--probe", type=PROBE, help="Probe of each member.")
+@option("--layer", help="Layer of the store.")
 @level
 @resamples
 @table_format
 @out_file
 @quiet
-def ensembles(store: str, form: str, out: str | None, **options: Any) -> None:
-    """Fit probes on disjoint subsets of STORE and compare their votes."""
-    from criticalmass.reporting import tables
-    from criticalmass.reporting.table_views import ensembles_for_people
-    from criticalmass.sweeps.ensembles import ensembles as compute
+def ensembles(
+    store: str,
+    fractions: tuple[float, ...],
+    members: int | None,
+    seeds: int | None,
+    probe: str | None,
+    layer: str | None,
+    level: float | None,
+    resamples: int | None,
+    form: str,
+    out: str | None,
+) -> None:
+    """Fit probes on disjoint subsets of STORE and compare votes."""
+    from criticalmass.reporting.table_views import ensembles_view
+    from criticalmass.reporting.tables import write_table
+    from criticalmass.sweeps.ensembles import ensembles as compute_ensembles
 
-    table = compute(store, **given(options))
-    tables.write_table(table, form=form, out=out, people=ensembles_for_people(table))
+    options = drop_unset(
+        fractions=fractions,
+        members=members,
+        seeds=seeds,
+        probe=probe,
+        layer=layer,
+        level=level,
+        resamples=resamples,
+    )
+    table = compute_ensembles(store, **options)
+    write_table(table, form=form, out=out, view=ensembles_view(table))
 
 
-_measure = click.option("--measure", help="One measure of the runs; all by default.")
-
-
-@click.command(**example("criticalmass diffuseness run --measure ridge --format csv"))
+@command(
+    "analysis.diffuseness:diffuseness",
+    "criticalmass diffuseness run --measure ridge --format csv",
+)
 @runs
-@click.option("--summary", is_flag=True, help="One row per measure: the leads over all sizes.")
+@option("--summary", is_flag=True, help="Print one row per measure, with leads over all sizes.")
 @_measure
 @level
 @resamples
@@ -111,83 +157,122 @@ _measure = click.option("--measure", help="One measure of the runs; all by defau
 @out_file
 @quiet
 def diffuseness(
-    runs: tuple[str, ...], summary: bool, form: str, out: str | None, **options: Any
+    runs: tuple[str, ...],
+    summary: bool,
+    measure: str | None,
+    level: float | None,
+    resamples: int | None,
+    form: str,
+    out: str | None,
 ) -> None:
     """Print how much the choice of neurons matters.
 
-    Random subsets stand between those of the best and the worst selector of the run, each
-    picked on one half of the test samples and scored on the other.
+    Random subsets are compared with those of the best and the worst selector of the run. Each of
+    these is chosen on one half of the test samples and scored on the other.
     """
-    from criticalmass.analysis.diffuseness import diffuseness as by_size
+    from criticalmass.analysis.diffuseness import diffuseness as compute_diffuseness
     from criticalmass.analysis.diffuseness import diffuseness_summary
-    from criticalmass.reporting import table_views, tables
+    from criticalmass.reporting import table_views
+    from criticalmass.reporting.tables import write_table
 
+    options = drop_unset(measure=measure, level=level, resamples=resamples)
     if summary:
-        table = diffuseness_summary(runs, **given(options))
-        people = table_views.summary_for_people(table)
+        table = diffuseness_summary(runs, **options)
+        view = table_views.diffuseness_summary_view(table)
     else:
-        table = by_size(runs, **given(options))
-        people = table_views.diffuseness_for_people(table)
-    tables.write_table(table, form=form, out=out, people=people)
+        table = compute_diffuseness(runs, **options)
+        view = table_views.diffuseness_view(table)
+    write_table(table, form=form, out=out, view=view)
 
 
-@click.command(**example("criticalmass pareto run other-run --no-projections"))
+@command("analysis.pareto:pareto", "criticalmass pareto run other-run --no-projections")
 @runs
-@click.option(
-    "--projections/--no-projections", default=None, help="Whether projections compete: they do."
-)
+@option("--projections/--no-projections", default=None, help="Include projection selectors.")
 @_measure
 @level
 @resamples
 @table_format
 @out_file
 @quiet
-def pareto(runs: tuple[str, ...], form: str, out: str | None, **options: Any) -> None:
-    """Print which subsets no smaller one beats, per task.
+def pareto(
+    runs: tuple[str, ...],
+    projections: bool | None,
+    measure: str | None,
+    level: float | None,
+    resamples: int | None,
+    form: str,
+    out: str | None,
+) -> None:
+    """Print the subsets that no smaller one beats, per task.
 
-    "perhaps": another has a higher value at no larger size, but by no more than noise. The
-    other formats hold all subsets.
+    "perhaps" marks subsets that another beats at no larger size, but by no more than noise. The
+    formats for programs contain all subsets.
     """
-    from criticalmass.analysis.pareto import pareto as compute
-    from criticalmass.reporting import tables
-    from criticalmass.reporting.table_views import pareto_for_people
-
-    table = compute(runs, **given(options))
-    tables.write_table(table, form=form, out=out, people=pareto_for_people(table))
-
-
-@click.command(**example("criticalmass compare run --by selector --delta 0.9"))
-@click.argument("a", metavar="RUN", type=click.Path())
-@click.argument("b", metavar="[RUN]", required=False, type=click.Path())
-@several("--delta", "deltas", "Share of the whole layer's value to keep: 0.9.", float)
-@click.option("--by", help="What differs: model, layer, dataset, selector or measure.")
-@click.option("--estimator", help="interpolated (default), strict or nearest.")
-@click.option("--level", type=float, help="Level of the intervals: 0.95.")
-@click.option(
-    "--paired/--independent",
-    default=None,
-    help="Whether both runs have the same test samples; found out by default.",
-)
-@click.option("--resamples", type=int, help="Bootstrap draws: 2000.")
-@table_format
-@out(required=False, what="File to write instead of standard output.")
-@quiet
-def compare(a: str, b: str | None, form: str, out: str | None, **options: Any) -> None:
-    """Compare two runs, or the curves of one.
-
-    Differences are the first minus the second, with intervals, and in words. Where both were
-    scored on the same test samples, they are resampled together.
-    """
-    from criticalmass.analysis.comparison import compare as run_compare
-    from criticalmass.reporting.table_views import comparison_for_people
+    from criticalmass.analysis.pareto import pareto as compute_pareto
+    from criticalmass.reporting.table_views import pareto_view
     from criticalmass.reporting.tables import write_table
 
-    table = run_compare(a, b, **given(options))
-    people = comparison_for_people(table) if form == "table" else None
-    write_table(table, form=form, out=out, people=people)
-    if form == "table":
-        for said in table["sentence"][~table["quantity"].isin(["value", "ratio"])]:
-            click.echo(said)
+    options = drop_unset(measure=measure, level=level, resamples=resamples, projections=projections)
+    table = compute_pareto(runs, **options)
+    write_table(table, form=form, out=out, view=pareto_view(table))
+
+
+@command("analysis.comparison:compare", "criticalmass compare run --by selector --delta 0.9")
+@click.argument("a", metavar="RUN", type=click.Path())
+@click.argument("b", metavar="[RUN]", required=False, type=click.Path())
+@several("--delta", "deltas", "Share of the whole layer's value to keep.", float)
+@option(
+    "--by",
+    type=COMPARABLE_COLUMN,
+    help="Column that differs; by default the first that has several values.",
+)
+@option("--estimator", type=ESTIMATOR, help="Estimator of the critical mass.")
+@level
+@option(
+    "--paired/--independent",
+    default=None,
+    help="Whether both runs have the same test samples; by default the datasets are compared.",
+)
+@resamples
+@table_format
+@out_file
+@quiet
+def compare(
+    a: str,
+    b: str | None,
+    deltas: tuple[float, ...],
+    by: str | None,
+    estimator: str | None,
+    level: float | None,
+    paired: bool | None,
+    resamples: int | None,
+    form: str,
+    out: str | None,
+) -> None:
+    """Compare two runs, or the curves of one run.
+
+    Differences are the first minus the second, with intervals and a sentence each. If both were
+    scored on the same test samples, these are resampled together.
+    """
+    from criticalmass.analysis.comparison import compare as compute_comparison
+    from criticalmass.reporting.table_views import comparison_view
+    from criticalmass.reporting.tables import write_table
+
+    options = drop_unset(
+        deltas=deltas,
+        by=by,
+        estimator=estimator,
+        level=level,
+        paired=paired,
+        resamples=resamples,
+    )
+    table = compute_comparison(a, b, **options)
+    if form != "table":
+        write_table(table, form=form, out=out)
+        return
+    write_table(table, form=form, out=out, view=comparison_view(table))
+    for sentence in table.loc[~table["quantity"].isin(["value", "ratio"]), "sentence"]:
+        click.echo(sentence)
 
 
 COMMANDS: tuple[click.Command, ...] = (

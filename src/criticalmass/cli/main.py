@@ -1,6 +1,7 @@
-"""The command line, mirroring the library: each command calls one public function.
+"""The command line: each command calls one public function of the library.
 
-Exit codes: 0 done; 2 the user's mistake, in one line; 130 interrupted; 1 a bug, with a traceback.
+Exit codes: 0 done; 2 a mistake of the user, with one line on stderr; 130 interrupted; 1 a bug, with
+a traceback.
 """
 
 from __future__ import annotations
@@ -15,24 +16,24 @@ import click
 
 from criticalmass import __version__
 from criticalmass.cli import analysis, output, pipeline, shrink
-from criticalmass.core.memory import spare_address_space
+from criticalmass.core.memory import limit_allocator_reserves
 from criticalmass.errors import CriticalMassError, unknown_name
 
-_FULL = "free some and give the same command again, finished parts are kept"
-_ELSEWHERE = "choose another path"
-# What the system may refuse without anybody's bug, and what helps.
+_FREE_SPACE = "free some space and run the same command again; finished parts are kept"
+_OTHER_PATH = "choose another path"
+# Errors of the system that are not bugs, and their cures.
 _CURES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _ELSEWHERE),
-    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), _ELSEWHERE),
-    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EBUSY), _ELSEWHERE),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FREE_SPACE),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _OTHER_PATH),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), _OTHER_PATH),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EBUSY), _OTHER_PATH),
     errno.EIO: "the disk cannot be read or written there; choose another path",
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
 }
 
 
 class _Group(click.Group):
-    """A group that knows what an unknown command was meant to be."""
+    """A group whose error for an unknown command has a did-you-mean."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -52,7 +53,7 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="criticalmass")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Measure how few neurons of a pre-trained layer do the whole layer's work."""
+    """Measure how few neurons of a pre-trained layer do nearly what the whole layer does."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
@@ -63,58 +64,58 @@ for _module in (analysis, output, pipeline, shrink):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and leave with its exit code."""
-    # Before pandas and with it Arrow are loaded; no effect unless the address space is limited.
-    spare_address_space()
-    sys.exit(_code(list(sys.argv[1:] if argv is None else argv)))
+    """Run the command line and exit with its exit code."""
+    # Must run before pandas loads Arrow; it has no effect unless the address space is limited.
+    limit_allocator_reserves()
+    sys.exit(run_command(list(sys.argv[1:] if argv is None else argv)))
 
 
-def _code(arguments: list[str]) -> int:
-    """Run one command and turn what it raises into an exit code."""
-    for place, word in enumerate(arguments, 1):
+def run_command(arguments: list[str]) -> int:
+    """Run one command and return its exit code; errors of the user go to stderr in one line."""
+    for position, word in enumerate(arguments, 1):
         if not word.strip() or "\0" in word:
-            return _mistake(f"word {place} of the command, {word!r}, is empty or no text")
+            return _report_mistake(f"word {position} of the command is empty or binary: {word!r}")
     with warnings.catch_warnings():
-        warnings.showwarning = _warn
+        warnings.showwarning = _print_warning
         try:
             result = cli.main(arguments, prog_name="criticalmass", standalone_mode=False)
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "criticalmass"
-            return _mistake(f"{error.format_message().rstrip('.')} (see: {path} --help)")
+            return _report_mistake(f"{error.format_message().rstrip('.')} (see: {path} --help)")
         except click.ClickException as error:
-            return _mistake(error.format_message())
+            return _report_mistake(error.format_message())
         except click.Abort:
             click.echo(
-                "interrupted; finished parts are kept, the same command goes on from there",
+                "interrupted; finished parts are kept, and the same command continues from there",
                 err=True,
             )
             return 130
         except CriticalMassError as error:
-            return _mistake(_in_options(str(error), arguments))
+            return _report_mistake(_name_option(str(error), arguments))
         except OSError as error:
             if error.errno not in _CURES:
                 raise
-            # A file that could not be moved into place: the place is what the user knows.
-            name = error.filename2 or error.filename
-            said = CriticalMassError(f"{name}: {error.strerror}; {_CURES[error.errno]}")
-            return _mistake(str(said))
+            # If a file could not be moved, the target is the path that the user knows.
+            path = error.filename2 or error.filename
+            text = CriticalMassError(f"{path}: {error.strerror}; {_CURES[error.errno]}")
+            return _report_mistake(str(text))
     return result if isinstance(result, int) else 0
 
 
-def _in_options(said: str, arguments: list[str]) -> str:
-    """Call the argument that an error begins with what the user called it."""
-    name = said.partition("=")[0]
+def _name_option(text: str, arguments: list[str]) -> str:
+    """Replace ``parameter=value`` at the start of an error by the option that the user gave."""
+    name = text.partition("=")[0]
     option = f"--{name.replace('_', '-')}"
-    given = any(word.partition("=")[0] == option for word in arguments)
-    return f"{option}{said.removeprefix(name)}" if given else said
+    is_given = any(word.partition("=")[0] == option for word in arguments)
+    return f"{option}{text.removeprefix(name)}" if is_given else text
 
 
-def _mistake(text: str) -> int:
-    """Tell the user's mistake in one line."""
+def _report_mistake(text: str) -> int:
+    """Print an error in one line and return the exit code."""
     click.echo(f"error: {' '.join(text.split())}", err=True)
     return 2
 
 
-def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Show a warning as one line, without the place in our code."""
+def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning in one line, without the line of source code."""
     click.echo(f"warning: {' '.join(str(message).split())}", err=True)

@@ -1,144 +1,226 @@
-"""Options that several commands share, and the way from options to parameters."""
+"""Commands and options that call the library, and the options that several commands share."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.cli.choices import (
+    BACKEND,
+    MEASURE,
+    POOL,
+    PRECISION,
+    SELECTOR,
+    TABLE_FORMAT,
+    NumberOrAuto,
+)
+from criticalmass.errors import CriticalMassError
+
+if TYPE_CHECKING:
+    from criticalmass.core.backends import Backend
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-FORMATS = ("table", "json", "csv", "parquet")
-# What `backends.ray.Ray` takes, as options ``--ray-NAME``.
-RAY = ("address", "cpus")
+_RAY_BACKENDS = ("ray", "ray-rows")
 
 
-def given(options: dict[str, Any]) -> dict[str, Any]:
-    """Keep the options that the user gave, so that the library's defaults are the only ones."""
-    kept = {name: value for name, value in options.items() if value is not None and value != ()}
-    return _with_cluster(kept)
+class LibraryCommand(click.Command):
+    """A command that calls one function of the library.
+
+    Parameters
+    ----------
+    function: "module:name" of the function, the module relative to the package. Help takes the
+        defaults of options from its signature.
+    """
+
+    def __init__(self, *args: Any, function: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._function = function
+
+    def library_function(self) -> Callable[..., Any]:
+        """Import the function."""
+        module, _, name = self._function.partition(":")
+        function: Callable[..., Any] = getattr(
+            importlib.import_module(f"criticalmass.{module}"), name
+        )
+        return function
 
 
-def _with_cluster(options: dict[str, Any]) -> dict[str, Any]:
-    """Make one backend of ``--backend``, ``--ray-address`` and ``--ray-cpus``."""
-    told = {name: options.pop(f"ray_{name}") for name in RAY if f"ray_{name}" in options}
-    if not told:
-        return options
-    name = options.setdefault("backend", "ray")
-    if name not in ("ray", "ray-rows"):
+class LibraryOption(click.Option):
+    """An option whose help shows the default of the library function's parameter."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the option and its help, with the default."""
+        record = super().get_help_record(ctx)
+        if record is None or not isinstance(ctx.command, LibraryCommand):
+            return record
+        text = self._default_text(ctx.command.library_function())
+        return (record[0], f"{record[1]}  [default: {text}]") if text else record
+
+    def _default_text(self, function: Callable[..., Any]) -> str:
+        parameter = inspect.signature(function).parameters.get(self.name or "")
+        if parameter is None or parameter.default in (None, (), inspect.Parameter.empty):
+            return ""
+        default = parameter.default
+        if isinstance(default, bool):
+            if not self.secondary_opts:
+                return ""
+            return (self.opts if default else self.secondary_opts)[0].lstrip("-")
+        return ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+option = partial(click.option, cls=LibraryOption)
+
+
+def command(
+    function: str, example: str, name: str | None = None
+) -> Callable[[Callable[..., Any]], LibraryCommand]:
+    """Make a command.
+
+    Parameters
+    ----------
+    function: "module:name" of the library function that the command calls.
+    example: one real command line; it ends the help.
+    name: name of the command; by default that of the decorated function.
+    """
+    return click.command(
+        name, cls=LibraryCommand, function=function, epilog=f"Example:\n\n\b\n  {example}"
+    )
+
+
+def drop_unset(**options: Any) -> dict[str, Any]:
+    """Return the options that the user gave; for the others the library's defaults apply."""
+    return {name: value for name, value in options.items() if value is not None and value != ()}
+
+
+def make_backend(
+    backend: str | None, ray_address: str | None, ray_cpus: int | None
+) -> str | Backend | None:
+    """Make one backend of ``--backend``, ``--ray-address`` and ``--ray-cpus``.
+
+    Raises
+    ------
+    CriticalMassError: if options of Ray are given for another backend.
+    """
+    ray_options = drop_unset(address=ray_address, cpus=ray_cpus)
+    if not ray_options:
+        return backend
+    name = backend or "ray"
+    if name not in _RAY_BACKENDS:
         raise CriticalMassError(
-            f"--backend {name} has no use for --ray-{next(iter(told))}; leave one of them out"
+            f"--backend {name} does not use --ray-{next(iter(ray_options))}; leave one of them out"
         )
     from criticalmass.sweeps.backends import SWEEP_BACKENDS
 
-    return {**options, "backend": SWEEP_BACKENDS[name](**told)}
-
-
-def example(line: str) -> dict[str, Any]:
-    """Make the end of a command's help: one real example."""
-    return {"epilog": f"Example:\n\n\b\n  {line}"}
+    return SWEEP_BACKENDS[name](**ray_options)
 
 
 def out(required: bool = True, what: str = "Folder to write.") -> Callable[[Function], Function]:
-    """``--out``: what a command writes."""
-    return click.option("--out", type=click.Path(), required=required, help=what)
+    """``--out``: the file or folder that a command writes."""
+    return option("--out", type=click.Path(), required=required, help=what)
 
 
 def several(
-    flag: str, parameter: str, what: str, kind: Any = str
+    flag: str, parameter: str, what: str, kind: Any = str, metavar: str | None = None
 ) -> Callable[[Function], Function]:
     """Make an option in the singular that may be repeated, for a parameter in the plural."""
-    return click.option(flag, parameter, type=kind, multiple=True, help=f"{what} (repeatable)")
+    return option(
+        flag, parameter, type=kind, multiple=True, metavar=metavar, help=f"{what} (repeatable)"
+    )
 
 
 def quiet(function: Function) -> Function:
-    """``--quiet``: no progress; without it the command line shows progress on stderr."""
+    """``--quiet``: show no progress; without it progress goes to stderr."""
     return click.option(
         "-q",
         "--quiet",
         is_flag=True,
         expose_value=False,
-        callback=_switch,
+        callback=_enable_progress,
         help="Show no progress.",
     )(function)
 
 
-def table_format(function: Function) -> Function:
-    """``--format``: for people or for machines."""
-    return click.option(
-        "--format",
-        "form",
-        metavar=f"[{'|'.join(FORMATS)}]",
-        default="table",
-        callback=_known_format,
-        help="How to print the table.",
-    )(function)
-
-
-def where(function: Function) -> Function:
-    """Give a command the options that say where its work runs."""
-    for option in (
-        click.option("--ray-cpus", type=int, help="Threads of each worker of Ray: 1."),
-        click.option("--ray-address", help="HOST:PORT of a Ray cluster, also RAY_ADDRESS."),
-        click.option("--backend", help="Where the work runs: local (default), ray or ray-rows."),
-    ):
-        function = option(function)
-    return function
-
-
-class _OrAuto(click.ParamType):  # type: ignore[type-arg]  # newer click: generic
-    """A number, or "auto", which leaves it to the laws."""
-
-    def __init__(self, kind: type[int] | type[float]) -> None:
-        self.kind = click.INT if kind is int else click.FLOAT
-        self.name = self.kind.name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Keep "auto" and "auto:0.01" as they are."""
-        if isinstance(value, str) and value.split(":")[0] == "auto":
-            return value
-        return self.kind.convert(value, param, ctx)
-
-
-def sweeping(function: Function) -> Function:
-    """Give a command the options of `criticalmass.sweep`."""
-    for option in (
-        where,
-        click.option("--refine-cells", type=int, help="Most cells a search may add: 1000."),
-        click.option("--refine-seeds", type=int, help="Most seeds a search gives a size: 20."),
-        click.option("--refine-level", type=float, help="When a size counts as settled: 0.95."),
-        several(
-            "--refine",
-            "refine",
-            "Share of the whole layer's value to find the critical mass of, to one neuron.",
-            float,
-        ),
-        several("--measure", "measures", "What is scored, e.g. logistic, knn, cka."),
-        click.option(
-            "--seeds", type=_OrAuto(int), help="How many seeds of the random selectors: 5, or auto."
-        ),
-        several("--fraction", "fractions", "Share of neurons to keep, or auto.", _OrAuto(float)),
-        several("--selector", "selectors", "Rule that chooses neurons, e.g. random, pca-top."),
-    ):
-        function = option(function)
-    return function
-
-
-def _switch(ctx: click.Context, parameter: click.Parameter, silent: bool) -> None:
+def _enable_progress(ctx: click.Context, parameter: click.Parameter, is_quiet: bool) -> None:
     from criticalmass.core import progress
 
-    progress.enable(not silent)
+    progress.enable(not is_quiet)
 
 
-def _known_format(ctx: click.Context, parameter: click.Parameter, form: str) -> str:
-    if form not in FORMATS:
-        raise unknown_name("format", form, FORMATS)
-    return form
+def _combine(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """Make one decorator of several, in the order in which help lists the options."""
+
+    def decorate(function: Function) -> Function:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
 
 
+# Where the work runs.
+where = _combine(
+    option("--backend", type=BACKEND, help="Where the work runs; ray may be ray:HOST:PORT."),
+    option("--ray-address", help="HOST:PORT of a Ray cluster; RAY_ADDRESS is used without it."),
+    option("--ray-cpus", type=int, help="Threads of each Ray worker; 1 without it."),
+)
+# Which layers of a model are read, and how.
+reading = _combine(
+    several(
+        "--layer",
+        "layers",
+        "Layer to read: penultimate, a module path, a pattern such as layer?.*, or all.",
+    ),
+    option("--weights", type=click.Path(), help="Weights of a timm: or module: model."),
+    option(
+        "--pool",
+        type=POOL,
+        help="Pooling of a feature map or of tokens to one vector; mean without it.",
+    ),
+    option(
+        "--skip-broken",
+        is_flag=True,
+        default=None,
+        help="Leave out images that cannot be decoded; the manifest lists them.",
+    ),
+    option(
+        "--precision",
+        type=PRECISION,
+        help="Precision of the computation; bf16 is faster and less exact.",
+    ),
+)
+# The options of `criticalmass.sweep`.
+sweeping = _combine(
+    several(
+        "--selector", "selectors", "Selector, e.g. random or pca-top.", SELECTOR, metavar="NAME"
+    ),
+    several("--fraction", "fractions", "Share of neurons to keep, or auto.", NumberOrAuto(float)),
+    option("--seeds", type=NumberOrAuto(int), help="Number of seeds of random selectors, or auto."),
+    several("--measure", "measures", "Measure, e.g. logistic or cka.", MEASURE, metavar="NAME"),
+    several(
+        "--refine",
+        "refine",
+        "Share of the whole layer's value; its critical mass is found to one neuron.",
+        float,
+    ),
+    option("--refine-level", type=float, help="Confidence at which refining decides on a size."),
+    option("--refine-seeds", type=int, help="Most seeds that refining uses for one size."),
+    option("--refine-cells", type=int, help="Most cells that refining may add."),
+    where,
+)
+table_format = click.option(
+    "--format",
+    "form",
+    type=TABLE_FORMAT,
+    default="table",
+    show_default=True,
+    help="Format of the table: for the terminal, or for programs.",
+)
 runs = click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path())
-level = click.option("--level", type=float, help="Level of the intervals: 0.95.")
-resamples = click.option("--resamples", type=int, help="Bootstrap draws: 2000.")
+level = option("--level", type=float, help="Confidence level of the intervals.")
+resamples = option("--resamples", type=int, help="Number of bootstrap draws.")
 out_file = out(required=False, what="File to write instead of standard output.")

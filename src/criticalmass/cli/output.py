@@ -1,97 +1,144 @@
-"""Commands that show something: tables, figures, the report, what there is."""
+"""Commands that show results: tables, figures, reports, lists."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from criticalmass.cli.options import example, given, out, quiet, runs, several, table_format
+from criticalmass.cli.choices import ESTIMATOR, FIGURE, LIST
+from criticalmass.cli.options import (
+    command,
+    drop_unset,
+    level,
+    option,
+    out,
+    out_file,
+    quiet,
+    runs,
+    several,
+    table_format,
+)
 
-_reference = click.option(
+if TYPE_CHECKING:
+    from criticalmass.analysis.columns import RunLike
+
+_reference = option(
     "--reference",
     type=click.Path(),
-    help="CSV of published numbers to draw beside: columns source, measure, x, y, figure, ...",
+    help="CSV of published numbers to draw in the figures: columns source, measure, x, y, ...",
 )
 
 
 def show_redundancy(
-    runs: Sequence[Any], form: str, *, out: str | None = None, **options: Any
+    runs: Sequence[RunLike],
+    form: str,
+    *,
+    out: str | None = None,
+    deltas: Sequence[float] = (),
+    estimator: str | None = None,
+    level: float | None = None,
 ) -> None:
-    """Print the redundancy table; people get a sparkline of each curve with it."""
+    """Print the table of redundancy; in the terminal each row has a sparkline of its curve."""
     from criticalmass.analysis.redundancy import curves, redundancy
-    from criticalmass.reporting import tables
+    from criticalmass.reporting.tables import redundancy_view, write_table
 
+    options = drop_unset(deltas=tuple(deltas), estimator=estimator, level=level)
     table = redundancy(runs, **options)
-    people = None
-    if form == "table":
-        people = tables.redundancy_for_people(table, curves(runs))
-    tables.write_table(table, form=form, out=out, people=people)
+    view = redundancy_view(table, curves(runs)) if form == "table" else None
+    write_table(table, form=form, out=out, view=view)
 
 
-@click.command(**example("criticalmass redundancy run --delta 0.9 --delta 0.95 --format csv"))
+@command(
+    "analysis.redundancy:redundancy",
+    "criticalmass redundancy run --delta 0.9 --delta 0.95 --format csv",
+)
 @runs
-@several("--delta", "deltas", "Share of the whole layer's value to keep: 0.9.", float)
-@click.option("--estimator", help="strict (default), interpolated or nearest.")
-@click.option("--level", type=float, help="Level of the intervals: 0.95.")
+@several("--delta", "deltas", "Share of the whole layer's value to keep.", float)
+@option("--estimator", type=ESTIMATOR, help="Estimator of the critical mass.")
+@level
 @table_format
-@out(required=False, what="File to write instead of standard output.")
+@out_file
 @quiet
-def redundancy(runs: tuple[str, ...], form: str, out: str | None, **options: Any) -> None:
+def redundancy(
+    runs: tuple[str, ...],
+    deltas: tuple[float, ...],
+    estimator: str | None,
+    level: float | None,
+    form: str,
+    out: str | None,
+) -> None:
     """Print critical mass and DR, with intervals."""
-    show_redundancy(runs, form, out=out, **given(options))
+    show_redundancy(runs, form, out=out, deltas=deltas, estimator=estimator, level=level)
 
 
-@click.command(**example("criticalmass figure value run --out curve.pdf"))
-@click.argument("name")
+@command("reporting.figures.figure:figure", "criticalmass figure value run --out curve.pdf")
+@click.argument("name", type=FIGURE)
 @click.argument("run", type=click.Path())
 @out(what="File to write: .pdf, .svg or .png.")
 @several("--measure", "measures", "Measure to draw; all that fit by default.")
-@several("--delta", "deltas", "Critical mass to mark on the value figure: 0.9.", float)
+@several("--delta", "deltas", "Critical mass to mark on the figure 'value'.", float)
 @several("--layer", "layers", "Layer to draw; all by default.")
 @several("--selector", "selectors", "Selector to draw; all by default.")
-@click.option("--width", type=float, help="Width in inches: 3.35, one column; a page has 7.")
+@option("--width", type=float, help="Width in inches; a full page is 7 wide.")
 @_reference
 @quiet
-def figure(name: str, run: str, out: str, **options: Any) -> None:
-    """Draw a figure of RUN for a paper.
+def figure(
+    name: str,
+    run: str,
+    out: str,
+    measures: tuple[str, ...],
+    deltas: tuple[float, ...],
+    layers: tuple[str, ...],
+    selectors: tuple[str, ...],
+    width: float | None,
+    reference: str | None,
+) -> None:
+    """Draw one figure of RUN for a paper.
 
-    NAME is value, cka, dr, layers, classes, gini, agreement, matrix, diffuseness or pareto; the
-    figure is one column wide, its fonts are embedded.
+    By default the figure is one column wide. Its fonts are embedded.
     """
-    from criticalmass.reporting.figures.figure import figure as draw
+    from criticalmass.reporting.figures.figure import figure as draw_figure
 
-    click.echo(str(draw(name, run, out=out, **given(options))))
+    options = drop_unset(
+        measures=measures,
+        deltas=deltas,
+        layers=layers,
+        selectors=selectors,
+        width=width,
+        reference=reference,
+    )
+    click.echo(str(draw_figure(name, run, out=out, **options)))
 
 
-@click.command(**example("criticalmass report run --out report.html"))
+@command("reporting.page.report:report", "criticalmass report run --out report.html")
 @runs
-@click.option(
-    "--out", type=click.Path(), default="report.html", show_default=True, help="File to write."
-)
+@out(required=False, what="File to write.")
 @several("--delta", "deltas", "Share of the whole layer's value to keep.", float)
 @_reference
 @quiet
-def report(runs: tuple[str, ...], out: str, **options: Any) -> None:
-    """Write one offline page about runs.
+def report(
+    runs: tuple[str, ...], out: str | None, deltas: tuple[float, ...], reference: str | None
+) -> None:
+    """Write one offline HTML page about runs.
 
-    Several runs stand side by side, with their paired differences.
+    Several runs are shown side by side, with their differences.
     """
-    from criticalmass.reporting.page.report import report as write
+    from criticalmass.reporting.page.report import report as write_report
 
-    click.echo(str(write(runs, out, **given(options))))
+    click.echo(str(write_report(runs, **drop_unset(out=out, deltas=deltas, reference=reference))))
 
 
-@click.command("list", **example("criticalmass list selectors"))
-@click.argument("what")
+@command("cli.catalogue:listing", "criticalmass list selectors", name="list")
+@click.argument("what", type=LIST)
 @click.argument("model", required=False)
 @table_format
 @quiet
 def list_(what: str, model: str | None, form: str) -> None:
-    """List what can be named.
+    """List the names that the other commands accept.
 
-    WHAT is models, datasets, selectors, measures, studies, or layers (of MODEL).
+    MODEL is needed for layers only: they are the layers of this model.
     """
     from criticalmass.cli.catalogue import listing
     from criticalmass.reporting.tables import write_table
@@ -99,49 +146,63 @@ def list_(what: str, model: str | None, form: str) -> None:
     write_table(listing(what, model), form=form)
 
 
-@click.command(**example("criticalmass info run"))
+@command("cli.catalogue:describe", "criticalmass info run")
 @click.argument("path", type=click.Path())
 @table_format
 @quiet
 def info(path: str, form: str) -> None:
-    """Say what lies in PATH: a feature store or a run."""
+    """Describe the feature store or run in PATH."""
     from criticalmass.cli.catalogue import describe
     from criticalmass.reporting.tables import write_table
 
     write_table(describe(path), form=form)
 
 
-@click.command(**example("criticalmass explain features --delta 0.9 --seeds 10"))
+@command("reporting.explain:explain", "criticalmass explain features --delta 0.9 --seeds 10")
 @click.argument("store", type=click.Path())
-@click.option("--layer", help="Layer of the store, if it has several.")
+@option("--layer", help="Layer of the store; needed if it has several and no penultimate.")
 @several("--delta", "deltas", "Share of the whole layer's value to keep.", float)
-@click.option("--seeds", type=int, help="Subsets whose mean the intervals are about: 5.")
-@click.option("--level", type=float, help="Level of the intervals: 0.95.")
-@click.option("--run", type=click.Path(), help="Run of the same features, to compare with.")
+@option("--seeds", type=int, help="Number of random subsets whose mean the intervals cover.")
+@level
+@option("--run", type=click.Path(), help="Run of the same features, to compare with.")
 @table_format
 @out(required=False, what="Folder for tables and figures; a run's folder gets the prediction.")
 @quiet
-def explain(store: str, form: str, **options: Any) -> None:
+def explain(
+    store: str,
+    layer: str | None,
+    deltas: tuple[float, ...],
+    seeds: int | None,
+    level: float | None,
+    run: str | None,
+    form: str,
+    out: str | None,
+) -> None:
     """Predict critical mass and DR of STORE without a sweep.
 
-    The law of CKA and, with labels, that of ridge probes; intervals are over random subsets.
-    With --run, predicted beside measured, and the diffuseness test.
+    CKA is predicted, and with labels the accuracy of ridge probes. The intervals are over random
+    subsets. With --run, predicted and measured values are compared, and the diffuseness test is
+    made.
     """
     from criticalmass.reporting.explain import explain as predict
-    from criticalmass.reporting.table_views import compared_for_people, masses_for_people
+    from criticalmass.reporting.table_views import (
+        critical_masses_view,
+        predicted_and_measured_view,
+    )
     from criticalmass.reporting.tables import write_table
 
-    made = predict(store, **given(options))
-    beside = made.compared_masses
+    options = drop_unset(layer=layer, deltas=deltas, seeds=seeds, level=level, run=run, out=out)
+    explanation = predict(store, **options)
+    comparison = explanation.compared_masses
     if form != "table":
-        write_table(made.masses if beside is None else beside, form=form)
+        write_table(explanation.masses if comparison is None else comparison, form=form)
         return
-    click.echo(made.paragraph)
+    click.echo(explanation.paragraph)
     click.echo()
-    write_table(made.masses, people=masses_for_people(made))
-    if beside is not None:
+    write_table(explanation.masses, view=critical_masses_view(explanation))
+    if comparison is not None:
         click.echo()
-        write_table(beside, people=compared_for_people(made))
+        write_table(comparison, view=predicted_and_measured_view(explanation))
 
 
 COMMANDS: tuple[click.Command, ...] = (

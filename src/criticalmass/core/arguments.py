@@ -1,8 +1,9 @@
-"""The door of the public functions: arguments of the wrong kind get one line, not a traceback.
+"""Validate arguments of public functions; bad types raise a one-line CriticalMassError.
 
-``@checked`` looks at arguments by their names, which mean the same everywhere in the package.
-This is about kinds, and about ranges that are the same everywhere; other ranges, and whether a
-collection may be empty, are looked at where the values are used.
+``@validate_arguments`` checks arguments by parameter name. A name means the same thing everywhere
+in the package, except for the pairs of function and parameter in ``_OVERRIDES``. The decorator
+checks types, and ranges that are the same everywhere. The functions themselves check other ranges
+and whether a collection may be empty.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ import numpy as np
 
 from criticalmass.errors import CriticalMassError
 
-__all__ = ["checked"]
+__all__ = ["validate_arguments"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Test = Callable[[Any], bool]
+Predicate = Callable[[Any], bool]
 
 
 def _is_text(value: Any) -> bool:
@@ -34,49 +35,49 @@ def _is_path(value: Any) -> bool:
     return isinstance(value, (str, os.PathLike)) and "\0" not in os.fspath(value) and value != ""
 
 
-def _is_flag(value: Any) -> bool:
+def _is_bool(value: Any) -> bool:
     return isinstance(value, (bool, np.bool_))
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not _is_flag(value)
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Integral) and not _is_bool(value)
 
 
 def _is_real(value: Any) -> bool:
-    return isinstance(value, Real) and not _is_flag(value)
+    return isinstance(value, Real) and not _is_bool(value)
 
 
 def _is_finite(value: Any) -> bool:
     return _is_real(value) and math.isfinite(value)
 
 
-def _is_strength(value: Any) -> bool:
-    """Whether something may be an l2; what is 0, negative or NaN is told where it is used."""
+def _is_l2(value: Any) -> bool:
+    """Whether a value can be an l2 strength; its user rejects 0, negative values and NaN."""
     return _is_real(value) and not 1e12 < value < math.inf and not 0 < value < 1e-30
 
 
 def _is_seeds(value: Any) -> bool:
-    """Whether something may be a number of seeds, or which: one number is how many."""
+    """Whether a value is a number of seeds, a collection of seeds, or a text such as 'auto'."""
     if _is_real(value):
-        return not value > _MOST_SEEDS
-    return _is_text(value) or _several(_is_real)(value)
+        return not value > _MAX_SEEDS
+    return _is_text(value) or _one_or_more(_is_real)(value)
 
 
-def _is_numbers(value: Any) -> bool:
-    """Whether something is an array of real numbers, or reads as one."""
-    kind = getattr(value, "dtype", None)
-    if kind is None:
-        kind = np.asarray(value).dtype
-    return np.dtype(kind).kind in "fiu"
+def _is_numeric_array(value: Any) -> bool:
+    """Whether a value is an array of real numbers or converts to one."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        dtype = np.asarray(value).dtype
+    return np.dtype(dtype).kind in "fiu"
 
 
-def _is_place(value: Any) -> bool:
-    """Whether something is a folder of this package, or an object of one."""
+def _is_artifact(value: Any) -> bool:
+    """Whether a value is a folder that this package wrote, or the object opened from one."""
     return _is_path(value) or hasattr(value, "path") or hasattr(value, "record")
 
 
 def _is_spec(value: Any) -> bool:
-    """Whether something names a model or a dataset, or is one."""
+    """Whether a value is a model or dataset, or the spec of one."""
     return (_is_text(value) and value.strip() != "") or hasattr(value, "spec")
 
 
@@ -84,97 +85,106 @@ def _is_labels(value: Any) -> bool:
     return np.asarray(value).dtype.kind in "fiuUSbO"
 
 
-def _is_pair(value: Any) -> bool:
-    """Whether something is rows with their labels, or was made of them."""
+def _is_labelled_rows(value: Any) -> bool:
+    """Whether a value is a pair (rows, labels), or an eigenbasis computed from one."""
     if isinstance(value, (tuple, list)):
-        rows = len(value) == 2 and hasattr(value[0], "shape") and _is_numbers(value[0])
-        return rows and _is_labels(value[1])
+        is_pair = len(value) == 2 and hasattr(value[0], "shape") and _is_numeric_array(value[0])
+        return is_pair and _is_labels(value[1])
     return hasattr(value, "eigenvalues")
 
 
-def _several(test: Test) -> Test:
-    """Accept one value or a collection of such values."""
+def _one_or_more(predicate: Predicate) -> Predicate:
+    """Accept one value that passes, or a collection of such values."""
 
-    def holds(value: Any) -> bool:
-        if test(value):
+    def passes(value: Any) -> bool:
+        if predicate(value):
             return True
         if isinstance(value, np.ndarray):
-            return value.ndim == 1 and all(test(one) for one in value.tolist())
+            return value.ndim == 1 and all(predicate(item) for item in value.tolist())
         if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
             return False
-        # An iterator can be read once only, by the function itself.
+        # An iterator can be read only once, and the function itself must read it.
         if iter(value) is value:
             return True
-        return all(test(one) for one in value)
+        return all(predicate(item) for item in value)
 
-    return holds
-
-
-def _either(*tests: Test) -> Test:
-    return lambda value: any(test(value) for test in tests)
+    return passes
 
 
-def _within(low: float, high: float) -> Test:
+def _any_of(*predicates: Predicate) -> Predicate:
+    return lambda value: any(predicate(value) for predicate in predicates)
+
+
+def _between(low: float, high: float) -> Predicate:
     return lambda value: _is_real(value) and low < value < high
 
 
 def _is_names(value: Any) -> bool:
-    return not isinstance(value, np.ndarray) and _several(_is_text)(value)
+    return not isinstance(value, np.ndarray) and _one_or_more(_is_text)(value)
 
 
-def _is_listing(value: Any) -> bool:
-    """Whether something may be a path or a listing of points."""
+def _is_reference_points(value: Any) -> bool:
+    """Whether a value is a collection of reference points, or the path of a file of them."""
     return _is_path(value) or (
         isinstance(value, Iterable) and not isinstance(value, (str, bytes, np.ndarray))
     )
 
 
-def _at_least(low: int, high: int = 2**32 - 1) -> Test:
-    # Beyond 32 bits no array of that size can be held: a slip, not a wish.
-    return lambda value: _is_whole(value) and low <= value <= high
+def _integer_from(low: int, high: int = 2**32 - 1) -> Predicate:
+    # A larger value is a mistake: no array of that size fits in memory.
+    return lambda value: _is_integer(value) and low <= value <= high
 
 
-_MOST = 100_000
-_MOST_SEEDS = 10_000
-# Each thread has room of its own to work in.
-_MOST_THREADS = 1024
-_SEEDS = f"a whole number of seeds up to {_MOST_SEEDS:,}, seeds (whole, 0 or more), or 'auto'"
-_RULES: dict[str, tuple[Test, str]] = {
-    "level": (_within(1e-6, 1), "a confidence between 0 and 1, e.g. 0.95"),
+_MAX_COUNT = 100_000
+_MAX_SEEDS = 10_000
+# Each thread allocates its own workspace.
+_MAX_THREADS = 1024
+_SEEDS = f"a whole number of seeds up to {_MAX_SEEDS:,}, seeds (whole, 0 or more), or 'auto'"
+_RULES: dict[str, tuple[Predicate, str]] = {
+    "level": (_between(1e-6, 1), "a confidence between 0 and 1, e.g. 0.95"),
     "refine_level": (_is_real, "a confidence between 0 and 1, e.g. 0.95"),
-    "resamples": (_at_least(2, _MOST), f"a whole number from 2 to {_MOST:,}, e.g. 2000"),
-    "n_draws": (_at_least(1, _MOST), f"a whole number from 1 to {_MOST:,}, e.g. 199"),
-    "seed": (_at_least(0), "a whole number, 0 or more"),
+    "resamples": (
+        _integer_from(2, _MAX_COUNT),
+        f"a whole number from 2 to {_MAX_COUNT:,}, e.g. 2000",
+    ),
+    "n_draws": (_integer_from(1, _MAX_COUNT), f"a whole number from 1 to {_MAX_COUNT:,}, e.g. 199"),
+    "seed": (_integer_from(0), "a whole number, 0 or more"),
     "seeds": (_is_seeds, _SEEDS),
-    "batch_size": (_at_least(1), "a whole number of at least 1"),
-    "budget_bytes": (_at_least(1), "a whole number of bytes, at least 1"),
-    "max_dims": (_at_least(1), "a whole number of neurons, at least 1"),
-    "max_passes": (_at_least(1), "a whole number of at least 1"),
-    "threads": (_at_least(1, _MOST_THREADS), f"a whole number from 1 to {_MOST_THREADS:,}"),
-    "n_samples": (_at_least(1), "a whole number of samples, at least 1"),
+    "batch_size": (_integer_from(1), "a whole number of at least 1"),
+    "budget_bytes": (_integer_from(1), "a whole number of bytes, at least 1"),
+    "max_dims": (_integer_from(1), "a whole number of neurons, at least 1"),
+    "max_passes": (_integer_from(1), "a whole number of at least 1"),
+    "threads": (_integer_from(1, _MAX_THREADS), f"a whole number from 1 to {_MAX_THREADS:,}"),
+    "n_samples": (_integer_from(1), "a whole number of samples, at least 1"),
     "delta": (_is_real, "a number in (0, 1], e.g. 0.9"),
-    "deltas": (_several(_is_real), "numbers in (0, 1], e.g. 0.9"),
+    "deltas": (_one_or_more(_is_real), "numbers in (0, 1], e.g. 0.9"),
     "keep": (_is_real, "a number in (0, 1], e.g. 0.95"),
     "worst_class_drop": (_is_real, "a number from 0 to 1, e.g. 0.05"),
-    "tol": (_within(0, math.inf), "a number above 0, e.g. 1e-6"),
-    "l2": (_several(_is_strength), "numbers from 1e-30 to 1e12, e.g. 0.01"),
-    "l2s": (_several(_is_strength), "numbers from 1e-30 to 1e12, e.g. 0.01"),
-    "sizes": (_several(_is_finite), "whole numbers of neurons, at least 1"),
-    "fractions": (_either(_is_text, _several(_is_real)), "numbers in (0, 1], at least one"),
-    "members": (_several(_at_least(1)), "whole numbers of at least 1"),
+    "tol": (_between(0, math.inf), "a number above 0, e.g. 1e-6"),
+    "l2": (_one_or_more(_is_l2), "numbers from 1e-30 to 1e12, e.g. 0.01"),
+    "l2s": (_one_or_more(_is_l2), "numbers from 1e-30 to 1e12, e.g. 0.01"),
+    "sizes": (_one_or_more(_is_finite), "whole numbers of neurons, at least 1"),
+    "fractions": (_any_of(_is_text, _one_or_more(_is_real)), "numbers in (0, 1], at least one"),
+    "members": (_one_or_more(_integer_from(1)), "whole numbers of at least 1"),
     **dict.fromkeys(
         (
             *("second_moment", "moment_of_squares", "x", "order", "orders", "values"),
             *("value_full", "ranked", "relevant", "gains"),
         ),
-        (_is_numbers, "an array of real numbers"),
+        (_is_numeric_array, "an array of real numbers"),
     ),
     "y": (_is_labels, "an array of labels"),
-    **dict.fromkeys(("train", "test", "validation"), (_is_pair, "a pair of rows and labels")),
+    **dict.fromkeys(
+        ("train", "test", "validation"), (_is_labelled_rows, "a pair of rows and labels")
+    ),
     "backend": (lambda value: _is_text(value) or hasattr(value, "map"), "a text, e.g. local"),
-    **dict.fromkeys(("run", "run_or_runs"), (_several(_is_place), "a run or its folder")),
-    **dict.fromkeys(("a", "b", "store", "slim"), (_is_place, "a folder, or what was opened of it")),
-    **dict.fromkeys(("model", "dataset", "spec"), (_is_spec, "a spec, or what was loaded of it")),
+    **dict.fromkeys(("run", "run_or_runs"), (_one_or_more(_is_artifact), "a run or its folder")),
+    **dict.fromkeys(
+        ("a", "b", "store", "slim"), (_is_artifact, "a folder, or the object opened from it")
+    ),
+    **dict.fromkeys(
+        ("model", "dataset", "spec"), (_is_spec, "a spec, or the object loaded from it")
+    ),
     **dict.fromkeys(("weights", "index", "path"), (_is_path, "a path")),
     "sampling": (lambda value: hasattr(value, "seed"), "a Sampling of the law"),
     "law": (_is_text, "a text"),
@@ -196,48 +206,51 @@ _RULES: dict[str, tuple[Test, str]] = {
             *("debiased", "standardise", "remainder", "paired", "cut", "normalise", "copy"),
             *("skip_broken", "trust_code", "projections"),
         ),
-        (_is_flag, "True or False"),
+        (_is_bool, "True or False"),
     ),
 }
-# Where a name is narrower than elsewhere.
-_NARROWER = {
-    ("report", "reference"): (_is_listing, "points, or the path of a file of them"),
-    ("linear_cka", "y"): (_is_numbers, "an array of real numbers"),
-    ("ensembles", "seeds"): (_at_least(1, 1000), "a whole number from 1 to 1,000"),
-    ("ensembles", "members"): (_at_least(1, _MOST), f"a whole number from 1 to {_MOST:,}"),
-    ("ensembles", "fractions"): (_several(_is_real), "numbers in (0, 1]"),
-    ("explain", "seeds"): (_at_least(1, _MOST_SEEDS), f"a whole number from 1 to {_MOST_SEEDS:,}"),
-    ("explain", "run"): (_is_place, "a run or its folder"),
-    ("diffused_redundancy", "fractions"): (_is_numbers, "an array of real numbers"),
-}
-_NARROWER |= {
+# (function, parameter) -> rule, where a parameter accepts other values than elsewhere.
+_OVERRIDES: dict[tuple[str, str], tuple[Predicate, str]] = {
+    ("report", "reference"): (_is_reference_points, "points, or the path of a file of them"),
+    ("linear_cka", "y"): (_is_numeric_array, "an array of real numbers"),
+    ("ensembles", "seeds"): (_integer_from(1, 1000), "a whole number from 1 to 1,000"),
+    ("ensembles", "members"): (
+        _integer_from(1, _MAX_COUNT),
+        f"a whole number from 1 to {_MAX_COUNT:,}",
+    ),
+    ("ensembles", "fractions"): (_one_or_more(_is_real), "numbers in (0, 1]"),
+    ("explain", "seeds"): (
+        _integer_from(1, _MAX_SEEDS),
+        f"a whole number from 1 to {_MAX_SEEDS:,}",
+    ),
+    ("explain", "run"): (_is_artifact, "a run or its folder"),
+    ("diffused_redundancy", "fractions"): (_is_numeric_array, "an array of real numbers"),
     ("study", "name_or_file"): (_is_path, "a study's name or file"),
     ("study", "features"): (_is_path, "a path"),
     ("study", "data"): (_is_path, "a path"),
     ("study", "protocol"): (_is_text, "a text: exact or paper"),
-    ("study", "pages"): (_is_flag, "True or False"),
+    ("study", "pages"): (_is_bool, "True or False"),
     ("study", "weights"): (
         lambda value: isinstance(value, Mapping) and all(map(_is_path, value.values())),
         "a mapping of names to files",
     ),
 }
-# One value stands for a collection of one.
-_GATHERED = frozenset(("deltas", "sizes", "l2s"))
+# Parameters for which one value stands for a collection of one.
+_WRAPPED = frozenset(("deltas", "sizes", "l2s"))
 
 
-def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Look at the arguments of a public function before it runs.
+def validate_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Check the arguments of a public function before it runs.
 
     ``None`` passes where it is the default.
 
     Raises
     ------
-    CriticalMassError: (when the function is called) an argument is of the wrong kind.
+    CriticalMassError: (when the function is called) an argument has the wrong type.
     """
     signature = inspect.signature(function)
     rules = {name: _RULES[name] for name in signature.parameters if name in _RULES}
-    narrower = {name: rule for (verb, name), rule in _NARROWER.items() if verb == function.__name__}
-    rules |= narrower
+    rules |= {name: rule for (verb, name), rule in _OVERRIDES.items() if verb == function.__name__}
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -245,25 +258,26 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         for name, value in bound.arguments.items():
             if name not in rules or (value is None and signature.parameters[name].default is None):
                 continue
-            if not _holds(rules[name][0], value):
-                raise CriticalMassError(f"{name}={_short(value)} must be {rules[name][1]}")
+            predicate, expected = rules[name]
+            if not _passes(predicate, value):
+                raise CriticalMassError(f"{name}={_shorten(value)} must be {expected}")
             if isinstance(value, np.generic):
                 value = bound.arguments[name] = value.item()
-            if name in _GATHERED and isinstance(value, Real):
+            if name in _WRAPPED and isinstance(value, Real):
                 bound.arguments[name] = (value,)
         return function(*bound.args, **bound.kwargs)
 
     return call
 
 
-def _holds(test: Test, value: Any) -> bool:
-    """Ask a test; a value that defeats it is of the wrong kind."""
+def _passes(predicate: Predicate, value: Any) -> bool:
+    """Apply a predicate; a value that makes it raise does not pass."""
     try:
-        return bool(test(value))
+        return bool(predicate(value))
     except (TypeError, ValueError, OverflowError, AttributeError):
         return False
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:60]}... ({type(value).__name__})"

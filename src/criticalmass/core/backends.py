@@ -1,4 +1,4 @@
-"""Where work runs: a backend maps a function over tasks and hands the results back as they come."""
+"""Backends: a backend maps a function over tasks and yields the results as they complete."""
 
 from __future__ import annotations
 
@@ -14,91 +14,91 @@ Result = TypeVar("Result")
 
 
 class Backend(Protocol):
-    """A place where tasks run."""
+    """Runs tasks."""
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """Yield ``function(task)`` for every task, in any order, each as soon as it is there.
+        """Yield ``function(task)`` for every task, in any order, each as soon as it completes.
 
-        An exception of the function ends the iteration and reaches the caller. A backend of other
-        processes pickles the function once and every task; both must be small.
+        An exception of the function ends the iteration and reaches the caller. A backend that
+        uses other processes pickles the function once and every task; both must be small.
         """
         ...
 
 
-def _ray(*address: Any, **options: Any) -> Backend:
-    """Import Ray only when it is asked for."""
+def _make_ray(*address: Any, **options: Any) -> Backend:
+    """Make a Ray backend; Ray is imported here, not with this module."""
     from criticalmass.core.ray_backend import Ray
 
     return Ray(*address, **options)
 
 
 def get_backend(
-    backend: str | Backend, known: Mapping[str, Callable[..., Backend]] | None = None
+    backend: str | Backend, registry: Mapping[str, Callable[..., Backend]] | None = None
 ) -> Backend:
-    """Look up a backend; an object that is one already comes back as it is.
+    """Return the backend of a name; return a backend object unchanged.
 
     Parameters
     ----------
     backend: ``"local"``; ``"ray"``, or with the address of a cluster ``"ray:10.0.0.1:6379"``; or
-        an object.
-    known: name -> what makes the backend; `BACKENDS` by default.
+        a backend object.
+    registry: name -> function that makes the backend; `BACKENDS` by default.
 
     Raises
     ------
-    CriticalMassError: for an unknown name, with a did-you-mean, or an address of ``"local"``.
+    CriticalMassError: an unknown name (the message suggests a similar one), or ``"local"`` with
+        an address.
     """
     if not isinstance(backend, str):
         return backend
-    makers = BACKENDS if known is None else known
-    kind, _, address = backend.partition(":")
-    if kind not in makers:
-        raise unknown_name("backend", kind, makers)
-    if address and kind == "local":
+    factories = BACKENDS if registry is None else registry
+    name, _, address = backend.partition(":")
+    if name not in factories:
+        raise unknown_name("backend", name, factories)
+    if address and name == "local":
         raise CriticalMassError(
             f"backend {backend!r}: local work has no address; use 'ray:ADDRESS'"
         )
-    return makers[kind](address) if address else makers[kind]()
+    return factories[name](address) if address else factories[name]()
 
 
 def map_in_order(
     backend: Backend, function: Callable[[Task], Result], tasks: Iterable[Task]
 ) -> Iterator[Result]:
-    """Yield ``function(task)`` in the order of the tasks, whatever order they are done in.
+    """Yield ``function(task)`` in the order of the tasks, whatever order they complete in.
 
     Parameters
     ----------
-    backend: where they run. Results that come before their turn are held in memory.
-    function, tasks: as `Backend.map` takes them.
+    backend: runs the tasks. Results that complete early are held in memory.
+    function, tasks: see `Backend.map`.
     """
     early: dict[int, Result] = {}
-    turn = 0
-    for place, result in backend.map(_Numbered(function), enumerate(tasks)):
-        early[place] = result
-        while turn in early:
-            yield early.pop(turn)
-            turn += 1
+    next_index = 0
+    for index, result in backend.map(_Indexed(function), enumerate(tasks)):
+        early[index] = result
+        while next_index in early:
+            yield early.pop(next_index)
+            next_index += 1
 
 
 @dataclass(frozen=True)
-class _Numbered(Generic[Task, Result]):
-    """A function whose tasks and results carry a number; a class, so that it can be pickled."""
+class _Indexed(Generic[Task, Result]):
+    """A function of (index, task) that returns (index, result); a class so that it pickles."""
 
     function: Callable[[Task], Result]
 
     def __call__(self, task: tuple[int, Task]) -> tuple[int, Result]:
-        """Do one task."""
         return task[0], self.function(task[1])
 
 
 @dataclass(frozen=True)
 class Local:
-    """Runs tasks in this process, in their order."""
+    """Runs tasks one after the other in this process."""
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """Yield ``function(task)`` for every task; the next one starts when it is asked for."""
+        """Yield ``function(task)`` for every task, in order; each runs when it is requested."""
         for task in tasks:
             yield function(task)
 
 
-#: Name -> what makes the backend.
-BACKENDS: Mapping[str, Callable[..., Backend]] = {"local": Local, "ray": _ray}
+#: Name -> function that makes the backend.
+BACKENDS: Mapping[str, Callable[..., Backend]] = {"local": Local, "ray": _make_ray}

@@ -1,4 +1,4 @@
-"""Second moments of a representation: streamed in chunks, mergeable, restricted to any subset."""
+"""Second moments of a representation: computed in chunks, merged, restricted to subsets."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ class Moments:
 
     @property
     def n_neurons(self) -> int:
-        """Number of neurons."""
+        """Return the number of neurons."""
         return int(self.mean.shape[0])
 
     @property
     def covariance(self) -> FloatArray:
-        """(n_neurons, n_neurons) population covariance, ``scatter / n``."""
+        """Return the (n_neurons, n_neurons) population covariance, ``scatter / n``."""
         return self.scatter / self.n
 
     @property
     def std(self) -> FloatArray:
-        """(n_neurons,) population standard deviation; exactly 0 for a constant neuron."""
+        """Return the (n_neurons,) population standard deviation; exactly 0 if constant."""
         return np.asarray(np.sqrt(np.diagonal(self.scatter) / self.n), dtype=np.float64)
 
     def merge(self, other: Moments) -> Moments:
-        """Moments of the two sets of samples together (Chan, Golub and LeVeque 1979).
+        """Return the moments of the union of both sets of samples (Chan, Golub, LeVeque 1979).
 
         Raises
         ------
-        CriticalMassError: if neurons or classes of the two do not match.
+        CriticalMassError: the numbers of neurons or classes differ.
         """
         if other.n_neurons != self.n_neurons:
             raise CriticalMassError(
@@ -72,7 +72,7 @@ class Moments:
         return Moments(n, self.mean + step * (other.n / n), scatter, counts, means)
 
     def restrict(self, index: npt.ArrayLike) -> Moments:
-        """Moments of the neurons in ``index``, in that order; the samples stay the same.
+        """Return the moments of the neurons in ``index``, in that order, on the same samples.
 
         Parameters
         ----------
@@ -80,27 +80,27 @@ class Moments:
 
         Raises
         ------
-        CriticalMassError: if a position lies outside the layer.
+        CriticalMassError: a position lies outside the layer.
         """
-        kept = as_index(index, self.n_neurons)
-        means = None if self.class_means is None else self.class_means[:, kept]
-        scatter = self.scatter[np.ix_(kept, kept)]
-        return Moments(self.n, self.mean[kept], scatter, self.class_counts, means)
+        columns = as_index(index, self.n_neurons)
+        means = None if self.class_means is None else self.class_means[:, columns]
+        scatter = self.scatter[np.ix_(columns, columns)]
+        return Moments(self.n, self.mean[columns], scatter, self.class_counts, means)
 
 
-#: (rows, labels, n_classes) -> moments, made elsewhere.
-Spread = Callable[[Any, IntArray | None, int | None], Moments]
-_SPREAD: ContextVar[Spread | None] = ContextVar("spread", default=None)
+#: A function of (rows, labels, n_classes) that computes moments, e.g. on a cluster.
+MomentsFunction = Callable[[Any, IntArray | None, int | None], Moments]
+_OVERRIDE: ContextVar[MomentsFunction | None] = ContextVar("moments_override", default=None)
 
 
 @contextlib.contextmanager
-def spreading(spread: Spread | None) -> Iterator[None]:
-    """Have moments made by a function, until the end of the block; None: here, as ever."""
-    token = _SPREAD.set(spread)
+def override_moments(function: MomentsFunction | None) -> Iterator[None]:
+    """Override how `moments` is computed inside this block; None restores the default."""
+    token = _OVERRIDE.set(function)
     try:
         yield
     finally:
-        _SPREAD.reset(token)
+        _OVERRIDE.reset(token)
 
 
 def as_index(index: npt.ArrayLike, n_neurons: int) -> IndexArray:
@@ -108,20 +108,21 @@ def as_index(index: npt.ArrayLike, n_neurons: int) -> IndexArray:
 
     Raises
     ------
-    CriticalMassError: if they are no integers, not one-dimensional, or outside the layer.
+    CriticalMassError: they are not integers, not one-dimensional, or outside the layer.
     """
-    kept = np.asarray(index)
-    if kept.ndim != 1 or (kept.size and not np.issubdtype(kept.dtype, np.integer)):
+    positions = np.asarray(index)
+    if positions.ndim != 1 or (positions.size and not np.issubdtype(positions.dtype, np.integer)):
         raise CriticalMassError(
-            f"neurons are given as a vector of integers, got shape {kept.shape} of {kept.dtype}"
+            f"neurons must be a vector of integers, got shape {positions.shape} of "
+            f"{positions.dtype}"
         )
-    if kept.size and (kept.min() < 0 or kept.max() >= n_neurons):
-        worst = int(kept.min() if kept.min() < 0 else kept.max())
+    if positions.size and (positions.min() < 0 or positions.max() >= n_neurons):
+        worst = int(positions.min() if positions.min() < 0 else positions.max())
         raise CriticalMassError(
             f"neuron {worst} is outside a layer of {n_neurons} neurons; "
             f"give positions from 0 to {n_neurons - 1}"
         )
-    return np.ascontiguousarray(kept, dtype=np.intp)
+    return np.ascontiguousarray(positions, dtype=np.intp)
 
 
 def moments(
@@ -131,11 +132,11 @@ def moments(
     n_classes: int | None = None,
     chunk: int = 2048,
 ) -> Moments:
-    """Stream the moments of a representation in float64, ``chunk`` rows at a time.
+    """Compute the moments of a representation in float64, ``chunk`` rows at a time.
 
-    Every chunk is centred on its own mean and joined to what went before by the pairwise
-    update of Chan, Golub and LeVeque (1979): one more row of the same symmetric rank-k
-    update, so nothing cancels however far the data lie from zero or drift on the way.
+    Every chunk is centred on its own mean and merged with the earlier ones by the pairwise
+    update of Chan, Golub and LeVeque (1979). That update is one more row of the symmetric rank-k
+    update, so nothing cancels, however far the data lie from zero or drift between chunks.
 
     Parameters
     ----------
@@ -146,14 +147,14 @@ def moments(
 
     Raises
     ------
-    CriticalMassError: for no rows, values that are not finite, or labels that do not fit.
+    CriticalMassError: there are no rows, values that are not finite, or labels that do not fit.
     """
     n, d = _shape(rows, chunk)
     classes = None if labels is None else _check_labels(labels, n, n_classes)
-    spread = _SPREAD.get()
-    if spread is not None:
-        return spread(rows, *(classes or (None, None)))
-    # A constant neuron minus its first value is exactly 0, so that it gets exactly no variance.
+    override = _OVERRIDE.get()
+    if override is not None:
+        return override(rows, *(classes or (None, None)))
+    # A constant neuron minus its first value is exactly 0, so its variance is exactly 0.
     shift = np.asarray(rows[0:1], dtype=np.float64).reshape(d)
     mean = np.zeros(d)
     scatter = np.zeros((d, d), order="F")
@@ -162,7 +163,7 @@ def moments(
         if sums is not None and classes is not None:
             _add_class_sums(sums, block[:-1], classes[0][start : start + chunk])
         mean, scatter = _accumulate(mean, scatter, block, start)
-    _mirror(scatter)
+    _symmetrise(scatter)
     if sums is None or classes is None:
         return Moments(n, mean + shift, scatter.T)
     counts = np.bincount(classes[0], minlength=classes[1]).astype(np.int64)
@@ -171,12 +172,12 @@ def moments(
 
 
 def moment_of_squares(rows: Any, mean: FloatArray, *, chunk: int = 2048) -> FloatArray:
-    """Stream D = (X*X)'(X*X) of the centred X: what the unbiased HSIC needs besides X'X.
+    """Compute D = (X*X)'(X*X) of the centred X; the unbiased HSIC needs it together with X'X.
 
     Parameters
     ----------
     rows: (n_samples, n_neurons) array or ``Features``; read as ``rows[a:b]``.
-    mean: (n_neurons,) mean of every neuron, as `moments` returns it.
+    mean: (n_neurons,) mean of every neuron, from `moments`.
     chunk: rows held in float64 at a time.
 
     Returns
@@ -185,50 +186,50 @@ def moment_of_squares(rows: Any, mean: FloatArray, *, chunk: int = 2048) -> Floa
 
     Raises
     ------
-    CriticalMassError: for no rows, or a mean that does not fit them.
+    CriticalMassError: there are no rows, or the mean has another length.
     """
     from scipy.linalg.blas import dsyrk
 
     n, d = _shape(rows, chunk)
     if mean.shape != (d,):
-        raise CriticalMassError(f"the mean has shape {mean.shape}; these rows have {d} neurons")
+        raise CriticalMassError(f"the mean has shape {mean.shape}, but the rows have {d} neurons")
     total = np.zeros((d, d), order="F")
     for start in range(0, n, chunk):
         block = np.subtract(rows[start : min(start + chunk, n)], mean, dtype=np.float64)
         block *= block
         total = dsyrk(1.0, block.T, beta=1.0, c=total, overwrite_c=1)
-    _mirror(total)
+    _symmetrise(total)
     return np.asarray(total.T)
 
 
-def _merge_classes(one: Moments, two: Moments) -> tuple[IntArray | None, FloatArray | None]:
-    """Join class counts and means; both sides have the same classes, or neither has any."""
-    a, b = one.class_counts, two.class_counts
+def _merge_classes(first: Moments, second: Moments) -> tuple[IntArray | None, FloatArray | None]:
+    """Merge class counts and means; both have the same classes, or neither has any."""
+    a, b = first.class_counts, second.class_counts
     if (a is None) != (b is None) or (a is not None and b is not None and a.shape != b.shape):
         sizes = " and ".join("no" if c is None else str(c.size) for c in (a, b))
         raise CriticalMassError(
             f"cannot merge moments with {sizes} classes; give the same n_classes for both"
         )
-    if a is None or b is None or one.class_means is None or two.class_means is None:
+    if a is None or b is None or first.class_means is None or second.class_means is None:
         return None, None
     counts = a + b
     share = (b / np.maximum(counts, 1))[:, None]
-    return counts, one.class_means * (1.0 - share) + two.class_means * share
+    return counts, first.class_means * (1.0 - share) + second.class_means * share
 
 
 def _shape(rows: Any, chunk: int) -> tuple[int, int]:
-    """Return (n_samples, n_neurons) of rows that can have moments."""
+    """Check rows and chunk size; return (n_samples, n_neurons)."""
     if len(rows.shape) != 2 or rows.shape[0] < 1 or rows.shape[1] < 1:
         raise CriticalMassError(
-            f"a representation has shape (n_samples, n_neurons), got {tuple(rows.shape)}"
+            f"a representation must have shape (n_samples, n_neurons), got {tuple(rows.shape)}"
         )
     if chunk < 1:
-        raise CriticalMassError(f"chunk={chunk} but at least 1 row is read at a time")
+        raise CriticalMassError(f"chunk={chunk} must be at least 1 row")
     return int(rows.shape[0]), int(rows.shape[1])
 
 
 def _check_labels(labels: npt.ArrayLike, n: int, n_classes: int | None) -> tuple[IntArray, int]:
-    """Return the labels as int64 and the number of classes."""
+    """Check labels; return them as int64, with the number of classes."""
     y = np.asarray(labels)
     if y.shape != (n,) or not np.issubdtype(y.dtype, np.integer):
         raise CriticalMassError(
@@ -244,7 +245,7 @@ def _check_labels(labels: npt.ArrayLike, n: int, n_classes: int | None) -> tuple
 
 
 def _blocks(rows: Any, shift: FloatArray, chunk: int) -> Iterator[tuple[int, FloatArray]]:
-    """Yield (start, rows - shift) with one spare row at the end, which `_accumulate` fills."""
+    """Yield (start, rows - shift) with one extra row at the end, which `_accumulate` fills."""
     n, d = rows.shape
     for start in range(0, n, chunk):
         stop = min(start + chunk, n)
@@ -254,12 +255,12 @@ def _blocks(rows: Any, shift: FloatArray, chunk: int) -> Iterator[tuple[int, Flo
 
 
 def _accumulate(
-    mean: FloatArray, scatter: FloatArray, block: FloatArray, seen: int
+    mean: FloatArray, scatter: FloatArray, block: FloatArray, n_before: int
 ) -> tuple[FloatArray, FloatArray]:
-    """Add one block to the running mean and to one triangle of the scatter; centres it in place.
+    """Add one block to the running mean and to one triangle of the scatter.
 
-    The last row of ``block`` takes the step between the two means, weighted such that the
-    rank-k update over all rows is the pairwise update.
+    Centres ``block`` in place. Its last row is set to the weighted step between the two means,
+    so that the rank-k update over all rows is the pairwise update.
     """
     from scipy.linalg.blas import dsyrk
 
@@ -268,19 +269,19 @@ def _accumulate(
     if not np.isfinite(centre).all():
         neuron = int(np.flatnonzero(~np.isfinite(centre))[0])
         raise CriticalMassError(
-            f"rows {seen} to {seen + size - 1} of neuron {neuron} hold NaN or infinity; "
+            f"rows {n_before} to {n_before + size - 1} of neuron {neuron} hold NaN or infinity; "
             "extract the features again or drop those samples"
         )
     block[:-1] -= centre
     step = centre - mean
-    total = seen + size
-    block[-1] = step * np.sqrt(seen * size / total)
+    total = n_before + size
+    block[-1] = step * np.sqrt(n_before * size / total)
     scatter = dsyrk(1.0, block.T, beta=1.0, c=scatter, overwrite_c=1)
     return mean + step * (size / total), scatter
 
 
-def _mirror(scatter: FloatArray) -> None:
-    """Copy the upper triangle onto the lower one, in place, a few columns at a time."""
+def _symmetrise(scatter: FloatArray) -> None:
+    """Copy the upper triangle to the lower one in place, 256 columns at a time."""
     d = scatter.shape[0]
     for a in range(0, d, 256):
         b = min(a + 256, d)

@@ -9,16 +9,16 @@ from criticalmass.errors import missing_extra
 
 
 def import_package(package: str, extra: str) -> ModuleType:
-    """Import a package that an extra of this package brings.
+    """Import a package that an extra of this distribution installs.
 
     Parameters
     ----------
     package: its import name.
-    extra: the extra.
+    extra: the name of the extra.
 
     Raises
     ------
-    MissingExtraError: it is not installed.
+    MissingExtraError: the package is not installed.
     """
     try:
         return importlib.import_module(package)

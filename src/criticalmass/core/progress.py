@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar with rate and time left, silent until a caller switches it on."""
+"""Progress on stderr: a bar with rate and time left. Off by default."""
 
 from __future__ import annotations
 
@@ -19,66 +19,64 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-_switch = {"on": False}
+_state = {"on": False}
 
 
 def enable(on: bool = True) -> None:
-    """Switch progress on (the command line does) or off (the default)."""
-    _switch["on"] = on
+    """Switch progress on, as the command line does, or off, the default."""
+    _state["on"] = on
 
 
-def enabled() -> bool:
-    """Tell whether progress is switched on."""
-    return _switch["on"]
+def is_enabled() -> bool:
+    """Return whether progress is on."""
+    return _state["on"]
 
 
 def _console() -> Console:
-    # Made at each use: sys.stderr may have been replaced since (pytest, notebooks).
+    # Not cached: pytest and notebooks replace sys.stderr.
     return Console(file=sys.stderr, soft_wrap=True, highlight=False)
 
 
-def say(line: str) -> None:
+def write_line(line: str) -> None:
     """Write one line to stderr if progress is on."""
-    if enabled():
+    if is_enabled():
         _console().print(line, markup=False)
 
 
-def notice(line: str) -> None:
-    """Tell the user something that must not pass unseen.
-
-    With progress on it is a line on stderr; otherwise a ``UserWarning``, so that a caller of the
-    library learns of it too.
-    """
-    if enabled():
-        say(line)
+def warn_user(line: str) -> None:
+    """Write one line to stderr if progress is on; otherwise issue a ``UserWarning``."""
+    if is_enabled():
+        write_line(line)
     else:
         warnings.warn(line, UserWarning, stacklevel=3)
 
 
 class _RateColumn(ProgressColumn):
-    """Units a second over the last moments."""
+    """Shows the current rate in units per second."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        """Draw the rate of one task."""
+        """Return the rate of a task as text."""
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:,.0f} {self.unit}/s")
 
 
 class Progress:
-    """One task's progress; use as a context manager.
+    """The progress of one task, as a context manager.
+
+    ``with Progress("features", 70000, "images") as bar: bar.advance(32)``
 
     Parameters
     ----------
-    label: what is being done.
-    total: how many units there are.
-    unit: the unit's plural name, e.g. ``"images"``.
+    label: name of the task.
+    total: number of units.
+    unit: plural name of the unit, e.g. ``"images"``.
     """
 
-    def __init__(self, label: str, total: int, unit: str) -> None:
+    def __init__(self, label: str, total: int, unit: str = "items") -> None:
         self.label = label
         self.total = total
         self.unit = unit
@@ -87,9 +85,9 @@ class Progress:
         self._started = 0.0
 
     def __enter__(self) -> Progress:
-        """Draw the bar (on a terminal) or the opening line (elsewhere)."""
+        """Draw the bar on a terminal; write an opening line elsewhere."""
         self._started = time.perf_counter()
-        if not enabled():
+        if not is_enabled():
             return self
         console = _console()
         if console.is_terminal:
@@ -104,11 +102,11 @@ class Progress:
             self._bar.start()
             self._bar.add_task(self.label, total=self.total)
         else:
-            say(f"{self.label}: {self.total:,} {self.unit}")
+            write_line(f"{self.label}: {self.total:,} {self.unit}")
         return self
 
     def advance(self, units: int = 1) -> None:
-        """Count units as done."""
+        """Add completed units."""
         self.done += units
         if self._bar is not None:
             self._bar.advance(self._bar.task_ids[0], units)
@@ -119,26 +117,14 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the bar, or write the closing line with the rate."""
+        """Close the bar, or write a closing line with the rate."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-        elif enabled():
+        elif is_enabled():
             seconds = time.perf_counter() - self._started
             rate = self.done / seconds if seconds > 0 else 0.0
-            say(
+            write_line(
                 f"{self.label}: {self.done:,} of {self.total:,} {self.unit} "
                 f"in {seconds:.1f} s ({rate:,.0f} {self.unit}/s)"
             )
-
-
-def track(label: str, total: int, unit: str = "items") -> Progress:
-    """Make a task's progress: ``with track("features", 70000, "images") as bar: bar.advance(32)``.
-
-    Parameters
-    ----------
-    label: what is being done.
-    total: how many units there are.
-    unit: the unit's plural name.
-    """
-    return Progress(label, total, unit)

@@ -1,4 +1,4 @@
-"""Rows of features: chunks, subsets and projections, read without holding the whole matrix."""
+"""Rows of a feature matrix: chunks, slices, subsets and projections, read from disk as needed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from criticalmass.errors import CriticalMassError
 
 
 @dataclass(frozen=True, eq=False)
-class Projected:
-    """Rows times a projection, multiplied as they are read.
+class ProjectedRows:
+    """The product of rows and a projection, computed as rows are read.
 
     Attributes
     ----------
@@ -27,22 +27,22 @@ class Projected:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n_samples, n_kept)."""
+        """Return (n_samples, n_kept)."""
         return int(self.rows.shape[0]), int(self.projection.shape[1])
 
     @property
     def dtype(self) -> np.dtype[np.float32]:
-        """Always float32."""
+        """Return float32."""
         return np.dtype(np.float32)
 
     def __getitem__(self, key: Any, /) -> NDArray[np.float32]:
-        """Read the rows of a slice or an index array, projected."""
+        """Return the projected rows of a slice or an index array."""
         return np.asarray(self.rows[key], dtype=np.float32) @ self.projection
 
 
 @dataclass(frozen=True, eq=False)
-class Span:
-    """Rows ``start`` to ``stop`` of a matrix, read by slices like the whole."""
+class RowSlice:
+    """Rows ``start`` to ``stop`` (exclusive) of a matrix; read by slices."""
 
     rows: Rows
     start: int
@@ -50,51 +50,50 @@ class Span:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n_rows, n_neurons)."""
+        """Return (n_rows, n_neurons)."""
         return self.stop - self.start, int(self.rows.shape[1])
 
     @property
     def dtype(self) -> Any:
-        """The stored dtype."""
+        """Return the stored dtype."""
         return self.rows.dtype
 
     def __getitem__(self, key: slice, /) -> NDArray[Any]:
-        """Read the slice ``key`` of the span."""
-        a, b, _ = key.indices(self.stop - self.start)
-        block: NDArray[Any] = self.rows[self.start + a : self.start + max(a, b)]
+        """Return the rows of a slice, counted from ``start``."""
+        first, last, _ = key.indices(self.stop - self.start)
+        block: NDArray[Any] = self.rows[self.start + first : self.start + max(first, last)]
         return block
 
 
-CHUNK = 1024
+CHUNK_ROWS = 1024
 
 _MEBIBYTE = 1 << 20
 
 
-def chunks(rows: Rows, size: int = CHUNK) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def chunks(rows: Rows, size: int = CHUNK_ROWS) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Yield (start, float32 block) over all rows, ``size`` rows at a time."""
     n = int(rows.shape[0])
     for start in range(0, n, size):
         yield start, rows_as_float32(rows, start, min(start + size, n))
 
 
-def rows_within(width: int, mebibytes: int, *, most: int = CHUNK) -> int:
-    """Return how many float32 rows of ``width`` fit the budget, at least 1, at most ``most``."""
-    return int(min(most, max(1, mebibytes * _MEBIBYTE // (4 * max(1, width)))))
+def rows_per_chunk(width: int, mebibytes: int, *, max_rows: int = CHUNK_ROWS) -> int:
+    """Return the number of float32 rows of ``width`` that fit ``mebibytes``: 1 to ``max_rows``."""
+    return int(min(max_rows, max(1, mebibytes * _MEBIBYTE // (4 * max(1, width)))))
 
 
-def refuse_nonfinite(block: NDArray[Any], start: int, name: str = "x_train") -> None:
-    """Refuse NaN and infinite features.
+def check_finite(block: NDArray[Any], start: int, name: str = "x_train") -> None:
+    """Raise if features are NaN or infinite.
 
     Parameters
     ----------
     block: (rows, n_neurons) features.
     start: row number of the block's first row.
-    name: what the block is part of, for the message.
+    name: name of the matrix, for the message.
 
     Raises
     ------
-    CriticalMassError
-        If a feature is not finite; names the first such row and neuron.
+    CriticalMassError: a feature is not finite; the message names the first such row and neuron.
     """
     if np.isfinite(block).all():
         return
@@ -107,11 +106,11 @@ def refuse_nonfinite(block: NDArray[Any], start: int, name: str = "x_train") -> 
 
 @dataclass(frozen=True, eq=False)
 class RowSubset:
-    """Some rows of a matrix, in their own order, read by slices like the whole.
+    """Some rows of a matrix, in ascending order; read by slices.
 
     Parameters
     ----------
-    rows: (n_samples, n_neurons) the whole.
+    rows: (n_samples, n_neurons) matrix.
     index: (n_kept,) strictly ascending row numbers.
     """
 
@@ -129,22 +128,22 @@ class RowSubset:
         return self.rows.dtype
 
     def __getitem__(self, key: Any, /) -> NDArray[Any]:
-        """Read the slice ``key`` of the subset; refuses features that are not finite."""
-        kept = self.index[key]
-        if kept.size == 0:
+        """Return the rows of a slice of the subset; raise if a feature is not finite."""
+        selected = self.index[key]
+        if selected.size == 0:
             return np.empty((0, self.shape[1]), dtype=self.dtype)
-        first, last = int(kept[0]), int(kept[-1]) + 1
+        first, last = int(selected[0]), int(selected[-1]) + 1
         block = np.asarray(self.rows[first:last])
-        if kept.size < block.shape[0]:
-            block = block[kept - first]
+        if selected.size < block.shape[0]:
+            block = block[selected - first]
         if not np.isfinite(block).all():
             row = int(np.argwhere(~np.isfinite(block))[0, 0])
-            refuse_nonfinite(block[row : row + 1], int(kept[row]))
+            check_finite(block[row : row + 1], int(selected[row]))
         return block
 
 
 class Rows(Protocol):
-    """A matrix that can be read by row slices: an ndarray or a sharded feature matrix."""
+    """A matrix that is read by row slices: an ndarray or a sharded feature matrix."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -162,5 +161,5 @@ class Rows(Protocol):
 
 
 def rows_as_float32(rows: Rows, start: int, stop: int) -> NDArray[np.float32]:
-    """Read rows ``start..stop-1`` as a C-contiguous float32 block, copied only where needed."""
+    """Read rows ``start`` to ``stop`` (exclusive) as C-contiguous float32; copy only if needed."""
     return np.ascontiguousarray(rows[start:stop], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Thread counts, ordered parallel maps and read-ahead."""
+"""Thread counts, and parallel maps in threads that keep the order of the tasks."""
 
 from __future__ import annotations
 
@@ -14,24 +14,33 @@ from threadpoolctl import threadpool_limits
 
 from criticalmass.errors import CriticalMassError
 
-VARIABLE = "CRITICALMASS_THREADS"
+THREADS_VARIABLE = "CRITICALMASS_THREADS"
 
-# What libraries that are not loaded yet read when they are.
-_LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# Libraries read these variables when they are loaded.
+_LIBRARY_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+#: Upper limit of the threads of `map_in_threads`: each may hold one result.
+MAX_THREADS = 8
+
+Task = TypeVar("Task")
+
+Result = TypeVar("Result")
 
 
 def thread_count() -> int:
-    """Return the number of threads to use: as told, or as many as cores that may be used.
+    """Return the number of threads to use: ``CRITICALMASS_THREADS``, or the available cores.
 
     Raises
     ------
-    CriticalMassError: if ``CRITICALMASS_THREADS`` is set to what is no number of threads.
+    CriticalMassError: ``CRITICALMASS_THREADS`` is not a whole number of at least 1.
     """
-    told = os.environ.get(VARIABLE)
-    if told:
-        if not told.strip().isdecimal() or int(told) < 1:
-            raise CriticalMassError(f"{VARIABLE}={told!r}; give a whole number of at least 1")
-        return int(told)
+    setting = os.environ.get(THREADS_VARIABLE)
+    if setting:
+        if not setting.strip().isdecimal() or int(setting) < 1:
+            raise CriticalMassError(
+                f"{THREADS_VARIABLE}={setting!r}; give a whole number of at least 1"
+            )
+        return int(setting)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -39,23 +48,22 @@ def thread_count() -> int:
 
 @contextlib.contextmanager
 def limit_threads(threads: int) -> Iterator[None]:
-    """Use so many threads, in our own loops and in BLAS, until the end of the block.
+    """Use ``threads`` threads, in our own loops and in BLAS, until the end of the block.
 
     Parameters
     ----------
-    threads: at least 1. It holds for the whole process, not for the calling thread alone.
+    threads: at least 1. The limit applies to the whole process, not only to the calling thread.
 
     Raises
     ------
-    CriticalMassError: for fewer.
+    CriticalMassError: ``threads`` is below 1.
     """
     if threads < 1:
         raise CriticalMassError(f"threads={threads}; give a whole number of at least 1")
-    # Libraries are limited only once they are loaded: scipy brings a BLAS of its own.
+    # threadpoolctl limits loaded libraries only, and scipy has its own BLAS.
     import scipy.linalg.blas  # noqa: F401
-    from threadpoolctl import threadpool_limits
 
-    names = (VARIABLE, *_LIBRARIES)
+    names = (THREADS_VARIABLE, *_LIBRARY_VARIABLES)
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, str(threads)))
     try:
@@ -69,77 +77,65 @@ def limit_threads(threads: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-Task = TypeVar("Task")
-
-Result = TypeVar("Result")
-
-
 def map_ahead(
-    function: Callable[[Task], Result], tasks: Iterable[Task], *, workers: int, ahead: int
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    *,
+    workers: int,
+    ahead: int,
+    initializer: Callable[[], None] | None = None,
 ) -> Generator[Result, None, None]:
     """Yield ``function(task)`` for every task, in the tasks' order, computed ahead in threads.
 
-    What is yielded does not depend on the timing: neither results nor the first error do. Closing
-    the generator (or an exception in it) drops what was not begun and waits for what was.
+    Results and the first error do not depend on timing. Closing the generator, or an exception
+    in it, cancels the tasks that have not started and waits for those that have.
 
     Parameters
     ----------
-    function: run in several threads at once; worth it where it releases the interpreter's lock.
-    tasks: drawn one by one, in the consumer's thread.
-    workers: threads.
-    ahead: most results that are ready or in the making while the consumer is busy with another.
+    function: runs in several threads at once; useful if it releases the interpreter's lock.
+    tasks: read one by one, in the consumer's thread.
+    workers: number of threads.
+    ahead: maximum number of results that are ready or in progress while the consumer holds one.
+    initializer: runs once in each thread when it starts.
 
     Raises
     ------
-    Whatever ``function`` raises, at the place of its task.
+    Whatever ``function`` raises, in the position of its task.
     """
     remaining = iter(tasks)
-    with ThreadPoolExecutor(workers, thread_name_prefix="ahead") as pool:
-        waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="ahead", initializer=initializer) as pool:
+        futures: deque[Future[Result]] = deque()
         try:
-            waiting.extend(pool.submit(function, task) for task in islice(remaining, ahead))
-            while waiting:
-                found = waiting.popleft().result()
-                waiting.extend(pool.submit(function, task) for task in islice(remaining, 1))
-                yield found
+            futures.extend(pool.submit(function, task) for task in islice(remaining, ahead))
+            while futures:
+                result = futures.popleft().result()
+                futures.extend(pool.submit(function, task) for task in islice(remaining, 1))
+                yield result
         finally:
-            for future in waiting:
+            for future in futures:
                 future.cancel()
 
 
-A = TypeVar("A")
+def map_in_threads(
+    function: Callable[[Task], Result], tasks: Iterable[Task]
+) -> Generator[Result, None, None]:
+    """Yield ``function(task)`` for every task in order, on up to `MAX_THREADS` threads.
 
-B = TypeVar("B")
-
-#: Threads at most: each holds a result until those before it are taken.
-MOST_THREADS = 8
-
-
-def map_side_by_side(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """Yield ``work(item)`` for every item in turn, computed on several threads.
-
-    What is added up in this order does not depend on how many cores there are. At most one result
-    more than threads is held.
+    BLAS runs on one thread in each of them. A sum over the results is the same for any number of
+    cores, because their order is. At most one result more than there are threads is held.
 
     Parameters
     ----------
-    work: must leave the interpreter's lock alone for most of its time, as numpy's products do.
-    items: its arguments.
+    function: releases the interpreter's lock for most of its time, as numpy's products do.
+    tasks: its arguments.
     """
-    threads = min(MOST_THREADS, thread_count())
-    waiting: deque[Future[B]] = deque()
-    with (
-        threadpool_limits(1, user_api="blas"),
-        ThreadPoolExecutor(threads, initializer=_one_blas_thread) as pool,
-    ):
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    threads = min(MAX_THREADS, thread_count())
+    with threadpool_limits(1, user_api="blas"):
+        yield from map_ahead(
+            function, tasks, workers=threads, ahead=threads, initializer=_limit_blas
+        )
 
 
-def _one_blas_thread() -> None:
-    """Hold BLAS to one thread here too: one that uses OpenMP counts its threads per thread."""
+def _limit_blas() -> None:
+    """Limit BLAS to one thread in this thread: a BLAS that uses OpenMP counts per thread."""
     threadpool_limits(1, user_api="blas")

@@ -1,1 +1,1 @@
-"""From a model and a dataset, or from existing vectors, to a feature store."""
+"""Make a feature store from a model and a dataset, or from existing vectors."""

@@ -1,4 +1,4 @@
-"""``extract``: one pass of a frozen model over a labelled dataset, for all asked layers."""
+"""``extract``: compute the features of a dataset in several layers, in one model pass."""
 
 from __future__ import annotations
 
@@ -6,37 +6,43 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from criticalmass.core.arguments import checked
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.backends import Backend, Local, get_backend
-from criticalmass.core.progress import say
+from criticalmass.core.progress import write_line
 from criticalmass.errors import CriticalMassError, StoreError, unknown_name
 from criticalmass.extraction.datasets import Dataset, load_dataset
-from criticalmass.extraction.datasets.undecodable import all_broken_named
+from criticalmass.extraction.datasets.undecodable import report_all_broken
 from criticalmass.extraction.engines import ENGINES, PRECISIONS
-from criticalmass.extraction.layers import Choice, choose, held, named
+from criticalmass.extraction.layers import (
+    LayerSelection,
+    select_by_name,
+    select_layers,
+    stored_request,
+)
 from criticalmass.extraction.models import FrozenModel, load_model, with_options
 from criticalmass.extraction.shards import (
     UNITS,
-    Recipe,
-    check_batches,
+    ExtractionOptions,
+    ShardTask,
     dataset_entry,
     model_entry,
-    prepared,
+    prepare_extraction,
+    sample_batches,
 )
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.features_writer import (
     SplitInfo,
     StoreWriter,
-    differences,
-    different_request,
+    describe_differences,
+    different_request_error,
 )
 from criticalmass.storage.files import MANIFEST, read_manifest
 
 DTYPES = ("float32", "float16")
-_KNOWN = {"dtype": DTYPES, "engine": ENGINES, "precision": PRECISIONS}
+_ALLOWED = {"dtype": DTYPES, "engine": ENGINES, "precision": PRECISIONS}
 
 
-@checked
+@validate_arguments
 def extract(
     model: str | FrozenModel,
     dataset: str | Dataset,
@@ -55,8 +61,8 @@ def extract(
 ) -> FeatureStore:
     """Compute the representations of a dataset in some layers of a frozen model.
 
-    An interrupted extraction continues at the first missing shard; a finished one of the same
-    request is opened and returned.
+    An interrupted extraction continues at the first missing shard. If ``out`` already holds the
+    finished store of the same request, that store is opened and returned.
 
     Parameters
     ----------
@@ -64,125 +70,133 @@ def extract(
     dataset: a spec such as ``"demo:fashion-mnist"`` (see ``load_dataset``), or a dataset.
     out: the folder of the feature store.
     layers: ``penultimate``, dotted module paths and patterns (``layer?.*.act3``), all read in one
-        pass; ``all`` puts the others (alone: the network's building blocks) side by side, each
-        column over its L2 norm in the training split.
-    batch_size: samples a batch; the preprocessing's choice if None.
+        pass. ``all`` concatenates the other layers (alone: the building blocks of the network),
+        each column divided by its L2 norm in the training split.
+    batch_size: samples per batch; None for the choice of the preprocessing.
     device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
     dtype: stored type, ``"float32"`` or ``"float16"``.
-    backend: where shards are computed: a key of ``backends.BACKENDS`` (see `get_backend`) or an
-        object like one. Other processes load model and data once each and are held to compute
-        the same; this one alone writes.
+    backend: where shards are computed: a key of ``backends.BACKENDS`` (see `get_backend`) or a
+        backend object. A worker process loads model and data once, and stops if it would compute
+        other features; only this process writes.
     engine: ``"auto"``, ``"openvino"``, ``"torch"`` or, for ONNX graphs, ``"onnxruntime"``.
     weights: file to load into a ``timm:`` or ``module:`` model; becomes part of its spec.
-    pool: what makes a vector of a convolution's positions and of tokens: ``"mean"`` (the
-        default), ``"max"``, ``"flatten"`` or, of tokens, ``"cls"``; becomes part of the spec.
-    skip_broken: leave out images that cannot be decoded (found out by decoding each once, before
-        the model runs); the manifest names them.
-    precision: of the computation: ``"float32"``, or ``"bf16"``, which is faster and less exact
-        (docs/precision.md). The manifest names it, and one store holds one only.
+    pool: how the positions of a convolution and the tokens of a transformer become one vector:
+        ``"mean"`` (the default), ``"max"``, ``"flatten"`` or, for tokens, ``"cls"``; becomes part
+        of the spec.
+    skip_broken: leave out images that cannot be decoded. Each image is decoded once before the
+        model runs, and the manifest names the images left out.
+    precision: precision of the computation: ``"float32"``, or ``"bf16"``, which is faster and
+        less exact (docs/precision.md). A store holds one precision, which its manifest names.
+
+    Returns
+    -------
+    The finished feature store.
 
     Raises
     ------
-    CriticalMassError: an unknown name, or a model and a dataset that do not fit.
-    BrokenImageError: images that cannot be decoded; they are counted, the first ones named.
-    StoreError: ``out`` holds another request's features; it is said what differs.
+    CriticalMassError: an unknown name, or the model does not take the dataset's kind of data.
+    BrokenImageError: images cannot be decoded; the error counts them and names the first ones.
+    StoreError: ``out`` holds the features of another request; the error lists the differences.
     """
-    names = {"dtype": dtype, "engine": engine, "precision": precision}
-    layers = _check_options(layers, batch_size, names)
-    place = get_backend(backend)
+    options = ExtractionOptions(dtype, engine, precision, batch_size)
+    layers = _check_request(layers, options)
+    runner = get_backend(backend)
     model = with_options(model, weights=weights, pool=pool)
     data = load_dataset(dataset, skip_broken=skip_broken)
-    asked = {**names, "batch_size": batch_size}
-    choice = named(layers)
-    if isinstance(model, str) and choice is not None:
-        finished = _finished(Path(out), model_entry(model), data, choice, asked)
-        if finished is not None:
-            return finished
+    selection = select_by_name(layers)
+    if isinstance(model, str) and selection is not None:
+        store = _open_finished(Path(out), model_entry(model), data, selection, options)
+        if store is not None:
+            return store
     frozen = load_model(model, device=device)
-    _check_fit(frozen, data)
-    with all_broken_named(data):
-        samples = check_batches(frozen, next(iter(data.splits.values())).items)
-    choice = choose(frozen, layers, samples[0])
-    finished = _finished(Path(out), model_entry(frozen), data, choice, asked)
-    if finished is not None:
-        return finished
-    work = prepared(frozen, data, choice, samples, asked)
+    _check_modality(frozen, data)
+    with report_all_broken(data):
+        samples = sample_batches(frozen, next(iter(data.splits.values())).items)
+    selection = select_layers(frozen, layers, samples[0])
+    store = _open_finished(Path(out), model_entry(frozen), data, selection, options)
+    if store is not None:
+        return store
+    extraction = prepare_extraction(frozen, data, selection, samples, options)
     splits = {name: SplitInfo(split.labels, split.ids) for name, split in data.splits.items()}
-    writer = StoreWriter.begin(out, work.header, splits)
-    with all_broken_named(data):
-        if isinstance(place, Local):
-            work.into(writer)
+    writer = StoreWriter.begin(out, extraction.header, splits)
+    with report_all_broken(data):
+        if isinstance(runner, Local):
+            extraction.write_missing(writer)
         else:
-            Recipe(model, dataset, skip_broken, device, choice, asked, work.header).into(
-                writer, place, work.label
+            task = ShardTask(
+                model, dataset, skip_broken, device, selection, options, extraction.header
             )
+            task.write_missing(writer, runner, extraction.label, extraction.unit)
     return writer.finish()
 
 
-def _check_options(
-    layers: Sequence[str], batch_size: int | None, names: Mapping[str, str]
-) -> tuple[str, ...]:
+def _check_request(layers: Sequence[str], options: ExtractionOptions) -> tuple[str, ...]:
     if isinstance(layers, str):
         layers = (layers,)
     if not layers or len(set(layers)) != len(layers):
-        raise CriticalMassError(f"layers={tuple(layers)!r} must name at least one, each once")
-    if batch_size is not None and batch_size < 1:
-        raise CriticalMassError(f"batch_size={batch_size!r} must be a whole number of at least 1")
-    for kind, name in names.items():
-        if name not in _KNOWN[kind]:
-            raise unknown_name(kind, name, _KNOWN[kind])
+        raise CriticalMassError(
+            f"layers={tuple(layers)!r} must name at least one layer, and each once"
+        )
+    if options.batch_size is not None and options.batch_size < 1:
+        raise CriticalMassError(
+            f"batch_size={options.batch_size!r} must be a whole number of at least 1"
+        )
+    for kind, allowed in _ALLOWED.items():
+        name = getattr(options, kind)
+        if name not in allowed:
+            raise unknown_name(kind, name, allowed)
     return tuple(layers)
 
 
-def _check_fit(model: FrozenModel, data: Dataset) -> None:
-    if model.modality != data.modality:
+def _check_modality(model: FrozenModel, dataset: Dataset) -> None:
+    if model.modality != dataset.modality:
         raise CriticalMassError(
             f"model {model.spec!r} takes {UNITS[model.modality]}, "
-            f"dataset {data.spec!r} holds {UNITS[data.modality]}"
+            f"dataset {dataset.spec!r} holds {UNITS[dataset.modality]}"
         )
 
 
-def _finished(
+def _open_finished(
     out: Path,
     model: Mapping[str, Any],
-    data: Dataset,
-    choice: Choice,
-    asked: Mapping[str, Any],
+    dataset: Dataset,
+    selection: LayerSelection,
+    options: ExtractionOptions,
 ) -> FeatureStore | None:
-    """Open the store if it is complete, whole and of this request; None if it is to be made.
+    """Open the store if it is complete, undamaged and of this request; otherwise return None.
 
-    The engine and the batch size do not make another request unless the engine is named.
+    Another engine or batch size is the same request, unless the engine is requested by name.
 
     Raises
     ------
-    StoreError: it is complete but of another request.
+    StoreError: the store is complete but of another request.
     """
     if not (out / MANIFEST).is_file() or model["weights_digest"] is None:
         return None
     manifest = read_manifest(out)
     if not manifest.get("complete"):
         return None
-    there = {
+    stored = {
         "model": {key: manifest["model"].get(key) for key in model},
         "dataset": manifest["dataset"],
-        "layers": held(manifest["layers"]),
+        "layers": stored_request(manifest["layers"]),
         "engine": manifest["engine"].get("name"),
         "precision": manifest["engine"].get("precision"),
     }
-    wanted = {
+    requested = {
         "model": dict(model),
-        "dataset": dataset_entry(data),
-        "layers": choice.request(asked["dtype"]),
-        "engine": there["engine"] if asked["engine"] == "auto" else asked["engine"],
-        "precision": asked["precision"],
+        "dataset": dataset_entry(dataset),
+        "layers": selection.request(options.dtype),
+        "engine": stored["engine"] if options.engine == "auto" else options.engine,
+        "precision": options.precision,
     }
-    found = differences(there, wanted)
-    if found:
-        raise different_request(out, found)
+    changes = describe_differences(stored, requested)
+    if changes:
+        raise different_request_error(out, changes)
     try:
         store = FeatureStore.open(out)
     except StoreError as error:
-        say(f"{error}")
+        write_line(f"{error}")
         return None
-    say(f"features of {store.dataset} in {str(out)!r} are there already")
+    write_line(f"features of {store.dataset} already exist in {str(out)!r}")
     return store

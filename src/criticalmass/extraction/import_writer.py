@@ -1,4 +1,4 @@
-"""Writing imported vectors: a link where one will do, else shards, read once from first to last."""
+"""Write imported vectors to a feature store: as a link to their file, or copied into shards."""
 
 from __future__ import annotations
 
@@ -11,167 +11,188 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.core.progress import Progress, say, track
+from criticalmass.core.progress import Progress, write_line
 from criticalmass.errors import CriticalMassError
-from criticalmass.extraction.datasets.arrays import check_vectors
-from criticalmass.extraction.vectors import Source, Vectors
+from criticalmass.extraction.vectors import Vectors, VectorSource
+from criticalmass.extraction.vectors.source import check_vectors
+from criticalmass.storage import features_writer
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.features_writer import (
-    SHARD_ROWS,
     ShardPlan,
     SplitInfo,
     StoreWriter,
-    differences,
-    different_request,
-    request_of,
+    describe_differences,
+    different_request_error,
+    recorded_request,
 )
 from criticalmass.storage.files import MANIFEST, read_manifest
 from criticalmass.storage.linked_features import LinkPlan, write_linked
 
 
 @dataclass(frozen=True)
-class Import:
-    """What goes into the store.
+class SplitRows:
+    """The rows of a split.
 
     Attributes
     ----------
-    layer: its only layer.
-    given: the vectors.
+    part: the part of the vectors that holds them.
+    rows: (n,) row numbers in that part, ascending.
+    """
+
+    part: str
+    rows: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class ImportPlan:
+    """The content of a store of imported vectors.
+
+    Attributes
+    ----------
+    layer: the only layer of the store.
+    vectors: the vectors.
     labels: part -> (n,) class numbers.
-    rows: split -> part, and its rows in it, ascending.
-    header: what the manifest says of it.
-    copy: whether a link will not do.
+    splits: split -> its rows.
+    header: the entries of the manifest that describe the import.
+    copy: whether to copy the vectors even if their file can be linked.
     """
 
     layer: str
-    given: Vectors
+    vectors: Vectors
     labels: Mapping[str, NDArray[np.int64]]
-    rows: Mapping[str, tuple[str, NDArray[np.intp]]]
+    splits: Mapping[str, SplitRows]
     header: dict[str, Any]
     copy: bool
 
-    def splits(self) -> dict[str, SplitInfo]:
-        """List labels and names of each split's samples."""
+    def request(self) -> dict[str, Any]:
+        """Return the header with the shard size, as a finished manifest records them."""
+        return {**self.header, "shard_rows": features_writer.StoreWriter.shard_rows}
+
+    def split_infos(self) -> dict[str, SplitInfo]:
+        """Return the labels and ids of each split's samples."""
         return {
-            split: SplitInfo(self.labels[part][rows], [f"{part}-{row}" for row in rows.tolist()])
-            for split, (part, rows) in self.rows.items()
+            name: SplitInfo(
+                self.labels[split.part][split.rows],
+                [f"{split.part}-{row}" for row in split.rows.tolist()],
+            )
+            for name, split in self.splits.items()
         }
 
 
-def write_store(out: Path, wanted: Import) -> FeatureStore:
-    """Write the store, or open it if it is there already.
+def write_store(out: Path, plan: ImportPlan) -> FeatureStore:
+    """Write the store, or open it if it exists.
 
     Raises
     ------
     CriticalMassError: values that are not finite.
     StoreError: ``out`` holds another request's features, or other files.
     """
-    there = _there(out, wanted)
-    if there is not None:
-        return there
-    if not wanted.copy and _linked(out, wanted):
-        say(f"{wanted.given.name} is linked, not copied")
+    store = _open_linked_store(out, plan)
+    if store is not None:
+        return store
+    if not plan.copy and _write_link(out, plan):
+        write_line(f"{plan.vectors.name} is linked, not copied")
         return FeatureStore.open(out)
-    for part, source in wanted.given.sources.items():
-        if source.block is not None:
-            _check(source, f"features of {part!r}")
-    fresh = not (out / MANIFEST).exists()
-    writer = StoreWriter.begin(out, wanted.header, wanted.splits())
+    for part, source in plan.vectors.sources.items():
+        if source.mapped is not None:
+            _check_finite(source, f"features of {part!r}")
+    is_new = not (out / MANIFEST).exists()
+    writer = StoreWriter.begin(out, plan.header, plan.split_infos())
     try:
-        _stream(writer, wanted)
+        _write_shards(writer, plan)
     except CriticalMassError:
-        # The file is the user's to mend, and is another request then: nothing here is of use.
-        if fresh:
+        # The user must repair the file, which makes it another request: shards are of no use then.
+        if is_new:
             shutil.rmtree(out)
         raise
     return writer.finish()
 
 
-def _there(out: Path, wanted: Import) -> FeatureStore | None:
-    """Open the store if it is complete; None if it is to be written.
+def _open_linked_store(out: Path, plan: ImportPlan) -> FeatureStore | None:
+    """Open an existing store of a link; None if there is no store or it holds shards.
 
     Raises
     ------
-    StoreError: it is of another request, or was linked and has changed.
+    StoreError: the store is of another request, or its linked file has changed.
     """
     if not (out / MANIFEST).is_file():
         return None
     manifest = read_manifest(out)
-    found = differences(request_of(manifest), {**wanted.header, "shard_rows": SHARD_ROWS})
-    if found:
-        raise different_request(out, found)
-    linked = any("linked" in entry for entry in _entries(manifest, wanted.layer))
-    if linked and wanted.copy:
-        raise different_request(out, ["the vectors are linked there, a copy asked"])
-    # Shards that are damaged are written again; a link is as it is.
-    return FeatureStore.open(out) if linked else None
+    differences = describe_differences(recorded_request(manifest), plan.request())
+    if differences:
+        raise different_request_error(out, differences)
+    shards = manifest["layers"][plan.layer]["shards"]
+    is_linked = any("linked" in entry for entries in shards.values() for entry in entries)
+    if is_linked and plan.copy:
+        raise different_request_error(
+            out, ["the vectors are linked there, but a copy is requested"]
+        )
+    # Damaged shards are written again; a link has no shards to write.
+    return FeatureStore.open(out) if is_linked else None
 
 
-def _entries(manifest: Mapping[str, Any], layer: str) -> list[dict[str, Any]]:
-    shards = manifest["layers"][layer]["shards"]
-    return [entry for entries in shards.values() for entry in entries]
-
-
-def _linked(out: Path, wanted: Import) -> bool:
-    """Write the store around a link, if the vectors allow it; -> whether that was possible."""
-    if len(wanted.given.sources) != 1 or (out.exists() and any(out.iterdir())):
+def _write_link(out: Path, plan: ImportPlan) -> bool:
+    """Write a store that links the file of the vectors; return False if that is not possible."""
+    if len(plan.vectors.sources) != 1 or (out.exists() and any(out.iterdir())):
         return False
-    (source,) = wanted.given.sources.values()
-    if source.block is None or not source.block.is_storable:
+    (source,) = plan.vectors.sources.values()
+    matrix = source.mapped
+    if matrix is None or not matrix.is_storable:
         return False
-    _check(source, f"the vectors in {str(source.block.path)!r}")
-    rows = {split: rows for split, (_, rows) in wanted.rows.items()}
-    block = source.block
-    plan = LinkPlan(block.path, block.offset, block.open(), wanted.layer, rows)
-    return write_linked(out, {**wanted.header, "shard_rows": SHARD_ROWS}, plan, wanted.splits())
+    _check_finite(source, f"the vectors in {str(matrix.path)!r}")
+    rows = {name: split.rows for name, split in plan.splits.items()}
+    link = LinkPlan(matrix.path, matrix.offset, matrix.open(), plan.layer, rows)
+    return write_linked(out, plan.request(), link, plan.split_infos())
 
 
-def _check(source: Source, what: str) -> None:
-    """Look for values that are not finite before anything is written."""
+def _check_finite(source: VectorSource, what: str) -> None:
+    """Check that all values are finite, before anything is written."""
     row = 0
-    for block in source.chunks():
-        # A sum is finite unless some value is not (or the sum overflows, then look at each).
-        if not np.isfinite(block.sum(dtype=np.float64)):
-            check_vectors(np.asarray(block), f"{what}, rows from {row} on,")
-        row += len(block)
+    for chunk in source.chunks():
+        # If the sum is finite, so are all values. If it is not, check each: it may have overflowed.
+        if not np.isfinite(chunk.sum(dtype=np.float64)):
+            check_vectors(np.asarray(chunk), f"{what}, rows from {row} on,")
+        row += len(chunk)
 
 
-def _stream(writer: StoreWriter, wanted: Import) -> None:
-    """Read every part once and write the shards as they fill."""
-    plans = list(writer.missing())
-    total = sum(plan.stop - plan.start for plan in plans)
-    with track(f"vectors of {wanted.given.name}", total, "vectors") as bar:
-        for part, source in wanted.given.sources.items():
+def _write_shards(writer: StoreWriter, plan: ImportPlan) -> None:
+    """Read every part once and write each shard when it is full."""
+    shards = list(writer.missing())
+    total = sum(shard.stop - shard.start for shard in shards)
+    with Progress(f"vectors of {plan.vectors.name}", total, "vectors") as bar:
+        for part, source in plan.vectors.sources.items():
             fillers = [
-                _Filler(writer, wanted.layer, rows, [p for p in plans if p.split == split], bar)
-                for split, (name, rows) in wanted.rows.items()
-                if name == part
+                _ShardFiller(
+                    writer, plan.layer, split.rows, [s for s in shards if s.split == name], bar
+                )
+                for name, split in plan.splits.items()
+                if split.part == part
             ]
-            if any(filler.plans for filler in fillers):
-                _read_once(source, fillers, part)
+            if any(filler.shards for filler in fillers):
+                _read_part(source, fillers, part)
 
 
-def _read_once(source: Source, fillers: list[_Filler], part: str) -> None:
+def _read_part(source: VectorSource, fillers: list[_ShardFiller], part: str) -> None:
     row = 0
-    for block in source.chunks():
+    for chunk in source.chunks():
         for filler in fillers:
-            filler.take(block, row)
-        row += len(block)
+            filler.add(chunk, row)
+        row += len(chunk)
     if row != source.shape[0]:
         raise CriticalMassError(
-            f"{row} vectors of {part!r} where {source.shape[0]} were said to be; is the file being "
-            "written to?"
+            f"{part!r} has {row} vectors, but its file states {source.shape[0]}; check that no "
+            "other program is writing to the file"
         )
 
 
-class _Filler:
-    """Gathers one split's rows out of the passing blocks and writes each shard when it is full.
+class _ShardFiller:
+    """Collects the rows of one split from consecutive chunks and writes each full shard.
 
     Attributes
     ----------
     rows: (n,) rows of the split, ascending.
-    plans: shards that are still to be written, in order.
-    pieces: rows of the next shard, so far.
+    shards: shards to write, in order.
+    pieces: collected rows of the next shard.
     """
 
     def __init__(
@@ -179,24 +200,24 @@ class _Filler:
         writer: StoreWriter,
         layer: str,
         rows: NDArray[np.intp],
-        plans: list[ShardPlan],
+        shards: list[ShardPlan],
         bar: Progress,
     ) -> None:
         self.writer, self.layer, self.bar = writer, layer, bar
-        self.rows, self.plans = rows, plans
+        self.rows, self.shards = rows, shards
         self.pieces: list[NDArray[Any]] = []
 
-    def take(self, block: NDArray[Any], first: int) -> None:
-        """Take the split's rows out of a block whose first row is ``first``."""
-        start, stop = np.searchsorted(self.rows, [first, first + len(block)]).tolist()
-        while self.plans and self.plans[0].start < stop:
-            plan = self.plans[0]
-            low, high = max(start, plan.start), min(stop, plan.stop)
+    def add(self, chunk: NDArray[Any], first: int) -> None:
+        """Collect the split's rows of a chunk whose first row is row ``first`` of the part."""
+        start, stop = np.searchsorted(self.rows, [first, first + len(chunk)]).tolist()
+        while self.shards and self.shards[0].start < stop:
+            shard = self.shards[0]
+            low, high = max(start, shard.start), min(stop, shard.stop)
             if low < high:
-                self.pieces.append(block[self.rows[low:high] - first])
-            if stop < plan.stop:
+                self.pieces.append(chunk[self.rows[low:high] - first])
+            if stop < shard.stop:
                 break
-            self.writer.put(plan, {self.layer: np.concatenate(self.pieces)})
-            self.bar.advance(plan.stop - plan.start)
-            self.plans.pop(0)
+            self.writer.put(shard, {self.layer: np.concatenate(self.pieces)})
+            self.bar.advance(shard.stop - shard.start)
+            self.shards.pop(0)
             self.pieces = []

@@ -1,4 +1,4 @@
-"""Which layers an extraction reads, and which of them it keeps."""
+"""The layers that an extraction reads, and the layers that it stores."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.extraction.engines import Layer
-from criticalmass.extraction.engines.layer_shapes import blocks
+from criticalmass.extraction.engines import TappedLayer
+from criticalmass.extraction.engines.layer_shapes import building_blocks
 from criticalmass.extraction.models import FrozenModel
 from criticalmass.extraction.models.frozen import is_pattern
 
@@ -18,73 +18,84 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
-class Choice:
+class LayerSelection:
     """The layers of one extraction.
 
     Attributes
     ----------
-    kept: layers that are stored each by itself.
-    parts: layers that are stored side by side under the name ``all``; none if that is not asked.
+    single: layers that are stored under their own name.
+    parts: layers that are concatenated and stored under the name ``all``; empty if ``all`` is not
+        requested.
     """
 
-    kept: tuple[str, ...]
+    single: tuple[str, ...]
     parts: tuple[str, ...]
 
     @property
     def read(self) -> tuple[str, ...]:
-        """Every layer that the pass reads."""
-        return tuple(dict.fromkeys([*self.kept, *self.parts]))
+        """Every layer that the model pass reads, each once."""
+        return tuple(dict.fromkeys([*self.single, *self.parts]))
 
     def request(self, dtype: str) -> dict[str, Any]:
-        """Say what is stored, to compare with what a store holds."""
-        asked: dict[str, Any] = dict.fromkeys(self.kept, dtype)
+        """Describe what will be stored, in the form of `stored_request`."""
+        request: dict[str, Any] = dict.fromkeys(self.single, dtype)
         if self.parts:
-            asked[ALL] = {"dtype": dtype, "parts": list(self.parts)}
-        return asked
+            request[ALL] = {"dtype": dtype, "parts": list(self.parts)}
+        return request
 
-    def entries(self, found: Sequence[Layer], dtype: str, splits: Sequence[str]) -> dict[str, Any]:
+    def manifest_entries(
+        self, layers: Sequence[TappedLayer], dtype: str, splits: Sequence[str]
+    ) -> dict[str, Any]:
         """Describe each stored layer for the manifest.
 
         Parameters
         ----------
-        found: what the dry run found out, for every layer of ``read``.
+        layers: the dry run's result for every layer of ``read``.
         dtype: stored type.
-        splits: of the dataset.
+        splits: names of the dataset's splits.
         """
-        known = {layer.tap.layer: layer for layer in found}
+        by_name = {layer.tap.layer: layer for layer in layers}
         entries: dict[str, Any] = {
-            name: {**_entry(known[name]), "dtype": dtype, "shape": [known[name].width]}
-            for name in self.kept
+            name: {**_manifest_entry(by_name[name]), "dtype": dtype, "shape": [by_name[name].width]}
+            for name in self.single
         }
         if self.parts:
             entries[ALL] = {
                 "place": f"{len(self.parts)} layers side by side",
                 "pooling": "that of each part",
                 "dtype": dtype,
-                "shape": [sum(known[name].width for name in self.parts)],
+                "shape": [sum(by_name[name].width for name in self.parts)],
                 "parts": {
-                    name: {**_entry(known[name]), "neurons": known[name].width}
+                    name: {**_manifest_entry(by_name[name]), "neurons": by_name[name].width}
                     for name in self.parts
                 },
-                # Stored raw; whoever reads gets each column over its norm.
+                # The values are stored unscaled; a reader divides each column by its norm in
+                # this split.
                 "norm_split": "train" if "train" in splits else splits[0],
             }
         return entries
 
-    def stored(self, read: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        """Turn what the pass gives, layer -> (n, d), into what is stored."""
-        stored = {name: read[name] for name in self.kept}
+    def assemble(
+        self, outputs: Mapping[str, NDArray[np.float32]]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Turn the output of the pass, layer -> (n, n_neurons), into the arrays to store."""
+        stored = {name: outputs[name] for name in self.single}
         if self.parts:
-            stored[ALL] = np.concatenate([read[name] for name in self.parts], axis=1)
+            stored[ALL] = np.concatenate([outputs[name] for name in self.parts], axis=1)
         return stored
 
 
-def _entry(layer: Layer) -> dict[str, Any]:
-    return {"place": layer.tap.place, "pooling": layer.pooling}
+def _manifest_entry(layer: TappedLayer) -> dict[str, Any]:
+    return {"place": layer.tap.description, "pooling": layer.pooling}
 
 
-def held(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Say what a store holds, in the form of ``Choice.request``."""
+def stored_request(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Describe what a store holds, in the form of ``LayerSelection.request``.
+
+    Parameters
+    ----------
+    entries: ``layers`` of the store's manifest.
+    """
     return {
         name: {"dtype": entry["dtype"], "parts": list(entry["parts"])}
         if "parts" in entry
@@ -93,28 +104,28 @@ def held(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def named(layers: Sequence[str]) -> Choice | None:
-    """Make the choice without the model where names alone decide it; None where they do not."""
+def select_by_name(layers: Sequence[str]) -> LayerSelection | None:
+    """Select layers without the model; None if a pattern or ``all`` needs the model."""
     if ALL in layers or any(is_pattern(layer) for layer in layers):
         return None
-    return Choice(tuple(layers), ())
+    return LayerSelection(tuple(layers), ())
 
 
-def choose(model: FrozenModel, layers: Sequence[str], batch: NDArray[Any]) -> Choice:
-    """Find the layers that names and patterns stand for.
+def select_layers(model: FrozenModel, layers: Sequence[str], batch: NDArray[Any]) -> LayerSelection:
+    """Select the layers that match names and patterns.
 
     Parameters
     ----------
     model: the model.
-    layers: names, patterns, and ``all``: the others side by side, or, alone, every building
-        block of the network.
-    batch: input batch for a first look.
+    layers: names, patterns, and ``all``. ``all`` concatenates the other layers; alone, it
+        concatenates every building block of the network.
+    batch: input batch for a dry run.
 
     Raises
     ------
-    CriticalMassError: a name or pattern that fits no layer, or ``all`` of an unclear network.
+    CriticalMassError: a name or pattern matches no layer, or ``all`` is ambiguous for the network.
     """
-    kept = model.expand([layer for layer in layers if layer != ALL])
+    single = model.expand([layer for layer in layers if layer != ALL])
     if ALL not in layers:
-        return Choice(kept, ())
-    return Choice(kept, kept or blocks(model, batch))
+        return LayerSelection(single, ())
+    return LayerSelection(single, single or building_blocks(model, batch))

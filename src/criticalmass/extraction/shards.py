@@ -1,11 +1,11 @@
-"""The work of an extraction: shards of features, computed here or by other processes."""
+"""Compute the shards of an extraction, in this process or in worker processes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -14,164 +14,207 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from criticalmass.core.backends import Backend, map_in_order
-from criticalmass.core.progress import Progress, track
+from criticalmass.core.progress import Progress
 from criticalmass.errors import StoreError
 from criticalmass.extraction.datasets import Dataset, load_dataset
 from criticalmass.extraction.datasets.splits import take_items
-from criticalmass.extraction.engines import Engine, Layer, inspect, make_engine
-from criticalmass.extraction.layers import Choice
+from criticalmass.extraction.engines import Engine, TappedLayer, inspect_layers, make_engine
+from criticalmass.extraction.layers import LayerSelection
 from criticalmass.extraction.models import FrozenModel, fingerprint, load_model
-from criticalmass.storage.features_writer import ShardPlan, StoreWriter, differences
+from criticalmass.storage.features_writer import ShardPlan, StoreWriter, describe_differences
 
 UNITS = {"image": "images", "text": "texts", "vector": "vectors"}
 _CHECK_SAMPLES = 16
 _LIBRARIES = ("criticalmass", "numpy", "pillow")
 
 
+@dataclass(frozen=True)
+class ExtractionOptions:
+    """How features are computed and stored.
+
+    Attributes
+    ----------
+    dtype: stored type.
+    engine: name of the engine, or ``"auto"``.
+    precision: precision of the computation.
+    batch_size: samples per batch; None for the choice of the preprocessing.
+    """
+
+    dtype: str
+    engine: str
+    precision: str
+    batch_size: int | None
+
+
 @dataclass(frozen=True, eq=False)
-class Work:
+class Extraction:
     """One extraction, ready to run.
 
     Attributes
     ----------
-    header: of the store's manifest: all that the features depend on.
+    model: the loaded model.
+    dataset: the loaded dataset.
+    engine: runs the model.
+    layers: every layer that the engine reads.
+    selection: the layers to read and to store.
+    batch_size: samples per batch; None for the choice of the preprocessing.
+    header: the part of the store's manifest that names everything the features depend on.
     """
 
     model: FrozenModel
-    data: Dataset
+    dataset: Dataset
     engine: Engine
-    layers: Sequence[Layer]
-    choice: Choice
+    layers: Sequence[TappedLayer]
+    selection: LayerSelection
     batch_size: int | None
     header: Mapping[str, Any]
 
     @property
-    def label(self) -> tuple[str, str]:
-        """What progress shows: the work, and the unit it counts."""
-        return f"features of {self.data.name} in {self.model.name}", UNITS[self.data.modality]
+    def label(self) -> str:
+        """Name of the task for progress."""
+        return f"features of {self.dataset.name} in {self.model.name}"
 
-    def into(self, writer: StoreWriter) -> None:
+    @property
+    def unit(self) -> str:
+        """Plural name of the samples for progress."""
+        return UNITS[self.dataset.modality]
+
+    def write_missing(self, writer: StoreWriter) -> None:
         """Compute and write every missing shard."""
         plans = list(writer.missing())
-        with track(self.label[0], _rows(plans), self.label[1]) as bar:
+        with Progress(self.label, _count_rows(plans), self.unit) as bar:
             for plan in plans:
-                writer.put(plan, self.shard(plan, bar))
+                writer.put(plan, self.compute_shard(plan, bar))
 
-    def shard(self, plan: ShardPlan, bar: Progress | None = None) -> dict[str, NDArray[np.float32]]:
-        """Compute one shard of every stored layer, each (plan's rows, n_neurons)."""
+    def compute_shard(
+        self, plan: ShardPlan, bar: Progress | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Compute one shard of every stored layer, each (rows of the plan, n_neurons)."""
         rows = np.arange(plan.start, plan.stop)
-        items = take_items(self.data.splits[plan.split].items, rows)
+        items = take_items(self.dataset.splits[plan.split].items, rows)
         out = {
             layer.tap.layer: np.empty((len(rows), layer.width), dtype=np.float32)
             for layer in self.layers
         }
-        # The small products of the preprocessing gain nothing from more threads, and threads that
-        # wait by spinning take the cores from the engine.
+        # The small products of the preprocessing gain nothing from more BLAS threads, and BLAS
+        # threads that wait by spinning take the cores from the engine.
         blas = threadpool_limits(1, user_api="blas")
-        # Closed at once whatever happens, so that no thread goes on preparing what nobody reads.
+        # Closed even if the engine fails, so that no thread keeps preparing unused batches.
         with blas, closing(self.model.preprocess.batches(items, self.batch_size)) as batches:
             self.engine.run(batches, out, bar.advance if bar else lambda _: None)
-        return self.choice.stored(out)
+        return self.selection.assemble(out)
 
 
 @dataclass(frozen=True, eq=False)
-class Recipe:
-    """What another process needs to do the same work; called there, it makes a shard.
+class ShardTask:
+    """The picklable task of an extraction; a worker process calls it to compute a shard.
 
     Attributes
     ----------
-    model, dataset: specs, or objects, which then travel.
-    skip_broken, device, choice: as the extraction was asked for, or decided.
-    asked: dtype, engine, precision and batch_size.
-    header: what its work must come out as.
+    model, dataset: specs, or objects, which are then pickled.
+    skip_broken, device: as in `criticalmass.extract`.
+    selection: the layers to read and to store.
+    options: as requested.
+    header: the header that the worker's own extraction must have.
     """
 
     model: str | FrozenModel
     dataset: str | Dataset
     skip_broken: bool
     device: str
-    choice: Choice
-    asked: Mapping[str, Any]
+    selection: LayerSelection
+    options: ExtractionOptions
     header: Mapping[str, Any]
 
-    def into(self, writer: StoreWriter, place: Backend, label: tuple[str, str]) -> None:
-        """Have every missing shard computed elsewhere, and write them in order."""
+    def write_missing(self, writer: StoreWriter, backend: Backend, label: str, unit: str) -> None:
+        """Compute every missing shard on a backend, and write the shards in order.
+
+        Parameters
+        ----------
+        writer: writer of the store.
+        backend: where the shards are computed.
+        label, unit: name and unit of the task for progress.
+        """
         plans = list(writer.missing())
-        with track(label[0], _rows(plans), label[1]) as bar:
-            for plan, features in zip(plans, map_in_order(place, self, plans), strict=True):
+        with Progress(label, _count_rows(plans), unit) as bar:
+            for plan, features in zip(plans, map_in_order(backend, self, plans), strict=True):
                 writer.put(plan, features)
                 bar.advance(plan.stop - plan.start)
 
     def __call__(self, plan: ShardPlan) -> dict[str, NDArray[np.float32]]:
-        """Compute one shard, with the model that this process has loaded for its first one.
+        """Compute one shard; a process loads model and dataset for its first shard only.
 
         Raises
         ------
-        StoreError: this process would compute other features than the header says.
+        StoreError: this process would compute other features than the header describes.
         """
         key = repr(self.header)
-        if key not in _LOADED:
-            _LOADED.clear()
-            _LOADED[key] = self._load()
-        return _LOADED[key].shard(plan)
+        if key not in _WORKER_CACHE:
+            _WORKER_CACHE.clear()
+            _WORKER_CACHE[key] = self._load()
+        return _WORKER_CACHE[key].compute_shard(plan)
 
-    def _load(self) -> Work:
+    def _load(self) -> Extraction:
         model = load_model(self.model, device=self.device)
-        data = load_dataset(self.dataset, skip_broken=self.skip_broken)
-        samples = check_batches(model, next(iter(data.splits.values())).items)
-        # "auto" may come out as another engine here: it is to be the one of the header.
-        asked = {**self.asked, "engine": self.header["engine"]["name"]}
-        work = prepared(model, data, self.choice, samples, asked)
-        found = differences(self.header, work.header)
-        if found:
+        dataset = load_dataset(self.dataset, skip_broken=self.skip_broken)
+        samples = sample_batches(model, next(iter(dataset.splits.values())).items)
+        # "auto" may select another engine in this process; the header names the one to use.
+        options = replace(self.options, engine=self.header["engine"]["name"])
+        extraction = prepare_extraction(model, dataset, self.selection, samples, options)
+        changes = describe_differences(self.header, extraction.header)
+        if changes:
             raise StoreError(
                 f"a worker on {os.uname().nodename} would compute other features: "
-                f"{'; '.join(found)}; make the machines of the cluster alike"
+                f"{'; '.join(changes)}; use the same libraries and hardware on every machine of "
+                "the cluster"
             )
-        return work
+        return extraction
 
 
-# What this process has loaded for the extraction that it works for, by the header.
-_LOADED: dict[str, Work] = {}
+# Header of an extraction -> what this worker process has loaded for it; at most one entry.
+_WORKER_CACHE: dict[str, Extraction] = {}
 
 
-def prepared(
+def prepare_extraction(
     model: FrozenModel,
-    data: Dataset,
-    choice: Choice,
+    dataset: Dataset,
+    selection: LayerSelection,
     samples: Sequence[NDArray[Any]],
-    asked: Mapping[str, Any],
-) -> Work:
-    """Convert a model, and describe what it will give.
+    options: ExtractionOptions,
+) -> Extraction:
+    """Make the engine of an extraction, and the header of its manifest.
 
     Parameters
     ----------
-    samples: input batches, as `check_batches` makes them.
-    asked: dtype, engine, precision and batch_size.
+    model: the loaded model.
+    dataset: the loaded dataset.
+    selection: the layers to read and to store.
+    samples: input batches from `sample_batches`.
+    options: how features are computed and stored.
 
     Raises
     ------
-    CriticalMassError: a layer that cannot be read, or an engine that does not do.
+    CriticalMassError: a layer cannot be read, or the engine cannot run the model.
     """
-    found = inspect(model, choice.read, samples[0])
-    taps = [layer.tap for layer in found]
-    engine = make_engine(asked["engine"], model, taps, samples, asked["precision"])
+    layers = inspect_layers(model, selection.read, samples[0])
+    taps = [layer.tap for layer in layers]
+    engine = make_engine(options.engine, model, taps, samples, options.precision)
     header = {
         "model": model_entry(model),
-        "dataset": dataset_entry(data),
-        "layers": dict(choice.entries(found, asked["dtype"], list(data.splits))),
-        "engine": {**engine.info, "batch_size": asked["batch_size"]},
+        "dataset": dataset_entry(dataset),
+        "layers": selection.manifest_entries(layers, options.dtype, list(dataset.splits)),
+        "engine": {**engine.info, "batch_size": options.batch_size},
         "versions": {**{name: version(name) for name in _LIBRARIES}, **engine.versions},
     }
-    return Work(model, data, engine, found, choice, asked["batch_size"], header)
+    return Extraction(model, dataset, engine, layers, selection, options.batch_size, header)
 
 
-def _rows(plans: Sequence[ShardPlan]) -> int:
+def _count_rows(plans: Sequence[ShardPlan]) -> int:
     return sum(plan.stop - plan.start for plan in plans)
 
 
 def model_entry(model: str | FrozenModel) -> dict[str, Any]:
-    """Describe a model; of a spec only what its files tell without loading it."""
+    """Describe a model for the manifest; a spec is described without loading the model."""
     if isinstance(model, str):
         return {"spec": model, "weights_digest": fingerprint(model)}
     return {
@@ -181,30 +224,31 @@ def model_entry(model: str | FrozenModel) -> dict[str, Any]:
         "weights": model.weights,
         "weights_digest": model.weights_digest,
         "preprocessing": dict(model.preprocessing),
-        # The default is left out, so that stores of before there was a choice still fit.
+        # The default is left out, so that stores written before this option existed still match.
         **({} if model.pool == "mean" else {"pool": model.pool}),
     }
 
 
-def dataset_entry(data: Dataset) -> dict[str, Any]:
-    """Describe a dataset."""
+def dataset_entry(dataset: Dataset) -> dict[str, Any]:
+    """Describe a dataset for the manifest."""
     return {
-        "spec": data.spec,
-        "name": data.name,
-        "modality": data.modality,
-        "digest": data.digest,
-        "class_names": list(data.class_names),
-        "notes": dict(data.notes),
+        "spec": dataset.spec,
+        "name": dataset.name,
+        "modality": dataset.modality,
+        "digest": dataset.digest,
+        "class_names": list(dataset.class_names),
+        "notes": dict(dataset.notes),
     }
 
 
-def check_batches(model: FrozenModel, items: Any) -> list[NDArray[Any]]:
-    """Prepare a few samples, to convert and to check the engine with.
+def sample_batches(model: FrozenModel, items: Any) -> list[NDArray[Any]]:
+    """Prepare one or two input batches, to convert and to check an engine with.
 
-    Of texts the shortest and the longest batch, so that a conversion which holds for one length
-    only is found out. A batch has two rows at least: one alone may be taken for a constant.
+    Texts give the batch of the shortest and the batch of the longest texts, so that a conversion
+    that holds for one length only is detected. A batch has at least two rows: a conversion may
+    take a batch axis of length 1 for a constant.
     """
-    few = take_items(items, np.arange(min(_CHECK_SAMPLES, len(items))))
-    batches = [batch for _, batch in model.preprocess.batches(few, _CHECK_SAMPLES)]
-    chosen = batches[:1] if len(batches) == 1 else [batches[-1], batches[0]]
-    return [np.repeat(batch, 2, axis=0) if len(batch) == 1 else batch for batch in chosen]
+    samples = take_items(items, np.arange(min(_CHECK_SAMPLES, len(items))))
+    batches = [batch for _, batch in model.preprocess.batches(samples, _CHECK_SAMPLES)]
+    selected = batches[:1] if len(batches) == 1 else [batches[-1], batches[0]]
+    return [np.repeat(batch, 2, axis=0) if len(batch) == 1 else batch for batch in selected]

@@ -1,4 +1,4 @@
-"""How models and datasets are named: ``scheme:name?key=value&key=value``."""
+"""Spec strings that name models and datasets: ``scheme:name?key=value&key=value``."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Spec:
     Attributes
     ----------
     text: the whole string as the user wrote it.
-    scheme: what stands before the first colon, e.g. ``"demo"``.
-    name: what stands between the colon and the question mark.
+    scheme: the part before the first colon, e.g. ``"demo"``.
+    name: the part between the colon and the question mark.
     options: the ``key=value`` pairs after the question mark.
     """
 
@@ -27,29 +27,29 @@ class Spec:
 
 
 def parse_spec(kind: str, text: str, schemes: Mapping[str, Collection[str]]) -> Spec:
-    """Take a spec apart.
+    """Parse a spec string.
 
     Parameters
     ----------
     kind: what the spec names, e.g. ``"dataset"``; used in errors.
-    text: the spec.
-    schemes: the known schemes, each with the options that it understands.
+    text: the spec string.
+    schemes: the known schemes, each with the options that it accepts.
 
     Raises
     ------
-    CriticalMassError: no scheme, an unknown scheme, or an option the scheme does not have.
+    CriticalMassError: the scheme is missing or unknown, or it does not accept an option.
     """
     scheme, colon, rest = text.partition(":")
     if not scheme or not colon or not rest:
-        known = ", ".join(f"{name}:..." for name in sorted(schemes))
-        raise CriticalMassError(f"{kind} {text!r} is not of the form scheme:name; known: {known}")
+        forms = ", ".join(f"{name}:..." for name in sorted(schemes))
+        raise CriticalMassError(f"{kind} {text!r} is not of the form scheme:name; known: {forms}")
     if scheme not in schemes:
         raise unknown_name(f"{kind} scheme", scheme, schemes)
     name, mark, query = rest.rpartition("?")
     if not mark:
         name, query = rest, ""
     if not name:
-        raise CriticalMassError(f"{kind} {text!r} names nothing between {scheme!r}: and '?'")
+        raise CriticalMassError(f"{kind} {text!r} has no name between {scheme + ':'!r} and '?'")
     options: dict[str, str] = {}
     for pair in filter(None, query.split("&")):
         key, equals, value = pair.partition("=")
@@ -62,7 +62,7 @@ def parse_spec(kind: str, text: str, schemes: Mapping[str, Collection[str]]) -> 
 
 
 def integer_option(spec: Spec, key: str, default: int) -> int:
-    """Read a whole positive number from a spec's options.
+    """Read a positive integer from the options of a spec.
 
     Raises
     ------
@@ -78,14 +78,14 @@ def integer_option(spec: Spec, key: str, default: int) -> int:
     return int(text)
 
 
-def choice_option(spec: Spec, key: str, default: str, known: Collection[str]) -> str:
-    """Read one of a few words from a spec's options.
+def choice_option(spec: Spec, key: str, default: str, allowed: Collection[str]) -> str:
+    """Read one of several allowed words from the options of a spec.
 
     Raises
     ------
-    CriticalMassError: another word.
+    CriticalMassError: the value is not an allowed word.
     """
     value = spec.options.get(key, default)
-    if value not in known:
-        raise unknown_name(f"{key} of {spec.text!r}:", value, known)
+    if value not in allowed:
+        raise unknown_name(f"{key} of {spec.text!r}:", value, allowed)
     return value

@@ -13,92 +13,92 @@ from criticalmass.core.threads import thread_count
 from criticalmass.measures.scaling import Scaling
 
 FloatArray = NDArray[np.float32]
-# 2**112: float16's exponent bias is 15, float32's 127.
+# 2**112: the exponent bias of float16 is 15, that of float32 is 127.
 _REBIAS = np.float32(5.192296858534828e33)
 
 
 def take_columns(
     block: NDArray[np.float32],
-    kept: NDArray[np.intp],
-    room: NDArray[np.float32] | None = None,
+    columns: NDArray[np.intp],
+    buffer: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """Return ``block[:, kept]``, C-contiguous.
+    """Return ``block[:, columns]``, C-contiguous.
 
     Parameters
     ----------
     block: (n_rows, n_neurons) float32.
-    kept: (n_kept,) columns within the block, not checked.
-    room: (>= n_rows, n_kept) float32 to write into and return a part of. Fresh memory costs
-        several times more than the gather, so a loop should bring its own.
+    columns: (n_kept,) columns of the block, not checked.
+    buffer: (>= n_rows, n_kept) float32 to write into; the result is its first n_rows rows.
+        Allocating memory costs several times more than the gather, so loops should pass one.
     """
-    out = np.empty((block.shape[0], kept.size), dtype=np.float32) if room is None else room
+    out = np.empty((block.shape[0], columns.size), dtype=np.float32) if buffer is None else buffer
     out = out[: block.shape[0]]
-    _take_columns(block, kept, out)
+    _take_columns(block, columns, out)
     return out
 
 
 def standardised_columns(
-    block: NDArray[Any], kept: NDArray[np.intp], scaling: Scaling, room: FloatArray
+    block: NDArray[Any], columns: NDArray[np.intp], scaling: Scaling, out: FloatArray
 ) -> None:
-    """Write the standardised columns ``kept`` of raw rows into ``room``, on all cores.
+    """Write the standardised ``columns`` of raw rows into ``out``, on all cores.
 
     Parameters
     ----------
-    block: (n_rows, n_neurons) raw features, finite; float16 is widened on the way.
-    kept: (n_kept,) columns, not checked.
+    block: (n_rows, n_neurons) raw features, finite; float16 is converted to float32.
+    columns: (n_kept,) columns, not checked.
     scaling: of the block's columns.
-    room: (n_rows, n_kept) float32.
+    out: (n_rows, n_kept) float32, overwritten.
     """
-    mean = scaling.mean[kept].astype(np.float32)
-    factor = (1.0 / scaling.scale[kept]).astype(np.float32)
+    mean = scaling.mean[columns].astype(np.float32)
+    factor = (1.0 / scaling.scale[columns]).astype(np.float32)
     if block.dtype == np.float64:
         # Centred before it is rounded: float32 would lose a small spread far from zero.
-        room[:] = (block[:, kept] - scaling.mean[kept]) / scaling.scale[kept]
+        out[:] = (block[:, columns] - scaling.mean[columns]) / scaling.scale[columns]
         return
-    half = block.dtype == np.float16
-    raw: Any = np.ascontiguousarray(block, dtype=np.float16 if half else np.float32)
+    is_half = block.dtype == np.float16
+    raw: Any = np.ascontiguousarray(block, dtype=np.float16 if is_half else np.float32)
 
-    def work(a: int, b: int) -> None:
-        if half:
-            _widen_columns(raw[a:b].view(np.uint16), kept, room[a:b].view(np.uint32))
-            _shift_and_scale(room[a:b], mean, factor, _REBIAS)
+    def standardise(a: int, b: int) -> None:
+        if is_half:
+            _widen_columns(raw[a:b].view(np.uint16), columns, out[a:b].view(np.uint32))
+            _shift_and_scale(out[a:b], mean, factor, _REBIAS)
         else:
-            _take_columns(raw[a:b], kept, room[a:b])
-            _shift_and_scale(room[a:b], mean, factor, np.float32(1.0))
+            _take_columns(raw[a:b], columns, out[a:b])
+            _shift_and_scale(out[a:b], mean, factor, np.float32(1.0))
 
     n, n_threads = raw.shape[0], thread_count()
-    share = max(256, -(-n // n_threads))
+    n_rows = max(256, -(-n // n_threads))
     with ThreadPoolExecutor(n_threads) as pool:
-        jobs = [pool.submit(work, a, min(a + share, n)) for a in range(0, n, share)]
+        jobs = [pool.submit(standardise, a, min(a + n_rows, n)) for a in range(0, n, n_rows)]
         for job in jobs:
             job.result()
 
 
 @numba.njit(nogil=True, cache=True, boundscheck=False)
 def _take_columns(
-    block: NDArray[np.float32], kept: NDArray[np.intp], out: NDArray[np.float32]
+    block: NDArray[np.float32], columns: NDArray[np.intp], out: NDArray[np.float32]
 ) -> None:
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
-            # An unsigned index spares the test for negative ones, so the loop vectorises.
-            out[i, j] = block[i, np.uint64(kept[j])]
+            # An unsigned index needs no test for negative values, so the loop vectorises.
+            out[i, j] = block[i, np.uint64(columns[j])]
 
 
 @numba.njit(nogil=True, cache=True, boundscheck=False)
 def _widen_columns(
-    block: NDArray[np.uint16], kept: NDArray[np.intp], out: NDArray[np.uint32]
+    block: NDArray[np.uint16], columns: NDArray[np.intp], out: NDArray[np.uint32]
 ) -> None:
-    """Move float16 bits to where float32 keeps them; the exponent's bias is left to mend."""
+    """Move float16 bits to their float32 positions; the exponent still has float16's bias."""
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
-            bits = np.uint32(block[i, np.uint64(kept[j])])
+            bits = np.uint32(block[i, np.uint64(columns[j])])
             sign = (bits & np.uint32(0x8000)) << np.uint32(16)
             out[i, j] = sign | ((bits & np.uint32(0x7FFF)) << np.uint32(13))
 
 
 @numba.njit(nogil=True, cache=True)
 def _shift_and_scale(out: Any, mean: Any, factor: Any, rebias: Any) -> None:
-    # The mean leaves before the scale comes in, so a column far from zero keeps its digits.
+    # The mean is subtracted before scaling, so a column far from zero keeps its digits.
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
             out[i, j] = (out[i, j] * rebias - mean[j]) * factor[j]

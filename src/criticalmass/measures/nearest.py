@@ -1,4 +1,4 @@
-"""The nearest rows in every prefix of an order, incrementally.
+"""The nearest rows in every prefix of an order, computed incrementally.
 
 Squared distances and inner products are sums over neurons, so those of a prefix are those of the
 shorter prefix plus the block of neurons in between. Nothing is computed twice within an order.
@@ -15,31 +15,39 @@ from numpy.typing import NDArray
 
 from criticalmass.core.rows import Rows
 from criticalmass.measures.columns import take_columns
-from criticalmass.measures.nearest_kernels import keep_nearest
-from criticalmass.measures.prefix_heads import steps
+from criticalmass.measures.nearest_kernels import update_nearest
+from criticalmass.measures.prefix_heads import block_ranges
 
 Metric = Literal["euclidean", "cosine"]
 Matrix = NDArray[np.float32]
-_QUERIES = 256
-_TILE = 2048
+
+
+@dataclass(frozen=True)
+class TileRows:
+    """Rows in one tile of the distance matrix; they change time and memory, not the result."""
+
+    queries: int = 256
+    candidates: int = 2048
 
 
 @dataclass(frozen=True, eq=False)
-class Candidates:
-    """Rows among which the nearest are sought.
+class CandidateRows:
+    """Rows among which the nearest are searched.
 
     Attributes
     ----------
     rows: (n_candidates, n_neurons) raw features.
-    names: (n_candidates,) what stands for a row in the lists: its number, its class.
-    read: (rows, start, stop) -> those rows as float32, as the metric shall see them.
+    ids: (n_candidates,) what the lists of neighbours hold for each row, e.g. its number or class.
+    read: (rows, start, stop) -> those rows as float32, transformed as the metric needs them.
     metric: "euclidean", or "cosine" (a row of zeros has a cosine of 0 with every row).
+    tiles: rows per tile.
     """
 
     rows: Rows
-    names: NDArray[np.int32]
+    ids: NDArray[np.int32]
     read: Callable[[Rows, int, int], Matrix]
     metric: Metric = "euclidean"
+    tiles: TileRows = TileRows()
 
     def nearest(
         self,
@@ -48,12 +56,12 @@ class Candidates:
         sizes: Sequence[int],
         n_neighbours: int,
     ) -> NDArray[np.int32]:
-        """Name the nearest candidates of every query in every prefix of an order.
+        """Return the ids of the nearest candidates of every query in every prefix of an order.
 
-        A tile of candidates meets a tile of queries once: the running inner products of the tile
-        grow block by block and every size keeps its own list of neighbours, so the full
-        (n_queries, n_candidates) matrix never exists. Distances are float32; of two candidates
-        at the same distance the earlier one is nearer.
+        The distance matrix is computed in tiles of queries and candidates. The inner products of
+        a tile grow block of neurons by block of neurons, and every size has its own list of
+        neighbours, so the full (n_queries, n_candidates) matrix never exists. Distances are
+        float32; of two candidates at the same distance the earlier one is nearer.
 
         Parameters
         ----------
@@ -64,34 +72,37 @@ class Candidates:
 
         Returns
         -------
-        (n_sizes, n_queries, n_neighbours) names, nearest first.
+        (n_sizes, n_queries, n_neighbours) ids, nearest first.
         """
         shape = (len(sizes), queries.shape[0], n_neighbours)
         best = np.full(shape, np.finfo(np.float32).max, dtype=np.float32)
-        found = np.zeros(shape, dtype=np.int32)
-        pieces = _pieces(queries, order, sizes)
-        dots = np.empty((_QUERIES, _TILE), dtype=np.float32)
+        best_ids = np.zeros(shape, dtype=np.int32)
+        query_blocks = _column_blocks(queries, order, sizes)
+        n_rows, n_columns = self.tiles.queries, self.tiles.candidates
+        buffer = np.empty((n_rows, n_columns), dtype=np.float32)
         n = int(self.rows.shape[0])
-        for start in range(0, n, _TILE):
-            stop = min(start + _TILE, n)
-            tile = _pieces(self.read(self.rows, start, stop), order, sizes)
-            offsets, factors = self._terms(tile)
-            for a in range(0, queries.shape[0], _QUERIES):
-                b = min(a + _QUERIES, queries.shape[0])
-                running = dots[: b - a, : stop - start]
-                if running.shape[1] < _TILE:
-                    running = np.ascontiguousarray(running)
-                for j, (piece, block) in enumerate(zip(pieces, tile, strict=True)):
-                    _add_products(running, piece[a:b], block, first=j == 0)
-                    terms = (offsets[j], factors[j])
-                    keep_nearest(
-                        running, terms, self.names[start:stop], best[j, a:b], found[j, a:b]
+        for start in range(0, n, n_columns):
+            stop = min(start + n_columns, n)
+            tile_blocks = _column_blocks(self.read(self.rows, start, stop), order, sizes)
+            offsets, factors = self._terms(tile_blocks)
+            ids = self.ids[start:stop]
+            for a in range(0, queries.shape[0], n_rows):
+                b = min(a + n_rows, queries.shape[0])
+                dots = buffer[: b - a, : stop - start]
+                if dots.shape[1] < n_columns:
+                    dots = np.ascontiguousarray(dots)
+                for j, (query_block, block) in enumerate(
+                    zip(query_blocks, tile_blocks, strict=True)
+                ):
+                    _add_products(dots, query_block[a:b], block, first=j == 0)
+                    update_nearest(
+                        dots, offsets[j], factors[j], ids, best[j, a:b], best_ids[j, a:b]
                     )
-        return found
+        return best_ids
 
-    def _terms(self, tile: Sequence[Matrix]) -> tuple[Matrix, Matrix]:
+    def _terms(self, blocks: Sequence[Matrix]) -> tuple[Matrix, Matrix]:
         """Offsets and factors (n_sizes, n_tile) that turn inner products into dissimilarities."""
-        norms = np.cumsum([np.einsum("ij,ij->i", p, p) for p in tile], axis=0, dtype=np.float32)
+        norms = np.cumsum([np.einsum("ij,ij->i", b, b) for b in blocks], axis=0, dtype=np.float32)
         if self.metric == "euclidean":
             return norms, np.full_like(norms, -2.0)
         lengths = np.sqrt(norms)
@@ -100,22 +111,22 @@ class Candidates:
         return np.zeros_like(norms), factors
 
 
-def _pieces(x: Matrix, order: NDArray[np.intp], sizes: Sequence[int]) -> list[Matrix]:
-    """Gather the columns of every block, each contiguous: what the products read in a row."""
-    return [take_columns(x, order[a:b]) for a, b in steps(sizes)]
+def _column_blocks(x: Matrix, order: NDArray[np.intp], sizes: Sequence[int]) -> list[Matrix]:
+    """Gather the columns of every block; each block is contiguous, as the products need it."""
+    return [take_columns(x, order[a:b]) for a, b in block_ranges(sizes)]
 
 
-def _add_products(running: Matrix, queries: Matrix, block: Matrix, *, first: bool) -> None:
-    """Add ``queries @ block.T`` to ``running`` in place; the first block overwrites it."""
+def _add_products(dots: Matrix, queries: Matrix, block: Matrix, *, first: bool) -> None:
+    """Add ``queries @ block.T`` to ``dots`` in place; the first block overwrites it."""
     from scipy.linalg.blas import sgemm
 
-    # In Fortran's eyes: running.T = block @ queries.T, where both arguments are transposed views.
+    # Column-major: dots.T = block @ queries.T, where both arguments are transposed views.
     sgemm(
         1.0,
         block.T,
         queries.T,
         beta=0.0 if first else 1.0,
-        c=running.T,
+        c=dots.T,
         trans_a=True,
         overwrite_c=1,
     )

@@ -10,65 +10,66 @@ _GROUP = 32
 
 
 @numba.njit(cache=True, fastmath={"reassoc", "nnan", "ninf", "nsz"}, boundscheck=False)
-def keep_nearest(
+def update_nearest(
     dots: NDArray[np.float32],
-    terms: tuple[NDArray[np.float32], NDArray[np.float32]],
-    names: NDArray[np.int32],
+    offsets: NDArray[np.float32],
+    factors: NDArray[np.float32],
+    ids: NDArray[np.int32],
     best: NDArray[np.float32],
-    best_names: NDArray[np.int32],
+    best_ids: NDArray[np.int32],
 ) -> None:
-    """Let a tile of candidates compete for every query's list of nearest neighbours.
+    """Insert the nearest candidates of a tile into every query's list of nearest neighbours.
 
-    How far a candidate is, is linear in its inner product with the query: offset plus factor
-    times product. For the squared distance that is its squared norm minus twice the product
-    (what depends on the query alone orders nothing), for the cosine the product over its norm,
-    with a minus sign. Candidates are looked at in groups: most groups hold nothing near enough
-    and are passed by their minimum. Of two candidates equally far the one met first stays ahead.
+    The dissimilarity of a candidate is linear in its inner product with the query: offset plus
+    factor times product. For the squared distance the offset is the candidate's squared norm and
+    the factor -2 (a term of the query alone does not change the order); for the cosine the factor
+    is minus one over the candidate's norm. Candidates are compared in groups of 32: most groups
+    hold no new neighbour and are skipped after a look at their minimum. Of two candidates at the
+    same dissimilarity the earlier one stays ahead.
 
     Parameters
     ----------
     dots: (n_queries, n_tile) inner products of queries and candidates.
-    terms: offsets and factors of the candidates, each (n_tile,).
-    names: (n_tile,) numbers or class ids of the candidates.
-    best: (n_queries, n_neighbours) ascending, changed in place.
-    best_names: (n_queries, n_neighbours) names that belong to ``best``, changed in place.
+    offsets, factors: (n_tile,) of the candidates.
+    ids: (n_tile,) numbers or class ids of the candidates.
+    best: (n_queries, n_neighbours) dissimilarities, ascending, changed in place.
+    best_ids: (n_queries, n_neighbours) ids that belong to ``best``, changed in place.
     """
     n_queries, n_tile = dots.shape
     last = best.shape[1] - 1
-    offsets, factors = terms
-    near = np.empty(_GROUP, dtype=np.float32)
+    values = np.empty(_GROUP, dtype=np.float32)
     for q in range(n_queries):
-        row, heap, heap_names = dots[q], best[q], best_names[q]
+        row, row_best, row_ids = dots[q], best[q], best_ids[q]
         for start in range(0, n_tile, _GROUP):
             size = min(_GROUP, n_tile - start)
-            nearest = np.float32(np.finfo(np.float32).max)
+            smallest = np.float32(np.finfo(np.float32).max)
             for i in range(size):
-                near[i] = offsets[start + i] + factors[start + i] * row[start + i]
-                nearest = min(nearest, near[i])
-            if nearest >= heap[last]:
+                values[i] = offsets[start + i] + factors[start + i] * row[start + i]
+                smallest = min(smallest, values[i])
+            if smallest >= row_best[last]:
                 continue
             for i in range(size):
-                if near[i] < heap[last]:
+                if values[i] < row_best[last]:
                     slot = last
-                    while slot > 0 and heap[slot - 1] > near[i]:
-                        heap[slot] = heap[slot - 1]
-                        heap_names[slot] = heap_names[slot - 1]
+                    while slot > 0 and row_best[slot - 1] > values[i]:
+                        row_best[slot] = row_best[slot - 1]
+                        row_ids[slot] = row_ids[slot - 1]
                         slot -= 1
-                    heap[slot] = near[i]
-                    heap_names[slot] = names[start + i]
+                    row_best[slot] = values[i]
+                    row_ids[slot] = ids[start + i]
 
 
 @numba.njit(cache=True)
-def majority(
+def majority_vote(
     neighbours: NDArray[np.int32], n_classes: int, out: NDArray[np.unsignedinteger]
 ) -> None:
-    """Vote; a tie goes to the tied class that owns the nearest neighbour.
+    """Vote by majority; a tie goes to the tied class of the nearest neighbour.
 
     Parameters
     ----------
     neighbours: (n_queries, n_neighbours) class ids, nearest first.
     n_classes: number of classes.
-    out: (n_queries,) the winners, written in place.
+    out: (n_queries,) the winning classes, written in place.
     """
     votes = np.zeros(n_classes, dtype=np.int32)
     for q in range(neighbours.shape[0]):

@@ -1,8 +1,8 @@
-"""Linear heads on nested prefixes, stacked so that one pass over the columns serves them all.
+"""Linear heads on nested prefixes, stacked so that one pass over the columns serves all of them.
 
 The heads of sizes ``k_1 < ... < k_F`` share their columns: columns ``k_{j-1}..k_j - 1`` belong to
 heads ``j..F``. Block ``j`` holds those rows of the weights of those heads, largest head first, so
-the live heads of every block are leading columns of the scores. No zero is stored or multiplied.
+the heads that use a block are leading columns of the scores. No zero is stored or multiplied.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 FloatBlocks = list[NDArray[Any]]
 
 
-def steps(sizes: Sequence[int]) -> list[tuple[int, int]]:
+def block_ranges(sizes: Sequence[int]) -> list[tuple[int, int]]:
     """Return the column range of every block: (0, k_1), (k_1, k_2), ..."""
     return list(itertools.pairwise((0, *sizes)))
 
 
-def stack(weights: Sequence[NDArray[Any]]) -> FloatBlocks:
+def stack_heads(weights: Sequence[NDArray[Any]]) -> FloatBlocks:
     """Stack heads into blocks.
 
     Parameters
@@ -36,12 +36,12 @@ def stack(weights: Sequence[NDArray[Any]]) -> FloatBlocks:
     sizes = [w.shape[0] for w in weights]
     return [
         np.concatenate([w[a:b] for w in reversed(weights[j:])], axis=1)
-        for j, (a, b) in enumerate(steps(sizes))
+        for j, (a, b) in enumerate(block_ranges(sizes))
     ]
 
 
-def unstack(blocks: FloatBlocks) -> list[NDArray[Any]]:
-    """Return the heads of ``stack``: one (k_j, n_outputs) array per size, ascending."""
+def unstack_heads(blocks: FloatBlocks) -> list[NDArray[Any]]:
+    """Undo ``stack_heads``: return one (k_j, n_outputs) array per size, ascending."""
     n_sizes = len(blocks)
     n_outputs = blocks[-1].shape[1]
     heads = []
@@ -51,13 +51,13 @@ def unstack(blocks: FloatBlocks) -> list[NDArray[Any]]:
     return heads
 
 
-def scores(x: NDArray[Any], blocks: FloatBlocks) -> NDArray[Any]:
+def prefix_scores(x: NDArray[Any], blocks: FloatBlocks) -> NDArray[Any]:
     """Score rows with every head.
 
     Parameters
     ----------
     x: (rows, >= k_F) columns in the order of the heads.
-    blocks: what ``stack`` returns.
+    blocks: as ``stack_heads`` returns them.
 
     Returns
     -------
@@ -73,6 +73,6 @@ def scores(x: NDArray[Any], blocks: FloatBlocks) -> NDArray[Any]:
     return out
 
 
-def ascending(scores_: NDArray[Any], n_sizes: int) -> NDArray[Any]:
+def smallest_first(scores: NDArray[Any], n_sizes: int) -> NDArray[Any]:
     """View (rows, F * n_outputs) scores as (rows, F, n_outputs), the smallest head first."""
-    return scores_.reshape(scores_.shape[0], n_sizes, -1)[:, ::-1]
+    return scores.reshape(scores.shape[0], n_sizes, -1)[:, ::-1]

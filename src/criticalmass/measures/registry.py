@@ -1,4 +1,4 @@
-"""What a sweep can measure, and the protocol that makes a value what it is."""
+"""The registry of measures: probes and similarities, their protocols, labels and versions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -20,43 +21,48 @@ if TYPE_CHECKING:
     Probe = Callable[[ProbeTask], ProbeScores]
     Similarity = Callable[[SimilarityTask], SimilarityScores]
 
+PROBE_LABEL = "accuracy on held-out data"
 _IDENTITY = ("model", "layer", "dataset", "split", "selector", "seed", "n_kept", "measure")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measure:
     """One entry of the registry.
 
     Attributes
     ----------
-    name: what the user writes.
-    is_probe: whether it trains on labels and scores by accuracy.
-    version: raised when the code changes so that old values no longer stand beside new ones.
-    one_order_per_job: whether a job takes one order at a time: because one takes long, or
-        because what is random in the probe must hang on that order's seed alone.
-    shares_whole: whether the whole layer has the same value whatever the order.
-    settings: returns the rest of the protocol, JSON-able; loads the probe's module.
+    name: name of the measure, as the user writes it.
+    function: ``"module:function"`` within ``criticalmass`` that computes it.
+    label: axis label in figures.
+    is_probe: whether the measure trains on labels and scores by accuracy.
+    version: raised when the code changes, so that old values are computed again.
+    one_order_per_job: whether a job takes one order at a time: because an order takes long, or
+        because the randomness of the probe must depend on that order's seed alone.
+    full_value_is_shared: whether the whole layer has the same value whatever the order.
+    settings: returns the rest of the protocol, JSON-able; loads the measure's module.
     every_size: whether all prefixes of an order cost no more than one.
     """
 
     name: str
-    is_probe: bool
-    version: int
-    one_order_per_job: bool
-    shares_whole: bool
+    function: str
     settings: Callable[[], Mapping[str, Any]]
+    label: str = PROBE_LABEL
+    is_probe: bool = False
+    version: int = 1
+    one_order_per_job: bool = False
+    full_value_is_shared: bool = True
     every_size: bool = False
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """All that a value depends on besides the data and the subset; JSON-able."""
+        """All that a value depends on except the data and the subset; JSON-able."""
         return {"version": self.version, **self.settings()}
 
 
 def identity(
     digest: str, row: Mapping[str, Any], protocol: Mapping[str, Any], *, selector_version: int = 1
 ) -> str:
-    """Name a cell by what it would compute on: 24 hex digits.
+    """Return the identity of a cell: a digest of its inputs, 24 hex digits.
 
     Parameters
     ----------
@@ -76,7 +82,7 @@ def _logistic() -> dict[str, Any]:
     from criticalmass.measures.logistic.probe import LogisticProtocol
 
     protocol = asdict(LogisticProtocol())
-    # Where it is computed is no part of what: a run is continued on whatever machine there is.
+    # The device does not change the value: a run can be continued on another machine.
     del protocol["device"]
     return {**protocol, **_validation()}
 
@@ -103,13 +109,13 @@ def _validation() -> dict[str, Any]:
     return {"validation_share": VALIDATION_SHARE, "validation_seed": VALIDATION_SEED}
 
 
-def _blocks() -> dict[str, Any]:
+def _jackknife() -> dict[str, Any]:
     from criticalmass.measures.similarity.cka_jackknife import N_BLOCKS
 
     return {"n_blocks": N_BLOCKS}
 
 
-def _queries(metric: str) -> dict[str, Any]:
+def _neighbours(metric: str, **extra: str) -> dict[str, Any]:
     from criticalmass.measures.similarity.retrieval import MOST_QUERIES, N_NEIGHBOURS, QUERY_SEED
 
     return {
@@ -117,108 +123,122 @@ def _queries(metric: str) -> dict[str, Any]:
         "n_neighbours": N_NEIGHBOURS,
         "most_queries": MOST_QUERIES,
         "query_seed": QUERY_SEED,
+        **extra,
     }
 
 
-def _mutual_knn() -> dict[str, Any]:
-    return _queries("euclidean")
-
-
-def _retrieval() -> dict[str, Any]:
-    return {**_queries("cosine"), "gains": "linear"}
-
-
-def _retrieval_recall() -> dict[str, Any]:
-    return _queries("cosine")
-
-
 _ALL = (
-    Measure("logistic", True, 1, True, True, _logistic),
-    Measure("ridge", True, 1, False, True, _closed_form),
-    Measure("lda", True, 1, False, True, _closed_form),
-    Measure("knn", True, 1, False, True, _knn),
-    Measure("centroid", True, 1, False, True, dict),
-    Measure("sgd", True, 1, True, False, _sgd),
-    Measure("cka", False, 1, False, True, _blocks, every_size=True),
-    Measure("cka-debiased", False, 1, False, True, _blocks, every_size=True),
-    Measure("procrustes", False, 1, False, True, _blocks),
-    Measure("mutual-knn", False, 1, False, True, _mutual_knn),
-    Measure("retrieval", False, 1, False, True, _retrieval),
-    Measure("retrieval-recall", False, 1, False, True, _retrieval_recall),
+    Measure(
+        name="logistic",
+        function="measures.logistic.probe:logistic",
+        settings=_logistic,
+        is_probe=True,
+        one_order_per_job=True,
+    ),
+    Measure(
+        name="ridge",
+        function="measures.probes.closed_form:ridge",
+        settings=_closed_form,
+        is_probe=True,
+    ),
+    Measure(
+        name="lda", function="measures.probes.closed_form:lda", settings=_closed_form, is_probe=True
+    ),
+    Measure(name="knn", function="measures.probes.knn:knn", settings=_knn, is_probe=True),
+    Measure(name="centroid", function="measures.probes.knn:centroid", settings=dict, is_probe=True),
+    Measure(
+        name="sgd",
+        function="measures.probes.sgd:sgd",
+        settings=_sgd,
+        is_probe=True,
+        one_order_per_job=True,
+        full_value_is_shared=False,
+    ),
+    Measure(
+        name="cka",
+        function="measures.similarity.task:cka",
+        settings=_jackknife,
+        label="linear CKA with the whole layer",
+        every_size=True,
+    ),
+    Measure(
+        name="cka-debiased",
+        function="measures.similarity.task:cka_debiased",
+        settings=_jackknife,
+        label="debiased linear CKA with the whole layer",
+        every_size=True,
+    ),
+    Measure(
+        name="procrustes",
+        function="measures.similarity.task:procrustes",
+        settings=_jackknife,
+        label="Procrustes similarity with the whole layer",
+    ),
+    Measure(
+        name="mutual-knn",
+        function="measures.similarity.task:mutual_knn",
+        settings=partial(_neighbours, "euclidean"),
+        label="nearest neighbours shared with the whole layer",
+    ),
+    Measure(
+        name="retrieval",
+        function="measures.similarity.task:retrieval",
+        settings=partial(_neighbours, "cosine", gains="linear"),
+        label="nDCG@10 of the whole layer's neighbours",
+    ),
+    Measure(
+        name="retrieval-recall",
+        function="measures.similarity.task:retrieval_recall",
+        settings=partial(_neighbours, "cosine"),
+        label="recall@10 of the whole layer's neighbours",
+    ),
 )
 
 MEASURES: Mapping[str, Measure] = MappingProxyType({m.name: m for m in _ALL})
 
-PROBE_LABEL = "accuracy on held-out data"
-
-MEASURE_LABELS = {
-    "cka": "linear CKA with the whole layer",
-    "cka-debiased": "debiased linear CKA with the whole layer",
-    "procrustes": "Procrustes similarity with the whole layer",
-    "mutual-knn": "nearest neighbours shared with the whole layer",
-    "retrieval": "nDCG@10 of the whole layer's neighbours",
-    "retrieval-recall": "recall@10 of the whole layer's neighbours",
-}
-
 
 def is_similarity(measure: str) -> bool:
     """Whether a measure compares with the whole layer instead of scoring a task."""
-    return measure in MEASURE_LABELS
+    return measure in MEASURES and not MEASURES[measure].is_probe
 
 
 def measure_label(measure: str) -> str:
-    """How a reader knows a measure: the words of its axis."""
-    return MEASURE_LABELS.get(measure, PROBE_LABEL)
+    """Return the axis label of a measure."""
+    return MEASURES[measure].label if measure in MEASURES else PROBE_LABEL
 
 
-class _Loaded(Mapping[str, Any]):
-    """Name -> function, given as ``"module:function"`` of this package."""
+class _LazyFunctions(Mapping[str, Any]):
+    """Name -> function; the module of a function is imported on first use."""
 
-    def __init__(self, places: Mapping[str, str]) -> None:
-        self._places = dict(places)
+    def __init__(self, measures: Mapping[str, Measure]) -> None:
+        self._paths = {name: measure.function for name, measure in measures.items()}
 
     def __getitem__(self, name: str) -> Any:
-        module, _, function = self._places[name].partition(":")
+        module, _, function = self._paths[name].partition(":")
         return getattr(importlib.import_module(f"criticalmass.{module}"), function)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._places
+        return name in self._paths
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._paths)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._paths)
 
 
-PROBES: Mapping[str, Probe] = _Loaded(
-    {
-        "logistic": "measures.logistic.probe:logistic",
-        "ridge": "measures.probes.closed_form:ridge",
-        "lda": "measures.probes.closed_form:lda",
-        "knn": "measures.probes.knn:knn",
-        "centroid": "measures.probes.knn:centroid",
-        "sgd": "measures.probes.sgd:sgd",
-    }
-)
-SIMILARITIES: Mapping[str, Similarity] = _Loaded(
-    {
-        "cka": "measures.similarity.task:cka",
-        "cka-debiased": "measures.similarity.task:cka_debiased",
-        "procrustes": "measures.similarity.task:procrustes",
-        "mutual-knn": "measures.similarity.task:mutual_knn",
-        "retrieval": "measures.similarity.task:retrieval",
-        "retrieval-recall": "measures.similarity.task:retrieval_recall",
-    }
+PROBES: Mapping[str, Probe] = _LazyFunctions({n: m for n, m in MEASURES.items() if m.is_probe})
+SIMILARITIES: Mapping[str, Similarity] = _LazyFunctions(
+    {n: m for n, m in MEASURES.items() if not m.is_probe}
 )
 
 
 def get_probe(name: str) -> Probe:
-    """Look a probe up.
+    """Return the function of a probe.
 
     Raises
     ------
-    CriticalMassError: for an unknown name, with a did-you-mean.
+    CriticalMassError: if the name is unknown; the message suggests a similar one.
     """
     if name not in PROBES:
         raise unknown_name("probe", name, PROBES)
@@ -226,11 +246,11 @@ def get_probe(name: str) -> Probe:
 
 
 def get_similarity(name: str) -> Similarity:
-    """Look a similarity up.
+    """Return the function of a similarity.
 
     Raises
     ------
-    CriticalMassError: for an unknown name, with a did-you-mean.
+    CriticalMassError: if the name is unknown; the message suggests a similar one.
     """
     if name not in SIMILARITIES:
         raise unknown_name("similarity", name, SIMILARITIES)

@@ -1,4 +1,4 @@
-"""Column means and scales, and views of rows, that several probes share."""
+"""Column means and scales that several probes share."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.core.rows import CHUNK, Rows, refuse_nonfinite
+from criticalmass.core.rows import CHUNK_ROWS, Rows, check_finite
 
 FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """What turns raw columns into standardised ones.
+    """Mean and scale of every column; ``apply`` standardises raw features.
 
-    Parameters
+    Attributes
     ----------
     mean: (n_neurons,) float64.
-    scale: (n_neurons,) float64, the population standard deviation; 1 for a dead neuron.
+    scale: (n_neurons,) float64, the population standard deviation; 1 for a constant neuron.
     """
 
     mean: FloatArray
@@ -29,7 +29,7 @@ class Scaling:
     def apply(self, block: NDArray[Any]) -> NDArray[np.float32]:
         """Standardise (rows, n_neurons) raw features to float32.
 
-        The mean leaves before the scale comes in, so a column far from zero keeps its digits.
+        The mean is subtracted before scaling, so a column far from zero keeps its digits.
         """
         out = np.empty(block.shape, dtype=np.float32)
         np.subtract(block, self.mean.astype(np.float32), out=out, casting="same_kind")
@@ -37,8 +37,8 @@ class Scaling:
         return out
 
 
-def scale_of(mean: FloatArray, variance: FloatArray, n: int) -> FloatArray:
-    """Return standard deviations, with 1 where a column does not vary beyond its rounding.
+def column_scales(mean: FloatArray, variance: FloatArray, n: int) -> FloatArray:
+    """Return standard deviations; 1 where a column varies by no more than its rounding error.
 
     Parameters
     ----------
@@ -47,12 +47,12 @@ def scale_of(mean: FloatArray, variance: FloatArray, n: int) -> FloatArray:
     n: number of rows.
     """
     rounding = (n * np.finfo(np.float64).eps * np.abs(mean)) ** 2
-    dead = ~(variance > rounding)
-    return np.where(dead, 1.0, np.sqrt(np.where(dead, 1.0, variance)))
+    is_constant = ~(variance > rounding)
+    return np.where(is_constant, 1.0, np.sqrt(np.where(is_constant, 1.0, variance)))
 
 
 def column_scaling(rows: Rows) -> Scaling:
-    """Stream the column means and scales of rows, in float64.
+    """Compute the column means and scales of rows in one pass, in float64.
 
     Parameters
     ----------
@@ -61,18 +61,18 @@ def column_scaling(rows: Rows) -> Scaling:
     Raises
     ------
     CriticalMassError
-        If a feature is NaN or infinite; names the first such row and neuron.
+        If a feature is NaN or infinite; the message names the first such row and neuron.
     """
     n = int(rows.shape[0])
     shift = np.asarray(rows[0:1], dtype=np.float64)[0]
     total, square = np.zeros_like(shift), np.zeros_like(shift)
-    for start in range(0, n, CHUNK):
-        # Not through float32: float64 columns may lie far from zero for their spread.
-        block = np.asarray(rows[start : start + CHUNK])
-        refuse_nonfinite(block, start)
+    for start in range(0, n, CHUNK_ROWS):
+        # Not converted to float32: the spread of a float64 column may be small against its mean.
+        block = np.asarray(rows[start : start + CHUNK_ROWS])
+        check_finite(block, start)
         centred = block - shift
         total += centred.sum(axis=0)
         square += np.einsum("ij,ij->j", centred, centred)
     offset = total / n
     variance = np.maximum(square / n - offset**2, 0.0)
-    return Scaling(shift + offset, scale_of(shift + offset, variance, n))
+    return Scaling(shift + offset, column_scales(shift + offset, variance, n))

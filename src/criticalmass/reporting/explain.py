@@ -1,8 +1,7 @@
-"""``explain``: what a layer's spectrum says of its redundancy, before any sweep."""
+"""``explain``: predict the redundancy of a layer from its second moments, without a sweep."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import time
 from collections.abc import Sequence
@@ -15,17 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from criticalmass.core.arguments import checked
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import Moments, moments
 from criticalmass.errors import CriticalMassError, RunError, StoreError
-from criticalmass.reporting.explanation import CKA_DELTA, SHARES, TASK_DELTA, Explanation, Need
+from criticalmass.reporting.arguments import sorted_deltas
+from criticalmass.reporting.explanation import (
+    CKA_DELTA,
+    CLASS_VARIANCE_SHARES,
+    TASK_DELTA,
+    Explanation,
+    TaskRequirement,
+)
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 from criticalmass.theory.degrees_of_freedom import degrees_of_freedom, full_penalty
 from criticalmass.theory.prediction import Prediction, ridge_curve
-from criticalmass.theory.prediction_check import masses_beside, residuals
+from criticalmass.theory.prediction_check import compare_critical_masses, residuals
 from criticalmass.theory.prediction_file import (
-    of_second_moment,
+    predict_from_moments,
     read_predictions,
     write_predictions,
 )
@@ -35,21 +41,11 @@ from criticalmass.theory.what_if import first_order_critical_mass
 if TYPE_CHECKING:
     import pandas as pd
 
-    from criticalmass.measures.probes.closed_form import System
+    from criticalmass.measures.probes.closed_form import LinearSystem
     from criticalmass.theory.eigenbasis import Eigenbasis
 
-# Half a second of imports, which checking a store's files leaves room for. BLAS libraries that
-# come later than the limit on their threads would not heed it.
-_COMPUTING = (
-    "criticalmass.measures.similarity.cka_kernels",
-    "criticalmass.theory.sampled_ridge",
-    "criticalmass.theory.ridge",
-    "scipy.interpolate",
-    "scipy.sparse.linalg",
-)
 
-
-@checked
+@validate_arguments
 def explain(
     store: FeatureStore | str | os.PathLike[str],
     *,
@@ -62,125 +58,138 @@ def explain(
 ) -> Explanation:
     """Predict DR and critical mass of a layer from its second moments, without a sweep.
 
-    CKA is that of the raw features of the split ``test``, as a sweep measures it. Ridge probes,
-    where there are labels, train on ``train`` and are scored on ``test``: subsets of up to 64
-    neurons are drawn, larger ones follow the law. Laws and their errors: docs/theory.md.
+    CKA is predicted for the raw features of the split ``test``, on which a sweep measures it.
+    With labels, ridge probes are predicted too: they train on ``train`` and are scored on
+    ``test``. Subsets of up to 64 neurons are sampled, larger ones follow the law. Laws and their
+    errors: docs/theory.md.
 
     Parameters
     ----------
     store: a feature store or its folder.
-    layer: of the store; by default ``penultimate``, or the only one.
+    layer: layer of the store; by default ``penultimate``, or the only one.
     deltas: shares of the whole layer's value, each in (0, 1].
-    seeds, level: the intervals say where a sweep over so many random subsets finds its mean and
-        its critical mass. The noise of the test samples and the error of the laws are not in them.
-    run: a run of the same features to hold the prediction against; the diffuseness test is
-        made too.
-    out: folder to write tables, figures and the paragraph into. A run's folder gets the
-        prediction instead, which its report then shows.
+    seeds, level: the intervals hold the mean and the critical mass of a sweep over ``seeds``
+        random subsets with probability ``level``. They do not include the noise of the test
+        samples and the error of the laws.
+    run: a run of the same features. The prediction is compared with it, and the diffuseness test
+        is made.
+    out: folder for tables, figures and the paragraph. If it is the folder of a run, only the
+        prediction is written into the run, and the report of the run shows it.
 
     Raises
     ------
-    CriticalMassError: for a layer, delta, number of seeds or level that is none.
+    CriticalMassError: if layer, deltas, seeds or level is invalid.
     StoreError: if the store has no split ``test``.
-    RunError: if the run is one of other features.
+    RunError: if the run was measured on other features.
     """
     started = time.perf_counter()
-    source = _opened(store)
-    name, asked = _layer(source, layer), _deltas(deltas)
-    beside = None if run is None else _run(run, source, name)
-    kept = _run(out, source, name) if out is not None and Run.exists(out) else None
-    prediction, basis, whole = _predict(source, name, test=beside is not None or kept is not None)
-    spectrum = _spectrum(basis, whole)
-    compared, masses = None, None
-    if beside is not None:
-        compared = residuals(prediction, beside, level=level)
-        masses = masses_beside(prediction, beside, asked, level=level)
-    made = Explanation(
-        model=source.model,
-        dataset=source.dataset,
+    features = FeatureStore.open(store if isinstance(store, FeatureStore) else Path(store))
+    layer = _resolve_layer(features, layer)
+    deltas = sorted_deltas(deltas)
+    measured_run = None if run is None else _open_run_of(run, features, layer)
+    target_run = None
+    if out is not None and Run.exists(out):
+        target_run = _open_run_of(out, features, layer)
+    has_run = measured_run is not None or target_run is not None
+    prediction, basis, test_moments = _predict(features, layer, test_diffuseness=has_run)
+    spectrum = _spectrum_table(basis, test_moments)
+    compared, compared_masses = None, None
+    if measured_run is not None:
+        compared = residuals(prediction, measured_run, level=level)
+        compared_masses = compare_critical_masses(prediction, measured_run, deltas, level=level)
+    task = None
+    if basis is not None:
+        task = _task_requirement(prediction, basis, spectrum, seeds, level)
+    explanation = Explanation(
+        model=features.model,
+        dataset=features.dataset,
         prediction=prediction,
-        masses=_masses(prediction, asked, seeds, level),
-        curves=_curves(prediction, seeds, level),
+        masses=_critical_mass_table(prediction, deltas, seeds, level),
+        curves=_curve_table(prediction, seeds, level),
         spectrum=spectrum,
         n_seeds=seeds,
         level=level,
-        cka_twice_as_wide=_twice(prediction),
-        need=None if basis is None else _need(prediction, basis, spectrum, (seeds, level)),
+        cka_twice_as_wide=_cka_growth_at_double_width(prediction),
+        task=task,
         compared=compared,
-        compared_masses=masses,
+        compared_masses=compared_masses,
         seconds=time.perf_counter() - started,
     )
-    if kept is not None:
-        with kept.writer():
-            write_predictions(kept, {**read_predictions(kept), name: prediction}.values())
+    if target_run is not None:
+        with target_run.writer():
+            predictions = {**read_predictions(target_run), layer: prediction}
+            write_predictions(target_run, predictions.values())
     elif out is not None:
         from criticalmass.reporting.explain_files import write_explanation
 
-        write_explanation(made, Path(out))
-    return made
+        write_explanation(explanation, Path(out))
+    return explanation
 
 
 def _predict(
-    store: FeatureStore, layer: str, *, test: bool
+    store: FeatureStore, layer: str, *, test_diffuseness: bool
 ) -> tuple[Prediction, Eigenbasis | None, Moments]:
-    """Return the prediction, the training split's eigenbasis where labels allow, the moments."""
+    """Predict a layer.
+
+    Returns
+    -------
+    The prediction, the eigenbasis of the training split (None without labels), and the moments
+    of the test split.
+    """
+    # A BLAS library that is loaded inside threadpool_limits would not be limited.
+    import scipy.linalg.blas  # noqa: F401
+
     from criticalmass.theory.eigenbasis import decompose
 
-    rows, system = store.features("test", layer), _system(store, layer)
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(1) as aside:
-        turning = None if system is None else aside.submit(decompose, *system)
-        whole = moments(rows)
-        basis = None if turning is None else turning.result()
-        unlabelled = aside.submit(
-            of_second_moment, whole, layer=layer, digest=store.digest(layer), test=test
+    test_rows, system = store.features("test", layer), _training_system(store, layer)
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(1) as executor:
+        basis_future = None if system is None else executor.submit(decompose, *system)
+        test_moments = moments(test_rows)
+        basis = None if basis_future is None else basis_future.result()
+        prediction_future = executor.submit(
+            predict_from_moments,
+            test_moments,
+            layer=layer,
+            digest=store.digest(layer),
+            test=test_diffuseness,
         )
         if basis is None:
-            return unlabelled.result(), None, whole
-        ridge = ridge_curve(basis, rows, store.labels("test"))
-        prediction = unlabelled.result()
-    return replace(prediction, curves=(*prediction.curves, ridge)), basis, whole
+            return prediction_future.result(), None, test_moments
+        ridge = ridge_curve(basis, test_rows, store.labels("test"))
+        prediction = prediction_future.result()
+    return replace(prediction, curves=(*prediction.curves, ridge)), basis, test_moments
 
 
-def _opened(store: FeatureStore | str | os.PathLike[str]) -> FeatureStore:
-    """Open a store; while its files are held against their digests, what computes is loaded."""
-    with ThreadPoolExecutor(1) as aside:
-        path = store if isinstance(store, FeatureStore) else Path(store)
-        opening = aside.submit(FeatureStore.open, path)
-        for name in _COMPUTING:
-            importlib.import_module(name)
-        return opening.result()
+def _resolve_layer(store: FeatureStore, layer: str | None) -> str:
+    """Return the layer to explain.
 
-
-def _layer(store: FeatureStore, layer: str | None) -> str:
-    """Return the layer to explain; the store itself refuses one that it does not have."""
+    Raises
+    ------
+    StoreError: if the store has no split ``test``.
+    CriticalMassError: if the store does not have the layer, or no layer is given and it has
+        several.
+    """
     if "test" not in store.splits:
         raise StoreError(
-            f"{str(store.path)!r} has the splits {', '.join(store.splits) or 'none'} but no test; "
-            "CKA is predicted for the test split, on which a sweep measures it"
+            f"{str(store.path)!r} has no split 'test', only {', '.join(store.splits) or 'none'}; "
+            "CKA is predicted for the test split: import the features with one"
         )
     if layer is None:
         layer = "penultimate" if "penultimate" in store.layers else store.layers[0]
         if layer != "penultimate" and len(store.layers) > 1:
             raise CriticalMassError(
                 f"{str(store.path)!r} has the layers {', '.join(store.layers)}; name the one to "
-                "explain"
+                "explain with layer="
             )
-    store.digest(layer)
+    store.digest(layer)  # raises if the store does not have the layer
     return layer
 
 
-def _deltas(deltas: Sequence[float]) -> tuple[float, ...]:
-    wanted = tuple(sorted({float(delta) for delta in deltas}))
-    if not wanted or not all(0 < delta <= 1 for delta in wanted):
-        raise CriticalMassError(f"deltas={tuple(deltas)!r}: each must be in (0, 1], e.g. 0.9")
-    return wanted
-
-
-def _run(run: Run | str | os.PathLike[str], store: FeatureStore, layer: str) -> Run:
-    """Open a run of these features."""
+def _open_run_of(run: Run | str | os.PathLike[str], store: FeatureStore, layer: str) -> Run:
+    """Open a run, or raise RunError if it was not measured on this layer of the store."""
     opened = run if isinstance(run, Run) else Run.open(run)
-    known = opened.manifest.get("layers", {}).get(layer, {}).get("digest")
-    if known != store.digest(layer):
+    digest = opened.manifest.get("layers", {}).get(layer, {}).get("digest")
+    if digest != store.digest(layer):
         raise RunError(
             f"{opened.path} was not measured on layer {layer!r} of {str(store.path)!r} as it is "
             "now; sweep this store into it first"
@@ -188,8 +197,11 @@ def _run(run: Run | str | os.PathLike[str], store: FeatureStore, layer: str) -> 
     return opened
 
 
-def _system(store: FeatureStore, layer: str) -> tuple[System, int] | None:
-    """Return normal equations of the training split, None where there is no task to explain."""
+def _training_system(store: FeatureStore, layer: str) -> tuple[LinearSystem, int] | None:
+    """Return the normal equations of the training split and its number of samples.
+
+    None if there is no training split, or fewer than two classes.
+    """
     from criticalmass.theory.eigenbasis import normal_equations
 
     if len(store.class_names) < 2 or "train" not in store.splits:
@@ -201,15 +213,16 @@ def _system(store: FeatureStore, layer: str) -> tuple[System, int] | None:
     return normal_equations(rows, labels, n_classes=n_classes), labels.size
 
 
-def _masses(
+def _critical_mass_table(
     prediction: Prediction, deltas: Sequence[float], n_seeds: int, level: float
 ) -> pd.DataFrame:
+    """Return predicted critical masses and DR, at the deltas and at that of the paragraph."""
     import pandas as pd
 
     rows = []
     for curve in prediction.curves:
-        own = CKA_DELTA if curve.measure == "cka" else TASK_DELTA
-        for delta in sorted({*deltas, own}):
+        paragraph_delta = CKA_DELTA if curve.measure == "cka" else TASK_DELTA
+        for delta in sorted({*deltas, paragraph_delta}):
             mass, low, high = curve.critical_mass(delta, n_seeds, level)
             d = curve.n_neurons
             rows.append(
@@ -232,38 +245,40 @@ def _masses(
     return pd.DataFrame(rows)
 
 
-def _curves(prediction: Prediction, n_seeds: int, level: float) -> pd.DataFrame:
-    """Lay the curves out at the sizes they are known at, at most about eighty of each."""
+def _curve_table(prediction: Prediction, n_seeds: int, level: float) -> pd.DataFrame:
+    """Return the curves at their own sizes, at most about 80 of each."""
     import pandas as pd
 
-    parts = []
+    tables = []
     for curve in prediction.curves:
-        shown = np.unique(np.round(np.geomspace(1, curve.n_neurons, 80)).astype(np.int64))
-        at = np.flatnonzero(np.isin(curve.sizes, shown)) if curve.sizes.size > 80 else slice(None)
-        size = curve.sizes[at]
-        mean, low, high = curve.band(size, n_seeds, level)
-        found = {
+        index: slice | NDArray[np.intp] = slice(None)
+        if curve.sizes.size > 80:
+            sizes = np.unique(np.round(np.geomspace(1, curve.n_neurons, 80)).astype(np.int64))
+            index = np.flatnonzero(np.isin(curve.sizes, sizes))
+        n_kept = curve.sizes[index]
+        mean, low, high = curve.band(n_kept, n_seeds, level)
+        columns = {
             "measure": curve.measure,
-            "n_kept": size,
-            "fraction": size / curve.n_neurons,
+            "n_kept": n_kept,
+            "fraction": n_kept / curve.n_neurons,
             "mean": mean,
-            "std": curve.std[at],
+            "std": curve.std[index],
             "low": low,
             "high": high,
             "ratio": mean / curve.value_full if curve.value_full else np.nan,
-            "l2": curve.l2[at],
-            "source": np.asarray(curve.source)[at],
+            "l2": curve.l2[index],
+            "source": np.asarray(curve.source)[index],
         }
-        parts.append(pd.DataFrame(found))
-    return pd.concat(parts, ignore_index=True)
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
 
 
-def _spectrum(basis: Eigenbasis | None, whole: Moments) -> pd.DataFrame:
-    """Eigendirections of the standardised neurons: of ``train`` with labels, else of ``test``."""
+def _spectrum_table(basis: Eigenbasis | None, test_moments: Moments) -> pd.DataFrame:
+    """Return the spectrum of ``train`` with labels, and of ``test`` without."""
     import pandas as pd
 
     if basis is None:
-        values = np.maximum(np.linalg.eigvalsh(correlation(whole.scatter))[::-1], 0.0)
+        values = np.maximum(np.linalg.eigvalsh(correlation(test_moments.scatter))[::-1], 0.0)
         between: NDArray[Any] = np.full(values.size, np.nan)
     else:
         values, between = basis.eigenvalues, basis.between_classes
@@ -281,33 +296,35 @@ def _spectrum(basis: Eigenbasis | None, whole: Moments) -> pd.DataFrame:
     )
 
 
-def _twice(prediction: Prediction) -> float:
-    """How many times as many neurons twice the width needs for the CKA of the paragraph."""
+def _cka_growth_at_double_width(prediction: Prediction) -> float:
+    """Return `Explanation.cka_twice_as_wide`."""
     d, share = prediction.n_neurons, prediction.diagonal_share
-    wide = first_order_critical_mass(share / 2, 2 * d, CKA_DELTA)
-    return wide / first_order_critical_mass(share, d, CKA_DELTA)
+    wider_mass = first_order_critical_mass(share / 2, 2 * d, CKA_DELTA)
+    return wider_mass / first_order_critical_mass(share, d, CKA_DELTA)
 
 
-def _need(
-    prediction: Prediction, basis: Eigenbasis, spectrum: pd.DataFrame, how: tuple[int, float]
-) -> Need | None:
-    """Degrees of freedom at the critical mass of the task, and what carries its classes."""
+def _task_requirement(
+    prediction: Prediction, basis: Eigenbasis, spectrum: pd.DataFrame, n_seeds: int, level: float
+) -> TaskRequirement | None:
+    """Return what the task requires; None if no ridge curve is predicted."""
     curve = prediction.curve("ridge")
     if curve is None:
         return None
-    mass, _, _ = curve.critical_mass(TASK_DELTA, *how)
+    mass, _, _ = curve.critical_mass(TASK_DELTA, n_seeds, level)
     l2 = float(curve.l2[np.searchsorted(curve.sizes, mass)])
     mu = float(full_penalty(basis.eigenvalues, [mass], l2)[0])
     freedom = degrees_of_freedom(basis.eigenvalues, mu)
-    # Twice as many neurons, each eigenvalue doubled: the same head takes k' with
+    # With twice as many neurons and every eigenvalue doubled, the same head needs k' neurons:
     # k' = sum (2e + l2)/(2e + 2mu) + d l2/(2mu) = k + l2/(2mu) df(mu).
-    wider = mass + l2 / (2.0 * mu) * freedom
-    carried = np.cumsum(np.sort(np.nan_to_num(spectrum["between"].to_numpy(float)))[::-1])
-    return Need(
+    wider_mass = mass + l2 / (2.0 * mu) * freedom
+    cumulative = np.cumsum(np.sort(np.nan_to_num(spectrum["between"].to_numpy(float)))[::-1])
+    return TaskRequirement(
         delta=TASK_DELTA,
         critical_mass=mass,
-        freedom=freedom,
-        twice_as_wide=int(np.ceil(wider - 1e-9)),
-        directions=tuple(int(np.searchsorted(carried, share - 1e-12) + 1) for share in SHARES),
+        degrees_of_freedom=freedom,
+        critical_mass_twice_as_wide=int(np.ceil(wider_mass - 1e-9)),
+        directions=tuple(
+            int(np.searchsorted(cumulative, share - 1e-12) + 1) for share in CLASS_VARIANCE_SHARES
+        ),
         n_classes=int((basis.share > 0).sum()),
     )

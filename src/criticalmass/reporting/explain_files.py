@@ -1,4 +1,4 @@
-"""What `explain` leaves in a folder: tables, figures and the paragraph."""
+"""Files of `explain`: tables, figures and the paragraph."""
 
 from __future__ import annotations
 
@@ -15,49 +15,58 @@ if TYPE_CHECKING:
 
     from criticalmass.reporting.explanation import Explanation
 
-PARAGRAPH = "explanation.txt"
+PARAGRAPH_FILE = "explanation.txt"
 
 
-def write_explanation(made: Explanation, folder: Path) -> None:
-    """Write an explanation into a folder that is new, empty, or holds an earlier one.
+def write_explanation(explanation: Explanation, folder: Path) -> None:
+    """Write tables (CSV), figures (SVG) and the paragraph, each file atomically.
 
-    Each file is written at a stroke; tables as CSV, figures as SVG.
+    Parameters
+    ----------
+    explanation: what to write.
+    folder: a new or empty folder, or one with an earlier explanation.
 
     Raises
     ------
-    CriticalMassError: if the folder holds something else.
+    CriticalMassError: if the folder has other content.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / PARAGRAPH).is_file():
+    if folder.exists() and any(folder.iterdir()) and not (folder / PARAGRAPH_FILE).is_file():
         raise CriticalMassError(f"{folder} is not empty; choose another folder for --out")
-    tables = {"masses": made.masses, "curves": made.curves, "spectrum": made.spectrum}
-    if made.compared is not None and made.compared_masses is not None:
-        tables |= {"compared": made.compared, "compared_masses": made.compared_masses}
-    write_atomically(folder / PARAGRAPH, lambda file: file.write(f"{made.paragraph}\n".encode()))
+    tables = {
+        "masses": explanation.masses,
+        "curves": explanation.curves,
+        "spectrum": explanation.spectrum,
+    }
+    if explanation.compared is not None and explanation.compared_masses is not None:
+        tables["compared"] = explanation.compared
+        tables["compared_masses"] = explanation.compared_masses
+    text = f"{explanation.paragraph}\n".encode()
+    write_atomically(folder / PARAGRAPH_FILE, lambda file: file.write(text))
     for name, table in tables.items():
         write_atomically(folder / f"{name}.csv", partial(_write_csv, table))
-    for name, figure in draw(made).items():
+    for name, figure in draw_explanation(explanation).items():
         write_atomically(folder / f"{name}.svg", partial(_write_svg, figure))
 
 
-def draw(made: Explanation) -> dict[str, Figure]:
-    """Draw an explanation: its spectrum, its curves, and what was measured of them."""
-    from criticalmass.reporting.figures import predictions as draws
+def draw_explanation(explanation: Explanation) -> dict[str, Figure]:
+    """Draw the spectrum, the predicted curves and, with a run, the measured ones."""
+    from criticalmass.reporting.figures import predictions
     from criticalmass.reporting.figures.style import new_axes
 
-    found = {}
-    found["spectrum"], ax = new_axes()
-    draws.spectrum(made.spectrum, ax)
-    compared = made.compared
-    for curve in made.prediction.curves:
-        name = curve.measure
-        found[name], ax = new_axes()
-        if compared is None or not (compared["measure"] == name).any():
-            draws.predicted_curve(made.curves, ax, measure=name)
+    figures = {}
+    figures["spectrum"], ax = new_axes()
+    predictions.spectrum(explanation.spectrum, ax)
+    compared = explanation.compared
+    for curve in explanation.prediction.curves:
+        measure = curve.measure
+        figures[measure], ax = new_axes()
+        if compared is None or not (compared["measure"] == measure).any():
+            predictions.predicted_curve(explanation.curves, ax, measure=measure)
             continue
-        draws.predicted_over_measured(made.curves, compared, ax, measure=name)
-        found[f"{name}-residual"], ax = new_axes()
-        draws.residual_against_fraction(compared, ax, measure=name)
-    return found
+        predictions.predicted_over_measured(explanation.curves, compared, ax, measure=measure)
+        figures[f"{measure}-residual"], ax = new_axes()
+        predictions.residual_against_fraction(compared, ax, measure=measure)
+    return figures
 
 
 def _write_csv(table: pd.DataFrame, file: BinaryIO) -> None:

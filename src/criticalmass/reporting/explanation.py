@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from criticalmass.reporting.formatting import count_of
 from criticalmass.theory.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -12,30 +13,31 @@ if TYPE_CHECKING:
 
     from criticalmass.theory.exchangeability import Exchangeability
 
-#: The bar of which the paragraph speaks for CKA, and the one that says what a task needs.
+#: Deltas of the paragraph: for CKA, and for the accuracy of a ridge probe.
 CKA_DELTA, TASK_DELTA = 0.9, 0.95
-#: Shares of the variance between classes whose directions are counted.
-SHARES = (0.5, 0.9)
+#: Shares of the variance between classes for which directions are counted.
+CLASS_VARIANCE_SHARES = (0.5, 0.9)
 
 
 @dataclass(frozen=True)
-class Need:
-    """What a task takes, by the ridge law.
+class TaskRequirement:
+    """What a task requires of a layer, by the law of ridge probes.
 
     Attributes
     ----------
     delta: share of the whole layer's accuracy that is kept.
-    critical_mass: neurons that keep it.
-    freedom: degrees of freedom of the whole layer that they stand for.
-    twice_as_wide: neurons that a layer twice as wide with the same spectrum would need.
-    directions: directions that carry ``SHARES`` of the variance between classes, fewest first.
-    n_classes: of the task.
+    critical_mass: number of neurons that keeps it.
+    degrees_of_freedom: degrees of freedom of the whole layer that correspond to these neurons.
+    critical_mass_twice_as_wide: critical mass of a layer twice as wide with the same spectrum.
+    directions: for each of ``CLASS_VARIANCE_SHARES``, the smallest number of directions that
+        carries this share of the variance between classes.
+    n_classes: number of classes.
     """
 
     delta: float
     critical_mass: int
-    freedom: float
-    twice_as_wide: int
+    degrees_of_freedom: float
+    critical_mass_twice_as_wide: int
     directions: tuple[int, ...]
     n_classes: int
 
@@ -47,17 +49,20 @@ class Explanation:
     Attributes
     ----------
     model, dataset: short names.
-    prediction: the curves, the effective dimensions and, if asked for, the diffuseness test.
+    prediction: curves, effective dimensions and, with a run, the diffuseness test.
     masses: one row per measure and delta: critical mass and DR, with intervals.
-    curves: one row per measure and size of the display: mean, std over subsets, band, source.
-    spectrum: one row per eigendirection of the standardised neurons, by variance: its share of
-        the variance, its share of the variance between classes, and how much of its own variance
-        lies between classes (nan without labels).
-    n_seeds, level: of the intervals: where the mean over as many random subsets falls.
-    cka_twice_as_wide: how many times as many neurons a layer twice as wide with the same spectrum
-        needs for a CKA of 0.9, to first order.
-    need: what the task takes, or None without labels.
-    compared, compared_masses: predicted beside measured, if a run was given; else None.
+    curves: one row per measure and size: mean and standard deviation over subsets, interval,
+        source. At most about 80 sizes per measure.
+    spectrum: one row per eigendirection of the standardised neurons, in the order of variance:
+        its share of the variance, its share of the variance between classes, and the share of
+        its own variance that lies between classes (NaN without labels).
+    n_seeds, level: of the intervals, which hold the mean over ``n_seeds`` random subsets with
+        probability ``level``.
+    cka_twice_as_wide: factor by which the number of neurons for a CKA of 0.9 grows in a layer
+        twice as wide with the same spectrum, to first order.
+    task: what the task requires, or None without labels.
+    compared: predicted and measured means by size, or None without a run.
+    compared_masses: predicted and measured critical masses, or None without a run.
     seconds: wall time.
     """
 
@@ -70,15 +75,21 @@ class Explanation:
     n_seeds: int
     level: float
     cka_twice_as_wide: float
-    need: Need | None
+    task: TaskRequirement | None
     compared: pd.DataFrame | None
     compared_masses: pd.DataFrame | None
     seconds: float
 
     @property
     def paragraph(self) -> str:
-        """The explanation in plain words, every number taken from the tables."""
-        return paragraph(self)
+        """The explanation in words; every number is one of the tables."""
+        sentences = [_dimensions_sentence(self), _cka_sentence(self)]
+        if self.task is not None:
+            sentences += [_task_sentences(self, self.task), _directions_sentence(self, self.task)]
+        sentences.append(_width_sentence(self))
+        if self.prediction.diffuseness is not None:
+            sentences.append(diffuseness_sentence(self.prediction.diffuseness))
+        return " ".join(sentences)
 
     def mass(self, measure: str, delta: float) -> pd.Series:
         """Return the row of ``masses`` for a measure and delta."""
@@ -86,92 +97,85 @@ class Explanation:
         return rows.iloc[0]
 
 
-def paragraph(made: Explanation) -> str:
-    """Say what a layer's spectrum means for whoever wants fewer neurons.
+def diffuseness_sentence(test: Exchangeability, level: float = 0.05) -> str:
+    """State the outcome of the diffuseness test and which of its two parts decided.
 
     Parameters
     ----------
-    made: by `criticalmass.explain`.
+    test: the outcome.
+    level: significance level of both parts together (Holm: the smaller p-value is compared with
+        half of it).
     """
-    sentences = [_dimensions(made), _cka(made)]
-    if made.need is not None:
-        sentences += [_task(made, made.need), _directions(made, made.need)]
-    sentences.append(_wider(made))
-    if made.prediction.diffuseness is not None:
-        sentences.append(verdict(made.prediction.diffuseness))
-    return " ".join(sentences)
-
-
-def verdict(test: Exchangeability, level: float = 0.05) -> str:
-    """Say the outcome of the diffuseness test, and which of its two parts decided.
-
-    Parameters
-    ----------
-    test: its outcome.
-    level: of both parts together (Holm: half of it for the first to fall).
-    """
-    parts = f"order p = {test.order_p:.2g}, structure p = {test.structure_p:.2g}"
+    p_values = f"order p = {test.order_p:.2g}, structure p = {test.structure_p:.2g}"
     if test.is_diffuse(level=level):
-        return f"Nothing contradicts that its neurons are exchangeable (diffuseness test: {parts})."
-    said = []
+        return (
+            f"The diffuseness test does not reject that the neurons are exchangeable ({p_values})."
+        )
+    reasons = []
     if test.order_p <= level / 2:
-        said.append("the order in which they stand matters")
+        reasons.append("their order matters")
     if test.structure_p <= level / 2:
-        said.append("they are more unequal than random mixtures of the layer's components would be")
-    return f"Its neurons are not exchangeable: {' and '.join(said)} (diffuseness test: {parts})."
-
-
-def _dimensions(made: Explanation) -> str:
-    d, ratio = made.prediction.n_neurons, made.prediction.participation_ratio
+        reasons.append("they are more unequal than random mixtures of the layer's components")
     return (
-        f"This layer has {d:,} neurons but {ratio:,.0f} effective dimensions (participation ratio "
-        "of its standardised neurons)."
+        "The diffuseness test rejects that the neurons are exchangeable: "
+        f"{' and '.join(reasons)} ({p_values})."
     )
 
 
-def _cka(made: Explanation) -> str:
-    row = made.mass("cka", CKA_DELTA)
+def _dimensions_sentence(explanation: Explanation) -> str:
+    prediction = explanation.prediction
     return (
-        f"Any {row['critical_mass']:,} of them reach a CKA of {CKA_DELTA:g} with the whole layer "
-        f"({_interval(made, row)})."
+        f"This layer has {prediction.n_neurons:,} neurons and "
+        f"{prediction.participation_ratio:,.0f} effective dimensions (participation ratio of its "
+        "standardised neurons)."
     )
 
 
-def _task(made: Explanation, need: Need) -> str:
-    row = made.mass("ridge", need.delta)
+def _cka_sentence(explanation: Explanation) -> str:
+    row = explanation.mass("cka", CKA_DELTA)
+    mass = row["critical_mass"]
     return (
-        f"To tell its {need.n_classes:,} classes apart, a ridge probe on any "
-        f"{row['critical_mass']:,} neurons keeps {need.delta * 100:g} % of the whole layer's "
-        f"accuracy of {row['value_full']:.3f} ({_interval(made, row)}): the task needs "
-        f"{need.freedom:,.0f} degrees of freedom."
+        f"{count_of(mass, 'random neuron')} {'reaches' if mass == 1 else 'reach'} a CKA of "
+        f"{CKA_DELTA:g} with the whole layer on average ({_interval_text(explanation, row)})."
     )
 
 
-def _directions(made: Explanation, need: Need) -> str:
-    half, most = need.directions
+def _task_sentences(explanation: Explanation, task: TaskRequirement) -> str:
+    row = explanation.mass("ridge", task.delta)
+    neurons = count_of(row["critical_mass"], "random neuron")
     return (
-        f"Half of the variance between classes lies along {_count(half, 'direction')} of "
-        f"{made.prediction.n_neurons:,}, 90 % along {most:,}."
+        f"On the task of {task.n_classes:,} classes, a ridge probe on {neurons} keeps "
+        f"{task.delta * 100:g} % of the whole layer's accuracy of {row['value_full']:.3f} on "
+        f"average ({_interval_text(explanation, row)}). The task needs "
+        f"{task.degrees_of_freedom:,.0f} degrees of freedom."
     )
 
 
-def _wider(made: Explanation) -> str:
-    said = (
+def _directions_sentence(explanation: Explanation, task: TaskRequirement) -> str:
+    half, most = task.directions
+    return (
+        f"Half of the variance between classes lies along {half:,} of the "
+        f"{explanation.prediction.n_neurons:,} directions, 90 % along {most:,}."
+    )
+
+
+def _width_sentence(explanation: Explanation) -> str:
+    text = (
         "A layer twice as wide with the same spectrum would need "
-        f"{made.cka_twice_as_wide:.2f} times as many for that CKA"
+        f"{explanation.cka_twice_as_wide:.2f} times as many neurons for this CKA"
     )
-    if made.need is None:
-        return f"{said}."
-    before, after = made.need.critical_mass, made.need.twice_as_wide
-    task = "the same number" if after == before else f"{after:,} instead of {before:,}"
-    return f"{said}, but {task} for the task."
+    task = explanation.task
+    if task is None:
+        return f"{text}."
+    if task.critical_mass_twice_as_wide == task.critical_mass:
+        return f"{text}, and the same number for the task."
+    return (
+        f"{text}, and {task.critical_mass_twice_as_wide:,} instead of {task.critical_mass:,} for "
+        "the task."
+    )
 
 
-def _interval(made: Explanation, row: pd.Series) -> str:
+def _interval_text(explanation: Explanation, row: pd.Series) -> str:
     low, high = row["critical_mass_low"], row["critical_mass_high"]
-    seeds = _count(made.n_seeds, "subset")
-    return f"{low:,} to {high:,} for {made.level * 100:g} % of means over {seeds}"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+    subsets = count_of(explanation.n_seeds, "subset")
+    return f"{low:,} to {high:,} for {explanation.level * 100:g} % of means over {subsets}"

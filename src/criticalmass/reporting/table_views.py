@@ -6,192 +6,151 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from criticalmass.reporting.tables import intervals, probes_first
+from criticalmass.analysis.columns import CurveKey, LayerKey
+from criticalmass.reporting.formatting import decimal, integer
+from criticalmass.reporting.tables import intervals, level_texts, probes_first
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from criticalmass.reporting.explanation import Explanation
 
-ENDS = ("", "_low", "_high")
-_GROUP = ("model", "layer", "dataset", "selector", "measure")
+INTERVAL_SUFFIXES = ("", "_low", "_high")
+_COMPARISON_SETTINGS = (*CurveKey._fields, "estimator", "samples", "seeds")
 
 
-def fairness_for_people(table: pd.DataFrame) -> pd.DataFrame:
-    """Show accuracy, Gini and its excess at equal accuracy, and who is worst off.
+def fairness_view(table: pd.DataFrame) -> pd.DataFrame:
+    """Show accuracy, Gini coefficient, its excess at equal accuracy and the worst class.
 
     Parameters
     ----------
     table: rows of `criticalmass.fairness`.
     """
-    shown = _head(table)
-    shown["accuracy"] = _interval(table, "accuracy")
-    shown["Gini"] = _interval(table, "gini")
-    shown["excess at equal accuracy"] = _interval(table, "gini_excess")
-    shown["worst class"] = [
+    view = _subset_columns(table)
+    view["accuracy"] = _rounded_interval(table, "accuracy")
+    view["Gini"] = _rounded_interval(table, "gini")
+    view["excess at equal accuracy"] = _rounded_interval(table, "gini_excess")
+    view["worst class"] = [
         f"{accuracy:.3f} {name}"
         for name, accuracy in zip(table["worst_class"], table["worst_accuracy"], strict=True)
     ]
-    return shown
+    return view
 
 
-def losses_for_people(table: pd.DataFrame) -> pd.DataFrame:
-    """Show who pays first: rank, relative loss, and the loss beyond a class-neutral one.
+def class_losses_view(table: pd.DataFrame) -> pd.DataFrame:
+    """Show rank and relative loss per class, and the loss beyond the proportional-odds baseline.
 
     Parameters
     ----------
     table: rows of `criticalmass.class_losses`.
     """
-    shown = _head(table)
-    shown["delta"] = [f"{delta:g}" for delta in table["delta"]]
-    shown["rank"] = _interval(table, "rank", 0)
-    shown["class"] = table["class_name"].astype(str)
-    shown["samples"] = [f"{n:,}" for n in table["class_n_test"]]
-    shown["loses"] = _interval(table, "relative_loss")
-    shown["first"] = [f"{share:.2f}" for share in table["first_share"]]
-    shown["beyond neutral"] = _interval(table, "loss_beyond")
-    shown[""] = ["*" if out else "" for out in table["singled_out"]]
-    return shown if table["singled_out"].any() else shown.drop(columns="")
+    view = _subset_columns(table)
+    view["delta"] = [f"{delta:g}" for delta in table["delta"]]
+    view["rank"] = _rounded_interval(table, "rank", 0)
+    view["class"] = table["class_name"].astype(str)
+    view["samples"] = [integer(n) for n in table["class_n_test"]]
+    view["loss"] = _rounded_interval(table, "relative_loss")
+    view["first"] = [decimal(share, 2) for share in table["first_share"]]
+    view["beyond baseline"] = _rounded_interval(table, "loss_beyond")
+    view[""] = ["*" if is_singled_out else "" for is_singled_out in table["singled_out"]]
+    return view if table["singled_out"].any() else view.drop(columns="")
 
 
-def agreement_for_people(table: pd.DataFrame) -> pd.DataFrame:
-    """Show kappa, error consistency and how often wrong answers coincide.
+def agreement_view(table: pd.DataFrame) -> pd.DataFrame:
+    """Show kappa, error consistency and how often wrong predictions coincide.
 
     Parameters
     ----------
     table: rows of `criticalmass.agreement`.
     """
-    shown = _head(table)
-    shown["against"] = table["against"].astype(str)
-    shown["agree"] = [_plain(value) for value in table["agreement"]]
-    shown["kappa"] = _interval(table, "kappa")
-    shown["error consistency"] = _interval(table, "error_consistency")
-    shown["same wrong"] = [_plain(value) for value in table["same_wrong"]]
-    shown["by chance"] = [_plain(value) for value in table["same_wrong_chance"]]
-    return shown
+    view = _subset_columns(table)
+    view["against"] = table["against"].astype(str)
+    view["agree"] = [decimal(value, 3) for value in table["agreement"]]
+    view["kappa"] = _rounded_interval(table, "kappa")
+    view["error consistency"] = _rounded_interval(table, "error_consistency")
+    view["same wrong"] = [decimal(value, 3) for value in table["same_wrong"]]
+    view["by chance"] = [decimal(value, 3) for value in table["same_wrong_chance"]]
+    return view
 
 
-def ensembles_for_people(table: pd.DataFrame) -> pd.DataFrame:
-    """Show what each way to use the same neurons reaches, and by how much it differs.
+def ensembles_view(table: pd.DataFrame) -> pd.DataFrame:
+    """Show the accuracy of each way to use the same neurons, and its differences.
 
     Parameters
     ----------
     table: rows of `criticalmass.ensembles`.
     """
-    import pandas as pd
-
-    names = [name for name in _GROUP if name in table]
-    shown = pd.DataFrame({name: table[name].astype(str) for name in names})
-    shown["members"] = table["members"].astype(str)
-    shown["each"] = [f"{n:,}" for n in table["n_kept"]]
-    shown["kind"] = table["kind"].astype(str)
-    shown["neurons"] = [f"{n:,}" for n in table["n_used"]]
-    shown["accuracy"] = _interval(table, "value")
-    shown["against one probe"] = _interval(table, "against_one_probe")
-    shown["against whole"] = _interval(table, "against_whole")
-    return shown
+    names = [name for name in CurveKey._fields if name in table]
+    view = pd.DataFrame({name: table[name].astype(str) for name in names})
+    view["members"] = table["members"].astype(str)
+    view["each"] = [integer(n) for n in table["n_kept"]]
+    view["kind"] = table["kind"].astype(str)
+    view["neurons"] = [integer(n) for n in table["n_used"]]
+    view["accuracy"] = _rounded_interval(table, "value")
+    view["against one probe"] = _rounded_interval(table, "against_one_probe")
+    view["against whole layer"] = _rounded_interval(table, "against_whole")
+    return view
 
 
-def _head(table: pd.DataFrame) -> pd.DataFrame:
-    """Columns that say which subset; what is the same in all rows is said once above."""
-    import pandas as pd
-
-    shown = pd.DataFrame({name: table[name].astype(str) for name in _GROUP})
-    shown["level"] = [f"{level * 100:g} % intervals" for level in table["level"]]
-    shown["kept"] = [f"{n:,}" for n in table["n_kept"]]
-    return shown
-
-
-def _interval(table: pd.DataFrame, name: str, digits: int = 3) -> list[str]:
-    # Rounded first, and + 0.0, so that no zero is written with a sign.
-    parts = (table[f"{name}{end}"].astype("Float64").round(digits) + 0.0 for end in ENDS)
-    return intervals(*parts, digits=digits)
-
-
-def _plain(value: Any) -> str:
-    import pandas as pd
-
-    return "–" if pd.isna(value) else f"{float(value):.3f}"
-
-
-_TASK_COLUMNS = ("model", "layer", "dataset", "measure")
-
-
-def diffuseness_for_people(table: pd.DataFrame) -> pd.DataFrame:
-    """Show random subsets, the rules around them and their leads.
+def diffuseness_view(table: pd.DataFrame) -> pd.DataFrame:
+    """Show random subsets, the best and the worst selector and their differences.
 
     Parameters
     ----------
     table: rows of `criticalmass.diffuseness`.
     """
     table = probes_first(table)
-    shown = _task_head(table)
-    shown["neurons"] = [f"{size:,}" for size in table["n_kept"]]
-    shown["random"] = _bounds(table, "random")
-    shown["best rule"] = table["best"].astype(str)
-    shown["best - random"] = _bounds(table, "gain")
-    shown["worst rule"] = table["worst"].astype(str)
-    shown["random - worst"] = _bounds(table, "loss")
-    return shown
+    view = _layer_columns(table)
+    view["neurons"] = [integer(size) for size in table["n_kept"]]
+    view["random"] = _interval(table, "random")
+    view["best selector"] = table["best"].astype(str)
+    view["best - random"] = _interval(table, "gain")
+    view["worst selector"] = table["worst"].astype(str)
+    view["random - worst"] = _interval(table, "loss")
+    return view
 
 
-def summary_for_people(table: pd.DataFrame) -> pd.DataFrame:
-    """Show how much the choice matters over all sizes, as a share of the whole layer's value.
+def diffuseness_summary_view(table: pd.DataFrame) -> pd.DataFrame:
+    """Show how much the choice of neurons matters, averaged over all sizes.
+
+    Differences are shares of the whole layer's value.
 
     Parameters
     ----------
     table: rows of `criticalmass.diffuseness_summary`.
     """
     table = probes_first(table)
-    shown = _task_head(table)
-    shown["whole layer"] = [f"{value:.3f}" for value in table["value_full"]]
-    shown["choice"] = _bounds(table, "choice")
-    shown["best - random"] = _bounds(table, "gain")
-    shown["random - worst"] = _bounds(table, "loss")
-    shown["rules"] = [f"{n:,}" for n in table["n_selectors"]]
-    shown["sizes"] = [f"{n:,}" for n in table["n_sizes"]]
-    return shown
+    view = _layer_columns(table)
+    view["whole layer"] = [decimal(value, 3) for value in table["value_full"]]
+    view["choice"] = _interval(table, "choice")
+    view["best - random"] = _interval(table, "gain")
+    view["random - worst"] = _interval(table, "loss")
+    view["selectors"] = [integer(n) for n in table["n_selectors"]]
+    view["sizes"] = [integer(n) for n in table["n_sizes"]]
+    return view
 
 
-def pareto_for_people(table: pd.DataFrame) -> pd.DataFrame:
-    """Show the front, and what lies behind it by no more than noise.
+def pareto_view(table: pd.DataFrame) -> pd.DataFrame:
+    """Show the Pareto front and the subsets that are not significantly dominated.
 
     Parameters
     ----------
     table: rows of `criticalmass.pareto`.
     """
-    near = ~table["significant"].fillna(True).astype(bool)
-    table = probes_first(table[table["on_front"].astype(bool) | near])
-    shown = _task_head(table)
-    shown["neurons"] = [f"{size:,}" for size in table["n_kept"]]
-    shown["selector"] = table["selector"].astype(str)
-    shown["value"] = _bounds(table, "value", ends=("low", "high"))
-    shown["front"] = ["yes" if on else "perhaps" for on in table["on_front"]]
-    shown["behind"] = [
+    is_uncertain = ~table["significant"].fillna(True).astype(bool)
+    table = probes_first(table[table["on_front"].astype(bool) | is_uncertain])
+    view = _layer_columns(table)
+    view["neurons"] = [integer(size) for size in table["n_kept"]]
+    view["selector"] = table["selector"].astype(str)
+    view["value"] = intervals(table["value"], table["low"], table["high"], digits=3)
+    view["front"] = ["yes" if on_front else "perhaps" for on_front in table["on_front"]]
+    view["behind"] = [
         f"{name} by {margin:.3f}" if isinstance(name, str) else ""
         for name, margin in zip(table["dominated_by"], table["margin"], strict=True)
     ]
-    return shown if shown["behind"].any() else shown.drop(columns="behind")
+    return view if view["behind"].any() else view.drop(columns="behind")
 
 
-def _task_head(table: pd.DataFrame) -> pd.DataFrame:
-    import pandas as pd
-
-    shown = pd.DataFrame({name: table[name].astype(str) for name in _TASK_COLUMNS})
-    shown["level"] = [f"{level * 100:g} % intervals" for level in table["level"]]
-    return shown
-
-
-def _bounds(table: pd.DataFrame, name: str, *, ends: tuple[str, str] | None = None) -> list[str]:
-    low, high = ends or (f"{name}_low", f"{name}_high")
-    return intervals(table[name], table[low], table[high], digits=3)
-
-
-_SAID_ONCE = ("model", "layer", "dataset", "selector", "measure", "estimator", "samples", "seeds")
-
-
-def comparison_for_people(table: pd.DataFrame) -> pd.DataFrame:
-    """Turn a comparison into words and aligned numbers; differences are a minus b.
+def comparison_view(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a comparison as text; differences are a minus b.
 
     DR, values and ratios are shares, critical masses are neurons.
 
@@ -203,37 +162,100 @@ def comparison_for_people(table: pd.DataFrame) -> pd.DataFrame:
     -------
     A frame of strings with one row per row of ``table``.
     """
-    shown = pd.DataFrame({name: table[name] for name in ("a", "b")})
-    for name in _SAID_ONCE:
+    view = pd.DataFrame({name: table[name] for name in ("a", "b")})
+    for name in _COMPARISON_SETTINGS:
         if table[name].notna().any():
-            words = table[name].astype("string").fillna("")
-            shown[name] = f"{name} " + words if name in ("samples", "seeds") else words
-    if "estimator" in shown:
-        shown["estimator"] = str(table["estimator"].dropna().iloc[0])
-    shown["level"] = [f"{level * 100:g} % intervals" for level in table["level"]]
-    shown["what"] = [_what(row) for row in table.to_dict("records")]
-    whole = (table["quantity"] == "critical_mass").to_numpy(dtype=bool)
-    for name in ("value_a", "value_b"):
-        shown[name.removeprefix("value_") + "'s"] = [
-            "–" if pd.isna(value) else f"{value:,.0f}" if count else f"{value:.3f}"
-            for value, count in zip(table[name], whole, strict=True)
+            view[name] = table[name].astype("string").fillna("")
+    if "estimator" in view:
+        view["estimator"] = str(table["estimator"].dropna().iloc[0])
+    view["level"] = level_texts(table)
+    view["quantity"] = [_quantity_text(row) for row in table.to_dict("records")]
+    is_count = (table["quantity"] == "critical_mass").to_numpy(dtype=bool)
+    for heading, name in (("a's", "value_a"), ("b's", "value_b")):
+        view[heading] = [
+            integer(value) if count else decimal(value, 3)
+            for value, count in zip(table[name], is_count, strict=True)
         ]
-    shown["difference"] = ""
+    view["difference"] = ""
     for count, digits in ((True, 0), (False, 3)):
-        rows = table[whole == count]
-        marks = [_mark(bound) for bound in rows["bound"]]
+        rows = table[is_count == count]
+        marks = [f"{bound} " if bound in (">=", "<=") else "" for bound in rows["bound"]]
         texts = intervals(rows["difference"], rows["low"], rows["high"], digits=digits, marks=marks)
-        shown.loc[whole == count, "difference"] = texts
-    return shown
+        view.loc[is_count == count, "difference"] = texts
+    return view
 
 
-def _mark(bound: Any) -> str:
-    """Return what stands before a difference that is only bounded."""
-    return f"{bound} " if bound in (">=", "<=") else ""
+def critical_masses_view(explanation: Explanation) -> pd.DataFrame:
+    """Show predicted critical masses and DR with their intervals.
+
+    Parameters
+    ----------
+    explanation: result of `criticalmass.explain`.
+    """
+    table = explanation.masses
+    view = pd.DataFrame(index=table.index)
+    view["predicted for"] = (
+        f"{explanation.model} on {explanation.dataset}, layer {explanation.prediction.layer}"
+    )
+    view["intervals"] = (
+        f"{explanation.level * 100:g} % of means over {explanation.n_seeds} random subsets"
+    )
+    view["measure"] = table["measure"].astype(str)
+    view["to keep"] = [f"{delta * 100:g} %" for delta in table["delta"]]
+    view["k*"] = _interval(table, "critical_mass", 0)
+    view["DR"] = _interval(table, "dr", 2)
+    return view
 
 
-def _what(row: dict[str, Any]) -> str:
-    """Name the quantity in a few signs."""
+def predicted_and_measured_view(explanation: Explanation) -> pd.DataFrame:
+    """Show predicted and measured critical masses.
+
+    Parameters
+    ----------
+    explanation: result of `criticalmass.explain` with a run.
+    """
+    table = explanation.compared_masses
+    if table is None or table.empty:
+        return pd.DataFrame()
+    view = pd.DataFrame(index=table.index)
+    view["k*"] = "predicted and measured (interpolated linearly between tested sizes)"
+    view["measure"] = table["measure"].astype(str)
+    view["to keep"] = [f"{delta * 100:g} %" for delta in table["delta"]]
+    view["seeds"] = table["n_seeds"].astype(str)
+    for name in ("predicted", "measured"):
+        view[name] = _interval(table, name, 0)
+    return view
+
+
+def _subset_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns that name the curve, the level and the size."""
+    view = pd.DataFrame({name: table[name].astype(str) for name in CurveKey._fields})
+    view["level"] = level_texts(table)
+    view["kept"] = [integer(n) for n in table["n_kept"]]
+    return view
+
+
+def _layer_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns that name the layer, the measure and the level."""
+    view = pd.DataFrame({name: table[name].astype(str) for name in LayerKey._fields})
+    view["level"] = level_texts(table)
+    return view
+
+
+def _interval(table: pd.DataFrame, name: str, digits: int = 3) -> list[str]:
+    """Write a column and its interval."""
+    return intervals(*(table[f"{name}{suffix}"] for suffix in INTERVAL_SUFFIXES), digits=digits)
+
+
+def _rounded_interval(table: pd.DataFrame, name: str, digits: int = 3) -> list[str]:
+    """Write a column and its interval, without a minus sign before zeros."""
+    names = [f"{name}{suffix}" for suffix in INTERVAL_SUFFIXES]
+    # Adding 0.0 turns -0.0 into 0.0.
+    return _interval(table[names].astype("Float64").round(digits) + 0.0, name, digits)
+
+
+def _quantity_text(row: dict[str, Any]) -> str:
+    """Name the quantity of a row of a comparison."""
     if row["quantity"] == "dr":
         return f"DR({row['delta']:g})"
     if row["quantity"] == "critical_mass":
@@ -242,47 +264,3 @@ def _what(row: dict[str, Any]) -> str:
         return "whole layer"
     a, b = row["n_kept_a"], row["n_kept_b"]
     return f"{row['quantity']} at {a:,}" if a == b else f"{row['quantity']} at {a:,} and {b:,}"
-
-
-def masses_for_people(made: Explanation) -> pd.DataFrame:
-    """Show predicted critical masses and DR with their intervals.
-
-    Parameters
-    ----------
-    made: by `criticalmass.explain`.
-    """
-    import pandas as pd
-
-    table = made.masses
-    shown = pd.DataFrame(index=table.index)
-    layer = f"{made.model} on {made.dataset}, layer {made.prediction.layer}"
-    shown["predicted for"] = layer
-    shown["intervals"] = f"{made.level * 100:g} % of means over {made.n_seeds} random subsets"
-    shown["measure"] = table["measure"].astype(str)
-    shown["to keep"] = [f"{delta * 100:g} %" for delta in table["delta"]]
-    ends = ("critical_mass_low", "critical_mass_high")
-    shown["k*"] = intervals(table["critical_mass"], *(table[end] for end in ends), digits=0)
-    shown["DR"] = intervals(table["dr"], table["dr_low"], table["dr_high"], digits=2)
-    return shown
-
-
-def compared_for_people(made: Explanation) -> pd.DataFrame:
-    """Show predicted critical masses beside measured ones.
-
-    Parameters
-    ----------
-    made: by `criticalmass.explain`, with a run.
-    """
-    import pandas as pd
-
-    table = made.compared_masses
-    if table is None or table.empty:
-        return pd.DataFrame()
-    shown = pd.DataFrame(index=table.index)
-    shown["k*"] = "predicted, and measured (on straight lines between tested sizes)"
-    shown["measure"] = table["measure"].astype(str)
-    shown["to keep"] = [f"{delta * 100:g} %" for delta in table["delta"]]
-    shown["seeds"] = table["n_seeds"].astype(str)
-    for name in ("predicted", "measured"):
-        shown[name] = intervals(table[name], table[f"{name}_low"], table[f"{name}_high"], digits=0)
-    return shown

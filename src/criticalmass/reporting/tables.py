@@ -1,7 +1,7 @@
-"""Tables for people and for machines: one DataFrame in, text out.
+"""Tables as text for the terminal and as JSON, CSV or Parquet.
 
-People get aligned intervals (``214 [190, 242]``) and what is the same in all rows said once,
-above the table; machines get every column as it is, in JSON, CSV or Parquet.
+In the terminal, intervals are aligned (``214 [190, 242]``), and values that are equal in all rows
+stand once above the table. The other formats hold every column unchanged.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from criticalmass.analysis.columns import CurveKey
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.storage.files import scratch_beside
+from criticalmass.reporting.formatting import MISSING, decimal, integer, is_missing
+from criticalmass.storage.files import scratch_path
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = ("table", "json", "csv", "parquet")
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_PROSE = 76
+_TEXT_WIDTH = 76
 _NUMBER = re.compile(r"[<>= ]*[-–\d][\d.,e+%-]*( \[.*\])?|not reached")
-_GROUP = ["model", "layer", "dataset", "selector", "measure"]
+# Columns whose values need no column name when they stand above the table.
+_SELF_EXPLANATORY = {*CurveKey._fields, "estimator", "level", "split", "status"}
 
 
 def write_table(
@@ -33,34 +36,35 @@ def write_table(
     *,
     form: str = "table",
     out: str | os.PathLike[str] | None = None,
-    people: pd.DataFrame | None = None,
+    view: pd.DataFrame | None = None,
     title: str = "",
 ) -> None:
     """Write a table to standard output, or to a file.
 
     Parameters
     ----------
-    frame: the table, for machines.
+    frame: the table.
     form: one of ``FORMATS``.
     out: file to write; standard output by default.
-    people: the same table as people read it; ``frame`` by default.
-    title: line above the table for people.
+    view: the table in the form for the terminal, used if ``form`` is "table"; ``frame`` by
+        default.
+    title: line above the table in the terminal.
 
     Raises
     ------
-    CriticalMassError: unknown format, or Parquet asked for on a terminal.
+    CriticalMassError: if the format is unknown, or Parquet would be written to a terminal.
     """
     if form not in FORMATS:
         raise unknown_name("format", form, FORMATS)
     if form == "table":
-        text = as_text(frame if people is None else people, title=title, colour=out is None)
+        text = as_text(frame if view is None else view, title=title, colour=out is None)
         content = text.encode()
     else:
         content = as_bytes(frame, form)
     if out is not None:
         target = Path(out)
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = scratch_beside(target)
+        scratch = scratch_path(target)
         scratch.write_bytes(content)
         os.replace(scratch, target)
     elif form == "parquet":
@@ -76,7 +80,7 @@ def write_table(
 
 
 def as_bytes(frame: pd.DataFrame, form: str) -> bytes:
-    """Encode a table for machines: json (a list of rows), csv or parquet; nothing is rounded."""
+    """Encode a table as json (a list of rows), csv or parquet, without rounding."""
     if form == "csv":
         return str(frame.to_csv(index=False)).encode()
     if form == "parquet":
@@ -91,32 +95,36 @@ def as_bytes(frame: pd.DataFrame, form: str) -> bytes:
 
 
 def as_text(frame: pd.DataFrame, *, title: str = "", colour: bool = True) -> str:
-    """Set a table for people: numbers to the right, colour only on a terminal.
+    """Write a table as text, with numbers aligned to the right.
 
-    Columns that say the same in every row are said once, above the table.
+    Parameters
+    ----------
+    frame: the table; columns with equal values in all rows stand once above it.
+    title: line above the table.
+    colour: whether to use bold and dim text if standard output is a terminal.
     """
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    common, rest = _said_once(frame)
+    common, rest = _split_common_columns(frame)
     terminal = colour and sys.stdout.isatty()
     buffer = io.StringIO()
-    # Wider than any window: a number is never broken or cut, a narrow terminal folds lines itself.
+    # Wider than any window, so that rich cuts no number; a narrow terminal wraps the lines.
     console = Console(file=buffer, force_terminal=terminal, no_color=not terminal, width=10_000)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for name in rest.columns:
-        right = name != "curve" and _reads_from_the_right(rest[name])
+        is_number = name != "curve" and _is_number_column(rest[name])
         table.add_column(
             Text(str(name)),
-            justify="right" if right else "left",
-            no_wrap=right or len(rest.columns) > 2,
-            max_width=None if right or len(rest.columns) > 2 else _PROSE,
+            justify="right" if is_number else "left",
+            no_wrap=is_number or len(rest.columns) > 2,
+            max_width=None if is_number or len(rest.columns) > 2 else _TEXT_WIDTH,
             overflow="fold",
         )
     for row in rest.itertuples(index=False):
-        table.add_row(*(Text(_cell(value)) for value in row))
+        table.add_row(*(Text(_cell_text(value)) for value in row))
     if title:
         console.print(Text(title, style="bold"))
     if common:
@@ -124,17 +132,17 @@ def as_text(frame: pd.DataFrame, *, title: str = "", colour: bool = True) -> str
     if len(rest):
         console.print(table)
     else:
-        console.print("nothing to show")
+        console.print("no rows")
     return "\n".join(line.rstrip() for line in buffer.getvalue().split("\n"))
 
 
-def redundancy_for_people(table: pd.DataFrame, curves: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Turn a redundancy table into words: intervals, bounds and a sparkline of each curve.
+def redundancy_view(table: pd.DataFrame, curves: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return a redundancy table as text: intervals, bounds and a sparkline of each curve.
 
     Parameters
     ----------
     table: rows of `criticalmass.redundancy`.
-    curves: rows of `criticalmass.curves`, for the sparklines; none drawn without.
+    curves: rows of `criticalmass.curves`, for the sparklines; none by default.
 
     Returns
     -------
@@ -143,40 +151,44 @@ def redundancy_for_people(table: pd.DataFrame, curves: pd.DataFrame | None = Non
     import pandas as pd
 
     table = probes_first(table)
-    floor = table["at_floor"].fillna(False).astype(bool)
-    shown = pd.DataFrame({name: table[name].astype(str) for name in _GROUP})
+    at_floor = table["at_floor"].fillna(False).astype(bool)
+    key = list(CurveKey._fields)
+    view = pd.DataFrame({name: table[name].astype(str) for name in key})
     if "estimator" in table:
-        shown["estimator"] = table["estimator"].astype(str)
+        view["estimator"] = table["estimator"].astype(str)
     if "level" in table:
-        shown["level"] = [f"{level * 100:g} % intervals" for level in table["level"]]
-    shown["delta"] = [f"{delta:.3f}".rstrip("0").ljust(4, "0") for delta in table["delta"]]
-    shown["whole layer"] = [_decimal(value, 3) for value in table["value_full"]]
-    shown["neurons"] = [_whole(value) for value in table["n_neurons"]]
-    shown["k*"] = intervals(
+        view["level"] = level_texts(table)
+    view["delta"] = [f"{delta:.3f}".rstrip("0").ljust(4, "0") for delta in table["delta"]]
+    view["whole layer"] = [decimal(value, 3) for value in table["value_full"]]
+    view["neurons"] = [integer(value) for value in table["n_neurons"]]
+    view["k*"] = intervals(
         table["critical_mass"],
         table["critical_mass_low"],
         table["critical_mass_high"],
-        marks=["<= " if bound else "" for bound in floor],
+        marks=["<= " if is_bound else "" for is_bound in at_floor],
     )
-    shown["DR"] = intervals(
+    view["DR"] = intervals(
         table["dr"],
         table["dr_low"],
         table["dr_high"],
         digits=2,
-        marks=[">= " if bound else "" for bound in floor],
+        marks=[">= " if is_bound else "" for is_bound in at_floor],
     )
     if "reached" in table:
-        shown.loc[~table["reached"].fillna(True).astype(bool), "k*"] = "not reached"
+        view.loc[~table["reached"].fillna(True).astype(bool), "k*"] = "not reached"
     if curves is not None and len(curves):
-        lines = {key: sparkline(rows["mean"]) for key, rows in curves.groupby(_GROUP, sort=False)}
-        shown["curve"] = [
-            lines.get(tuple(key), "") for key in table[_GROUP].itertuples(index=False)
-        ]
-    return shown
+        lines = {group: sparkline(rows["mean"]) for group, rows in curves.groupby(key, sort=False)}
+        view["curve"] = [lines.get(tuple(row), "") for row in table[key].itertuples(index=False)]
+    return view
+
+
+def level_texts(table: pd.DataFrame) -> list[str]:
+    """Return ``95 % intervals`` for each row, from its level."""
+    return [f"{level * 100:g} % intervals" for level in table["level"]]
 
 
 def probes_first(table: pd.DataFrame) -> pd.DataFrame:
-    """Put the measures that score a task before those that compare with the whole layer."""
+    """Sort the measures that score a task before those that compare with the whole layer."""
     from criticalmass.measures.registry import is_similarity
 
     return table.sort_values(
@@ -192,27 +204,27 @@ def intervals(
     digits: int = 0,
     marks: Sequence[str] | None = None,
 ) -> list[str]:
-    """Set ``centre [low, high]`` one below the other so that every part is aligned.
+    """Write ``centre [low, high]`` so that the parts of all texts have equal widths.
 
     Parameters
     ----------
     centre, low, high: (n,) numbers; a missing one is a dash.
-    digits: decimals; 0 sets whole numbers with thousands separated.
+    digits: decimals; 0 writes integers with commas between thousands.
     marks: (n,) text before each centre, such as ``">= "`` for a lower bound.
     """
     columns = [
-        [_decimal(value, digits) if digits else _whole(value) for value in column]
+        [decimal(value, digits) if digits else integer(value) for value in column]
         for column in (centre, low, high)
     ]
     if marks is not None:
         columns[0] = [mark + text for mark, text in zip(marks, columns[0], strict=True)]
-    aligned = [_right(column) for column in columns]
+    aligned = [_pad_left(column) for column in columns]
     return [f"{mid} [{lo}, {hi}]" for mid, lo, hi in zip(*aligned, strict=True)]
 
 
 def sparkline(values: Iterable[Any]) -> str:
-    """Draw numbers as a line of blocks, lowest to highest; a missing one is a gap."""
-    numbers = [None if _missing(value) else float(value) for value in values]
+    """Draw numbers as a line of blocks of eight heights; a missing one is a space."""
+    numbers = [None if is_missing(value) else float(value) for value in values]
     known = [number for number in numbers if number is not None]
     if not known:
         return ""
@@ -225,40 +237,38 @@ def sparkline(values: Iterable[Any]) -> str:
     )
 
 
-def _said_once(frame: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
-    """Split off the columns that are the same in all of several rows."""
+def _split_common_columns(frame: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
+    """Return the texts of the columns with one value in several rows, and the other columns."""
     if len(frame) < 2:
         return [], frame
     same = [name for name in frame.columns if frame[name].nunique(dropna=False) == 1]
     if len(same) == len(frame.columns):
         same = same[:-1]
-    plain = {*_GROUP, "estimator", "level", "split", "status"}
-    words = [
-        _cell(frame[name].iloc[0]) if name in plain else f"{name} {_cell(frame[name].iloc[0])}"
-        for name in same
-        if name != "curve"
+    texts = {name: _cell_text(frame[name].iloc[0]) for name in same if name != "curve"}
+    labelled = [
+        text if name in _SELF_EXPLANATORY else f"{name} {text}" for name, text in texts.items()
     ]
-    return words, frame[[name for name in frame.columns if name not in same or name == "curve"]]
+    return labelled, frame[[name for name in frame.columns if name not in texts]]
 
 
-def _reads_from_the_right(column: pd.Series) -> bool:
-    """Whether a column holds numbers, with or without an interval."""
-    texts = [_cell(value) for value in column]
+def _is_number_column(column: pd.Series) -> bool:
+    """Whether a column holds only numbers, with or without intervals."""
+    texts = [_cell_text(value) for value in column]
     return all(_NUMBER.fullmatch(text) for text in texts if text)
 
 
-def _cell(value: Any) -> str:
-    """Write one value for a person; control characters never reach the terminal."""
-    if _missing(value):
-        return "–"
+def _cell_text(value: Any) -> str:
+    """Write one value; control characters are replaced, so that none reaches the terminal."""
+    if is_missing(value):
+        return MISSING
     if isinstance(value, float):
         return f"{value:.4g}"
     return "".join(c if c.isprintable() else "�" for c in str(value))
 
 
 def _json_value(value: Any) -> Any:
-    """Turn a value into what JSON can say; what is missing or not finite is null."""
-    if _missing(value):
+    """Convert a value to a type of JSON; missing and non-finite values become null."""
+    if is_missing(value):
         return None
     plain = value.item() if hasattr(value, "item") else value
     if isinstance(plain, float) and plain in (float("inf"), float("-inf")):
@@ -266,24 +276,7 @@ def _json_value(value: Any) -> Any:
     return plain if isinstance(plain, (bool, int, float, str)) else str(plain)
 
 
-def _missing(value: Any) -> bool:
-    """Whether a scalar is NA, NaN, NaT or None."""
-    import pandas as pd
-
-    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
-
-
-def _whole(value: Any) -> str:
-    """Write a count with its thousands apart."""
-    return "–" if _missing(value) else f"{round(float(value)):,}"
-
-
-def _decimal(value: Any, digits: int) -> str:
-    """Write a number with a fixed count of decimals."""
-    return "–" if _missing(value) else f"{float(value):.{digits}f}"
-
-
-def _right(texts: list[str]) -> list[str]:
-    """Pad to the widest, words to the right."""
+def _pad_left(texts: list[str]) -> list[str]:
+    """Pad texts on the left to the width of the widest."""
     width = max((len(text) for text in texts), default=0)
     return [text.rjust(width) for text in texts]

@@ -1,1 +1,1 @@
-"""Rules that choose neurons: each gives an order or a projection."""
+"""Selectors: rules that choose neurons by an order or a projection."""

@@ -1,4 +1,7 @@
-"""Rules that choose neurons: each gives an order (its prefixes are the subsets) or a projection."""
+"""The registry of selectors. A selector returns an order of neurons or a projection.
+
+The subsets of an order are its prefixes.
+"""
 
 from __future__ import annotations
 
@@ -12,31 +15,17 @@ import numpy.typing as npt
 from criticalmass.core.moments import FloatArray, IndexArray, Moments
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.selectors import clusters, greedy, pivoting, supervised, unsupervised
-from criticalmass.selectors.inputs import Evidence, Needs
-from criticalmass.selectors.sizes import DEFAULT_FRACTIONS, grid_for, sizes_for
-
-__all__ = [
-    "DEFAULT_FRACTIONS",
-    "SELECTORS",
-    "Evidence",
-    "Selection",
-    "SelectorInfo",
-    "grid_for",
-    "select",
-    "selector_info",
-    "selector_version",
-    "sizes_for",
-]
+from criticalmass.selectors.inputs import Needs, SelectorInput
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What a selector chose on one layer: exactly one of ``order`` and ``projection`` is set.
+    """The result of a selector on one layer; exactly one of ``order`` and ``projection`` is set.
 
     Attributes
     ----------
-    selector: name of the rule.
-    seed: the seed that fixed it; 0 for a deterministic rule.
+    selector: name of the selector.
+    seed: the seed that was used; 0 for a deterministic selector.
     order: (n_neurons,) permutation of neurons; the subset of size k is its first k.
     projection: (n_neurons, n_neurons) float64; the projection to k dimensions is its first
         k columns.
@@ -54,19 +43,19 @@ class SelectorInfo:
 
     Attributes
     ----------
-    name: what the user writes.
-    needs: what it looks at: "nothing" (but the width), "moments", "classes" (moments with
-        those of the classes) or "probe" (a logistic probe on the whole layer).
-    choose: the rule, (evidence, generator) -> order or projection.
+    name: name of the selector, as the user writes it.
+    needs: what it needs of the layer: "nothing" (except the width), "moments", "classes" (moments
+        with class counts and means) or "probe" (a logistic probe on the whole layer).
+    choose: the rule, (layer, generator) -> order or projection.
     description: one line for ``criticalmass list``.
-    is_random: whether the seed matters.
-    is_projection: whether it gives a projection instead of an order.
-    version: raised when the rule changes so that old rows no longer stand beside new ones.
+    is_random: whether the result depends on the seed.
+    is_projection: whether it returns a projection instead of an order.
+    version: raised when the rule changes, so that old cells are computed again.
     """
 
     name: str
     needs: Needs
-    choose: Callable[[Evidence, np.random.Generator], npt.NDArray[np.generic]]
+    choose: Callable[[SelectorInput, np.random.Generator], npt.NDArray[np.generic]]
     description: str
     is_random: bool = False
     is_projection: bool = False
@@ -74,51 +63,52 @@ class SelectorInfo:
 
     @property
     def needs_labels(self) -> bool:
-        """Whether it cannot choose without classes."""
+        """Whether the selector needs labels."""
         return self.needs in ("classes", "probe")
 
 
 def selector_version(name: str) -> int:
-    """Version of a rule; 1 for what is none, such as the whole layer."""
+    """Return the version of a selector; 1 for other names, such as that of the whole layer."""
     return SELECTORS[name].version if name in SELECTORS else 1
 
 
 def selector_info(name: str) -> SelectorInfo:
-    """Look a selector up.
+    """Return the registry entry of a selector.
 
     Raises
     ------
-    CriticalMassError: for an unknown name, with a did-you-mean.
+    CriticalMassError: if the name is unknown; the message suggests a similar one.
     """
     if name not in SELECTORS:
         raise unknown_name("selector", name, SELECTORS)
     return SELECTORS[name]
 
 
-def select(name: str, seen: Evidence | Moments, *, seed: int) -> Selection:
+def select(name: str, layer: SelectorInput | Moments, *, seed: int) -> Selection:
     """Apply a selector to one layer.
 
     Parameters
     ----------
     name: a key of `SELECTORS`.
-    seen: the layer on the training split; its moments are enough for all but the rules that
-        need a probe.
-    seed: fixes a random rule; a deterministic one ignores it and records 0.
+    layer: the layer on the training split; moments are enough for all selectors except those
+        that need a probe.
+    seed: of a random selector; a deterministic one ignores it and records 0.
 
     Raises
     ------
-    CriticalMassError: for an unknown name or a negative seed, or if the rule needs more than
-        it was given (labels, rows).
+    CriticalMassError: for an unknown name or a negative seed, or if the selector needs labels or
+        rows that ``layer`` does not have.
     """
     info = selector_info(name)
     if seed < 0:
-        raise CriticalMassError(f"seed={seed} but seeds are 0 or more")
-    kept_seed = seed if info.is_random else 0
-    evidence = Evidence(seen.n_neurons, known=seen) if isinstance(seen, Moments) else seen
-    chosen = info.choose(evidence, np.random.default_rng(kept_seed))
+        raise CriticalMassError(f"seed={seed} but a seed must be 0 or more")
+    used_seed = seed if info.is_random else 0
+    if isinstance(layer, Moments):
+        layer = SelectorInput(layer.n_neurons, known_moments=layer)
+    result = info.choose(layer, np.random.default_rng(used_seed))
     if info.is_projection:
-        return Selection(name, kept_seed, projection=chosen.astype(np.float64, copy=False))
-    return Selection(name, kept_seed, order=chosen.astype(np.intp, copy=False))
+        return Selection(name, used_seed, projection=result.astype(np.float64, copy=False))
+    return Selection(name, used_seed, order=result.astype(np.intp, copy=False))
 
 
 _ALL = (
@@ -171,7 +161,7 @@ _ALL = (
         "leverage",
         "moments",
         pivoting.leverage,
-        "pivoted QR: most variance that those kept do not explain",
+        "pivoted QR: at each step most variance that the selected ones do not explain",
     ),
     SelectorInfo(
         "cluster",

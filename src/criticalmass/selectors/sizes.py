@@ -1,4 +1,4 @@
-"""From requested fractions to numbers of neurons."""
+"""Subset sizes from requested fractions."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ DEFAULT_FRACTIONS: tuple[float, ...] = (
 
 
 def grid_for(fractions: Iterable[float], n_neurons: int) -> tuple[tuple[float, int], ...]:
-    """Turn requested fractions into pairs (fraction, n_kept), ascending in n_kept.
+    """Return pairs (fraction, n_kept) for requested fractions, ascending in n_kept.
 
-    ``n_kept = max(1, round(fraction * n_neurons))``. Fractions that keep the same number of
-    neurons are one cell: the smallest of them stands.
+    ``n_kept = max(1, round(fraction * n_neurons))``. If several fractions give the same n_kept,
+    only the smallest is returned.
 
     Raises
     ------
     CriticalMassError: for no fraction, or one outside (0, 1].
     """
-    wanted = sorted(float(f) for f in fractions)
-    if not wanted:
-        raise CriticalMassError("no fractions given; ask for at least one in (0, 1]")
+    ascending = sorted(float(f) for f in fractions)
+    if not ascending:
+        raise CriticalMassError("no fractions given; give at least one in (0, 1]")
     if n_neurons < 1:
         raise CriticalMassError(f"n_neurons={n_neurons} but a layer has at least 1 neuron")
     grid: dict[int, float] = {}
-    for fraction in wanted:
+    for fraction in ascending:
         if not 0.0 < fraction <= 1.0:
             raise CriticalMassError(f"fraction {fraction} is outside (0, 1]; 1 is the whole layer")
         grid.setdefault(max(1, round(fraction * n_neurons)), fraction)

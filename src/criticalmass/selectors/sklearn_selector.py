@@ -13,26 +13,26 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.selectors.inputs import Evidence
+from criticalmass.selectors.inputs import SelectorInput
 from criticalmass.selectors.registry import select, selector_info
 
 
 class NeuronSelector(SelectorMixin, BaseEstimator):  # type: ignore[misc]
-    """Keep some columns of X, chosen by a selector; in ascending order, as they are.
+    """Keep the columns of X that a selector chooses, unchanged and in ascending order.
 
     Parameters
     ----------
-    selector: a rule of ``criticalmass list selectors`` that orders neurons, e.g. ``"random"``,
-        ``"leverage"``; those that tell classes apart, e.g. ``"anova"``, need y.
-    n_kept: how many (a whole number) or which share of them (a float in (0, 1]).
-    seed: of a random rule; others ignore it.
-    indices: columns to keep, instead of choosing any.
+    selector: a selector of ``criticalmass list selectors`` that orders neurons, e.g.
+        ``"random"``, ``"leverage"``; supervised selectors, e.g. ``"anova"``, need y.
+    n_kept: number of columns to keep (an integer) or share of them (a float in (0, 1]).
+    seed: of a random selector; other selectors ignore it.
+    indices: columns to keep, instead of choosing them by a selector.
 
     Attributes
     ----------
     indices_: (n_kept,) kept columns, ascending.
-    n_features_in_: number of columns seen in `fit`.
-    feature_names_in_: their names, if they have any.
+    n_features_in_: number of columns of X in `fit`.
+    feature_names_in_: their names, if X has any.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class NeuronSelector(SelectorMixin, BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def from_indices(cls, indices: ArrayLike, n_neurons: int) -> Self:
-        """Make a fitted selector of given columns, e.g. of ``SlimModel.indices``.
+        """Return a fitted selector that keeps given columns, e.g. ``SlimModel.indices``.
 
         Parameters
         ----------
@@ -59,23 +59,28 @@ class NeuronSelector(SelectorMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises
         ------
-        CriticalMassError: a column that X does not have, or one that is named twice.
+        CriticalMassError: for a column that X does not have, or one that is given twice.
         """
-        made = cls(indices=np.asarray(indices))
-        made.n_features_in_ = n_neurons
-        made.indices_ = made._given(n_neurons)
-        return made
+        fitted = cls(indices=np.asarray(indices))
+        fitted.n_features_in_ = n_neurons
+        fitted.indices_ = fitted._checked_indices(n_neurons)
+        return fitted
 
     def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
-        """Choose columns of X, (n_samples, n_features); y: (n_samples,) labels, where needed.
+        """Choose columns of X.
+
+        Parameters
+        ----------
+        X: (n_samples, n_features).
+        y: (n_samples,) labels, for selectors that need them.
 
         Raises
         ------
-        CriticalMassError: an unknown or unfit selector, or more columns than X has.
+        CriticalMassError: for an unknown selector, a projection, or more columns than X has.
         """
         if self.indices is not None:
             x = validate_data(self, X, dtype=np.float64)
-            self.indices_ = self._given(int(x.shape[1]))
+            self.indices_ = self._checked_indices(int(x.shape[1]))
             return self
         info = selector_info(self.selector)
         if info.is_projection:
@@ -85,40 +90,48 @@ class NeuronSelector(SelectorMixin, BaseEstimator):  # type: ignore[misc]
             )
         labels, n_classes = None, 0
         if info.needs_labels:
-            x, given = validate_data(self, X, y, dtype=np.float64)
-            check_classification_targets(given)
-            classes, labels = np.unique(given, return_inverse=True)
+            x, targets = validate_data(self, X, y, dtype=np.float64)
+            check_classification_targets(targets)
+            classes, labels = np.unique(targets, return_inverse=True)
             n_classes = int(classes.size)
         else:
             x = validate_data(self, X, dtype=np.float64)
         d = int(x.shape[1])
-        seen = Evidence(d, rows=x, labels=labels, n_classes=n_classes)
-        order = select(self.selector, seen, seed=self.seed).order
+        layer = SelectorInput(d, rows=x, labels=labels, n_classes=n_classes)
+        order = select(self.selector, layer, seed=self.seed).order
         assert order is not None
         self.indices_ = np.sort(order[: self._count(d)])
         return self
 
     def _count(self, d: int) -> int:
-        asked = self.n_kept
-        is_share = isinstance(asked, (float, np.floating))
-        if is_share and 0.0 < asked <= 1.0:
-            return max(1, round(float(asked) * d))
-        is_count = isinstance(asked, (int, np.integer)) and not isinstance(asked, (bool, np.bool_))
-        if is_count and 1 <= asked <= d:
-            return int(asked)
+        """Return the number of columns to keep of ``d``."""
+        n_kept = self.n_kept
+        is_share = isinstance(n_kept, (float, np.floating))
+        if is_share and 0.0 < n_kept <= 1.0:
+            return max(1, round(float(n_kept) * d))
+        is_integer = isinstance(n_kept, (int, np.integer))
+        is_count = is_integer and not isinstance(n_kept, (bool, np.bool_))
+        if is_count and 1 <= n_kept <= d:
+            return int(n_kept)
         raise CriticalMassError(
-            f"n_kept={asked!r} must be a whole number from 1 to {d}, the columns of X, or a "
-            "float in (0, 1]"
+            f"n_kept={n_kept!r} must be a whole number from 1 to {d}, the number of columns of X, "
+            "or a float in (0, 1]"
         )
 
-    def _given(self, d: int) -> NDArray[np.intp]:
-        given = np.asarray(self.indices)
-        whole = given.ndim == 1 and given.size > 0 and np.issubdtype(given.dtype, np.integer)
-        if not whole or given.min() < 0 or given.max() >= d or np.unique(given).size < given.size:
+    def _checked_indices(self, d: int) -> NDArray[np.intp]:
+        """Return ``indices`` in ascending order, checked against ``d`` columns."""
+        index = np.asarray(self.indices)
+        is_valid = index.ndim == 1 and index.size > 0 and np.issubdtype(index.dtype, np.integer)
+        if (
+            not is_valid
+            or index.min() < 0
+            or index.max() >= d
+            or np.unique(index).size < index.size
+        ):
             raise CriticalMassError(
                 f"indices={self.indices!r} must be whole numbers from 0 to {d - 1}, each once"
             )
-        return np.sort(given).astype(np.intp)
+        return np.sort(index).astype(np.intp)
 
     def _get_support_mask(self) -> NDArray[np.bool_]:
         check_is_fitted(self)
@@ -133,6 +146,6 @@ class NeuronSelector(SelectorMixin, BaseEstimator):  # type: ignore[misc]
                 self.indices is None and selector_info(self.selector).needs_labels
             )
         except CriticalMassError:
-            # An unknown name is told by fit; tags must be there before.
+            # fit raises for an unknown name; tags are needed before.
             tags.target_tags.required = False
         return tags

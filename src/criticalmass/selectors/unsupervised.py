@@ -1,75 +1,75 @@
-"""Rules by chance, by position, by size, and projections."""
+"""Selectors without labels: random, position, norm and variance, and projections."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from criticalmass.core.moments import FloatArray, IndexArray
-from criticalmass.selectors.inputs import Evidence
+from criticalmass.selectors.inputs import SelectorInput
 
 
-def random(seen: Evidence, rng: np.random.Generator) -> IndexArray:
+def random(layer: SelectorInput, rng: np.random.Generator) -> IndexArray:
     """Return a random permutation."""
-    return rng.permutation(seen.n_neurons)
+    return rng.permutation(layer.n_neurons)
 
 
-def first(seen: Evidence, rng: np.random.Generator) -> IndexArray:
+def first(layer: SelectorInput, rng: np.random.Generator) -> IndexArray:
     """Return the layer's own order."""
-    return np.arange(seen.n_neurons)
+    return np.arange(layer.n_neurons)
 
 
-def norm_low(seen: Evidence, rng: np.random.Generator) -> IndexArray:
+def norm_low(layer: SelectorInput, rng: np.random.Generator) -> IndexArray:
     """Ascending L2 norm of the uncentred column; ties keep the layer's order."""
-    return np.argsort(_squared_norms(seen), kind="stable")
+    return np.argsort(_squared_norms(layer), kind="stable")
 
 
-def norm_high(seen: Evidence, rng: np.random.Generator) -> IndexArray:
+def norm_high(layer: SelectorInput, rng: np.random.Generator) -> IndexArray:
     """Descending L2 norm of the uncentred column; ties keep the layer's order."""
-    return np.argsort(-_squared_norms(seen), kind="stable")
+    return np.argsort(-_squared_norms(layer), kind="stable")
 
 
-def variance_high(seen: Evidence, rng: np.random.Generator) -> IndexArray:
+def variance_high(layer: SelectorInput, rng: np.random.Generator) -> IndexArray:
     """Descending variance; ties keep the layer's order."""
-    return np.argsort(-np.diagonal(seen.moments.scatter), kind="stable")
+    return np.argsort(-np.diagonal(layer.moments.scatter), kind="stable")
 
 
-def pca_top(seen: Evidence, rng: np.random.Generator) -> FloatArray:
+def pca_top(layer: SelectorInput, rng: np.random.Generator) -> FloatArray:
     """Return principal axes as columns, most variance first."""
-    return _principal_axes(seen)[:, ::-1]
+    return _principal_axes(layer)[:, ::-1]
 
 
-def pca_bottom(seen: Evidence, rng: np.random.Generator) -> FloatArray:
+def pca_bottom(layer: SelectorInput, rng: np.random.Generator) -> FloatArray:
     """Return principal axes as columns, least variance first."""
-    return _principal_axes(seen)
+    return _principal_axes(layer)
 
 
-def projection_gaussian(seen: Evidence, rng: np.random.Generator) -> FloatArray:
+def projection_gaussian(layer: SelectorInput, rng: np.random.Generator) -> FloatArray:
     """Return columns with entries N(0, 1)/sqrt(n_neurons)."""
-    d = seen.n_neurons
-    # Drawn a column at a time, so that a column never depends on how many follow it.
+    d = layer.n_neurons
+    # Drawn column by column, so that a column does not depend on the number of columns after it.
     return np.asarray(rng.standard_normal((d, d)).T / np.sqrt(d))
 
 
-def projection_uniform(seen: Evidence, rng: np.random.Generator) -> FloatArray:
+def projection_uniform(layer: SelectorInput, rng: np.random.Generator) -> FloatArray:
     """Return columns uniform on [0, 1), L2-normalised, as in the paper."""
-    d = seen.n_neurons
+    d = layer.n_neurons
     columns = rng.random((d, d)).T
     return np.asarray(columns / np.linalg.norm(columns, axis=0))
 
 
-def _squared_norms(seen: Evidence) -> FloatArray:
-    m = seen.moments
+def _squared_norms(layer: SelectorInput) -> FloatArray:
+    m = layer.moments
     return np.asarray(np.diagonal(m.scatter) + m.n * m.mean**2)
 
 
-def _principal_axes(seen: Evidence) -> FloatArray:
-    """Eigenvectors of the covariance as columns, ascending eigenvalue.
+def _principal_axes(layer: SelectorInput) -> FloatArray:
+    """Eigenvectors of the covariance as columns, by ascending eigenvalue.
 
-    An eigenvector's sign is free: its largest entry by magnitude is made positive.
+    The sign of an eigenvector is arbitrary; its entry of largest magnitude is made positive.
     """
     from scipy.linalg import eigh
 
-    _, axes = eigh(seen.moments.covariance, overwrite_a=True, check_finite=False)
+    _, axes = eigh(layer.moments.covariance, overwrite_a=True, check_finite=False)
     columns = np.arange(axes.shape[1])
     largest = axes[np.argmax(np.abs(axes), axis=0), columns]
     return np.asarray(axes * np.where(largest < 0.0, -1.0, 1.0), dtype=np.float64)

@@ -1,1 +1,1 @@
-"""What `criticalmass.shrink` is made of: parts of the data, candidates, promises, the folder."""
+"""The smallest subset of a layer that passes its tests, as a model to deploy."""

@@ -1,4 +1,4 @@
-"""From what was decided to the `SlimModel`: indices, codec, head and record."""
+"""Assembly of the `SlimModel` from the decision: indices, codec, head and record."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ from numpy.typing import NDArray
 from criticalmass.measures.probes.task import LinearHead
 from criticalmass.measures.registry import MEASURES
 from criticalmass.shrinking.candidates import Candidate, Goal
-from criticalmass.shrinking.certify import Certificate
+from criticalmass.shrinking.certify import SubsetCertificate
 from criticalmass.shrinking.codec import Codec, bytes_per_vector
-from criticalmass.shrinking.data_parts import Parts
-from criticalmass.shrinking.order_effect import does_order_matter
-from criticalmass.shrinking.probe_evaluator import Findings, Hits, IndexArray, Judge, QueryScores
+from criticalmass.shrinking.data_parts import DataParts
+from criticalmass.shrinking.order_effect import measure_order_effect
+from criticalmass.shrinking.probe_evaluator import (
+    Evaluator,
+    IndexArray,
+    PairedCorrect,
+    QueryScores,
+    SubsetScores,
+)
 from criticalmass.shrinking.slim_model import SlimModel
 from criticalmass.storage.features import FeatureStore
 
@@ -28,27 +34,33 @@ _LIBRARIES = ("criticalmass", "numpy", "scikit-learn")
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """What was asked, what competed, and what the held-out data said of the winner."""
+    """The inputs of `shrink`, its candidates, and the test results of the best one."""
 
     store: FeatureStore
-    parts: Parts
+    parts: DataParts
     measure: str
     goal: Goal
     candidates: list[Candidate]
-    certificate: Certificate
+    certificate: SubsetCertificate
 
     @property
-    def safe(self) -> bool:
-        """Whether a smaller subset passed."""
-        return self.certificate.place is not None
+    def is_safe(self) -> bool:
+        """Whether a subset smaller than the layer passed."""
+        return self.certificate.index is not None
 
 
 @dataclass(frozen=True, eq=False)
-class _Kept:
-    """What is kept: the certified subset, or the whole layer if nothing smaller is safe."""
+class _KeptSubset:
+    """The certified subset, or the whole layer if no smaller subset passed.
 
-    findings: Findings
-    place: int
+    Attributes
+    ----------
+    scores: scores on the test split; those of ``index`` belong to this subset.
+    order: (n_neurons,) order whose first neurons are kept.
+    """
+
+    scores: SubsetScores
+    index: int
     order: IndexArray
     selector: str
     seed: int
@@ -56,38 +68,41 @@ class _Kept:
 
     @property
     def size(self) -> int:
-        return self.findings.sizes[self.place]
+        return self.scores.sizes[self.index]
 
 
-def make_slim(decision: Decision, judge: Judge) -> SlimModel:
-    """Put the slim model of a decision together.
+def assemble_slim_model(decision: Decision, evaluator: Evaluator) -> SlimModel:
+    """Build the slim model of a decision.
 
     Parameters
     ----------
     decision: with the certificate.
-    judge: on the held-out part; asked again for the verdict on the order of neurons.
+    evaluator: scores on the test split; also measures the effect of the order of neurons.
     """
-    kept = _kept(decision, judge)
-    subset = kept.order[: kept.size]
-    ranks = np.argsort(subset, kind="stable")
-    indices = subset[ranks]
-    codec = Codec.learn(kept.precision, decision.parts.train.rows).kept(indices)
-    record = _record(decision, kept)
-    if decision.safe:
-        record["verdict"] = does_order_matter(judge, kept.order, kept.size, kept.precision)
-    return SlimModel(indices, codec, _head(kept, ranks), record, _table(decision))
+    subset = _kept_subset(decision, evaluator)
+    neurons = subset.order[: subset.size]
+    ascending = np.argsort(neurons, kind="stable")
+    indices = neurons[ascending]
+    codec = Codec.learn(subset.precision, decision.parts.train.rows).subset(indices)
+    record = _record(decision, subset)
+    if decision.is_safe:
+        record["verdict"] = measure_order_effect(
+            evaluator, subset.order, subset.size, subset.precision
+        )
+    return SlimModel(indices, codec, _head(subset, ascending), record, _candidate_table(decision))
 
 
-def _kept(decision: Decision, judge: Judge) -> _Kept:
-    place, winner = decision.certificate.place, decision.certificate.candidate
-    if place is None:
+def _kept_subset(decision: Decision, evaluator: Evaluator) -> _KeptSubset:
+    certificate = decision.certificate
+    if certificate.index is None:
         d = decision.parts.n_neurons
-        everything = np.arange(d, dtype=np.intp)
-        findings = judge.judge(everything, (d,), "float32")
-        return _Kept(findings, 0, everything, "full", 0, "float32")
-    return _Kept(
-        decision.certificate.findings,
-        place,
+        order = np.arange(d, dtype=np.intp)
+        scores = evaluator.evaluate(order, (d,), "float32")
+        return _KeptSubset(scores, 0, order, "full", 0, "float32")
+    winner = certificate.candidate
+    return _KeptSubset(
+        certificate.scores,
+        certificate.index,
         winner.order,
         winner.selector,
         winner.seed,
@@ -95,18 +110,18 @@ def _kept(decision: Decision, judge: Judge) -> _Kept:
     )
 
 
-def _head(kept: _Kept, ranks: NDArray[np.intp]) -> LinearHead | None:
+def _head(subset: _KeptSubset, ascending: NDArray[np.intp]) -> LinearHead | None:
     """Return the certified head, its columns in ascending order of neurons."""
-    if not isinstance(kept.findings, Hits) or not kept.findings.heads:
+    if not isinstance(subset.scores, PairedCorrect) or not subset.scores.heads:
         return None
-    head = kept.findings.heads[kept.place]
-    return LinearHead(np.ascontiguousarray(head.coef[:, ranks]), head.intercept, head.classes)
+    head = subset.scores.heads[subset.index]
+    return LinearHead(np.ascontiguousarray(head.coef[:, ascending]), head.intercept, head.classes)
 
 
-def _record(decision: Decision, kept: _Kept) -> dict[str, Any]:
-    """Note what was asked, kept, promised and measured, and on what; JSON-able."""
+def _record(decision: Decision, subset: _KeptSubset) -> dict[str, Any]:
+    """Return the JSON-able record: inputs, kept neurons, promise, measurements and data."""
     store, parts, goal = decision.store, decision.parts, decision.goal
-    d = parts.n_neurons
+    scores, d = subset.scores, parts.n_neurons
     return {
         "model": store.model,
         "model_spec": store.manifest["model"].get("spec"),
@@ -117,20 +132,20 @@ def _record(decision: Decision, kept: _Kept) -> dict[str, Any]:
         "layer": parts.layer,
         "measure": decision.measure,
         "value_name": _value_name(decision.measure),
-        "n_judged": _n_judged(kept.findings, parts),
+        "n_judged": _n_scored(scores, parts),
         "n_neurons": d,
-        "n_kept": kept.size,
-        "selector": kept.selector,
-        "seed": kept.seed,
-        "precision": kept.precision,
-        "bytes_per_vector": bytes_per_vector(kept.size, kept.precision),
+        "n_kept": subset.size,
+        "selector": subset.selector,
+        "seed": subset.seed,
+        "precision": subset.precision,
+        "bytes_per_vector": bytes_per_vector(subset.size, subset.precision),
         "bytes_full": bytes_per_vector(d, "float32"),
-        "safe": decision.safe,
-        "has_head": isinstance(kept.findings, Hits) and bool(kept.findings.heads),
+        "safe": decision.is_safe,
+        "has_head": isinstance(scores, PairedCorrect) and bool(scores.heads),
         "class_names": list(parts.class_names),
         "n_classes": len(parts.class_names),
-        "promise": _promise(goal, kept),
-        "measured": _measured(parts.class_names, goal, kept),
+        "promise": _promise(goal, subset),
+        "measured": _measured(parts.class_names, goal, subset),
         "parts": parts.sizes(),
         "n_candidates": len(decision.candidates),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -139,38 +154,38 @@ def _record(decision: Decision, kept: _Kept) -> dict[str, Any]:
 
 
 def _value_name(measure: str) -> str:
-    """Name what is kept, as the sentence says it."""
+    """Return the name of the kept value as sentences use it."""
     if MEASURES[measure].is_probe:
         return f"accuracy ({measure})"
     names = {"retrieval": "nDCG@10 of retrieval", "retrieval-recall": "recall@10 of retrieval"}
     return names.get(measure, measure)
 
 
-def _n_judged(findings: Findings, parts: Parts) -> int:
-    """Count the held-out samples that were scored: of queries, those that asked."""
-    if isinstance(findings, QueryScores):
-        return int(findings.scores_full.size)
-    return parts.sizes()["certified"]
+def _n_scored(scores: SubsetScores, parts: DataParts) -> int:
+    """Return the number of scored test samples: for retrieval, that of the queries."""
+    if isinstance(scores, QueryScores):
+        return int(scores.scores_full.size)
+    return int(parts.test.rows.shape[0])
 
 
-def _promise(goal: Goal, kept: _Kept) -> dict[str, Any]:
+def _promise(goal: Goal, subset: _KeptSubset) -> dict[str, Any]:
     return {
         "keep": goal.keep,
         "level": goal.level,
         "worst_class_drop": goal.worst_class_drop,
         "budget_bytes": goal.budget_bytes,
         "max_dims": goal.max_dims,
-        "ratio_bound": kept.findings.bound(kept.place, goal.level),
+        "ratio_bound": subset.scores.bound(subset.index, goal.level),
     }
 
 
-def _measured(class_names: Sequence[str], goal: Goal, kept: _Kept) -> dict[str, Any]:
-    findings, place = kept.findings, kept.place
-    value, full = float(findings.values[place]), findings.value_full
-    found: dict[str, Any] = {"value": value, "value_full": full, "ratio": value / full}
-    if isinstance(findings, Hits):
-        bounds = findings.class_bounds(place, goal.level)
-        found["classes"] = [
+def _measured(class_names: Sequence[str], goal: Goal, subset: _KeptSubset) -> dict[str, Any]:
+    scores, index = subset.scores, subset.index
+    value, full = float(scores.values[index]), scores.value_full
+    measured: dict[str, Any] = {"value": value, "value_full": full, "ratio": value / full}
+    if isinstance(scores, PairedCorrect):
+        bounds = scores.class_bounds(index, goal.level)
+        measured["classes"] = [
             {
                 "name": name,
                 "n_test": pairs.n,
@@ -180,16 +195,19 @@ def _measured(class_names: Sequence[str], goal: Goal, kept: _Kept) -> dict[str, 
                 "drop_bound": float(bound),
             }
             for name, pairs, bound in zip(
-                class_names, findings.class_pairs(place), bounds, strict=True
+                class_names, scores.class_pairs(index), bounds, strict=True
             )
             if pairs.n
         ]
-    return found
+    return measured
 
 
-def _table(decision: Decision) -> pd.DataFrame:
-    """All that competed; ``on_front``: nothing of the same value takes fewer bytes."""
-    rows = [row for one in decision.candidates for row in one.rows()]
+def _candidate_table(decision: Decision) -> pd.DataFrame:
+    """Return all tested sizes of all candidates, by bytes.
+
+    ``on_front`` marks rows for which no row of the same or a higher value takes fewer bytes.
+    """
+    rows = [row for candidate in decision.candidates for row in candidate.rows()]
     frame = pd.DataFrame(rows).sort_values(["bytes", "value"], ascending=[True, False])
     best = frame["value"].cummax()
     frame["on_front"] = (frame["value"] >= best) & ~frame.duplicated(["bytes"])

@@ -1,87 +1,87 @@
-"""The promise: sizes of the winning order, tested on held-out data from the largest downwards."""
+"""Tests of the best candidate's sizes on the test split, from the largest size down."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from criticalmass.shrinking.candidates import Candidate, Goal, geometric
-from criticalmass.shrinking.paired_tests import descend
-from criticalmass.shrinking.probe_evaluator import Findings, Hits, IndexArray, Judge
+from criticalmass.shrinking.candidates import Candidate, Goal, geometric_sizes
+from criticalmass.shrinking.paired_tests import count_passes
+from criticalmass.shrinking.probe_evaluator import Evaluator, PairedCorrect, SubsetScores
 
-# Multiples of the size that the selection part asks for, fixed before the held-out data are seen.
+# Multiples of the size that the selection part found, fixed before the test split is read.
 _STEPS = (3.0, 2.0, 1.5, 1.3, 1.2, 1.12, 1.06, 1.0, 0.94, 0.88, 0.82, 0.76, 0.7)
-# From there to the top a promise on small classes may need more: few sizes, as they cost most.
-_ABOVE = 4
+# Small classes may need a larger size. Only a few sizes above those: they cost most.
+_N_ABOVE = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Certificate:
-    """What the held-out data showed of the winning candidate.
+class SubsetCertificate:
+    """Results of the tests on the test split.
 
     Attributes
     ----------
-    candidate: selector, order and precision.
-    findings: on the sizes that were tried, ascending.
-    held: for each of them, whether all that was asked holds at the level.
-    place: of the smallest size before the first failure, counted from above; None if even the
-        largest fails.
+    candidate: the tested selector, order and precision.
+    scores: scores of the tested sizes, ascending.
+    passed: (n_sizes,) whether all parts of the promise pass at the level.
+    index: of the smallest size before the first failure, counted from the largest size down;
+        None if the largest size fails.
     """
 
     candidate: Candidate
-    findings: Findings
-    held: tuple[bool, ...]
-    place: int | None
+    scores: SubsetScores
+    passed: tuple[bool, ...]
+    index: int | None
 
 
-def sequence(candidate: Candidate, n_neurons: int) -> tuple[int, ...]:
-    """Sizes to test, ascending: around the needed size, up to the largest there is room for."""
-    if candidate.needed is None:
-        return (candidate.most,)
-    # The whole layer in full precision is what others are compared with: nothing to test.
-    top = candidate.most - (candidate.most == n_neurons and candidate.precision == "float32")
-    near = {round(step * candidate.needed) for step in _STEPS}
-    far = geometric(min(top, max(near)), top, _ABOVE) if top else ()
-    return tuple(sorted({size for size in near | set(far) if 1 <= size <= top} or {n_neurons}))
+def sizes_to_test(candidate: Candidate, n_neurons: int) -> tuple[int, ...]:
+    """Return the sizes to test, ascending: around the needed size, up to the largest allowed."""
+    if candidate.n_needed is None:
+        return (candidate.n_max,)
+    # The whole layer in float32 is the reference itself, so it is not tested.
+    top = candidate.n_max - (candidate.n_max == n_neurons and candidate.precision == "float32")
+    near = {round(step * candidate.n_needed) for step in _STEPS}
+    above = geometric_sizes(min(top, max(near)), top, _N_ABOVE) if top else ()
+    return tuple(sorted({size for size in near | set(above) if 1 <= size <= top} or {n_neurons}))
 
 
-def certify(judge: Judge, candidate: Candidate, goal: Goal) -> Certificate:
-    """Test a candidate's sizes on the part of the data that took no part in choosing it.
+def certify(evaluator: Evaluator, candidate: Candidate, goal: Goal) -> SubsetCertificate:
+    """Test a candidate's sizes on the test split.
 
     Parameters
     ----------
-    judge: trained on all training rows, scores on held-out ones.
-    candidate: the winner of the competition.
+    evaluator: trains on all training rows, scores on the test split.
+    candidate: the best candidate on the selection part.
     goal: what must be kept, at which confidence.
     """
-    order: IndexArray = candidate.order
-    sizes = sequence(candidate, order.size)
-    findings = judge.judge(order, sizes, candidate.precision)
-    held = tuple(holds(findings, place, goal) for place in range(len(sizes)))
-    kept = descend(held[::-1])
-    return Certificate(candidate, findings, held, len(sizes) - kept if kept else None)
+    sizes = sizes_to_test(candidate, candidate.order.size)
+    scores = evaluator.evaluate(candidate.order, sizes, candidate.precision)
+    passed = tuple(passes(scores, index, goal) for index in range(len(sizes)))
+    n_passed = count_passes(passed[::-1])
+    return SubsetCertificate(candidate, scores, passed, len(sizes) - n_passed if n_passed else None)
 
 
-def holds(findings: Findings, place: int, goal: Goal) -> bool:
-    """Whether all parts of the promise hold at a size, each at the level."""
-    if findings.bound(place, goal.level) < goal.keep:
+def passes(scores: SubsetScores, index: int, goal: Goal) -> bool:
+    """Return whether all parts of the promise pass for ``sizes[index]``, each at the level."""
+    if scores.bound(index, goal.level) < goal.keep:
         return False
-    if goal.worst_class_drop is None or not isinstance(findings, Hits):
+    if goal.worst_class_drop is None or not isinstance(scores, PairedCorrect):
         return True
-    return findings.spares_classes(place, goal.worst_class_drop, goal.level)
+    return scores.passes_class_tests(index, goal.worst_class_drop, goal.level)
 
 
-def tried(certificate: Certificate, goal: Goal) -> Sequence[dict[str, float | int | bool]]:
-    """Make one record per tried size; the largest loss of a class where classes count."""
-    findings = certificate.findings
+def tabulate_tests(
+    certificate: SubsetCertificate, goal: Goal
+) -> list[dict[str, float | int | bool]]:
+    """Return one record per tested size; with the largest loss of a class if classes count."""
+    scores = certificate.scores
     records: list[dict[str, float | int | bool]] = []
-    for i, size in enumerate(findings.sizes):
+    for index, size in enumerate(scores.sizes):
         record: dict[str, float | int | bool] = {
             "n_kept": size,
-            "value": float(findings.values[i]),
-            "bound": findings.bound(i, goal.level),
+            "value": float(scores.values[index]),
+            "bound": scores.bound(index, goal.level),
         }
-        if goal.worst_class_drop is not None and isinstance(findings, Hits):
-            record["worst_class_drop"] = findings.worst_drop(i)
-        records.append(record | {"holds": certificate.held[i]})
+        if goal.worst_class_drop is not None and isinstance(scores, PairedCorrect):
+            record["worst_class_drop"] = scores.worst_drop(index)
+        records.append(record | {"holds": certificate.passed[index]})
     return records

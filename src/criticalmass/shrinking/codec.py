@@ -1,9 +1,9 @@
-"""How many bytes a neuron's value is stored in, and what comes back when it is read again.
+"""Codecs: the types that the values of a neuron are stored in.
 
-float32 and float16 are the types themselves. int8 spreads 256 levels evenly over each neuron's
-range on the training rows, as FAISS's 8-bit scalar quantiser does. binary keeps one bit: above or
-below the neuron's mean, read back as +1 and -1, so that cosine similarity ranks as the Hamming
-distance of the codes does.
+float32 and float16 are stored as they are. int8 spreads 256 levels evenly over each neuron's
+range on the training rows, as FAISS's 8-bit scalar quantiser does. binary stores one bit per
+value: whether it is above the neuron's mean. Bits are decoded to +1 and -1, so that cosine
+similarity ranks vectors as the Hamming distance of their codes does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CHUNK = 4096
 
 
 def bytes_per_vector(n_kept: int, precision: str) -> int:
-    """Bytes of one stored vector: n_kept values of the precision, rounded up to whole bytes.
+    """Return the bytes of one stored vector of ``n_kept`` values, rounded up to whole bytes.
 
     Raises
     ------
@@ -36,27 +36,27 @@ def bytes_per_vector(n_kept: int, precision: str) -> int:
     return math.ceil(n_kept * BITS[precision] / 8)
 
 
-def most_neurons(budget: int, precision: str) -> int:
-    """Most neurons whose vector fits into a budget of bytes; 0 if none does."""
+def neurons_in_budget(budget: int, precision: str) -> int:
+    """Return the largest number of neurons whose vector fits into ``budget`` bytes, or 0."""
     check_precision(precision)
     return budget * 8 // BITS[precision]
 
 
 def check_precision(precision: str) -> None:
-    """Refuse an unknown precision, with a did-you-mean."""
+    """Raise CriticalMassError with a suggestion if the precision is unknown."""
     if precision not in BITS:
         raise unknown_name("precision", precision, BITS)
 
 
 @dataclass(frozen=True, eq=False)
 class Codec:
-    """Writes vectors in a precision and reads them back.
+    """Encodes vectors in a precision and decodes them.
 
     Attributes
     ----------
     precision: a key of `BITS`.
-    offset, step: (n_neurons,) float32; a value of int8 is ``offset + step * code``, a bit is
-        whether the value is above ``offset``. Unused by float32 and float16.
+    offset, step: (n_neurons,) float32. An int8 code stands for ``offset + step * code``; a bit
+        says whether the value is above ``offset``. Not used by float32 and float16.
     """
 
     precision: str
@@ -69,7 +69,7 @@ class Codec:
 
         Raises
         ------
-        CriticalMassError: for an unknown precision or no rows.
+        CriticalMassError: if the precision is unknown or there are no rows.
         """
         check_precision(precision)
         n, d = (int(length) for length in rows.shape)
@@ -84,25 +84,25 @@ class Codec:
                 np.maximum(high, block.max(axis=0), out=high)
                 total += block.sum(axis=0, dtype=np.float64)
         if precision == "int8":
-            width = (high - low) / _LEVELS
-            # A constant neuron has no range; any step reads its one value back.
-            step = np.where(width > 0.0, width, 1.0)
-            return cls(precision, low.astype(np.float32), step.astype(np.float32))
+            width = ((high - low) / _LEVELS).astype(np.float32)
+            # A neuron that is constant up to float32 has no range; any step decodes its value.
+            step = np.where(width > 0.0, width, np.float32(1.0))
+            return cls(precision, low.astype(np.float32), step)
         offset = (total / n).astype(np.float32)
         return cls(precision, offset, np.ones(d, dtype=np.float32))
 
     def encode(self, x: NDArray[Any]) -> NDArray[Any]:
-        """Return what is stored of (n_samples, n_neurons): bits are packed, 8 to a byte."""
+        """Encode (n_samples, n_neurons) values; bits are packed, 8 to a byte."""
         if self.precision == "int8":
-            level = np.rint((x - self.offset) / self.step)
-            codes: NDArray[np.uint8] = np.clip(level, 0, _LEVELS).astype(np.uint8)
+            levels = np.rint((x - self.offset) / self.step)
+            codes: NDArray[np.uint8] = np.clip(levels, 0, _LEVELS).astype(np.uint8)
             return codes
         if self.precision == "binary":
             return np.packbits(x > self.offset, axis=1)
         return np.asarray(x, dtype=self.precision)
 
     def decode(self, codes: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the (n_samples, n_neurons) float32 that reading the codes gives."""
+        """Decode to (n_samples, n_neurons) float32."""
         if self.precision == "int8":
             return self.offset + self.step * codes.astype(np.float32)
         if self.precision == "binary":
@@ -110,19 +110,19 @@ class Codec:
             return np.where(bits > 0, np.float32(1.0), np.float32(-1.0))
         return codes.astype(np.float32)
 
-    def kept(self, indices: NDArray[np.intp]) -> Codec:
-        """Return the codec of some of the neurons."""
+    def subset(self, indices: NDArray[np.intp]) -> Codec:
+        """Return the codec of some neurons."""
         return Codec(self.precision, self.offset[indices], self.step[indices])
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
-    """Rows as they come back from storage in a precision, converted as they are read.
+class StoredRows:
+    """Rows that are encoded and decoded when they are read.
 
     Attributes
     ----------
-    rows: (n_samples, n_neurons).
-    codec: of the same neurons.
+    rows: (n_samples, n_neurons) values.
+    codec: codec of the same neurons.
     """
 
     rows: Rows
@@ -142,11 +142,11 @@ class Stored:
         return self.shape[0]
 
     def __getitem__(self, key: Any, /) -> NDArray[np.float32]:
-        """Read the rows of a slice or an index array, written and read back."""
+        """Return the rows of a slice or an index array, encoded and decoded."""
         block = np.asarray(self.rows[key], dtype=np.float32)
         return self.codec.decode(self.codec.encode(block))
 
 
-def stored(rows: Rows, codec: Codec) -> Rows:
-    """Rows as a codec's storage returns them; those of float32 stay as they are."""
-    return rows if codec.precision == "float32" else Stored(rows, codec)
+def round_trip(rows: Rows, codec: Codec) -> Rows:
+    """Return rows as they are after encoding and decoding; float32 rows are returned unchanged."""
+    return rows if codec.precision == "float32" else StoredRows(rows, codec)

@@ -1,4 +1,4 @@
-"""Which measures a layer can be shrunk by, and who judges each."""
+"""The evaluator of every measure that a layer can be shrunk by."""
 
 from __future__ import annotations
 
@@ -7,72 +7,84 @@ import numpy as np
 from criticalmass.core.rows import RowSubset
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.measures.registry import MEASURES
-from criticalmass.shrinking.data_parts import Parts
-from criticalmass.shrinking.probe_evaluator import Judge, Part, ProbeJudge
+from criticalmass.shrinking.data_parts import DataParts, sample_indices
+from criticalmass.shrinking.probe_evaluator import Evaluator, LabelledRows, ProbeEvaluator
 from criticalmass.shrinking.retrieval_evaluator import (
     QUERY_MEASURES,
     RELEVANCES,
-    NeighbourJudge,
     Relevance,
-    SimilarityJudge,
+    RetrievalEvaluator,
+    SimilarityEvaluator,
 )
 
-# New queries of the competition and of the promise. Scores lie in [0, 1], so the standard error
+# Queries of the selection part and of the test split. Scores lie in [0, 1], so the standard error
 # of their mean is at most .022 and .011, and half of that or less where most is kept.
-_MOST_SELECTING, _MOST_CERTIFYING = 500, 2000
+_MAX_SELECTION_QUERIES, _MAX_TEST_QUERIES = 500, 2000
 _SEED = 2
 
 
 def check_relevance(relevance: str, measure: str) -> Relevance:
-    """Refuse an unknown relevance, or labels for a measure that asks nothing of them."""
-    for known in RELEVANCES:
-        if relevance == known:
-            if known == "labels" and measure not in QUERY_MEASURES:
+    """Return the relevance as its type.
+
+    Raises
+    ------
+    CriticalMassError: if it is unknown, or is "labels" for a measure without queries.
+    """
+    for name in RELEVANCES:
+        if relevance == name:
+            if name == "labels" and measure not in QUERY_MEASURES:
                 raise CriticalMassError(
-                    f"relevance='labels' speaks of queries, measure={measure!r} has none; ask for "
-                    "measure='retrieval'"
+                    "relevance='labels' applies to retrieval measures only; got "
+                    f"measure={measure!r}, use measure='retrieval'"
                 )
-            return known
+            return name
     raise unknown_name("relevance", relevance, RELEVANCES)
 
 
 def check_measure(measure: str) -> None:
-    """Refuse a name that is no measure, with a did-you-mean."""
+    """Raise CriticalMassError with a suggestion if the measure is unknown."""
     if measure not in MEASURES:
         raise unknown_name("measure", measure, MEASURES)
 
 
-def judge_for(
-    measure: str, parts: Parts, *, certifying: bool, relevance: Relevance = "neighbours"
-) -> Judge:
-    """Return who judges a measure: on the selection part, or on the held-out one.
+def make_evaluator(
+    measure: str, parts: DataParts, *, certifying: bool, relevance: Relevance = "neighbours"
+) -> Evaluator:
+    """Return the evaluator of a measure.
+
+    Parameters
+    ----------
+    measure: name of the measure.
+    parts: the parts of the data.
+    certifying: whether it scores on the test split (training on all training rows) or on the
+        selection part.
+    relevance: what is relevant to a query; for retrieval measures.
 
     Raises
     ------
     CriticalMassError: for a probe on data of fewer than two classes.
     """
     check_measure(measure)
-    learned, judged = (
-        (parts.train, parts.certified) if certifying else (parts.fitted, parts.selected)
-    )
+    train, held_out = (parts.train, parts.test) if certifying else (parts.fit, parts.selection)
     if MEASURES[measure].is_probe:
         if len(parts.class_names) < 2:
             raise CriticalMassError(
-                f"measure={measure!r} needs labels of at least 2 classes, the store has "
-                f"{len(parts.class_names)}; ask for measure='retrieval' or 'cka'"
+                f"measure={measure!r} needs labels of at least 2 classes but the store has "
+                f"{len(parts.class_names)}; use measure='retrieval' or 'cka'"
             )
-        return ProbeJudge(measure, learned, judged, len(parts.class_names))
+        return ProbeEvaluator(measure, train, held_out, len(parts.class_names))
     if measure in QUERY_MEASURES:
-        most = _MOST_CERTIFYING if certifying else _MOST_SELECTING
-        corpus = parts.train if certifying else parts.unselected
-        return NeighbourJudge(measure, corpus, _some(judged, most), relevance)
-    return SimilarityJudge(measure, judged)
+        max_queries = _MAX_TEST_QUERIES if certifying else _MAX_SELECTION_QUERIES
+        corpus = parts.train if certifying else parts.fit_pool
+        queries = _sample_rows(held_out, max_queries)
+        return RetrievalEvaluator(measure, corpus, queries, relevance)
+    return SimilarityEvaluator(measure, held_out)
 
 
-def _some(part: Part, most: int) -> Part:
-    """Draw at most so many samples of a part."""
+def _sample_rows(part: LabelledRows, max_rows: int) -> LabelledRows:
+    """Draw at most ``max_rows`` samples, in their order."""
     n = int(part.rows.shape[0])
-    if n <= most:
+    if n <= max_rows:
         return part
-    index = np.sort(np.random.default_rng(_SEED).choice(n, most, replace=False))
-    return Part(RowSubset(part.rows, index), part.labels[index])
+    indices = sample_indices(np.arange(n), max_rows, np.random.default_rng(_SEED))
+    return LabelledRows(RowSubset(part.rows, indices), part.labels[indices])

@@ -1,4 +1,4 @@
-"""The answer in a sentence, and the model card: what was kept, promised, measured, and was not."""
+"""The result of `shrink` in one paragraph, and the model card."""
 
 from __future__ import annotations
 
@@ -9,29 +9,34 @@ import pandas as pd
 
 from criticalmass.shrinking.slim_model import SlimModel
 
-_PAYING = 5
+_N_WORST_CLASSES = 5
 
 
-def sentence(record: Mapping[str, Any]) -> str:
-    """Say in plain words what is kept and what is promised."""
+def summarise(record: Mapping[str, Any]) -> str:
+    """Return what is kept and what is promised, in plain words.
+
+    Parameters
+    ----------
+    record: the record of a slim model.
+    """
     promise, measured = record["promise"], record["measured"]
     share = f"{promise['keep']:.4g}"
     if not record["safe"]:
         return (
             f"Nothing smaller is safe: no tested subset of the {record['n_neurons']:,} neurons "
             f"keeps {share} of the {record['value_name']} with {promise['level']:.0%} confidence"
-            f"{_limits(record)}; all are kept."
+            f"{_limits(record)}. All neurons are kept."
         )
     classes = ""
     if promise["worst_class_drop"] is not None:
-        classes = f", and that no class loses {100 * promise['worst_class_drop']:.3g} points"
+        classes = f" and no class loses {100 * promise['worst_class_drop']:.3g} points"
     return (
         f"Keep {record['n_kept']:,} of {record['n_neurons']:,} neurons ({record['selector']}, "
         f"{record['precision']}: {record['bytes_per_vector']:,} instead of "
-        f"{record['bytes_full']:,} bytes a vector): {promise['level']:.0%} confidence that they "
-        f"keep at least {share} of the {record['value_name']}{classes}; on "
-        f"{record['n_judged']:,} held-out samples they kept {measured['ratio']:.4f}, "
-        f"at least {promise['ratio_bound']:.4f}."
+        f"{record['bytes_full']:,} bytes per vector). With {promise['level']:.0%} confidence, at "
+        f"least {share} of the {record['value_name']} is kept{classes}. Measured on "
+        f"{record['n_judged']:,} held-out samples: {measured['ratio']:.4f} is kept (lower "
+        f"confidence bound {promise['ratio_bound']:.4f})."
     )
 
 
@@ -44,113 +49,112 @@ def _limits(record: Mapping[str, Any]) -> str:
     return f" within {' and '.join(limits)}" if limits else ""
 
 
-def model_card(slim: SlimModel, tried: pd.DataFrame) -> str:
-    """Write the model card in Markdown.
+def format_model_card(slim: SlimModel, tests: pd.DataFrame) -> str:
+    """Return the model card in Markdown.
 
     Parameters
     ----------
-    slim: what was kept, with its record.
-    tried: sizes that were tested on held-out data.
+    slim: the kept subset with its record.
+    tests: one row per size that was tested on the test split.
     """
     record = slim.record
     blocks = [
-        f"# {_plain(record['model'])}, slimmed: {slim.n_kept:,} of {slim.n_neurons:,} neurons",
-        sentence(record),
-        _kept(record),
-        _promised(record),
-        "## Measured on held-out data\n\n" + _table(tried),
-        _classes(record),
-        _verdict(record),
-        _untested(record),
+        f"# {_escape(record['model'])}, slimmed: {slim.n_kept:,} of {slim.n_neurons:,} neurons",
+        summarise(record),
+        _subset_section(record),
+        _promise_section(record),
+        "## Measured on the test split\n\n" + _test_table(tests),
+        _class_section(record),
+        _order_section(record),
+        _untested_section(record),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _kept(record: Mapping[str, Any]) -> str:
+def _subset_section(record: Mapping[str, Any]) -> str:
     rows = {
         "model": record["model_spec"],
-        "weights digest": record["weights_digest"] or "not known (imported vectors)",
+        "weights digest": record["weights_digest"] or "unknown (imported vectors)",
         "layer": record["layer"],
         "dataset": record["dataset_spec"],
         "selector": f"{record['selector']} (seed {record['seed']})",
         "precision": record["precision"],
-        "bytes a vector": f"{record['bytes_per_vector']:,} (whole layer, float32: "
+        "bytes per vector": f"{record['bytes_per_vector']:,} (whole layer, float32: "
         f"{record['bytes_full']:,})",
         "head": "linear, in coef.npy and intercept.npy" if record["has_head"] else "none",
     }
-    return "## What was kept\n\n" + _pairs(rows)
+    body = "\n".join(f"| {name} | {_escape(value)} |" for name, value in rows.items())
+    return f"## Kept neurons\n\n| | |\n| --- | --- |\n{body}"
 
 
-def _promised(record: Mapping[str, Any]) -> str:
+def _promise_section(record: Mapping[str, Any]) -> str:
     promise, sizes = record["promise"], record["parts"]
     if not record["safe"]:
-        return "## Promised\n\nNothing: no smaller subset passed."
+        return "## Promise\n\nNone: no smaller subset passed its tests."
     return (
-        "## Promised\n\n"
-        f"With {promise['level']:.0%} confidence, on samples like the {record['n_judged']:,} of "
-        f"the test split that were asked: the {record['value_name']} is at least "
-        f"{promise['keep']:.4g} times that of the whole layer (lower bound found: "
-        f"{promise['ratio_bound']:.4f}).\n\n"
-        f"Chosen among {record['n_candidates']:,} combinations of selector and precision on "
-        f"{sizes['selected']:,} training samples, with probes fitted on {sizes['fitted']:,}; the "
-        "test split took no part in the choice. Sizes were tested from the largest downwards, in "
-        "an order fixed beforehand, until the first that failed."
+        "## Promise\n\n"
+        f"With {promise['level']:.0%} confidence, the {record['value_name']} is at least "
+        f"{promise['keep']:.4g} times that of the whole layer, for samples like the "
+        f"{record['n_judged']:,} scored samples of the test split. The lower confidence bound "
+        f"of this factor is {promise['ratio_bound']:.4f}.\n\n"
+        f"The subset was chosen from {record['n_candidates']:,} combinations of selector and "
+        f"precision. They were compared on {sizes['selected']:,} training samples, with probes "
+        f"fitted on {sizes['fitted']:,} others. The test split took no part in the choice. Sizes "
+        "were tested from the largest to the smallest, in a sequence fixed beforehand, up to the "
+        "first failure."
     )
 
 
-def _classes(record: Mapping[str, Any]) -> str:
+def _class_section(record: Mapping[str, Any]) -> str:
     classes = record["measured"].get("classes") or []
     if not classes:
         return ""
-    worst = sorted(classes, key=lambda row: -row["drop"])[:_PAYING]
+    worst = sorted(classes, key=lambda row: -row["drop"])[:_N_WORST_CLASSES]
     body = "\n".join(
-        f"| {_plain(row['name'])} | {row['n_test']:,} | {row['accuracy_full']:.3f} | "
+        f"| {_escape(row['name'])} | {row['n_test']:,} | {row['accuracy_full']:.3f} | "
         f"{row['accuracy']:.3f} | {row['drop']:+.3f} | {row['drop_bound']:+.3f} |"
         for row in worst
     )
     return (
-        "## Which classes pay\n\n"
-        "| class | samples | whole layer | subset | loss | loss at most |\n"
+        "## Classes that lose most accuracy\n\n"
+        "| class | samples | accuracy of the whole layer | accuracy of the subset | loss | "
+        "upper bound of the loss |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: |\n" + body
     )
 
 
-def _verdict(record: Mapping[str, Any]) -> str:
-    verdict = record.get("verdict")
-    return f"## Does the order of neurons matter?\n\n{verdict['sentence']}" if verdict else ""
+def _order_section(record: Mapping[str, Any]) -> str:
+    effect = record.get("verdict")
+    return f"## Effect of the order of neurons\n\n{effect['sentence']}" if effect else ""
 
 
-def _untested(record: Mapping[str, Any]) -> str:
+def _untested_section(record: Mapping[str, Any]) -> str:
+    classes = f", {record['n_classes']} classes" if record["n_classes"] else ""
     lines = [
-        "data from another source than the test split, or drawn later;",
-        f"any use but {record['measure']} on {record['n_classes'] or 'no'} classes;",
-        "fine-tuning of the slimmed model;",
+        "data from another source than the test split, or collected later",
+        f"any task other than this one (measure {record['measure']}{classes})",
+        "fine-tuning of the slimmed model",
     ]
     if record["precision"] not in ("float32", "float16"):
-        lines.append("values beyond the range of the training rows, which are clipped;")
+        lines.append("values outside the range of the training rows, which are clipped")
     return "## Not tested\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _pairs(rows: Mapping[str, str]) -> str:
-    body = "\n".join(f"| {name} | {_plain(value)} |" for name, value in rows.items())
-    return f"| | |\n| --- | --- |\n{body}"
-
-
-def _table(frame: pd.DataFrame) -> str:
-    if not len(frame):
+def _test_table(tests: pd.DataFrame) -> str:
+    if not len(tests):
         return "No smaller size was tested."
     body = "\n".join(
         f"| {row.n_kept:,} | {row.value:.4f} | {row.bound:.4f} | {'yes' if row.holds else 'no'} |"
-        for row in frame.itertuples()
+        for row in tests.itertuples()
     )
     return (
-        "| neurons | value | share kept, at least | promise holds |\n"
+        "| neurons | value | lower bound of the share kept | promise holds |\n"
         "| ---: | ---: | ---: | --- |\n" + body
     )
 
 
-def _plain(text: object) -> str:
-    """Keep a name from data from acting as Markdown or HTML."""
+def _escape(text: object) -> str:
+    """Escape a name from data so that it does not act as Markdown or HTML."""
     flat = " ".join(str(text).split())
     for sign in "\\`*_[]<>|#":
         flat = flat.replace(sign, f"\\{sign}")

@@ -1,4 +1,4 @@
-"""Does it matter which neurons are kept? The layer's first against random against chosen ones."""
+"""The effect of the order of neurons: the first against random against selected neurons."""
 
 from __future__ import annotations
 
@@ -9,97 +9,125 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from criticalmass.shrinking.probe_evaluator import Findings, Hits, IndexArray, Judge, QueryScores
+from criticalmass.shrinking.probe_evaluator import (
+    Evaluator,
+    IndexArray,
+    PairedCorrect,
+    QueryScores,
+    SubsetScores,
+)
 
-_SEEDS = 8
+_N_SEEDS = 8
 _LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A difference of values at one size with its interval, all as shares of the measure."""
+class ScoreDifference:
+    """A difference of mean scores at one size and its interval, in units of the measure.
+
+    The field names are keys of the manifest.
+    """
 
     estimate: float
     low: float
     high: float
 
 
-def does_order_matter(
-    judge: Judge, chosen: IndexArray, size: int, precision: str
+def measure_order_effect(
+    evaluator: Evaluator, order: IndexArray, size: int, precision: str
 ) -> dict[str, Any] | None:
-    """Compare the first, random and chosen neurons at equal size on the held-out part.
+    """Compare the first, random and selected neurons at equal size on the test split.
 
     Parameters
     ----------
-    judge: on the held-out part.
-    chosen: (n_neurons,) the winning order.
-    size: neurons kept.
-    precision: what they are stored in.
+    evaluator: scores on the test split.
+    order: (n_neurons,) order of the selector.
+    size: number of kept neurons.
+    precision: the type that their values are stored in.
 
     Returns
     -------
-    Values, differences with intervals over samples and random seeds, and a sentence; None for a
-    measure without one score per sample.
+    Mean scores, differences with intervals over samples and random seeds, and a sentence; None
+    for a measure without one score per sample.
     """
-    d = chosen.size
-    random = [np.random.default_rng(1000 + s).permutation(d) for s in range(_SEEDS)]
-    orders = [np.arange(d), chosen, *random]
-    seen = [_scores(judge.judge(order, (size,), precision)) for order in orders]
-    if any(one is None for one in seen):
-        return None
-    first, best, *others = [one for one in seen if one is not None]
-    # The first neurons are one more draw if the layer has no order, so theirs must stand out.
-    ordered, picked = _difference(first, others, draws=1), _difference(best, others, draws=0)
+    d = order.size
+    random = [np.random.default_rng(1000 + s).permutation(d) for s in range(_N_SEEDS)]
+    scores = []
+    for compared in (np.arange(d), order, *random):
+        per_sample = _sample_scores(evaluator.evaluate(compared, (size,), precision))
+        if per_sample is None:
+            return None
+        scores.append(per_sample)
+    first, selected, *randoms = scores
+    # Without an order the first neurons are one more random subset, so their difference must
+    # exceed the scatter of one random subset.
+    first_effect = _difference(first, randoms, n_random=1)
+    selected_effect = _difference(selected, randoms, n_random=0)
     return {
         "n_kept": size,
         "first": float(first.mean()),
-        "random": float(np.mean(others)),
-        "chosen": float(best.mean()),
-        "first_minus_random": vars(ordered),
-        "chosen_minus_random": vars(picked),
-        "sentence": _sentence(size, ordered, picked),
+        "random": float(np.mean(randoms)),
+        "chosen": float(selected.mean()),
+        "first_minus_random": vars(first_effect),
+        "chosen_minus_random": vars(selected_effect),
+        "sentence": _sentence(size, first_effect, selected_effect),
     }
 
 
-def _scores(findings: Findings) -> NDArray[np.float64] | None:
-    """(n_samples,) score of every sample at the only size."""
-    if isinstance(findings, Hits):
-        return np.asarray(findings.right[0], dtype=np.float64)
-    if isinstance(findings, QueryScores):
-        return np.asarray(findings.scores[0], dtype=np.float64)
+def _sample_scores(scores: SubsetScores) -> NDArray[np.float64] | None:
+    """Return the (n_samples,) scores of the only size; None if the measure has none."""
+    if isinstance(scores, PairedCorrect):
+        return np.asarray(scores.correct[0], dtype=np.float64)
+    if isinstance(scores, QueryScores):
+        return np.asarray(scores.scores[0], dtype=np.float64)
     return None
 
 
 def _difference(
-    one: NDArray[np.float64], others: list[NDArray[np.float64]], *, draws: int
-) -> Difference:
-    """Mean difference to random subsets, paired by sample; seeds add their own scatter.
+    scores: NDArray[np.float64], randoms: list[NDArray[np.float64]], *, n_random: int
+) -> ScoreDifference:
+    """Return the mean difference from random subsets, paired by sample.
 
-    With ``draws=1`` the one is a random subset too under the hypothesis that is tested: the
-    interval then covers 0 as often as it says for one more of them.
+    The interval covers the scatter over samples and over seeds. With ``n_random=1`` the compared
+    subset is itself random under the null hypothesis, so the scatter of one more subset is added.
     """
-    stacked = np.stack(others)
-    each = one - stacked.mean(axis=0)
-    over_samples = each.var(ddof=1) / each.size
-    over_seeds = stacked.mean(axis=1).var(ddof=1) * (draws + 1 / len(others))
-    # The seeds' scatter holds some noise of the samples, which then counts twice: the careful side.
-    half = t.ppf((1 + _LEVEL) / 2, len(others) - 1) * np.sqrt(over_seeds) if over_seeds else 0.0
-    half = float(np.hypot(half, t.ppf((1 + _LEVEL) / 2, each.size - 1) * np.sqrt(over_samples)))
-    estimate = float(each.mean())
-    return Difference(estimate, estimate - half, estimate + half)
+    stacked = np.stack(randoms)
+    differences = scores - stacked.mean(axis=0)
+    sample_variance = differences.var(ddof=1) / differences.size
+    seed_variance = stacked.mean(axis=1).var(ddof=1) * (n_random + 1 / len(randoms))
+    quantile = (1 + _LEVEL) / 2
+    # The seeds' scatter contains some noise of the samples, which then counts twice: the interval
+    # is rather too wide than too narrow.
+    over_seeds = 0.0
+    if seed_variance:
+        over_seeds = t.ppf(quantile, len(randoms) - 1) * np.sqrt(seed_variance)
+    over_samples = t.ppf(quantile, differences.size - 1) * np.sqrt(sample_variance)
+    half = float(np.hypot(over_seeds, over_samples))
+    estimate = float(differences.mean())
+    return ScoreDifference(estimate, estimate - half, estimate + half)
 
 
-def _sentence(size: int, ordered: Difference, picked: Difference) -> str:
-    words = f"[{100 * ordered.low:+.1f}, {100 * ordered.high:+.1f}]"
-    lead = f"The first {size:,} neurons score {100 * ordered.estimate:+.1f} points {words} against "
-    if ordered.low > 0:
-        verdict = "the layer is ordered, as Matryoshka training makes it: cut from the end"
-    elif ordered.high < 0:
-        verdict = "its first neurons are worse than a random choice: do not cut from the end"
+def _sentence(size: int, first: ScoreDifference, selected: ScoreDifference) -> str:
+    if first.low > 0:
+        conclusion = (
+            "The first neurons are better than random ones: the layer is ordered, as after "
+            "Matryoshka training, and can be truncated at the end."
+        )
+    elif first.high < 0:
+        conclusion = (
+            "The first neurons are worse than random ones: do not truncate the layer at the end."
+        )
     else:
-        verdict = "no order is seen, and none is needed to truncate it"
-    choice = (
-        f"the chosen ones {100 * picked.estimate:+.1f} points "
-        f"[{100 * picked.low:+.1f}, {100 * picked.high:+.1f}]"
+        conclusion = (
+            "The order of neurons has no measurable effect: truncating the layer is as good as a "
+            "random choice."
+        )
+    return (
+        f"At size {size:,} the first neurons score {_points(first)} and the selected neurons "
+        f"{_points(selected)} against random neurons. {conclusion}"
     )
-    return f"{lead}as many random ones, {choice}: {verdict}."
+
+
+def _points(difference: ScoreDifference) -> str:
+    low, high = 100 * difference.low, 100 * difference.high
+    return f"{100 * difference.estimate:+.1f} points [{low:+.1f}, {high:+.1f}]"

@@ -1,15 +1,16 @@
-"""What a held-out part of the data allows to promise of a subset, and with what confidence.
+"""Tests and confidence bounds for what a subset keeps, on samples that took no part in choosing.
 
-A promise is a test passed. Against "the subset keeps less than a share r of the whole layer's
-accuracy" and "this class loses more than D" stand paired score tests: both heads answer the same
-samples, so only the four counts of who was right matter, and the variance is taken where the null
-hypothesis holds (Tango 1998 for differences, Tang, Tang and Chan 2003 for ratios). Unlike a
-studentised mean they promise nothing on a handful of samples without a disagreement.
+A promise is made if its tests pass. The null hypotheses are "the subset keeps less than a share r
+of the whole layer's accuracy" and "this class loses more than D". Both heads answer the same
+samples, so only four counts of who was right matter. The tests are paired score tests, with the
+variance computed under the null hypothesis (Tango 1998 for differences, Tang, Tang and Chan 2003
+for ratios). Unlike tests of a studentised mean they do not pass on a few samples without a
+disagreement.
 
-All the parts of one promise must hold, so each is tested at the full level and the whole has that
-level too (intersection-union test, Berger 1982). Sizes are tried from the largest downwards and
-the first that fails ends the descent: in a sequence fixed beforehand no correction is needed
-(Marcus, Peritz and Gabriel 1976; "Learn then Test", Angelopoulos et al. 2021).
+All parts of a promise must hold. Each part is tested at the full level, so the promise has that
+level as a whole (intersection-union test, Berger 1982). Sizes are tested from the largest down
+and the first failure ends the sequence. The sequence is fixed beforehand, so no correction is
+needed (Marcus, Peritz and Gabriel 1976; "Learn then Test", Angelopoulos et al. 2021).
 """
 
 from __future__ import annotations
@@ -25,18 +26,20 @@ from scipy.stats import norm, t
 
 from criticalmass.errors import CriticalMassError
 
-# Below so few samples Student's law says nothing of a mean of scores in [0, 1].
-_FEWEST_SCORES = 30
+# With fewer samples Student's t distribution gives no usable bound of a mean of scores in [0, 1].
+_MIN_SCORES = 30
 
 
 @dataclass(frozen=True)
-class Paired:
-    """How often two heads were right on the same samples.
+class PairedCounts:
+    """Counts of samples by whether the subset and the whole layer are right on them.
 
     Attributes
     ----------
-    both, lost, gained, neither: samples on which both are right, only the whole layer is,
-        only the subset is, none is.
+    both: both are right.
+    lost: only the whole layer is right.
+    gained: only the subset is right.
+    neither: both are wrong.
     """
 
     both: int
@@ -45,19 +48,19 @@ class Paired:
     neither: int
 
     @classmethod
-    def count(cls, subset_right: ArrayLike, full_right: ArrayLike) -> Paired:
+    def count(cls, subset_right: ArrayLike, full_right: ArrayLike) -> PairedCounts:
         """Count from two (n_samples,) arrays of booleans.
 
         Raises
         ------
-        CriticalMassError: if they differ in length.
+        CriticalMassError: if their shapes differ or are not one-dimensional.
         """
         subset = np.asarray(subset_right, dtype=np.bool_)
         full = np.asarray(full_right, dtype=np.bool_)
         if subset.ndim != 1 or subset.shape != full.shape:
             raise CriticalMassError(
-                f"hits of the subset have shape {subset.shape}, of the whole layer {full.shape}; "
-                "give one bool per sample, the same samples for both"
+                f"subset_right has shape {subset.shape} and full_right has shape {full.shape}; "
+                "give one bool per sample, for the same samples"
             )
         return cls(
             both=int(np.sum(subset & full)),
@@ -73,13 +76,13 @@ class Paired:
 
     @property
     def ratio(self) -> float:
-        """Accuracy of the subset over that of the whole layer; nan if that is 0."""
+        """Accuracy of the subset / accuracy of the whole layer; nan if the latter is 0."""
         full = self.both + self.lost
         return (self.both + self.gained) / full if full else math.nan
 
     @property
     def drop(self) -> float:
-        """Accuracy of the whole layer less that of the subset; nan without samples."""
+        """Accuracy of the whole layer - accuracy of the subset; nan without samples."""
         return (self.lost - self.gained) / self.n if self.n else math.nan
 
     @property
@@ -88,8 +91,8 @@ class Paired:
         return np.array([self.both, self.lost, self.gained, self.neither], dtype=np.float64)
 
 
-def ratio_p_value(pairs: Paired, keep: float) -> float:
-    """p-value against "the subset keeps at most the share ``keep`` of the accuracy".
+def ratio_p_value(pairs: PairedCounts, keep: float) -> float:
+    """Return the p-value of "the subset keeps at most the share ``keep`` of the accuracy".
 
     Parameters
     ----------
@@ -103,8 +106,8 @@ def ratio_p_value(pairs: Paired, keep: float) -> float:
     return _score_test(pairs.counts, np.array([1.0 - keep, -keep, 1.0, 0.0]))
 
 
-def drop_p_value(pairs: Paired, drop: float) -> float:
-    """p-value against "the subset loses at least ``drop`` of accuracy" (absolute).
+def drop_p_value(pairs: PairedCounts, drop: float) -> float:
+    """Return the p-value of "the subset loses at least ``drop`` of accuracy" (absolute).
 
     Parameters
     ----------
@@ -118,8 +121,8 @@ def drop_p_value(pairs: Paired, drop: float) -> float:
     return _score_test(pairs.counts, np.array([drop, drop - 1.0, 1.0 + drop, drop]))
 
 
-def ratio_bound(pairs: Paired, level: float = 0.95) -> float:
-    """Lower confidence bound of the share of accuracy that is kept: the test, inverted.
+def ratio_bound(pairs: PairedCounts, level: float = 0.95) -> float:
+    """Return the lower confidence bound of the share of accuracy kept: the inverted test.
 
     Parameters
     ----------
@@ -129,13 +132,17 @@ def ratio_bound(pairs: Paired, level: float = 0.95) -> float:
     Returns
     -------
     At least 0.
+
+    Raises
+    ------
+    CriticalMassError: if the level is outside (0, 1).
     """
     _check_level(level)
-    return _largest(lambda keep: ratio_p_value(pairs, keep) <= 1.0 - level, 0.0, 2.0)
+    return _largest_true(lambda keep: ratio_p_value(pairs, keep) <= 1.0 - level, 0.0, 2.0)
 
 
-def drop_bound(pairs: Paired, level: float = 0.95) -> float:
-    """Upper confidence bound of the accuracy that is lost: the test, inverted.
+def drop_bound(pairs: PairedCounts, level: float = 0.95) -> float:
+    """Return the upper confidence bound of the accuracy that is lost: the inverted test.
 
     Parameters
     ----------
@@ -145,13 +152,17 @@ def drop_bound(pairs: Paired, level: float = 0.95) -> float:
     Returns
     -------
     In [-1, 1].
+
+    Raises
+    ------
+    CriticalMassError: if the level is outside (0, 1).
     """
     _check_level(level)
-    return -_largest(lambda gain: drop_p_value(pairs, -gain) <= 1.0 - level, -1.0, 1.0)
+    return -_largest_true(lambda gain: drop_p_value(pairs, -gain) <= 1.0 - level, -1.0, 1.0)
 
 
 def mean_bound(values: ArrayLike, level: float = 0.95) -> float:
-    """Lower confidence bound of a mean of scores, by Student's law.
+    """Return the lower confidence bound of a mean of scores, by Student's t distribution.
 
     Parameters
     ----------
@@ -160,118 +171,125 @@ def mean_bound(values: ArrayLike, level: float = 0.95) -> float:
 
     Returns
     -------
-    At least 0; 0 on fewer than 30 samples, of which nothing can be promised. Where all scores
-    are equal the bound of Clopper and Pearson for that many successes in a row is used: no
-    scatter on n samples is no proof of none.
+    At least 0; 0 on fewer than 30 samples. The bound is at most ``max (1 - level)^(1/n)``, the
+    bound of Clopper and Pearson for n successes in n trials, scaled to the largest score: equal
+    scores on n samples do not prove that all scores are equal.
+
+    Raises
+    ------
+    CriticalMassError: if the level is outside (0, 1) or a score outside [0, 1].
     """
     _check_level(level)
     scores = np.asarray(values, dtype=np.float64)
     if scores.ndim != 1 or not np.isfinite(scores).all() or np.any((scores < 0) | (scores > 1)):
         raise CriticalMassError(f"scores of shape {scores.shape} must be one number in [0, 1] each")
-    if scores.size < _FEWEST_SCORES:
+    if scores.size < _MIN_SCORES:
         return 0.0
-    spread = float(scores.std(ddof=1))
-    step = float(t.ppf(level, scores.size - 1)) * spread / math.sqrt(scores.size)
-    certain = float(scores.max() * (1.0 - level) ** (1.0 / scores.size))
-    return max(0.0, min(float(scores.mean()) - step, certain))
+    deviation = float(scores.std(ddof=1))
+    margin = float(t.ppf(level, scores.size - 1)) * deviation / math.sqrt(scores.size)
+    ceiling = float(scores.max() * (1.0 - level) ** (1.0 / scores.size))
+    return max(0.0, min(float(scores.mean()) - margin, ceiling))
 
 
 def score_ratio_bound(subset: ArrayLike, full: ArrayLike, level: float = 0.95) -> float:
-    """Lower confidence bound of the ratio of two means of scores of the same samples.
+    """Return the lower confidence bound of the ratio of two mean scores of the same samples.
 
     Parameters
     ----------
-    subset, full: (n_samples,) scores in [0, 1]; paired.
+    subset, full: (n_samples,) paired scores in [0, 1].
     level: confidence, in (0, 1).
 
     Returns
     -------
-    The largest r at which Student's law still rejects "the mean of subset - r full is at most
-    0"; at least 0. Where the whole layer always scores 1 it is `mean_bound`.
+    The largest r at which Student's t test still rejects "the mean of subset - r full is at most
+    0"; at least 0. If all scores of the whole layer are 1 it is `mean_bound` of ``subset``.
 
     Raises
     ------
-    CriticalMassError: if the two differ in length or a score is outside [0, 1].
+    CriticalMassError: if the shapes differ, the level is outside (0, 1), or a score of the subset
+        is outside [0, 1].
     """
-    mine, whole = np.asarray(subset, dtype=np.float64), np.asarray(full, dtype=np.float64)
-    if mine.shape != whole.shape:
+    scores, scores_full = np.asarray(subset, dtype=np.float64), np.asarray(full, dtype=np.float64)
+    if scores.shape != scores_full.shape:
         raise CriticalMassError(
-            f"scores of the subset have shape {mine.shape}, of the whole layer {whole.shape}; "
-            "give one per sample, the same samples for both"
+            f"scores of the subset have shape {scores.shape}, of the whole layer "
+            f"{scores_full.shape}; give one per sample, the same samples for both"
         )
-    certain = mean_bound(mine, level)
-    if np.all(whole == 1.0):
-        return certain
-    if mine.size < _FEWEST_SCORES:
+    bound = mean_bound(scores, level)
+    if np.all(scores_full == 1.0):
+        return bound
+    if scores.size < _MIN_SCORES:
         return 0.0
-    quantile = float(t.ppf(level, mine.size - 1))
+    quantile = float(t.ppf(level, scores.size - 1))
 
-    def holds(ratio: float) -> bool:
-        each = mine - ratio * whole
-        error = float(each.std(ddof=1)) / math.sqrt(each.size)
-        return float(each.mean()) > quantile * error
+    def is_rejected(ratio: float) -> bool:
+        differences = scores - ratio * scores_full
+        error = float(differences.std(ddof=1)) / math.sqrt(differences.size)
+        return float(differences.mean()) > quantile * error
 
-    return _largest(holds, 0.0, 2.0) if holds(0.0) else 0.0
+    return _largest_true(is_rejected, 0.0, 2.0) if is_rejected(0.0) else 0.0
 
 
-def descend(passes: Sequence[bool]) -> int:
-    """How many of a fixed sequence of tests hold before the first that fails."""
-    for place, held in enumerate(passes):
-        if not held:
-            return place
+def count_passes(passes: Sequence[bool]) -> int:
+    """Count the tests of a fixed sequence that pass before the first failure."""
+    for index, is_pass in enumerate(passes):
+        if not is_pass:
+            return index
     return len(passes)
 
 
-def _score_test(counts: NDArray[np.float64], worth: NDArray[np.float64]) -> float:
-    """p-value against E(worth) <= 0 for a sample of four kinds, variance as under the null.
+def _score_test(counts: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """Return the p-value of E(weight) <= 0, with the variance under the null hypothesis.
 
-    ``worth`` has a negative entry (else the null hypothesis is impossible) and a positive one.
+    ``counts`` are the (4,) paired counts and ``weights`` the (4,) weights of the four kinds of
+    samples. Without a positive mean the p-value is 1, without a negative weight it is 0.
     """
     n = float(counts.sum())
-    mean = float(counts @ worth)
+    mean = float(counts @ weights)
     if n == 0.0 or mean <= 0.0:
         return 1.0
-    if not (worth < 0.0).any():
+    if not (weights < 0.0).any():
         return 0.0
-    share = _under_null(counts, worth)
-    variance = n * float(share @ worth**2)
+    shares = _null_shares(counts, weights)
+    variance = n * float(shares @ weights**2)
     return float(norm.sf(mean / math.sqrt(variance)))
 
 
-def _under_null(counts: NDArray[np.float64], worth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(4,) most likely shares of the four kinds among those with E(worth) = 0.
+def _null_shares(counts: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the (4,) maximum-likelihood shares of the four kinds, given E(weight) = 0.
 
-    The likelihood is largest at n_j / (n (1 + s w_j)), s where the mean of worth vanishes. A kind
-    never seen may have mass at the boundary 1 + s w_j = 0: then it takes what the others leave.
+    The likelihood is largest at n_j / (n (1 + s w_j)), with s chosen so that the mean weight is 0.
+    A kind that does not occur may have a positive share if 1 + s w_j = 0: it then takes the share
+    that the others leave.
     """
     n = float(counts.sum())
-    lowest = float(worth.min())
-    # The sample's mean is above 0, so mass moves to negative worth: s lies in (0, 1/|lowest|].
+    lowest = float(weights.min())
+    # The sample's mean is above 0, so mass moves to negative weights: s is in (0, 1/|lowest|].
     end = -1.0 / lowest
+    occurs = counts > 0.0
 
     def excess(s: float) -> float:
-        return float(np.sum(counts[seen] * worth[seen] / (1.0 + s * worth[seen])))
+        return float(np.sum(counts[occurs] * weights[occurs] / (1.0 + s * weights[occurs])))
 
-    seen = counts > 0.0
-    share = np.zeros_like(counts)
-    at_end = 1.0 + end * worth
-    if not np.any(seen & (worth == lowest)) and excess(end) >= 0.0:
-        share[seen] = counts[seen] / (n * at_end[seen])
-        share[int(np.argmin(worth))] = 1.0 - float(share.sum())
-        return share
-    # Towards the end a seen kind of lowest worth sends the excess to minus infinity.
+    shares = np.zeros_like(counts)
+    at_end = 1.0 + end * weights
+    if not np.any(occurs & (weights == lowest)) and excess(end) >= 0.0:
+        shares[occurs] = counts[occurs] / (n * at_end[occurs])
+        shares[int(np.argmin(weights))] = 1.0 - float(shares.sum())
+        return shares
+    # If the kind of lowest weight occurs, the excess goes to minus infinity towards the end.
     s = float(brentq(excess, 0.0, end * (1.0 - 1e-13), xtol=1e-14))
-    share[seen] = counts[seen] / (n * (1.0 + s * worth[seen]))
-    return share / float(share.sum())
+    shares[occurs] = counts[occurs] / (n * (1.0 + s * weights[occurs]))
+    return shares / float(shares.sum())
 
 
-def _largest(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """Largest value in [low, high], to 1e-6, at which a monotone statement still holds."""
-    if holds(high):
+def _largest_true(is_true: Callable[[float], bool], low: float, high: float) -> float:
+    """Return the largest value in [low, high], to 1e-6, at which a monotone predicate is true."""
+    if is_true(high):
         return high
     while high - low > 1e-6:
         middle = 0.5 * (low + high)
-        low, high = (middle, high) if holds(middle) else (low, middle)
+        low, high = (middle, high) if is_true(middle) else (low, middle)
     return low
 
 

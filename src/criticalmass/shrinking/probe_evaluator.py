@@ -1,8 +1,8 @@
-"""What the subsets of one order keep of the whole layer, on samples no probe was trained on.
+"""Scores of the subsets of one order, and the evaluator that trains probes to get them.
 
-A judge scores every asked prefix of an order, stored in a precision, beside the whole layer in
-float32. What it returns knows its own uncertainty: hits of probes are paired counts, scores of
-queries are means, similarities have a jackknife.
+An evaluator scores prefixes of an order in a precision and compares them with the whole layer in
+float32. Probes are scored on samples that they were not trained on. Every kind of scores has its
+own confidence bound: probes by paired counts, queries by a mean, similarities by a jackknife.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from criticalmass.core.rows import Rows
 from criticalmass.measures.probes.task import LinearHead, ProbeTask
 from criticalmass.measures.protocol import validation_rows
 from criticalmass.measures.registry import get_probe
-from criticalmass.shrinking.codec import Codec, stored
+from criticalmass.shrinking.codec import Codec, round_trip
 from criticalmass.shrinking.paired_tests import (
-    Paired,
+    PairedCounts,
     drop_bound,
     drop_p_value,
     ratio_bound,
@@ -33,53 +33,53 @@ IndexArray = NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """Some of the samples: (n_samples, n_neurons) rows and their (n_samples,) class ids."""
+class LabelledRows:
+    """Samples: (n_samples, n_neurons) rows and their (n_samples,) class ids."""
 
     rows: Rows
     labels: NDArray[np.int64]
 
 
-class Findings(Protocol):
-    """What was seen of some sizes of one order."""
+class SubsetScores(Protocol):
+    """Scores of several sizes of one order."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Neurons kept, ascending."""
+        """Numbers of kept neurons, ascending."""
         ...
 
     @property
     def values(self) -> FloatArray:
-        """(n_sizes,) the measure on the subsets."""
+        """(n_sizes,) value of the measure on the subsets."""
         ...
 
     @property
     def value_full(self) -> float:
-        """The measure on the whole layer."""
+        """Value of the measure on the whole layer."""
         ...
 
-    def bound(self, place: int, level: float) -> float:
-        """Lower confidence bound of value over value_full at a size."""
+    def bound(self, index: int, level: float) -> float:
+        """Lower confidence bound of value / value_full for ``sizes[index]``."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class Hits:
-    """Right and wrong answers of probes.
+class PairedCorrect:
+    """Correct answers of probes on the subsets and on the whole layer, for the same samples.
 
     Attributes
     ----------
-    sizes: neurons kept, ascending.
-    right: (n_sizes, n_samples) whether the subset's probe was right.
-    right_full: (n_samples,) whether the whole layer's was.
+    sizes: numbers of kept neurons, ascending.
+    correct: (n_sizes, n_samples) whether the subset's probe was right.
+    correct_full: (n_samples,) whether the whole layer's probe was right.
     labels: (n_samples,) class ids.
     n_classes: number of classes.
-    heads: the probes themselves, one per size; empty where the measure keeps none.
+    heads: the trained probes, one per size; empty if the measure returns none.
     """
 
     sizes: tuple[int, ...]
-    right: NDArray[np.bool_]
-    right_full: NDArray[np.bool_]
+    correct: NDArray[np.bool_]
+    correct_full: NDArray[np.bool_]
     labels: NDArray[np.int64]
     n_classes: int
     heads: tuple[LinearHead, ...] = ()
@@ -87,54 +87,57 @@ class Hits:
     @property
     def values(self) -> FloatArray:
         """(n_sizes,) accuracy of the subsets."""
-        return np.asarray(self.right.mean(axis=1, dtype=np.float64))
+        return np.asarray(self.correct.mean(axis=1, dtype=np.float64))
 
     @property
     def value_full(self) -> float:
         """Accuracy of the whole layer."""
-        return float(self.right_full.mean())
+        return float(self.correct_full.mean())
 
-    def pairs(self, place: int) -> Paired:
-        """Paired counts over all samples at a size."""
-        return Paired.count(self.right[place], self.right_full)
+    def pairs(self, index: int) -> PairedCounts:
+        """Paired counts over all samples for ``sizes[index]``."""
+        return PairedCounts.count(self.correct[index], self.correct_full)
 
-    def class_pairs(self, place: int) -> tuple[Paired, ...]:
-        """(n_classes,) paired counts of every class at a size."""
-        code = 2 * self.right[place].astype(np.int64) + self.right_full
+    def class_pairs(self, index: int) -> tuple[PairedCounts, ...]:
+        """(n_classes,) paired counts of every class for ``sizes[index]``."""
+        code = 2 * self.correct[index].astype(np.int64) + self.correct_full
         table = np.bincount(4 * self.labels + code, minlength=4 * self.n_classes)
         return tuple(
-            Paired(both=int(both), lost=int(lost), gained=int(gained), neither=int(neither))
+            PairedCounts(both=int(both), lost=int(lost), gained=int(gained), neither=int(neither))
             for neither, lost, gained, both in table.reshape(self.n_classes, 4)
         )
 
-    def bound(self, place: int, level: float) -> float:
+    def bound(self, index: int, level: float) -> float:
         """Lower confidence bound of the share of accuracy kept, by the paired score test."""
-        return ratio_bound(self.pairs(place), level)
+        return ratio_bound(self.pairs(index), level)
 
-    def worst_drop(self, place: int) -> float:
-        """Largest accuracy that a class with samples loses at a size; negative if all gain."""
-        return max(pairs.drop for pairs in self.class_pairs(place) if pairs.n)
+    def worst_drop(self, index: int) -> float:
+        """Largest accuracy that a class with samples loses; negative if all classes gain."""
+        return max(pairs.drop for pairs in self.class_pairs(index) if pairs.n)
 
-    def spares_classes(self, place: int, drop: float, level: float) -> bool:
-        """Whether no class with test samples loses ``drop`` or more, each at the level."""
-        seen = [pairs for pairs in self.class_pairs(place) if pairs.n]
-        return all(drop_p_value(pairs, drop) <= 1.0 - level for pairs in seen)
+    def passes_class_tests(self, index: int, drop: float, level: float) -> bool:
+        """Whether every class with samples passes the test of losing less than ``drop``.
 
-    def class_bounds(self, place: int, level: float) -> FloatArray:
+        Each class is tested at ``level``.
+        """
+        present = [pairs for pairs in self.class_pairs(index) if pairs.n]
+        return all(drop_p_value(pairs, drop) <= 1.0 - level for pairs in present)
+
+    def class_bounds(self, index: int, level: float) -> FloatArray:
         """(n_classes,) upper confidence bound of each class's loss; nan without samples."""
-        found = [drop_bound(p, level) if p.n else np.nan for p in self.class_pairs(place)]
-        return np.array(found)
+        bounds = [drop_bound(p, level) if p.n else np.nan for p in self.class_pairs(index)]
+        return np.array(bounds)
 
 
 @dataclass(frozen=True, eq=False)
 class QueryScores:
-    """Scores in [0, 1] of queries.
+    """Scores of queries, in [0, 1].
 
     Attributes
     ----------
-    sizes: neurons kept, ascending.
+    sizes: numbers of kept neurons, ascending.
     scores: (n_sizes, n_queries) of the subsets.
-    scores_full: (n_queries,) of the whole layer; all 1 where its own neighbours are what is right.
+    scores_full: (n_queries,) of the whole layer; all 1 if its own neighbours define relevance.
     """
 
     sizes: tuple[int, ...]
@@ -142,29 +145,30 @@ class QueryScores:
     scores_full: FloatArray
 
     @property
-    def value_full(self) -> float:
-        """Mean score of the whole layer."""
-        return float(self.scores_full.mean())
-
-    @property
     def values(self) -> FloatArray:
         """(n_sizes,) mean score."""
         return np.asarray(self.scores.mean(axis=1, dtype=np.float64))
 
-    def bound(self, place: int, level: float) -> float:
+    @property
+    def value_full(self) -> float:
+        """Mean score of the whole layer."""
+        return float(self.scores_full.mean())
+
+    def bound(self, index: int, level: float) -> float:
         """Lower confidence bound of the ratio of mean scores."""
-        return score_ratio_bound(self.scores[place], self.scores_full, level)
+        return score_ratio_bound(self.scores[index], self.scores_full, level)
 
 
 @dataclass(frozen=True, eq=False)
 class Similarities:
-    """A similarity with the whole layer, and its values with one block of samples left out.
+    """Similarities of subsets and whole layer, with their jackknife replicates.
 
     Attributes
     ----------
-    sizes: neurons kept, ascending.
-    values: (n_sizes,).
-    replicates: (n_sizes, n_blocks) without block b.
+    sizes: numbers of kept neurons, ascending.
+    values: (n_sizes,) similarities.
+    replicates: (n_sizes, n_blocks) similarities without the samples of one block.
+    value_full: similarity of the whole layer with itself.
     """
 
     sizes: tuple[int, ...]
@@ -172,65 +176,70 @@ class Similarities:
     replicates: FloatArray
     value_full: float = 1.0
 
-    def bound(self, place: int, level: float) -> float:
-        """Lower confidence bound by the delete-a-block jackknife and Student's law."""
-        left_out = self.replicates[place]
-        n = left_out.size
-        error = np.sqrt((n - 1) / n * np.sum((left_out - left_out.mean()) ** 2))
-        return float(self.values[place] - t.ppf(level, n - 1) * error)
+    def bound(self, index: int, level: float) -> float:
+        """Lower confidence bound by the delete-a-block jackknife and Student's t distribution."""
+        replicates = self.replicates[index]
+        n = replicates.size
+        error = np.sqrt((n - 1) / n * np.sum((replicates - replicates.mean()) ** 2))
+        return float(self.values[index] - t.ppf(level, n - 1) * error)
 
 
-class Judge(Protocol):
+class Evaluator(Protocol):
     """Scores prefixes of an order that are stored in a precision."""
 
-    def judge(self, order: IndexArray, sizes: tuple[int, ...], precision: str) -> Findings:
-        """Score the prefixes of (n_neurons,) ``order`` of the given lengths."""
+    def evaluate(self, order: IndexArray, sizes: tuple[int, ...], precision: str) -> SubsetScores:
+        """Score the first ``sizes`` neurons of (n_neurons,) ``order``."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class ProbeJudge:
-    """Judges by the accuracy of a probe that is trained on one part and scored on another."""
+class ProbeEvaluator:
+    """Scores subsets by the accuracy of a probe.
+
+    Attributes
+    ----------
+    measure: name of the probe.
+    train: samples that the probe is trained on.
+    held_out: samples that it is scored on.
+    n_classes: number of classes.
+    """
 
     measure: str
-    train: Part
-    judged: Part
+    train: LabelledRows
+    held_out: LabelledRows
     n_classes: int
 
     @cached_property
-    def right_full(self) -> NDArray[np.bool_]:
-        """(n_samples,) hits of the whole layer in float32."""
-        return np.asarray(self.whole.right[0], dtype=np.bool_)
-
-    @cached_property
-    def whole(self) -> Hits:
-        """The whole layer in float32, beside itself."""
+    def correct_full(self) -> NDArray[np.bool_]:
+        """(n_samples,) whether the probe on the whole layer in float32 is right."""
         d = int(self.train.rows.shape[1])
-        right, heads = self._right(np.arange(d), (d,), self.train.rows, self.judged.rows)
-        return Hits((d,), right, right[0], self.judged.labels, self.n_classes, heads)
+        correct, _ = self._correct(np.arange(d), (d,), self.train.rows, self.held_out.rows)
+        return np.asarray(correct[0], dtype=np.bool_)
 
-    def judge(self, order: IndexArray, sizes: tuple[int, ...], precision: str) -> Hits:
-        """Score the prefixes of (n_neurons,) ``order`` of the given lengths."""
-        train, judged = self.train.rows, self.judged.rows
+    def evaluate(self, order: IndexArray, sizes: tuple[int, ...], precision: str) -> PairedCorrect:
+        """Score the first ``sizes`` neurons of (n_neurons,) ``order``."""
+        train, held_out = self.train.rows, self.held_out.rows
         if precision != "float32":
             codec = Codec.learn(precision, train)
-            train, judged = stored(train, codec), stored(judged, codec)
-        right, heads = self._right(order, sizes, train, judged)
-        return Hits(sizes, right, self.right_full, self.judged.labels, self.n_classes, heads)
+            train, held_out = round_trip(train, codec), round_trip(held_out, codec)
+        correct, heads = self._correct(order, sizes, train, held_out)
+        return PairedCorrect(
+            sizes, correct, self.correct_full, self.held_out.labels, self.n_classes, heads
+        )
 
-    def _right(
-        self, order: IndexArray, sizes: tuple[int, ...], train: Rows, judged: Rows
+    def _correct(
+        self, order: IndexArray, sizes: tuple[int, ...], train: Rows, held_out: Rows
     ) -> tuple[NDArray[np.bool_], tuple[LinearHead, ...]]:
-        """(n_sizes, n_samples) hits, and the heads that made them."""
+        """Train probes; -> (n_sizes, n_samples) whether they are right, and their heads."""
         task = ProbeTask(
             x_train=train,
             y_train=self.train.labels,
-            x_test=judged,
+            x_test=held_out,
             n_classes=self.n_classes,
             orders=order[None],
             sizes=sizes,
             validation=validation_rows(self.train.labels),
         )
         scores = get_probe(self.measure)(task)
-        right = np.equal(scores.predictions[0], self.judged.labels)
-        return np.asarray(right, dtype=np.bool_), scores.heads[0] if scores.heads else ()
+        correct = np.equal(scores.predictions[0], self.held_out.labels)
+        return np.asarray(correct, dtype=np.bool_), scores.heads[0] if scores.heads else ()

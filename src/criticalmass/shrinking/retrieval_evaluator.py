@@ -1,8 +1,7 @@
-"""Judges by what a vector store would still find, and by similarity: no probe is trained."""
+"""Evaluators that train no probe: by the neighbours that queries find, and by similarity."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -14,122 +13,127 @@ from threadpoolctl import threadpool_limits
 from criticalmass.core.moments import FloatArray
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures.nearest import Candidates, Matrix
+from criticalmass.measures.nearest import CandidateRows, Matrix
 from criticalmass.measures.registry import get_similarity
-from criticalmass.measures.similarity.retrieval import N_NEIGHBOURS, graded, ndcg, recall
+from criticalmass.measures.similarity.retrieval import N_NEIGHBOURS, graded_gains, ndcg, recall
 from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
-from criticalmass.shrinking.codec import Codec, stored
-from criticalmass.shrinking.probe_evaluator import IndexArray, Part, QueryScores, Similarities
+from criticalmass.shrinking.codec import Codec, round_trip
+from criticalmass.shrinking.probe_evaluator import (
+    IndexArray,
+    LabelledRows,
+    QueryScores,
+    Similarities,
+)
 
-#: What a query should find: the whole vectors' own neighbours, or vectors of its own class.
+#: What is relevant to a query: the whole vectors' own neighbours, or vectors of its own class.
 Relevance = Literal["neighbours", "labels"]
 RELEVANCES: tuple[Relevance, ...] = ("neighbours", "labels")
 QUERY_MEASURES = ("retrieval", "retrieval-recall")
-_Score = Callable[[NDArray[np.int32]], FloatArray]
 
 
 @dataclass(frozen=True, eq=False)
-class NeighbourJudge:
-    """Judges by the 10 nearest vectors of a corpus, by cosine, that new queries find.
+class RetrievalEvaluator:
+    """Scores subsets by the 10 nearest corpus vectors, by cosine, that new queries find.
 
     Attributes
     ----------
     measure: "retrieval" (nDCG@10) or "retrieval-recall" (recall@10).
-    corpus: the vectors that are stored.
-    asking: the queries; none of them is in the corpus.
-    relevance: "neighbours": relevant are the 10 that whole float32 vectors find, the nearest
-        most; "labels": relevant are vectors of the query's class, all equally.
+    corpus: the stored vectors.
+    queries: the queries; none of them is in the corpus.
+    relevance: "neighbours": the 10 vectors that whole float32 vectors find are relevant, the
+        nearest most; "labels": vectors of the query's class are relevant, all equally.
     """
 
     measure: str
-    corpus: Part
-    asking: Part
+    corpus: LabelledRows
+    queries: LabelledRows
     relevance: Relevance = "neighbours"
 
     @cached_property
     def scores_full(self) -> FloatArray:
         """(n_queries,) scores of whole float32 vectors."""
         if self.relevance == "neighbours":
-            return np.ones(self.asking.labels.size)
-        return self._score(self._found_by_whole)
+            return np.ones(self.queries.labels.size)
+        return self._score(self._neighbours_full)
 
-    def judge(self, order: IndexArray, sizes: tuple[int, ...], precision: str) -> QueryScores:
-        """Score the prefixes of (n_neurons,) ``order`` of the given lengths."""
-        corpus, asking = self.corpus.rows, self.asking.rows
+    def evaluate(self, order: IndexArray, sizes: tuple[int, ...], precision: str) -> QueryScores:
+        """Score the first ``sizes`` neurons of (n_neurons,) ``order``."""
+        corpus, queries = self.corpus.rows, self.queries.rows
         if precision != "float32":
             codec = Codec.learn(precision, corpus)
-            corpus, asking = stored(corpus, codec), stored(asking, codec)
-        found = self._find(corpus, asking, order, sizes)
-        scores = np.stack([self._score(one) for one in found])
+            corpus, queries = round_trip(corpus, codec), round_trip(queries, codec)
+        neighbours = self._nearest(corpus, queries, order, sizes)
+        scores = np.stack([self._score(of_size) for of_size in neighbours])
         return QueryScores(sizes, scores, self.scores_full)
 
     @property
-    def _n_found(self) -> int:
+    def _n_neighbours(self) -> int:
         return min(N_NEIGHBOURS, int(self.corpus.rows.shape[0]))
 
     @cached_property
-    def _found_by_whole(self) -> NDArray[np.int32]:
+    def _neighbours_full(self) -> NDArray[np.int32]:
+        """(n_queries, 10) neighbours among whole float32 vectors."""
         d = int(self.corpus.rows.shape[1])
-        found = self._find(self.corpus.rows, self.asking.rows, np.arange(d), (d,))
-        return np.asarray(found[0])
+        return np.asarray(self._nearest(self.corpus.rows, self.queries.rows, np.arange(d), (d,))[0])
 
-    def _find(
-        self, corpus: Rows, asking: Rows, order: IndexArray, sizes: tuple[int, ...]
+    def _nearest(
+        self, corpus: Rows, queries: Rows, order: IndexArray, sizes: tuple[int, ...]
     ) -> NDArray[np.int32]:
-        """(n_sizes, n_queries, 10) numbers of the vectors found, nearest first."""
-        names = np.arange(int(corpus.shape[0]), dtype=np.int32)
-        pool = Candidates(corpus, names, _read, "cosine")
-        queries = _read(asking, 0, int(asking.shape[0]))
+        """(n_sizes, n_queries, 10) row numbers of the nearest corpus vectors, nearest first."""
+        row_numbers = np.arange(int(corpus.shape[0]), dtype=np.int32)
+        candidates = CandidateRows(corpus, row_numbers, _read_float32, "cosine")
+        vectors = _read_float32(queries, 0, int(queries.shape[0]))
         # The products are small: a second thread spends its time waiting in a spin.
         with threadpool_limits(1, user_api="blas"):
-            return pool.nearest(queries, order, sizes, self._n_found)
+            return candidates.nearest(vectors, order, sizes, self._n_neighbours)
 
-    def _score(self, found: NDArray[np.int32]) -> FloatArray:
-        """(n_queries,) score of what each query found."""
+    def _score(self, neighbours: NDArray[np.int32]) -> FloatArray:
+        """(n_queries,) score of the (n_queries, 10) neighbours of each query."""
         if self.relevance == "labels":
-            hits = self.corpus.labels[found] == self.asking.labels[:, None]
-            per_class = np.bincount(self.corpus.labels, minlength=int(self.asking.labels.max()) + 1)
-            return _label_scores(hits, per_class[self.asking.labels], self.measure)
+            hits = self.corpus.labels[neighbours] == self.queries.labels[:, None]
+            n_classes = int(self.queries.labels.max()) + 1
+            per_class = np.bincount(self.corpus.labels, minlength=n_classes)
+            return _label_scores(hits, per_class[self.queries.labels], self.measure)
         if self.measure == "retrieval":
-            return ndcg(found, self._found_by_whole, graded(self._n_found))
-        return recall(found, self._found_by_whole)
+            return ndcg(neighbours, self._neighbours_full, graded_gains(self._n_neighbours))
+        return recall(neighbours, self._neighbours_full)
 
 
 @dataclass(frozen=True, eq=False)
-class SimilarityJudge:
-    """Judges by a similarity of subset and whole layer on the judged part, e.g. ``cka``."""
+class SimilarityEvaluator:
+    """Scores subsets by their similarity with the whole layer on held-out rows, e.g. ``cka``."""
 
     measure: str
-    judged: Part
+    held_out: LabelledRows
 
-    def judge(self, order: IndexArray, sizes: tuple[int, ...], precision: str) -> Similarities:
-        """Score the prefixes of (n_neurons,) ``order`` of the given lengths.
+    def evaluate(self, order: IndexArray, sizes: tuple[int, ...], precision: str) -> Similarities:
+        """Score the first ``sizes`` neurons of (n_neurons,) ``order``.
 
         Raises
         ------
-        CriticalMassError: for another precision than float32.
+        CriticalMassError: if the precision is not float32.
         """
         if precision != "float32":
             raise CriticalMassError(
-                f"measure={self.measure!r} compares float32 values, precision {precision!r} was "
-                "asked for; shrink by measure='retrieval' or a probe to judge it"
+                f"measure={self.measure!r} compares float32 values and cannot evaluate "
+                f"precision={precision!r}; shrink by measure='retrieval' or by a probe"
             )
-        task = SimilarityTask(self._whole, order[None], sizes)
-        found = get_similarity(self.measure)(task)
-        return Similarities(sizes, found.values[0], found.kept[0].astype(np.float64))
+        scores = get_similarity(self.measure)(SimilarityTask(self._layer, order[None], sizes))
+        return Similarities(sizes, scores.values[0], scores.bootstrap_values[0].astype(np.float64))
 
     @cached_property
-    def _whole(self) -> WholeLayer:
-        return WholeLayer(self.judged.rows)
+    def _layer(self) -> WholeLayer:
+        return WholeLayer(self.held_out.rows)
 
 
-def _label_scores(hits: NDArray[np.bool_], relevant: IndexArray, measure: str) -> FloatArray:
-    """Score hits (n_queries, k) where so many (n_queries,) vectors are relevant.
+def _label_scores(hits: NDArray[np.bool_], n_relevant: IndexArray, measure: str) -> FloatArray:
+    """Score (n_queries, k) hits, given the (n_queries,) numbers of relevant vectors.
 
-    Recall@10 counts what could be found in 10; a class with no stored vector scores 0.
+    Recall@10 divides by the number of relevant vectors that fit in 10. A query whose class has
+    no stored vector scores 0.
     """
     k = hits.shape[1]
-    possible = np.minimum(relevant, k)
+    possible = np.minimum(n_relevant, k)
     if measure == "retrieval":
         discounts = 1.0 / np.log2(np.arange(2.0, k + 2.0))
         ideal = np.concatenate([[0.0], np.cumsum(discounts)])[possible]
@@ -139,5 +143,5 @@ def _label_scores(hits: NDArray[np.bool_], relevant: IndexArray, measure: str) -
     return np.asarray(np.divide(gained, ideal, out=np.zeros(len(hits)), where=ideal > 0.0))
 
 
-def _read(rows: Rows, start: int, stop: int) -> Matrix:
+def _read_float32(rows: Rows, start: int, stop: int) -> Matrix:
     return np.ascontiguousarray(rows[start:stop], dtype=np.float32)

@@ -1,8 +1,9 @@
-"""``SlimModel``: a subset that was found safe, with its head, its promise and its record.
+"""``SlimModel``: the kept neurons of a layer with their codec, head, promise and record.
 
-A folder of plain files: ``manifest.json`` (what was kept, promised and measured), ``indices.npy``
-and ``indices.json`` (the kept neurons, ascending), the codec of the precision, the head's weights,
-``candidates.parquet`` (all that competed) and ``README.md``, the model card.
+Its folder holds plain files: ``manifest.json`` (the record: kept neurons, promise, measurements),
+``indices.npy`` and ``indices.json`` (the kept neurons, ascending), ``offset.npy`` and ``step.npy``
+(the codec), ``coef.npy``, ``intercept.npy`` and ``classes.npy`` (the head),
+``candidates.parquet`` (all candidates) and ``README.md`` (the model card).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from criticalmass.measures.probes.task import LinearHead
 from criticalmass.shrinking.codec import Codec, bytes_per_vector
 from criticalmass.storage.files import (
     MANIFEST,
-    checked,
+    checked_path,
     read_manifest,
     write_array,
     write_bytes,
@@ -38,15 +39,15 @@ CARD = "README.md"
 
 @dataclass(frozen=True, eq=False)
 class SlimModel:
-    """The smallest subset of a layer that is safe, ready to be used.
+    """The smallest subset of a layer that passed its tests.
 
     Attributes
     ----------
     indices: (n_kept,) the kept neurons of the layer, ascending.
-    codec: stores and reads the kept values, in the order of ``indices``.
-    head: the probe on the kept values, as certified; None where the measure trains none.
-    record: what was asked, kept, promised and measured, on what; JSON-able.
-    candidates: one row per selector x precision x size that competed.
+    codec: encodes and decodes the kept values, in the order of ``indices``.
+    head: the certified probe on the kept values; None if the measure trains none.
+    record: the arguments, kept neurons, promise, measurements and data; JSON-able.
+    candidates: one row per tested size of every selector and precision.
     """
 
     indices: NDArray[np.intp]
@@ -62,12 +63,12 @@ class SlimModel:
 
     @property
     def n_neurons(self) -> int:
-        """Width of the layer that they are taken from."""
+        """Width of the layer."""
         return int(self.record["n_neurons"])
 
     @property
     def precision(self) -> str:
-        """What a kept value is stored in."""
+        """Type that a kept value is stored in."""
         return self.codec.precision
 
     @property
@@ -81,7 +82,7 @@ class SlimModel:
         return tuple(self.record["class_names"])
 
     def transform(self, x: ArrayLike) -> NDArray[np.float32]:
-        """Keep the subset of whole vectors, as they read back from their storage.
+        """Return the kept values of whole vectors, encoded and decoded by the codec.
 
         Parameters
         ----------
@@ -93,7 +94,7 @@ class SlimModel:
 
         Raises
         ------
-        CriticalMassError: for another width.
+        CriticalMassError: if ``x`` has another width.
         """
         rows = np.asarray(x, dtype=np.float32)
         if rows.ndim != 2 or rows.shape[1] != self.n_neurons:
@@ -103,7 +104,7 @@ class SlimModel:
         return self.codec.decode(self.codec.encode(rows[:, self.indices]))
 
     def encode(self, x: ArrayLike) -> NDArray[Any]:
-        """Return what is stored of whole vectors: (n_samples, n_kept) codes, bits packed."""
+        """Return the stored codes of whole vectors: (n_samples, n_kept), bits packed."""
         rows = np.asarray(x, dtype=np.float32)
         return self.codec.encode(rows[:, self.indices])
 
@@ -116,25 +117,25 @@ class SlimModel:
         """
         if self.head is None:
             raise CriticalMassError(
-                f"a slim model for {self.record['measure']!r} has no head; shrink with "
-                "measure='logistic' for one"
+                f"a slim model for measure={self.record['measure']!r} has no head; shrink with "
+                "measure='logistic' to get one"
             )
-        kept = self.transform(x).astype(np.float64)
-        found: NDArray[np.float64] = kept @ self.head.coef.T + self.head.intercept
-        return found
+        values = self.transform(x).astype(np.float64)
+        logits: NDArray[np.float64] = values @ self.head.coef.T + self.head.intercept
+        return logits
 
     def predict(self, x: ArrayLike) -> NDArray[np.int64]:
-        """Return (n_samples,) class ids for whole vectors; raises as `scores` does."""
+        """Return (n_samples,) class ids of whole vectors; raises the same errors as `scores`."""
         scores = self.scores(x)
         assert self.head is not None
         return np.asarray(self.head.classes[np.argmax(scores, axis=1)])
 
     def save(self, path: str | os.PathLike[str], card: str) -> Path:
-        """Write the folder; the manifest comes last, so a half-written folder is none.
+        """Write the folder. The manifest is written last: a half-written folder has none.
 
         Parameters
         ----------
-        path: folder, made if need be; a slim model in it is replaced.
+        path: folder; created if needed. A slim model in it is replaced.
         card: text of the model card.
         """
         folder = Path(path)
@@ -148,17 +149,17 @@ class SlimModel:
         files["candidates"] = {"path": _CANDIDATES, "sha256": digest}
         write_json(folder / "indices.json", {"indices": self.indices.tolist()})
         write_bytes(folder / CARD, card.encode())
-        about = {"format": FORMAT, "format_version": FORMAT_VERSION}
-        write_manifest(folder, {**about, **self.record, "files": files})
+        header = {"format": FORMAT, "format_version": FORMAT_VERSION}
+        write_manifest(folder, {**header, **self.record, "files": files})
         return folder
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | SlimModel) -> SlimModel:
-        """Read a folder that `save` wrote; every file is compared with its digest.
+        """Read a folder that `save` wrote and compare every file with its digest.
 
         Raises
         ------
-        StoreError: no slim model there, a newer format, or a damaged file.
+        StoreError: if there is no slim model, its format is newer, or a file is damaged.
         """
         if isinstance(path, SlimModel):
             return path
@@ -166,22 +167,24 @@ class SlimModel:
         manifest = read_manifest(folder, FORMAT, FORMAT_VERSION, "slim model")
         files = manifest.get("files")
         if not isinstance(files, dict) or "indices" not in files or "candidates" not in files:
-            raise StoreError(f"{str(folder / MANIFEST)!r} lists no files; shrink again")
-        paths = {name: checked(folder, entry, verify=True) for name, entry in files.items()}
-        array = {
+            raise StoreError(
+                f"{str(folder / MANIFEST)!r} does not list its files; run shrink again"
+            )
+        paths = {name: checked_path(folder, entry, verify=True) for name, entry in files.items()}
+        arrays = {
             name: np.load(paths[name], allow_pickle=False) for name in _ARRAYS if name in paths
         }
         head = None
-        if "coef" in array:
-            head = LinearHead(array["coef"], array["intercept"], array["classes"])
-        codec = Codec(str(manifest["precision"]), array["offset"], array["step"])
+        if "coef" in arrays:
+            head = LinearHead(arrays["coef"], arrays["intercept"], arrays["classes"])
+        codec = Codec(str(manifest["precision"]), arrays["offset"], arrays["step"])
         record = {
             name: value
             for name, value in manifest.items()
             if name not in ("format", "format_version", "files")
         }
         candidates = pd.read_parquet(paths["candidates"])
-        return cls(array["indices"].astype(np.intp), codec, head, record, candidates)
+        return cls(arrays["indices"].astype(np.intp), codec, head, record, candidates)
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = {

@@ -1,9 +1,9 @@
-"""Seals: digests by which a folder's manifest, table and files are known to be what was written.
+"""SHA-256 digests by which damage of a folder's manifest, table and files is noticed.
 
-A manifest carries the digest of its own content. The table of a run carries, in the metadata of
-its Parquet file, the digest of its values and those of the files that it names; table and digests
-are one file, so no moment exists at which they disagree. What was written before there were seals
-has none and is read as it is.
+A manifest contains the digest of its own content. The table of a run contains, in the metadata of
+its Parquet file, the digest of its rows and the digests of the files that its rows name. Table and
+digests are one file, so they cannot disagree after an interruption. Manifests and tables without
+a digest, from before digests were written, are read without a check.
 """
 
 from __future__ import annotations
@@ -21,103 +21,109 @@ import pandas as pd
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SEAL = "seal"
-_METADATA = b"criticalmass"
+#: Key of the digest in a manifest.
+DIGEST_KEY = "seal"
+_METADATA_KEY = b"criticalmass"
 
 
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Add its seal to the content of a manifest; a seal that is there is made anew.
+def with_digest(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a manifest with its digest; an earlier digest is replaced.
 
     Parameters
     ----------
     content: JSON-able.
     """
-    plain = {key: value for key, value in content.items() if key != SEAL}
-    return {**plain, SEAL: _digest(plain)}
+    plain = {key: value for key, value in content.items() if key != DIGEST_KEY}
+    return {**plain, DIGEST_KEY: _json_digest(plain)}
 
 
-def opened(content: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Take the seal off a manifest; None if the content is not what was sealed."""
-    plain = {key: value for key, value in content.items() if key != SEAL}
-    return plain if content.get(SEAL, _digest(plain)) == _digest(plain) else None
+def verified(content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a manifest without its digest, or None if the digest is not that of the content."""
+    plain = {key: value for key, value in content.items() if key != DIGEST_KEY}
+    return plain if content.get(DIGEST_KEY, _json_digest(plain)) == _json_digest(plain) else None
 
 
-def _digest(content: Mapping[str, Any]) -> str:
+def _json_digest(content: Mapping[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def seal_table(table: pd.DataFrame, files: Mapping[str, str]) -> pa.Table:
-    """Make what is written as Parquet of a table.
+def table_with_digest(table: pd.DataFrame, files: Mapping[str, str]) -> pa.Table:
+    """Convert a table to Arrow, with the digests of its rows and files in the metadata.
 
     Parameters
     ----------
     table: the rows.
-    files: path inside the folder -> SHA-256 in hex, of the files that belong to the rows.
+    files: path inside the folder -> SHA-256 in hex, for the files that belong to the rows.
     """
     import pyarrow as pa
 
-    made = pa.Table.from_pandas(table, preserve_index=False)
-    told = json.dumps({"rows": _rows_digest(table), "files": dict(files)}).encode()
-    return made.replace_schema_metadata({**(made.schema.metadata or {}), _METADATA: told})
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    digests = json.dumps({"rows": _rows_digest(table), "files": dict(files)}).encode()
+    return arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), _METADATA_KEY: digests})
 
 
-def is_sealed(table: pd.DataFrame, metadata: Mapping[bytes, bytes] | None) -> bool:
-    """Whether the rows read are those that were sealed; yes if there is no seal."""
-    told = _told(metadata)
-    return "rows" not in told or told["rows"] == _rows_digest(table)
+def is_table_intact(table: pd.DataFrame, metadata: Mapping[bytes, bytes] | None) -> bool:
+    """Return whether the rows have the digest in the metadata; True if there is none."""
+    digests = _read_metadata(metadata)
+    return "rows" not in digests or digests["rows"] == _rows_digest(table)
 
 
-def sealed_files(path: Path) -> Mapping[str, str]:
-    """Return the digests that a table file holds: path inside the folder -> SHA-256.
+def file_digests(path: Path) -> Mapping[str, str]:
+    """Return the digests in a table file: path inside the folder -> SHA-256.
 
-    Empty if there is no table yet, or one from before there were seals.
+    The result is empty if the table does not exist or has no digests.
     """
     try:
         stat = path.stat()
     except FileNotFoundError:
         return {}
-    return _files_of(path, stat.st_mtime_ns, stat.st_ino)
+    return _cached_file_digests(path, stat.st_mtime_ns, stat.st_ino)
 
 
 @lru_cache(maxsize=32)
-def _files_of(path: Path, changed: int, inode: int) -> Mapping[str, str]:
-    """Read them once for each content of the path: ``changed`` and ``inode`` tell which."""
+def _cached_file_digests(path: Path, changed: int, inode: int) -> Mapping[str, str]:
+    """Read the digests once per content of the path, which ``changed`` and ``inode`` identify."""
     import pyarrow.parquet as pq
 
-    files = _told(pq.read_schema(path).metadata).get("files", {})
+    files = _read_metadata(pq.read_schema(path).metadata).get("files", {})
     return files if isinstance(files, dict) else {}
 
 
-def is_intact(path: Path, digest: str) -> bool:
-    """Whether a file's content has this SHA-256; read once for as long as it does not change."""
-    stat = path.stat()
-    return _file_digest(path, stat.st_mtime_ns, stat.st_size, stat.st_ino) == digest
-
-
-@lru_cache(maxsize=4096)
-def _file_digest(path: Path, changed: int, size: int, inode: int) -> str:
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _told(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
-    text = (metadata or {}).get(_METADATA)
+def is_intact(path: Path, digest: str) -> bool:
+    """Return whether a file has this SHA-256; an unchanged file is read only once."""
+    stat = path.stat()
+    return _cached_digest(path, stat.st_mtime_ns, stat.st_size, stat.st_ino) == digest
+
+
+@lru_cache(maxsize=4096)
+def _cached_digest(path: Path, changed: int, size: int, inode: int) -> str:
+    return file_digest(path)
+
+
+def _read_metadata(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
+    text = (metadata or {}).get(_METADATA_KEY)
     try:
-        told = {} if text is None else json.loads(text)
+        digests = {} if text is None else json.loads(text)
     except ValueError:
         return {"rows": "not readable"}
-    return told if isinstance(told, dict) else {"rows": "not readable"}
+    return digests if isinstance(digests, dict) else {"rows": "not readable"}
 
 
 def _rows_digest(table: pd.DataFrame) -> str:
-    """Digest the values of a table, column by column, whatever memory they lie in."""
+    """Return the digest of a table's values, column by column, independent of their memory."""
     digest = hashlib.sha256()
     for name in table.columns:
         column = table[name]
         digest.update(f"\n{name}\n".encode())
-        gone = column.isna().to_numpy()
-        digest.update(np.packbits(gone).tobytes())
+        is_missing = column.isna().to_numpy()
+        digest.update(np.packbits(is_missing).tobytes())
         if pd.api.types.is_numeric_dtype(column.dtype):
             kind = np.int64 if pd.api.types.is_integer_dtype(column.dtype) else np.float64
             digest.update(column.fillna(0).to_numpy(dtype=kind).tobytes())

@@ -1,4 +1,4 @@
-"""The feature store: representations on disk, in memory-mapped and checksummed shards."""
+"""The feature store: representations on disk, in memory-mapped shards with digests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import StoreError, unknown_name
-from criticalmass.storage.files import checked, file_digest, read_manifest
-from criticalmass.storage.linked_features import LinkedRows, changed, open_linked
+from criticalmass.storage.digests import file_digest
+from criticalmass.storage.files import checked_path, read_manifest
+from criticalmass.storage.linked_features import LinkedRows, link_changed_error, open_linked
+
+#: Class names of a dataset without labels.
+UNLABELLED = ("unlabelled",)
 
 
 @dataclass(frozen=True)
@@ -23,21 +28,20 @@ class Features:
 
     Attributes
     ----------
-    shards: memory-mapped arrays, each (rows, n_neurons), in the order of the samples; of
-        vectors that were imported without a copy, rows of the mapped file.
-    scale: (n_neurons,) float32, by which columns are multiplied when they are read, or None.
-    origin: path of the store, split and layer, by which features travel to other processes.
+    shards: memory-mapped arrays, each (n_rows, n_neurons), in the order of the samples; for
+        linked vectors, rows of the mapped file.
+    scale: (n_neurons,) float32 factors of the columns, applied on access; or None.
+    origin: path of the store, split and layer; other processes open the features from these.
     """
 
     shards: tuple[NDArray[Any] | LinkedRows, ...]
     scale: NDArray[np.float32] | None = None
     origin: tuple[str, str, str] | None = field(default=None, repr=False, compare=False)
-    _starts: NDArray[np.intp] = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        """Note at which row each shard starts."""
-        starts = np.cumsum([0, *(len(shard) for shard in self.shards)]).astype(np.intp)
-        object.__setattr__(self, "_starts", starts)
+    @cached_property
+    def _starts(self) -> NDArray[np.intp]:
+        """(n_shards + 1,) first row of each shard, and the number of rows."""
+        return np.cumsum([0, *(len(shard) for shard in self.shards)]).astype(np.intp)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -46,20 +50,20 @@ class Features:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of what is read: as stored, float32 or float16; scaled, float32."""
+        """Type of the values on access: float32 if scaled, otherwise as stored."""
         return self.shards[0].dtype if self.scale is None else self.scale.dtype
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel as the place where they are, not as what they hold."""
+        """Pickle as the path of the store if it is known, otherwise as arrays."""
         if self.origin is None:
             return Features, (tuple(np.asarray(shard) for shard in self.shards), self.scale)
-        return _features_at, self.origin
+        return _open_features, self.origin
 
     def __getitem__(self, key: slice | NDArray[Any] | list[int]) -> NDArray[Any]:
-        """Read rows: a slice, an array of row numbers, or a boolean mask; -> (rows, n_neurons)."""
+        """Read the rows of a slice, row numbers or a boolean mask; -> (n_rows, n_neurons)."""
         if isinstance(key, slice):
             start, stop, step = key.indices(len(self))
             if step == 1:
@@ -67,10 +71,13 @@ class Features:
             return self._scaled(self._gather(np.arange(start, stop, step)))
         rows = np.asarray(key)
         if rows.ndim != 1:
-            raise StoreError(f"rows must be a slice or a 1-D array, got the shape {rows.shape}")
+            raise StoreError(f"rows have the shape {rows.shape}; give a slice or a 1-D array")
         if rows.dtype == np.bool_:
             if len(rows) != len(self):
-                raise StoreError(f"a mask of {len(rows)} rows does not fit {len(self)} samples")
+                raise StoreError(
+                    f"a mask of {len(rows)} rows does not fit {len(self)} samples; give one bool "
+                    "per sample"
+                )
             rows = np.flatnonzero(rows)
         return self._scaled(self._gather(rows.astype(np.intp)))
 
@@ -90,19 +97,22 @@ class Features:
     def _gather(self, rows: NDArray[np.intp]) -> NDArray[Any]:
         rows = np.where(rows < 0, rows + len(self), rows)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
-            raise StoreError(f"a row number is outside the {len(self)} samples of the split")
+            raise StoreError(
+                f"a row number is outside the {len(self)} samples of the split; give row "
+                f"numbers below {len(self)}"
+            )
         out = np.empty((len(rows), self.shape[1]), dtype=self.shards[0].dtype)
-        owner = np.searchsorted(self._starts, rows, side="right") - 1
-        for index in np.unique(owner):
-            mine = owner == index
-            out[mine] = self.shards[index][rows[mine] - self._starts[index]]
+        shard_of_row = np.searchsorted(self._starts, rows, side="right") - 1
+        for index in np.unique(shard_of_row):
+            in_shard = shard_of_row == index
+            out[in_shard] = self.shards[index][rows[in_shard] - self._starts[index]]
         return out
 
     def array(self) -> NDArray[Any]:
-        """Return all rows, (n_samples, n_neurons): the memory-map if there is but one shard."""
-        only = self.shards[0]
-        if len(self.shards) == 1 and isinstance(only, np.ndarray):
-            return self._scaled(only)
+        """Return all rows, (n_samples, n_neurons); a single shard is returned as its memory map."""
+        first = self.shards[0]
+        if len(self.shards) == 1 and isinstance(first, np.ndarray):
+            return self._scaled(first)
         return self._scaled(self._block(0, len(self)))
 
     def chunks(self, rows: int = 4096) -> Iterator[NDArray[Any]]:
@@ -115,7 +125,7 @@ class Features:
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """A finished extraction: representations, labels and the manifest that says what they are.
+    """A finished extraction: representations, labels and the manifest that describes them.
 
     Attributes
     ----------
@@ -132,12 +142,13 @@ class FeatureStore:
 
         Parameters
         ----------
-        path: the folder, or a store (returned as it is).
+        path: the folder, or a store, which is returned.
         verify: compare each file with its digest in the manifest.
 
         Raises
         ------
-        StoreError: no store there, unfinished, damaged (the file is named), or a newer format.
+        StoreError: if there is no store, it is unfinished, a file is damaged, or its format is
+            newer.
         """
         if isinstance(path, FeatureStore):
             return path
@@ -146,38 +157,38 @@ class FeatureStore:
         if not manifest.get("complete"):
             raise StoreError(
                 f"the extraction in {str(folder)!r} is unfinished; "
-                "run the same extract again and it continues where it stopped"
+                "run the same extract again to continue it"
             )
         store = cls(folder, manifest)
         store._check_files(verify)
         return store
 
     def _check_files(self, verify: bool) -> None:
-        # The splits of an import without a copy share one file.
-        known: dict[str, bool] = {}
+        # The splits of a linked store share one file, which is read once.
+        checks: dict[str, bool] = {}
         try:
             for split in self.manifest["splits"].values():
-                checked(self.path, split["labels"], verify=verify)
-                checked(self.path, split["ids"], verify=verify)
+                checked_path(self.path, split["labels"], verify=verify)
+                checked_path(self.path, split["ids"], verify=verify)
             for layer in self.manifest["layers"].values():
                 if "norm_split" in layer:
-                    checked(self.path, layer["norms"], verify=verify)
+                    checked_path(self.path, layer["norms"], verify=verify)
                 for split in self.splits:
                     for entry in layer["shards"][split]:
-                        self._check_shard(entry, verify, known)
+                        self._check_shard(entry, verify, checks)
         except (KeyError, TypeError, AttributeError) as error:
             raise StoreError(
                 f"the manifest of {str(self.path)!r} lacks {error}; extract it again"
             ) from error
 
-    def _check_shard(self, entry: dict[str, Any], verify: bool, known: dict[str, bool]) -> None:
+    def _check_shard(self, entry: dict[str, Any], verify: bool, checks: dict[str, bool]) -> None:
         if "linked" not in entry:
-            checked(self.path, entry, verify=verify)
+            checked_path(self.path, entry, verify=verify)
             return
-        checked(self.path, entry["index"], verify=verify)
-        path = checked(self.path, entry, verify=False)
-        if verify and not _once(known, entry, path):
-            raise changed(self.path, entry)
+        checked_path(self.path, entry["index"], verify=verify)
+        path = checked_path(self.path, entry, verify=False)
+        if verify and not _is_intact(checks, entry, path):
+            raise link_changed_error(self.path, entry)
 
     @property
     def model(self) -> str:
@@ -209,8 +220,8 @@ class FeatureStore:
 
         Raises
         ------
-        CriticalMassError: no such split or layer.
-        StoreError: a shard is missing or has another shape than the manifest says.
+        CriticalMassError: if there is no such split or layer.
+        StoreError: if a shard is missing or its shape differs from the manifest.
         """
         entries = self._layer(layer)["shards"][self._split(split)]
         width = int(self._layer(layer)["shape"][0])
@@ -219,44 +230,46 @@ class FeatureStore:
             if "linked" in entry:
                 shards.append(open_linked(self.path, entry, width))
                 continue
-            path = checked(self.path, entry, verify=False)
+            path = checked_path(self.path, entry, verify=False)
             shards.append(_open_shard(path, (int(entry["rows"]), width)))
         origin = (str(self.path.resolve()), split, layer)
         return Features(tuple(shards), self._scale(layer), origin)
 
     def _scale(self, layer: str) -> NDArray[np.float32] | None:
-        """Read what makes each column's norm 1; a column of zeros stays one."""
+        """Return the factors that scale each column to norm 1; a column of zeros is kept."""
         entry = self._layer(layer)
         if "norm_split" not in entry:
             return None
-        norms = np.load(checked(self.path, entry["norms"], verify=False), allow_pickle=False)
+        norms = np.load(checked_path(self.path, entry["norms"], verify=False), allow_pickle=False)
         return (1.0 / np.where(norms > 0.0, norms, 1.0)).astype(np.float32)
 
     def labels(self, split: str) -> NDArray[np.int64]:
-        """Read the class of each sample of a split, (n_samples,)."""
+        """Return the class id of each sample of a split, (n_samples,)."""
         entry = self.manifest["splits"][self._split(split)]["labels"]
-        path = checked(self.path, entry, verify=False)
+        path = checked_path(self.path, entry, verify=False)
         return np.asarray(np.load(path, allow_pickle=False), dtype=np.int64)
 
     def sample_ids(self, split: str) -> tuple[str, ...]:
-        """Read the name of each sample of a split."""
+        """Return the name of each sample of a split."""
         entry = self.manifest["splits"][self._split(split)]["ids"]
-        path = checked(self.path, entry, verify=False)
+        path = checked_path(self.path, entry, verify=False)
         return tuple(json.loads(path.read_text(encoding="utf-8")))
 
     def digest(self, layer: str = "penultimate") -> str:
-        """Digest a layer's content (all splits, with labels), in hex."""
+        """Return the digest of a layer's content (all splits, with labels), in hex.
+
+        Linked and copied features of equal content have equal digests.
+        """
         shards = self._layer(layer)["shards"]
-        parts = [
+        content = [
             [
                 split,
-                # What shards of a copy would have: how features came in is not what they are.
                 [digest for e in shards[split] for digest in e.get("as_shards", [e["sha256"]])],
-                labels["labels"]["sha256"],
+                info["labels"]["sha256"],
             ]
-            for split, labels in self.manifest["splits"].items()
+            for split, info in self.manifest["splits"].items()
         ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def _layer(self, layer: str) -> dict[str, Any]:
         if layer not in self.layers:
@@ -270,16 +283,16 @@ class FeatureStore:
         return split
 
 
-def _features_at(path: str, split: str, layer: str) -> Features:
-    """Open features that another process has verified."""
+def _open_features(path: str, split: str, layer: str) -> Features:
+    """Open features without a check, because another process has verified them."""
     return FeatureStore.open(path, verify=False).features(split, layer)
 
 
-def _once(known: dict[str, bool], entry: dict[str, Any], path: Path) -> bool:
-    """Compare a shared file with its digest, the first time that it is met."""
-    if entry["path"] not in known:
-        known[entry["path"]] = file_digest(path) == entry["sha256"]
-    return known[entry["path"]]
+def _is_intact(checks: dict[str, bool], entry: dict[str, Any], path: Path) -> bool:
+    """Return whether a shared file has its digest; ``checks`` has the results by path."""
+    if entry["path"] not in checks:
+        checks[entry["path"]] = file_digest(path) == entry["sha256"]
+    return checks[entry["path"]]
 
 
 def _open_shard(path: Path, shape: tuple[int, int]) -> NDArray[Any]:
@@ -289,10 +302,7 @@ def _open_shard(path: Path, shape: tuple[int, int]) -> NDArray[Any]:
         raise StoreError(f"{str(path)!r} cannot be read ({error}); extract it again") from error
     if shard.shape != shape or shard.dtype not in (np.dtype("float32"), np.dtype("float16")):
         raise StoreError(
-            f"{str(path)!r} holds {shard.dtype} {shard.shape}, its manifest says {shape}; "
+            f"{str(path)!r} holds {shard.dtype} {shard.shape} but its manifest says {shape}; "
             "extract it again"
         )
     return np.asarray(shard) if shard.size == 0 else shard
-
-
-UNLABELLED = ("unlabelled",)

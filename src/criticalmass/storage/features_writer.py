@@ -1,42 +1,41 @@
-"""The one writer of feature stores: shard by shard, so that an interrupted work continues."""
+"""The writer of feature stores. It writes shard by shard and continues interrupted stores."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.core.progress import notice
+from criticalmass.core.progress import warn_user
 from criticalmass.errors import CriticalMassError, StoreError
+from criticalmass.storage.digests import file_digest
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.files import (
     FORMAT,
     MANIFEST,
     PLAIN_VERSION,
-    file_digest,
-    inside,
     read_manifest,
+    resolve_inside,
     write_array,
     write_json,
     write_manifest,
 )
 
-SHARD_ROWS = 8192
-_ROWS = 1024
+_CHUNK_ROWS = 1024
 
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """What stands beside the features of one split.
+    """Labels and names of the samples of one split.
 
     Attributes
     ----------
-    labels: (n_samples,) class numbers.
-    ids: the name of each sample.
+    labels: (n_samples,) class ids.
+    ids: (n_samples,) names.
     """
 
     labels: NDArray[np.int64]
@@ -45,7 +44,7 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Rows ``start`` to ``stop`` (exclusive) of a split, the shard with number ``index``."""
+    """A shard to write: number ``index`` of a split, rows ``start`` to ``stop`` (exclusive)."""
 
     split: str
     index: int
@@ -53,42 +52,48 @@ class ShardPlan:
     stop: int
 
 
-def differences(
+def describe_differences(
     old: Mapping[str, Any], new: Mapping[str, Any], ignore: Sequence[str] = ()
 ) -> list[str]:
-    """Word what differs between two requests (nested mappings), one phrase per entry.
+    """Describe how two requests (nested mappings) differ, one phrase per entry.
 
     Parameters
     ----------
-    old, new: JSON-able mappings.
+    old, new: JSON-able mappings: the request in the folder and the new one.
     ignore: dotted names that may differ.
     """
-    found: list[str] = []
+    phrases: list[str] = []
     for key in dict.fromkeys([*old, *new]):
-        below = [name.partition(".")[2] for name in ignore if name.startswith(f"{key}.")]
+        inner_ignore = [name.partition(".")[2] for name in ignore if name.startswith(f"{key}.")]
         before, after = old.get(key), new.get(key)
         if key in ignore or before == after:
             continue
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += [f"{key} {text}" for text in differences(before, after, below)]
+            inner = describe_differences(before, after, inner_ignore)
+            phrases += [f"{key} {phrase}" for phrase in inner]
         else:
-            found.append(f"{key} is {_short(before)} there, {_short(after)} asked")
-    return found
+            phrases.append(
+                f"{key} is {_shortened(before)} in the folder but {_shortened(after)} was requested"
+            )
+    return phrases
 
 
-def _short(value: object) -> str:
+def _shortened(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:18]}...{text[-18:]}"
 
 
 class StoreWriter:
-    """Writes one feature store; made by :meth:`begin`.
+    """Writes one feature store; created by :meth:`begin`.
 
     Attributes
     ----------
+    shard_rows: default number of rows of a shard.
     path: the folder.
-    manifest: what ``manifest.json`` holds; rewritten after each shard.
+    manifest: content of ``manifest.json``, which is written after each shard.
     """
+
+    shard_rows: ClassVar[int] = 8192
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
@@ -103,33 +108,36 @@ class StoreWriter:
         *,
         shard_rows: int | None = None,
     ) -> StoreWriter:
-        """Start a store, or take up an interrupted one of the same request.
+        """Start a store, or continue an interrupted one of the same request.
 
         Parameters
         ----------
-        out: the folder; made if it is missing.
+        out: the folder; created if needed.
         header: ``model``, ``dataset``, ``layers`` (name -> ``dtype``, ``shape`` of one row, and
-            what else is known of it), ``engine`` and ``versions``; all must be equal to continue.
+            other entries), ``engine`` and ``versions``. A store continues only if all are equal.
         splits: labels and sample names.
-        shard_rows: rows a shard; ``SHARD_ROWS`` if None.
+        shard_rows: rows of a shard; None for the class's default.
 
         Raises
         ------
-        StoreError: the folder holds another request (it is named what differs), or other files.
+        StoreError: if the folder holds another request's features (the error lists what differs),
+            or other files.
         """
         path = Path(out)
-        shard_rows = shard_rows or SHARD_ROWS
+        shard_rows = shard_rows or cls.shard_rows
         if (path / MANIFEST).is_file():
             manifest = read_manifest(path)
-            wanted = {**header, "shard_rows": shard_rows}
-            found = differences(request_of(manifest), wanted)
-            if found:
-                raise different_request(path, found)
+            request = {**header, "shard_rows": shard_rows}
+            differences = describe_differences(recorded_request(manifest), request)
+            if differences:
+                raise different_request_error(path, differences)
             writer = cls(path, manifest)
             writer._forget_damaged(splits)
             return writer
-        if path.exists() and not (path.is_dir() and _is_free(path)):
-            raise StoreError(f"{str(path)!r} exists and is no feature store; name another folder")
+        if path.exists() and not (path.is_dir() and _is_startable(path)):
+            raise StoreError(
+                f"{str(path)!r} exists and is not a feature store; name another folder"
+            )
         manifest = {
             "format": FORMAT,
             "format_version": PLAIN_VERSION,
@@ -149,7 +157,7 @@ class StoreWriter:
         return writer
 
     def _write_split(self, split: str, info: SplitInfo) -> None:
-        labels, ids = f"labels/{_plain(split)}.npy", f"ids/{_plain(split)}.json"
+        labels, ids = f"labels/{_file_name(split)}.npy", f"ids/{_file_name(split)}.json"
         self.manifest["splits"][split] = {
             "n_samples": len(info.labels),
             "labels": {
@@ -160,48 +168,57 @@ class StoreWriter:
         }
 
     def _forget_damaged(self, splits: Mapping[str, SplitInfo]) -> None:
-        """Drop every file that is gone or changed from the manifest, to be made again."""
+        """Remove missing and damaged files from the manifest, so that they are written again.
+
+        Labels and sample names are written at once.
+        """
         for name, info in splits.items():
             entry = self.manifest["splits"][name]
-            if not (self._is_whole(entry["labels"]) and self._is_whole(entry["ids"])):
+            if not (self._is_intact(entry["labels"]) and self._is_intact(entry["ids"])):
                 self._write_split(name, info)
         for layer in self.manifest["layers"].values():
-            if "norms" in layer and not self._is_whole(layer["norms"]):
+            if "norms" in layer and not self._is_intact(layer["norms"]):
                 self.manifest["complete"] = False
                 del layer["norms"]
             for entries in layer["shards"].values():
-                whole = [self._is_whole(entry) for entry in entries]
-                if not all(whole):
+                are_intact = [self._is_intact(entry) for entry in entries]
+                if not all(are_intact):
                     self.manifest["complete"] = False
-                    del entries[whole.index(False) :]
+                    del entries[are_intact.index(False) :]
         self._save()
 
-    def _is_whole(self, entry: Mapping[str, Any]) -> bool:
-        path = inside(self.path, entry["path"])
+    def _is_intact(self, entry: Mapping[str, Any]) -> bool:
+        path = resolve_inside(self.path, entry["path"])
         if path.is_file() and file_digest(path) == entry["sha256"]:
             return True
-        notice(f"{str(path)!r} is missing or damaged and is made again")
+        warn_user(f"{str(path)!r} is missing or damaged and is written again")
         return False
 
     def missing(self) -> Iterator[ShardPlan]:
-        """Yield the shards that are still to be written, in order."""
-        rows = int(self.manifest["shard_rows"])
+        """Yield the missing shards, in order."""
+        rows, layers = int(self.manifest["shard_rows"]), self.manifest["layers"].values()
         for split, info in self.manifest["splits"].items():
-            done = min(len(layer["shards"][split]) for layer in self.manifest["layers"].values())
+            n_written = min(len(layer["shards"][split]) for layer in layers)
             starts = range(0, max(1, int(info["n_samples"])), rows)
-            for index in range(done, len(starts)):
+            for index in range(n_written, len(starts)):
                 start = starts[index]
                 yield ShardPlan(split, index, start, min(start + rows, int(info["n_samples"])))
 
     def put(self, plan: ShardPlan, features: Mapping[str, NDArray[Any]]) -> None:
-        """Write one shard of every layer, each array (plan's rows, n_neurons).
+        """Write one shard of every layer.
+
+        Parameters
+        ----------
+        plan: the shard.
+        features: layer -> (rows of the shard, n_neurons).
 
         Raises
         ------
-        StoreError: a value that is not finite, or a shape other than the earlier shards'.
+        CriticalMassError: if a value is not finite.
+        StoreError: if an array has another shape than the layer.
         """
         for name, layer in self.manifest["layers"].items():
-            # float16 ends at 65504: look for values that left it only after the cast.
+            # The largest float16 is 65504: larger values are noticed after the cast.
             with np.errstate(over="ignore"):
                 array = np.ascontiguousarray(features[name], layer["dtype"])
             _require_finite(array, name, plan)
@@ -211,7 +228,7 @@ class StoreWriter:
                     f"layer {name!r} gave {array.shape} for rows {plan.start} to {plan.stop}, "
                     f"expected {(plan.stop - plan.start, width)}"
                 )
-            path = f"features/{_plain(name)}/{_plain(plan.split)}-{plan.index:05d}.npy"
+            path = f"features/{_file_name(name)}/{_file_name(plan.split)}-{plan.index:05d}.npy"
             digest = write_array(self.path / path, array)
             entries = layer["shards"][plan.split]
             entries[plan.index :] = [{"path": path, "rows": len(array), "sha256": digest}]
@@ -220,7 +237,7 @@ class StoreWriter:
     def finish(self) -> FeatureStore:
         """Mark the store complete and open it."""
         if next(self.missing(), None) is not None:
-            raise StoreError(f"{str(self.path)!r} still lacks shards; put them before finish")
+            raise StoreError(f"{str(self.path)!r} lacks shards; write them before finish")
         for name, layer in self.manifest["layers"].items():
             if "norm_split" in layer and "norms" not in layer:
                 layer["norms"] = self._write_norms(name, layer)
@@ -233,28 +250,36 @@ class StoreWriter:
         """Write the L2 norm of each column over a split, (n_neurons,) float64."""
         squares = np.zeros(int(layer["shape"][0]))
         for entry in layer["shards"][layer["norm_split"]]:
-            shard = np.load(inside(self.path, entry["path"]), mmap_mode="r", allow_pickle=False)
-            for start in range(0, len(shard), _ROWS):
-                rows = shard[start : start + _ROWS].astype(np.float64)
+            shard = np.load(
+                resolve_inside(self.path, entry["path"]), mmap_mode="r", allow_pickle=False
+            )
+            for start in range(0, len(shard), _CHUNK_ROWS):
+                rows = shard[start : start + _CHUNK_ROWS].astype(np.float64)
                 squares += np.einsum("ij,ij->j", rows, rows)
-        path = f"norms/{_plain(name)}.npy"
+        path = f"norms/{_file_name(name)}.npy"
         return {"path": path, "sha256": write_array(self.path / path, np.sqrt(squares))}
 
     def _save(self) -> None:
         write_manifest(self.path, self.manifest)
 
 
-def _is_free(folder: Path) -> bool:
-    """Whether a folder is empty, or holds only what a writer killed before its manifest left."""
-    known = ("labels/*.npy", "ids/*.json", "labels/.*.part", "ids/.*.part", f".{MANIFEST}.*.part")
+def _is_startable(folder: Path) -> bool:
+    """Return whether a folder is empty, or has only files written before a first manifest."""
+    patterns = (
+        "labels/*.npy",
+        "ids/*.json",
+        "labels/.*.part",
+        "ids/.*.part",
+        f".{MANIFEST}.*.part",
+    )
     files = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
-    return all(any(path.match(pattern) for pattern in known) for path in files)
+    return all(any(path.match(pattern) for pattern in patterns) for path in files)
 
 
-def request_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Take from a manifest what :meth:`StoreWriter.begin` was asked for."""
-    kept = ("model", "dataset", "engine", "versions", "shard_rows")
-    request = {key: manifest[key] for key in kept if key in manifest}
+def recorded_request(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the request of a manifest: the arguments of :meth:`StoreWriter.begin`."""
+    keys = ("model", "dataset", "engine", "versions", "shard_rows")
+    request = {key: manifest[key] for key in keys if key in manifest}
     request["layers"] = {
         name: {key: value for key, value in entry.items() if key not in ("shards", "norms")}
         for name, entry in manifest["layers"].items()
@@ -262,28 +287,29 @@ def request_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return request
 
 
-def different_request(path: Path, found: Sequence[str]) -> StoreError:
-    """Word the error for a folder that holds another request's features."""
+def different_request_error(path: Path, differences: Sequence[str]) -> StoreError:
+    """Return the error for a folder that holds another request's features."""
     return StoreError(
-        f"{str(path)!r} holds another request's features: {'; '.join(found)}; "
+        f"{str(path)!r} holds another request's features: {'; '.join(differences)}; "
         "name another folder or delete this one"
     )
 
 
-def _plain(name: str) -> str:
-    """Make a name fit for a file: a layer's name may hold any character."""
+def _file_name(name: str) -> str:
+    """Return a file name for a layer or split, whose name may contain any character."""
     if all(letter.isalnum() or letter in "._-" for letter in name) and name.strip("."):
         return name
     return "x" + name.encode().hex()
 
 
 def _require_finite(array: NDArray[Any], layer: str, plan: ShardPlan) -> None:
-    # A sum is finite unless some value is not (or the sum overflows, then look at each).
+    # If the sum is finite, so are all values. If it is not, check each: it may have overflowed.
     if np.isfinite(array.sum(dtype=np.float64)):
         return
-    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-    if bad.size:
+    rows = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if rows.size:
+        cure = "use dtype='float32'" if array.dtype == np.float16 else "check this sample"
         raise CriticalMassError(
-            f"layer {layer!r} is not finite for {bad.size} samples of split {plan.split!r}, "
-            f"first in row {plan.start + int(bad[0])}"
+            f"layer {layer!r} is not finite for {rows.size} samples of split {plan.split!r}, "
+            f"first in row {plan.start + int(rows[0])}; {cure}"
         )

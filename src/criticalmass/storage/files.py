@@ -1,4 +1,4 @@
-"""Files of a feature store: atomic writes, digests, and the guard on a manifest's paths."""
+"""Files of a folder with a manifest: atomic writes, digests, and paths that stay in the folder."""
 
 from __future__ import annotations
 
@@ -17,36 +17,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import StoreError
-from criticalmass.storage.digests import opened, sealed
+from criticalmass.storage.digests import file_digest, verified, with_digest
 
 MANIFEST = "manifest.json"
 FORMAT = "criticalmass-features"
 FORMAT_VERSION = 2
 """The newest version that is read."""
 PLAIN_VERSION, LINKED_VERSION = 1, 2
-"""What is written: stores of shards alone stay readable to older versions of the package."""
+"""The versions that are written. Stores of shards only stay readable by older versions."""
 
 
-def scratch_beside(path: Path, ending: str = "part") -> Path:
-    """Name the temporary place beside a file or folder that is about to be written.
+def scratch_path(path: Path, ending: str = "part") -> Path:
+    """Return the temporary path beside a file or folder that is to be written.
 
-    What processes that died left of the same file is removed.
+    Temporary files of the same path are removed if their process has died.
 
     Raises
     ------
-    StoreError: the place has no name, as "/" and ".".
+    StoreError: if the path has no name, like "/" and ".".
     """
     if not path.name:
-        raise StoreError(f"{str(path)!r} is no name of a file or folder that could be written")
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.{ending}"):
-        pid = left.name.removesuffix(f".{ending}").rpartition(".")[2]
+        raise StoreError(f"{str(path)!r} is not the name of a file or folder; give a path to write")
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.{ending}"):
+        pid = leftover.name.removesuffix(f".{ending}").rpartition(".")[2]
         if pid.isdigit() and not is_alive(int(pid)):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+    return _scratch_name(path, ending)
+
+
+def _scratch_name(path: Path, ending: str = "part") -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.{ending}")
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this host exists."""
+    """Return whether a process of this host exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -57,8 +61,8 @@ def is_alive(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Name the file in an error of the system that names none, as that of a full disk."""
+def name_file_in_errors(path: Path) -> Iterator[None]:
+    """Add the path to an OSError that has none (e.g. ENOSPC)."""
     try:
         yield
     except OSError as error:
@@ -74,20 +78,20 @@ def write_atomically(
     temporary: Path | None = None,
     durable: bool = True,
 ) -> None:
-    """Write a file under a temporary name in its folder, then move it into place.
+    """Write a file under a temporary name in its folder, then move it to its path.
 
     Parameters
     ----------
-    path: where the file shall stand; its folder is made.
+    path: path of the file; its folder is created if needed.
     fill: writes the content to the open file.
-    temporary: the temporary name; one with the number of this process by default.
-    durable: wait until the content is on the disk before the file takes its place. Not needed
-        where a digest tells a damaged file, which is then made again.
+    temporary: the temporary path; by default a name with the number of this process.
+    durable: wait until the content is on the disk before the file is moved. Not needed for files
+        whose digest is checked and that can be written again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = temporary or _scratch_name(path)
     try:
-        with naming(path):
+        with name_file_in_errors(path):
             with temporary.open("wb") as file:
                 fill(file)
                 if durable:
@@ -99,54 +103,48 @@ def write_atomically(
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> str:
-    """Write a file so that it is either whole or absent; see `write_atomically`.
+    """Write a file atomically; see `write_atomically`.
 
     Returns
     -------
-    The SHA-256 digest of what was written, in hex.
+    The SHA-256 digest of the content, in hex.
     """
-    scratch = scratch_beside(path)
+    scratch = scratch_path(path)
     write_atomically(path, lambda file: file.write(content), temporary=scratch, durable=durable)
     return hashlib.sha256(content).hexdigest()
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove what a killed writer left half-written in a folder, one of version 0.1 (.tmp) too."""
+    """Remove the temporary files of killed writers from a folder, also those of version 0.1."""
     for pattern in (".*.part", ".*.tmp"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
 
 
 def write_array(path: Path, array: NDArray[Any]) -> str:
-    """Write an array as ``.npy``; the same contract as :func:`write_bytes`."""
+    """Write an array as ``.npy`` atomically; -> its SHA-256 digest, in hex."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return write_bytes(path, buffer.getvalue())
 
 
 def write_json(path: Path, content: object, *, indent: int = 1, durable: bool = False) -> str:
-    """Write readable JSON, keys in the order given; the same contract as `write_bytes`."""
+    """Write indented JSON atomically, keys in the given order; -> its SHA-256 digest, in hex."""
     text = json.dumps(content, indent=indent, ensure_ascii=False) + "\n"
     return write_bytes(path, text.encode(), durable=durable)
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write a folder's manifest with its seal; the same contract as :func:`write_bytes`."""
-    write_json(folder / MANIFEST, sealed(manifest))
+    """Write the manifest of a folder, with its digest, atomically."""
+    write_json(folder / MANIFEST, with_digest(manifest))
 
 
-def file_digest(path: Path) -> str:
-    """Compute the SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def inside(folder: Path, name: object) -> Path:
-    """Resolve a path that a manifest names; it may not leave the store's folder.
+def resolve_inside(folder: Path, name: object) -> Path:
+    """Return the path that a manifest names.
 
     Raises
     ------
-    StoreError: the path is absolute, climbs out, or goes through a link that does.
+    StoreError: if the path leaves the folder: it is absolute, climbs out, or follows a link out.
     """
     if isinstance(name, str) and name:
         path = (folder / name).resolve()
@@ -154,23 +152,29 @@ def inside(folder: Path, name: object) -> Path:
             return path
     raise StoreError(
         f"manifest of {str(folder)!r} names {name!r}, which is outside the folder; "
-        "the store was tampered with, extract it again"
+        "the folder was tampered with, make it again"
     )
 
 
-def checked(folder: Path, entry: Mapping[str, Any], *, verify: bool) -> Path:
-    """Return the path of a file of the manifest, compared with its digest if asked.
+def checked_path(folder: Path, entry: Mapping[str, Any], *, verify: bool) -> Path:
+    """Return the path of a file in the manifest.
+
+    Parameters
+    ----------
+    folder: folder of the manifest.
+    entry: the file's ``path`` and ``sha256``.
+    verify: whether the file is compared with its digest.
 
     Raises
     ------
-    StoreError: the file is missing, or is not what was written (truncated, flipped bits).
+    StoreError: if the file is missing, outside the folder, or has another digest.
     """
-    path = inside(folder, entry.get("path"))
+    path = resolve_inside(folder, entry.get("path"))
     if not path.is_file():
         raise StoreError(f"{str(path)!r} is missing from its folder; make it again")
     if verify and file_digest(path) != entry.get("sha256"):
         raise StoreError(
-            f"{str(path)!r} is damaged (its digest is not the manifest's); "
+            f"{str(path)!r} is damaged (its digest differs from the manifest's); "
             "delete it and run the same command again"
         )
     return path
@@ -180,45 +184,48 @@ def read_manifest(
     folder: Path,
     kind: str = FORMAT,
     newest: int = FORMAT_VERSION,
-    what: str = "feature store",
+    noun: str = "feature store",
 ) -> dict[str, Any]:
-    """Read a folder's manifest and check that this version of the package understands it.
+    """Read the manifest of a folder and check its format, version and digest.
 
     Parameters
     ----------
-    folder: where it should be.
-    kind: the format it must say it is of.
-    newest: version of that format that this package knows.
-    what: the folder in words, for messages.
+    folder: the folder.
+    kind: the format that the manifest must have.
+    newest: the newest version of that format that this package reads.
+    noun: what the folder is, for error messages.
 
     Raises
     ------
-    StoreError: no such folder, not JSON, another kind of folder, or a newer format.
+    StoreError: if there is no manifest, it is not JSON, damaged, or of another or newer format.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise StoreError(f"no {what} at {str(folder)!r} (it has no {MANIFEST})")
+        raise StoreError(f"no {noun} at {str(folder)!r} (it has no {MANIFEST})")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StoreError(
             f"{str(path)!r} is not readable JSON ({error}); delete {str(folder)!r} and make "
-            f"the {what} again"
+            f"the {noun} again"
         ) from error
     if not isinstance(manifest, dict) or manifest.get("format") != kind:
-        raise StoreError(f"{str(folder)!r} is no {what} (its manifest says otherwise)")
+        raise StoreError(
+            f"{str(folder)!r} is not a {noun} (its manifest has another format); give the folder "
+            f"of a {noun}"
+        )
     version = manifest.get("format_version")
     if not isinstance(version, int) or version < 1:
-        raise StoreError(f"{str(path)!r} has the format version {version!r}; make the {what} again")
+        raise StoreError(f"{str(path)!r} has the format version {version!r}; make the {noun} again")
     if version > newest:
         raise StoreError(
-            f"{str(folder)!r} is of format {version}, this criticalmass reads up to "
+            f"{str(folder)!r} has format version {version} but this criticalmass reads up to "
             f"{newest}; update criticalmass"
         )
-    whole = opened(manifest)
-    if whole is None:
+    content = verified(manifest)
+    if content is None:
         raise StoreError(
-            f"{str(path)!r} is damaged (it is not what was written); restore it, or delete "
-            f"{str(folder)!r} and make the {what} again"
+            f"{str(path)!r} is damaged (its digest differs from its content); restore it, or "
+            f"delete {str(folder)!r} and make the {noun} again"
         )
-    return whole
+    return content

@@ -1,9 +1,9 @@
-"""Shards that are not copies: a file of vectors that was there already, linked into a store.
+"""Stores that link an existing file of vectors instead of copying it into shards.
 
-The file becomes a hard link in the store's folder. It takes no space, outlives the deletion of
-the original, and is not touched when the original is replaced by a new file. Only if someone
-writes into the original itself does the link change with it; its digest is compared whenever the
-store is opened, so that is found out. Which rows are a split's stands in an index beside it.
+The store's folder contains a hard link to the file. The link takes no space, remains if the
+original is deleted, and does not change if the original is replaced by a new file. It changes only
+if a program writes into the original file. The digest is checked when the store is opened, so such
+a change is noticed. An index file beside the link lists the rows of each split.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import StoreError
+from criticalmass.storage.digests import file_digest
 from criticalmass.storage.files import (
     FORMAT,
     LINKED_VERSION,
-    checked,
-    file_digest,
-    scratch_beside,
+    checked_path,
+    scratch_path,
     write_array,
     write_json,
     write_manifest,
@@ -35,12 +35,12 @@ from criticalmass.storage.files import (
 
 @dataclass(frozen=True)
 class LinkedRows:
-    """Some rows of a memory-mapped matrix, read when they are asked for.
+    """Some rows of a memory-mapped matrix, read on access.
 
     Attributes
     ----------
-    base: (n, n_neurons) memory-map of the linked file.
-    index: (rows,) which of its rows, ascending.
+    base: (n, n_neurons) memory map of the linked file.
+    index: (n_rows,) row numbers, ascending.
     """
 
     base: NDArray[Any]
@@ -48,7 +48,7 @@ class LinkedRows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, n_neurons)."""
+        """(n_rows, n_neurons)."""
         return len(self.index), int(self.base.shape[1])
 
     @property
@@ -60,7 +60,7 @@ class LinkedRows:
         return len(self.index)
 
     def __getitem__(self, key: slice | NDArray[Any]) -> NDArray[Any]:
-        """Read rows; -> a copy in memory, (rows, n_neurons), aligned whatever the file's layout."""
+        """Return rows as an aligned copy in memory, (n_rows, n_neurons)."""
         rows = self.index[key]
         if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
             return np.array(self.base[rows[0] : rows[-1] + 1])
@@ -72,17 +72,17 @@ def open_linked(folder: Path, entry: Mapping[str, Any], width: int) -> LinkedRow
 
     Parameters
     ----------
-    folder: of the store.
-    entry: the shard's, with ``linked`` (``offset`` in bytes, ``dtype``, ``rows`` of the matrix)
-        and ``index``.
+    folder: folder of the store.
+    entry: entry of the shard in the manifest, with ``linked`` (``offset`` in bytes, ``dtype``,
+        ``rows`` of the matrix) and ``index``.
     width: number of neurons.
 
     Raises
     ------
-    StoreError: a file is missing or does not hold what the manifest says.
+    StoreError: if a file is missing or differs from the manifest.
     """
-    path = checked(folder, entry, verify=False)
-    index_path = checked(folder, entry["index"], verify=False)
+    path = checked_path(folder, entry, verify=False)
+    index_path = checked_path(folder, entry["index"], verify=False)
     link = entry["linked"]
     dtype, n = np.dtype(link["dtype"]), int(link["rows"])
     offset = int(link["offset"])
@@ -90,39 +90,46 @@ def open_linked(folder: Path, entry: Mapping[str, Any], width: int) -> LinkedRow
         path.stat().st_size < offset + n * width * dtype.itemsize
     ):
         raise StoreError(
-            f"{str(path)!r} does not hold {n} x {width} {dtype}, as its manifest says; "
+            f"{str(path)!r} does not hold the {n} x {width} {dtype} of its manifest; "
             "import it again"
         )
     index = np.load(index_path, mmap_mode="r", allow_pickle=False)
     if index.shape != (int(entry["rows"]),) or index.dtype.kind != "i":
-        raise StoreError(f"{str(index_path)!r} is no list of {entry['rows']} rows; import it again")
+        raise StoreError(
+            f"{str(index_path)!r} is not a list of {entry['rows']} rows; import it again"
+        )
     if index.size and not 0 <= int(index.min()) <= int(index.max()) < n:
-        raise StoreError(f"{str(index_path)!r} names rows that are not there; import it again")
+        raise StoreError(
+            f"{str(index_path)!r} lists rows outside the {n} of its file; import it again"
+        )
     return LinkedRows(np.memmap(path, dtype, "r", offset, (n, width)), np.asarray(index))
 
 
-def changed(folder: Path, entry: Mapping[str, Any]) -> StoreError:
-    """Word the error for a linked file that is no longer what was imported."""
+def link_changed_error(folder: Path, entry: Mapping[str, Any]) -> StoreError:
+    """Return the error for a linked file that has changed since the import."""
     return StoreError(
         f"{str(folder / str(entry['path']))!r} has changed since it was imported: it is a link to "
-        f"{entry['linked']['from']!r}, into which something was written; delete "
+        f"{entry['linked']['from']!r}, into which a program has written; delete "
         f"{str(folder)!r} and import again (with copy=True, --copy, to be independent of it)"
     )
 
 
 def hard_link(original: Path, link: Path) -> bool:
-    """Link a file; -> whether the file system can do that here."""
+    """Make a hard link; -> whether the file system allows it."""
     link.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(original.resolve(), link)
     except OSError:
-        # Another file system, or one without links: the caller copies instead.
+        # Another file system, or one without hard links: the caller copies instead.
         return False
     return True
 
 
 def shard_digests(rows: LinkedRows, shard_rows: int) -> Iterator[str]:
-    """Digest rows as the shards of a copy would be: equal features have equal digests."""
+    """Yield the digests that shards of these rows would have.
+
+    Linked and copied features of equal content thus have equal digests.
+    """
     for start in range(0, len(rows), shard_rows):
         buffer = io.BytesIO()
         np.save(buffer, np.ascontiguousarray(rows[start : start + shard_rows]), allow_pickle=False)
@@ -131,13 +138,13 @@ def shard_digests(rows: LinkedRows, shard_rows: int) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class LinkPlan:
-    """What :func:`write_linked` is to write.
+    """The file that :func:`write_linked` links, and the rows of each split.
 
     Attributes
     ----------
     original: the file of the vectors.
     offset: bytes before the first value.
-    matrix: (n, n_neurons) memory-map of it, float32 or float16.
+    matrix: (n, n_neurons) memory map of the file, float32 or float16.
     layer: the store's only layer.
     rows: split -> its rows, ascending.
     """
@@ -148,8 +155,8 @@ class LinkPlan:
     layer: str
     rows: Mapping[str, NDArray[np.intp]]
 
-    def place(self) -> dict[str, Any]:
-        """Say where the matrix lies, for the manifest."""
+    def manifest_entry(self) -> dict[str, Any]:
+        """Return the position of the matrix in the file, for the manifest."""
         return {
             "from": str(self.original.resolve()),
             "offset": self.offset,
@@ -161,58 +168,65 @@ class LinkPlan:
 def write_linked(
     out: Path, manifest: Mapping[str, Any], plan: LinkPlan, labels: Mapping[str, Any]
 ) -> bool:
-    """Write a store around a linked file; it appears whole or not at all.
+    """Write a store with a linked file, atomically.
 
     Parameters
     ----------
-    out: the folder, which must not be there yet.
-    manifest: all but the format, the splits and the shards.
-    plan: what to link.
-    labels: split -> ``labels`` (n,) and ``ids``, as ``SplitInfo`` has them.
+    out: the folder; must not exist, or be empty.
+    manifest: the manifest without format, splits and shards.
+    plan: the file to link.
+    labels: split -> ``labels`` (n,) and ``ids``, as in ``SplitInfo``.
 
     Returns
     -------
-    Whether there is a store now; False if the file cannot be linked to.
+    Whether the store was written; False if the file cannot be linked.
     """
-    work = scratch_beside(out)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    scratch = scratch_path(out)
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
     try:
-        name = f"linked/{plan.original.name}"
-        if not hard_link(plan.original, work / name):
+        link = f"linked/{plan.original.name}"
+        if not hard_link(plan.original, scratch / link):
             return False
-        whole = {
+        digest = file_digest(scratch / link)
+        shards = {}
+        for split, rows in plan.rows.items():
+            linked = LinkedRows(plan.matrix, rows)
+            index = f"index/{split}.npy"
+            index_digest = write_array(scratch / index, rows.astype(np.int64))
+            shards[split] = [
+                {
+                    "path": link,
+                    "rows": len(rows),
+                    "sha256": digest,
+                    "linked": plan.manifest_entry(),
+                    "index": {"path": index, "sha256": index_digest},
+                    "as_shards": list(shard_digests(linked, int(manifest["shard_rows"]))),
+                }
+            ]
+        content = {
             **manifest,
             "format": FORMAT,
             "format_version": LINKED_VERSION,
             "complete": True,
-            "splits": {split: _beside(work, split, info) for split, info in labels.items()},
-            "layers": {plan.layer: {**manifest["layers"][plan.layer], "shards": {}}},
+            "splits": {
+                split: _write_split_files(scratch, split, info) for split, info in labels.items()
+            },
+            "layers": {plan.layer: {**manifest["layers"][plan.layer], "shards": shards}},
         }
-        digest = file_digest(work / name)
-        for split, rows in plan.rows.items():
-            entry = {"path": name, "rows": len(rows), "sha256": digest, "linked": plan.place()}
-            index = f"index/{split}.npy"
-            entry["index"] = {
-                "path": index,
-                "sha256": write_array(work / index, rows.astype(np.int64)),
-            }
-            there = LinkedRows(plan.matrix, rows)
-            entry["as_shards"] = list(shard_digests(there, int(manifest["shard_rows"])))
-            whole["layers"][plan.layer]["shards"][split] = [entry]
-        write_manifest(work, whole)
+        write_manifest(scratch, content)
         if out.is_dir():
-            out.rmdir()  # an empty folder that was made for the store
-        os.replace(work, out)
+            out.rmdir()  # An empty folder; os.replace needs a free path.
+        os.replace(scratch, out)
         return True
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _beside(work: Path, split: str, info: Any) -> dict[str, Any]:
+def _write_split_files(folder: Path, split: str, info: Any) -> dict[str, Any]:
     labels, ids = f"labels/{split}.npy", f"ids/{split}.json"
     return {
         "n_samples": len(info.labels),
-        "labels": {"path": labels, "sha256": write_array(work / labels, info.labels)},
-        "ids": {"path": ids, "sha256": write_json(work / ids, list(info.ids))},
+        "labels": {"path": labels, "sha256": write_array(folder / labels, info.labels)},
+        "ids": {"path": ids, "sha256": write_json(folder / ids, list(info.ids))},
     }

@@ -1,4 +1,4 @@
-"""The Run folder: one long table, what every probe predicted, and one writer at a time."""
+"""The folder of a run: one long table, the predictions of every probe, and one writer."""
 
 from __future__ import annotations
 
@@ -17,17 +17,24 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from criticalmass.core.progress import notice
+from criticalmass.core.progress import warn_user
 from criticalmass.errors import RunError
 from criticalmass.storage.artifacts import KINDS
-from criticalmass.storage.digests import is_intact, opened, seal_table, sealed, sealed_files
-from criticalmass.storage.files import file_digest, remove_temporary, write_atomically, write_json
-from criticalmass.storage.run_lock import only_writer, order_file
+from criticalmass.storage.digests import (
+    file_digest,
+    file_digests,
+    is_intact,
+    table_with_digest,
+    verified,
+    with_digest,
+)
+from criticalmass.storage.files import MANIFEST, remove_temporary, write_atomically, write_json
+from criticalmass.storage.run_lock import order_path, write_lock
 from criticalmass.storage.run_table import (
     LABELS,
     TABLE,
     empty_table,
-    join,
+    merge_rows,
     missing_cells,
     read_table,
     to_table,
@@ -43,7 +50,7 @@ _REFERENCE = re.compile(r"(?P<file>(?:predictions|scores|replicates)/[0-9a-f]+\.
 
 @dataclass(frozen=True)
 class Run:
-    """A folder of results; an object of it may stand wherever its path may.
+    """A folder of results; accepted wherever its path is.
 
     Attributes
     ----------
@@ -59,20 +66,18 @@ class Run:
         Parameters
         ----------
         path: the folder.
-        manifest: what the run is about, JSON-able.
+        manifest: JSON-able description of the run.
 
         Raises
         ------
-        RunError: if the folder holds anything.
+        RunError: if the folder is not empty.
         """
         folder = Path(path)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            what = "is a run already; open it" if cls.exists(folder) else "is not empty"
-            raise RunError(f"{folder} {what}, or choose another folder")
-        head = {"format": FORMAT, "version": VERSION}
-        write_json(
-            folder / "manifest.json", sealed({**head, **manifest, **head}), indent=2, durable=True
-        )
+            state = "is a run already; open it" if cls.exists(folder) else "is not empty; empty it"
+            raise RunError(f"{folder} {state}, or choose another folder")
+        header = {"format": FORMAT, "version": VERSION}
+        _write_manifest(folder, {**header, **manifest, **header})
         return cls(folder)
 
     @classmethod
@@ -81,7 +86,7 @@ class Run:
 
         Raises
         ------
-        RunError: if there is none, or it was written by a newer version.
+        RunError: if there is no run, or a newer version wrote it.
         """
         if isinstance(path, Run):
             return path
@@ -91,23 +96,23 @@ class Run:
         manifest = run.manifest
         if manifest.get("format") != FORMAT or int(manifest.get("version", 0)) > VERSION:
             raise RunError(
-                f"{run.path} has format {manifest.get('format')} {manifest.get('version')}; "
-                f"this version reads {FORMAT} up to {VERSION}"
+                f"{run.path} has format {manifest.get('format')} {manifest.get('version')} but "
+                f"this version reads {FORMAT} up to {VERSION}; update criticalmass"
             )
         return run
 
     @staticmethod
     def exists(path: str | os.PathLike[str]) -> bool:
-        """Whether a folder holds a run."""
-        return (Path(path) / "manifest.json").is_file()
+        """Return whether a folder holds a run."""
+        return (Path(path) / MANIFEST).is_file()
 
     def __fspath__(self) -> str:
         return str(self.path)
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What the run is about, as it stands on disk now."""
-        path = self.path / "manifest.json"
+        """The description of the run, read from disk."""
+        path = self.path / MANIFEST
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -116,12 +121,13 @@ class Run:
             ) from error
         if not isinstance(content, dict):
             raise RunError(
-                f"{path} is no manifest of a run; restore it, or delete {self.path} and sweep again"
+                f"{path} is not the manifest of a run; restore it, or delete {self.path} and "
+                "sweep again"
             )
-        manifest = opened(content)
+        manifest = verified(content)
         if manifest is None:
             raise RunError(
-                f"{path} is damaged (it is not what was written); restore it, or delete "
+                f"{path} is damaged (its digest differs from its content); restore it, or delete "
                 f"{self.path} and sweep again"
             )
         return manifest
@@ -131,7 +137,7 @@ class Run:
 
         Raises
         ------
-        RunError: if it is damaged, or is gone though results were written.
+        RunError: if it is damaged, or missing although results were written.
         """
         path = self.path / TABLE
         if not path.exists() and (self.path / LABELS).exists():
@@ -139,162 +145,175 @@ class Run:
         return read_table(path)
 
     def missing(self, cells: Sequence[str]) -> list[str]:
-        """Return the cells that have no result yet; a failed one is asked for again."""
+        """Return the cells without a result; a failed cell has none."""
         return missing_cells(self.frame(), cells)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the ids in labels and predictions."""
+        """Names of the classes, by class id."""
         return tuple(self.manifest.get("class_names", ()))
 
     def labels(self) -> npt.NDArray[np.int64]:
-        """(n_test,) class of every test sample."""
+        """Return the (n_test,) class id of every test sample."""
         return np.asarray(self._load(LABELS), dtype=np.int64)
 
     def order(self, selector: str, layer: str, seed: int) -> npt.NDArray[np.intp]:
-        """(n_neurons,) permutation that a selector gave."""
-        return np.asarray(self._load(order_file(selector, layer, seed)), dtype=np.intp)
+        """Return the (n_neurons,) permutation of a selector."""
+        return np.asarray(self._load(order_path(selector, layer, seed)), dtype=np.intp)
 
     def artifact(self, row: str | Mapping[str, Any] | pd.Series) -> npt.NDArray[Any]:
-        """Return what is kept of one cell: (n_test,) or (n_blocks,).
+        """Return the artifact of one cell: (n_test,) or (n_blocks,).
 
         Parameters
         ----------
-        row: a row of the table, or what its column ``artifact`` says.
+        row: a row of the table, or the content of its column ``artifact``.
         """
         return np.asarray(self.artifacts([row if isinstance(row, str) else row["artifact"]])[0])
 
     def artifacts(self, references: Iterable[Any]) -> npt.NDArray[Any]:
-        """Return what is kept of several cells of one kind: (n_rows, n_columns).
+        """Return the artifacts of several cells of one kind: (n_rows, n_columns).
+
+        Parameters
+        ----------
+        references: contents of the column ``artifact``.
 
         Raises
         ------
-        RunError: if a cell has none, a file is missing or truncated, or kinds are mixed.
+        RunError: if a cell has no artifact, a file is missing or truncated, or kinds are mixed.
         """
         files: dict[str, npt.NDArray[Any]] = {}
-        found = []
+        rows = []
         for reference in references:
             match = _REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
             if match is None:
-                raise RunError(f"{reference!r} of {self.path} is no artifact; the cell kept none")
-            name, at = match["file"], int(match["row"])
+                raise RunError(
+                    f"{reference!r} of {self.path} is no artifact; ask for cells that have one"
+                )
+            name, index = match["file"], int(match["row"])
             if name not in files:
                 files[name] = self._load(name)
-            if files[name].ndim != 2 or at >= len(files[name]):
-                raise RunError(f"{self.path / name} has no row {at}; sweep again with rerun='all'")
-            found.append(files[name][at])
+            if files[name].ndim != 2 or index >= len(files[name]):
+                raise RunError(
+                    f"{self.path / name} has no row {index}; sweep again with rerun='all'"
+                )
+            rows.append(files[name][index])
         if len({name.partition("/")[0] for name in files}) > 1:
-            raise RunError(f"artifacts of {self.path} of different kinds were asked for together")
-        if len({row.shape for row in found}) > 1:
+            raise RunError(
+                f"artifacts of {self.path} of different kinds were requested; request one kind"
+            )
+        if len({row.shape for row in rows}) > 1:
             raise RunError(f"artifacts of {self.path} have different lengths; sweep again")
-        return np.stack(found) if found else np.empty((0, 0))
+        return np.stack(rows) if rows else np.empty((0, 0))
 
     def predictions(self, frame: pd.DataFrame) -> npt.NDArray[Any]:
-        """(n_rows, n_test) class ids that the probes of these rows predicted."""
+        """Return the (n_rows, n_test) class ids that the probes of these rows predicted."""
         references = frame["artifact"].tolist()
         for reference in references:
             if not (isinstance(reference, str) and reference.startswith("predictions/")):
-                raise RunError(f"a row of {self.path} has no predictions, but {reference!r}")
+                raise RunError(
+                    f"a row of {self.path} has no predictions but {reference!r}; give rows of "
+                    "probes"
+                )
         return self.artifacts(references)
 
     @contextlib.contextmanager
     def writer(self) -> Iterator[RunWriter]:
-        """Hold the only right to write; two processes on one run get a clear message.
+        """Lock the run and return its writer; only one process can write at a time.
 
         Raises
         ------
-        RunError: if a living process holds it, named by its pid.
+        RunError: if another process is writing; the error names its process number.
         """
-        with only_writer(self.path):
+        with write_lock(self.path):
             yield RunWriter(self)
 
     def _load(self, name: str) -> npt.NDArray[Any]:
         """Memory-map one array of the folder."""
         path = self.path / name
         try:
-            digest = sealed_files(self.path / TABLE).get(name)
+            digest = file_digests(self.path / TABLE).get(name)
             if digest is not None and not is_intact(path, digest):
-                raise ValueError("its digest is not the table's")
-            loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+                raise ValueError("its digest differs from the table's")
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError as error:
             raise RunError(f"{path} is missing; sweep again with rerun='all'") from error
         except (OSError, ValueError, EOFError) as error:
             raise RunError(
                 f"{path} is damaged ({error}); delete it and sweep again with rerun='all'"
             ) from error
-        return np.asarray(loaded)
+        return np.asarray(array)
 
 
 class RunWriter:
-    """Adds to a run; only `Run.writer` makes one, and it removes what a killed one left."""
+    """Writes to a run; created by `Run.writer`. It removes the leftovers of a killed writer."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         path = run.path / TABLE
         self._table = read_table(path)
-        self._files = dict(sealed_files(path))
-        self._clean()
-        self._forget_damaged()
+        self._files = dict(file_digests(path))
+        self._remove_unnamed()
+        self._drop_damaged()
         if not path.exists():
-            # From here on a run without a table is one that has lost it.
+            # From now on a missing table is an error.
             self._write_table(self._table)
 
     def append(self, rows: Sequence[Mapping[str, Any]], artifacts: Artifact | None = None) -> None:
-        """Write rows, and first what is kept of them; a cell that is there already is replaced.
+        """Write artifacts, then rows; rows of the same cell are replaced.
 
         Parameters
         ----------
-        rows: mappings with the keys of `COLUMNS`. ``artifact`` is a row number of
-            ``artifacts`` (several rows may share one), a reference that another row has,
-            or None; left out, row i of the one belongs to row i of the other.
-        artifacts: what is kept of these cells.
+        rows: mappings with the keys of `COLUMNS`. ``artifact`` is a row number of ``artifacts``
+            (several rows may share one), the reference of another row, or None. Without it, row i
+            of ``rows`` belongs to row i of ``artifacts``.
+        artifacts: artifacts of these cells.
 
         Raises
         ------
-        RunError: if a row is not complete or does not fit its artifact; nothing is written.
+        RunError: if a row is incomplete or does not fit its artifact; nothing is written.
         """
         if not rows:
             return
-        values = None if artifacts is None else artifacts.stored()
+        values = None if artifacts is None else artifacts.as_stored()
         name = ""
         if artifacts is not None and values is not None:
-            name = f"{artifacts.kind}/{_digest(rows, values)}.npy"
-        named = [_with_reference(row, i, len(rows), name, values) for i, row in enumerate(rows)]
-        table = join(self._table, to_table(named))
+            name = f"{artifacts.kind}/{_artifact_digest(rows, values)}.npy"
+        complete = [_with_reference(row, i, len(rows), name, values) for i, row in enumerate(rows)]
+        table = merge_rows(self._table, to_table(complete))
         if values is not None:
             self._save(name, values)
         self._write_table(table)
 
     def drop(self, cells: Iterable[str]) -> None:
-        """Remove the rows of cells; what was kept of them goes when the next writer opens."""
+        """Remove the rows of cells; the next writer removes their artifacts."""
         self._write_table(self._table[~self._table["cell"].isin(list(cells))])
 
-    def order(self, selector: str, layer: str, seed: int, array: npt.ArrayLike) -> str:
-        """Keep the permutation of a selector and return its place inside the folder."""
-        name = order_file(selector, layer, seed)
-        self._save(name, np.asarray(array, dtype=np.int64))
+    def put_order(self, selector: str, layer: str, seed: int, order: npt.ArrayLike) -> str:
+        """Write the permutation of a selector; -> its path inside the folder."""
+        name = order_path(selector, layer, seed)
+        self._save(name, np.asarray(order, dtype=np.int64))
         return name
 
     def put_labels(self, labels: npt.ArrayLike, class_names: Sequence[str]) -> None:
-        """Keep the test labels and the names of the classes.
+        """Write the test labels and the names of the classes.
 
         Raises
         ------
         RunError: if the run has results on other labels.
         """
         y = np.asarray(labels, dtype=np.int64)
-        known = self._run.path / LABELS
-        if known.exists():
-            same = np.array_equal(self._run.labels(), y)
-            if same and self._run.class_names == tuple(class_names):
-                self._files[LABELS] = file_digest(known)
+        path = self._run.path / LABELS
+        if path.exists():
+            is_same = np.array_equal(self._run.labels(), y)
+            if is_same and self._run.class_names == tuple(class_names):
+                self._files[LABELS] = file_digest(path)
                 return
-            if not same and len(self._table):
+            if not is_same and len(self._table):
                 raise RunError(
                     f"{self._run.path} has results on other test labels; sweep into another folder"
                 )
         if self._files.pop(LABELS, None) is not None:
-            # Never a moment at which the table seals other labels than those that lie there.
+            # First without a digest of the labels: at no moment may it differ from the file.
             self._write_table(self._table)
         self._save(LABELS, y)
         if (self._run.path / TABLE).exists():
@@ -303,12 +322,7 @@ class RunWriter:
 
     def update_manifest(self, **changes: Any) -> None:
         """Set entries of the manifest."""
-        write_json(
-            self._run.path / "manifest.json",
-            sealed({**self._run.manifest, **changes}),
-            indent=2,
-            durable=True,
-        )
+        _write_manifest(self._run.path, {**self._run.manifest, **changes})
 
     def _save(self, name: str, values: npt.NDArray[Any]) -> None:
         content = io.BytesIO()
@@ -320,18 +334,18 @@ class RunWriter:
         import pyarrow.parquet as pq
 
         table = table.reset_index(drop=True) if len(table) else empty_table()
-        named = {str(ref).partition(":")[0] for ref in table["artifact"].dropna()}
+        named = _artifact_files(table)
         files = {
             name: digest
             for name, digest in sorted(self._files.items())
             if name in named or name.partition("/")[0] not in KINDS
         }
-        made = seal_table(table, files)
-        write_atomically(self._run.path / TABLE, lambda file: pq.write_table(made, file))
+        arrow = table_with_digest(table, files)
+        write_atomically(self._run.path / TABLE, lambda file: pq.write_table(arrow, file))
         self._table, self._files = table, files
 
-    def _forget_damaged(self) -> None:
-        """Drop the rows whose files are gone or changed, so that they are computed again."""
+    def _drop_damaged(self) -> None:
+        """Drop the rows whose files are missing or damaged, so that they are computed again."""
         folder = self._run.path
         damaged = {
             name
@@ -342,23 +356,23 @@ class RunWriter:
             return
         table = self._table
         orders = [
-            order_file(str(row.selector), str(row.layer), int(row.seed))
+            order_path(str(row.selector), str(row.layer), int(row.seed))
             for row in table.itertuples()
         ]
         artifacts = table["artifact"].fillna("").str.partition(":")[0]
-        lost = artifacts.isin(list(damaged)) | pd.Series(orders).isin(list(damaged))
-        # What was computed together is computed together again: the files come out the same.
-        together = artifacts[lost & (table["n_kept"] < table["n_neurons"])]
-        lost |= artifacts.isin(list(together)) & (artifacts != "")
+        is_lost = artifacts.isin(list(damaged)) | pd.Series(orders).isin(list(damaged))
+        # Cells of one file are computed together again, so that the new file equals the old one.
+        shared = artifacts[is_lost & (table["n_kept"] < table["n_neurons"])]
+        is_lost |= artifacts.isin(list(shared)) & (artifacts != "")
         for name in sorted(damaged):
-            notice(f"{folder / name} is missing or damaged and is made again")
+            warn_user(f"{folder / name} is missing or damaged and is written again")
             (folder / name).unlink(missing_ok=True)
         self._files = {name: d for name, d in self._files.items() if name not in damaged}
-        self.drop(table.loc[lost, "cell"])
+        self.drop(table.loc[is_lost, "cell"])
 
-    def _clean(self) -> None:
-        """Remove files that no row names: their writer died before it wrote the table."""
-        named = {str(ref).partition(":")[0] for ref in self._table["artifact"].dropna()}
+    def _remove_unnamed(self) -> None:
+        """Remove artifacts that no row names: their writer died before it wrote the table."""
+        named = _artifact_files(self._table)
         for folder in (self._run.path, self._run.path / "orders"):
             remove_temporary(folder)
         for kind in KINDS:
@@ -369,11 +383,11 @@ class RunWriter:
                     path.unlink(missing_ok=True)
 
 
-def _digest(rows: Sequence[Mapping[str, Any]], values: npt.NDArray[Any]) -> str:
-    """Name an artifact by its cells and its content.
+def _artifact_digest(rows: Sequence[Mapping[str, Any]], values: npt.NDArray[Any]) -> str:
+    """Return the name of an artifact: a digest of its cells and its content.
 
-    The content counts too: a cell computed anew with another outcome must not overwrite
-    the file that the table still names.
+    The content is included because a cell that is computed again with another result must not
+    overwrite the file that the table still names.
     """
     digest = hashlib.sha256("\n".join(str(row.get("cell")) for row in rows).encode())
     digest.update(f"{values.dtype.str}{values.shape}".encode())
@@ -381,20 +395,41 @@ def _digest(rows: Sequence[Mapping[str, Any]], values: npt.NDArray[Any]) -> str:
     return digest.hexdigest()[:32]
 
 
+def _artifact_files(table: pd.DataFrame) -> set[str]:
+    """Return the artifact files that the rows of a table name."""
+    return {str(reference).partition(":")[0] for reference in table["artifact"].dropna()}
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    write_json(folder / MANIFEST, with_digest(manifest), indent=2, durable=True)
+
+
 def _with_reference(
-    row: Mapping[str, Any], at: int, n_rows: int, name: str, values: npt.NDArray[Any] | None
+    row: Mapping[str, Any], position: int, n_rows: int, name: str, values: npt.NDArray[Any] | None
 ) -> dict[str, Any]:
-    """Return the row with its artifact as a reference instead of a row number."""
+    """Return the row with its artifact as a reference instead of a row number.
+
+    Parameters
+    ----------
+    row: the row.
+    position, n_rows: its position among the appended rows, and their number.
+    name, values: file and content of the artifacts, if there are any.
+    """
     if row.get("status") == "failed" or ("artifact" in row and row["artifact"] is None):
         return {**row, "artifact": None}
     if isinstance(row.get("artifact"), str) or (values is None and "artifact" not in row):
         return dict(row)
-    number = int(row.get("artifact", at))
+    number = int(row.get("artifact", position))
     if values is None or not 0 <= number < len(values):
-        have = 0 if values is None else len(values)
-        raise RunError(f"cell {row.get('cell')!r} names artifact row {number} of {have}")
+        n_artifacts = 0 if values is None else len(values)
+        raise RunError(
+            f"cell {row.get('cell')!r} names artifact row {number} of {n_artifacts}; number them "
+            "from 0"
+        )
     if "artifact" not in row and len(values) != n_rows:
-        raise RunError(f"{len(values)} artifact rows for {n_rows} rows; say which belongs to which")
+        raise RunError(
+            f"{len(values)} artifact rows for {n_rows} rows; give each row its artifact number"
+        )
     if not _fits(name.partition("/")[0], values.shape[1], row.get("n_test") or 0):
         raise RunError(
             f"cell {row.get('cell')!r} has n_test={row.get('n_test')} but its artifact "
@@ -404,10 +439,10 @@ def _with_reference(
 
 
 def _fits(kind: str, length: int, n_test: int) -> bool:
-    """Return whether an artifact of this length can be of this many test samples.
+    """Return whether an artifact of this length fits this number of test samples.
 
-    A prediction is of every test sample. Neighbour measures score a sample of them where they
-    are many (`retrieval.MOST_QUERIES`), and a replicate is of a block of them.
+    Predictions have one entry per test sample. Scores may cover a sample of many test samples
+    (see `measures.similarity.retrieval`). Replicates have one entry per block.
     """
     if kind == "predictions":
         return length == n_test

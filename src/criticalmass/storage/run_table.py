@@ -1,4 +1,4 @@
-"""The long table of a Run: its columns, what a row must say, and how rows are joined."""
+"""The long table of a run: its columns, the checks of a row, and how rows are added."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 
 from criticalmass.errors import RunError
-from criticalmass.storage.digests import is_sealed
+from criticalmass.storage.digests import is_table_intact
 
 TABLE = "results.parquet"
 LABELS = "labels.npy"
 
-# A missing value is pandas NA in every nullable type; NaN never enters the table.
-_DTYPES: dict[str, str] = {
+# A missing value is pandas NA in every nullable type; the table contains no NaN.
+_COLUMN_TYPES: dict[str, str] = {
     "model": "string",
     "layer": "string",
     "dataset": "string",
@@ -40,57 +40,59 @@ _DTYPES: dict[str, str] = {
     "cell": "string",
     "artifact": "string",
 }
-COLUMNS: tuple[str, ...] = tuple(_DTYPES)
+COLUMNS: tuple[str, ...] = tuple(_COLUMN_TYPES)
 STATUSES: tuple[str, ...] = ("ok", "not_converged", "failed")
 _NULLABLE = frozenset(
     ("value", "value_full", "l2", "gap", "passes", "seconds", "error", "artifact")
 )
 _CURE = "restore it, or delete it and sweep again"
-_SORT = ["layer", "selector", "measure", "seed", "n_kept", "cell"]
+_SORT_COLUMNS = ["layer", "selector", "measure", "seed", "n_kept", "cell"]
 
 
 def empty_table() -> pd.DataFrame:
-    """Return a table without rows but with every column in its type."""
-    return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in _DTYPES.items()})
+    """Return a table without rows, with every column in its type."""
+    return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in _COLUMN_TYPES.items()})
 
 
 def to_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Check rows and turn them into a table.
+    """Check rows and convert them to a table.
 
     Parameters
     ----------
-    rows: one mapping per cell with the keys of `COLUMNS`; those that may be missing are
-        value, value_full, l2, gap, passes, seconds, error and artifact.
+    rows: one mapping per cell with the keys of `COLUMNS`; value, value_full, l2, gap, passes,
+        seconds, error and artifact may be missing.
 
     Raises
     ------
-    RunError: for a key that is missing or unknown, a status that is none, a cell twice, a
-        value where the status is "failed" or none where it is not.
+    RunError: if a key is missing or unknown, a status is unknown, a cell occurs twice, a failed
+        cell has a value, or another cell has none.
     """
-    checked = [_check(row) for row in rows]
+    checked = [_check_row(row) for row in rows]
     cells = [row["cell"] for row in checked]
     if len(set(cells)) < len(cells):
-        twice = next(cell for cell in cells if cells.count(cell) > 1)
-        raise RunError(f"cell {twice!r} comes twice in one append; give each cell one row")
+        duplicate = next(cell for cell in cells if cells.count(cell) > 1)
+        raise RunError(f"cell {duplicate!r} occurs twice in one append; give each cell one row")
     if not checked:
         return empty_table()
     columns = {name: [row[name] for row in checked] for name in COLUMNS}
-    return pd.DataFrame({n: pd.array(columns[n], dtype=_DTYPES[n]) for n in COLUMNS})
+    return pd.DataFrame(
+        {name: pd.array(columns[name], dtype=_COLUMN_TYPES[name]) for name in COLUMNS}
+    )
 
 
-def join(table: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """Add rows to a table; a cell that is there already is replaced.
+def merge_rows(table: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """Add rows to a table; rows of the same cell are replaced.
 
-    The order of rows depends on their content alone, not on when they arrived.
+    The order of rows depends on their content, not on the order of arrival.
     """
-    kept = table[~table["cell"].isin(new["cell"])]
-    parts = [part for part in (kept, new) if len(part)]
-    joined = pd.concat(parts, ignore_index=True) if parts else empty_table()
-    return joined.sort_values(_SORT, kind="stable", ignore_index=True)
+    unchanged = table[~table["cell"].isin(new["cell"])]
+    tables = [rows for rows in (unchanged, new) if len(rows)]
+    merged = pd.concat(tables, ignore_index=True) if tables else empty_table()
+    return merged.sort_values(_SORT_COLUMNS, kind="stable", ignore_index=True)
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read the table of a run, empty if nothing was written yet.
+    """Read the table of a run; without a file the table is empty.
 
     Raises
     ------
@@ -104,40 +106,40 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         stored = pq.read_table(path)
         table = stored.to_pandas()
-        whole = is_sealed(table, stored.schema.metadata)
+        is_intact = is_table_intact(table, stored.schema.metadata)
     except (OSError, pa.ArrowException, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{path} is damaged ({reason}); {_CURE}") from error
     if list(table.columns) != list(COLUMNS):
         raise RunError(f"{path} has other columns than a run of this version; {_CURE}")
-    if not whole:
-        raise RunError(f"{path} is damaged (its rows are not those written); {_CURE}")
-    return table.astype(_DTYPES)
+    if not is_intact:
+        raise RunError(f"{path} is damaged (its digest differs from its rows); {_CURE}")
+    return table.astype(_COLUMN_TYPES)
 
 
 def missing_cells(table: pd.DataFrame, cells: Sequence[str]) -> list[str]:
-    """Return the cells, in the order asked, that have no row or only a failed one."""
-    done = set(table.loc[table["status"] != "failed", "cell"])
-    return [cell for cell in cells if cell not in done]
+    """Return the cells that have no row or a failed one, in the given order."""
+    finished = set(table.loc[table["status"] != "failed", "cell"])
+    return [cell for cell in cells if cell not in finished]
 
 
-def _check(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row with every column, None where a value is missing."""
+def _check_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Check a row and return it with every column, None where a value is missing."""
     unknown = sorted(set(row) - set(COLUMNS))
-    absent = [name for name in COLUMNS if name not in _NULLABLE and row.get(name) is None]
-    if unknown or absent:
-        what = f"unknown columns {unknown}" if unknown else f"no {absent}"
-        raise RunError(f"a row of cell {row.get('cell')!r} has {what}")
+    missing = [name for name in COLUMNS if name not in _NULLABLE and row.get(name) is None]
+    if unknown or missing:
+        fault = f"unknown columns {unknown}" if unknown else f"no {missing}"
+        raise RunError(f"a row of cell {row.get('cell')!r} has {fault}")
     full = {name: _none_if_missing(row.get(name)) for name in COLUMNS}
     if full["status"] not in STATUSES:
         raise RunError(
-            f"cell {full['cell']!r} has status {full['status']!r}; known: {', '.join(STATUSES)}"
+            f"cell {full['cell']!r} has status {full['status']!r}; use {', '.join(STATUSES)}"
         )
-    failed = full["status"] == "failed"
-    if failed != (full["value"] is None) or (failed and not full["error"]):
+    is_failed = full["status"] == "failed"
+    if is_failed != (full["value"] is None) or (is_failed and not full["error"]):
         raise RunError(
             f"cell {full['cell']!r} has status {full['status']!r}, value {full['value']} and "
-            f"error {full['error']!r}; a failed cell has an error and no value, others a value"
+            f"error {full['error']!r}; a failed cell has an error and no value, others have a value"
         )
     return full
 

@@ -1,4 +1,4 @@
-"""A part of a Run: the same folder, fewer rows."""
+"""A view of a run: the same folder, fewer rows."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from criticalmass.storage.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["RunPart", "held", "part_of"]
+__all__ = ["RunView", "cached", "filter_run"]
 
 
 @dataclass(frozen=True)
-class RunPart(Run):
-    """A run of which only some rows are seen; stands wherever a run may.
+class RunView(Run):
+    """A run that shows only some of its rows; accepted wherever a run is.
 
     Attributes
     ----------
     path: the folder.
-    layers, selectors, measures: names that are kept; all where empty. The whole layer's rows
-        stay with every selector, for subsets are held against them.
-    table: the rows, read before; None reads them each time.
+    layers, selectors, measures: names to show; empty shows all. The rows of the whole layer are
+        shown with every selector, because subsets are compared with them.
+    table: the rows, already read; None reads them on each call.
     """
 
     layers: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class RunPart(Run):
     table: pd.DataFrame | None = field(default=None, compare=False, repr=False)
 
     def frame(self) -> pd.DataFrame:
-        """Return the rows of this part of the long table."""
+        """Return the shown rows of the long table."""
         rows = super().frame() if self.table is None else self.table
         for column, names in (("layer", self.layers), ("measure", self.measures)):
             if names:
@@ -42,36 +42,37 @@ class RunPart(Run):
         return rows.reset_index(drop=True)
 
 
-def part_of(
+def filter_run(
     run: Run,
     *,
     layers: tuple[str, ...] = (),
     selectors: tuple[str, ...] = (),
     measures: tuple[str, ...] = (),
 ) -> Run:
-    """Narrow a run to layers, selectors and measures; all where none is named.
+    """Return a view of a run with only these layers, selectors and measures; empty means all.
+
+    If nothing is left out the same run is returned, so that tables made from it are reused.
 
     Raises
     ------
-    CriticalMassError: for a name that the run does not hold.
+    CriticalMassError: if the run has no such name.
     """
-    asked = {"layer": layers, "selector": selectors, "measure": measures}
-    if not any(asked.values()):
+    filters = {"layer": layers, "selector": selectors, "measure": measures}
+    if not any(filters.values()):
         return run
     frame = run.frame()
-    for column, names in asked.items():
-        known = [name for name in frame[column].unique() if name != "full"]
+    for column, names in filters.items():
+        available = [name for name in frame[column].unique() if name != "full"]
         for name in names:
-            if name not in known:
-                raise unknown_name(column, name, known)
-        if set(names) == set(known):
-            asked[column] = ()
-    # The same run where nothing is left out, so that what was made of it can be used again.
-    if not any(asked.values()):
+            if name not in available:
+                raise unknown_name(column, name, available)
+        if set(names) == set(available):
+            filters[column] = ()
+    if not any(filters.values()):
         return run
-    return RunPart(run.path, asked["layer"], asked["selector"], asked["measure"], frame)
+    return RunView(run.path, filters["layer"], filters["selector"], filters["measure"], frame)
 
 
-def held(run: Run) -> RunPart:
-    """Return a run whose table is read once, for what makes many tables of it."""
-    return RunPart(run.path, table=run.frame())
+def cached(run: Run) -> RunView:
+    """Return a view of the whole run whose table is read once."""
+    return RunView(run.path, table=run.frame())

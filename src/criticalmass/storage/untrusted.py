@@ -1,4 +1,4 @@
-"""Limits for files of unknown origin: what they would unpack to, and where they may point."""
+"""Checks of files of unknown origin: their unpacked size, and the paths that they name."""
 
 from __future__ import annotations
 
@@ -12,43 +12,42 @@ from numpy.lib import format as npy
 
 from criticalmass.errors import CriticalMassError
 
-#: A file that unpacks to more than this many bytes, and to more than so many times its own size,
-#: is taken for one that was made to fill the memory. Features, labels and weights hardly compress.
-MOST_UNPACKED = 2**30
-
-MOST_EXPANSION = 100
+#: A file is refused if it unpacks to more bytes than the first limit and to more than the second
+#: limit times its own size. Features, labels and weights hardly compress.
+MAX_UNPACKED_BYTES = 2**30
+MAX_EXPANSION = 100
 
 
 def check_unpacked(path: Path, unpacked: int) -> None:
-    """Refuse a file that says it unpacks to far more than it holds.
+    """Refuse a file that unpacks to far more bytes than it has.
 
     Parameters
     ----------
     path: the file.
-    unpacked: bytes that it says it unpacks to.
+    unpacked: number of bytes that it declares to unpack to.
 
     Raises
     ------
-    CriticalMassError: it is over both limits.
+    CriticalMassError: if it is over both limits.
     """
-    stored = max(1, path.stat().st_size)
-    if unpacked > MOST_UNPACKED and unpacked > MOST_EXPANSION * stored:
+    size = max(1, path.stat().st_size)
+    if unpacked > MAX_UNPACKED_BYTES and unpacked > MAX_EXPANSION * size:
         raise CriticalMassError(
-            f"{str(path)!r} of {stored:,} bytes would unpack to {unpacked:,}, which looks like an "
-            "archive made to fill the memory; if you trust it, store its arrays uncompressed"
+            f"{str(path)!r} has {size:,} bytes but would unpack to {unpacked:,}, like an archive "
+            "made to fill the memory; if you trust it, store its arrays uncompressed"
         )
 
 
 def check_zip(path: Path) -> None:
-    """Refuse a zip archive (NumPy's, PyTorch's) that unpacks to far more than it holds.
+    """Refuse a zip archive (of NumPy or PyTorch) that unpacks to far more bytes than it has.
 
-    The sizes of a zip's directory are a promise that Python's reader holds members to: it reads
-    no further. A file that is no zip passes; who reads it says so.
+    The sizes in the directory of a zip file are binding: Python's reader reads no more. A file
+    that is not a zip archive passes; its reader reports that.
 
     Raises
     ------
-    CriticalMassError: the archive is over the limits, or an array in it says it is larger than
-        the bytes that stand for it.
+    CriticalMassError: if the archive is over the limits, or an array in it declares another size
+        than it has.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -60,47 +59,48 @@ def check_zip(path: Path) -> None:
                 if info.filename.endswith(".npy"):
                     _check_array(path, archive, info)
     except (zipfile.BadZipFile, RuntimeError, EOFError) as error:
-        raise CriticalMassError(f"{str(path)!r} is no readable archive: {error}") from error
+        raise CriticalMassError(
+            f"{str(path)!r} is not a readable archive ({error}); save it again"
+        ) from error
 
 
 def _check_array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-    from criticalmass.storage.untrusted import read_header
-
     try:
         with archive.open(info) as file:
             shape, _, dtype = read_header(file)
-            held = info.file_size - file.tell()
+            size = info.file_size - file.tell()
     except (ValueError, OSError, SyntaxError) as error:
         raise CriticalMassError(
-            f"{info.filename!r} in {str(path)!r} is no NumPy array: {error}"
+            f"{info.filename!r} in {str(path)!r} is not a NumPy array ({error}); save it again"
         ) from error
-    asked = math.prod(shape) * dtype.itemsize
-    if not dtype.hasobject and asked != held:
+    declared = math.prod(shape) * dtype.itemsize
+    if not dtype.hasobject and declared != size:
         raise CriticalMassError(
-            f"{info.filename!r} in {str(path)!r} says it has {asked:,} bytes and has {held:,}; "
+            f"{info.filename!r} in {str(path)!r} declares {declared:,} bytes but has {size:,}; "
             "it is damaged, save it again"
         )
 
 
-def check_beside(folder: Path, location: str, owner: Path) -> Path:
-    """Resolve a path that a file names; it may not leave the file's folder.
+def check_inside_folder(folder: Path, location: str, owner: Path) -> Path:
+    """Return the path that a file names, relative to its folder.
 
     Parameters
     ----------
     folder: the folder of the file.
-    location: the path, relative to it.
+    location: the path, relative to the folder.
     owner: the file, for the message.
 
     Raises
     ------
-    CriticalMassError: it is absolute, climbs out, or goes through a link that does.
+    CriticalMassError: if the path leaves the folder: it is absolute, climbs out, or follows a
+        link out.
     """
     path = (folder / location).resolve()
     if location and path.is_relative_to(folder.resolve()):
         return path
     raise CriticalMassError(
-        f"{str(owner)!r} keeps data in {location!r}, outside its folder, which is refused; put "
-        "the data beside it and save the file again"
+        f"{str(owner)!r} stores data in {location!r}, outside its folder, which is refused; put "
+        "the data into the folder and save the file again"
     )
 
 
@@ -109,10 +109,10 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
     Raises
     ------
-    ValueError: it has none.
+    ValueError: if there is no valid header.
     """
     version = npy.read_magic(file)
     if version == (1, 0):
         return npy.read_array_header_1_0(file)
-    # Version 3 differs in the encoding of the names of fields, which vectors do not have.
+    # Version 3 differs in the encoding of field names only, which vectors do not have.
     return npy.read_array_header_2_0(file)

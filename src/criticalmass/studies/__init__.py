@@ -1,4 +1,4 @@
-"""The paper's experiments as files that one can run, and what became of those that run here."""
+"""Studies: the paper's experiments as files, and the commands that combine several steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo: two real models on real data, from nothing to a page."""
+"""`demo`: measure two real models on real data and write one report."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from criticalmass.core.progress import say
+from criticalmass.core.progress import write_line
 from criticalmass.errors import DataUnavailableError
 
 if TYPE_CHECKING:
     from criticalmass.storage.run import Run
 
-VISION, TEXT = "pypi:efficientnet-lite0", "pypi:minilm-l6"
-IMAGES, GLOSSES, ALWAYS_THERE = "demo:fashion-mnist", "demo:wordnet-nouns", "sklearn:digits"
+IMAGE_MODEL, TEXT_MODEL = "pypi:efficientnet-lite0", "pypi:minilm-l6"
+IMAGE_DATA, TEXT_DATA = "demo:fashion-mnist", "demo:wordnet-nouns"
+FALLBACK_IMAGES = "sklearn:digits"
 DELTAS = (0.8, 0.9, 0.95)
 SEEDS = 5
 
 
 @dataclass(frozen=True)
-class Demo:
-    """What the demo made, and what it took.
+class DemoResult:
+    """The result of `demo`.
 
     Attributes
     ----------
-    runs: one run for each pair of model and dataset.
-    report: path of the page about all of them.
+    runs: one run for each pair of a model and a dataset.
+    report: path of the page about all runs.
     seconds: wall time.
-    peak_bytes: largest memory the process held at a time.
+    peak_bytes: largest resident memory of the process.
     """
 
     runs: tuple[Run, ...]
@@ -39,50 +40,50 @@ class Demo:
     peak_bytes: int
 
 
-def demo(out: str | os.PathLike[str] = "demo") -> Demo:
+def demo(out: str | os.PathLike[str] = "demo") -> DemoResult:
     """Measure an image model and a text model, and write one report about both.
 
-    Steps that an earlier demo finished in the same folder are not done again. Where Fashion-MNIST
-    cannot be had, scikit-learn's digits stand in for it, and glosses that cannot be had are left
-    out; both are said on stderr.
+    Steps that an earlier call finished in the same folder are not repeated. If Fashion-MNIST is
+    not available, scikit-learn's digits are used instead. If the glosses of WordNet are not
+    available, the text model is left out. Both cases are reported on stderr.
 
     Parameters
     ----------
-    out: folder to write.
+    out: folder of the results.
 
     Raises
     ------
-    MissingExtraError: a package of the demo is not installed.
+    MissingExtraError: a package that the demo needs is not installed.
     """
     from criticalmass.reporting.page.report import report
 
     started = time.perf_counter()
     folder = Path(out)
     try:
-        runs = [_measured(VISION, IMAGES, folder)]
+        runs = [_measure_pair(IMAGE_MODEL, IMAGE_DATA, folder)]
     except DataUnavailableError as error:
-        say(f"{error}; taking scikit-learn's digits instead")
-        runs = [_measured(VISION, ALWAYS_THERE, folder)]
+        write_line(f"{error}; using scikit-learn's digits instead")
+        runs = [_measure_pair(IMAGE_MODEL, FALLBACK_IMAGES, folder)]
     try:
-        runs.append(_measured(TEXT, GLOSSES, folder))
+        runs.append(_measure_pair(TEXT_MODEL, TEXT_DATA, folder))
     except DataUnavailableError as error:
-        say(f"{error}; leaving the text model out")
+        write_line(f"{error}; leaving the text model out")
     page = report(runs, folder / "report.html", deltas=DELTAS)
-    return Demo(tuple(runs), page, time.perf_counter() - started, peak_memory())
+    return DemoResult(tuple(runs), page, time.perf_counter() - started, peak_memory())
 
 
-def _measured(model: str, dataset: str, folder: Path) -> Run:
-    """Extract and sweep one pair of model and dataset, each pair in a folder of its own."""
+def _measure_pair(model: str, dataset: str, folder: Path) -> Run:
+    """Extract and sweep one pair of a model and a dataset, in its own folder."""
     from criticalmass.extraction.extract import extract
     from criticalmass.sweeps.sweep import sweep
 
-    place = folder / dataset.partition(":")[2]
-    store = extract(model, dataset, out=place / "features")
-    return sweep(store, out=place / "run", seeds=SEEDS)
+    pair_folder = folder / dataset.partition(":")[2]
+    store = extract(model, dataset, out=pair_folder / "features")
+    return sweep(store, out=pair_folder / "run", seeds=SEEDS)
 
 
 def peak_memory() -> int:
-    """Return the largest resident memory of this process so far, in bytes; 0 where unknown."""
+    """Return the largest resident memory of this process so far, in bytes; 0 on Windows."""
     if sys.platform == "win32":
         return 0
     import resource

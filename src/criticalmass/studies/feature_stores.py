@@ -1,175 +1,196 @@
-"""The features of a folder, shared by all studies that look there."""
+"""The feature stores of a folder, shared by all studies that use the folder."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from criticalmass.core.backends import Backend, Local
 from criticalmass.errors import CriticalMassError, DataUnavailableError, MissingExtraError
 from criticalmass.extraction.datasets import Dataset, load_dataset
-from criticalmass.extraction.models.frozen import fits
+from criticalmass.extraction.models.frozen import matches_layer
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.files import write_json
-from criticalmass.studies.grid import Pair
+from criticalmass.studies.grid import ModelDatasetPair
 
-Stored = tuple[FeatureStore, tuple[str, ...]]
-_Asked = tuple[Path, tuple[str, ...], tuple[str, ...]]
 _ALL = "all"
-_DEFAULT = ("penultimate",)
+_DEFAULT_LAYERS = ("penultimate",)
 
 
-@dataclass
-class Features:
-    """Where features are kept, and how they are made.
+class StoredLayers(NamedTuple):
+    """A feature store, and the names of the requested layers in it."""
+
+    store: FeatureStore
+    layers: tuple[str, ...]
+
+
+class _StorePlan(NamedTuple):
+    """A store to open or extract.
 
     Attributes
     ----------
-    folder: holds one feature store per pair and choice of layers, and what was asked for it.
-    device, backend: as of `criticalmass.extract`.
-    made: how many stores were made or completed so far.
+    path: folder of the store.
+    layers: layer names and patterns that it is extracted with.
+    requested: those of them that are requested now.
     """
 
-    folder: Path
-    device: str = "auto"
-    backend: Backend = field(default_factory=Local)
-    made: int = field(default=0, init=False)
-    _opened: dict[Path, FeatureStore] = field(default_factory=dict, repr=False)
-    _last: tuple[str, Dataset] | None = field(default=None, repr=False)
-    _broken: dict[str, CriticalMassError] = field(default_factory=dict, repr=False)
+    path: Path
+    layers: tuple[str, ...]
+    requested: tuple[str, ...]
 
-    def of(self, pair: Pair, layers: Sequence[str]) -> list[Stored]:
-        """Open the features of a pair, and make what is not there.
 
-        What another store of that pair has is not read again, not even together with more: one
-        pass for several layers need not give the very bits of a pass for one, and cells that
-        were computed on those would be taken for stale.
+class StudyFeatures:
+    """Opens and extracts the feature stores of studies.
+
+    Parameters
+    ----------
+    folder: holds one feature store per pair and choice of layers, and for each store a JSON file
+        with its model, dataset and layers.
+    device, backend: as of `criticalmass.extract`.
+
+    Attributes
+    ----------
+    n_extracted: number of stores extracted or completed so far.
+    """
+
+    def __init__(self, folder: Path, device: str = "auto", backend: Backend | None = None) -> None:
+        self.folder = folder
+        self.device = device
+        self.backend: Backend = Local() if backend is None else backend
+        self.n_extracted = 0
+        self._opened: dict[Path, FeatureStore] = {}
+        self._last_dataset: tuple[str, Dataset] | None = None
+        self._errors: dict[str, CriticalMassError] = {}
+
+    def stores(self, pair: ModelDatasetPair, layers: Sequence[str]) -> list[StoredLayers]:
+        """Open the stores with some layers of a pair, and extract what is missing.
+
+        Layers that another store of the pair has are not extracted again, not even together with
+        other layers. The features of one pass for several layers may differ in the last bits from
+        those of a pass for one layer, and then cells computed on the latter would be stale.
 
         Parameters
         ----------
-        pair: which model on which dataset.
+        pair: the model and the dataset.
         layers: names and patterns, as of `criticalmass.extract`.
-
-        Returns
-        -------
-        The stores, and of each the layers that were asked for.
 
         Raises
         ------
-        CriticalMassError: as `criticalmass.extract` raises it; what is wrong with a dataset or a
-            model is found out once, and raised for each of its pairs.
+        CriticalMassError: as `criticalmass.extract` raises it. A dataset or model that cannot be
+            loaded is tried once; its error is raised again for each of its pairs.
         """
         for spec in (pair.dataset, pair.model):
-            if spec in self._broken:
-                raise self._broken[spec]
+            if spec in self._errors:
+                raise self._errors[spec]
         try:
-            dataset = self._dataset(pair.dataset)
+            dataset = self._load_dataset(pair.dataset)
         except CriticalMassError as error:
-            self._broken[pair.dataset] = error
+            self._errors[pair.dataset] = error
             raise
-        found = []
-        for place, asked, mine in self._places(pair, tuple(layers)):
-            store = self._extracted(pair, dataset, place, asked)
-            found.append((store, chosen(store, mine)))
-        return found
+        stored = []
+        for plan in self._plan_stores(pair, tuple(layers)):
+            store = self._extract(pair, dataset, plan)
+            stored.append(StoredLayers(store, match_layers(store, plan.requested)))
+        return stored
 
-    def _extracted(
-        self, pair: Pair, dataset: Dataset, place: Path, asked: tuple[str, ...]
-    ) -> FeatureStore:
+    def _extract(self, pair: ModelDatasetPair, dataset: Dataset, plan: _StorePlan) -> FeatureStore:
         from criticalmass.extraction.extract import extract
 
-        if place in self._opened:
-            return self._opened[place]
-        before = _files(place)
-        record = {"model": pair.model, "dataset": pair.dataset, "layers": list(asked)}
-        write_json(place.with_name(f"{place.name}.json"), record, indent=2)
-        # Workers elsewhere load the data themselves.
+        path = plan.path
+        if path in self._opened:
+            return self._opened[path]
+        n_files = _count_feature_files(path)
+        record = {"model": pair.model, "dataset": pair.dataset, "layers": list(plan.layers)}
+        write_json(path.with_name(f"{path.name}.json"), record, indent=2)
+        # The workers of other backends load the data themselves.
         data = dataset if isinstance(self.backend, Local) else pair.dataset
         try:
             store = extract(
                 pair.model,
                 data,
-                out=place,
-                layers=asked,
+                out=path,
+                layers=plan.layers,
                 device=self.device,
                 backend=self.backend,
             )
         except (DataUnavailableError, MissingExtraError) as error:
-            # The data are here, so it is the model that cannot be had.
-            self._broken[pair.model] = error
+            # The dataset is loaded already, so the error is about the model.
+            self._errors[pair.model] = error
             raise
-        self.made += _files(place) != before
-        self._opened[place] = store
+        self.n_extracted += _count_feature_files(path) != n_files
+        self._opened[path] = store
         return store
 
-    def _dataset(self, spec: str) -> Dataset:
-        """Load a dataset; the last one is kept, since pairs come sorted by it."""
-        if self._last is None or self._last[0] != spec:
-            self._last = (spec, load_dataset(spec))
-        return self._last[1]
+    def _load_dataset(self, spec: str) -> Dataset:
+        """Load a dataset; the last one stays in memory, because pairs are sorted by dataset."""
+        if self._last_dataset is None or self._last_dataset[0] != spec:
+            self._last_dataset = (spec, load_dataset(spec))
+        return self._last_dataset[1]
 
-    def _places(self, pair: Pair, layers: tuple[str, ...]) -> list[_Asked]:
-        """Find the stores that have these layers, and a place for those that none has."""
-        found: list[_Asked] = []
-        open_ones = list(layers)
-        for record in sorted(self.folder.glob(f"{pair.folder}*.json")):
-            known = _read(record)
-            asked = tuple(known.get("layers", ()))
-            if (known.get("model"), known.get("dataset")) != (pair.model, pair.dataset):
+    def _plan_stores(self, pair: ModelDatasetPair, layers: tuple[str, ...]) -> list[_StorePlan]:
+        """Return the stores that have these layers, and a new one for the layers of none."""
+        plans: list[_StorePlan] = []
+        remaining = list(layers)
+        for path in sorted(self.folder.glob(f"{pair.folder}*.json")):
+            record = _read_record(path)
+            stored = tuple(record.get("layers", ()))
+            if (record.get("model"), record.get("dataset")) != (pair.model, pair.dataset):
                 continue
-            mine = tuple(layer for layer in open_ones if _covers(asked, layer, layers))
-            if mine:
-                found.append((record.with_suffix(""), asked, mine))
-                open_ones = [layer for layer in open_ones if layer not in mine]
-        if open_ones:
+            covered = tuple(layer for layer in remaining if _has_layer(stored, layer, layers))
+            if covered:
+                plans.append(_StorePlan(path.with_suffix(""), stored, covered))
+                remaining = [layer for layer in remaining if layer not in covered]
+        if remaining:
             suffix = ""
-            if tuple(open_ones) != _DEFAULT:
-                digest = hashlib.sha256("\0".join(open_ones).encode()).hexdigest()
+            if tuple(remaining) != _DEFAULT_LAYERS:
+                digest = hashlib.sha256("\0".join(remaining).encode()).hexdigest()
                 suffix = f"-{digest[:6]}"
-            place = self.folder / f"{pair.folder}{suffix}"
-            found.append((place, tuple(open_ones), tuple(open_ones)))
-        return found
+            path = self.folder / f"{pair.folder}{suffix}"
+            plans.append(_StorePlan(path, tuple(remaining), tuple(remaining)))
+        return plans
 
 
-def _covers(asked: tuple[str, ...], layer: str, together: tuple[str, ...]) -> bool:
-    """Tell whether a store of some layers has one that is wanted together with others.
+def _has_layer(stored: tuple[str, ...], layer: str, requested: tuple[str, ...]) -> bool:
+    """Return whether a store with some layers has one of the requested layers.
 
-    What "all" means hangs on what it is asked with, so such a choice is taken as a whole.
+    The layer "all" depends on the layers that it is extracted with. A choice with "all" therefore
+    matches only a store with the same choice.
     """
-    if _ALL in (*asked, *together):
-        return asked == together
-    return layer in asked or any(fits(pattern, layer) for pattern in asked)
+    if _ALL in (*stored, *requested):
+        return stored == requested
+    return layer in stored or any(matches_layer(pattern, layer) for pattern in stored)
 
 
-def _files(place: Path) -> int:
-    return sum(1 for _ in place.rglob("*.npy"))
+def _count_feature_files(path: Path) -> int:
+    return sum(1 for _ in path.rglob("*.npy"))
 
 
-def united(choices: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
-    """Put choices of layers together so that one pass serves them; those with ``all`` stay alone.
+def merge_layer_choices(choices: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Merge choices of layers so that one pass extracts them; those with "all" stay separate.
 
     Returns
     -------
     The choices to extract, each once.
     """
-    alone = dict.fromkeys(tuple(choice) for choice in choices if _ALL in choice)
+    separate = dict.fromkeys(tuple(choice) for choice in choices if _ALL in choice)
     merged = dict.fromkeys(layer for choice in choices if _ALL not in choice for layer in choice)
-    return [*([tuple(merged)] if merged else []), *alone]
+    return [*([tuple(merged)] if merged else []), *separate]
 
 
-def chosen(store: FeatureStore, layers: Sequence[str]) -> tuple[str, ...]:
-    """Find the layers of a store that names and patterns stand for."""
-    return tuple(name for name in store.layers if any(fits(pattern, name) for pattern in layers))
+def match_layers(store: FeatureStore, layers: Sequence[str]) -> tuple[str, ...]:
+    """Return the layers of a store that match names and patterns."""
+    return tuple(
+        name for name in store.layers if any(matches_layer(pattern, name) for pattern in layers)
+    )
 
 
-def _read(record: Path) -> dict[str, Any]:
-    """Read what a store was made for; a damaged record is as good as none."""
+def _read_record(path: Path) -> dict[str, Any]:
+    """Read the JSON file of a store; empty if the file is damaged."""
     try:
-        content = json.loads(record.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -1,4 +1,4 @@
-"""What a study's grids come to: pairs of a model and a dataset, and what is swept over each."""
+"""The jobs of studies: pairs of a model and a dataset, and what is swept on each pair."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from criticalmass.selectors.registry import SELECTORS
 from criticalmass.selectors.sizes import sizes_for
 from criticalmass.storage.run import Run
-from criticalmass.storage.run_view import RunPart
-from criticalmass.studies.schema import PROBE, ModelEntry, Part, Study
+from criticalmass.storage.run_view import RunView
+from criticalmass.studies.schema import PROBE, ModelEntry, Study, StudyPart
+from criticalmass.sweeps.plan import FULL
 
-_TAKES_INIT = ("pypi:", "timm:")
+_SCHEMES_WITH_INIT = ("pypi:", "timm:")
+_WEIGHT_OPTIONS = ("init", "weights")
 
 
 @dataclass(frozen=True, order=True)
-class Pair:
+class ModelDatasetPair:
     """A model on a dataset.
 
     Attributes
     ----------
-    dataset, model: specs, with everything that the user told for them.
+    dataset, model: specs, with the options that the user gave for them.
     """
 
     dataset: str
@@ -34,7 +37,7 @@ class Pair:
 
     @property
     def folder(self) -> str:
-        """A name for its folders: readable, and its own."""
+        """Unique and readable folder name of the pair."""
         digest = hashlib.sha256(f"{self.model}\0{self.dataset}".encode()).hexdigest()[:8]
         words = (re.sub(r"[^A-Za-z0-9.]+", "-", text)[-48:] for text in (self.model, self.dataset))
         return "-".join([*(word.strip("-.") for word in words), digest])
@@ -44,50 +47,51 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Job:
+class StudyJob:
     """One sweep of a study.
 
     Attributes
     ----------
-    study: the study's name.
-    part: the grid that it is of.
+    study: name of the study.
+    part: the grid that the job belongs to.
     entry: the model, as the study names it.
     pair: the model and the dataset, as they are loaded.
-    control: whether the model is the untrained stand-in of ``entry``.
+    control: whether the model is the untrained control of ``entry``.
     """
 
     study: str
-    part: Part
+    part: StudyPart
     entry: ModelEntry
-    pair: Pair
+    pair: ModelDatasetPair
     control: bool = False
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The measures, with the protocol's probe in its place."""
-        probe = self.part.rules.probe
+        """The measures, with the protocol's probe for `PROBE`."""
+        probe = self.part.protocol_settings.probe
         return tuple(dict.fromkeys(probe if m == PROBE else m for m in self.part.measures))
 
     @property
     def fractions(self) -> tuple[float, ...]:
-        """The fractions, those of the protocol where the part has none."""
-        return self.part.fractions or self.part.rules.fractions
+        """The fractions of the part, or those of its protocol."""
+        return self.part.fractions or self.part.protocol_settings.fractions
 
     @property
     def seeds(self) -> int:
         """Number of random subsets of a size."""
-        return self.part.seeds or self.part.rules.seeds
+        return self.part.seeds or self.part.protocol_settings.seeds
 
 
 @dataclass(frozen=True)
-class Missing:
-    """A part of a study that could not be measured.
+class MissingPart:
+    """A model on a dataset that a study could not measure.
 
     Attributes
     ----------
-    study, model, dataset: which; the specs as the study names them.
-    reason: why, in a line, with the cure.
-    optional: whether the study counts as whole without it.
+    study: name of the study.
+    model, dataset: specs.
+    reason: why, in one line, with the cure.
+    optional: whether the study is complete without it.
     """
 
     study: str
@@ -101,122 +105,125 @@ class Missing:
 
 
 @dataclass
-class Grid:
-    """All jobs of one command, and what cannot even be begun."""
+class StudyGrid:
+    """The jobs of one command, and what cannot be started."""
 
-    jobs: list[Job] = field(default_factory=list)
-    missing: list[Missing] = field(default_factory=list)
+    jobs: list[StudyJob] = field(default_factory=list)
+    missing: list[MissingPart] = field(default_factory=list)
 
     @property
-    def pairs(self) -> list[Pair]:
-        """Each pair once, datasets together so that each is loaded once."""
+    def pairs(self) -> list[ModelDatasetPair]:
+        """Each pair once, sorted by dataset so that each dataset is loaded once."""
         return sorted({job.pair for job in self.jobs})
 
-    def of(self, pair: Pair) -> list[Job]:
-        """List the jobs on one pair, in the studies' order."""
+    def jobs_on(self, pair: ModelDatasetPair) -> list[StudyJob]:
+        """Return the jobs on one pair, in the order of the studies."""
         return [job for job in self.jobs if job.pair == pair]
 
 
-def grid_of(
+def build_grid(
     studies: Iterable[Study], weights: Mapping[str, Path], data: Path | None = None
-) -> Grid:
-    """Combine everything that studies combine.
+) -> StudyGrid:
+    """List the jobs of studies.
 
     Parameters
     ----------
-    studies: without those that they include.
-    weights: name -> weight file, for the models that ask for one.
-    data: root of torchvision's datasets, for specs that name none.
+    studies: the studies; those that they include are not added.
+    weights: name -> weight file, for the models that need one.
+    data: root of torchvision's datasets, for specs without a root.
     """
-    grid = Grid()
+    grid = StudyGrid()
     for study in studies:
         for part in study.parts:
-            for dataset in (with_root(text, data) for text in part.datasets):
+            for dataset in (add_root(spec, data) for spec in part.datasets):
                 for entry in part.models:
-                    _add(grid, study.name, part, (entry, dataset), weights)
+                    _add_jobs(grid, study.name, part, entry, dataset, weights)
     return grid
 
 
-def _add(
-    grid: Grid, study: str, part: Part, what: tuple[ModelEntry, str], weights: Mapping[str, Path]
+def _add_jobs(
+    grid: StudyGrid,
+    study: str,
+    part: StudyPart,
+    entry: ModelEntry,
+    dataset: str,
+    weights: Mapping[str, Path],
 ) -> None:
-    """Add a model's job and its control's."""
-    entry, dataset = what
+    """Add the job of a model on a dataset, and that of its untrained control."""
     if part.control:
         untrained = untrained_spec(entry.spec)
         if untrained is None:
-            reason = "nothing draws its weights anew, so it has no untrained control"
-            grid.missing.append(Missing(study, entry.spec, dataset, reason, optional=True))
+            reason = "no untrained control: this kind of model has no random initialisation"
+            grid.missing.append(MissingPart(study, entry.spec, dataset, reason, optional=True))
         else:
-            grid.jobs.append(Job(study, part, entry, Pair(dataset, untrained), control=True))
+            pair = ModelDatasetPair(dataset, untrained)
+            grid.jobs.append(StudyJob(study, part, entry, pair, control=True))
     spec = entry.spec
     if entry.weights is not None:
         if entry.weights not in weights:
             reason = f"needs weights; give --weights {entry.weights}=FILE"
-            grid.missing.append(Missing(study, spec, dataset, reason, part.optional))
+            grid.missing.append(MissingPart(study, spec, dataset, reason, part.optional))
             return
-        spec = with_option(spec, "weights", str(weights[entry.weights]))
-    grid.jobs.append(Job(study, part, entry, Pair(dataset, spec)))
+        spec = add_option(spec, "weights", str(weights[entry.weights]))
+    grid.jobs.append(StudyJob(study, part, entry, ModelDatasetPair(dataset, spec)))
 
 
-def with_option(spec: str, key: str, value: str) -> str:
+def add_option(spec: str, key: str, value: str) -> str:
     """Add an option to a spec."""
     return f"{spec}{'&' if '?' in spec else '?'}{key}={value}"
 
 
-def with_root(spec: str, data: Path | None) -> str:
-    """Tell a torchvision dataset where it lies, if its spec does not."""
+def add_root(spec: str, data: Path | None) -> str:
+    """Add the root folder to the spec of a torchvision dataset that has none."""
     if data is None or not spec.startswith("torchvision:") or "root=" in spec:
         return spec
-    return with_option(spec, "root", str(data))
+    return add_option(spec, "root", str(data))
 
 
 def untrained_spec(spec: str) -> str | None:
-    """Name the same network with weights drawn at random; None where nothing makes one."""
-    if not spec.startswith(_TAKES_INIT):
+    """Return the spec of the same network with random weights; None if there is none."""
+    if not spec.startswith(_SCHEMES_WITH_INIT):
         return None
     name, _, query = spec.partition("?")
-    kept = [pair for pair in query.split("&") if pair and pair.split("=")[0] not in _WEIGHTS]
-    return f"{name}?{'&'.join(['init=random', *kept])}"
+    options = [
+        option
+        for option in query.split("&")
+        if option and option.split("=")[0] not in _WEIGHT_OPTIONS
+    ]
+    return f"{name}?{'&'.join(['init=random', *options])}"
 
 
-_WEIGHTS = ("init", "weights")
-
-FULL = "full"
-
-
-def view(run: Run, asked: Iterable[tuple[Job, Sequence[str]]]) -> RunPart:
-    """Narrow a run to what some jobs asked for, however much else is in it.
+def select_rows(run: Run, jobs: Iterable[tuple[StudyJob, Sequence[str]]]) -> RunView:
+    """Return the view of a run with the rows of some jobs only.
 
     Parameters
     ----------
-    run: of one pair.
-    asked: jobs on that pair, each with the names of its layers.
+    run: the run of one pair.
+    jobs: jobs on that pair, each with the names of its layers.
     """
     table = run.frame()
-    kept = np.zeros(len(table), dtype=bool)
-    for job, layers in asked:
-        kept |= _asked(table, job, layers)
-    return RunPart(run.path, table=table[kept].reset_index(drop=True))
+    selected = np.zeros(len(table), dtype=bool)
+    for job, layers in jobs:
+        selected |= _rows_of_job(table, job, layers)
+    return RunView(run.path, table=table[selected].reset_index(drop=True))
 
 
-def _asked(
-    table: pd.DataFrame, job: Job, layers: Sequence[str]
-) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Mask the rows of one job: (n_rows,)."""
-    selector, size = table["selector"], table["n_kept"].astype(int)
-    chance = {name for name in job.part.selectors if SELECTORS[name].is_random}
-    wanted = {
-        (int(width), kept)
+def _rows_of_job(
+    table: pd.DataFrame, job: StudyJob, layers: Sequence[str]
+) -> npt.NDArray[np.bool_]:
+    """Return the (n_rows,) mask of the rows of one job."""
+    selector, n_kept = table["selector"], table["n_kept"].astype(int)
+    random_selectors = {name for name in job.part.selectors if SELECTORS[name].is_random}
+    sizes = {
+        (int(width), size)
         for width in table["n_neurons"].unique()
-        for kept in sizes_for(job.fractions, int(width))
+        for size in sizes_for(job.fractions, int(width))
     }
-    sizes = np.array(
-        [pair in wanted for pair in zip(table["n_neurons"].astype(int), size, strict=True)],
+    has_size = np.array(
+        [pair in sizes for pair in zip(table["n_neurons"].astype(int), n_kept, strict=True)],
         dtype=bool,
     )
-    seeds = ~selector.isin(chance) | (table["seed"].astype(int) < job.seeds)
-    mine = selector.isin(job.part.selectors) & sizes & seeds
-    whole = selector == FULL
-    place = table["layer"].isin(layers) & table["measure"].isin(job.measures)
-    return np.asarray(place & (mine | whole), dtype=bool)
+    has_seed = ~selector.isin(random_selectors) | (table["seed"].astype(int) < job.seeds)
+    is_subset = selector.isin(job.part.selectors) & has_size & has_seed
+    has_layer_and_measure = table["layer"].isin(layers) & table["measure"].isin(job.measures)
+    return np.asarray(has_layer_and_measure & (is_subset | (selector == FULL)), dtype=bool)

@@ -1,4 +1,4 @@
-"""The studies that come with the package, and files like them."""
+"""The studies of the package, and study files of the user."""
 
 from __future__ import annotations
 
@@ -15,58 +15,68 @@ _SUFFIXES = (".yaml", ".yml")
 _PAPER, _LOCAL = "-paper", "-local"
 
 
-def names() -> tuple[str, ...]:
-    """Name the studies that come with the package."""
-    found = (entry.name for entry in files("criticalmass.studies").joinpath("library").iterdir())
-    return tuple(sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml")))
+def study_names() -> tuple[str, ...]:
+    """Return the names of the studies of the package."""
+    names = (entry.name for entry in files("criticalmass.studies").joinpath("library").iterdir())
+    return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
 
 
-def load(name_or_file: str | os.PathLike[str]) -> Study:
-    """Read a study by its name, or from a file.
+def load_study(name_or_file: str | os.PathLike[str]) -> Study:
+    """Read a study of the package by its name, or a study file.
 
     Parameters
     ----------
-    name_or_file: one of `names`, or a path that ends in .yaml or .yml.
+    name_or_file: one of `study_names`, or a path that ends in .yaml or .yml.
 
     Raises
     ------
-    CriticalMassError: no such study, one that cannot run here yet, or a file that is no study.
+    CriticalMassError: the name is unknown, the study has no local variant, or the file is not a
+        study.
     """
     text = os.fspath(name_or_file)
     if text.endswith(_SUFFIXES):
         return read_study(Path(text))
-    if text in names():
+    names = study_names()
+    if text in names:
         with as_file(files("criticalmass.studies").joinpath(f"library/{text}.yaml")) as path:
             return read_study(path, text)
-    if text.endswith(_LOCAL) and text.replace(_LOCAL, _PAPER) in names():
-        paper = load(text.replace(_LOCAL, _PAPER))
-        raise CriticalMassError(f"no study {text!r}: {paper.not_here}; its question: {paper.name}")
-    raise unknown_name("study", text, names())
+    if text.endswith(_LOCAL) and text.replace(_LOCAL, _PAPER) in names:
+        paper = load_study(text.replace(_LOCAL, _PAPER))
+        raise CriticalMassError(
+            f"no study {text!r}: {paper.not_here}; {paper.name!r} asks the same question"
+        )
+    raise unknown_name("study", text, names)
 
 
-def gathered(study: Study, above: tuple[str, ...] = ()) -> Iterator[Study]:
-    """Yield a study and all that it includes, the included ones first, each once.
+def with_includes(study: Study, included_by: tuple[str, ...] = ()) -> Iterator[Study]:
+    """Yield the studies that a study includes, each once, then the study itself.
+
+    Parameters
+    ----------
+    study: the study.
+    included_by: names of the studies through which it was included.
 
     Raises
     ------
-    CriticalMassError: an unknown study, or one that includes itself.
+    CriticalMassError: an included study is unknown, or a study includes itself.
     """
-    if study.name in above:
-        raise CriticalMassError(f"study {study.name!r} includes itself ({' > '.join(above)})")
-    seen: set[str] = set()
+    if study.name in included_by:
+        chain = " > ".join(included_by)
+        raise CriticalMassError(f"study {study.name!r} includes itself ({chain})")
+    yielded: set[str] = set()
     for name in study.include:
-        for one in gathered(load(name), (*above, study.name)):
-            if one.name not in seen:
-                seen.add(one.name)
-                yield one
+        for included in with_includes(load_study(name), (*included_by, study.name)):
+            if included.name not in yielded:
+                yielded.add(included.name)
+                yield included
     yield study
 
 
-def listed() -> list[tuple[str, str]]:
-    """Describe each study in a line; those whose local variant is to come have their place."""
+def describe_studies() -> list[tuple[str, str]]:
+    """Return (name, description) of each study, and why a local variant does not exist."""
     rows = []
-    for name in names():
-        study = load(name)
+    for name in study_names():
+        study = load_study(name)
         source = f" ({study.source})" if study.source else ""
         rows.append((name, f"{study.question}{source}"))
         if study.not_here:

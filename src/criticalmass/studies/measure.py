@@ -1,4 +1,4 @@
-"""``measure``: extract, sweep and report in one."""
+"""`measure`: extract, sweep and report in one call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from criticalmass.core.arguments import checked
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What `measure` made.
+    """The result of `measure`.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Measurement:
     report: Path
 
 
-@checked
+@validate_arguments
 def measure(
     model: str | FrozenModel,
     dataset: str | Dataset,
@@ -57,9 +57,9 @@ def measure(
     skip_broken: bool = False,
     precision: str = "float32",
 ) -> Measurement:
-    """Measure how few neurons of a model's layers do the whole layer's work on a dataset.
+    """Measure how many neurons of a model's layers are needed on a dataset.
 
-    What is there already in ``out`` is used again, so an interrupted call may be repeated.
+    Results that are already in ``out`` are reused, so an interrupted call can be repeated.
 
     Parameters
     ----------
@@ -68,12 +68,12 @@ def measure(
     layers, device, weights, pool, skip_broken, precision: as `criticalmass.extract` takes them.
     selectors, fractions, seeds, measures, refine, refine_level, refine_seeds, refine_cells: as
         `criticalmass.sweep` takes them.
-    deltas: shares of the whole layer's value that the report is about.
+    deltas: shares of the whole layer's value in the report.
     backend: where the work runs.
 
     Raises
     ------
-    CriticalMassError: as the three steps raise it.
+    CriticalMassError: as `extract`, `sweep` and `report` raise it.
     """
     from criticalmass.extraction.extract import extract
     from criticalmass.reporting.page.report import report

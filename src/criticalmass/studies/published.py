@@ -1,9 +1,9 @@
-"""The authors' numbers, and what has to be known of them before anything stands beside them.
+"""The numbers that the authors published, for comparison with measured ones.
 
-The file `library/published.json` holds what was read out of their analysis notebooks. Their sizes
-are ``int(f * n_neurons)``: the share that was kept is not the share that was asked for, and none
-where that is 0. Their table has the nearest estimator, which may pick a size that misses the bar;
-it is never compared with a strict DR.
+The file `library/published.json` holds the numbers of the authors' analysis notebooks. Their sizes
+are ``int(f * n_neurons)``, so the share that was kept differs from the requested fraction, and
+sizes of 0 neurons are left out. Their table uses the nearest estimator, which may choose a size
+that misses the threshold; it is not compared with a strict DR.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from criticalmass.analysis.estimators import diffused_redundancy
 from criticalmass.errors import unknown_name
 from criticalmass.reporting.figures.references import ReferencePoint
 
-CURVES, TABLE = "Nanda et al. 2023, mean of 5 seeds ± 1 sd", "Nanda et al. 2023, Table 1 (nearest)"
+CURVE_SOURCE = "Nanda et al. 2023, mean of 5 seeds ± 1 sd"
+FULL_SOURCE = "Nanda et al. 2023, whole layer, 1 seed"
+TABLE_SOURCE = "Nanda et al. 2023, Table 1 (nearest)"
 TABLE_DELTA = 0.9
-# How the published file calls the datasets of the studies.
+# Dataset spec of the studies -> name in the published file.
 DATASETS = {
     "torchvision:CIFAR10": "cifar10",
     "torchvision:CIFAR100": "cifar100",
@@ -32,6 +34,7 @@ DATASETS = {
     "torchvision:OxfordIIITPet": "oxford-iiit-pets",
 }
 _STANDARD = "imagenet1k/standard"
+_TABLE = "table1_dr_0.9_nearest_estimator"
 
 
 @dataclass(frozen=True)
@@ -41,79 +44,79 @@ class PublishedCurve:
     Attributes
     ----------
     key: network/upstream dataset/upstream loss/downstream dataset.
-    n_neurons: of the layer.
-    kept: (n_sizes,) neurons that were kept, int(f * n_neurons), without those of 0 neurons.
+    n_neurons: width of the layer.
+    n_kept: (n_sizes,) neurons kept, int(f * n_neurons), without sizes of 0 neurons.
     mean, std: (n_sizes,) accuracy over 5 random subsets.
     full: accuracy of the whole layer, one seed.
     """
 
     key: str
     n_neurons: int
-    kept: tuple[int, ...]
+    n_kept: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     full: float
 
     def dr(self, delta: float, estimator: str) -> float:
-        """DR of the published means."""
-        shares = np.asarray(self.kept) / self.n_neurons
+        """Return the DR of the published means."""
+        fractions = np.asarray(self.n_kept) / self.n_neurons
         means = np.asarray(self.mean)[:, None]
-        return float(diffused_redundancy(shares, means, self.full, delta, estimator=estimator))
+        return float(diffused_redundancy(fractions, means, self.full, delta, estimator=estimator))
 
 
 @cache
-def published() -> dict[str, Any]:
+def read_published() -> dict[str, Any]:
     """Read the file of published numbers."""
     text = files("criticalmass.studies").joinpath("library/published.json").read_text("utf-8")
     return dict(json.loads(text))
 
 
-def models() -> tuple[str, ...]:
-    """Names that a study's model may give as ``published``: network/upstream dataset/loss."""
-    table = published()["table1_dr_0.9_nearest_estimator"]
-    named = [key.rpartition("/")[0] for key in published()["curves"]]
-    return tuple(dict.fromkeys([*named, *(f"{m}/{_STANDARD}" for m in table if m != "columns")]))
+def published_models() -> tuple[str, ...]:
+    """Return the values of ``published`` in study files: network/upstream dataset/loss."""
+    with_curves = [key.rpartition("/")[0] for key in read_published()["curves"]]
+    networks = (name for name in read_published()[_TABLE] if name != "columns")
+    return tuple(dict.fromkeys([*with_curves, *(f"{name}/{_STANDARD}" for name in networks)]))
 
 
 def check_published(name: str) -> None:
-    """Refuse a name that nothing is published under.
+    """Raise if nothing is published under a name.
 
     Raises
     ------
-    CriticalMassError: with the likely name.
+    CriticalMassError: the name is unknown; the message suggests a similar one.
     """
-    if name not in models():
-        raise unknown_name("published model", name, models())
+    if name not in published_models():
+        raise unknown_name("published model", name, published_models())
 
 
-def curve(model: str | None, dataset: str) -> PublishedCurve | None:
-    """Find the published curve of a model on a dataset.
+def published_curve(model: str | None, dataset: str) -> PublishedCurve | None:
+    """Return the published curve of a model on a dataset, or None.
 
     Parameters
     ----------
-    model: one of `models`; None for a model of which nothing is published.
-    dataset: the dataset's spec; its options do not matter.
+    model: one of `published_models`, or None.
+    dataset: dataset spec; its options are ignored.
     """
     key = f"{model}/{DATASETS.get(dataset.partition('?')[0], '')}"
-    found = published()["curves"].get(key)
-    if model is None or found is None:
+    entry = read_published()["curves"].get(key)
+    if model is None or entry is None:
         return None
-    n_neurons = int(published()["n_neurons"][key.partition("/")[0]])
-    kept = [int(fraction * n_neurons) for fraction in found["fraction"]]
-    there = [place for place, size in enumerate(kept) if size > 0]
+    n_neurons = int(read_published()["n_neurons"][key.partition("/")[0]])
+    n_kept = [int(fraction * n_neurons) for fraction in entry["fraction"]]
+    indices = [index for index, size in enumerate(n_kept) if size > 0]
     return PublishedCurve(
         key=key,
         n_neurons=n_neurons,
-        kept=tuple(kept[place] for place in there),
-        mean=tuple(found["mean"][place] for place in there),
-        std=tuple(found["std"][place] for place in there),
-        full=float(found["full"]),
+        n_kept=tuple(n_kept[index] for index in indices),
+        mean=tuple(entry["mean"][index] for index in indices),
+        std=tuple(entry["std"][index] for index in indices),
+        full=float(entry["full"]),
     )
 
 
-def table_dr(model: str | None, dataset: str) -> float | None:
-    """Find the DR(0.9) of the paper's table (nearest estimator, ImageNet-1k, standard loss)."""
-    table = published()["table1_dr_0.9_nearest_estimator"]
+def published_dr(model: str | None, dataset: str) -> float | None:
+    """Return DR(0.9) in the paper's Table 1 (nearest estimator, ImageNet-1k, standard loss)."""
+    table = read_published()[_TABLE]
     network = (model or "").partition("/")[0]
     column = DATASETS.get(dataset.partition("?")[0])
     if model != f"{network}/{_STANDARD}" or network not in table or column is None:
@@ -121,60 +124,62 @@ def table_dr(model: str | None, dataset: str) -> float | None:
     return float(table[network][table["columns"].index(column)])
 
 
-def points(
+def published_points(
     model: str | None, dataset: str, names: tuple[str, str], probes: Sequence[str]
 ) -> Iterator[ReferencePoint]:
-    """Yield what is published of a model on a dataset, to be drawn beside a run.
+    """Yield the published numbers of a model on a dataset as points for a report.
 
     Parameters
     ----------
-    model, dataset: as of `curve`.
-    names: of model and dataset as the run calls them.
-    probes: the run's measures that the published accuracies stand beside.
+    model, dataset: as of `published_curve`.
+    names: model and dataset as the run names them.
+    probes: measures of the run to which the published accuracies are compared.
     """
-    found, dr = curve(model, dataset), table_dr(model, dataset)
-    at = {"model": names[0], "dataset": names[1]}
+    curve, dr = published_curve(model, dataset), published_dr(model, dataset)
+    run_names: dict[str, Any] = {"model": names[0], "dataset": names[1]}
     for probe in probes:
-        if found is not None:
-            for kept, mean, std in zip(found.kept, found.mean, found.std, strict=True):
-                ends = {"low": mean - std, "high": mean + std}
-                yield from _point(CURVES, probe, (kept / found.n_neurons, mean), {**at, **ends})
-            whole = f"{CURVES.partition(',')[0]}, whole layer, 1 seed"
-            yield from _point(whole, probe, (1.0, found.full), at)
+        if curve is not None:
+            for n_kept, mean, std in zip(curve.n_kept, curve.mean, curve.std, strict=True):
+                yield ReferencePoint(
+                    CURVE_SOURCE,
+                    probe,
+                    n_kept / curve.n_neurons,
+                    mean,
+                    low=mean - std,
+                    high=mean + std,
+                    **run_names,
+                )
+            yield ReferencePoint(FULL_SOURCE, probe, 1.0, curve.full, **run_names)
         if dr is not None:
-            yield from _point(TABLE, probe, (TABLE_DELTA, dr), {**at, "figure": "dr"})
+            yield ReferencePoint(TABLE_SOURCE, probe, TABLE_DELTA, dr, figure="dr", **run_names)
 
 
-def _point(
-    source: str, probe: str, xy: tuple[float, float], rest: dict[str, Any]
-) -> Iterator[ReferencePoint]:
-    yield ReferencePoint(source, probe, *xy, **rest)
-
-
-def beside(model: str | None, dataset: str, measured: pd.DataFrame) -> pd.DataFrame:
-    """Put what is published and what was measured side by side.
+def compare_with_published(model: str | None, dataset: str, measured: pd.DataFrame) -> pd.DataFrame:
+    """Return the published and the measured accuracies of the same sizes.
 
     Parameters
     ----------
-    model, dataset: as of `curve`.
-    measured: rows of `criticalmass.curves` of that pair, selector "random", or none.
+    model, dataset: as of `published_curve`.
+    measured: rows of `criticalmass.curves` of that pair with the selector "random"; may be empty.
 
     Returns
     -------
-    One row per published size and measured probe (one with nothing measured where there is
-    none): key, n_kept, published, published_std, measure, measured, low, high, difference.
+    One row per published size and measured probe: key, n_kept, published, published_std, measure,
+    measured, low, high, difference. Without measurements, one row per size with missing values.
     """
-    found = curve(model, dataset)
+    curve = published_curve(model, dataset)
     columns = ["key", "n_kept", "published", "published_std", "measure", "measured", "low", "high"]
     rows = []
     probes = list(dict.fromkeys(measured["measure"])) if len(measured) else [None]
-    for probe in probes if found is not None else ():
-        assert found is not None
-        mine = measured[measured["measure"] == probe] if probe is not None else measured
-        for kept, mean, std in zip(found.kept, found.mean, found.std, strict=True):
-            at = mine[mine["n_kept"] == kept].to_dict("records") if len(mine) else []
-            told = [at[0]["mean"], at[0]["low"], at[0]["high"]] if at else [None, None, None]
-            rows.append([found.key, kept, mean, std, probe, *told])
+    if curve is not None:
+        for probe in probes:
+            of_probe = measured[measured["measure"] == probe] if probe is not None else measured
+            for n_kept, mean, std in zip(curve.n_kept, curve.mean, curve.std, strict=True):
+                records: list[dict[str, Any]] = []
+                if len(of_probe):
+                    records = of_probe[of_probe["n_kept"] == n_kept].to_dict("records")
+                values = [records[0][name] for name in ("mean", "low", "high")] if records else []
+                rows.append([curve.key, n_kept, mean, std, probe, *(values or [None] * 3)])
     table = pd.DataFrame(rows, columns=columns)
     for name in ("measured", "low", "high"):
         table[name] = table[name].astype("Float64")

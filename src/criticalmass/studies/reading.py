@@ -1,4 +1,4 @@
-"""From a YAML file to a `Study`, checked before anything runs; errors name the line."""
+"""Read and check study files; errors name the line."""
 
 from __future__ import annotations
 
@@ -13,76 +13,83 @@ from criticalmass.extraction.models.loading import check_model_spec
 from criticalmass.measures.registry import MEASURES
 from criticalmass.selectors.registry import SELECTORS
 from criticalmass.studies.published import check_published
-from criticalmass.studies.schema import PAPER_FRACTIONS, PROBE, PROTOCOLS, ModelEntry, Part, Study
-from criticalmass.studies.yaml_nodes import Block, Place, read_block
+from criticalmass.studies.schema import (
+    PAPER_FRACTIONS,
+    PROBE,
+    PROTOCOLS,
+    ModelEntry,
+    Study,
+    StudyPart,
+)
+from criticalmass.studies.yaml_nodes import SourceLine, YamlMapping, read_mapping
 
-Check = Callable[[Any], Any]
+Parser = Callable[[Any], Any]
 TABLES = ("fairness", "agreement", "ensembles", "selectors")
 
 
 def read_study(path: Path, name: str | None = None) -> Study:
-    """Read a study and check all of it.
+    """Read a study file and check all of it.
 
     Parameters
     ----------
     path: the file.
-    name: the study's; the file's name without suffix if None.
+    name: name of the study; that of the file, without suffix, by default.
 
     Raises
     ------
-    CriticalMassError: not a study; the message names file and line, and what was meant.
+    CriticalMassError: the file is not a study; the message names the file, the line and, for an
+        unknown name, a similar one.
     """
-    block = read_block(path, None if name is None else f"study {name!r}")
-    block.known_only("a study", {*_STUDY_KEYS, *_PART_KEYS, "parts"})
-    if "question" not in block.values:
-        raise block.place.error("a study needs a question: question: What is asked?")
-    told = {key: _read(block, key, check) for key, check in _STUDY_KEYS.items()}
-    shared = {key: _read(block, key, check) for key, check in _PART_KEYS.items()}
-    given = {key: value for key, value in shared.items() if value is not None}
-    parts = _parts(block, given)
-    study = Study(
-        name=path.stem if name is None else name,
-        parts=parts,
-        **{key: value for key, value in told.items() if value is not None},
-    )
+    mapping = read_mapping(path, None if name is None else f"study {name!r}")
+    mapping.check_keys("a study", {*_STUDY_KEYS, *_PART_KEYS, "parts"})
+    if "question" not in mapping.values:
+        raise mapping.line.error("a study needs a question; add question: What is asked?")
+    study_values = _parse_keys(mapping, _STUDY_KEYS)
+    parts = _parse_parts(mapping, _parse_keys(mapping, _PART_KEYS))
+    study = Study(name=path.stem if name is None else name, parts=parts, **study_values)
     if not parts and not study.include:
-        raise block.place.error("a study measures something: give models and datasets, or include")
+        raise mapping.line.error("a study needs models and datasets, or include")
     return study
 
 
-def _parts(block: Block, given: Mapping[str, Any]) -> tuple[Part, ...]:
-    """Make the parts; what the file says outside of them holds for each."""
-    if "parts" not in block.values:
-        return tuple(_part(block.place, given)) if given else ()
-    listed = block.values["parts"]
-    if not isinstance(listed, list) or not all(isinstance(one, Block) for one in listed):
-        raise block.places["parts"].error("parts must be a list of mappings: - models: ...")
-    parts: list[Part] = []
-    for one in listed:
-        one.known_only("a part of a study", _PART_KEYS)
-        own = {key: _read(one, key, check) for key, check in _PART_KEYS.items()}
-        chosen = {**given, **{key: value for key, value in own.items() if value is not None}}
-        parts += _part(one.place, chosen)
+def _parse_parts(mapping: YamlMapping, defaults: Mapping[str, Any]) -> tuple[StudyPart, ...]:
+    """Return the parts; the keys outside of them are the defaults of each."""
+    if "parts" not in mapping.values:
+        return tuple(_make_parts(mapping.line, defaults)) if defaults else ()
+    items = mapping.values["parts"]
+    if not isinstance(items, list) or not all(isinstance(one, YamlMapping) for one in items):
+        raise mapping.key_lines["parts"].error("parts must be a list of mappings: - models: ...")
+    parts: list[StudyPart] = []
+    for item in items:
+        item.check_keys("a part of a study", _PART_KEYS)
+        parts += _make_parts(item.line, {**defaults, **_parse_keys(item, _PART_KEYS)})
     return tuple(parts)
 
 
-def _part(place: Place, given: Mapping[str, Any]) -> list[Part]:
-    """Make one part for each of its protocols."""
+def _make_parts(line: SourceLine, values: Mapping[str, Any]) -> list[StudyPart]:
+    """Return one part for each protocol."""
     for key in ("models", "datasets"):
-        if not given.get(key):
-            raise place.error(f"no {key}; a part of a study names at least one of each")
-    rest = {key: value for key, value in given.items() if key != "protocol"}
-    return [Part(**rest, protocol=name) for name in given.get("protocol", ("exact",))]
+        if not values.get(key):
+            raise line.error(f"no {key}; a part of a study needs at least one of each")
+    rest = {key: value for key, value in values.items() if key != "protocol"}
+    return [StudyPart(**rest, protocol=name) for name in values.get("protocol", ("exact",))]
 
 
-def _read(block: Block, key: str, check: Check) -> Any:
-    """Read one key, None where it is not given; whatever is wrong is told with its line."""
-    if key not in block.values:
-        return None
+def _parse_keys(mapping: YamlMapping, parsers: Mapping[str, Parser]) -> dict[str, Any]:
+    """Return the parsed values of the keys that the mapping has."""
+    return {
+        key: _parse_key(mapping, key, parser)
+        for key, parser in parsers.items()
+        if key in mapping.values
+    }
+
+
+def _parse_key(mapping: YamlMapping, key: str, parser: Parser) -> Any:
+    """Parse the value of one key; an error names the line of the key."""
     try:
-        return check(block.values[key])
+        return parser(mapping.values[key])
     except CriticalMassError as error:
-        raise block.places[key].error(f"{key}: {error}") from error
+        raise mapping.key_lines[key].error(f"{key}: {error}") from error
 
 
 def _text(value: Any) -> str:
@@ -97,28 +104,28 @@ def _flag(value: Any) -> bool:
     return value
 
 
-def _list(check: Check) -> Check:
-    """Take one value or several, each once."""
+def _list(parser: Parser) -> Parser:
+    """Return a parser of one value or a list of distinct values."""
 
-    def read(value: Any) -> tuple[Any, ...]:
-        found = [check(one) for one in (value if isinstance(value, list) else [value])]
-        if not found:
-            raise CriticalMassError("the list is empty; name at least one, or leave the key out")
-        for place, one in enumerate(found):
-            if one in found[:place]:
-                raise CriticalMassError(f"{one!r} is listed twice")
-        return tuple(found)
+    def parse(value: Any) -> tuple[Any, ...]:
+        items = [parser(item) for item in (value if isinstance(value, list) else [value])]
+        if not items:
+            raise CriticalMassError("the list is empty; give at least one, or leave the key out")
+        for index, item in enumerate(items):
+            if item in items[:index]:
+                raise CriticalMassError(f"{item!r} is listed twice")
+        return tuple(items)
 
-    return read
+    return parse
 
 
-def _name(kind: str, known: Collection[str]) -> Check:
-    def read(value: Any) -> str:
-        if not isinstance(value, str) or value not in known:
-            raise unknown_name(kind, value, known)
+def _name(kind: str, names: Collection[str]) -> Parser:
+    def parse(value: Any) -> str:
+        if not isinstance(value, str) or value not in names:
+            raise unknown_name(kind, value, names)
         return value
 
-    return read
+    return parse
 
 
 def _fractions(value: Any) -> tuple[float, ...]:
@@ -153,17 +160,17 @@ def _estimator(value: Any) -> str:
 
 
 def _model(value: Any) -> ModelEntry:
-    if isinstance(value, Block):
-        value.known_only("a model", ("spec", "weights", "published"))
+    if isinstance(value, YamlMapping):
+        value.check_keys("a model", _MODEL_KEYS)
         if "spec" not in value.values:
-            raise value.place.error("a model needs a spec: spec: timm:resnet50")
-        told = {key: _read(value, key, _text) for key in ("spec", "weights", "published")}
+            raise value.line.error("a model needs a spec; add spec: timm:resnet50")
+        entry = ModelEntry(**_parse_keys(value, _MODEL_KEYS))
     else:
-        told = {"spec": _text(value)}
-    check_model_spec(told["spec"])
-    if told.get("published") is not None:
-        check_published(told["published"])
-    return ModelEntry(**told)
+        entry = ModelEntry(_text(value))
+    check_model_spec(entry.spec)
+    if entry.published is not None:
+        check_published(entry.published)
+    return entry
 
 
 def _dataset(value: Any) -> str:
@@ -172,7 +179,8 @@ def _dataset(value: Any) -> str:
     return text
 
 
-_STUDY_KEYS: Mapping[str, Check] = {
+_MODEL_KEYS: Mapping[str, Parser] = dict.fromkeys(("spec", "weights", "published"), _text)
+_STUDY_KEYS: Mapping[str, Parser] = {
     "question": _text,
     "source": _text,
     "include": _list(_text),
@@ -181,7 +189,7 @@ _STUDY_KEYS: Mapping[str, Check] = {
     "deltas": _list(_delta),
     "not_here": _text,
 }
-_PART_KEYS: Mapping[str, Check] = {
+_PART_KEYS: Mapping[str, Parser] = {
     "models": _list(_model),
     "datasets": _list(_dataset),
     "layers": _list(_text),

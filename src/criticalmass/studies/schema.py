@@ -1,4 +1,4 @@
-"""The nouns of a study: what is measured, and what is written about it."""
+"""Data classes of a study: its models, grids and protocols."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class ModelEntry:
 
     Attributes
     ----------
-    spec: as `criticalmass.load_model` takes it.
-    weights: the name under which the user hands its weight file over; None: it has its own.
-    published: which published curves are of this model (`studies.published`); None: none.
+    spec: model spec of `criticalmass.load_model`.
+    weights: name under which the user gives the weight file; None if the spec needs no file.
+    published: name of the published curves of this model (`studies.published`), or None.
     """
 
     spec: str
@@ -26,17 +26,17 @@ class ModelEntry:
 
 
 @dataclass(frozen=True)
-class Part:
+class StudyPart:
     """A grid: every model on every dataset, every selector and measure on every layer.
 
     Attributes
     ----------
-    models, datasets, layers, selectors, measures: what is combined.
+    models, datasets, layers, selectors, measures: the axes of the grid.
     fractions: shares of the neurons; those of the protocol if empty.
     seeds: number of random subsets; that of the protocol if 0.
     protocol: a key of `PROTOCOLS`.
-    control: whether each model is measured untrained, too.
-    optional: whether the rest counts as whole without this.
+    control: whether each model is also measured untrained.
+    optional: whether the study is complete without this part.
     """
 
     models: tuple[ModelEntry, ...]
@@ -51,33 +51,33 @@ class Part:
     optional: bool = False
 
     @property
-    def rules(self) -> Protocol:
-        """The protocol itself."""
+    def protocol_settings(self) -> StudyProtocol:
+        """The protocol with this part's name of it."""
         return PROTOCOLS[self.protocol]
 
 
 @dataclass(frozen=True)
 class Study:
-    """A question, and the grids that answer it.
+    """A question and the grids that answer it.
 
     Attributes
     ----------
-    name: the file's, without its suffix.
-    question: what it asks, a line.
+    name: name of the study: that of its file, without suffix.
+    question: the question, in one line.
     source: where the paper asks it.
     parts: the grids.
-    include: other studies that this one runs.
-    tables: what is tabulated beside curves and DR: fairness, agreement, ensembles, selectors
-        (each of them against random subsets).
-    estimators: of DR; that of each part's protocol if empty.
+    include: other studies that are run with this one.
+    tables: tables in addition to curves and DR: fairness, agreement, ensembles, selectors (each
+        selector compared with random subsets).
+    estimators: estimators of DR; that of each part's protocol if empty.
     deltas: shares of the whole layer's value.
-    not_here: why there is no local variant; empty if there is, or if this is it.
+    not_here: why there is no local variant; empty if there is one, or if this is it.
     """
 
     name: str
     question: str
     source: str = ""
-    parts: tuple[Part, ...] = ()
+    parts: tuple[StudyPart, ...] = ()
     include: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     estimators: tuple[str, ...] = ()
@@ -86,26 +86,25 @@ class Study:
 
 
 PROBE = "probe"
-"""The measure that means the probe of the protocol, whichever that is."""
+"""Measure name that stands for the probe of the protocol."""
 PAPER_FRACTIONS = (
     *(0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.01),
     *(0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9),
 )
-"""The fractions of the authors' curves (Nanda et al. 2023, their analysis code)."""
+"""Fractions of the authors' curves (Nanda et al. 2023, analysis code)."""
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """What a study takes where its file does not say otherwise.
+class StudyProtocol:
+    """The settings of a study that its file does not give.
 
     Attributes
     ----------
-    name: what the file calls it.
+    name: name of the protocol in study files.
     probe: the measure that `PROBE` stands for.
     fractions: shares of the neurons to keep.
-    estimator: of the critical mass.
+    estimator: estimator of the critical mass.
     seeds: number of random subsets of each size.
-    words: what it is, in a sentence.
     """
 
     name: str
@@ -113,27 +112,14 @@ class Protocol:
     fractions: tuple[float, ...]
     estimator: str
     seeds: int
-    words: str
 
 
 _ALL = (
-    Protocol(
-        "exact",
-        "logistic",
-        DEFAULT_FRACTIONS,
-        "strict",
-        5,
-        "logistic probes on standardised features, fitted to a certified optimum, their strength "
-        "chosen on a part of the training split; DR by the strict estimator",
-    ),
-    Protocol(
-        "paper",
-        "sgd",
-        PAPER_FRACTIONS,
-        "nearest",
-        5,
-        "as the authors: SGD on raw features, learning rate 0.1, 100 epochs, batches of 256, 14 "
-        "fractions, 5 seeds, the whole layer once; DR by the nearest estimator",
-    ),
+    # Logistic probes on standardised features, fitted to a certified optimum; their strength is
+    # chosen on a part of the training split. DR by the strict estimator.
+    StudyProtocol("exact", "logistic", DEFAULT_FRACTIONS, "strict", 5),
+    # As the authors: SGD on raw features, learning rate 0.1, 100 epochs, batches of 256, 14
+    # fractions, 5 seeds, the whole layer once. DR by the nearest estimator.
+    StudyProtocol("paper", "sgd", PAPER_FRACTIONS, "nearest", 5),
 )
-PROTOCOLS: Mapping[str, Protocol] = MappingProxyType({one.name: one for one in _ALL})
+PROTOCOLS: Mapping[str, StudyProtocol] = MappingProxyType({one.name: one for one in _ALL})

@@ -1,4 +1,4 @@
-"""``study``: extract, sweep, tabulate and report a whole grid; what is there is not made again."""
+"""`study`: extract, sweep, tabulate and report a grid of models and datasets."""
 
 from __future__ import annotations
 
@@ -9,43 +9,56 @@ from pathlib import Path
 
 import pandas as pd
 
-from criticalmass.core.arguments import checked
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.backends import Backend
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.storage.run import Run
-from criticalmass.studies import library
-from criticalmass.studies.feature_stores import Features, Stored, united
-from criticalmass.studies.grid import Grid, Job, Missing, Pair, grid_of, view
-from criticalmass.studies.progress import Watch
+from criticalmass.studies.feature_stores import StoredLayers, StudyFeatures, merge_layer_choices
+from criticalmass.studies.grid import (
+    MissingPart,
+    ModelDatasetPair,
+    StudyGrid,
+    StudyJob,
+    build_grid,
+    select_rows,
+)
+from criticalmass.studies.library import load_study, with_includes
+from criticalmass.studies.progress import StudyProgress
 from criticalmass.studies.schema import PROTOCOLS, Study
-from criticalmass.studies.tables import Seen
+from criticalmass.studies.tables import (
+    StudyRun,
+    collect_published_points,
+    group_jobs,
+    make_tables,
+    write_tables,
+)
 from criticalmass.sweeps.backends import get_sweep_backend
 
 
 @dataclass(frozen=True)
-class Studied:
-    """What `study` made.
+class StudyResult:
+    """The result of `study`.
 
     Attributes
     ----------
     path: the folder.
     folders: name of each study -> its folder, with tables (CSV) and ``report.html``.
     missing: what could not be measured, and why.
-    runs: name of each study -> what it measured of each pair of a model and a dataset.
+    runs: name of each study -> its results on each pair of a model and a dataset.
     """
 
     path: Path
     folders: Mapping[str, Path]
-    missing: tuple[Missing, ...] = ()
-    runs: Mapping[str, Sequence[Seen]] = field(default_factory=dict)
+    missing: tuple[MissingPart, ...] = ()
+    runs: Mapping[str, Sequence[StudyRun]] = field(default_factory=dict)
 
     @property
-    def whole(self) -> bool:
-        """Whether nothing but optional parts is missing."""
+    def is_complete(self) -> bool:
+        """Whether only optional parts are missing."""
         return all(one.optional for one in self.missing)
 
 
-@checked
+@validate_arguments
 def study(
     name_or_file: str | os.PathLike[str],
     *,
@@ -57,47 +70,49 @@ def study(
     device: str = "auto",
     backend: str | Backend = "local",
     pages: bool = True,
-) -> Studied:
-    """Run a study: every model on every dataset, every measure of it, tables and a page.
+) -> StudyResult:
+    """Run a study: sweep every model on every dataset, and write tables and a page.
 
-    Features and cells that are there already are used again, also those of other studies in
-    the same folder. What cannot be had (weights, data, a package) is told by name; the rest
-    runs.
+    Existing features and cells are reused, also those of other studies in the same folder. Parts
+    whose weights, data or packages are missing are listed in the result; the others are run.
 
     Parameters
     ----------
-    name_or_file: a study that comes with the package (`criticalmass list studies`), or a YAML
-        file like these (docs/studies.md).
+    name_or_file: a study of the package (`criticalmass list studies`), or a YAML file
+        (docs/studies.md).
     out: the folder: ``features/``, ``runs/``, and ``studies/NAME/`` with tables and page.
-    features: folder of features to share with other studies; that in ``out`` by default.
-    weights: name -> weight file, for the models that a study asks weights for.
+    features: folder of features, to share them with other studies; ``out/features`` by default.
+    weights: name -> weight file, for the models of the study that need one.
     data: root folder of torchvision's datasets.
-    protocol: "exact" or "paper", instead of what the study says.
+    protocol: "exact" or "paper", instead of the protocols of the study.
     device: as of `criticalmass.extract`.
     backend: where shards and cells are computed, as of `criticalmass.sweep`.
     pages: whether to write ``report.html`` for each study.
 
     Raises
     ------
-    CriticalMassError: no such study, or a file that is none; told before anything runs.
+    CriticalMassError: the study is unknown, or its file is invalid; raised before anything runs.
     """
-    asked = [_with_protocol(one, protocol) for one in library.gathered(library.load(name_or_file))]
+    studies = [_set_protocol(one, protocol) for one in with_includes(load_study(name_or_file))]
     files = {name: Path(path) for name, path in (weights or {}).items()}
-    _check_weights(asked, files)
+    _check_weights(studies, files)
     folder = Path(out)
-    kept = folder / "features" if features is None else Path(features)
-    place = Features(kept, device, get_sweep_backend(backend))
-    grid = grid_of(asked, files, None if data is None else Path(data))
-    work = _Work(folder, place, grid)
-    measuring = [one for one in asked if one.parts]
-    with Watch(f"study {asked[-1].name}", work.kinds(measuring), folder / "steps.csv") as watch:
-        work.measure(watch)
-        folders = {one.name: work.tell(one, watch, pages) for one in measuring}
-    return Studied(folder, folders, tuple(work.missing), work.seen)
+    features_folder = folder / "features" if features is None else Path(features)
+    runner = _StudyRunner(
+        folder,
+        StudyFeatures(features_folder, device, get_sweep_backend(backend)),
+        build_grid(studies, files, None if data is None else Path(data)),
+    )
+    measured = [one for one in studies if one.parts]
+    kinds = runner.step_kinds(measured)
+    with StudyProgress(f"study {studies[-1].name}", kinds, folder / "steps.csv") as progress:
+        runner.measure(progress)
+        folders = {one.name: runner.write_results(one, progress, pages) for one in measured}
+    return StudyResult(folder, folders, tuple(runner.missing), runner.runs)
 
 
-def _with_protocol(study: Study, protocol: str | None) -> Study:
-    """Let the user's protocol stand in for the study's own."""
+def _set_protocol(study: Study, protocol: str | None) -> Study:
+    """Replace the protocols of a study by the one that the user chose."""
     if protocol is None:
         return study
     if protocol not in PROTOCOLS:
@@ -107,8 +122,8 @@ def _with_protocol(study: Study, protocol: str | None) -> Study:
 
 
 def _check_weights(studies: Sequence[Study], files: Mapping[str, Path]) -> None:
-    """Refuse weights that no model asks for, and files that are not there."""
-    known = {
+    """Raise if no model needs the weights, or a file does not exist."""
+    names = {
         entry.weights
         for one in studies
         for part in one.parts
@@ -116,83 +131,86 @@ def _check_weights(studies: Sequence[Study], files: Mapping[str, Path]) -> None:
         if entry.weights is not None
     }
     for name, path in files.items():
-        if not known:
-            raise CriticalMassError(f"no model of {studies[-1].name!r} asks for weights {name!r}")
-        if name not in known:
-            raise unknown_name(f"weights of {studies[-1].name!r}", name, known)
+        if not names:
+            raise CriticalMassError(
+                f"weights {name!r}: no model of {studies[-1].name!r} needs weights; leave them out"
+            )
+        if name not in names:
+            raise unknown_name(f"weights of {studies[-1].name!r}", name, names)
         if not path.is_file():
-            raise CriticalMassError(f"no weight file {str(path)!r}")
+            raise CriticalMassError(
+                f"no weight file {str(path)!r}; give the path of an existing file"
+            )
 
 
-@dataclass
-class _Work:
-    """One command's work.
+class _StudyRunner:
+    """Runs the jobs of one command.
+
+    Parameters
+    ----------
+    folder: folder of the command.
+    features: the feature stores.
+    grid: all jobs.
 
     Attributes
     ----------
-    folder: of the command.
-    features: where features are.
-    grid: all jobs.
-    missing: what could not be done, so far.
-    seen: name of each study -> what it measured of each pair, so far.
+    missing: what could not be measured so far.
+    runs: name of each study -> its results on each pair so far.
     """
 
-    folder: Path
-    features: Features
-    grid: Grid
-    missing: list[Missing] = field(init=False)
-    _stored: dict[Job, list[Stored]] = field(default_factory=dict)
-    seen: dict[str, list[Seen]] = field(default_factory=dict)
+    def __init__(self, folder: Path, features: StudyFeatures, grid: StudyGrid) -> None:
+        self.folder = folder
+        self.features = features
+        self.grid = grid
+        self.missing = list(grid.missing)
+        self.runs: dict[str, list[StudyRun]] = {}
+        self._stored: dict[StudyJob, list[StoredLayers]] = {}
 
-    def __post_init__(self) -> None:
-        self.missing = list(self.grid.missing)
+    def step_kinds(self, studies: Sequence[Study]) -> list[str]:
+        """Return the kinds of all steps, for the estimate of the remaining time."""
+        return [*["features", "sweep"] * len(self.grid.pairs), *["tables"] * len(studies)]
 
-    def kinds(self, studies: Sequence[Study]) -> list[str]:
-        """List the kinds of all steps, for the time left."""
-        pairs = ["features", "sweep"] * len(self.grid.pairs)
-        return [*pairs, *["tables"] * len(studies)]
-
-    def measure(self, watch: Watch) -> None:
-        """Extract and sweep every pair; what fails is noted, the rest goes on."""
+    def measure(self, progress: StudyProgress) -> None:
+        """Extract and sweep every pair; errors are recorded and the other pairs go on."""
         for pair in self.grid.pairs:
-            jobs = self.grid.of(pair)
-            with watch.step(f"features of {pair}"):
-                before = self.features.made
+            jobs = self.grid.jobs_on(pair)
+            with progress.step(f"features of {pair}"):
+                n_extracted = self.features.n_extracted
                 self._extract(pair, jobs)
-                if self.features.made == before:
-                    watch.nothing_to_do()
-            with watch.step(f"sweep {pair}"):
-                before = self._cells(pair)
+                if self.features.n_extracted == n_extracted:
+                    progress.mark_skipped()
+            with progress.step(f"sweep {pair}"):
+                n_cells = self._count_cells(pair)
                 self._sweep(pair, jobs)
-                if self._cells(pair) == before:
-                    watch.nothing_to_do()
+                if self._count_cells(pair) == n_cells:
+                    progress.mark_skipped()
 
-    def _cells(self, pair: Pair) -> int:
-        folder = self._run(pair)
-        return len(Run.open(folder).frame()) if Run.exists(folder) else 0
+    def _count_cells(self, pair: ModelDatasetPair) -> int:
+        path = self._run_path(pair)
+        return len(Run.open(path).frame()) if Run.exists(path) else 0
 
-    def _run(self, pair: Pair) -> Path:
+    def _run_path(self, pair: ModelDatasetPair) -> Path:
         return self.folder / "runs" / pair.folder
 
-    def _extract(self, pair: Pair, jobs: Sequence[Job]) -> None:
+    def _extract(self, pair: ModelDatasetPair, jobs: Sequence[StudyJob]) -> None:
         try:
-            for layers in united([job.part.layers for job in jobs]):
-                self.features.of(pair, layers)
+            for layers in merge_layer_choices([job.part.layers for job in jobs]):
+                self.features.stores(pair, layers)
         except CriticalMassError as error:
-            self._miss(jobs, error)
+            self._add_missing(jobs, error)
 
-    def _sweep(self, pair: Pair, jobs: Sequence[Job]) -> None:
+    def _sweep(self, pair: ModelDatasetPair, jobs: Sequence[StudyJob]) -> None:
         from criticalmass.sweeps.sweep import sweep
 
         for job in jobs:
-            if any(self._same(job, one) for one in self.missing):
+            if self._is_missing(job):
                 continue
             try:
-                stored = self.features.of(pair, job.part.layers)
+                stored = self.features.stores(pair, job.part.layers)
                 for store, layers in stored:
                     sweep(
                         store,
-                        out=self._run(pair),
+                        out=self._run_path(pair),
                         layers=layers,
                         selectors=job.part.selectors,
                         fractions=job.fractions,
@@ -201,58 +219,60 @@ class _Work:
                         backend=self.features.backend,
                     )
             except CriticalMassError as error:
-                self._miss([job], error)
+                self._add_missing([job], error)
             else:
                 self._stored[job] = stored
 
-    def _miss(self, jobs: Sequence[Job], error: CriticalMassError) -> None:
+    def _add_missing(self, jobs: Sequence[StudyJob], error: CriticalMassError) -> None:
         for job in jobs:
-            one = Missing(
+            missing = MissingPart(
                 job.study, job.pair.model, job.pair.dataset, str(error), job.part.optional
             )
-            if one not in self.missing:
-                self.missing.append(one)
+            if missing not in self.missing:
+                self.missing.append(missing)
 
-    def _same(self, job: Job, one: Missing) -> bool:
-        return (one.study, one.model, one.dataset) == (
-            job.study,
-            job.pair.model,
-            job.pair.dataset,
-        )
+    def _is_missing(self, job: StudyJob) -> bool:
+        key = (job.study, job.pair.model, job.pair.dataset)
+        return any((one.study, one.model, one.dataset) == key for one in self.missing)
 
-    def tell(self, study: Study, watch: Watch, pages: bool) -> Path:
-        """Write a study's tables and page; -> its folder."""
+    def write_results(self, study: Study, progress: StudyProgress, pages: bool) -> Path:
+        """Write the tables and the page of a study; return its folder."""
         from criticalmass.reporting.page.report import report
-        from criticalmass.studies import tables
 
         folder = self.folder / "studies" / study.name
         jobs = [job for job in self.grid.jobs if job.study == study.name and job in self._stored]
-        with watch.step(f"tables of {study.name}"):
-            seen = [self._see(group) for group in tables.grouped(jobs)]
-            self.seen[study.name] = seen
-            named = tables.tables_of(study, seen)
-            tables.write_tables({**named, "missing": self._missing_table(study)}, folder)
-            if pages and seen:
-                points = tables.references(seen)
+        with progress.step(f"tables of {study.name}"):
+            runs = [self._study_run(group) for group in group_jobs(jobs)]
+            self.runs[study.name] = runs
+            tables = make_tables(study, runs)
+            write_tables({**tables, "missing": self._missing_table(study)}, folder)
+            if pages and runs:
                 report(
-                    [one.part for one in seen],
+                    [run.view for run in runs],
                     folder / "report.html",
                     deltas=study.deltas,
-                    reference=points or None,
+                    reference=collect_published_points(runs) or None,
                 )
         return folder
 
-    def _see(self, jobs: tuple[Job, ...]) -> Seen:
-        asked = [
-            (job, [name for _, layers in self._stored[job] for name in layers]) for job in jobs
-        ]
-        stores = {
-            name: store for job in jobs for store, layers in self._stored[job] for name in layers
+    def _study_run(self, jobs: tuple[StudyJob, ...]) -> StudyRun:
+        layers = {
+            job: [name for stored in self._stored[job] for name in stored.layers] for job in jobs
         }
-        return Seen(jobs, view(Run.open(self._run(jobs[0].pair)), asked), stores)
+        stores = {
+            name: stored.store
+            for job in jobs
+            for stored in self._stored[job]
+            for name in stored.layers
+        }
+        view = select_rows(Run.open(self._run_path(jobs[0].pair)), layers.items())
+        return StudyRun(jobs, view, stores)
 
     def _missing_table(self, study: Study) -> pd.DataFrame:
-        mine = [one for one in self.missing if one.study == study.name]
         columns = ["model", "dataset", "reason", "optional"]
-        rows = [[one.model, one.dataset, one.reason, one.optional] for one in mine]
+        rows = [
+            [one.model, one.dataset, one.reason, one.optional]
+            for one in self.missing
+            if one.study == study.name
+        ]
         return pd.DataFrame(rows, columns=columns)

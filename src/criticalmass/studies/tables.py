@@ -1,8 +1,8 @@
-"""The tables and the page of a study, from what its runs hold."""
+"""The tables of a study."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,16 @@ import pandas as pd
 
 from criticalmass.analysis.agreement import agreement
 from criticalmass.analysis.comparison import compare
-from criticalmass.analysis.curves import curves_kept
+from criticalmass.analysis.curves import curve_cache
 from criticalmass.analysis.fairness import fairness
 from criticalmass.analysis.redundancy import curves, redundancy
 from criticalmass.measures.registry import MEASURES
+from criticalmass.reporting.figures.references import ReferencePoint
 from criticalmass.reporting.tables import write_table
 from criticalmass.storage.features import FeatureStore
-from criticalmass.storage.run_view import RunPart, part_of
-from criticalmass.studies import published
-from criticalmass.studies.grid import Job
+from criticalmass.storage.run_view import RunView, filter_run
+from criticalmass.studies.grid import StudyJob
+from criticalmass.studies.published import compare_with_published, published_points
 from criticalmass.studies.schema import Study
 from criticalmass.sweeps.ensembles import ensembles
 
@@ -28,23 +29,23 @@ ENSEMBLE_SEEDS = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What a study sees of one pair under one protocol.
+class StudyRun:
+    """The results of a study on one pair of a model and a dataset, under one protocol.
 
     Attributes
     ----------
-    jobs: on that pair, of that protocol; at least one.
-    part: the rows of the run that they asked for.
+    jobs: jobs on that pair with that protocol; at least one.
+    view: the rows of the run that belong to the jobs.
     stores: layer -> its features.
     """
 
-    jobs: tuple[Job, ...]
-    part: RunPart
+    jobs: tuple[StudyJob, ...]
+    view: RunView
     stores: Mapping[str, FeatureStore]
 
     @property
-    def about(self) -> dict[str, Any]:
-        """The columns that say which it is."""
+    def key_columns(self) -> dict[str, Any]:
+        """The columns that identify these results in the tables of a study."""
         job = self.jobs[0]
         return {
             "protocol": job.part.protocol,
@@ -56,118 +57,119 @@ class Seen:
     @property
     def probes(self) -> tuple[str, ...]:
         """The measures that score by accuracy."""
-        found = dict.fromkeys(name for job in self.jobs for name in job.measures)
-        return tuple(name for name in found if MEASURES[name].is_probe)
+        measures = dict.fromkeys(name for job in self.jobs for name in job.measures)
+        return tuple(name for name in measures if MEASURES[name].is_probe)
 
 
-def tables_of(study: Study, seen: Sequence[Seen]) -> dict[str, pd.DataFrame]:
+def make_tables(study: Study, runs: Sequence[StudyRun]) -> dict[str, pd.DataFrame]:
     """Make every table of a study.
 
     Returns
     -------
-    Name of the file without suffix -> table: "curves", "redundancy", what the study asks for
-    besides, and "published" where something is.
+    Name of the file without suffix -> table: "curves", "redundancy", the tables that the study
+    lists, and "published" if there are published numbers. Empty tables are left out.
     """
-    makers: dict[str, Callable[[Seen], pd.DataFrame]] = {
-        "curves": lambda one: curves(one.part),
-        "redundancy": lambda one: _redundancy(study, one),
-        "fairness": lambda one: fairness(one.part) if one.probes else pd.DataFrame(),
-        "agreement": lambda one: agreement(one.part) if one.probes else pd.DataFrame(),
-        "ensembles": _ensembles,
-        "selectors": _selectors,
+    makers: dict[str, Callable[[StudyRun], pd.DataFrame]] = {
+        "curves": lambda run: curves(run.view),
+        "redundancy": lambda run: _redundancy_table(study, run),
+        "fairness": lambda run: fairness(run.view) if run.probes else pd.DataFrame(),
+        "agreement": lambda run: agreement(run.view) if run.probes else pd.DataFrame(),
+        "ensembles": _ensembles_table,
+        "selectors": _selectors_table,
     }
-    wanted = ("curves", "redundancy", *study.tables)
-    made: dict[str, list[pd.DataFrame]] = {name: [] for name in (*wanted, "published")}
-    for one in seen:
-        with curves_kept():
-            for name in wanted:
-                made[name].append(_labelled(one, makers[name](one)))
-        made["published"].append(_labelled(one, _published(one, made["curves"][-1])))
-    return {name: _stacked(parts) for name, parts in made.items() if any(map(len, parts))}
+    names = ("curves", "redundancy", *study.tables)
+    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in (*names, "published")}
+    for run in runs:
+        with curve_cache():
+            for name in names:
+                tables[name].append(_add_key_columns(run, makers[name](run)))
+        measured = tables["curves"][-1]
+        tables["published"].append(_add_key_columns(run, _published_table(run, measured)))
+    return {name: _concatenate(parts) for name, parts in tables.items() if any(map(len, parts))}
 
 
-def references(seen: Sequence[Seen]) -> list[Any]:
-    """Collect what is published of the pairs that were measured."""
-    found: list[Any] = []
-    for one in seen:
-        job, manifest = one.jobs[0], one.part.manifest
+def collect_published_points(runs: Sequence[StudyRun]) -> list[ReferencePoint]:
+    """Return the published numbers of the measured pairs, for the report."""
+    points: list[ReferencePoint] = []
+    for run in runs:
+        job, manifest = run.jobs[0], run.view.manifest
         if not job.control:
             names = (str(manifest["model"]), str(manifest["dataset"]))
-            found += published.points(job.entry.published, job.pair.dataset, names, one.probes)
-    return found
+            points += published_points(job.entry.published, job.pair.dataset, names, run.probes)
+    return points
 
 
 def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
-    """Write tables as CSV, each whole or not at all."""
+    """Write each table as ``NAME.csv``, atomically."""
     for name, table in tables.items():
         write_table(table, form="csv", out=folder / f"{name}.csv")
 
 
-def _redundancy(study: Study, one: Seen) -> pd.DataFrame:
-    estimators = study.estimators or (one.jobs[0].part.rules.estimator,)
-    return _stacked([redundancy(one.part, study.deltas, name) for name in estimators])
+def _redundancy_table(study: Study, run: StudyRun) -> pd.DataFrame:
+    estimators = study.estimators or (run.jobs[0].part.protocol_settings.estimator,)
+    return _concatenate([redundancy(run.view, study.deltas, name) for name in estimators])
 
 
-def _ensembles(one: Seen) -> pd.DataFrame:
-    """Let probes on disjoint subsets vote, for every layer."""
-    layers = list(dict.fromkeys(one.part.frame()["layer"]))
-    probes = [name for name in one.probes if name != "sgd"][:1]
-    return _stacked(
+def _ensembles_table(run: StudyRun) -> pd.DataFrame:
+    """Return the votes of probes on disjoint subsets, for every layer."""
+    layers = list(dict.fromkeys(run.view.frame()["layer"]))
+    probes = [name for name in run.probes if name != "sgd"][:1]
+    return _concatenate(
         [
-            ensembles(one.stores[layer], layer=layer, probe=probe, seeds=ENSEMBLE_SEEDS)
+            ensembles(run.stores[layer], layer=layer, probe=probe, seeds=ENSEMBLE_SEEDS)
             for layer in layers
             for probe in probes
         ]
     )
 
 
-def _selectors(one: Seen) -> pd.DataFrame:
-    """Hold every selector against random subsets: DR and each size, with intervals."""
-    names = [name for name in one.part.frame()["selector"].unique() if name not in ("full", RANDOM)]
-    found = [
-        compare(part_of(one.part, selectors=(name, RANDOM)), by="selector", deltas=(0.9,))
-        for name in names
+def _selectors_table(run: StudyRun) -> pd.DataFrame:
+    """Compare every selector with random subsets: DR and each size, with intervals."""
+    selectors = [
+        name for name in run.view.frame()["selector"].unique() if name not in ("full", RANDOM)
     ]
-    return _stacked([_turned(table) for table in found])
+    comparisons = [
+        compare(filter_run(run.view, selectors=(name, RANDOM)), by="selector", deltas=(0.9,))
+        for name in selectors
+    ]
+    return _concatenate([_selector_minus_random(table) for table in comparisons])
 
 
-def _turned(table: pd.DataFrame) -> pd.DataFrame:
-    """Make every difference that of a selector minus random, whichever came first."""
-    first = table["a"] == RANDOM
-    turned = table.assign(
-        selector=table["b"].where(first, table["a"]),
-        difference=table["difference"].where(~first, -table["difference"]),
-        low=table["low"].where(~first, -table["high"]),
-        high=table["high"].where(~first, -table["low"]),
-        chosen=table["value_b"].where(first, table["value_a"]),
-        random=table["value_a"].where(first, table["value_b"]),
+def _selector_minus_random(table: pd.DataFrame) -> pd.DataFrame:
+    """Give every difference the sign of selector minus random, whichever was first."""
+    random_first = table["a"] == RANDOM
+    signed = table.assign(
+        selector=table["b"].where(random_first, table["a"]),
+        difference=table["difference"].where(~random_first, -table["difference"]),
+        low=table["low"].where(~random_first, -table["high"]),
+        high=table["high"].where(~random_first, -table["low"]),
+        chosen=table["value_b"].where(random_first, table["value_a"]),
+        random=table["value_a"].where(random_first, table["value_b"]),
     )
-    return turned.drop(columns=["a", "b", "by", "value_a", "value_b", "sentence", "bound"])
+    return signed.drop(columns=["a", "b", "by", "value_a", "value_b", "sentence", "bound"])
 
 
-def _published(one: Seen, measured: pd.DataFrame) -> pd.DataFrame:
-    job = one.jobs[0]
+def _published_table(run: StudyRun, measured: pd.DataFrame) -> pd.DataFrame:
+    job = run.jobs[0]
     if job.control:
         return pd.DataFrame()
-    mine = measured[(measured["selector"] == RANDOM) & measured["measure"].isin(one.probes)]
-    return published.beside(job.entry.published, job.pair.dataset, mine)
+    rows = measured[(measured["selector"] == RANDOM) & measured["measure"].isin(run.probes)]
+    return compare_with_published(job.entry.published, job.pair.dataset, rows)
 
 
-def _labelled(one: Seen, table: pd.DataFrame) -> pd.DataFrame:
-    return pd.concat(
-        [pd.DataFrame({k: [v] * len(table) for k, v in one.about.items()}), table], axis=1
-    )
+def _add_key_columns(run: StudyRun, table: pd.DataFrame) -> pd.DataFrame:
+    keys = {name: [value] * len(table) for name, value in run.key_columns.items()}
+    return pd.concat([pd.DataFrame(keys), table], axis=1)
 
 
-def _stacked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    some = [part for part in parts if len(part)]
-    return pd.concat(some, ignore_index=True) if some else pd.DataFrame()
+def _concatenate(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    nonempty = [table for table in tables if len(table)]
+    return pd.concat(nonempty, ignore_index=True) if nonempty else pd.DataFrame()
 
 
-def grouped(jobs: Sequence[Job]) -> Iterator[tuple[Job, ...]]:
-    """Put the jobs of one protocol on one pair together, in the order of the study."""
-    groups: dict[tuple[Any, str], list[Job]] = {}
+def group_jobs(jobs: Sequence[StudyJob]) -> list[tuple[StudyJob, ...]]:
+    """Group the jobs with the same pair and protocol, in the order of the study."""
+    groups: dict[tuple[Any, str], list[StudyJob]] = {}
     for job in jobs:
         groups.setdefault((job.pair, job.part.protocol), []).append(job)
-    for group in groups.values():
-        yield tuple(group)
+    return [tuple(group) for group in groups.values()]

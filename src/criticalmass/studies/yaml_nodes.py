@@ -1,4 +1,4 @@
-"""YAML with line numbers: values know where they stand, so that an error can say it."""
+"""YAML mappings with line numbers, for error messages that name the line."""
 
 from __future__ import annotations
 
@@ -11,121 +11,140 @@ import yaml
 
 from criticalmass.errors import CriticalMassError, unknown_name
 
-_MOST_BYTES = 1 << 20
-_DEEPEST = 12
+_MAX_BYTES = 1 << 20
+_MAX_DEPTH = 12
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where in a file something stands."""
+class SourceLine:
+    """A line of a file.
+
+    Attributes
+    ----------
+    file: name of the file, as errors show it.
+    line: number of the line, from 1.
+    """
 
     file: str
     line: int
 
     def error(self, text: object) -> CriticalMassError:
-        """Word an error that begins with this place."""
+        """Return an error that begins with the file and line."""
         return CriticalMassError(f"{self.file}, line {self.line}: {text}")
 
 
 @dataclass(frozen=True)
-class Block:
-    """A mapping of a file: its values, and where each key stands."""
+class YamlMapping:
+    """A mapping of a file.
 
-    place: Place
+    Attributes
+    ----------
+    line: where the mapping begins.
+    values: key -> value.
+    key_lines: key -> where the key is.
+    """
+
+    line: SourceLine
     values: Mapping[str, Any]
-    places: Mapping[str, Place] = field(repr=False)
+    key_lines: Mapping[str, SourceLine] = field(repr=False)
 
-    def known_only(self, what: str, keys: Collection[str]) -> None:
-        """Refuse keys that mean nothing.
+    def check_keys(self, what: str, keys: Collection[str]) -> None:
+        """Raise if a key is unknown.
+
+        Parameters
+        ----------
+        what: what the mapping describes, for the error.
+        keys: the known keys.
 
         Raises
         ------
-        CriticalMassError: one that is not in ``keys``; it names the line and the likely key.
+        CriticalMassError: a key is not in ``keys``; the message names its line and a similar key.
         """
-        for key, place in self.places.items():
+        for key, line in self.key_lines.items():
             if key not in keys:
-                raise place.error(unknown_name(f"key of {what}", key, keys))
+                raise line.error(unknown_name(f"key of {what}", key, keys))
 
 
-def read_block(path: Path, name: str | None = None) -> Block:
+def read_mapping(path: Path, name: str | None = None) -> YamlMapping:
     """Read a YAML file whose content is one mapping.
 
-    Nested mappings become `Block`, scalars what YAML's safe rules make of them. Aliases are
-    refused: a study does not need them, and with them a small file can be a huge one.
+    Nested mappings become `YamlMapping`, scalars what YAML's safe loader makes of them. Aliases
+    are rejected: a study does not need them, and with them a small file can expand to a huge one.
 
     Parameters
     ----------
     path: the file.
-    name: what errors call it; the path if None.
+    name: name of the file in errors; the path by default.
 
     Raises
     ------
-    CriticalMassError: no such file, not YAML, a key given twice, or another content.
+    CriticalMassError: the file cannot be read, is too large, is not YAML, repeats a key, or is not
+        a mapping.
     """
-    called = str(path) if name is None else name
+    file = str(path) if name is None else name
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise CriticalMassError(f"{called} cannot be read: {error.strerror}") from error
-    if len(content) > _MOST_BYTES:
-        raise CriticalMassError(f"{called} has {len(content):,} bytes; a study has a few thousand")
+        raise CriticalMassError(f"{file} cannot be read: {error.strerror}") from error
+    if len(content) > _MAX_BYTES:
+        raise CriticalMassError(f"{file} has {len(content):,} bytes; a study has a few thousand")
     try:
-        _refuse_tricks(content, called)
+        _check_structure(content, file)
         node = yaml.compose(content, Loader=yaml.SafeLoader)
-        value = None if node is None else _value(node, called)
+        value = None if node is None else _parse_node(node, file)
     except yaml.YAMLError as error:
-        raise _syntax(error, called) from error
+        raise _syntax_error(error, file) from error
     except (UnicodeDecodeError, ValueError) as error:
         if isinstance(error, CriticalMassError):
             raise
-        raise CriticalMassError(f"{called} is no YAML text ({error})") from error
-    if not isinstance(value, Block):
-        raise CriticalMassError(f"{called} holds no study: it must be a mapping of keys to values")
+        raise CriticalMassError(f"{file} is not YAML text ({error})") from error
+    if not isinstance(value, YamlMapping):
+        raise CriticalMassError(f"{file} is not a study: it must be a mapping of keys to values")
     return value
 
 
-def _refuse_tricks(content: bytes, called: str) -> None:
-    """Refuse what a study has no use for, before anything is built of it."""
+def _check_structure(content: bytes, file: str) -> None:
+    """Reject aliases and deep nesting before the content is parsed into objects."""
     depth = 0
     for event in yaml.parse(content, Loader=yaml.SafeLoader):
-        place = Place(called, event.start_mark.line + 1)
+        line = SourceLine(file, event.start_mark.line + 1)
         if isinstance(event, yaml.AliasEvent):
-            raise place.error("aliases (*name) are not allowed in a study")
+            raise line.error("aliases (*name) are not allowed in a study")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST:
-            raise place.error(f"nested more than {_DEEPEST} deep; a study is flat")
+        if depth > _MAX_DEPTH:
+            raise line.error(f"nested more than {_MAX_DEPTH} levels deep; use at most {_MAX_DEPTH}")
 
 
-def _syntax(error: yaml.YAMLError, called: str) -> CriticalMassError:
+def _syntax_error(error: yaml.YAMLError, file: str) -> CriticalMassError:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or " ".join(str(error).split())
     if mark is None:
-        return CriticalMassError(f"{called} is no YAML: {problem}")
-    return Place(called, mark.line + 1).error(f"not YAML: {problem}")
+        return CriticalMassError(f"{file} is not YAML: {problem}")
+    return SourceLine(file, mark.line + 1).error(f"not YAML: {problem}")
 
 
-def _value(node: yaml.Node, called: str) -> Any:
-    place = Place(called, node.start_mark.line + 1)
+def _parse_node(node: yaml.Node, file: str) -> Any:
+    line = SourceLine(file, node.start_mark.line + 1)
     if isinstance(node, yaml.ScalarNode):
-        return _scalar(node, place)
+        return _parse_scalar(node, line)
     if isinstance(node, yaml.SequenceNode):
-        return [_value(item, called) for item in node.value]
+        return [_parse_node(item, file) for item in node.value]
     values: dict[str, Any] = {}
-    places: dict[str, Place] = {}
+    key_lines: dict[str, SourceLine] = {}
     for key_node, value_node in node.value:
-        where = Place(called, key_node.start_mark.line + 1)
+        key_line = SourceLine(file, key_node.start_mark.line + 1)
         if not isinstance(key_node, yaml.ScalarNode):
-            raise where.error("a key must be a word")
+            raise key_line.error("a key must be a word")
         key = str(key_node.value)
         if key in values:
-            raise where.error(f"key {key!r} is given twice, first in line {places[key].line}")
-        values[key], places[key] = _value(value_node, called), where
-    return Block(place, values, places)
+            raise key_line.error(f"key {key!r} is given twice, first in line {key_lines[key].line}")
+        values[key], key_lines[key] = _parse_node(value_node, file), key_line
+    return YamlMapping(line, values, key_lines)
 
 
-def _scalar(node: yaml.ScalarNode, place: Place) -> Any:
+def _parse_scalar(node: yaml.ScalarNode, line: SourceLine) -> Any:
     try:
         return yaml.SafeLoader("").construct_object(node)
     except (yaml.YAMLError, ValueError) as error:
-        raise place.error(f"{node.value!r} cannot be read: {error}") from error
+        raise line.error(f"{node.value!r} cannot be read: {error}") from error

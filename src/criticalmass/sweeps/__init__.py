@@ -1,1 +1,1 @@
-"""From a feature store to a run."""
+"""Sweeps: measure subsets of a feature store and write the results into a run."""

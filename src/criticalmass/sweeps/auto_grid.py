@@ -1,8 +1,8 @@
-"""Where to look and how often, before anything is measured: sizes and seeds from the laws.
+"""Fractions and seeds chosen from predicted curves, before anything is measured.
 
-Sizes stand where the predicted curve bends: straight lines between them miss it by as little as
-so many sizes allow. Seeds are as many as the predicted scatter over subsets needs for the
-interval that is asked for.
+The fractions minimise the distance between the predicted curve and straight lines between the
+measured sizes. The number of seeds is the smallest one at which the predicted scatter over
+subsets gives an interval of the requested width.
 """
 
 from __future__ import annotations
@@ -16,39 +16,40 @@ from typing import Any
 import numpy as np
 
 from criticalmass.core.moments import FloatArray, moments
-from criticalmass.core.progress import notice, say
+from criticalmass.core.progress import warn_user, write_line
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.registry import MEASURES
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
-from criticalmass.sweeps.plan import SPLIT, Request
-from criticalmass.theory.prediction import Curve, cka_curve, ridge_curve
+from criticalmass.sweeps.plan import SPLIT, SweepRequest
+from criticalmass.theory.prediction import PredictedCurve, cka_curve, ridge_curve
 
 AUTO = "auto"
-#: Sizes that "auto" places, as many as there are by default.
+#: Number of sizes that "auto" chooses: as many as the default fractions.
 N_SIZES = len(DEFAULT_FRACTIONS)
-#: Half the width, relative to the whole layer's value, of the interval of a mean over seeds.
+#: Half the width of the interval of a mean over seeds, relative to the whole layer's value.
 HALF_WIDTH = 0.02
-#: Below this share of the whole layer's value nobody asks for a critical mass.
+#: Sizes whose predicted value is below this share of the whole layer's value need no seeds:
+#: deltas below it are not used.
 LOWEST_DELTA = 0.8
 FEWEST_SEEDS, MOST_SEEDS = 3, 100
 _LEVEL = 0.95
-_CANDIDATES = 96
-# A curve is not known to more digits, and rounding must not move a size.
+_N_CANDIDATES = 96
+# Predictions are not accurate beyond these digits; rounding errors must not move a size.
 _DIGITS = 4
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Which fractions and how many seeds a sweep takes, and what they were chosen by.
+class AutoGrid:
+    """The fractions and the number of seeds of a sweep, and what they were chosen for.
 
     Attributes
     ----------
-    fractions: in (0, 1], ascending; empty if they were given.
-    n_seeds: 0 if they were given.
-    half_width: the interval that the seeds are meant for.
-    basis: digests of the layers and names of the measures; for others the plan says nothing.
+    fractions: in (0, 1], ascending; empty if the caller gave them.
+    n_seeds: number of seeds; 0 if the caller gave them.
+    half_width: half the width of the interval that the seeds are chosen for.
+    basis: digests of the layers and names of the measures; the grid is valid for these only.
     """
 
     fractions: tuple[float, ...]
@@ -57,7 +58,7 @@ class Plan:
     basis: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
-        """Return what the run's manifest keeps."""
+        """Return the entry of the run's manifest."""
         return {
             "fractions": list(self.fractions),
             "n_seeds": self.n_seeds,
@@ -66,208 +67,229 @@ class Plan:
         }
 
 
-def is_auto(given: Any) -> bool:
-    """Whether fractions or seeds are left to the laws: "auto", or for seeds "auto:0.01"."""
-    if isinstance(given, str):
-        return given == AUTO or given.startswith(f"{AUTO}:")
-    return isinstance(given, Sequence) and len(given) == 1 and is_auto(given[0])
+def is_auto(value: Any) -> bool:
+    """Return whether fractions or seeds are to be chosen: "auto", or for seeds "auto:0.01"."""
+    if isinstance(value, str):
+        return value == AUTO or value.startswith(f"{AUTO}:")
+    return isinstance(value, Sequence) and len(value) == 1 and is_auto(value[0])
 
 
-def settled(
-    request: Request, store: FeatureStore, out: Path, fractions: Any, seeds: Any
-) -> tuple[Request, Plan | None]:
-    """Replace what was left to the laws by what they say.
+def resolve_auto(
+    request: SweepRequest, store: FeatureStore, out: Path, fractions: Any, seeds: Any
+) -> tuple[SweepRequest, AutoGrid | None]:
+    """Replace "auto" in a request by fractions and seeds chosen from predicted curves.
 
-    A run that was planned for the same features and measures keeps its plan: going on after an
-    interruption asks for the same cells.
+    A run whose grid was chosen for the same features and measures keeps it, so that a sweep
+    continued after an interruption has the same cells.
 
     Parameters
     ----------
-    request: with anything in the place of "auto".
+    request: the request; its fractions or seeds are ignored if they are "auto".
     store: the features.
-    out: the run's folder.
-    fractions, seeds: as the caller wrote them.
+    out: folder of the run.
+    fractions, seeds: the arguments of the caller.
 
     Returns
     -------
-    The request, and the plan to be recorded, None if nothing was left open.
+    The request with fractions and seeds, and the grid to record, or None if nothing was "auto".
 
     Raises
     ------
-    CriticalMassError: for a half-width that is none.
+    CriticalMassError: the half-width is not in (0, 1).
     """
     if not (is_auto(fractions) or is_auto(seeds)):
         return request, None
-    width = half_width(seeds) if is_auto(seeds) else 0.0
+    half_width = parse_half_width(seeds) if is_auto(seeds) else 0.0
     basis = {
         "layers": {layer: store.digest(layer) for layer in request.layers},
         "measures": list(request.measures),
     }
-    plan = _known(out, basis, (is_auto(fractions), width))
-    if plan is None:
-        curves = _curves(store, request)
-        sizes = fractions_for(curves) if is_auto(fractions) else ()
+    grid = _recorded_grid(out, basis, auto_fractions=is_auto(fractions), half_width=half_width)
+    if grid is None:
+        curves = _predict_curves(store, request)
+        auto_fractions = choose_fractions(curves) if is_auto(fractions) else ()
         n_seeds = 0
         if is_auto(seeds):
-            n_seeds = seeds_for(curves, sizes or request.fractions, width)
-        plan = Plan(sizes, n_seeds, width, basis)
-    if plan.fractions:
-        request = replace(request, fractions=plan.fractions)
-        say(f"sizes from the law: {', '.join(f'{f * 100:g} %' for f in plan.fractions)}")
-    if plan.n_seeds:
-        request = replace(request, seeds=tuple(range(plan.n_seeds)))
-        say(f"seeds from the law: {plan.n_seeds}, for means within {width * 100:g} %")
-    return request, plan
+            n_seeds = choose_n_seeds(curves, auto_fractions or request.fractions, half_width)
+        grid = AutoGrid(auto_fractions, n_seeds, half_width, basis)
+    if grid.fractions:
+        request = replace(request, fractions=grid.fractions)
+        percentages = ", ".join(f"{fraction * 100:g} %" for fraction in grid.fractions)
+        write_line(f"fractions from the predicted curve: {percentages}")
+    if grid.n_seeds:
+        request = replace(request, seeds=tuple(range(grid.n_seeds)))
+        write_line(
+            f"seeds from the predicted scatter: {grid.n_seeds}, for means within "
+            f"{half_width * 100:g} %"
+        )
+    return request, grid
 
 
-def half_width(seeds: Any) -> float:
-    """Read the half-width out of "auto" or "auto:0.01".
+def parse_half_width(seeds: Any) -> float:
+    """Return the half-width in "auto:0.01", or the default for "auto".
 
     Raises
     ------
-    CriticalMassError: if it is no number in (0, 1).
+    CriticalMassError: it is not a number in (0, 1).
     """
     text = str(seeds if isinstance(seeds, str) else seeds[0])
     _, colon, number = text.partition(":")
     if not colon:
         return HALF_WIDTH
     try:
-        width = float(number)
+        half_width = float(number)
     except ValueError:
-        width = math.nan
-    if not 0.0 < width < 1.0:
+        half_width = math.nan
+    if not 0.0 < half_width < 1.0:
         raise CriticalMassError(
-            f"seeds={text!r} must name half the width of an interval, relative to the whole "
-            "layer's value, e.g. seeds='auto:0.01'"
+            f"seeds={text!r} must give half the width of an interval in (0, 1), relative to the "
+            "whole layer's value, e.g. seeds='auto:0.01'"
         )
-    return width
+    return half_width
 
 
-def fractions_for(curves: Sequence[Curve], n_sizes: int = N_SIZES) -> tuple[float, ...]:
-    """Place sizes such that straight lines between them miss the predicted curves least.
+def choose_fractions(
+    curves: Sequence[PredictedCurve], n_sizes: int = N_SIZES, *, n_candidates: int = _N_CANDIDATES
+) -> tuple[float, ...]:
+    """Choose fractions so that straight lines between them fit the predicted curves best.
 
     The largest error over all curves, relative to the whole layer's value, is minimised over all
-    choices of ``n_sizes`` of about a hundred fractions, the smallest and 1 among them.
+    choices of ``n_sizes`` candidates; the smallest candidate and 1 are always chosen.
 
     Parameters
     ----------
-    curves: predicted; of one layer or of several, whose fractions are shared.
-    n_sizes: how many sizes, at least 2.
+    curves: predicted curves, of one layer or of several layers that share the fractions.
+    n_sizes: number of fractions, at least 2.
+    n_candidates: number of fractions to choose from, evenly spaced in ratio.
 
     Returns
     -------
-    Fractions, ascending; fewer where the widest layer has fewer sizes.
+    Fractions, ascending; fewer than ``n_sizes`` if the widest layer has fewer sizes.
 
     Raises
     ------
-    CriticalMassError: for no curve, or fewer than 2 sizes.
+    CriticalMassError: there is no curve, or ``n_sizes`` is below 2.
     """
     if not curves or n_sizes < 2:
-        raise CriticalMassError(f"{len(curves)} curves, n_sizes={n_sizes}; give 1 and 2 at least")
+        raise CriticalMassError(
+            f"{len(curves)} curves, n_sizes={n_sizes}; give at least 1 curve and 2 sizes"
+        )
     width = max(curve.n_neurons for curve in curves)
-    at = _candidates(width)
-    if at.size <= n_sizes:
-        return tuple(at.tolist())
-    error = _segment_errors(at, np.stack([_ratio(curve, at) for curve in curves]))
-    # best[j]: least worst error of reaching j with the sizes so far; the choice is read backwards.
-    best, origin = error[0].copy(), []
+    candidates = _candidates(width, n_candidates)
+    if candidates.size <= n_sizes:
+        return tuple(candidates.tolist())
+    error = _segment_errors(candidates, np.stack([_ratio(curve, candidates) for curve in curves]))
+    # best[j]: smallest possible largest error of a path from 0 to j with the segments so far;
+    # the path itself is read backwards from the predecessors.
+    best, predecessors = error[0].copy(), []
     for _ in range(n_sizes - 2):
-        through = np.maximum(best[:, None], error)
-        came = through.argmin(axis=0)
-        origin.append(came)
-        best = through[came, np.arange(at.size)]
-    path = [at.size - 1]
-    for came in reversed(origin):
-        path.append(int(came[path[-1]]))
-    return tuple(float(at[i]) for i in sorted({0, *path}))
+        path_error = np.maximum(best[:, None], error)
+        predecessor = path_error.argmin(axis=0)
+        predecessors.append(predecessor)
+        best = path_error[predecessor, np.arange(candidates.size)]
+    path = [candidates.size - 1]
+    for predecessor in reversed(predecessors):
+        path.append(int(predecessor[path[-1]]))
+    return tuple(float(candidates[i]) for i in sorted({0, *path}))
 
 
-def seeds_for(curves: Sequence[Curve], fractions: Iterable[float], width: float) -> int:
-    """Return how many seeds bring the mean's interval down to half a width.
+def choose_n_seeds(
+    curves: Sequence[PredictedCurve], fractions: Iterable[float], half_width: float
+) -> int:
+    """Return the number of seeds at which the interval of the mean is narrow enough.
 
-    At every fraction whose predicted value is at least ``LOWEST_DELTA`` of the whole layer's,
-    Student's 95 % interval of a mean over subsets with the predicted scatter must be no wider.
+    The interval is Student's 95 % interval of a mean over subsets with the predicted scatter. It
+    is required at every fraction whose predicted value is at least ``LOWEST_DELTA`` of the whole
+    layer's value.
 
     Parameters
     ----------
-    curves: predicted.
-    fractions: that will be measured.
-    width: half the width asked for, relative to the whole layer's value.
+    curves: predicted curves.
+    fractions: fractions to be measured.
+    half_width: half the width of the interval, relative to the whole layer's value.
     """
     from scipy.stats import t
 
-    at, scatter = np.array(sorted(fractions)), 0.0
+    ascending, scatter = np.array(sorted(fractions)), 0.0
     for curve in curves:
-        kept = np.maximum(1, np.round(at * curve.n_neurons))
-        mean, std = curve.at(kept)
-        near = (mean >= LOWEST_DELTA * curve.value_full) & (kept < curve.n_neurons)
-        if near.any() and curve.value_full > 0:
-            scatter = max(scatter, float(std[near].max()) / curve.value_full)
+        n_kept = np.maximum(1, np.round(ascending * curve.n_neurons))
+        mean, std = curve.interpolate(n_kept)
+        relevant = (mean >= LOWEST_DELTA * curve.value_full) & (n_kept < curve.n_neurons)
+        if relevant.any() and curve.value_full > 0:
+            scatter = max(scatter, float(std[relevant].max()) / curve.value_full)
     counts = np.arange(FEWEST_SEEDS, MOST_SEEDS + 1)
-    reach = t.ppf(0.5 + _LEVEL / 2, counts - 1) * scatter / np.sqrt(counts)
-    enough = np.flatnonzero(reach <= width)
-    if enough.size:
-        return int(counts[enough[0]])
-    notice(
-        f"means within {width * 100:g} % would take more than {MOST_SEEDS} seeds (single subsets "
-        f"scatter by {scatter * 100:.2g} %); sweeping with {MOST_SEEDS}"
+    half_widths = t.ppf(0.5 + _LEVEL / 2, counts - 1) * scatter / np.sqrt(counts)
+    sufficient = np.flatnonzero(half_widths <= half_width)
+    if sufficient.size:
+        return int(counts[sufficient[0]])
+    warn_user(
+        f"means within {half_width * 100:g} % would take more than {MOST_SEEDS} seeds (single "
+        f"subsets scatter by {scatter * 100:.2g} %); sweeping with {MOST_SEEDS}"
     )
     return MOST_SEEDS
 
 
-def _curves(store: FeatureStore, request: Request) -> list[Curve]:
-    """Predict CKA for every layer, and ridge probes in the place of any probe."""
+def _predict_curves(store: FeatureStore, request: SweepRequest) -> list[PredictedCurve]:
+    """Predict the CKA curve of every layer, and the ridge curve for any probe."""
     from criticalmass.theory.eigenbasis import eigenbasis
 
-    probes = any(MEASURES[name].is_probe for name in request.measures)
-    similar = not all(MEASURES[name].is_probe for name in request.measures)
+    has_probes = any(MEASURES[name].is_probe for name in request.measures)
+    has_similarities = not all(MEASURES[name].is_probe for name in request.measures)
     curves = []
     for layer in request.layers:
         test = store.features(SPLIT, layer)
-        if similar:
+        if has_similarities:
             curves.append(cka_curve(moments(test).scatter))
-        if probes:
+        if has_probes:
             labels, n_classes = store.labels("train"), len(store.class_names)
             basis = eigenbasis(store.features("train", layer), labels, n_classes=n_classes)
             curves.append(ridge_curve(basis, test, store.labels(SPLIT), law="exchangeable"))
     return curves
 
 
-def _known(out: Path, basis: dict[str, Any], wanted: tuple[bool, float]) -> Plan | None:
-    """Return the plan that a run was made by, if it is for the same things."""
+def _recorded_grid(
+    out: Path, basis: dict[str, Any], *, auto_fractions: bool, half_width: float
+) -> AutoGrid | None:
+    """Return the grid in the manifest of a run if it was chosen for the same question."""
     if not Run.exists(out):
         return None
-    old = Run.open(out).manifest.get("planned") or {}
-    same = all(old.get(name) == value for name, value in basis.items())
-    sizes, n_seeds = tuple(old.get("fractions", ())), int(old.get("n_seeds", 0))
-    if not same or bool(sizes) != wanted[0] or old.get("half_width") != wanted[1]:
+    record = Run.open(out).manifest.get("planned") or {}
+    same_basis = all(record.get(name) == value for name, value in basis.items())
+    fractions, n_seeds = tuple(record.get("fractions", ())), int(record.get("n_seeds", 0))
+    same_fractions = bool(fractions) == auto_fractions
+    if not same_basis or not same_fractions or record.get("half_width") != half_width:
         return None
-    return Plan(sizes, n_seeds, wanted[1], basis)
+    return AutoGrid(fractions, n_seeds, half_width, basis)
 
 
-def _candidates(width: int) -> FloatArray:
-    """Round fractions, evenly spread in ratio, each another number of neurons."""
-    spread = np.unique(np.round(np.geomspace(DEFAULT_FRACTIONS[0], 1.0, _CANDIDATES), 3))
-    kept = np.maximum(1, np.round(spread * width))
-    return np.asarray(spread[np.unique(kept, return_index=True)[1]], dtype=np.float64)
+def _candidates(width: int, n_candidates: int) -> FloatArray:
+    """Return rounded fractions, evenly spaced in ratio, each with its own number of neurons."""
+    fractions = np.unique(np.round(np.geomspace(DEFAULT_FRACTIONS[0], 1.0, n_candidates), 3))
+    n_kept = np.maximum(1, np.round(fractions * width))
+    return np.asarray(fractions[np.unique(n_kept, return_index=True)[1]], dtype=np.float64)
 
 
-def _ratio(curve: Curve, fractions: FloatArray) -> FloatArray:
-    """Predicted share of the whole layer's value at fractions."""
-    mean, _ = curve.at(np.maximum(1, np.round(fractions * curve.n_neurons)))
+def _ratio(curve: PredictedCurve, fractions: FloatArray) -> FloatArray:
+    """Return the predicted share of the whole layer's value at fractions."""
+    mean, _ = curve.interpolate(np.maximum(1, np.round(fractions * curve.n_neurons)))
     return np.asarray(np.round(mean / (curve.value_full or 1.0), _DIGITS))
 
 
-def _segment_errors(at: FloatArray, values: FloatArray) -> FloatArray:
-    """(n, n) largest distance of the curves (n_curves, n) from the line between two points.
+def _segment_errors(fractions: FloatArray, values: FloatArray) -> FloatArray:
+    """Return the (n, n) largest distance of curves from the straight line between two points.
 
-    Infinite on and below the diagonal: sizes ascend.
+    Infinite on and below the diagonal, where the fractions do not ascend.
+
+    Parameters
+    ----------
+    fractions: (n,) ascending.
+    values: (n_curves, n) values of the curves.
     """
-    n = at.size
+    n = fractions.size
     errors = np.full((n, n), np.inf)
     for i in range(n):
         for j in range(i + 1, n):
-            part = (at[i : j + 1] - at[i]) / (at[j] - at[i])
-            line = values[:, i, None] + part * (values[:, j] - values[:, i])[:, None]
+            position = (fractions[i : j + 1] - fractions[i]) / (fractions[j] - fractions[i])
+            line = values[:, i, None] + position * (values[:, j] - values[:, i])[:, None]
             errors[i, j] = np.abs(values[:, i : j + 1] - line).max()
     return errors

@@ -1,4 +1,4 @@
-"""Backends of a sweep: those of every stage, and the one that spreads rows."""
+"""Backends of a sweep: the general ones, and one that distributes the rows of a probe."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from criticalmass.core.backends import BACKENDS, Backend, get_backend
 
 
 def _ray_rows(*address: Any, **options: Any) -> Backend:
-    """Import Ray only when it is asked for."""
+    """Create the backend ``"ray-rows"``; Ray is imported here and not with this module."""
     from criticalmass.measures.logistic.ray_rows import RayRows
 
     return RayRows(*address, **options)
 
 
-#: Name -> what makes the backend.
+#: Name -> constructor of the backend.
 SWEEP_BACKENDS: Mapping[str, Callable[..., Backend]] = {**BACKENDS, "ray-rows": _ray_rows}
 
 
@@ -24,11 +24,12 @@ def get_sweep_backend(backend: str | Backend) -> Backend:
 
     Parameters
     ----------
-    backend: as `get_backend` takes it, or ``"ray-rows"``: rows are spread over the workers of a
-        Ray cluster.
+    backend: as `get_backend` takes it, or ``"ray-rows"``, which distributes the rows over the
+        workers of a Ray cluster.
 
     Raises
     ------
-    CriticalMassError: for an unknown name, with a did-you-mean, or an address of ``"local"``.
+    CriticalMassError: the name is unknown (the message suggests one), or an address is
+        ``"local"``.
     """
     return get_backend(backend, SWEEP_BACKENDS)

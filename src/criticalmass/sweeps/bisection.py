@@ -1,24 +1,24 @@
-"""The search for a critical mass to one neuron: which sizes and seeds to look at next.
+"""Bisection for the critical mass: which sizes and seeds to measure next.
 
-Pure decisions on numbers; what it asks for is computed elsewhere. The grid says where the mean
-over seeds first reaches the bar; from there the gap between the last size that misses it and
-the first that reaches it is halved until the two are neighbours.
+The functions are pure decisions on numbers; the cells are computed elsewhere. The grid shows
+where the mean over seeds first reaches the threshold. The gap between the largest size below it
+and the smallest size at or above it is halved until the two sizes are neighbours.
 
-A size's side of the bar is *settled* when Student's interval of its mean over seeds, on the
-test samples as they are, excludes the bar. A size that is not settled gets more seeds, the
-number doubling at every look until the budget ends; each look is held to
-``1 - (1 - level) / n_looks``, so that all looks at a size together keep the level (Bonferroni).
-The subsets of one seed are nested, and every size takes seeds in the same order, so sizes are
-compared on the same seeds; the two neighbours at the end always have equally many.
+A size is *decided* when Student's interval of its mean over seeds, on the test samples as they
+are, excludes the threshold. An undecided size gets more seeds: their number doubles at every
+step until the seed budget ends. Every interval has the level ``1 - (1 - level) / n_steps``, so
+that all steps at one size together keep ``level`` (Bonferroni). The subsets of one seed are
+nested and every size takes the seeds in the same order, so sizes are compared on the same seeds.
+The two neighbours at the end always have equally many seeds.
 
-Where seeds do not settle the crossing, the answer is an interval: from the largest settled
-failure below it to the smallest settled pass above, both edges found by halving too. A rule
-without chance has one value per size, which is settled at once; what test samples add to the
-interval is the bootstrap's matter.
+If the seeds do not decide the crossing, the result is an interval: from the largest size below
+the crossing that is decided to fail to the smallest size above it that is decided to pass. Both
+ends are found by halving too. A deterministic selector has one value per size, which decides it
+at once. The uncertainty due to the test samples is added by the bootstrap of `redundancy`.
 
-A curve need not be monotone. Then what is found is a crossing next to the smallest tested size
-that passes: its mean reaches the bar and that of the size below does not. A smaller size that
-was never tested may pass too.
+A curve need not be monotone. The result is then a crossing at the smallest tested size that
+passes: its mean reaches the threshold and the mean of the size below does not. A smaller size
+that was not tested may pass too.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,45 +35,52 @@ from criticalmass.core.moments import FloatArray
 
 # Fewer values may agree by accident, and Student's interval then has no width.
 FEWEST_SEEDS = 5
-Ask = tuple[int, int]
+
+
+class SizeRequest(NamedTuple):
+    """A size to measure, and the number of seeds to measure it with."""
+
+    size: int
+    n_seeds: int
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One curve and one bar.
+class SearchProblem:
+    """One curve, one threshold and the budget of the search.
 
     Attributes
     ----------
-    grid: sizes tested already, ascending.
+    grid: sizes that are measured before the search, ascending.
     n_neurons: width of the layer.
-    bar: the value to reach.
-    looks: how many seeds at each look, ascending; (1,) for a rule without chance.
-    base: seeds that every grid size has already; not counted as spent.
-    level: at which a side is settled.
-    whole_passes: whether the whole layer reaches the bar by definition.
-    cells: most cells to ask for beyond the grid.
-    by_chance: whether seeds matter.
+    threshold: value to reach.
+    seed_counts: number of seeds at each step on one size, ascending; (1,) for a deterministic
+        selector.
+    n_base_seeds: seeds that every grid size has before the search; they are not counted as spent.
+    level: level at which a size is decided.
+    full_layer_passes: whether the whole layer reaches the threshold by definition.
+    max_cells: most cells to request beyond the grid.
+    is_random: whether values depend on the seed.
     """
 
     grid: tuple[int, ...]
     n_neurons: int
-    bar: float
-    looks: tuple[int, ...]
-    base: int
+    threshold: float
+    seed_counts: tuple[int, ...]
+    n_base_seeds: int
     level: float
-    whole_passes: bool
-    cells: int
-    by_chance: bool
+    full_layer_passes: bool
+    max_cells: int
+    is_random: bool
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
-    """What is known of one size.
+class SizeStats:
+    """The values measured at one size.
 
     Attributes
     ----------
-    n_seeds: seeds asked for; 0 for a size of the grid that was not looked at for itself.
-    values: (n_values,) of the seeds that have one.
+    n_seeds: seeds that the search requested; 0 for a grid size that it did not request.
+    values: (n_values,) values of the seeds whose cell did not fail.
     """
 
     n_seeds: int
@@ -80,17 +88,17 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The answer.
+class SearchResult:
+    """The critical mass that a search found.
 
     Attributes
     ----------
-    critical_mass: smallest tested size whose mean reaches the bar; None if there is none.
-    low, high: the smallest and largest critical mass that the settled sizes leave open; equal
-        where it is known to one neuron. None with critical_mass.
-    n_seeds: most seeds that a size was given.
-    n_cells: cells asked for beyond the grid.
-    short_of: "seeds" or "cells", the budget that ended before the answer was settled; else None.
+    critical_mass: smallest tested size whose mean reaches the threshold; None if there is none.
+    low, high: smallest and largest critical mass compatible with the decided sizes; equal if it
+        is known to one neuron. None if ``critical_mass`` is None.
+    n_seeds: largest number of seeds of a size.
+    n_cells: cells requested beyond the grid.
+    short_of: "seeds" or "cells", the budget that ended before the result was decided, or None.
     """
 
     critical_mass: int | None
@@ -102,160 +110,184 @@ class Found:
 
 
 @dataclass(frozen=True)
-class _Side:
-    """Where a size stands: above the bar or not, for sure or not, and whether to look again."""
+class _SizeStatus:
+    """Whether a size reaches the threshold, and how certain that is.
+
+    Attributes
+    ----------
+    passes: whether its mean reaches the threshold.
+    is_decided: whether Student's interval of the mean excludes the threshold.
+    is_final: whether more seeds would change nothing: it is decided, or has all its seeds.
+    """
 
     passes: bool
-    settled: bool
-    done: bool
+    is_decided: bool
+    is_final: bool
 
 
-def looks_for(n_base: int, most: int) -> tuple[int, ...]:
-    """Return how many seeds to look at: the base (at least 5), doubled up to ``most``."""
-    looks = [min(max(n_base, FEWEST_SEEDS), max(n_base, most))]
-    while looks[-1] < most:
-        looks.append(min(2 * looks[-1], most))
-    return tuple(looks)
+def seed_schedule(n_base_seeds: int, max_seeds: int) -> tuple[int, ...]:
+    """Return the numbers of seeds to try: the base (at least 5), doubled up to ``max_seeds``."""
+    counts = [min(max(n_base_seeds, FEWEST_SEEDS), max(n_base_seeds, max_seeds))]
+    while counts[-1] < max_seeds:
+        counts.append(min(2 * counts[-1], max_seeds))
+    return tuple(counts)
 
 
-def next_asks(problem: Problem, known: Mapping[int, Look]) -> tuple[Ask, ...]:
-    """Return the (size, n_seeds) to look at next, all of which may be computed together.
+def next_requests(
+    problem: SearchProblem, stats: Mapping[int, SizeStats]
+) -> tuple[SizeRequest, ...]:
+    """Return the sizes and seeds to measure next; they may be computed together.
 
     Parameters
     ----------
-    problem: the curve and the bar.
-    known: size -> what is known of it.
+    problem: the curve, the threshold and the budget.
+    stats: size -> what is measured so far.
 
     Returns
     -------
-    Nothing once the search has ended, for it is settled or a budget is spent.
+    Requests, empty when the search has ended because it is decided or a budget is spent.
     """
-    left = problem.cells - _spent(problem, known)
+    remaining = problem.max_cells - _n_spent(problem, stats)
     affordable = []
-    for ask in _wanted(problem, known):
-        cost = _cost(problem, known, ask)
-        if cost <= left:
-            affordable.append(ask)
-            left -= cost
+    for request in _unlimited_requests(problem, stats):
+        cost = _cost(problem, stats, request)
+        if cost <= remaining:
+            affordable.append(request)
+            remaining -= cost
     return tuple(affordable)
 
 
-def answer(problem: Problem, known: Mapping[int, Look]) -> Found:
-    """Read the critical mass and its interval off what is known now."""
-    sides = _sides(problem, known)
-    n_seeds = max((look.n_seeds for look in known.values()), default=0)
-    cells = _spent(problem, known)
-    unpaid = "cells" if _wanted(problem, known) else None
-    passing = _first_pass(sides)
+def search_result(problem: SearchProblem, stats: Mapping[int, SizeStats]) -> SearchResult:
+    """Compute the critical mass and its interval from what is measured so far."""
+    statuses = _statuses(problem, stats)
+    n_seeds = max((one.n_seeds for one in stats.values()), default=0)
+    n_cells = _n_spent(problem, stats)
+    short_of = "cells" if _unlimited_requests(problem, stats) else None
+    passing = _smallest_passing(statuses)
     if passing is None:
-        return Found(None, None, None, n_seeds, cells, unpaid)
-    fails = [size for size, side in sides.items() if size < passing and _surely(side, False)]
-    passes = [size for size, side in sides.items() if size >= passing and _surely(side, True)]
+        return SearchResult(None, None, None, n_seeds, n_cells, short_of)
+    fails = [k for k, status in statuses.items() if k < passing and _decided(status, False)]
+    passes = [k for k, status in statuses.items() if k >= passing and _decided(status, True)]
     low, high = max(fails) + 1, min(passes, default=problem.n_neurons)
-    short = unpaid or ("seeds" if low < high else None)
-    return Found(passing, low, high, n_seeds, cells, short)
+    short_of = short_of or ("seeds" if low < high else None)
+    return SearchResult(passing, low, high, n_seeds, n_cells, short_of)
 
 
-def _sides(problem: Problem, known: Mapping[int, Look]) -> dict[int, _Side]:
-    """Judge every known size, ascending; no neurons miss the bar, the whole layer may pass."""
-    sides = {size: _judge(problem, look) for size, look in sorted(known.items())}
-    if problem.whole_passes:
-        sides.pop(problem.n_neurons, None)
-        sides[problem.n_neurons] = _Side(True, True, True)
-    return {0: _Side(False, True, True), **sides}
+def _statuses(problem: SearchProblem, stats: Mapping[int, SizeStats]) -> dict[int, _SizeStatus]:
+    """Return size -> status, ascending by size.
+
+    0 neurons always fail; the whole layer always passes if the problem says so.
+    """
+    statuses = {size: _status(problem, one) for size, one in sorted(stats.items())}
+    if problem.full_layer_passes:
+        statuses.pop(problem.n_neurons, None)
+        statuses[problem.n_neurons] = _SizeStatus(True, True, True)
+    return {0: _SizeStatus(False, True, True), **statuses}
 
 
-def _judge(problem: Problem, look: Look) -> _Side:
-    values = look.values
+def _status(problem: SearchProblem, stats: SizeStats) -> _SizeStatus:
+    values = stats.values
     if not values.size:
-        # Every seed failed: no value reaches the bar, and asking again would not help.
-        return _Side(False, False, True)
+        # Every seed failed: no value reaches the threshold, and a second try would not help.
+        return _SizeStatus(False, False, True)
     mean = np.array([float(values.mean())])
-    passes = bool(reaches(mean, np.array(problem.bar), 1.0)[0])
-    if look.n_seeds == 0:
-        return _Side(passes, False, False)
-    settled = not problem.by_chance or _excludes(values, problem)
-    return _Side(passes, settled, settled or look.n_seeds >= problem.looks[-1])
+    passes = bool(reaches(mean, np.array(problem.threshold), 1.0)[0])
+    if stats.n_seeds == 0:
+        return _SizeStatus(passes, False, False)
+    decided = not problem.is_random or _interval_excludes_threshold(values, problem)
+    return _SizeStatus(passes, decided, decided or stats.n_seeds >= problem.seed_counts[-1])
 
 
-def _excludes(values: FloatArray, problem: Problem) -> bool:
-    """Whether Student's interval of the mean leaves the bar out."""
+def _interval_excludes_threshold(values: FloatArray, problem: SearchProblem) -> bool:
+    """Return whether Student's interval of the mean excludes the threshold."""
     from scipy.special import stdtrit
 
     n = values.size
-    if n < min(FEWEST_SEEDS, problem.looks[-1]) or n < 2:
+    if n < min(FEWEST_SEEDS, problem.seed_counts[-1]) or n < 2:
         return False
-    tail = (1.0 - problem.level) / len(problem.looks) / 2.0
+    tail = (1.0 - problem.level) / len(problem.seed_counts) / 2.0
     half = float(stdtrit(n - 1, 1.0 - tail)) * float(values.std(ddof=1)) / np.sqrt(n)
-    return bool(abs(float(values.mean()) - problem.bar) > half)
+    return bool(abs(float(values.mean()) - problem.threshold) > half)
 
 
-def _wanted(problem: Problem, known: Mapping[int, Look]) -> list[Ask]:
-    """Return what the search would look at next if nothing were counted."""
-    sides = _sides(problem, known)
-    passing = _first_pass(sides)
+def _unlimited_requests(
+    problem: SearchProblem, stats: Mapping[int, SizeStats]
+) -> list[SizeRequest]:
+    """Return what the search would measure next if there were no limit on cells."""
+    statuses = _statuses(problem, stats)
+    passing = _smallest_passing(statuses)
     if passing is None:
-        whole = problem.n_neurons
-        settled = whole in sides and sides[whole].done
-        return [] if settled else [_again(problem, known, whole)]
-    below = max(size for size in sides if size < passing)
-    open_ends = [size for size in (below, passing) if not sides[size].done]
+        width = problem.n_neurons
+        is_final = width in statuses and statuses[width].is_final
+        return [] if is_final else [_next_step(problem, stats, width)]
+    below = max(size for size in statuses if size < passing)
+    open_ends = [size for size in (below, passing) if not statuses[size].is_final]
     if open_ends:
-        return [_again(problem, known, size) for size in open_ends]
+        return [_next_step(problem, stats, size) for size in open_ends]
     if passing - below > 1:
-        return [_again(problem, known, (below + passing) // 2)]
-    return _even(known, below, passing) or [
-        *_edge(problem, known, [size for size in sides if size <= passing][::-1], False),
-        *_edge(problem, known, [size for size in sides if size >= below], True),
+        return [_next_step(problem, stats, (below + passing) // 2)]
+    return _equal_seeds(stats, below, passing) or [
+        *_next_edge(problem, stats, [size for size in statuses if size <= passing][::-1], False),
+        *_next_edge(problem, stats, [size for size in statuses if size >= below], True),
     ]
 
 
-def _even(known: Mapping[int, Look], below: int, passing: int) -> list[Ask]:
-    """Give both neighbours the same seeds: means over different ones are not comparable."""
-    looks = {size: known[size].n_seeds for size in (below, passing) if size in known}
-    most = max(looks.values(), default=0)
-    return [(size, most) for size, n in looks.items() if n < most] if len(looks) == 2 else []
+def _equal_seeds(stats: Mapping[int, SizeStats], below: int, passing: int) -> list[SizeRequest]:
+    """Give both neighbours equally many seeds: means over different seeds are not comparable."""
+    n_seeds = {size: stats[size].n_seeds for size in (below, passing) if size in stats}
+    most = max(n_seeds.values(), default=0)
+    if len(n_seeds) < 2:
+        return []
+    return [SizeRequest(size, most) for size, n in n_seeds.items() if n < most]
 
 
-def _edge(problem: Problem, known: Mapping[int, Look], way: list[int], passes: bool) -> list[Ask]:
-    """Look for the settled size nearest to the crossing, going one way from it.
+def _next_edge(
+    problem: SearchProblem, stats: Mapping[int, SizeStats], sizes: list[int], passes: bool
+) -> list[SizeRequest]:
+    """Search for the decided size nearest to the crossing, in one direction.
 
-    ``way``: known sizes, the first on the other side of the crossing.
+    Parameters
+    ----------
+    sizes: measured sizes in this direction; the first is on the other side of the crossing.
+    passes: whether the size searched for passes or fails.
     """
-    sides = _sides(problem, known)
-    for before, size in pairwise(way):
-        if not sides[size].done:
-            return [_again(problem, known, size)]
-        if _surely(sides[size], passes):
-            return [_again(problem, known, (size + before) // 2)] if abs(size - before) > 1 else []
+    statuses = _statuses(problem, stats)
+    for previous, size in pairwise(sizes):
+        if not statuses[size].is_final:
+            return [_next_step(problem, stats, size)]
+        if _decided(statuses[size], passes):
+            if abs(size - previous) <= 1:
+                return []
+            return [_next_step(problem, stats, (size + previous) // 2)]
     return []
 
 
-def _again(problem: Problem, known: Mapping[int, Look], size: int) -> Ask:
-    """Ask for the next look at a size."""
-    have = known[size].n_seeds if size in known else 0
-    return size, next((n for n in problem.looks if n > have), problem.looks[-1])
+def _next_step(problem: SearchProblem, stats: Mapping[int, SizeStats], size: int) -> SizeRequest:
+    """Request a size with the next larger number of seeds."""
+    current = stats[size].n_seeds if size in stats else 0
+    larger = (n for n in problem.seed_counts if n > current)
+    return SizeRequest(size, next(larger, problem.seed_counts[-1]))
 
 
-def _first_pass(sides: Mapping[int, _Side]) -> int | None:
-    return min((size for size, side in sides.items() if side.passes), default=None)
+def _smallest_passing(statuses: Mapping[int, _SizeStatus]) -> int | None:
+    return min((size for size, status in statuses.items() if status.passes), default=None)
 
 
-def _surely(side: _Side, passes: bool) -> bool:
-    return side.settled and side.passes == passes
+def _decided(status: _SizeStatus, passes: bool) -> bool:
+    return status.is_decided and status.passes == passes
 
 
-def _spent(problem: Problem, known: Mapping[int, Look]) -> int:
-    return sum(_paid(problem, size, look.n_seeds) for size, look in known.items())
+def _n_spent(problem: SearchProblem, stats: Mapping[int, SizeStats]) -> int:
+    return sum(_n_extra_cells(problem, size, one.n_seeds) for size, one in stats.items())
 
 
-def _cost(problem: Problem, known: Mapping[int, Look], ask: Ask) -> int:
-    size, n_seeds = ask
-    have = known[size].n_seeds if size in known else 0
-    return _paid(problem, size, n_seeds) - _paid(problem, size, have)
+def _cost(problem: SearchProblem, stats: Mapping[int, SizeStats], request: SizeRequest) -> int:
+    size, n_seeds = request
+    current = stats[size].n_seeds if size in stats else 0
+    return _n_extra_cells(problem, size, n_seeds) - _n_extra_cells(problem, size, current)
 
 
-def _paid(problem: Problem, size: int, n_seeds: int) -> int:
-    """Cells of a size beyond those that the grid has anyway."""
-    free = problem.base if size in problem.grid else 0
-    return max(0, n_seeds - free)
+def _n_extra_cells(problem: SearchProblem, size: int, n_seeds: int) -> int:
+    """Count the cells of a size beyond those of the grid."""
+    n_free = problem.n_base_seeds if size in problem.grid else 0
+    return max(0, n_seeds - n_free)

@@ -1,11 +1,11 @@
-"""Where the cells of a refinement come from: the run, what is at hand already, or a job."""
+"""The cells of a refinement: read from the run, from memory, or computed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,97 +13,122 @@ from numpy.typing import NDArray
 from criticalmass.core.backends import Backend
 from criticalmass.measures.registry import MEASURES
 from criticalmass.storage.artifacts import Artifact
-from criticalmass.sweeps.jobs import Outcome, run_job
-from criticalmass.sweeps.layer_data import Workbench
-from criticalmass.sweeps.plan import Cell, jobs_of
-from criticalmass.sweeps.recorder import Ledger, fill, record, save_orders
+from criticalmass.sweeps.jobs import JobResult, run_job
+from criticalmass.sweeps.layer_data import SweepData
+from criticalmass.sweeps.plan import SweepCell, make_jobs
+from criticalmass.sweeps.recorder import RunRecorder, compute_cells
 
-Wanted = tuple[Cell, Callable[[int], Sequence[Cell]]]
+
+class CellRequest(NamedTuple):
+    """A cell to compute.
+
+    Attributes
+    ----------
+    cell: the cell.
+    possible_cells: returns, for a size, the cells that may be requested later. Measures that
+        compute all sizes of an order at the price of one compute them in the same job.
+    """
+
+    cell: SweepCell
+    possible_cells: Callable[[int], Sequence[SweepCell]]
 
 
 @dataclass(frozen=True, eq=False)
-class _Kept:
-    """A row that was computed but not asked for yet, with its artifact's kind and row."""
+class _CachedRow:
+    """A row that was computed but not requested yet, with the kind and row of its artifact."""
 
     row: dict[str, Any]
     kind: str = ""
     values: NDArray[Any] | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Supply:
-    """A run that is being written, and how what it lacks is computed.
+class CellCache:
+    """Computes the cells that a run lacks and writes them into it.
 
-    Attributes
+    Parameters
     ----------
-    ledger, bench, backend: the run, the data, and where jobs run.
+    recorder: writes into the run.
+    data: features and labels.
+    backend: runs the jobs.
     rerun: "missing", "failed" or "all", as in `criticalmass.sweep`.
-    done: cells that this sweep has computed and need not be computed again.
+    computed: names of the cells that this sweep has computed already.
     """
 
-    ledger: Ledger
-    bench: Workbench
-    backend: Backend
-    rerun: str
-    done: set[str]
-    _at_hand: dict[str, _Kept] = field(default_factory=dict)
+    def __init__(
+        self,
+        recorder: RunRecorder,
+        data: SweepData,
+        backend: Backend,
+        *,
+        rerun: str,
+        computed: Iterable[str],
+    ) -> None:
+        self.recorder = recorder
+        self.data = data
+        self.backend = backend
+        self._rerun = rerun
+        self._computed = set(computed)
+        self._unrequested: dict[str, _CachedRow] = {}
 
     def values(self) -> dict[str, float]:
-        """Return the value of every cell that has one."""
-        table = self.ledger.run.frame()
-        used = table[table["status"] != "failed"]
-        return dict(zip(used["cell"], used["value"].astype(float), strict=True))
+        """Return cell name -> value for the cells in the run that did not fail."""
+        table = self.recorder.run.frame()
+        rows = table[table["status"] != "failed"]
+        return dict(zip(rows["cell"], rows["value"].astype(float), strict=True))
 
-    def get(self, wanted: Iterable[Wanted], label: str) -> None:
-        """Have cells in the run, computing those that are missing.
+    def ensure(self, requests: Iterable[CellRequest], label: str) -> None:
+        """Compute the requested cells that are missing, and write them into the run.
 
         Parameters
         ----------
-        wanted: cells, each with a function of its size that lists those which may be asked for
-            next: measures that have every size of an order for the price of one compute them
-            along, and keep them until they are asked for.
-        label: what for, shown with the progress.
+        requests: cells. Those of measures that compute every size at once are computed together
+            with their ``possible_cells``, which stay in memory until they are requested.
+        label: name of the task in the progress display.
         """
-        there = self._there()
-        missing = [(cell, around) for cell, around in wanted if cell.cell not in there]
-        self.done.update(cell.cell for cell, _ in missing)
-        one_by_one = [c for c, _ in missing if not MEASURES[c.measure].every_size]
-        at_once = [(c, around) for c, around in missing if MEASURES[c.measure].every_size]
-        if one_by_one:
-            fill(self.ledger, one_by_one, self.bench, self.backend, label)
-        if at_once:
-            self._compute_around(at_once)
-            self._write([cell for cell, _ in at_once])
+        available = self._available()
+        missing = [request for request in requests if request.cell.cell not in available]
+        self._computed.update(request.cell.cell for request in missing)
+        single = [r.cell for r in missing if not MEASURES[r.cell.measure].every_size]
+        every_size = [r for r in missing if MEASURES[r.cell.measure].every_size]
+        if single:
+            compute_cells(self.recorder, single, self.data, self.backend, label)
+        if every_size:
+            self._compute_possible(every_size)
+            self._write([request.cell for request in every_size])
 
-    def _there(self) -> set[str]:
-        """Cells that need not be computed: those of this sweep, and what ``rerun`` leaves."""
-        if self.rerun == "all":
-            return self.done
-        table = self.ledger.run.frame()
-        rows = table[table["status"] != "failed"] if self.rerun == "failed" else table
-        return self.done | set(rows["cell"])
+    def _available(self) -> set[str]:
+        """Return the names of the cells that need not be computed."""
+        if self._rerun == "all":
+            return self._computed
+        table = self.recorder.run.frame()
+        rows = table[table["status"] != "failed"] if self._rerun == "failed" else table
+        return self._computed | set(rows["cell"])
 
-    def _compute_around(self, wanted: Iterable[Wanted]) -> None:
-        """Compute the cells that are not at hand, and those around them, and keep them."""
-        cells: dict[str, Cell] = {}
-        for cell, around in wanted:
-            if cell.cell not in self._at_hand and cell.cell not in cells:
-                cells |= {c.cell: c for c in (cell, *around(cell.n_kept))}
-        for outcome in self.backend.map(partial(run_job, self.bench), jobs_of(cells.values())):
-            save_orders(self.ledger, outcome)
-            kept = outcome.artifact
-            for i, row in enumerate(outcome.rows):
-                mine = _Kept(row) if kept is None else _Kept(row, kept.kind, kept.values[i])
-                self._at_hand[row["cell"]] = mine
+    def _compute_possible(self, requests: Iterable[CellRequest]) -> None:
+        """Compute the requested cells and those that may be requested later; keep all rows."""
+        cells: dict[str, SweepCell] = {}
+        for cell, possible_cells in requests:
+            if cell.cell not in self._unrequested and cell.cell not in cells:
+                cells |= {one.cell: one for one in (cell, *possible_cells(cell.n_kept))}
+        for result in self.backend.map(partial(run_job, self.data), make_jobs(cells.values())):
+            self.recorder.save_orders(result)
+            artifact = result.artifact
+            for i, row in enumerate(result.rows):
+                if artifact is None:
+                    cached = _CachedRow(row)
+                else:
+                    cached = _CachedRow(row, artifact.kind, artifact.values[i])
+                self._unrequested[row["cell"]] = cached
 
-    def _write(self, cells: Sequence[Cell]) -> None:
-        """Write cells that are at hand."""
-        groups: dict[tuple[str, str, str], list[_Kept]] = {}
+    def _write(self, cells: Sequence[SweepCell]) -> None:
+        """Write cells that are in memory into the run, grouped by layer, measure and artifact."""
+        groups: dict[tuple[str, str, str], list[_CachedRow]] = {}
         for cell in cells:
-            mine = self._at_hand.pop(cell.cell)
-            groups.setdefault((*cell.key, mine.kind), []).append(mine)
-        full = self.ledger.full_rows()
+            cached = self._unrequested.pop(cell.cell)
+            groups.setdefault((*cell.key, cached.kind), []).append(cached)
+        full_rows = self.recorder.full_rows()
         for (_, _, kind), group in groups.items():
-            arrays = [one.values for one in group if one.values is not None]
+            arrays = [cached.values for cached in group if cached.values is not None]
             artifact = Artifact(kind, np.stack(arrays)) if kind else None
-            record(self.ledger, Outcome([one.row for one in group], artifact), full, {})
+            result = JobResult([cached.row for cached in group], artifact)
+            self.recorder.write_result(result, full_rows, {})

@@ -1,4 +1,4 @@
-"""Compute the cells of one job: orders, probes and similarities on a feature store."""
+"""Compute the cells of one job: apply selectors, then probes or similarities."""
 
 from __future__ import annotations
 
@@ -10,44 +10,46 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.core.rows import Projected, Rows
+from criticalmass.core.rows import ProjectedRows, Rows
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.probes.task import ProbeScores, ProbeTask
 from criticalmass.measures.protocol import EXPECTED
 from criticalmass.measures.registry import MEASURES, get_probe, get_similarity
 from criticalmass.measures.similarity.task import SimilarityTask
 from criticalmass.storage.artifacts import Artifact
-from criticalmass.sweeps.layer_data import Workbench
-from criticalmass.sweeps.plan import FULL, Job
+from criticalmass.sweeps.layer_data import SweepData
+from criticalmass.sweeps.plan import FULL, SweepJob
+
+Orders = Mapping[tuple[str, int], NDArray[np.intp]]
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
-    """What a job found.
+class JobResult:
+    """The rows, artifact and orders of a job.
 
     Attributes
     ----------
-    rows: of the long table, without value_full; row i owns row i of the artifact.
-    artifact: what is kept of the cells, or None.
-    orders: (selector, seed) -> (n_neurons,) permutation, where the cells come from orders.
+    rows: rows of the long table, without value_full; row i belongs to row i of the artifact.
+    artifact: predictions or jackknife replicates of the cells, or None.
+    orders: (selector, seed) -> (n_neurons,) permutation, for cells on orders.
     """
 
     rows: list[dict[str, Any]]
     artifact: Artifact | None = None
-    orders: Mapping[tuple[str, int], NDArray[np.intp]] = field(default_factory=dict)
+    orders: Orders = field(default_factory=dict)
 
 
-def run_job(bench: Workbench, job: Job) -> Outcome:
-    """Compute the cells of a job; what the data defeat becomes rows that say so."""
+def run_job(data: SweepData, job: SweepJob) -> JobResult:
+    """Compute the cells of a job; an expected error gives rows with status "failed"."""
     started = time.perf_counter()
     try:
         if MEASURES[job.measure].is_probe:
-            return _probe(bench, job)
-        return _similarity(bench, job, started)
+            return _run_probe(data, job)
+        return _run_similarity(data, job, started)
     except EXPECTED as error:
-        text = _one_line(error)
-        counts = _counts(bench, job)
-        return Outcome(
+        text = _error_text(error)
+        counts = _sample_counts(data, job)
+        return JobResult(
             [
                 {**asdict(cell), **counts, "status": "failed", "error": text, "artifact": None}
                 for cell in job.cells
@@ -55,98 +57,98 @@ def run_job(bench: Workbench, job: Job) -> Outcome:
         )
 
 
-def _probe(bench: Workbench, job: Job) -> Outcome:
+def _run_probe(data: SweepData, job: SweepJob) -> JobResult:
     """Train and score a probe on every subset of a job."""
-    data = bench.layer(job.layer)
-    selection = data.selection(*job.orders[0])
+    layer = data.layer(job.layer)
+    selection = layer.selection(*job.orders[0])
+    job_orders: Orders = {}
     if selection.projection is not None:
         projection = selection.projection[:, : job.sizes[-1]].astype(np.float32)
-        train: Rows = Projected(data.train, projection)
-        test: Rows = Projected(data.test, projection)
+        train: Rows = ProjectedRows(layer.train, projection)
+        test: Rows = ProjectedRows(layer.test, projection)
         orders = np.arange(projection.shape[1], dtype=np.intp)[None]
     else:
-        train, test, orders = data.train, data.test, data.orders(job)
+        train, test, orders = layer.train, layer.test, layer.orders(job)
+        job_orders = dict(zip(job.orders, orders, strict=True))
     task = ProbeTask(
         x_train=train,
-        y_train=bench.y_train,
+        y_train=data.y_train,
         x_test=test,
-        n_classes=len(bench.store.class_names),
+        n_classes=len(data.store.class_names),
         orders=orders,
         sizes=job.sizes,
-        validation=bench.validation,
+        validation=data.validation,
         seed=job.orders[0][1] if len(job.orders) == 1 else 0,
     )
     scores = get_probe(job.measure)(task)
-    kept = {} if selection.projection is not None else dict(zip(job.orders, orders, strict=True))
-    return _scored(bench, job, scores, _recorded(job, kept))
+    return _probe_result(data, job, scores, _requested_orders(job, job_orders))
 
 
-def _scored(
-    bench: Workbench,
-    job: Job,
-    scores: ProbeScores,
-    orders: Mapping[tuple[str, int], NDArray[np.intp]],
-) -> Outcome:
+def _probe_result(data: SweepData, job: SweepJob, scores: ProbeScores, orders: Orders) -> JobResult:
     rows, predictions = [], []
     for cell in job.cells:
-        at = job.place(cell)
-        predicted = scores.predictions[at]
+        index = job.grid_index(cell)
+        predicted = scores.predictions[index]
         predictions.append(predicted)
         rows.append(
             {
                 **asdict(cell),
-                **_counts(bench, job),
-                "value": float(np.mean(predicted == bench.y_test)),
-                "l2": float(scores.l2[at]),
-                "gap": float(scores.gap[at]),
-                "passes": int(scores.passes[at]),
-                "seconds": float(scores.seconds[at]),
-                "status": str(scores.status[at]),
+                **_sample_counts(data, job),
+                "value": float(np.mean(predicted == data.y_test)),
+                "l2": float(scores.l2[index]),
+                "gap": float(scores.gap[index]),
+                "passes": int(scores.passes[index]),
+                "seconds": float(scores.seconds[index]),
+                "status": str(scores.status[index]),
             }
         )
-    return Outcome(rows, Artifact("predictions", np.stack(predictions)), orders)
+    return JobResult(rows, Artifact("predictions", np.stack(predictions)), orders)
 
 
-def _similarity(bench: Workbench, job: Job, started: float) -> Outcome:
-    """Similarity to the whole layer on the test split, raw features."""
-    data = bench.layer(job.layer)
-    selection = data.selection(*job.orders[0])
-    orders: dict[tuple[str, int], NDArray[np.intp]] = {}
+def _run_similarity(data: SweepData, job: SweepJob, started: float) -> JobResult:
+    """Compute the similarity to the whole layer on the raw features of the test split."""
+    layer = data.layer(job.layer)
+    selection = layer.selection(*job.orders[0])
+    job_orders: Orders = {}
     if selection.projection is not None:
         projection = selection.projection[:, : job.sizes[-1]]
-        task = SimilarityTask(data.whole, projection, job.sizes, is_projection=True)
+        task = SimilarityTask(layer.whole_layer, projection, job.sizes, is_projection=True)
     else:
-        stacked = data.orders(job)
-        orders = dict(zip(job.orders, stacked, strict=True))
-        task = SimilarityTask(data.whole, stacked, job.sizes)
+        orders = layer.orders(job)
+        job_orders = dict(zip(job.orders, orders, strict=True))
+        task = SimilarityTask(layer.whole_layer, orders, job.sizes)
     scores = get_similarity(job.measure)(task)
-    places = [job.place(cell) for cell in job.cells]
-    share = (time.perf_counter() - started) / len(places)
+    indices = [job.grid_index(cell) for cell in job.cells]
+    seconds_per_cell = (time.perf_counter() - started) / len(indices)
     rows = [
-        {**asdict(cell), **_counts(bench, job), "value": float(scores.values[at])}
-        | {"seconds": share, "status": "ok"}
-        for cell, at in zip(job.cells, places, strict=True)
+        {
+            **asdict(cell),
+            **_sample_counts(data, job),
+            "value": float(scores.values[index]),
+            "seconds": seconds_per_cell,
+            "status": "ok",
+        }
+        for cell, index in zip(job.cells, indices, strict=True)
     ]
-    kept = Artifact(scores.kind, np.stack([scores.kept[at] for at in places]))
-    return Outcome(rows, kept, _recorded(job, orders))
+    values = np.stack([scores.bootstrap_values[index] for index in indices])
+    artifact = Artifact(scores.kind, values)
+    return JobResult(rows, artifact, _requested_orders(job, job_orders))
 
 
-def _recorded(
-    job: Job, orders: Mapping[tuple[str, int], NDArray[np.intp]]
-) -> dict[tuple[str, int], NDArray[np.intp]]:
-    """Return the orders that cells were asked of; an order lent to the whole layer is none."""
-    asked = {(cell.selector, cell.seed) for cell in job.cells if cell.selector != FULL}
-    return {pair: order for pair, order in orders.items() if pair in asked}
+def _requested_orders(job: SweepJob, orders: Orders) -> Orders:
+    """Return the orders that requested cells use, without one used for the whole layer only."""
+    requested = {(cell.selector, cell.seed) for cell in job.cells if cell.selector != FULL}
+    return {pair: order for pair, order in orders.items() if pair in requested}
 
 
-def _counts(bench: Workbench, job: Job) -> dict[str, int]:
-    """Count the samples behind a cell; a similarity trains on none."""
-    n_train = bench.y_train.size if MEASURES[job.measure].is_probe else 0
-    return {"n_train": int(n_train), "n_test": int(bench.y_test.size)}
+def _sample_counts(data: SweepData, job: SweepJob) -> dict[str, int]:
+    """Return the numbers of samples of a cell; a similarity has no training samples."""
+    n_train = data.y_train.size if MEASURES[job.measure].is_probe else 0
+    return {"n_train": int(n_train), "n_test": int(data.y_test.size)}
 
 
-def _one_line(error: BaseException) -> str:
-    """Word an error for the table; its type says what a library's own message may not."""
+def _error_text(error: BaseException) -> str:
+    """Return an error in one line, with its type unless it is one of this package's errors."""
     text = " ".join(str(error).split())
     if isinstance(error, CriticalMassError):
         return text

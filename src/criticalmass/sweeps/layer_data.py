@@ -1,10 +1,9 @@
-"""A feature store as the jobs of a sweep read it."""
+"""The features and labels of a store as the jobs of a sweep read them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,110 +15,127 @@ from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.measures.protocol import validation_rows
 from criticalmass.measures.similarity.task import WholeLayer
-from criticalmass.selectors.inputs import Evidence
+from criticalmass.selectors.inputs import SelectorInput
 from criticalmass.selectors.registry import SELECTORS, Selection, select
-from criticalmass.storage.digests import SEAL, sealed
+from criticalmass.storage.digests import DIGEST_KEY, with_digest
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.files import read_manifest
-from criticalmass.sweeps.plan import Job
+from criticalmass.sweeps.plan import SweepJob
 
 
-@dataclass(frozen=True, eq=False)
 class LayerData:
-    """One layer of the store, with what several jobs on it share.
+    """One layer of the store, with the intermediate results that several jobs share.
 
-    Attributes
+    Parameters
     ----------
     train, test: (n_samples, n_neurons) features of the splits.
-    seen: what selectors choose by: the training split.
+    selector_input: what selectors see: the training split.
     """
 
-    train: Rows
-    test: Rows
-    seen: Evidence
-    _fixed: dict[str, Selection] = field(default_factory=dict)
+    def __init__(self, train: Rows, test: Rows, selector_input: SelectorInput) -> None:
+        self.train = train
+        self.test = test
+        self.selector_input = selector_input
+        self._deterministic: dict[str, Selection] = {}
 
     @cached_property
-    def whole(self) -> WholeLayer:
-        """The test split's raw features, with what every similarity needs of them."""
+    def whole_layer(self) -> WholeLayer:
+        """The raw features of the test split, with what the similarities compute from them."""
         return WholeLayer(self.test)
 
     def selection(self, selector: str, seed: int) -> Selection:
-        """Apply a selector; what does not depend on the seed is kept for the next job."""
-        if selector in self._fixed:
-            return self._fixed[selector]
-        chosen = select(selector, self.seen, seed=seed)
+        """Apply a selector; a selection that does not depend on the seed is cached."""
+        if selector in self._deterministic:
+            return self._deterministic[selector]
+        selection = select(selector, self.selector_input, seed=seed)
         if not SELECTORS[selector].is_random:
-            self._fixed[selector] = chosen
-        return chosen
+            self._deterministic[selector] = selection
+        return selection
 
-    def orders(self, job: Job) -> NDArray[np.intp]:
-        """(n_orders, n_neurons) permutations of a job on orders."""
-        return np.stack([_order_of(self.selection(*pair)) for pair in job.orders])
+    def orders(self, job: SweepJob) -> NDArray[np.intp]:
+        """Return the (n_orders, n_neurons) permutations of a job on orders."""
+        return np.stack([_require_order(self.selection(*pair)) for pair in job.orders])
 
 
-@dataclass(frozen=True, eq=False)
-class Workbench:
-    """The store, its labels, and the data of the layer that is being worked on."""
+class SweepData:
+    """A store, its labels, and the data of one open layer.
 
-    store: FeatureStore
-    y_train: NDArray[np.int64]
-    y_test: NDArray[np.int64]
-    validation: NDArray[np.bool_]
-    _open: dict[str, LayerData] = field(default_factory=dict)
+    Parameters
+    ----------
+    store: the features.
+    y_train, y_test: (n_samples,) class ids of the splits.
+    validation: (n_train,) marks the training rows on which strengths are chosen.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        y_train: NDArray[np.int64],
+        y_test: NDArray[np.int64],
+        validation: NDArray[np.bool_],
+    ) -> None:
+        self.store = store
+        self.y_train = y_train
+        self.y_test = y_test
+        self.validation = validation
+        self._open_layer: tuple[str, LayerData] | None = None
 
     @classmethod
-    def of(cls, store: FeatureStore) -> Workbench:
-        """Read the labels of a store and set the validation rows apart."""
+    def from_store(cls, store: FeatureStore) -> SweepData:
+        """Read the labels of a store and choose the validation rows."""
         y_train = store.labels("train")
         return cls(store, y_train, store.labels("test"), validation_rows(y_train))
 
     def layer(self, name: str) -> LayerData:
-        """Open a layer; the one before is let go with its moments."""
-        if name not in self._open:
-            self._open.clear()
-            features = self.store.features
-            train, test = features("train", name), features("test", name)
-            seen = Evidence(
+        """Open a layer; the previous layer and its moments are released first."""
+        if self._open_layer is None or self._open_layer[0] != name:
+            self._open_layer = None
+            train, test = (self.store.features(split, name) for split in ("train", "test"))
+            selector_input = SelectorInput(
                 int(train.shape[1]),
                 rows=train,
                 labels=self.y_train,
                 n_classes=len(self.store.class_names),
                 validation=self.validation,
             )
-            self._open[name] = LayerData(train, test, seen)
-        return self._open[name]
+            self._open_layer = name, LayerData(train, test, selector_input)
+        return self._open_layer[1]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to another process as the store's path: features stay where they are."""
-        return workbench_at, (str(self.store.path.resolve()), self.store.manifest)
+        """Pickle as the store's path and manifest; the other process reads the features there."""
+        return open_sweep_data, (str(self.store.path.resolve()), self.store.manifest)
 
 
-# The last bench of this process, with what it has of its layer, for the next task on it.
-_BENCHES: dict[tuple[str, str], Workbench] = {}
+# The store that this process opened last, with its open layer, for the next job on it.
+_LAST_OPENED: dict[tuple[str, str], SweepData] = {}
 
 
-def workbench_at(path: str, manifest: Mapping[str, Any]) -> Workbench:
-    """Open the store that another process has opened and verified.
+def open_sweep_data(path: str, manifest: Mapping[str, Any]) -> SweepData:
+    """Open a store that another process has opened and verified.
+
+    Parameters
+    ----------
+    path: absolute path of the store.
+    manifest: the manifest that the other process read.
 
     Raises
     ------
-    StoreError: there is none at the path here, or another one.
+    StoreError: this machine has no store, or a different one, at the path.
     """
-    key = (path, str(sealed(manifest)[SEAL]))
-    if key not in _BENCHES:
+    key = (path, str(with_digest(manifest)[DIGEST_KEY]))
+    if key not in _LAST_OPENED:
         if read_manifest(Path(path)) != manifest:
             raise StoreError(
-                f"{path!r} is another feature store on {os.uname().nodename} than where the work "
-                "was started; put it on a file system that all machines share"
+                f"{path!r} on {os.uname().nodename} differs from the feature store that the sweep "
+                "opened; put the store on a file system that all machines share"
             )
-        bench = Workbench.of(FeatureStore(Path(path), dict(manifest)))
-        _BENCHES.clear()
-        _BENCHES[key] = bench
-    return _BENCHES[key]
+        data = SweepData.from_store(FeatureStore(Path(path), dict(manifest)))
+        _LAST_OPENED.clear()
+        _LAST_OPENED[key] = data
+    return _LAST_OPENED[key]
 
 
-def _order_of(selection: Selection) -> NDArray[np.intp]:
+def _require_order(selection: Selection) -> NDArray[np.intp]:
     if selection.order is None:
         raise CriticalMassError(f"selector {selection.selector!r} gives no order of neurons")
     return selection.order

@@ -1,4 +1,4 @@
-"""What a sweep shall compute: the request, its cells, and the jobs that fill them."""
+"""The plan of a sweep: the request, its cells, and the jobs that compute them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from criticalmass.storage.features import FeatureStore
 
 FULL = "full"
 SPLIT = "test"
-# Whose order is the layer's own; the whole layer is measured in it if no other order is at hand.
+# The order that keeps the neurons as they are; the whole layer is measured in it if the sweep
+# has no other order for it.
 _IDENTITY_ORDER = ("first", 0)
 
 
 @dataclass(frozen=True)
-class Request:
-    """What was asked for, each thing once and in one order, whatever order it was asked in.
+class SweepRequest:
+    """What a sweep measures: each name and number once, in a fixed order.
 
     Attributes
     ----------
-    layers, selectors, measures: names that exist.
+    layers, selectors, measures: existing names, in the order of the store or registry.
     fractions: in (0, 1], ascending.
     seeds: 0 or more, ascending.
     """
@@ -39,10 +40,10 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One number to be had; the fields are columns of the long table.
+class SweepCell:
+    """One value to compute; the fields are columns of the long table.
 
-    The selector "full" stands for the whole layer as such: what others are compared with.
+    The selector ``"full"`` means the whole layer, with which the subsets are compared.
     """
 
     model: str
@@ -59,42 +60,43 @@ class Cell:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Layer and measure: what shares one value of the whole layer."""
+        """Layer and measure; cells with the same key share one value of the whole layer."""
         return self.layer, self.measure
 
     @property
     def repeats_full(self) -> bool:
-        """Whether it is the whole layer again, in another order: the same fit, never redone."""
+        """Whether this is the whole layer in another order, which is the same fit."""
         return (
             self.selector != FULL
             and self.n_kept == self.n_neurons
-            and MEASURES[self.measure].shares_whole
+            and MEASURES[self.measure].full_value_is_shared
             and not SELECTORS[self.selector].is_projection
         )
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepJob:
     """Cells that are computed together.
 
     Attributes
     ----------
-    layer, measure: the same for all.
-    orders: (selector, seed) pairs; several only if they are orders, not projections.
+    layer, measure: the same for all cells.
+    orders: (selector, seed) pairs; more than one only if they are orders, not projections.
     sizes: prefix lengths, ascending.
-    cells: those that are wanted of orders x sizes; "full" is the first order's last size.
+    cells: the cells to compute, a subset of orders x sizes; the cell "full" is the last size of
+        the first order.
     """
 
     layer: str
     measure: str
     orders: tuple[tuple[str, int], ...]
     sizes: tuple[int, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[SweepCell, ...]
 
-    def place(self, cell: Cell) -> tuple[int, int]:
-        """Position of a cell in the (n_orders, n_sizes) grid."""
-        size = self.sizes.index(cell.n_kept)
-        return (0 if cell.selector == FULL else self.orders.index((cell.selector, cell.seed))), size
+    def grid_index(self, cell: SweepCell) -> tuple[int, int]:
+        """Return the position of a cell in the (n_orders, n_sizes) grid."""
+        order = 0 if cell.selector == FULL else self.orders.index((cell.selector, cell.seed))
+        return order, self.sizes.index(cell.n_kept)
 
 
 def make_request(
@@ -105,24 +107,24 @@ def make_request(
     fractions: float | str | Iterable[float | str],
     seeds: int | str | Iterable[int],
     measures: str | Sequence[str],
-) -> Request:
-    """Check what the caller of a sweep wrote and bring it into one form.
+) -> SweepRequest:
+    """Check the arguments of a sweep and normalise them.
 
     Raises
     ------
-    CriticalMassError: for a name, fraction or seed that is none, or nothing to do.
+    CriticalMassError: a name, fraction or seed is invalid, or one of the lists is empty.
     """
-    return Request(
-        layers=_chosen("layer", store.layers if layers is None else layers, store.layers),
-        selectors=_chosen("selector", selectors, SELECTORS),
-        fractions=_fractions(fractions),
-        seeds=_seeds(seeds),
-        measures=_chosen("measure", measures, MEASURES),
+    return SweepRequest(
+        layers=_check_names("layer", store.layers if layers is None else layers, store.layers),
+        selectors=_check_names("selector", selectors, SELECTORS),
+        fractions=_parse_fractions(fractions),
+        seeds=_parse_seeds(seeds),
+        measures=_check_names("measure", measures, MEASURES),
     )
 
 
-def cells_of(store: FeatureStore, request: Request) -> list[Cell]:
-    """List every cell of a request, the whole layer of each layer and measure among them."""
+def list_cells(store: FeatureStore, request: SweepRequest) -> list[SweepCell]:
+    """List every cell of a request, with the whole layer of each layer and measure."""
     cells = []
     for layer in request.layers:
         n_neurons = store.features(SPLIT, layer).shape[1]
@@ -153,11 +155,11 @@ class CellMaker:
         return int(self.store.features(SPLIT, self.layer).shape[1])
 
     @cached_property
-    def _content(self) -> tuple[str, dict[str, Any]]:
+    def _digest_and_protocol(self) -> tuple[str, dict[str, Any]]:
         return self.store.digest(self.layer), MEASURES[self.measure].protocol
 
-    def cell(self, selector: str, seed: int, fraction: float, n_kept: int) -> Cell:
-        """Name one subset's cell by what it would compute on."""
+    def cell(self, selector: str, seed: int, fraction: float, n_kept: int) -> SweepCell:
+        """Return the cell of one subset, with its identity."""
         row: dict[str, Any] = {
             "model": self.store.model,
             "layer": self.layer,
@@ -171,111 +173,112 @@ class CellMaker:
             "seed": seed,
         }
         version = selector_version(selector)
-        digest, protocol = self._content
-        return Cell(**row, cell=identity(digest, row, protocol, selector_version=version))
+        digest, protocol = self._digest_and_protocol
+        return SweepCell(**row, cell=identity(digest, row, protocol, selector_version=version))
 
 
-def jobs_of(cells: Iterable[Cell]) -> list[Job]:
-    """Bundle cells into jobs; the job with the whole layer is the first of its measure.
+def make_jobs(cells: Iterable[SweepCell]) -> list[SweepJob]:
+    """Group cells into jobs; the job with the whole layer is the first of its measure.
 
     Cells that repeat the whole layer need no job and are left out.
     """
-    groups: dict[tuple[str, str], list[Cell]] = {}
+    groups: dict[tuple[str, str], list[SweepCell]] = {}
     for cell in cells:
         if not cell.repeats_full:
             groups.setdefault(cell.key, []).append(cell)
-    jobs: list[Job] = []
-    for (_, measure), mine in groups.items():
-        full = [cell for cell in mine if cell.selector == FULL]
-        rest = [cell for cell in mine if cell.selector != FULL]
-        bundles = _joint_jobs(rest) if MEASURES[measure].every_size else _jobs(rest)
-        jobs += _with_full(full[0], bundles) if full else bundles
+    jobs: list[SweepJob] = []
+    for (_, measure), group in groups.items():
+        full = [cell for cell in group if cell.selector == FULL]
+        rest = [cell for cell in group if cell.selector != FULL]
+        group_jobs = _joint_jobs(rest) if MEASURES[measure].every_size else _separate_jobs(rest)
+        jobs += _add_full(full[0], group_jobs) if full else group_jobs
     return jobs
 
 
-def _jobs(cells: Sequence[Cell]) -> list[Job]:
-    """Make a job per projection, and per order or per set of orders that lack the same sizes."""
-    by_order = _by_order(cells)
-    bundles: dict[Any, list[Cell]] = {}
-    for (selector, seed), mine in by_order.items():
-        alone = MEASURES[mine[0].measure].one_order_per_job or SELECTORS[selector].is_projection
-        sizes = tuple(cell.n_kept for cell in mine)
+def _separate_jobs(cells: Sequence[SweepCell]) -> list[SweepJob]:
+    """Make a job per projection, and per order or per set of orders with the same sizes."""
+    bundles: dict[Any, list[SweepCell]] = {}
+    for (selector, seed), group in _group_by_order(cells).items():
+        alone = MEASURES[group[0].measure].one_order_per_job or SELECTORS[selector].is_projection
+        sizes = tuple(cell.n_kept for cell in group)
         key = (selector, seed) if alone else (selector, sizes)
-        bundles.setdefault(key, []).extend(mine)
-    return [_job(mine) for mine in bundles.values()]
+        bundles.setdefault(key, []).extend(group)
+    return [_make_job(bundle) for bundle in bundles.values()]
 
 
-def _joint_jobs(cells: Sequence[Cell]) -> list[Job]:
-    """Bundle all orders, whose prefixes come from the same sums; projections stay apart."""
-    by_order = _by_order(cells)
-    orders = [mine for (s, _), mine in by_order.items() if not SELECTORS[s].is_projection]
-    projections = [mine for (s, _), mine in by_order.items() if SELECTORS[s].is_projection]
-    together = [[cell for mine in orders for cell in mine]] if orders else []
-    return [_job(mine) for mine in together + projections]
+def _joint_jobs(cells: Sequence[SweepCell]) -> list[SweepJob]:
+    """Make one job of all orders, whose prefixes share the same sums, and one per projection."""
+    by_order = _group_by_order(cells)
+    orders = [group for (s, _), group in by_order.items() if not SELECTORS[s].is_projection]
+    projections = [group for (s, _), group in by_order.items() if SELECTORS[s].is_projection]
+    joint = [[cell for group in orders for cell in group]] if orders else []
+    return [_make_job(group) for group in joint + projections]
 
 
-def _with_full(full: Cell, jobs: Sequence[Job]) -> list[Job]:
-    """Let the first job on an order fit the whole layer too; without one, add a job for it."""
-    for at, job in enumerate(jobs):
+def _add_full(full: SweepCell, jobs: Sequence[SweepJob]) -> list[SweepJob]:
+    """Add the whole layer to the first job on an order, or add a job for it."""
+    for index, job in enumerate(jobs):
         selector, seed = job.orders[0]
-        # Where every seed has a whole layer of its own, that of seed 0 stands for all.
-        fits = MEASURES[full.measure].shares_whole or seed == 0
-        if fits and not SELECTORS[selector].is_projection:
+        # If every seed has its own fit of the whole layer, that of seed 0 is the reference.
+        suitable = MEASURES[full.measure].full_value_is_shared or seed == 0
+        if suitable and not SELECTORS[selector].is_projection:
             sizes = tuple(sorted({*job.sizes, full.n_kept}))
-            carrier = replace(job, sizes=sizes, cells=(full, *job.cells))
-            return [carrier, *jobs[:at], *jobs[at + 1 :]]
-    alone = Job(full.layer, full.measure, (_IDENTITY_ORDER,), (full.n_kept,), (full,))
-    return [alone, *jobs]
+            extended = replace(job, sizes=sizes, cells=(full, *job.cells))
+            return [extended, *jobs[:index], *jobs[index + 1 :]]
+    full_job = SweepJob(full.layer, full.measure, (_IDENTITY_ORDER,), (full.n_kept,), (full,))
+    return [full_job, *jobs]
 
 
-def _by_order(cells: Iterable[Cell]) -> dict[tuple[str, int], list[Cell]]:
-    by_order: dict[tuple[str, int], list[Cell]] = {}
+def _group_by_order(cells: Iterable[SweepCell]) -> dict[tuple[str, int], list[SweepCell]]:
+    by_order: dict[tuple[str, int], list[SweepCell]] = {}
     for cell in cells:
         by_order.setdefault((cell.selector, cell.seed), []).append(cell)
     return by_order
 
 
-def _job(cells: Sequence[Cell]) -> Job:
+def _make_job(cells: Sequence[SweepCell]) -> SweepJob:
     orders = tuple(dict.fromkeys((cell.selector, cell.seed) for cell in cells))
     sizes = tuple(sorted({cell.n_kept for cell in cells}))
-    return Job(cells[0].layer, cells[0].measure, orders, sizes, tuple(cells))
+    return SweepJob(cells[0].layer, cells[0].measure, orders, sizes, tuple(cells))
 
 
-def _chosen(kind: str, given: str | Iterable[str], known: Collection[str]) -> tuple[str, ...]:
-    """Return the names given, each once, in the order of those known."""
-    names = (given,) if isinstance(given, str) else tuple(given)
-    for name in names:
-        if name not in known:
-            raise unknown_name(kind, name, known)
-    if not names:
-        raise CriticalMassError(f"no {kind} given; name at least one of: {', '.join(known)}")
-    return tuple(name for name in known if name in names)
+def _check_names(
+    kind: str, names: str | Iterable[str], existing: Collection[str]
+) -> tuple[str, ...]:
+    """Return the names, each once, in the order of the existing ones."""
+    unordered = (names,) if isinstance(names, str) else tuple(names)
+    for name in unordered:
+        if name not in existing:
+            raise unknown_name(kind, name, existing)
+    if not unordered:
+        raise CriticalMassError(f"no {kind} given; name at least one of: {', '.join(existing)}")
+    return tuple(name for name in existing if name in unordered)
 
 
-def _fractions(given: float | str | Iterable[float | str]) -> tuple[float, ...]:
+def _parse_fractions(fractions: float | str | Iterable[float | str]) -> tuple[float, ...]:
     try:
-        several = isinstance(given, Iterable) and not isinstance(given, str)
-        values: Any = given if several else (given,)
-        wanted = sorted({float(value) for value in values})
+        is_sequence = isinstance(fractions, Iterable) and not isinstance(fractions, str)
+        values: Any = fractions if is_sequence else (fractions,)
+        parsed = sorted({float(value) for value in values})
     except (TypeError, ValueError) as error:
         raise CriticalMassError(
-            f"fractions={given!r} must be numbers in (0, 1], e.g. fractions=(0.1, 0.5, 1.0)"
+            f"fractions={fractions!r} must be numbers in (0, 1], e.g. fractions=(0.1, 0.5, 1.0)"
         ) from error
-    # Any width shows whether they are fractions.
-    grid_for(wanted, 1)
-    return tuple(wanted)
+    # The width does not matter here: `grid_for` raises for values outside (0, 1].
+    grid_for(parsed, 1)
+    return tuple(parsed)
 
 
-def _seeds(given: Any) -> tuple[int, ...]:
+def _parse_seeds(seeds: Any) -> tuple[int, ...]:
     try:
-        if isinstance(given, Iterable):
-            wanted = sorted({operator.index(seed) for seed in given})
+        if isinstance(seeds, Iterable):
+            parsed = sorted({operator.index(seed) for seed in seeds})
         else:
-            wanted = list(range(operator.index(given)))
+            parsed = list(range(operator.index(seeds)))
     except TypeError as error:
         raise CriticalMassError(
-            f"seeds={given!r} must be how many, e.g. 5, or which, e.g. (0, 1, 2)"
+            f"seeds={seeds!r} must be a number of seeds, e.g. 5, or the seeds, e.g. (0, 1, 2)"
         ) from error
-    if not wanted or wanted[0] < 0:
-        raise CriticalMassError(f"seeds={given!r}; give at least one, and seeds of 0 or more")
-    return tuple(wanted)
+    if not parsed or parsed[0] < 0:
+        raise CriticalMassError(f"seeds={seeds!r}; give at least one, and seeds of 0 or more")
+    return tuple(parsed)

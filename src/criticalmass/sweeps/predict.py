@@ -1,4 +1,4 @@
-"""Predictions that a sweep writes beside its run."""
+"""Predictions that a sweep writes into its run for the report."""
 
 from __future__ import annotations
 
@@ -6,55 +6,55 @@ from typing import TYPE_CHECKING
 
 from criticalmass.theory.prediction import Prediction
 from criticalmass.theory.prediction_file import (
-    of_second_moment,
+    add_ridge_curve,
+    predict_from_moments,
     read_predictions,
-    with_ridge,
     write_predictions,
 )
 
 if TYPE_CHECKING:
     from criticalmass.storage.run import Run
-    from criticalmass.sweeps.layer_data import Workbench
-    from criticalmass.sweeps.plan import Request
+    from criticalmass.sweeps.layer_data import SweepData
+    from criticalmass.sweeps.plan import SweepRequest
 
-#: Wider layers are predicted by `explain` when asked, not by every sweep: it takes minutes.
+#: A sweep does not predict wider layers, because that takes minutes; `criticalmass.explain` does.
 WIDEST_IN_SWEEP = 4096
 
 
-def predict_for_run(run: Run, bench: Workbench, request: Request) -> None:
-    """Write the predictions that a sweep's report shows, unless they are there already.
+def predict_for_run(run: Run, data: SweepData, request: SweepRequest) -> None:
+    """Write the predictions that the report shows, if the run lacks them.
 
-    Only what is measured is predicted: CKA where CKA is, ridge where ridge is. A layer that
-    defeats the laws is swept all the same.
+    CKA and ridge are predicted if they are measured. A layer for which the prediction fails with
+    an expected error is swept without one.
     """
-    known = read_predictions(run)
-    fresh = {}
+    predictions = read_predictions(run)
+    new = {}
     for layer in request.layers:
-        wanted = {"cka", "ridge"} & set(request.measures)
-        there = known.get(layer)
-        if there is not None:
-            wanted -= {curve.measure for curve in there.curves}
-        width = int(bench.store.features("test", layer).shape[1])
-        if wanted and width <= WIDEST_IN_SWEEP:
-            found = _of_layer(bench, layer, ridge="ridge" in request.measures)
-            fresh.update({} if found is None else {layer: found})
-    if fresh:
-        write_predictions(run, {**known, **fresh}.values())
+        missing = {"cka", "ridge"} & set(request.measures)
+        if layer in predictions:
+            missing -= {curve.measure for curve in predictions[layer].curves}
+        width = int(data.store.features("test", layer).shape[1])
+        if missing and width <= WIDEST_IN_SWEEP:
+            prediction = _predict_layer(data, layer, ridge="ridge" in request.measures)
+            if prediction is not None:
+                new[layer] = prediction
+    if new:
+        write_predictions(run, {**predictions, **new}.values())
 
 
-def _of_layer(bench: Workbench, layer: str, *, ridge: bool) -> Prediction | None:
+def _predict_layer(data: SweepData, name: str, *, ridge: bool) -> Prediction | None:
     from criticalmass.measures.protocol import EXPECTED
     from criticalmass.theory.eigenbasis import eigenbasis
 
-    data = bench.layer(layer)
+    layer = data.layer(name)
     try:
-        found = of_second_moment(
-            data.whole.moments, layer=layer, digest=bench.store.digest(layer), test=True
+        prediction = predict_from_moments(
+            layer.whole_layer.moments, layer=name, digest=data.store.digest(name), test=True
         )
         if ridge:
-            n_classes = len(bench.store.class_names)
-            basis = eigenbasis(data.train, bench.y_train, n_classes=n_classes)
-            found = with_ridge(found, basis, (data.test, bench.y_test))
+            n_classes = len(data.store.class_names)
+            basis = eigenbasis(layer.train, data.y_train, n_classes=n_classes)
+            prediction = add_ridge_curve(prediction, basis, (layer.test, data.y_test))
     except EXPECTED:
         return None
-    return found
+    return prediction

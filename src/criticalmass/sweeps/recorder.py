@@ -1,122 +1,151 @@
-"""How a sweep writes: cells as they come, the whole layer's value in every row."""
+"""Writing the rows of a sweep into a run as they are computed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from criticalmass.core.backends import Backend
-from criticalmass.core.progress import say, track
+from criticalmass.core.progress import Progress, write_line
 from criticalmass.storage.run import Run, RunWriter
-from criticalmass.sweeps.jobs import Outcome, run_job
-from criticalmass.sweeps.layer_data import Workbench
-from criticalmass.sweeps.plan import FULL, Cell, jobs_of
+from criticalmass.sweeps.jobs import JobResult, run_job
+from criticalmass.sweeps.layer_data import SweepData
+from criticalmass.sweeps.plan import FULL, SweepCell, make_jobs
+
+FullRows = dict[tuple[str, str], dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Ledger:
-    """The run that is being written; ``saved``: the orders that this sweep has written."""
+class RunRecorder:
+    """Writes rows, artifacts and orders of a sweep into a run.
 
-    run: Run
-    writer: RunWriter
-    saved: set[tuple[str, str, int]] = field(default_factory=set)
+    Parameters
+    ----------
+    run: the run.
+    writer: the open writer of the run.
+    """
 
-    def full_rows(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """Return the row of the whole layer, for every layer and measure that has one."""
+    def __init__(self, run: Run, writer: RunWriter) -> None:
+        self.run = run
+        self.writer = writer
+        self._saved_orders: set[tuple[str, str, int]] = set()
+
+    def full_rows(self) -> FullRows:
+        """Return (layer, measure) -> row of the whole layer, for those in the run."""
         table = self.run.frame()
         rows = table[table["selector"] == FULL].to_dict("records")
-        return {(str(row["layer"]), str(row["measure"])): plain_row(row) for row in rows}
+        return {(str(row["layer"]), str(row["measure"])): _plain_row(row) for row in rows}
 
-    def settle(self, layer: str, measure: str, value: float | None) -> None:
-        """Bring value_full of rows that stood there before up to date."""
+    def write_result(
+        self,
+        result: JobResult,
+        full_rows: FullRows,
+        repeats: Mapping[tuple[str, str], Sequence[SweepCell]],
+    ) -> int:
+        """Write the rows of a job and of the cells that repeat its whole layer.
+
+        Parameters
+        ----------
+        result: rows of one layer and measure.
+        full_rows: (layer, measure) -> row of the whole layer; a new one is added.
+        repeats: (layer, measure) -> cells that are the whole layer in another order.
+
+        Returns
+        -------
+        Number of rows written.
+        """
+        rows: list[dict[str, Any]] = [
+            {**row, "artifact": i if result.artifact is not None else None}
+            for i, row in enumerate(result.rows)
+        ]
+        key = (str(rows[0]["layer"]), str(rows[0]["measure"]))
+        new_full_rows = [row for row in rows if row["selector"] == FULL]
+        for row in new_full_rows:
+            full_rows[key] = row
+            rows += _repeat_full_row(row, repeats.get(key, ()), row["artifact"])
+        value_full = full_rows[key].get("value") if key in full_rows else None
+        self.writer.append([{**row, "value_full": value_full} for row in rows], result.artifact)
+        if new_full_rows:
+            self.update_full_value(*key, value_full)
+        return len(rows)
+
+    def update_full_value(self, layer: str, measure: str, value: float | None) -> None:
+        """Set value_full in the earlier rows of a layer and measure."""
         table = self.run.frame()
-        mine = table[(table["layer"] == layer) & (table["measure"] == measure)]
-        told = mine["value_full"].isna() if value is not None else mine["value_full"].notna()
+        rows = table[(table["layer"] == layer) & (table["measure"] == measure)]
+        outdated = rows["value_full"].isna() if value is not None else rows["value_full"].notna()
         if value is not None:
-            told |= (mine["value_full"] != value).fillna(True)
-        rows = [{**plain_row(row), "value_full": value} for row in mine[told].to_dict("records")]
-        self.writer.append(rows)
+            outdated |= (rows["value_full"] != value).fillna(True)
+        records = rows[outdated].to_dict("records")
+        self.writer.append([{**_plain_row(row), "value_full": value} for row in records])
+
+    def save_orders(self, result: JobResult) -> None:
+        """Write the permutations of a job, each once per sweep."""
+        for (selector, seed), order in result.orders.items():
+            key = (selector, str(result.rows[0]["layer"]), seed)
+            if key not in self._saved_orders:
+                self.writer.put_order(*key, order)
+                self._saved_orders.add(key)
 
 
-def fill(
-    ledger: Ledger,
-    cells: Sequence[Cell],
-    bench: Workbench,
+def compute_cells(
+    recorder: RunRecorder,
+    cells: Sequence[SweepCell],
+    data: SweepData,
     backend: Backend,
     label: str | None = None,
 ) -> None:
-    """Compute cells and write them as they come; ``label`` says what for."""
-    label = label or f"sweep of {bench.store.model} on {bench.store.dataset}"
+    """Compute cells and write their rows as the jobs complete.
+
+    Parameters
+    ----------
+    recorder: writes into the run.
+    cells: cells to compute.
+    data: features and labels.
+    backend: runs the jobs.
+    label: name of the task in the progress display; the sweep's model and dataset by default.
+    """
+    label = label or f"sweep of {data.store.model} on {data.store.dataset}"
     if not cells:
-        say(f"{label}: every cell is there already")
+        write_line(f"{label}: every cell is already computed")
         return
-    full = ledger.full_rows()
-    anew = {cell.key for cell in cells if cell.selector == FULL}
-    repeats: dict[tuple[str, str], list[Cell]] = {}
+    full_rows = recorder.full_rows()
+    recomputed = {cell.key for cell in cells if cell.selector == FULL}
+    repeats: dict[tuple[str, str], list[SweepCell]] = {}
     for cell in cells:
         if cell.repeats_full:
             repeats.setdefault(cell.key, []).append(cell)
-    with track(label, total=len(cells), unit="cells") as bar:
-        for key, mine in repeats.items():
-            if key not in anew:
-                ledger.writer.append(_repeat(full[key], mine, full[key]["artifact"]))
-                bar.advance(len(mine))
-        for outcome in backend.map(partial(run_job, bench), jobs_of(cells)):
-            save_orders(ledger, outcome)
-            bar.advance(record(ledger, outcome, full, repeats))
+    with Progress(label, total=len(cells), unit="cells") as bar:
+        for key, group in repeats.items():
+            if key not in recomputed:
+                full_row = full_rows[key]
+                recorder.writer.append(_repeat_full_row(full_row, group, full_row["artifact"]))
+                bar.advance(len(group))
+        for result in backend.map(partial(run_job, data), make_jobs(cells)):
+            recorder.save_orders(result)
+            bar.advance(recorder.write_result(result, full_rows, repeats))
 
 
-def record(
-    ledger: Ledger,
-    outcome: Outcome,
-    full: dict[tuple[str, str], dict[str, Any]],
-    repeats: Mapping[tuple[str, str], Sequence[Cell]],
-) -> int:
-    """Write the rows of a job and those that repeat its whole layer; return how many."""
-    rows: list[dict[str, Any]] = [
-        {**row, "artifact": i if outcome.artifact is not None else None}
-        for i, row in enumerate(outcome.rows)
-    ]
-    key = (str(rows[0]["layer"]), str(rows[0]["measure"]))
-    fresh = [row for row in rows if row["selector"] == FULL]
-    for row in fresh:
-        full[key] = row
-        rows += _repeat(row, repeats.get(key, ()), row["artifact"])
-    value = full[key].get("value") if key in full else None
-    ledger.writer.append([{**row, "value_full": value} for row in rows], outcome.artifact)
-    if fresh:
-        ledger.settle(*key, value)
-    return len(rows)
-
-
-def _repeat(full: Mapping[str, Any], cells: Sequence[Cell], artifact: Any) -> list[dict[str, Any]]:
-    """Rows of cells that are the whole layer again: its fit, at no further cost."""
-    seconds = None if full["status"] == "failed" else 0.0
+def _repeat_full_row(
+    full_row: Mapping[str, Any], cells: Sequence[SweepCell], artifact: Any
+) -> list[dict[str, Any]]:
+    """Return the rows of cells that repeat the whole layer: its results, in 0 seconds."""
+    seconds = None if full_row["status"] == "failed" else 0.0
     return [
         {
-            **full,
+            **full_row,
             **asdict(cell),
             "seconds": seconds,
             "artifact": artifact,
-            "value_full": full.get("value"),
+            "value_full": full_row.get("value"),
         }
         for cell in cells
     ]
 
 
-def save_orders(ledger: Ledger, outcome: Outcome) -> None:
-    """Keep the permutations of a job, each once per sweep."""
-    for (selector, seed), order in outcome.orders.items():
-        key = (selector, str(outcome.rows[0]["layer"]), seed)
-        if key not in ledger.saved:
-            ledger.writer.order(*key, order)
-            ledger.saved.add(key)
-
-
-def plain_row(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return a row of the table with None where a value is missing."""
+def _plain_row(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return a row of the table with None for missing values."""
     return {str(name): None if value is pd.NA else value for name, value in row.items()}

@@ -1,37 +1,45 @@
-"""Refining a run: feed the search for every critical mass with cells, and record what it found."""
+"""Refinement of a run: search every critical mass to one neuron and record the results."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import count, islice, pairwise
 from typing import Any
 
 import numpy as np
 
 from criticalmass.analysis.estimators import check_delta
-from criticalmass.core.progress import notice, say
+from criticalmass.core.progress import warn_user, write_line
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.registry import MEASURES
 from criticalmass.selectors.registry import SELECTORS
 from criticalmass.selectors.sizes import grid_for
-from criticalmass.sweeps.bisection import Ask, Found, Look, Problem, answer, looks_for, next_asks
-from criticalmass.sweeps.cell_cache import Supply
-from criticalmass.sweeps.plan import Cell, CellMaker, Request
+from criticalmass.sweeps.bisection import (
+    SearchProblem,
+    SearchResult,
+    SizeRequest,
+    SizeStats,
+    next_requests,
+    search_result,
+    seed_schedule,
+)
+from criticalmass.sweeps.cell_cache import CellCache, CellRequest
+from criticalmass.sweeps.plan import CellMaker, SweepCell, SweepRequest
 
 _KEY = ("layer", "selector", "measure", "delta")
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """What to search for after the grid, and what it may cost.
+    """The critical masses to search for after the grid, and the budget of the search.
 
     Attributes
     ----------
     deltas: shares of the whole layer's value, each once, ascending.
-    level: at which a size's mean over seeds is held to be above or below the bar.
-    seeds: most seeds a size is given.
+    level: level at which the mean of a size is decided to be above or below the threshold.
+    seeds: most seeds of a size.
     cells: most cells beyond the grid for each layer, selector, measure and delta.
     """
 
@@ -41,211 +49,261 @@ class Refinement:
     cells: int
 
     @classmethod
-    def of(
+    def from_arguments(
         cls, deltas: float | Sequence[float], level: float, seeds: int, cells: int
     ) -> Refinement:
-        """Check what the caller of a sweep wrote and bring it into one form.
+        """Check the arguments of `criticalmass.sweep` and normalise them.
 
         Raises
         ------
-        CriticalMassError: for a delta, level or budget that is none.
+        CriticalMassError: a delta, the level or a budget is invalid.
         """
         if not 0.0 < level < 1.0:
             raise CriticalMassError(f"refine_level={level} is outside (0, 1); 0.95 is usual")
-        return cls(_deltas(deltas), level, _budget("seeds", seeds), _budget("cells", cells))
+        return cls(
+            _parse_deltas(deltas),
+            level,
+            _check_budget("refine_seeds", seeds),
+            _check_budget("refine_cells", cells),
+        )
 
 
-@dataclass(frozen=True, eq=False)
-class _Quest:
-    """One search: a curve, a bar, and what is known of the curve so far.
-
-    ``seeds`` in the order in which sizes take them; ``fractions`` of the sizes of the grid.
-    """
-
-    maker: CellMaker
-    selector: str
-    delta: float
-    problem: Problem
-    seeds: tuple[int, ...]
-    fractions: Mapping[int, float]
-    known: dict[int, Look] = field(default_factory=dict)
-
-    def cells(self, size: int, n_seeds: int) -> list[Cell]:
-        """Return the cells of a size; one of the grid keeps the grid's fraction."""
-        fraction = self.fractions.get(size, size / self.maker.n_neurons)
-        seeds = self.seeds[:n_seeds]
-        return [self.maker.cell(self.selector, seed, fraction, size) for seed in seeds]
-
-    def around(self, size: int) -> list[Cell]:
-        """Return every cell that the search may want between two sizes of the grid."""
-        ends = sorted({0, *self.problem.grid, self.maker.n_neurons})
-        low, high = next((a, b) for a, b in pairwise(ends) if a < size <= b)
-        return [c for k in range(low + 1, high + 1) for c in self.cells(k, len(self.seeds))]
-
-    def learn(self, asks: Iterable[Ask], values: Mapping[str, float]) -> None:
-        """Take the values that were asked for; a failed cell has none."""
-        for size, n_seeds in asks:
-            found = [values[c.cell] for c in self.cells(size, n_seeds) if c.cell in values]
-            self.known[size] = Look(n_seeds, np.array(found))
-
-    @property
-    def name(self) -> str:
-        """What is searched for, in words."""
-        return f"{self.maker.layer}, {self.selector}, {self.maker.measure}, delta {self.delta:g}"
-
-
-def refine_run(supply: Supply, request: Request, refinement: Refinement) -> list[Cell]:
-    """Search for every critical mass of a request whose grid is in the run.
-
-    All searches go on side by side, a step at a time, so that what they ask of one order is one
-    job. A step depends on the grid and on the steps before alone: an interrupted search takes
-    the same steps again and computes what is missing.
+class _Search:
+    """The search on one curve for one threshold.
 
     Parameters
     ----------
-    supply: the run, and where missing cells come from.
-    request: of the grid.
+    maker: makes the cells of the layer and measure.
+    selector: the selector.
+    delta: share of the whole layer's value.
+    problem: the curve, threshold and budget.
+    seeds: seeds in the order in which every size takes them.
+    fractions: size -> fraction, for the sizes of the grid.
+    stats: size -> what is measured, for the sizes of the grid that have values.
+    """
+
+    def __init__(
+        self,
+        maker: CellMaker,
+        selector: str,
+        delta: float,
+        problem: SearchProblem,
+        *,
+        seeds: tuple[int, ...],
+        fractions: Mapping[int, float],
+        stats: Mapping[int, SizeStats],
+    ) -> None:
+        self.maker = maker
+        self.selector = selector
+        self.delta = delta
+        self.problem = problem
+        self._seeds = seeds
+        self._fractions = fractions
+        self._stats = dict(stats)
+
+    def cells(self, size: int, n_seeds: int) -> list[SweepCell]:
+        """Return the cells of a size; a size of the grid keeps the fraction of the grid."""
+        fraction = self._fractions.get(size, size / self.maker.n_neurons)
+        seeds = self._seeds[:n_seeds]
+        return [self.maker.cell(self.selector, seed, fraction, size) for seed in seeds]
+
+    def possible_cells(self, size: int) -> list[SweepCell]:
+        """Return every cell that the search may request in the grid gap that contains a size."""
+        ends = sorted({0, *self.problem.grid, self.maker.n_neurons})
+        low, high = next((a, b) for a, b in pairwise(ends) if a < size <= b)
+        return [c for k in range(low + 1, high + 1) for c in self.cells(k, len(self._seeds))]
+
+    def next_requests(self) -> tuple[SizeRequest, ...]:
+        """Return the sizes to measure next."""
+        return next_requests(self.problem, self._stats)
+
+    def add_values(self, requests: Iterable[SizeRequest], values: Mapping[str, float]) -> None:
+        """Add the values of requested sizes; failed cells have none."""
+        for size, n_seeds in requests:
+            names = [cell.cell for cell in self.cells(size, n_seeds)]
+            measured = [values[name] for name in names if name in values]
+            self._stats[size] = SizeStats(n_seeds, np.array(measured))
+
+    def result(self) -> SearchResult:
+        """Return the critical mass and its interval so far."""
+        return search_result(self.problem, self._stats)
+
+    @property
+    def title(self) -> str:
+        """Layer, selector, measure and delta, for messages."""
+        return f"{self.maker.layer}, {self.selector}, {self.maker.measure}, delta {self.delta:g}"
+
+
+def refine_run(cache: CellCache, request: SweepRequest, refinement: Refinement) -> list[SweepCell]:
+    """Search every critical mass of a request whose grid is in the run.
+
+    All searches advance together, one step at a time, so that their cells on one order form one
+    job. A step depends only on the grid and the steps before it: a search continued after an
+    interruption takes the same steps and computes what is missing.
+
+    Parameters
+    ----------
+    cache: the run, and the source of missing cells.
+    request: the request of the grid.
     refinement: deltas and budget.
 
     Returns
     -------
-    The cells that were asked for.
+    The requested cells.
     """
-    quests = list(_quests(supply, request, refinement))
-    asked: dict[str, Cell] = {}
+    searches = list(_start_searches(cache, request, refinement))
+    requested: dict[str, SweepCell] = {}
     for step in count(1):
-        asks = [(quest, next_asks(quest.problem, quest.known)) for quest in quests]
-        wanted = {
-            cell.cell: (cell, quest.around)
-            for quest, mine in asks
-            for a in mine
-            for cell in quest.cells(*a)
+        requests = [(search, search.next_requests()) for search in searches]
+        cell_requests = {
+            cell.cell: CellRequest(cell, search.possible_cells)
+            for search, size_requests in requests
+            for size_request in size_requests
+            for cell in search.cells(*size_request)
         }
-        if not wanted:
+        if not cell_requests:
             break
-        asked |= {name: cell for name, (cell, _) in wanted.items()}
-        supply.get(wanted.values(), f"refine, step {step} ({_sizes(asks)})")
-        values = supply.values()
-        for quest, mine in asks:
-            quest.learn(mine, values)
-    _conclude(supply, quests, refinement)
-    return list(asked.values())
+        requested |= {name: one.cell for name, one in cell_requests.items()}
+        sizes = {size for _, size_requests in requests for size, _ in size_requests}
+        cache.ensure(cell_requests.values(), f"refine, step {step} ({_list_sizes(sizes)})")
+        values = cache.values()
+        for search, size_requests in requests:
+            search.add_values(size_requests, values)
+    _record_results(cache, searches, refinement)
+    return list(requested.values())
 
 
-def _quests(supply: Supply, request: Request, refinement: Refinement) -> Iterator[_Quest]:
-    """Make the searches whose whole layer has a value above 0."""
-    full = supply.ledger.full_rows()
-    values = supply.values()
+def _start_searches(
+    cache: CellCache, request: SweepRequest, refinement: Refinement
+) -> Iterator[_Search]:
+    """Make the searches of all layers and measures whose whole layer has a value above 0."""
+    full_rows = cache.recorder.full_rows()
+    values = cache.values()
     for layer in request.layers:
         for measure in request.measures:
-            whole = full[layer, measure].get("value")
-            if whole is None or whole <= 0.0:
-                notice(f"refine: {layer}, {measure} has no value of the whole layer to come near")
+            value_full = full_rows[layer, measure].get("value")
+            if value_full is None or value_full <= 0.0:
+                warn_user(
+                    f"refine: {layer}, {measure}: the whole layer has no value above 0, so no "
+                    "critical mass is searched"
+                )
                 continue
-            maker = CellMaker(supply.bench.store, layer, measure)
+            maker = CellMaker(cache.data.store, layer, measure)
             for selector in request.selectors:
                 for delta in refinement.deltas:
-                    bar = delta * float(whole)
-                    yield _quest(supply, maker, selector, (delta, bar), refinement, values)
+                    yield _start_search(
+                        cache, maker, selector, delta, float(value_full), refinement, values
+                    )
 
 
-def _quest(
-    supply: Supply,
+def _start_search(
+    cache: CellCache,
     maker: CellMaker,
     selector: str,
-    goal: tuple[float, float],
+    delta: float,
+    value_full: float,
     refinement: Refinement,
     values: Mapping[str, float],
-) -> _Quest:
-    """Start one search from the sizes of the grid that the run has; ``goal``: delta and bar."""
-    manifest, info = supply.ledger.run.manifest, SELECTORS[selector]
-    grid = {size: f for f, size in grid_for(manifest["fractions"], maker.n_neurons)}
-    # All seeds that were ever asked for, so that means are those that `redundancy` sees.
-    base = tuple(manifest["seeds"]) if info.is_random else (0,)
-    known = {}
-    for size, fraction in grid.items():
-        cells = [maker.cell(selector, seed, fraction, size).cell for seed in base]
-        found = [values[name] for name in cells if name in values]
-        if found:
-            known[size] = Look(0, np.array(found))
-    looks = looks_for(len(base), refinement.seeds) if info.is_random else (1,)
-    every_size = MEASURES[maker.measure].every_size
-    problem = Problem(
-        grid=tuple(known),
+) -> _Search:
+    """Start one search from the grid sizes that are in the run."""
+    manifest, info = cache.recorder.run.manifest, SELECTORS[selector]
+    fractions = {size: f for f, size in grid_for(manifest["fractions"], maker.n_neurons)}
+    # All seeds of the run, so that the means are those that `redundancy` computes.
+    base_seeds = tuple(manifest["seeds"]) if info.is_random else (0,)
+    stats = {}
+    for size, fraction in fractions.items():
+        names = [maker.cell(selector, seed, fraction, size).cell for seed in base_seeds]
+        measured = [values[name] for name in names if name in values]
+        if measured:
+            stats[size] = SizeStats(0, np.array(measured))
+    n_base = len(base_seeds)
+    counts = seed_schedule(n_base, refinement.seeds) if info.is_random else (1,)
+    problem = SearchProblem(
+        grid=tuple(stats),
         n_neurons=maker.n_neurons,
-        bar=goal[1],
-        looks=looks[-1:] if every_size else looks,
-        base=len(base),
+        threshold=delta * value_full,
+        seed_counts=counts[-1:] if MEASURES[maker.measure].every_size else counts,
+        n_base_seeds=n_base,
         level=refinement.level,
-        whole_passes=MEASURES[maker.measure].shares_whole and not info.is_projection,
-        cells=refinement.cells,
-        by_chance=info.is_random,
+        full_layer_passes=MEASURES[maker.measure].full_value_is_shared and not info.is_projection,
+        max_cells=refinement.cells,
+        is_random=info.is_random,
     )
-    extra = islice((seed for seed in count() if seed not in base), max(0, looks[-1] - len(base)))
-    return _Quest(maker, selector, goal[0], problem, (*base, *extra), grid, known)
+    n_extra = max(0, counts[-1] - n_base)
+    extra_seeds = islice((seed for seed in count() if seed not in base_seeds), n_extra)
+    return _Search(
+        maker,
+        selector,
+        delta,
+        problem,
+        seeds=(*base_seeds, *extra_seeds),
+        fractions=fractions,
+        stats=stats,
+    )
 
 
-def _conclude(supply: Supply, quests: Sequence[_Quest], refinement: Refinement) -> None:
-    """Write what was found into the manifest, and tell it."""
-    full = supply.ledger.full_rows()
-    entries = {tuple(e[k] for k in _KEY): e for e in supply.ledger.run.manifest.get("refined", ())}
-    for quest in quests:
-        found = answer(quest.problem, quest.known)
-        key = (quest.maker.layer, quest.selector, quest.maker.measure, quest.delta)
+def _record_results(cache: CellCache, searches: Sequence[_Search], refinement: Refinement) -> None:
+    """Write the results into the manifest and show them."""
+    full_rows = cache.recorder.full_rows()
+    recorded = cache.recorder.run.manifest.get("refined", ())
+    entries = {tuple(entry[name] for name in _KEY): entry for entry in recorded}
+    for search in searches:
+        result = search.result()
+        key = (search.maker.layer, search.selector, search.maker.measure, search.delta)
         entries[key] = {
             **dict(zip(_KEY, key, strict=True)),
-            **asdict(found),
+            **asdict(result),
             "level": refinement.level,
             "most_seeds": refinement.seeds,
             "most_cells": refinement.cells,
-            "whole": full[quest.maker.layer, quest.maker.measure]["cell"],
+            "whole": full_rows[search.maker.layer, search.maker.measure]["cell"],
         }
-        tell = notice if found.short_of == "cells" else say
-        tell(f"refine: {quest.name}: {_words(found, refinement)}")
-    supply.ledger.writer.update_manifest(refined=list(entries.values()))
+        show = warn_user if result.short_of == "cells" else write_line
+        show(f"refine: {search.title}: {_describe_result(result, refinement)}")
+    cache.recorder.writer.update_manifest(refined=list(entries.values()))
 
 
-def _words(found: Found, refinement: Refinement) -> str:
-    """Say what was found in a sentence."""
-    if found.critical_mass is None:
+def _describe_result(result: SearchResult, refinement: Refinement) -> str:
+    if result.critical_mass is None:
         return "not reached, not even by all neurons"
-    if found.low == found.high:
-        return f"critical mass {found.critical_mass} neurons, settled to one neuron"
-    ended = {
-        "seeds": f"more than {found.n_seeds} seeds would be needed to settle it",
+    if result.low == result.high:
+        return f"critical mass {result.critical_mass} neurons, exact to one neuron"
+    reason = {
+        "seeds": f"more than {result.n_seeds} seeds would be needed to narrow it down",
         "cells": f"the budget of {refinement.cells} cells is spent",
-    }[str(found.short_of)]
-    between = f"between {found.low} and {found.high}"
-    return f"critical mass {found.critical_mass} neurons, {between}; {ended}"
+    }[str(result.short_of)]
+    interval = f"between {result.low} and {result.high}"
+    return f"critical mass {result.critical_mass} neurons, {interval}; {reason}"
 
 
-def _sizes(asks: Iterable[tuple[_Quest, Sequence[Ask]]]) -> str:
-    """Name the sizes of a step."""
-    sizes = sorted({size for _, mine in asks for size, _ in mine})
-    return f"{', '.join(map(str, sizes[:6]))}{', ...' if len(sizes) > 6 else ''} neurons"
+def _list_sizes(sizes: Iterable[int]) -> str:
+    """Return the first sizes as text."""
+    ascending = sorted(sizes)
+    rest = ", ..." if len(ascending) > 6 else ""
+    return f"{', '.join(map(str, ascending[:6]))}{rest} neurons"
 
 
-def _deltas(given: Any) -> tuple[float, ...]:
+def _parse_deltas(refine: Any) -> tuple[float, ...]:
     """Return the deltas, each once, ascending."""
     try:
-        several = given if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
-        deltas = tuple(sorted({float(delta) for delta in several}))
+        is_sequence = isinstance(refine, Iterable) and not isinstance(refine, str)
+        deltas = tuple(sorted({float(delta) for delta in (refine if is_sequence else (refine,))}))
     except (TypeError, ValueError) as error:
         raise CriticalMassError(
-            f"refine={given!r} must be one or several shares in (0, 1], e.g. refine=0.9"
+            f"refine={refine!r} must be one or several shares in (0, 1], e.g. refine=0.9"
         ) from error
     for delta in deltas:
         check_delta(delta)
     if not deltas:
-        raise CriticalMassError(f"refine={given!r} names no delta, e.g. refine=0.9")
+        raise CriticalMassError(f"refine={refine!r} has no delta; give at least one, e.g. 0.9")
     return deltas
 
 
-def _budget(name: str, given: Any) -> int:
+def _check_budget(name: str, budget: Any) -> int:
     try:
-        number = operator.index(given)
+        number = operator.index(budget)
     except TypeError:
         number = 0
     if number < 1:
-        raise CriticalMassError(f"refine_{name}={given!r}; give a whole number of 1 or more")
+        raise CriticalMassError(f"{name}={budget!r}; give a whole number of 1 or more")
     return number

@@ -1,4 +1,4 @@
-"""The sweep: from a feature store to a Run, computing only what is missing."""
+"""`sweep`: measure subsets of a feature store and write the results into a run."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from criticalmass.core.arguments import checked
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.backends import Backend, Local
-from criticalmass.core.progress import notice
+from criticalmass.core.progress import warn_user
 from criticalmass.errors import CriticalMassError, RunError, StoreError, unknown_name
-from criticalmass.measures.logistic.training_rows import holding
+from criticalmass.measures.logistic.training_rows import override_held_bytes
 from criticalmass.measures.protocol import VALIDATION_SEED, VALIDATION_SHARE
 from criticalmass.measures.registry import MEASURES, identity
 from criticalmass.selectors.registry import SELECTORS, selector_version
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run, RunWriter
-from criticalmass.sweeps.auto_grid import is_auto, settled
+from criticalmass.sweeps.auto_grid import is_auto, resolve_auto
 from criticalmass.sweeps.backends import get_sweep_backend
-from criticalmass.sweeps.cell_cache import Supply
-from criticalmass.sweeps.layer_data import Workbench
-from criticalmass.sweeps.memory_estimate import fitting
-from criticalmass.sweeps.plan import SPLIT, Cell, Request, cells_of, make_request
+from criticalmass.sweeps.cell_cache import CellCache
+from criticalmass.sweeps.layer_data import SweepData
+from criticalmass.sweeps.memory_estimate import row_memory_limit
+from criticalmass.sweeps.plan import SPLIT, SweepCell, SweepRequest, list_cells, make_request
 from criticalmass.sweeps.predict import predict_for_run
-from criticalmass.sweeps.recorder import Ledger, fill
+from criticalmass.sweeps.recorder import RunRecorder, compute_cells
 from criticalmass.sweeps.refine import Refinement, refine_run
 
 RERUNS = ("missing", "failed", "all")
 _LIBRARIES = ("criticalmass", "numpy", "scipy", "scikit-learn", "numba", "pandas")
 
 
-@checked
+@validate_arguments
 def sweep(
     store: FeatureStore | str | os.PathLike[str],
     *,
@@ -54,110 +54,114 @@ def sweep(
     backend: str | Backend = "local",
     layers: str | Sequence[str] | None = None,
 ) -> Run:
-    """Measure subsets of every size, for every seed, and the whole layer.
+    """Measure subsets of every size for every seed, and the whole layer.
 
-    Probes train on the split ``train`` and are scored on ``test``; CKA is that of the raw
-    features of ``test``. Selectors look at ``train`` alone. A cell is what it would compute on
-    (features, labels, subset, measure and its protocol): sweeping again into the same run
-    computes what is missing, so one may add fractions, seeds, selectors or measures, or go on
-    after an interruption. Rows that features changed since are dropped, with a notice.
+    Probes train on the split ``train`` and are scored on ``test``; similarities compare the raw
+    features of ``test``. Selectors see ``train`` only. A cell is identified by what it computes
+    on: features, labels, subset, measure and protocol. A second sweep into the same run computes
+    only the missing cells, so fractions, seeds, selectors and measures can be added, and an
+    interrupted sweep can be continued. Rows whose features or protocol have changed are dropped
+    with a warning.
 
     Parameters
     ----------
     store: a feature store or its folder.
-    out: the run's folder: new, empty, or a run of the same model and dataset.
+    out: folder of the run: new, empty, or a run of the same model and dataset.
     selectors: keys of ``selectors.SELECTORS``.
-    fractions: shares of the neurons to keep, in (0, 1]. "auto": as many as by default, placed
+    fractions: shares of the neurons to keep, in (0, 1]. "auto" chooses as many as the default,
         where the predicted curves bend (`criticalmass.sweeps.auto_grid`).
-    seeds: how many (0, 1, ...) or which, for the random selectors. "auto": as many as the
-        predicted scatter needs for means within 2 % of the whole layer's value, from 80 % of it
-        on; "auto:0.01" for 1 %.
+    seeds: number of seeds (0, 1, ...) or the seeds themselves, for the random selectors. "auto"
+        chooses the number at which means that are at least 80 % of the whole layer's value are
+        known within 2 % of it, from the predicted scatter; "auto:0.01" means within 1 %.
     measures: keys of ``measures.MEASURES``.
-    refine: shares of the whole layer's value, one or several, whose critical mass is searched
-        for to one neuron after the grid, by halving the gap in which the mean over seeds first
-        reaches the bar. A size too near the bar gets more seeds. Where they do not settle on
-        which side it is, the answer is an interval; see `sweeps.bisection`, also for curves that
-        are not monotone. What was found is in the manifest, and `redundancy` shows it.
-    refine_level: at which a size's mean over seeds counts as above or below the bar.
-    refine_seeds: most seeds that refining gives a size (a selector without chance has one).
-    refine_cells: most cells that refining asks for beyond the grid, for each layer, selector,
-        measure and delta. What is not settled then is told, and recorded.
-    rerun: "missing": cells without a row; "failed": those and the failed ones; "all".
-    backend: where jobs run: a key of `SWEEP_BACKENDS` or an object like one.
-    layers: of the store; all by default.
+    refine: one or several shares of the whole layer's value. The critical mass of each is
+        searched to one neuron after the grid, by halving the gap in which the mean over seeds
+        first reaches the threshold. A size close to the threshold gets more seeds. If they do
+        not decide on which side it is, the result is an interval; see `sweeps.bisection`, also
+        for curves that are not monotone. The results are in the manifest, and `redundancy` shows
+        them.
+    refine_level: level at which the mean of a size counts as above or below the threshold.
+    refine_seeds: most seeds of a size in the refinement (a deterministic selector has one).
+    refine_cells: most cells of the refinement beyond the grid, for each layer, selector, measure
+        and delta. If the budget ends first, a warning says so and the manifest records it.
+    rerun: which cells to compute. "missing": cells without a row; "failed": those and the failed
+        ones; "all".
+    backend: where jobs run: a key of `SWEEP_BACKENDS` or a backend object.
+    layers: layers of the store; all by default.
 
     Raises
     ------
-    CriticalMassError: for a name, fraction or seed that is none.
-    StoreError: if the store has no splits ``train`` and ``test``.
-    RunError: if ``out`` holds something else or another process writes to it.
+    CriticalMassError: a name, fraction or seed is invalid, or memory is too small.
+    StoreError: the store lacks the split ``train`` or ``test``.
+    RunError: ``out`` holds something else, or another process writes to it.
     """
     refinement = None
     if refine is not None:
-        refinement = Refinement.of(refine, refine_level, refine_seeds, refine_cells)
+        refinement = Refinement.from_arguments(refine, refine_level, refine_seeds, refine_cells)
     if rerun not in RERUNS:
         raise unknown_name("rerun", rerun, RERUNS)
-    place = get_sweep_backend(backend)
+    job_backend = get_sweep_backend(backend)
     source = FeatureStore.open(store if isinstance(store, FeatureStore) else Path(store))
     _check_splits(source)
-    open_to_law = is_auto(fractions), is_auto(seeds)
     request = make_request(
         source,
         layers=layers,
         selectors=selectors,
-        fractions=DEFAULT_FRACTIONS if open_to_law[0] else fractions,
-        seeds=1 if open_to_law[1] else seeds,
+        fractions=DEFAULT_FRACTIONS if is_auto(fractions) else fractions,
+        seeds=1 if is_auto(seeds) else seeds,
         measures=measures,
     )
     _check_classes(source, request)
-    # Workers elsewhere have memory of their own.
-    rows_kept = fitting(source, request) if isinstance(place, Local) else None
-    request, planned = settled(request, source, Path(out), fractions, seeds)
-    cells = cells_of(source, request)
-    bench = Workbench.of(source)
-    run = _open(Path(out), source)
-    with holding(rows_kept), run.writer() as writer:
+    # The workers of other backends have memory of their own.
+    held_bytes = row_memory_limit(source, request) if isinstance(job_backend, Local) else None
+    request, auto_grid = resolve_auto(request, source, Path(out), fractions, seeds)
+    cells = list_cells(source, request)
+    data = SweepData.from_store(source)
+    run = _open_run(Path(out), source)
+    with override_held_bytes(held_bytes), run.writer() as writer:
         _drop_stale(run, writer, source)
-        _describe(run, writer, bench, request)
-        writer.update_manifest(**({} if planned is None else {"planned": planned.record()}))
-        predict_for_run(run, bench, request)
-        ledger, wanted = Ledger(run, writer), _wanted(cells, run.frame(), rerun)
-        fill(ledger, wanted, bench, place)
+        _describe(run, writer, data, request)
+        writer.update_manifest(**({} if auto_grid is None else {"planned": auto_grid.record()}))
+        predict_for_run(run, data, request)
+        recorder = RunRecorder(run, writer)
+        missing = _missing_cells(cells, run.frame(), rerun)
+        compute_cells(recorder, missing, data, job_backend)
         if refinement is not None:
-            supply = Supply(ledger, bench, place, rerun, {cell.cell for cell in wanted})
-            cells += refine_run(supply, request, refinement)
-    _tell_failures(run, {cell.cell for cell in cells})
+            computed = [cell.cell for cell in missing]
+            cache = CellCache(recorder, data, job_backend, rerun=rerun, computed=computed)
+            cells += refine_run(cache, request, refinement)
+    _warn_of_failures(run, {cell.cell for cell in cells})
     return run
 
 
-def _wanted(cells: Sequence[Cell], table: pd.DataFrame, rerun: str) -> list[Cell]:
-    """Choose the cells to compute."""
+def _missing_cells(cells: Sequence[SweepCell], table: pd.DataFrame, rerun: str) -> list[SweepCell]:
+    """Return the cells to compute."""
     if rerun == "all":
         return list(cells)
     rows = table[table["status"] != "failed"] if rerun == "failed" else table
-    there = set(rows["cell"])
-    return [cell for cell in cells if cell.cell not in there]
+    available = set(rows["cell"])
+    return [cell for cell in cells if cell.cell not in available]
 
 
-def _open(out: Path, store: FeatureStore) -> Run:
-    """Open the run, or start one; refuse that of another model or dataset."""
-    about = {"model": store.model, "dataset": store.dataset}
+def _open_run(out: Path, store: FeatureStore) -> Run:
+    """Open the run or create one; raise if it is of another model or dataset."""
+    origin = {"model": store.model, "dataset": store.dataset}
     if not Run.exists(out):
-        return Run.create(out, {**about, "created": _now()})
+        return Run.create(out, {**origin, "created": _now()})
     run = Run.open(out)
-    known = {name: run.manifest.get(name, value) for name, value in about.items()}
-    if known != about:
+    recorded = {name: run.manifest.get(name, value) for name, value in origin.items()}
+    if recorded != origin:
         raise RunError(
-            f"{out} is a run of {known['model']} on {known['dataset']}, the store holds "
+            f"{out} is a run of {recorded['model']} on {recorded['dataset']}, but the store holds "
             f"{store.model} on {store.dataset}; sweep into another folder"
         )
     return run
 
 
 def _drop_stale(run: Run, writer: RunWriter, store: FeatureStore) -> None:
-    """Drop rows whose features, labels or protocol are no longer what they were computed on.
+    """Drop rows whose features, labels or protocol have changed.
 
-    Rows of layers that this store does not have cannot be judged and stay.
+    Rows of layers that the store does not have cannot be checked and stay.
     """
     table = run.frame()
     digests = {layer: store.digest(layer) for layer in store.layers}
@@ -177,16 +181,16 @@ def _drop_stale(run: Run, writer: RunWriter, store: FeatureStore) -> None:
     ]
     if stale:
         writer.drop(stale)
-        notice(
-            f"{run.path}: dropped {len(stale)} of {len(table)} rows, computed on features or by a "
-            "protocol that have changed since"
+        warn_user(
+            f"{run.path}: dropped {len(stale)} of {len(table)} rows, because their features "
+            "or protocol have changed"
         )
 
 
-def _describe(run: Run, writer: RunWriter, bench: Workbench, request: Request) -> None:
-    """Write what a reader of the run needs to know of its making."""
-    store = bench.store
-    writer.put_labels(bench.y_test, store.class_names)
+def _describe(run: Run, writer: RunWriter, data: SweepData, request: SweepRequest) -> None:
+    """Write origin, layers, protocols and versions into the manifest."""
+    store = data.store
+    writer.put_labels(data.y_test, store.class_names)
     old = run.manifest if len(run.frame()) else {}
     layers = {
         layer: {
@@ -204,22 +208,22 @@ def _describe(run: Run, writer: RunWriter, bench: Workbench, request: Request) -
         selectors=_union(old.get("selectors", ()), request.selectors),
         seeds=sorted({*old.get("seeds", ()), *request.seeds}),
         fractions=sorted({*old.get("fractions", ()), *request.fractions}),
-        n_train=int(bench.y_train.size),
-        n_test=int(bench.y_test.size),
+        n_train=int(data.y_train.size),
+        n_test=int(data.y_test.size),
         validation={
             "share": VALIDATION_SHARE,
             "seed": VALIDATION_SEED,
-            "n_rows": int(bench.validation.sum()),
+            "n_rows": int(data.validation.sum()),
         },
         versions={name: version(name) for name in _LIBRARIES},
     )
 
 
 def _origin(store: FeatureStore) -> dict[str, Any]:
-    """Copy what the store says of model, data and the engine that computed the features."""
+    """Return the entries of the store's manifest about model, dataset and engine."""
     model, dataset = store.manifest["model"], store.manifest["dataset"]
     engine = store.manifest.get("engine") or {}
-    found = {
+    entries = {
         "model_spec": model.get("spec"),
         "weights": model.get("weights"),
         "weights_digest": model.get("weights_digest"),
@@ -233,7 +237,7 @@ def _origin(store: FeatureStore) -> dict[str, Any]:
         "device": engine.get("device"),
         "extraction_versions": store.manifest.get("versions"),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in entries.items() if value is not None}
 
 
 def _union(old: Iterable[str], new: Iterable[str]) -> list[str]:
@@ -241,35 +245,35 @@ def _union(old: Iterable[str], new: Iterable[str]) -> list[str]:
 
 
 def _check_splits(store: FeatureStore) -> None:
-    lacking = [split for split in ("train", SPLIT) if split not in store.splits]
-    if lacking:
+    missing = [split for split in ("train", SPLIT) if split not in store.splits]
+    if missing:
         raise StoreError(
             f"{str(store.path)!r} has the splits {', '.join(store.splits) or 'none'} but no "
-            f"{' and no '.join(lacking)}; a sweep trains on 'train' and scores on 'test'"
+            f"{' and no '.join(missing)}; a sweep trains on 'train' and scores on 'test'"
         )
 
 
-def _check_classes(store: FeatureStore, request: Request) -> None:
+def _check_classes(store: FeatureStore, request: SweepRequest) -> None:
     probes = [name for name in request.measures if MEASURES[name].is_probe]
     if probes and len(store.class_names) < 2:
         raise CriticalMassError(
             f"{store.dataset} has {len(store.class_names)} class, but {', '.join(probes)} needs "
             "at least 2; ask for measures=('cka',)"
         )
-    # Orders share a job: one that cannot choose would take the others down with it.
-    choosy = [name for name in request.selectors if SELECTORS[name].needs_labels]
-    if choosy and np.unique(store.labels("train")).size < 2:
+    # Orders share a job: if one selector fails, the cells of the others fail too.
+    supervised = [name for name in request.selectors if SELECTORS[name].needs_labels]
+    if supervised and np.unique(store.labels("train")).size < 2:
         raise CriticalMassError(
-            f"the training split of {store.dataset} has one class, but {', '.join(choosy)} tells "
-            "classes apart; choose selectors without labels, e.g. leverage"
+            f"the training split of {store.dataset} has one class, but {', '.join(supervised)} "
+            "needs at least two; choose selectors that need no labels, e.g. leverage"
         )
 
 
-def _tell_failures(run: Run, cells: Collection[str]) -> None:
+def _warn_of_failures(run: Run, cells: Collection[str]) -> None:
     table = run.frame()
     failed = table[(table["status"] == "failed") & table["cell"].isin(cells)]
     if len(failed):
-        notice(
+        warn_user(
             f"{len(failed)} of {len(cells)} cells failed, the first with: "
             f"{failed['error'].iloc[0]}; try them again with rerun='failed'"
         )

@@ -1,4 +1,4 @@
-"""The curves before they are measured: what second moments alone say about random subsets.
+"""Laws that predict the curves of random subsets from second moments, without a sweep.
 
 Derivations, limits and measured errors: docs/theory.md.
 """

@@ -3,7 +3,7 @@
 With M a symmetric matrix of pair terms (C*C for linear CKA), r its row sums and S a uniform
 random subset of k of d neurons, N = sum_{i in S} r_i and D = sum_{i,j in S} M_ij. Both are split
 into parts that are uncorrelated under sampling without replacement (a constant, a sum over
-neurons, a sum over pairs), so that variances are sums of squares: nothing cancels, and they are
+neurons, a sum over pairs). Variances are then sums of squares: nothing cancels, and they are
 exactly 0 at k = d. Derivation: docs/theory.md, law 1.
 """
 
@@ -15,12 +15,13 @@ import numpy as np
 
 from criticalmass.core.moments import FloatArray, IndexArray
 
-ROWS = 256
+# Rows of the matrix handled at a time.
+_BLOCK_ROWS = 256
 
 
 @dataclass(frozen=True, eq=False)
 class PairSums:
-    """The O(d^2) sums over pair terms that the moments of every subset size need.
+    """Sums over pair terms, in O(d^2), from which the moments of every subset size follow.
 
     With o_i = r_i - M_ii, A = sum M_ii, B = sum o_i and T = A + B, the parts are
     alpha_i = M_ii - A/d, rho_i = r_i - T/d, beta_i = (o_i - B/d)/(d - 2), and
@@ -75,32 +76,32 @@ class SubsetMoments:
 
 
 def pair_sums(terms: FloatArray) -> PairSums:
-    """Sum a symmetric (d, d) matrix of pair terms; memory beyond it is O(d)."""
+    """Sum a symmetric (d, d) matrix of pair terms; needs O(d) memory besides the matrix."""
     d = terms.shape[0]
     diagonal = np.diagonal(terms).copy()
     rows = terms.sum(axis=1)
     off = rows - diagonal
     level = off.sum() / (d * max(d - 1, 1))
-    # For d = 2 both neurons have the same off-diagonal sum: there is no such part.
+    # For d = 2 both neurons have the same off-diagonal sum, so beta is 0.
     beta = (off - off.mean()) / (d - 2) if d > 2 else np.zeros(d)
     pairs = 0.0
-    for start in range(0, d, ROWS):
-        block = terms[start : start + ROWS] - beta - beta[start : start + ROWS, None]
+    for start in range(0, d, _BLOCK_ROWS):
+        block = terms[start : start + _BLOCK_ROWS] - beta - beta[start : start + _BLOCK_ROWS, None]
         block -= level
-        at = np.arange(block.shape[0])
-        block[at, at + start] = 0.0
+        index = np.arange(block.shape[0])
+        block[index, index + start] = 0.0
         pairs += float(np.vdot(block, block))
     alpha, rho = diagonal - diagonal.mean(), rows - rows.mean()
-    # A harmonic pair part needs two pairs without a common neuron.
+    # The part over pairs is 0 unless there are two pairs without a common neuron.
     return PairSums(d, rows, diagonal, alpha, rho, beta, pairs if d > 3 else 0.0)
 
 
 def subset_moments(sums: PairSums, sizes: IndexArray) -> SubsetMoments:
-    """Moments of N and D over uniform random subsets without replacement, exactly.
+    """Return the exact moments of N and D over uniform random subsets without replacement.
 
     Parameters
     ----------
-    sums: of the pair terms.
+    sums: of the pair terms, as `pair_sums` returns them.
     sizes: (n_sizes,) k, each from 1 to d.
     """
     d, k = sums.n_neurons, sizes.astype(np.float64)

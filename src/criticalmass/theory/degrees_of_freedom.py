@@ -1,4 +1,4 @@
-"""Degrees of freedom, and the penalty at which the whole layer does what k neurons do.
+"""Degrees of freedom, and the penalty at which the whole layer's probe equals that of k neurons.
 
 With A the second moment of the standardised layer, a ridge probe with penalty l2 on k random
 neurons is on average the whole layer's ridge probe with penalty mu, where
@@ -6,8 +6,8 @@ neurons is on average the whole layer's ridge probe with penalty mu, where
     tr[(A + l2)(A + mu)^-1] = k.
 
 For l2 -> 0 that is df(mu) = k: k random neurons are the whole layer with k degrees of freedom.
-It is the law of free sketches (Patil and LeJeune 2023, arXiv:2310.04357, theorem 3.1), where it
-reads ``mu (k - df(mu)) = l2 (d - df(mu))``; the trace above is the same equation divided by mu.
+This is the law of free sketches (Patil and LeJeune 2023, arXiv:2310.04357, theorem 3.1), given
+there as ``mu (k - df(mu)) = l2 (d - df(mu))``; the trace above is that equation divided by mu.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from criticalmass.errors import CriticalMassError
 
 FloatArray = NDArray[np.float64]
-# Halvings of an interval of logarithms: 60 leave nothing that float64 can tell apart.
+# Halvings of an interval of logarithms; after 60 it is below the resolution of float64.
 _HALVINGS = 60
 
 
@@ -35,12 +35,12 @@ def degrees_of_freedom(
 def degrees_of_freedom(
     eigenvalues: npt.ArrayLike, mu: float | Sequence[float] | FloatArray
 ) -> float | FloatArray:
-    """Return the degrees of freedom df(mu) = tr A(A + mu)^-1 that a ridge penalty leaves.
+    """Return the degrees of freedom df(mu) = tr A(A + mu)^-1 at a ridge penalty.
 
     Parameters
     ----------
     eigenvalues: (n_neurons,) of A, none negative.
-    mu: penalty, or an array of them; above 0.
+    mu: penalty or array of penalties, above 0.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def degrees_of_freedom(
 
 
 def full_penalty(eigenvalues: npt.ArrayLike, sizes: Sequence[int], l2: float) -> FloatArray:
-    """Return the whole-layer penalty mu that stands for k random neurons with penalty l2.
+    """Return the whole-layer penalty mu that is equivalent to k random neurons with penalty l2.
 
     Solves ``sum_i (e_i + l2)/(e_i + mu) = k``, whose left side falls strictly from d at
     ``mu = l2``; the root is unique and at most ``(sum_i e_i + d l2)/k``.
@@ -68,7 +68,7 @@ def full_penalty(eigenvalues: npt.ArrayLike, sizes: Sequence[int], l2: float) ->
     ----------
     eigenvalues: (n_neurons,) of the standardised second moment, none negative.
     sizes: numbers of neurons k, each in 1..n_neurons.
-    l2: the subset's penalty, above 0; take 1e-6 for none.
+    l2: the subset's penalty, above 0; 1e-6 is practically no penalty.
 
     Returns
     -------
@@ -79,45 +79,47 @@ def full_penalty(eigenvalues: npt.ArrayLike, sizes: Sequence[int], l2: float) ->
     CriticalMassError: for a size outside the layer or a penalty that is not positive.
     """
     spectrum = np.asarray(eigenvalues, dtype=np.float64)
-    k = checked_sizes(sizes, spectrum.size).astype(np.float64)
+    k = check_sizes(sizes, spectrum.size).astype(np.float64)
     check_penalty(l2)
     shifted = spectrum + l2
     low = np.full(k.size, np.log(l2))
     high = np.log(shifted.sum() / k)
     for _ in range(_HALVINGS):
         middle = 0.5 * (low + high)
-        kept = (shifted / (spectrum + np.exp(middle)[:, None])).sum(axis=1)
-        low = np.where(kept > k, middle, low)
-        high = np.where(kept > k, high, middle)
+        trace = (shifted / (spectrum + np.exp(middle)[:, None])).sum(axis=1)
+        low = np.where(trace > k, middle, low)
+        high = np.where(trace > k, high, middle)
     return np.where(k == spectrum.size, l2, np.exp(0.5 * (low + high)))
 
 
-def checked_sizes(sizes: Sequence[int], n_neurons: int) -> NDArray[np.int64]:
-    """Return sizes as integers.
+def check_sizes(sizes: Sequence[int] | npt.ArrayLike, n_neurons: int) -> NDArray[np.int64]:
+    """Return sizes of subsets of a layer as an integer array.
 
     Raises
     ------
-    CriticalMassError: if there is none, or one lies outside 1..n_neurons.
+    CriticalMassError: if there are no sizes, or one is outside 1..n_neurons.
     """
-    k = np.asarray(sizes)
-    if k.ndim != 1 or k.size == 0 or k.dtype.kind not in "iu":
-        raise CriticalMassError(f"sizes={sizes}; give one or more whole numbers of neurons")
-    if k.min() < 1 or k.max() > n_neurons:
-        worst = int(k.min() if k.min() < 1 else k.max())
+    ks = np.asarray(sizes)
+    if ks.ndim != 1 or ks.size == 0 or ks.dtype.kind not in "iu":
         raise CriticalMassError(
-            f"size {worst} but the layer has {n_neurons} neurons; ask for 1 to {n_neurons}"
+            f"sizes {np.array2string(ks, threshold=8)} must be a vector of integers, at least one"
         )
-    return k.astype(np.int64)
+    if ks.min() < 1 or ks.max() > n_neurons:
+        worst = int(ks.min() if ks.min() < 1 else ks.max())
+        raise CriticalMassError(
+            f"n_kept={worst} but the layer has {n_neurons} neurons; ask for 1 to {n_neurons}"
+        )
+    return ks.astype(np.int64)
 
 
 def check_penalty(l2: float) -> None:
-    """Refuse a penalty that is not a positive number.
+    """Check that a penalty is a positive number.
 
     Raises
     ------
-    CriticalMassError: says what to give for no penalty.
+    CriticalMassError: if it is not.
     """
     if not (np.isfinite(l2) and l2 > 0):
         raise CriticalMassError(
-            f"l2={l2} but the law needs a penalty above 0; 1e-6 is next to none"
+            f"l2={l2} but the law needs a penalty above 0; 1e-6 is practically no penalty"
         )

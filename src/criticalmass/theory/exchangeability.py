@@ -1,8 +1,8 @@
 """The diffuseness test: whether a layer's neurons are exchangeable.
 
-Two things can set neurons apart: the order in which they stand (Matryoshka layers), and what
-each of them is (sparse, duplicated or dominant neurons). Each has its own null, drawn here by
-Monte Carlo. What they mean and how often they err: docs/theory.md.
+Neurons can differ by their position in the order (Matryoshka layers) and by their properties
+(sparse, duplicated or dominant neurons). Each has its own null hypothesis, sampled by Monte
+Carlo. Interpretation and error rates: docs/theory.md.
 """
 
 from __future__ import annotations
@@ -12,32 +12,33 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from criticalmass.core.arguments import checked
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray, IndexArray
 from criticalmass.errors import CriticalMassError
 from criticalmass.theory.cka_moments import pair_sums
 from criticalmass.theory.spectrum import as_second_moment, correlation
 
-#: Neurons whose pairs are looked at, and whose order is: enough to see, few enough for seconds.
-#: Neurons drawn at random from exchangeable ones are exchangeable, so both nulls stay exact.
+#: Neurons whose pairs are compared, and neurons whose order is: enough for power, few enough for
+#: a run time of seconds. A random sample of exchangeable neurons is exchangeable, so both nulls
+#: stay exact.
 MOST_NEURONS, MOST_IN_ORDER = 256, 1024
 FEWEST_NEURONS = 8
-#: Steps of the fixed point that undoes the standardising, and layers drawn in each.
+#: Steps of the fixed-point iteration that reverses the standardising, and layers sampled in each.
 CORRECTIONS, LAYERS_PER_CORRECTION = 8, 8
-#: Prefix lengths compared, at equal ratios.
+#: Number of prefix lengths compared, spaced geometrically.
 N_SIZES = 8
 
 
 @dataclass(frozen=True)
-class Feature:
-    """One property of the layer beside what exchangeable neurons would have.
+class NeuronProperty:
+    """One property of the layer, compared with exchangeable neurons.
 
     Attributes
     ----------
-    name: what is compared.
+    name: name of the property.
     observed: its value in the layer.
     expected: its mean under the null.
-    deviation: how many standard deviations of the null lie between the two.
+    deviation: observed minus expected value in standard deviations of the null.
     """
 
     name: str
@@ -48,74 +49,76 @@ class Feature:
 
 @dataclass(frozen=True)
 class Exchangeability:
-    """Outcome of the diffuseness test.
+    """Result of the diffuseness test.
 
     Attributes
     ----------
-    order_p: how often an order drawn at random strays as far as the layer's own order.
-    structure_p: how often neurons that are random mixtures of the layer's principal
-        components are as unequal as these.
+    order_p: share of random orders that deviate at least as much as the layer's own order.
+    structure_p: share of layers of random mixtures of the principal components whose neurons are
+        at least as unequal as the layer's.
     p_value: of both together (Holm: twice the smaller one).
-    features: the properties compared, each with its deviation.
-    n_draws: random orders, and random layers, behind each p-value.
-    n_compared: neurons whose pairs were looked at.
+    features: the compared properties, each with its deviation.
+    n_draws: number of random orders, and of random layers, behind each p-value.
+    n_compared: number of neurons whose pairs were compared.
     """
 
     order_p: float
     structure_p: float
     p_value: float
-    features: tuple[Feature, ...]
+    features: tuple[NeuronProperty, ...]
     n_draws: int
     n_compared: int
 
     def is_diffuse(self, *, level: float = 0.05) -> bool:
-        """Whether nothing contradicts exchangeable neurons at this level."""
+        """Whether exchangeable neurons are not rejected at this level."""
         return self.p_value > level
 
 
-@checked
+@validate_arguments
 def exchangeability_test(
     second_moment: npt.ArrayLike, *, standardise: bool = True, n_draws: int = 199, seed: int = 0
 ) -> Exchangeability:
-    """Test whether a layer's neurons are exchangeable, in order and in kind.
+    """Test whether a layer's neurons are exchangeable, in order and in structure.
 
-    Order: the CKA of the layer's prefixes against those of random orders (a permutation test,
-    exact). Structure: neurons against random rotations of the layer's principal components.
+    Order: the CKA of the layer's prefixes is compared with that of random orders (an exact
+    permutation test). Structure: neurons are compared with random rotations of the layer's
+    principal components.
 
     Parameters
     ----------
-    second_moment: (n_neurons, n_neurons) X'X of the centred X, at any scale, constant neurons
-        allowed; they are left out.
+    second_moment: (n_neurons, n_neurons) X'X of the centred X, at any scale; constant neurons
+        are left out.
     standardise: compare standardised neurons. If False, unequal variances count as structure,
-        and the null (C is orthogonally invariant given its eigenvalues) is exact too.
-    n_draws: random orders and random layers; the smallest p-value is 2 / (n_draws + 1).
+        and the null (C is orthogonally invariant given its eigenvalues) is exact as well.
+    n_draws: number of random orders and of random layers; the smallest p-value is
+        2 / (n_draws + 1).
     seed: of all draws.
 
     Returns
     -------
-    The p-values and what they rest on. The smaller, the less diffuse.
+    The p-values and the compared properties. A small p-value means that the layer is not diffuse.
 
     Raises
     ------
-    CriticalMassError: if the matrix is not a second moment, has fewer than 8 neurons that vary,
+    CriticalMassError: if the matrix is not a second moment or has fewer than 8 neurons that vary,
         or for fewer than 19 draws.
     """
     if n_draws < 19:
-        raise CriticalMassError(f"n_draws={n_draws} cannot reach p = 0.1; draw at least 19")
+        raise CriticalMassError(f"n_draws={n_draws} cannot reach p = 0.1; give at least 19")
     c = correlation(second_moment) if standardise else as_second_moment(second_moment)
-    live = np.flatnonzero(np.diagonal(c) > 0.0)
-    if live.size < FEWEST_NEURONS:
+    varying = np.flatnonzero(np.diagonal(c) > 0.0)
+    if varying.size < FEWEST_NEURONS:
         raise CriticalMassError(
-            f"{live.size} neurons vary; the test compares at least {FEWEST_NEURONS}"
+            f"{varying.size} neurons vary; the test needs at least {FEWEST_NEURONS}"
         )
-    if live.size < c.shape[0]:
-        c = np.ascontiguousarray(c[np.ix_(live, live)])
+    if varying.size < c.shape[0]:
+        c = np.ascontiguousarray(c[np.ix_(varying, varying)])
     order_rng, structure_rng = np.random.default_rng(seed).spawn(2)
-    placed = np.sort(order_rng.permutation(live.size)[:MOST_IN_ORDER])
-    placed_block = np.ascontiguousarray(c[np.ix_(placed, placed)])
-    order_p, order_feature = _order_test(placed_block, n_draws, order_rng)
-    kept = np.sort(structure_rng.permutation(live.size)[:MOST_NEURONS])
-    block = np.ascontiguousarray(c[np.ix_(kept, kept)])
+    index = np.sort(order_rng.permutation(varying.size)[:MOST_IN_ORDER])
+    block = np.ascontiguousarray(c[np.ix_(index, index)])
+    order_p, order_feature = _order_test(block, n_draws, order_rng)
+    index = np.sort(structure_rng.permutation(varying.size)[:MOST_NEURONS])
+    block = np.ascontiguousarray(c[np.ix_(index, index)])
     structure_p, features = _structure_test(block, standardise, n_draws, structure_rng)
     return Exchangeability(
         order_p=order_p,
@@ -123,23 +126,25 @@ def exchangeability_test(
         p_value=min(1.0, 2.0 * min(order_p, structure_p)),
         features=(order_feature, *features),
         n_draws=n_draws,
-        n_compared=int(kept.size),
+        n_compared=int(index.size),
     )
 
 
-def _order_test(c: FloatArray, n_draws: int, rng: np.random.Generator) -> tuple[float, Feature]:
-    """Permutation test of the order in which the neurons stand."""
+def _order_test(
+    c: FloatArray, n_draws: int, rng: np.random.Generator
+) -> tuple[float, NeuronProperty]:
+    """Permutation test of the order of the neurons."""
     d = c.shape[0]
-    at = np.unique(np.geomspace(max(2, d // 100), 0.75 * d, N_SIZES).astype(np.intp)) - 1
+    last = np.unique(np.geomspace(max(2, d // 100), 0.75 * d, N_SIZES).astype(np.intp)) - 1
     orders = np.stack([np.arange(d), *(rng.permutation(d) for _ in range(n_draws))])
-    values = _prefix_values(c, orders, at)
-    # Centre and scale come from all orders, the layer's own among them: under the null the rows
-    # are exchangeable, and so are the statistics. That is what makes the p-value exact.
+    values = _prefix_cka(c, orders, last)
+    # Centre and scale are computed over all orders, including the layer's own. Under the null the
+    # rows are exchangeable, and so are the statistics; this makes the p-value exact.
     spread = values.std(axis=0)
     z = (values - values.mean(axis=0)) / np.where(spread > 0.0, spread, 1.0)
-    middle = at.size // 2
-    feature = Feature(
-        name=f"CKA of the prefix of {at[middle] + 1} neurons",
+    middle = last.size // 2
+    feature = NeuronProperty(
+        name=f"CKA of the prefix of {last[middle] + 1} neurons",
         observed=float(values[0, middle]),
         expected=float(values[1:, middle].mean()),
         deviation=float(z[0].mean() / max(float(z.mean(axis=1).std()), 1e-300)),
@@ -149,21 +154,23 @@ def _order_test(c: FloatArray, n_draws: int, rng: np.random.Generator) -> tuple[
 
 def _structure_test(
     block: FloatArray, standardise: bool, n_draws: int, rng: np.random.Generator
-) -> tuple[float, tuple[Feature, ...]]:
-    """Monte Carlo test of the neurons against random rotations of their own spectrum."""
+) -> tuple[float, tuple[NeuronProperty, ...]]:
+    """Monte Carlo test of the neurons against random rotations with the same spectrum."""
     eigenvalues = np.maximum(np.linalg.eigvalsh(block), 0.0)
     if standardise:
-        eigenvalues = _before_standardising(eigenvalues, rng)
-    found = [_traits(block, standardise)]
-    found += [_traits(_rotated(eigenvalues, standardise, rng), standardise) for _ in range(n_draws)]
-    names = tuple(found[0])
-    values = np.array([[traits[name] for name in names] for traits in found])
-    # As for the order: centred and scaled by all layers alike, the observed one among them.
-    # One-sided: structure makes neurons more unequal than random mixtures are.
+        eigenvalues = _unstandardised_spectrum(eigenvalues, rng)
+    layers = [_log_properties(block, standardise)]
+    for _ in range(n_draws):
+        mixture = _random_mixture(eigenvalues, standardise, rng)
+        layers.append(_log_properties(mixture, standardise))
+    names = tuple(layers[0])
+    values = np.array([[properties[name] for name in names] for properties in layers])
+    # As for the order, centre and scale are computed over all layers, including the observed one.
+    # One-sided: structure makes neurons more unequal than random mixtures.
     z = (values - values.mean(axis=0)) / np.maximum(values.std(axis=0), 1e-12)
     null = values[1:]
     features = tuple(
-        Feature(
+        NeuronProperty(
             name,
             float(np.exp(values[0, i])),
             float(np.exp(null[:, i].mean())),
@@ -174,8 +181,10 @@ def _structure_test(
     return _rank_p(z.max(axis=1)), features
 
 
-def _rotated(eigenvalues: FloatArray, standardise: bool, rng: np.random.Generator) -> FloatArray:
-    """Second moment Q diag(eigenvalues) Q' of neurons that are random mixtures, Q uniform."""
+def _random_mixture(
+    eigenvalues: FloatArray, standardise: bool, rng: np.random.Generator
+) -> FloatArray:
+    """Return the second moment Q diag(eigenvalues) Q' of random mixtures, Q uniform."""
     m = eigenvalues.size
     q, _ = np.linalg.qr(rng.standard_normal((m, m)))
     block = q @ (q * eigenvalues).T
@@ -183,16 +192,20 @@ def _rotated(eigenvalues: FloatArray, standardise: bool, rng: np.random.Generato
     return correlation(block) if standardise else block
 
 
-def _before_standardising(eigenvalues: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Spectrum whose random mixtures have ``eigenvalues`` once they are standardised.
+def _unstandardised_spectrum(eigenvalues: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Return the spectrum whose random mixtures have ``eigenvalues`` after standardising.
 
-    Standardising flattens a spectrum, so the layer's own would be flattened twice. Fixed point
-    by multiplication: each step divides by what rotating and standardising made of it.
+    Standardising flattens a spectrum, so using the layer's own would flatten it twice. The fixed
+    point is found by multiplication: each step divides by the spectrum after rotating and
+    standardising.
     """
     before = eigenvalues.copy()
     for _ in range(CORRECTIONS):
         after = np.mean(
-            [np.linalg.eigvalsh(_rotated(before, True, rng)) for _ in range(LAYERS_PER_CORRECTION)],
+            [
+                np.linalg.eigvalsh(_random_mixture(before, True, rng))
+                for _ in range(LAYERS_PER_CORRECTION)
+            ],
             axis=0,
         )
         before = np.sort(before * eigenvalues / np.maximum(after, 1e-12))
@@ -200,15 +213,15 @@ def _before_standardising(eigenvalues: FloatArray, rng: np.random.Generator) -> 
     return before
 
 
-def _traits(block: FloatArray, standardise: bool) -> dict[str, float]:
-    """Logarithms of what makes neurons unequal: the parts of the scatter over subsets in law 1."""
+def _log_properties(block: FloatArray, standardise: bool) -> dict[str, float]:
+    """Return logarithms of the inequality of neurons: the terms of the variance in law 1."""
     sums = pair_sums(block * block)
     m = sums.n_neurons
     off = sums.rows - sums.diagonal
-    # Below this, what neurons share is rounding; uncorrelated neurons are not unequal.
+    # Shared variance below this is rounding; uncorrelated neurons are not unequal.
     level = max(float(off.sum()) / (m * (m - 1)), 1e-12 * sums.diagonal_total / m)
     strongest = float(np.max(block * block - np.diag(sums.diagonal)))
-    traits = {
+    properties = {
         "variation between neurons' shared variance": np.log(
             max(float(np.var(off)) / (level * (m - 1)) ** 2, 1e-30)
         ),
@@ -219,27 +232,32 @@ def _traits(block: FloatArray, standardise: bool) -> dict[str, float]:
     }
     if not standardise:
         variances = np.sqrt(sums.diagonal)
-        traits["variation between variances"] = np.log(
+        properties["variation between variances"] = np.log(
             max(float(np.var(variances) / np.mean(variances) ** 2), 1e-30)
         )
-    return {name: float(value) for name, value in traits.items()}
+    return {name: float(value) for name, value in properties.items()}
 
 
-def _prefix_values(c: FloatArray, orders: IndexArray, at: IndexArray) -> FloatArray:
-    """(n_orders, n_sizes) CKA of the prefixes of orders, many orders in a pass over C."""
+def _prefix_cka(c: FloatArray, orders: IndexArray, last: IndexArray) -> FloatArray:
+    """Return CKA of prefixes of orders, (n_orders, n_sizes), with 64 orders per pass over C.
+
+    ``last``: (n_sizes,) prefix lengths minus 1.
+    """
     from criticalmass.measures.similarity.cka_kernels import prefix_terms
 
-    values = np.empty((len(orders), at.size))
+    values = np.empty((len(orders), last.size))
     for start in range(0, len(orders), 64):
         batch = orders[start : start + 64]
-        # The inverse of a permutation: the position of every neuron in the order.
-        rows, added = prefix_terms(c, np.argsort(batch, axis=1).astype(np.float64), 1.0)
+        # The inverse of a permutation is the position of every neuron in the order.
+        ranks = np.argsort(batch, axis=1).astype(np.float64)
+        row_sums, increments = prefix_terms(c, ranks, 1.0)
         for i, order in enumerate(batch):
-            within = np.cumsum(added[i][order])[at]
-            values[start + i] = np.cumsum(rows[order])[at] / np.sqrt(within * rows.sum())
+            within = np.cumsum(increments[i][order])[last]
+            outer = np.cumsum(row_sums[order])[last]
+            values[start + i] = outer / np.sqrt(within * row_sums.sum())
     return values
 
 
 def _rank_p(statistics: FloatArray) -> float:
-    """Share of draws at least as extreme as the first, itself among them."""
+    """Return the share of draws at least as extreme as the first, which is included."""
     return float(np.mean(statistics >= statistics[0] * (1.0 - 1e-12)))

@@ -1,4 +1,4 @@
-"""Held-out rows on which drawn heads are scored, and what that says of all test samples."""
+"""Scores of sampled heads on held-out rows."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
-from criticalmass.core.rows import Rows, RowSubset, chunks, refuse_nonfinite
+from criticalmass.core.rows import Rows, RowSubset, check_finite, chunks
 from criticalmass.errors import CriticalMassError
 from criticalmass.theory.eigenbasis import Eigenbasis
 
 FloatArray = NDArray[np.float64]
-_CHUNK = 2048
-# Columns of heads that are multiplied with the sample at a time.
-_COLUMNS = 256
+_CHUNK_ROWS = 2048
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How finely a law of heads is sampled.
+    """Numbers of heads drawn from a law, and of rows on which they are scored.
 
     Attributes
     ----------
@@ -32,7 +30,7 @@ class Sampling:
 
     Raises
     ------
-    CriticalMassError: if nothing would be drawn.
+    CriticalMassError: if a number is too small.
     """
 
     draws: int = 24
@@ -40,7 +38,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check that there is something to draw."""
+        """Check the numbers."""
         if self.draws < 1 or self.rows < 2 or self.seed < 0:
             raise CriticalMassError(
                 f"draws={self.draws}, rows={self.rows}, seed={self.seed}; give at least 1 draw, "
@@ -49,7 +47,7 @@ class Sampling:
 
 
 class HeadLaw(Protocol):
-    """A mean head, and draws of how heads deviate from it."""
+    """A distribution of heads: their mean, and samples of their deviation from it."""
 
     @property
     def mean(self) -> FloatArray:
@@ -62,8 +60,8 @@ class HeadLaw(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
-    """Accuracy and squared error of the heads of one law, per ensemble size.
+class HeadScores:
+    """Accuracy and squared error of the heads of one law, for every ensemble size.
 
     Attributes
     ----------
@@ -79,122 +77,135 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Labelled rows, standardised as the training set was; a sample of them in memory.
+    """Labelled test rows, and a sample of them in memory, standardised as the training set.
 
     Attributes
     ----------
     basis: the training set.
     rows: (n_rows, n_neurons) raw features.
     labels: (n_rows,) classes of the training set.
-    picked: (n_picked,) rows of the sample, ascending.
-    sample: (n_picked, n_neurons) the sample, standardised.
+    sample_rows: (n_sample,) row numbers of the sample, ascending.
+    sample: (n_sample, n_neurons) the sample, standardised.
+    product_columns: columns of heads that are multiplied with the sample at a time.
     """
 
     basis: Eigenbasis
     rows: Rows
     labels: NDArray[np.int64]
-    picked: NDArray[np.intp]
+    sample_rows: NDArray[np.intp]
     sample: NDArray[np.float32]
+    product_columns: int = 256
 
-    def scores(self, heads: HeadLaw, members: NDArray[np.int64], how: Sampling) -> Scores:
+    def scores(self, heads: HeadLaw, members: NDArray[np.int64], sampling: Sampling) -> HeadScores:
         """Score heads drawn from a law on the sample.
 
-        The deviation of an ensemble of M is that of one subset over sqrt(M). Opposite draws
-        cancel what is linear in the deviation, so that means need few of them.
+        The deviation of an ensemble of M subsets is that of one subset over sqrt(M). Each draw is
+        used with both signs, so that terms linear in the deviation cancel and means need few
+        draws.
         """
-        rng = np.random.default_rng(how.seed)
-        truth = self.labels[self.picked]
-        plain = self.responses(self.sample, heads.mean)
-        hits = np.empty((members.size, 2 * how.draws))
-        errors, own_hit = np.empty_like(hits), np.zeros((members.size, truth.size))
-        own_error = np.zeros((2, members.size, truth.size))
-        for draw, noise in enumerate(self._noises(heads.draw(rng, how.draws))):
+        rng = np.random.default_rng(sampling.seed)
+        truth = self.labels[self.sample_rows]
+        mean_responses = self.responses(self.sample, heads.mean)
+        n_draws = 2 * sampling.draws
+        accuracies = np.empty((members.size, n_draws))
+        errors = np.empty_like(accuracies)
+        row_correct = np.zeros((members.size, truth.size))
+        row_errors = np.zeros((2, members.size, truth.size))
+        deviations = self._deviations(heads.draw(rng, sampling.draws))
+        for draw, deviation in enumerate(deviations):
             for sign in (0, 1):
                 for i, size in enumerate(members.tolist()):
-                    step = np.float32((1 - 2 * sign) / np.sqrt(size))
-                    correct, wrong = _compare(plain + step * noise, truth)
-                    hits[i, 2 * draw + sign] = correct.mean()
-                    errors[i, 2 * draw + sign] = wrong.mean()
-                    own_hit[i] += correct
-                    own_error[0, i] += wrong
-                    own_error[1, i] += wrong**2
-        n_draws = 2 * how.draws
-        rate, level = own_hit / n_draws, own_error / n_draws
-        return Scores(
-            hits.mean(axis=1),
-            self._spread(hits, (rate - rate**2).mean(axis=1)),
+                    factor = np.float32((1 - 2 * sign) / np.sqrt(size))
+                    correct, squared = _compare(mean_responses + factor * deviation, truth)
+                    accuracies[i, 2 * draw + sign] = correct.mean()
+                    errors[i, 2 * draw + sign] = squared.mean()
+                    row_correct[i] += correct
+                    row_errors[0, i] += squared
+                    row_errors[1, i] += squared**2
+        rate, moment = row_correct / n_draws, row_errors / n_draws
+        error_variance = np.maximum(moment[1] - moment[0] ** 2, 0.0)
+        return HeadScores(
+            accuracies.mean(axis=1),
+            self._spread(accuracies, (rate - rate**2).mean(axis=1)),
             errors.mean(axis=1),
-            self._spread(errors, np.maximum(level[1] - level[0] ** 2, 0.0).mean(axis=1)),
+            self._spread(errors, error_variance.mean(axis=1)),
         )
 
-    def _noises(self, deviations: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-        """Yield the responses (n_picked, n_classes) to every deviation.
+    def _deviations(self, heads: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """Yield the responses (n_sample, n_classes) to each of (count, n_neurons, n_classes) heads.
 
-        Several deviations share a product: one of a few columns does not fill the processor.
+        Several heads are multiplied in one product, because a product with few columns is slow.
         """
-        classes = deviations.shape[2]
-        together = max(1, _COLUMNS // classes)
-        for start in range(0, deviations.shape[0], together):
-            part = deviations[start : start + together].transpose(1, 0, 2)
+        n_classes = heads.shape[2]
+        n_heads = max(1, self.product_columns // n_classes)
+        for start in range(0, heads.shape[0], n_heads):
+            part = heads[start : start + n_heads].transpose(1, 0, 2)
             wide = self.sample @ np.ascontiguousarray(part).reshape(part.shape[0], -1)
-            for at in range(part.shape[1]):
-                yield np.ascontiguousarray(wide[:, at * classes : (at + 1) * classes])
+            for i in range(part.shape[1]):
+                yield np.ascontiguousarray(wide[:, i * n_classes : (i + 1) * n_classes])
 
     def responses(self, block: NDArray[np.float32], head: FloatArray) -> NDArray[np.float32]:
         """Return (n_rows, n_classes) responses of a head to standardised rows."""
         return np.asarray(block @ head.astype(np.float32) + self.basis.share.astype(np.float32))
 
-    def score_means(self, heads: list[FloatArray], *, whole: bool) -> tuple[FloatArray, FloatArray]:
-        """Score heads without deviation on the sample, or on the whole of the rows.
+    def score_means(
+        self, heads: list[FloatArray], *, all_rows: bool
+    ) -> tuple[FloatArray, FloatArray]:
+        """Score heads without deviation, on the sample or on all rows.
 
         Returns
         -------
         Accuracy (n_heads,) and squared error (n_heads,).
         """
-        if not whole or self.picked.size == self.labels.size:
-            blocks = iter([(self.sample, self.labels[self.picked])])
+        if not all_rows or self.sample_rows.size == self.labels.size:
+            blocks = iter([(self.sample, self.labels[self.sample_rows])])
         else:
             blocks = self._blocks()
-        total, hits, errors = 0, np.zeros(len(heads)), np.zeros(len(heads))
+        n_rows, n_correct, errors = 0, np.zeros(len(heads)), np.zeros(len(heads))
         for block, truth in blocks:
-            total += truth.size
+            n_rows += truth.size
             for i, head in enumerate(heads):
-                correct, wrong = _compare(self.responses(block, head), truth)
-                hits[i] += correct.sum()
-                errors[i] += wrong.sum()
-        return hits / total, errors / total
+                correct, squared = _compare(self.responses(block, head), truth)
+                n_correct[i] += correct.sum()
+                errors[i] += squared.sum()
+        return n_correct / n_rows, errors / n_rows
 
-    def on_all_rows(self, found: list[Scores], heads: list[FloatArray]) -> list[Scores]:
-        """Move means from the sample to all rows by what the mean heads do on either."""
-        part, every = self.score_means(heads, whole=False), self.score_means(heads, whole=True)
+    def correct_to_all_rows(
+        self, scores: list[HeadScores], heads: list[FloatArray]
+    ) -> list[HeadScores]:
+        """Add to each mean the difference of its mean head between all rows and the sample."""
+        on_sample = self.score_means(heads, all_rows=False)
+        on_all = self.score_means(heads, all_rows=True)
         return [
-            Scores(
-                np.clip(one.accuracy + every[0][i] - part[0][i], 0.0, 1.0),
-                one.accuracy_std,
-                np.maximum(one.error + every[1][i] - part[1][i], 0.0),
-                one.error_std,
+            HeadScores(
+                np.clip(score.accuracy + on_all[0][i] - on_sample[0][i], 0.0, 1.0),
+                score.accuracy_std,
+                np.maximum(score.error + on_all[1][i] - on_sample[1][i], 0.0),
+                score.error_std,
             )
-            for i, one in enumerate(found)
+            for i, score in enumerate(scores)
         ]
 
     def _blocks(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        for start, raw in chunks(self.rows, _CHUNK):
+        for start, raw in chunks(self.rows, _CHUNK_ROWS):
             yield self.basis.scaling.apply(raw), self.labels[start : start + raw.shape[0]]
 
-    def _spread(self, values: FloatArray, own: FloatArray) -> FloatArray:
-        """Return the deviation over subsets that a score on all rows has.
+    def _spread(self, values: FloatArray, row_variance: FloatArray) -> FloatArray:
+        """Return the standard deviation over subsets of a score on all rows.
 
-        The variance of a mean over m rows is c (1 - 1/m) + own/m with c the mean covariance of
-        two rows; c is what a sample of rows tells of the whole.
+        The variance of a mean over m rows is c (1 - 1/m) + v/m, where v is the mean variance of a
+        row and c the mean covariance of two rows. c is estimated from the sample and used for all
+        rows.
         """
-        m, n, draws = self.picked.size, self.labels.size, values.shape[1]
-        seen = values.var(axis=1) * draws / (draws - 1)
-        common = (seen - own / m) / (1.0 - 1.0 / m)
-        return np.asarray(np.sqrt(np.maximum(common * (1.0 - 1.0 / n) + own / n, 0.0)))
+        m, n, n_draws = self.sample_rows.size, self.labels.size, values.shape[1]
+        variance = values.var(axis=1) * n_draws / (n_draws - 1)
+        covariance = (variance - row_variance / m) / (1.0 - 1.0 / m)
+        total = covariance * (1.0 - 1.0 / n) + row_variance / n
+        return np.asarray(np.sqrt(np.maximum(total, 0.0)))
 
 
-def held_out(basis: Eigenbasis, rows: Rows, labels: npt.ArrayLike, how: Sampling) -> HeldOut:
-    """Take labelled rows for scoring, and a sample of at most ``how.rows`` of them.
+def held_out(basis: Eigenbasis, rows: Rows, labels: npt.ArrayLike, sampling: Sampling) -> HeldOut:
+    """Return labelled rows for scoring, with a sample of at most ``sampling.rows`` of them.
 
     Raises
     ------
@@ -205,29 +216,34 @@ def held_out(basis: Eigenbasis, rows: Rows, labels: npt.ArrayLike, how: Sampling
     if len(rows.shape) != 2 or rows.shape[1] != basis.n_neurons or n < 2:
         raise CriticalMassError(
             f"held-out rows have shape {tuple(rows.shape)}; give two or more rows of "
-            f"{basis.n_neurons} neurons, as the training set has"
+            f"{basis.n_neurons} neurons, as in the training set"
         )
-    fits = y.shape == (n,) and y.dtype.kind in "iu"
-    if not fits or y.min() < 0 or y.max() >= basis.n_classes:
+    is_vector = y.shape == (n,) and y.dtype.kind in "iu"
+    if not is_vector or y.min() < 0 or y.max() >= basis.n_classes:
         raise CriticalMassError(
             f"labels of shape {y.shape} and dtype {y.dtype} do not fit {n} rows and the "
             f"{basis.n_classes} classes of the training set"
         )
-    picked = np.arange(n)
-    if n > how.rows:
-        picked = np.sort(np.random.default_rng(how.seed).permutation(n)[: how.rows])
-    sample = np.empty((picked.size, basis.n_neurons), dtype=np.float32)
-    for start, raw in chunks(RowSubset(rows, picked)):
-        refuse_nonfinite(raw, start, "held-out")
+    sample_rows = np.arange(n)
+    if n > sampling.rows:
+        rng = np.random.default_rng(sampling.seed)
+        sample_rows = np.sort(rng.permutation(n)[: sampling.rows])
+    sample = np.empty((sample_rows.size, basis.n_neurons), dtype=np.float32)
+    for start, raw in chunks(RowSubset(rows, sample_rows)):
+        check_finite(raw, start, "held-out")
         sample[start : start + raw.shape[0]] = basis.scaling.apply(raw)
-    return HeldOut(basis, rows, y.astype(np.int64), picked, sample)
+    return HeldOut(basis, rows, y.astype(np.int64), sample_rows, sample)
 
 
 def _compare(
     responses: NDArray[np.float32], truth: NDArray[np.int64]
 ) -> tuple[NDArray[np.bool_], FloatArray]:
-    """Return whether the largest response is the truth, and the squared error, per row."""
-    at = responses[np.arange(truth.size), truth]
+    """Return whether the largest response is that of the true class, and the squared error.
+
+    Both are (n_rows,).
+    """
+    true_response = responses[np.arange(truth.size), truth]
     squared = np.einsum("tc,tc->t", responses, responses)
     # sum_c (r_c - [c = y])^2 = sum_c r_c^2 - 2 r_y + 1
-    return responses.argmax(axis=1) == truth, (squared - 2.0 * at + 1.0).astype(np.float64)
+    error = (squared - 2.0 * true_response + 1.0).astype(np.float64)
+    return responses.argmax(axis=1) == truth, error

@@ -1,4 +1,4 @@
-"""Predicted curves beside measured ones: residuals, and critical masses of both."""
+"""Comparison of predicted and measured curves: residuals and critical masses."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ MASS_COLUMNS = (
 
 
 def residuals(prediction: Prediction, run: Run, *, level: float = 0.95) -> pd.DataFrame:
-    """Hold the predicted curves of a layer against the random subsets of a run.
+    """Compare the predicted curves of a layer with the random subsets of a run.
 
     Parameters
     ----------
     prediction: of one layer.
-    run: with random subsets of it.
-    level: of the measured band.
+    run: has random subsets of that layer.
+    level: of the measured intervals.
 
     Returns
     -------
-    One row per measure and size below the whole layer: the columns `RESIDUAL_COLUMNS`.
-    residual: measured mean over seeds less the predicted one. error: its standard error, from
-    the predicted scatter over subsets: that of the seeds, and of the draws behind a prediction
-    that was drawn. deviation: residual over error, nan where subsets are not predicted to differ.
+    One row per measure and size below the whole layer, with the columns `RESIDUAL_COLUMNS`.
+    residual: measured mean over seeds minus the predicted mean. error: its standard error, from
+    the predicted spread over subsets, the number of seeds, and for a sampled prediction its
+    number of draws. deviation: residual over error; nan where the predicted spread is 0.
     """
     import pandas as pd
 
@@ -48,22 +48,23 @@ def residuals(prediction: Prediction, run: Run, *, level: float = 0.95) -> pd.Da
     if run.frame().empty:
         return pd.DataFrame(columns=list(RESIDUAL_COLUMNS))
     table = curves(run, level=level)
-    mine = (table["layer"] == prediction.layer) & (table["selector"] == "random")
+    table = table[(table["layer"] == prediction.layer) & (table["selector"] == "random")]
+    table = table[table["mean"].notna() & (table["n_kept"] < table["n_neurons"])]
     parts = []
     for curve in prediction.curves:
-        rows = table[mine & (table["measure"] == curve.measure) & table["mean"].notna()]
-        rows = rows[rows["n_kept"] < rows["n_neurons"]].sort_values("n_kept")
+        rows = table[table["measure"] == curve.measure].sort_values("n_kept")
         if rows.empty:
             continue
-        size = rows["n_kept"].to_numpy(np.int64)
-        mean, std = curve.at(size)
-        gap = rows["mean"].to_numpy(float) - mean
-        source = np.array([curve.source[i] for i in np.searchsorted(curve.sizes, size)])
-        drawn = np.where(source == SUBSETS, 1.0 / ORDERS, 0.0)
-        error = std * np.sqrt(1.0 / rows["n_seeds"].to_numpy(float) + drawn)
-        found = {
+        n_kept = rows["n_kept"].to_numpy(np.int64)
+        mean, std = curve.interpolate(n_kept)
+        residual = rows["mean"].to_numpy(float) - mean
+        source = np.array([curve.source[i] for i in np.searchsorted(curve.sizes, n_kept)])
+        of_draws = np.where(source == SUBSETS, 1.0 / ORDERS, 0.0)
+        error = std * np.sqrt(1.0 / rows["n_seeds"].to_numpy(float) + of_draws)
+        out = np.full(residual.size, np.nan)
+        columns = {
             "measure": curve.measure,
-            "n_kept": size,
+            "n_kept": n_kept,
             "n_neurons": curve.n_neurons,
             "n_seeds": rows["n_seeds"].to_numpy(np.int64),
             "measured": rows["mean"].to_numpy(float),
@@ -71,32 +72,33 @@ def residuals(prediction: Prediction, run: Run, *, level: float = 0.95) -> pd.Da
             "measured_high": rows["high"].to_numpy(float),
             "predicted": mean,
             "std": std,
-            "residual": gap,
+            "residual": residual,
             "error": error,
-            "deviation": np.divide(gap, error, out=np.full(gap.size, np.nan), where=error > 0),
+            "deviation": np.divide(residual, error, out=out, where=error > 0),
             "source": source,
         }
-        parts.append(pd.DataFrame(found, columns=list(RESIDUAL_COLUMNS)))
+        parts.append(pd.DataFrame(columns, columns=list(RESIDUAL_COLUMNS)))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=RESIDUAL_COLUMNS)
 
 
-def masses_beside(
+def compare_critical_masses(
     prediction: Prediction, run: Run, deltas: Sequence[float], *, level: float = 0.95
 ) -> pd.DataFrame:
-    """Critical masses, predicted and measured on random subsets.
+    """Compare critical masses, predicted and measured on random subsets.
 
-    Measured ones are interpolated between the tested sizes: a law knows no grid.
+    The measured ones are interpolated between the tested sizes, because a predicted critical mass
+    does not depend on a grid.
 
     Parameters
     ----------
     prediction: of one layer.
-    run: with random subsets of it.
+    run: has random subsets of that layer.
     deltas: shares of the whole layer's value, each in (0, 1].
     level: of all intervals.
 
     Returns
     -------
-    One row per measure and delta: the columns `MASS_COLUMNS`.
+    One row per measure and delta, with the columns `MASS_COLUMNS`.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""A run keeps what was predicted of its layers, and never a prediction for other features."""
+"""The file ``prediction.json`` of a run: predictions for its layers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from criticalmass.core.moments import Moments
-from criticalmass.storage.digests import opened, sealed
+from criticalmass.storage.digests import verified, with_digest
 from criticalmass.storage.files import write_atomically
-from criticalmass.theory.prediction import Curve, Prediction, cka_curve, ridge_curve
+from criticalmass.theory.prediction import PredictedCurve, Prediction, cka_curve, ridge_curve
 from criticalmass.theory.spectrum import correlation, diagonal_share, participation_ratio
 
 if TYPE_CHECKING:
@@ -21,17 +21,20 @@ if TYPE_CHECKING:
 
 FILE = "prediction.json"
 
-#: Raised when a law changes: predictions of another version are not read.
+#: Raised when a law changes; predictions of another version are not read.
 VERSION = 1
 
 
-def of_second_moment(whole: Moments, *, layer: str, digest: str, test: bool) -> Prediction:
+def predict_from_moments(
+    layer_moments: Moments, *, layer: str, digest: str, test: bool
+) -> Prediction:
     """Predict what needs no labels: CKA, effective dimensions, and the diffuseness test.
 
     Parameters
     ----------
-    whole: moments of the raw test features.
-    layer, digest: which layer, of which content.
+    layer_moments: moments of the raw test features.
+    layer: name of the layer.
+    digest: of its features and labels.
     test: whether to run the diffuseness test, which takes longer than the rest.
 
     Raises
@@ -40,28 +43,28 @@ def of_second_moment(whole: Moments, *, layer: str, digest: str, test: bool) -> 
     """
     from criticalmass.theory.exchangeability import FEWEST_NEURONS, exchangeability_test
 
-    alive = int((np.diagonal(whole.scatter) > 0.0).sum())
+    scatter = layer_moments.scatter
+    n_varying = int((np.diagonal(scatter) > 0.0).sum())
+    can_test = test and n_varying >= FEWEST_NEURONS
     return Prediction(
         layer=layer,
         digest=digest,
-        n_neurons=whole.n_neurons,
-        n_test=whole.n,
-        participation_ratio=participation_ratio(correlation(whole.scatter)),
-        participation_ratio_raw=participation_ratio(whole.scatter),
-        diagonal_share=diagonal_share(whole.scatter),
-        curves=(cka_curve(whole.scatter),),
-        diffuseness=exchangeability_test(whole.scatter)
-        if test and alive >= FEWEST_NEURONS
-        else None,
+        n_neurons=layer_moments.n_neurons,
+        n_test=layer_moments.n,
+        participation_ratio=participation_ratio(correlation(scatter)),
+        participation_ratio_raw=participation_ratio(scatter),
+        diagonal_share=diagonal_share(scatter),
+        curves=(cka_curve(scatter),),
+        diffuseness=exchangeability_test(scatter) if can_test else None,
     )
 
 
-def with_ridge(prediction: Prediction, basis: Eigenbasis, test: tuple[Any, Any]) -> Prediction:
-    """Add the curve of ridge probes.
+def add_ridge_curve(prediction: Prediction, basis: Eigenbasis, test: tuple[Any, Any]) -> Prediction:
+    """Return a prediction with the curve of ridge probes added.
 
     Parameters
     ----------
-    prediction: without it.
+    prediction: without a ridge curve.
     basis: of the training split.
     test: raw rows (n_test, n_neurons) and labels (n_test,).
     """
@@ -69,46 +72,48 @@ def with_ridge(prediction: Prediction, basis: Eigenbasis, test: tuple[Any, Any])
 
 
 def write_predictions(run: Run, predictions: Iterable[Prediction]) -> None:
-    """Write predictions into a run's folder, one per layer, in place of those there."""
-    layers = {one.layer: _plain(one) for one in predictions}
-    text = json.dumps(sealed({"version": VERSION, "layers": layers}), allow_nan=False)
+    """Write predictions into a run's folder, one per layer; existing ones are replaced."""
+    layers = {prediction.layer: _to_json(prediction) for prediction in predictions}
+    text = json.dumps(with_digest({"version": VERSION, "layers": layers}), allow_nan=False)
     write_atomically(run.path / FILE, lambda file: file.write(text.encode()))
 
 
 def read_predictions(run: Run) -> dict[str, Prediction]:
-    """Return the predictions of a run by layer; those for other features are left out.
+    """Return the predictions of a run by layer, except those for other features.
 
-    A file that cannot be read says nothing, as does one of another version: predictions are
-    made again by the next sweep.
+    Returns nothing if the file cannot be read or has another version; the next sweep predicts
+    again.
     """
     path = run.path / FILE
     try:
-        content = opened(json.loads(path.read_text(encoding="utf-8")))
+        content = verified(json.loads(path.read_text(encoding="utf-8")))
         if content is None or content.get("version") != VERSION:
             return {}
-        found = [_prediction(layer) for layer in content["layers"].values()]
+        predictions = [_prediction_from_json(layer) for layer in content["layers"].values()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     layers = run.manifest.get("layers", {})
     return {
-        one.layer: one for one in found if one.digest == layers.get(one.layer, {}).get("digest")
+        prediction.layer: prediction
+        for prediction in predictions
+        if prediction.digest == layers.get(prediction.layer, {}).get("digest")
     }
 
 
-def _plain(prediction: Prediction) -> dict[str, Any]:
-    """Turn a prediction into what JSON holds, every digit kept."""
+def _to_json(prediction: Prediction) -> dict[str, Any]:
+    """Return a prediction as JSON values, with all digits."""
     content = asdict(prediction)
     for curve in content["curves"]:
         curve["sizes"] = curve["sizes"].tolist()
         curve["mean"] = curve["mean"].tolist()
         curve["std"] = curve["std"].tolist()
         curve["l2"] = None if np.isnan(curve["l2"]).all() else curve["l2"].tolist()
-        curve["source"] = _runs(curve["source"])
+        curve["source"] = _run_lengths(curve["source"])
     return content
 
 
-def _runs(names: Iterable[str]) -> list[list[Any]]:
-    """Write a sequence with many repetitions as (name, count) pairs."""
+def _run_lengths(names: Iterable[str]) -> list[list[Any]]:
+    """Return a sequence with many repetitions as [name, count] pairs."""
     pairs: list[list[Any]] = []
     for name in names:
         if pairs and pairs[-1][0] == name:
@@ -118,21 +123,21 @@ def _runs(names: Iterable[str]) -> list[list[Any]]:
     return pairs
 
 
-def _prediction(content: Mapping[str, Any]) -> Prediction:
-    from criticalmass.theory.exchangeability import Exchangeability, Feature
+def _prediction_from_json(content: Mapping[str, Any]) -> Prediction:
+    from criticalmass.theory.exchangeability import Exchangeability, NeuronProperty
 
     test = content["diffuseness"]
     if test is not None:
-        features = tuple(Feature(**feature) for feature in test["features"])
+        features = tuple(NeuronProperty(**feature) for feature in test["features"])
         test = Exchangeability(**{**test, "features": features})
-    curves = tuple(_curve(curve) for curve in content["curves"])
+    curves = tuple(_curve_from_json(curve) for curve in content["curves"])
     return Prediction(**{**content, "curves": curves, "diffuseness": test})
 
 
-def _curve(content: Mapping[str, Any]) -> Curve:
+def _curve_from_json(content: Mapping[str, Any]) -> PredictedCurve:
     sizes = np.asarray(content["sizes"], dtype=np.int64)
     l2 = content["l2"]
-    return Curve(
+    return PredictedCurve(
         measure=str(content["measure"]),
         n_neurons=int(content["n_neurons"]),
         value_full=float(content["value_full"]),

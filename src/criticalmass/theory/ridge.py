@@ -1,9 +1,9 @@
-"""Ridge probes on random subsets, predicted for every size without fitting one of them.
+"""Law 2: ridge probes on random subsets, predicted for every size without fitting a subset.
 
 One eigendecomposition gives, for every number of neurons k, the mean head of a ridge probe on k
-random neurons and the law of its scatter (`subset_heads`). Accuracy, squared error and their
-spread over subsets follow by drawing heads from that law and counting, for single subsets and for
-ensembles of M subsets, whose scatter is divided by M.
+random neurons and the distribution of its deviation (`criticalmass.theory.ridge_heads`).
+Accuracy, squared error and their spread over subsets follow from heads drawn from that
+distribution. For ensembles of M subsets the covariance is divided by M.
 """
 
 from __future__ import annotations
@@ -16,47 +16,46 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
-from criticalmass.core.arguments import checked
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.measures.probes.closed_form import L2S
 from criticalmass.theory.degrees_of_freedom import (
     check_penalty,
-    checked_sizes,
+    check_sizes,
     degrees_of_freedom,
-    full_penalty,
 )
 from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
 from criticalmass.theory.held_out import HeldOut, Sampling, held_out
-from criticalmass.theory.ridge_heads import Heads, exchangeable_heads, neuron_heads
+from criticalmass.theory.ridge_heads import RidgeHeads, exchangeable_heads, neuron_heads
 
 FloatArray = NDArray[np.float64]
 Labelled = tuple[Rows, npt.ArrayLike]
 Law = Literal["neuron", "exchangeable", "auto"]
 LAWS = ("neuron", "exchangeable", "auto")
-#: Widest layer for which "auto" gives every neuron its own penalty: an inverse per round.
+#: Widest layer for which "auto" uses a penalty per neuron, which takes an inverse per round.
 WIDEST = 2048
-# A choice between strengths compares them on the same rows and draws, so few of either do.
-_CHOICE = 6
+# Penalties are compared on the same rows and draws, so fewer of both are enough to choose one.
+_DRAWS_DIVISOR = 6
 _CHOICE_ROWS = 2000
 
 
 @dataclass(frozen=True, eq=False)
 class RidgePrediction:
-    """What ridge probes on random subsets will score.
+    """Predicted scores of ridge probes on random subsets.
 
     Attributes
     ----------
     sizes: (n_sizes,) numbers of neurons.
-    members: (n_members,) sizes of ensembles; 1 is a single subset.
+    members: (n_members,) ensemble sizes; 1 is a single subset.
     accuracy: (n_sizes, n_members) mean over subsets, share of the test samples.
     accuracy_std: (n_sizes, n_members) standard deviation over subsets, on these test samples.
     error: (n_sizes, n_members) mean over subsets of the squared error, summed over classes.
     error_std: (n_sizes, n_members) its standard deviation over subsets.
     l2: (n_sizes,) penalty of the subset's probe.
-    penalty: (n_sizes,) mu, the whole layer's penalty that stands for the subset.
+    penalty: (n_sizes,) mu, the equivalent penalty of the whole layer.
     freedom: (n_sizes,) degrees of freedom of the whole layer at mu.
-    accuracy_full: accuracy of the whole layer's probe at its l2 (the best of those given).
+    accuracy_full: accuracy of the whole layer's probe at its best l2.
     law: "neuron" or "exchangeable".
     n_neurons: number of neurons of the whole layer.
     """
@@ -75,7 +74,7 @@ class RidgePrediction:
     n_neurons: int
 
 
-@checked
+@validate_arguments
 def predict_ridge(
     train: Eigenbasis | Labelled,
     test: Labelled,
@@ -87,26 +86,27 @@ def predict_ridge(
     validation: Labelled | None = None,
     sampling: Sampling | None = None,
 ) -> RidgePrediction:
-    """Predict ridge probes on random subsets of neurons, of every size, from second moments.
+    """Predict ridge probes on random subsets of neurons, at any sizes, from second moments.
 
-    The probe is the measure ``ridge``: standardised neurons, centred one-hot labels, the largest
-    response wins. The prediction holds for this training set, whose noise is part of it.
+    The probe is the measure ``ridge``: standardised neurons, centred one-hot labels, and the class
+    of the largest response. The prediction is for this training set, including its noise.
 
     Parameters
     ----------
-    train: the training set as (rows (n_train, n_neurons), labels (n_train,)), or its
-        `eigenbasis` where that is known.
+    train: the training set as (rows (n_train, n_neurons), labels (n_train,)), or its `eigenbasis`
+        if it is known.
     test: (rows (n_test, n_neurons), labels (n_test,)) on which probes are scored.
     sizes: numbers of neurons, each in 1..n_neurons.
-    l2: penalty of the subset's probe, above 0; of several, every size takes the one with the
-        best predicted accuracy on ``validation``, ties to the stronger.
-    members: how many independent subsets vote by their mean response; 1 is a single subset.
-    law: "exchangeable" needs the eigendecomposition alone; "neuron" gives every neuron its own
-        penalty at one or more inverses per size, and is closer at small sizes; "auto" takes
-        "neuron" for layers of up to ``WIDEST`` neurons.
-    validation: labelled rows on which l2 is chosen; the test rows themselves by default, which
-        flatters by what a choice among a few smooth curves can gain.
-    sampling: how finely the law is sampled.
+    l2: penalty of the subset's probe, above 0. Of several penalties, every size takes the one
+        with the best predicted accuracy on ``validation``; ties go to the larger penalty.
+    members: numbers of independent subsets in an ensemble, which votes by its mean response; 1 is
+        a single subset.
+    law: "exchangeable" needs only the eigendecomposition; "neuron" has a penalty for every neuron
+        at the cost of one or more inverses per size, and is more accurate at small sizes; "auto"
+        uses "neuron" for layers of up to ``WIDEST`` neurons.
+    validation: labelled rows on which l2 is chosen; by default the test rows, which makes the
+        prediction slightly optimistic, by what a choice among a few smooth curves can gain.
+    sampling: numbers of draws and rows.
 
     Raises
     ------
@@ -114,76 +114,46 @@ def predict_ridge(
         labels that do not fit.
     """
     basis = train if isinstance(train, Eigenbasis) else eigenbasis(train[0], np.asarray(train[1]))
-    ks, rule, how = checked_sizes(sizes, basis.n_neurons), _law(law, basis), sampling or Sampling()
-    votes, strengths = _checked_members(members), _strengths(l2)
-    bench = held_out(basis, *test, how)
-    chosen, full = np.full(ks.size, strengths[0]), strengths[0]
-    if len(strengths) > 1:
-        few = Sampling(max(1, how.draws // _CHOICE), min(how.rows, _CHOICE_ROWS), how.seed)
-        held = held_out(basis, *(test if validation is None else validation), few)
-        chosen, full = _best_strengths(held, ks, strengths, few)
-    found, means = [], []
-    for heads in _heads(basis, ks, chosen, rule):
-        found.append(bench.scores(heads, votes, how))
+    ks, rule = check_sizes(sizes, basis.n_neurons), _resolve_law(law, basis)
+    n_members, penalties = _check_members(members), _check_penalties(l2)
+    settings = sampling or Sampling()
+    test_rows = held_out(basis, *test, settings)
+    l2s, l2_full = np.full(ks.size, penalties[0]), penalties[0]
+    if len(penalties) > 1:
+        coarse = Sampling(
+            draws=max(1, settings.draws // _DRAWS_DIVISOR),
+            rows=min(settings.rows, _CHOICE_ROWS),
+            seed=settings.seed,
+        )
+        rows = held_out(basis, *(test if validation is None else validation), coarse)
+        l2s, l2_full = _best_penalties(rows, ks, penalties, coarse)
+    scores, means = [], []
+    for heads in _heads(basis, ks, l2s, rule):
+        scores.append(test_rows.scores(heads, n_members, settings))
         means.append(heads.mean)
-    found = bench.on_all_rows(found, means)
-    mu = np.array([_penalty(basis, k, s) for k, s in zip(ks, chosen, strict=True)])
-    whole = exchangeable_heads(basis, basis.n_neurons, full).mean
+    scores = test_rows.correct_to_all_rows(scores, means)
+    mu = np.array([basis.full_penalty(k, value) for k, value in zip(ks, l2s, strict=True)])
+    full_head = exchangeable_heads(basis, basis.n_neurons, l2_full).mean
     return RidgePrediction(
         sizes=ks,
-        members=votes,
-        accuracy=np.stack([one.accuracy for one in found]),
-        accuracy_std=np.stack([one.accuracy_std for one in found]),
-        error=np.stack([one.error for one in found]),
-        error_std=np.stack([one.error_std for one in found]),
-        l2=chosen,
+        members=n_members,
+        accuracy=np.stack([score.accuracy for score in scores]),
+        accuracy_std=np.stack([score.accuracy_std for score in scores]),
+        error=np.stack([score.error for score in scores]),
+        error_std=np.stack([score.error_std for score in scores]),
+        l2=l2s,
         penalty=mu,
         freedom=np.asarray(degrees_of_freedom(basis.eigenvalues, mu)),
-        accuracy_full=float(bench.score_means([whole], whole=True)[0][0]),
+        accuracy_full=float(test_rows.score_means([full_head], all_rows=True)[0][0]),
         law=rule,
         n_neurons=basis.n_neurons,
     )
 
 
-def predicted_critical_mass(prediction: RidgePrediction, delta: float, column: int = 0) -> float:
-    """Return where the predicted mean accuracy first reaches ``delta`` of the whole layer's.
-
-    Between two sizes the curve is taken as straight in log k.
-
-    Parameters
-    ----------
-    prediction: sizes ascending.
-    delta: share of ``accuracy_full`` to keep, in (0, 1].
-    column: which of ``members``.
-
-    Returns
-    -------
-    Number of neurons: the smallest predicted size if that is enough, nan if none is.
-
-    Raises
-    ------
-    CriticalMassError: for a delta outside (0, 1] or sizes that do not ascend.
-    """
-    if not 0 < delta <= 1 or (np.diff(prediction.sizes) <= 0).any():
-        raise CriticalMassError(
-            f"delta={delta}, sizes {prediction.sizes}; give 0 < delta <= 1 and ascending sizes"
-        )
-    curve, bar = prediction.accuracy[:, column], delta * prediction.accuracy_full
-    passed = np.flatnonzero(curve >= bar)
-    if passed.size == 0:
-        return float("nan")
-    i = int(passed[0])
-    if i == 0:
-        return float(prediction.sizes[0])
-    logs = np.log(prediction.sizes[i - 1 : i + 1].astype(np.float64))
-    part = (bar - curve[i - 1]) / (curve[i] - curve[i - 1])
-    return float(np.exp(logs[0] + part * (logs[1] - logs[0])))
-
-
 def _heads(
     basis: Eigenbasis, sizes: NDArray[np.int64], l2s: FloatArray, law: str
-) -> Iterator[Heads]:
-    """Yield the law of heads of every size, each started from the one before."""
+) -> Iterator[RidgeHeads]:
+    """Yield the heads of every size; the solver of each starts from the size before."""
     start: FloatArray | None = None
     for size, l2 in zip(sizes.tolist(), l2s.tolist(), strict=True):
         if law == "exchangeable":
@@ -193,46 +163,42 @@ def _heads(
             yield heads
 
 
-def _penalty(basis: Eigenbasis, size: int, l2: float) -> float:
-    return float(full_penalty(basis.eigenvalues, [size], l2)[0])
-
-
-def _best_strengths(
-    held: HeldOut, sizes: NDArray[np.int64], strengths: tuple[float, ...], few: Sampling
+def _best_penalties(
+    rows: HeldOut, sizes: NDArray[np.int64], penalties: tuple[float, ...], sampling: Sampling
 ) -> tuple[FloatArray, float]:
-    """Return the strength of every size, and of the whole layer, by predicted accuracy."""
-    basis, one = held.basis, np.ones(1, dtype=np.int64)
-    # In the eigenbasis a head is a division; turning the rows once saves turning every head.
-    held = replace(held, sample=held.sample @ basis.vectors.astype(np.float32))
+    """Return the penalty of every size, and of the whole layer, by predicted accuracy."""
+    basis, single = rows.basis, np.ones(1, dtype=np.int64)
+    # In the eigenbasis a head is a division; rotating the rows once saves rotating every head.
+    rotated = replace(rows, sample=rows.sample @ basis.vectors.astype(np.float32))
     ks = [*sizes.tolist(), basis.n_neurons]
-    curve = np.empty((len(strengths), len(ks)))
-    for i, l2 in enumerate(strengths):
+    accuracy = np.empty((len(penalties), len(ks)))
+    for i, l2 in enumerate(penalties):
         for j, k in enumerate(ks):
-            curve[i, j] = held.scores(
-                exchangeable_heads(basis, k, l2, turned=True), one, few
-            ).accuracy[0]
-    # The first maximum from the strong end: ties go to the stronger penalty, as in the probe.
-    best = np.asarray(strengths)[::-1][np.argmax(curve[::-1], axis=0)]
+            heads = exchangeable_heads(basis, k, l2, in_eigenbasis=True)
+            accuracy[i, j] = rotated.scores(heads, single, sampling).accuracy[0]
+    # The first maximum from the largest penalty down: ties go to the larger penalty, as in the
+    # probe.
+    best = np.asarray(penalties)[::-1][np.argmax(accuracy[::-1], axis=0)]
     return best[:-1], float(best[-1])
 
 
-def _strengths(l2: float | Sequence[float]) -> tuple[float, ...]:
+def _check_penalties(l2: float | Sequence[float]) -> tuple[float, ...]:
     values = (float(l2),) if isinstance(l2, int | float) else tuple(float(v) for v in l2)
     if not values:
-        raise CriticalMassError("l2=() but a probe needs at least one penalty; give 1e-2")
+        raise CriticalMassError("l2=() but a probe needs at least one penalty; give e.g. 1e-2")
     for value in values:
         check_penalty(value)
     return tuple(sorted(set(values)))
 
 
-def _checked_members(members: Sequence[int]) -> NDArray[np.int64]:
-    votes = np.asarray(members)
-    if votes.ndim != 1 or votes.size == 0 or votes.dtype.kind not in "iu" or votes.min() < 1:
-        raise CriticalMassError(f"members={members}; give sizes of ensembles, each 1 or more")
-    return votes.astype(np.int64)
+def _check_members(members: Sequence[int]) -> NDArray[np.int64]:
+    counts = np.asarray(members)
+    if counts.ndim != 1 or counts.size == 0 or counts.dtype.kind not in "iu" or counts.min() < 1:
+        raise CriticalMassError(f"members={members}; give ensemble sizes, each 1 or more")
+    return counts.astype(np.int64)
 
 
-def _law(law: str, basis: Eigenbasis) -> str:
+def _resolve_law(law: str, basis: Eigenbasis) -> str:
     if law not in LAWS:
         raise unknown_name("law", law, LAWS)
     if law == "auto":

@@ -1,21 +1,22 @@
-"""What the second moment of a layer says about its size: effective dimensions, diagonal share."""
+"""Numbers from the second moment of a layer: participation ratio, diagonal share, correlation."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from criticalmass.core.arguments import checked
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import CriticalMassError
+from criticalmass.measures.similarity.checks import check_square
 
-#: Rows handled at a time, so that no check needs a second matrix.
-ROWS = 256
-#: Largest difference between C and C', relative to the largest variance, that is rounding.
+# Rows checked at a time, so that no check needs a second matrix.
+_BLOCK_ROWS = 256
+#: Largest difference between C and C', relative to the largest variance, that counts as rounding.
 ASYMMETRY = 1e-8
 
 
-@checked
+@validate_arguments
 def participation_ratio(second_moment: npt.ArrayLike) -> float:
     """Effective number of dimensions of a layer: (sum lambda)^2 / sum lambda^2.
 
@@ -37,12 +38,12 @@ def participation_ratio(second_moment: npt.ArrayLike) -> float:
     return float(np.trace(c) ** 2 / np.vdot(c, c))
 
 
-@checked
+@validate_arguments
 def diagonal_share(second_moment: npt.ArrayLike) -> float:
     """Share of the diagonal in ||C||_F^2: a = sum_i C_ii^2 / sum_ij C_ij^2.
 
-    It decides the first order of the CKA of random subsets (docs/theory.md, law 1). For
-    neurons of equal variance it is the participation ratio over the width.
+    It determines the CKA of random subsets to first order (docs/theory.md, law 1). For neurons of
+    equal variance it is the participation ratio divided by the width.
 
     Parameters
     ----------
@@ -62,7 +63,7 @@ def diagonal_share(second_moment: npt.ArrayLike) -> float:
 
 
 def correlation(second_moment: npt.ArrayLike) -> FloatArray:
-    """Second moment of the standardised neurons.
+    """Return the second moment of the standardised neurons.
 
     Parameters
     ----------
@@ -78,13 +79,13 @@ def correlation(second_moment: npt.ArrayLike) -> FloatArray:
     """
     c = as_second_moment(second_moment)
     deviation = np.sqrt(np.diagonal(c))
-    # What is left of a constant neuron after rounding must not be blown up to a full one.
-    live = deviation > 1e-10
+    # The rounding error of a constant neuron must not be scaled to unit variance.
+    is_varying = deviation > 1e-10
     factor = np.zeros(c.shape[0])
-    np.divide(1.0, deviation, out=factor, where=live)
+    np.divide(1.0, deviation, out=factor, where=is_varying)
     c *= factor[:, None]
     c *= factor
-    c[live, live] = 1.0
+    c[is_varying, is_varying] = 1.0
     return c
 
 
@@ -100,11 +101,7 @@ def as_second_moment(second_moment: npt.ArrayLike) -> FloatArray:
     CriticalMassError: if the matrix is not square, symmetric, finite and non-zero, or has a
         negative variance or a covariance that its variances do not allow.
     """
-    c = np.asarray(second_moment, dtype=np.float64)
-    if c.ndim != 2 or c.shape[0] != c.shape[1] or c.size == 0:
-        raise CriticalMassError(
-            f"a second moment is square, (n_neurons, n_neurons); got shape {c.shape}"
-        )
+    c = check_square(second_moment)
     if not np.isfinite(c).all():
         raise CriticalMassError("the second moment holds NaN or infinity; drop those samples")
     diagonal = np.diagonal(c)
@@ -117,18 +114,18 @@ def as_second_moment(second_moment: npt.ArrayLike) -> FloatArray:
         )
     if largest == 0.0:
         raise CriticalMassError(
-            "the second moment is zero: every neuron is constant, so there is nothing to share"
+            "the second moment is zero: every neuron is constant; give a layer that varies"
         )
     scaled = np.ascontiguousarray(c / largest)
-    for start in range(0, c.shape[0], ROWS):
-        rows = scaled[start : start + ROWS]
-        if np.abs(rows - scaled[:, start : start + ROWS].T).max() > ASYMMETRY:
+    for start in range(0, c.shape[0], _BLOCK_ROWS):
+        rows = scaled[start : start + _BLOCK_ROWS]
+        if np.abs(rows - scaled[:, start : start + _BLOCK_ROWS].T).max() > ASYMMETRY:
             raise CriticalMassError(
-                "the second moment is not symmetric; give X'X, not a product of two layers"
+                "the second moment is not symmetric; give X'X of one layer, not a product of two"
             )
         if np.abs(rows).max() > 1.0 + ASYMMETRY:
             raise CriticalMassError(
-                "a covariance exceeds the largest variance, which no features can have; "
+                "a covariance exceeds the largest variance, which is impossible; "
                 "give X'X of the centred features"
             )
     return scaled

@@ -1,4 +1,4 @@
-"""What the laws say of layers that do not exist: wider ones, decorrelated ones."""
+"""Critical mass of CKA in hypothetical layers: of another width, or with weaker correlations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from criticalmass.analysis.estimators import check_delta
 from criticalmass.errors import CriticalMassError
 from criticalmass.theory.cka import expected_cka
 from criticalmass.theory.spectrum import as_second_moment, diagonal_share
@@ -25,7 +26,7 @@ def first_order_cka(share: float, n_neurons: int, sizes: npt.ArrayLike) -> npt.N
     ----------
     share: diagonal share a, from 1 / n_neurons to 1.
     n_neurons: width d of the layer.
-    sizes: (n_sizes,) neurons kept.
+    sizes: (n_sizes,) subset sizes.
 
     Returns
     -------
@@ -33,7 +34,7 @@ def first_order_cka(share: float, n_neurons: int, sizes: npt.ArrayLike) -> npt.N
 
     Raises
     ------
-    CriticalMassError: if no layer of that width has such a share.
+    CriticalMassError: if no layer of that width has this share.
     """
     _check_share(share, n_neurons)
     k = np.asarray(sizes, dtype=np.float64)
@@ -51,22 +52,21 @@ def first_order_critical_mass(share: float, n_neurons: int, delta: float) -> int
     ----------
     share: diagonal share a, from 1 / n_neurons to 1.
     n_neurons: width d of the layer.
-    delta: the bar, in (0, 1].
+    delta: the threshold, in (0, 1].
 
     Raises
     ------
-    CriticalMassError: if no layer of that width has such a share, or delta is outside (0, 1].
+    CriticalMassError: if no layer of that width has this share, or delta is outside (0, 1].
     """
     _check_share(share, n_neurons)
-    if not 0.0 < delta <= 1.0:
-        raise CriticalMassError(f"delta={delta} but it is a share of the layer's value, in (0, 1]")
+    check_delta(delta)
     if n_neurons == 1:
         return 1
     slope = (1.0 - share) / (n_neurons - 1)
     per_neuron = 1.0 / n_neurons - delta**2 * slope
     if per_neuron <= 0.0:
         return 1
-    # Rounding must not push a solution that is a whole number up to the next one.
+    # Without the subtraction, rounding could raise an integer solution to the next integer.
     solution = delta**2 * (share - slope) / per_neuron
     return int(np.clip(np.ceil(solution - 1e-9), 1, n_neurons))
 
@@ -74,17 +74,17 @@ def first_order_critical_mass(share: float, n_neurons: int, delta: float) -> int
 def width_what_if(
     second_moment: npt.ArrayLike, widths: Sequence[int], *, deltas: Sequence[float] = DELTAS
 ) -> pd.DataFrame:
-    """Critical mass of CKA in a layer of another width with the same spectrum.
+    """Predict the critical mass of CKA in a layer of another width with the same spectrum.
 
-    Same spectrum: the same non-zero eigenvalues, spread over more or fewer neurons whose
-    variances are as unequal as these, so that a * d stays what it is here (for standardised
-    neurons it is the participation ratio). First order.
+    Such a layer has the same non-zero eigenvalues, spread over more or fewer neurons with equally
+    unequal variances, so that a * d does not change (for standardised neurons it is the
+    participation ratio). First order.
 
     Parameters
     ----------
     second_moment: (n_neurons, n_neurons) X'X of the centred X, at any scale.
-    widths: neurons of the imagined layers; at least a * d each.
-    deltas: bars, each in (0, 1].
+    widths: numbers of neurons of the hypothetical layers; at least a * d each.
+    deltas: thresholds, each in (0, 1].
 
     Returns
     -------
@@ -92,7 +92,8 @@ def width_what_if(
 
     Raises
     ------
-    CriticalMassError: if the matrix is no second moment, or a width cannot hold the spectrum.
+    CriticalMassError: if the matrix is not a second moment, or a width is too small for the
+        spectrum.
     """
     import pandas as pd
 
@@ -100,10 +101,10 @@ def width_what_if(
     dimensions = diagonal_share(c) * c.shape[0]
     rows = []
     for width in widths:
-        # The layer's own width must pass, whatever the rounding of a * d.
+        # The tolerance lets the layer's own width pass in spite of rounding of a * d.
         if width < dimensions * (1.0 - 1e-12):
             raise CriticalMassError(
-                f"{width} neurons cannot hold a spectrum of {dimensions:.1f} effective "
+                f"{width} neurons are too few for a spectrum of {dimensions:.1f} effective "
                 f"dimensions; ask for at least {int(np.ceil(dimensions))}"
             )
         share = min(1.0, dimensions / width)
@@ -120,17 +121,18 @@ def decorrelation_what_if(
     *,
     deltas: Sequence[float] = DELTAS,
 ) -> pd.DataFrame:
-    """Critical mass of CKA if training had taken correlations out of the layer.
+    """Predict the critical mass of CKA in the layer with weaker correlations.
 
-    Decorrelation of strength t multiplies every covariance between two neurons by 1 - t and
-    leaves the variances (what DeCov's penalty drives at, Cogswell et al. 2016, eq. 4); that is
-    a layer that exists, C + t (diag(C) - C) being positive semi-definite. Second order.
+    Decorrelation of strength t multiplies every covariance between two neurons by 1 - t and does
+    not change the variances; the penalty of DeCov (Cogswell et al. 2016, eq. 4) works in that
+    direction. The result C + t (diag(C) - C) is a valid second moment, because it is positive
+    semi-definite. Second order.
 
     Parameters
     ----------
     second_moment: (n_neurons, n_neurons) X'X of the centred X, at any scale.
     strengths: each in [0, 1]; 0 is the layer as it is, 1 has uncorrelated neurons.
-    deltas: bars, each in (0, 1].
+    deltas: thresholds, each in (0, 1].
 
     Returns
     -------
@@ -138,7 +140,7 @@ def decorrelation_what_if(
 
     Raises
     ------
-    CriticalMassError: if the matrix is no second moment, or a strength is outside [0, 1].
+    CriticalMassError: if the matrix is not a second moment, or a strength is outside [0, 1].
     """
     import pandas as pd
 
@@ -149,7 +151,7 @@ def decorrelation_what_if(
         if not 0.0 <= strength <= 1.0:
             raise CriticalMassError(
                 f"decorrelation strength {strength} is outside [0, 1]; "
-                "0 keeps every correlation, 1 removes all"
+                "0 keeps all correlations, 1 removes all"
             )
         weaker = c * (1.0 - strength)
         np.fill_diagonal(weaker, np.diagonal(c))
@@ -163,9 +165,9 @@ def decorrelation_what_if(
 
 
 def _check_share(share: float, n_neurons: int) -> None:
-    """Refuse a diagonal share that no layer of that width has."""
+    """Check that a layer of that width can have the diagonal share."""
     if n_neurons < 1 or not (1.0 - 1e-9) / n_neurons <= share <= 1.0 + 1e-9:
         raise CriticalMassError(
-            f"diagonal share {share:.4g} in a layer of {n_neurons} neurons; "
-            "it lies between 1 / n_neurons and 1"
+            f"diagonal share {share:.4g} is impossible in a layer of {n_neurons} neurons; "
+            "give a share from 1 / n_neurons to 1"
         )

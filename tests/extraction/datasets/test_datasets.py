@@ -1,4 +1,4 @@
-"""Datasets: what the sources say is what comes out, splits are stratified and reproducible."""
+"""Datasets equal their sources; splits are stratified and reproducible."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from PIL import Image
 from criticalmass.errors import CriticalMassError, DataUnavailableError
 from criticalmass.extraction.datasets import Dataset, Split, load_dataset
 from criticalmass.extraction.datasets.debian_packages import cache_folder, find_or_fetch
-from criticalmass.extraction.datasets.demo_images import CLASS_NAMES, read_idx
-from criticalmass.extraction.datasets.demo_texts import CLASSES, read_nouns
-from criticalmass.extraction.datasets.splits import stratified_sample, stratified_test
+from criticalmass.extraction.datasets.demo_images import FASHION_MNIST_CLASSES, read_idx
+from criticalmass.extraction.datasets.demo_texts import NOUN_CLASSES, read_nouns
+from criticalmass.extraction.datasets.splits import stratified_sample, stratified_test_mask
 
 labels_of_classes = st.lists(st.integers(1, 30), min_size=2, max_size=6).map(
     lambda counts: np.repeat(np.arange(len(counts)), counts)
@@ -27,10 +27,10 @@ labels_of_classes = st.lists(st.integers(1, 30), min_size=2, max_size=6).map(
 
 
 @given(labels_of_classes, st.floats(0.05, 0.6), st.integers(0, 5))
-def test_each_class_gives_its_share_to_the_test(labels, share, seed):
+def test_the_test_split_has_the_same_share_of_every_class(labels, share, seed):
     if np.bincount(labels).max() < 2:
         return
-    test = stratified_test(labels, share, seed)
+    test = stratified_test_mask(labels, share, seed)
     for label, count in Counter(labels.tolist()).items():
         chosen = int(test[labels == label].sum())
         if count == 1:
@@ -38,21 +38,21 @@ def test_each_class_gives_its_share_to_the_test(labels, share, seed):
         else:
             assert 1 <= chosen < count
             assert abs(chosen - share * count) <= 1
-    np.testing.assert_array_equal(test, stratified_test(labels, share, seed))
+    np.testing.assert_array_equal(test, stratified_test_mask(labels, share, seed))
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), min_size=20, max_size=60))
-def test_a_group_stays_on_one_side(pairs):
+def test_a_group_stays_in_one_split(pairs):
     labels, groups = np.array(pairs).T
     if len(np.unique(groups)) < 8:
         return
-    test = stratified_test(labels, 0.3, 0, groups)
+    test = stratified_test_mask(labels, 0.3, 0, groups)
     assert not set(groups[test]) & set(groups[~test])
 
 
 def test_too_few_samples_cannot_be_split():
     with pytest.raises(CriticalMassError, match="at least two samples"):
-        stratified_test(np.array([0, 1, 2]), 0.25, 0)
+        stratified_test_mask(np.array([0, 1, 2]), 0.25, 0)
 
 
 @given(labels_of_classes, st.data())
@@ -62,14 +62,14 @@ def test_a_sample_keeps_the_shares(labels, data):
     assert len(rows) == n
     assert len(set(rows.tolist())) == n
     assert (np.diff(rows) > 0).all()
-    kept = np.bincount(labels[rows], minlength=labels.max() + 1)
-    classes = len(kept)
+    counts = np.bincount(labels[rows], minlength=labels.max() + 1)
+    classes = len(counts)
     if n >= classes:
-        assert kept.min() >= 1
+        assert counts.min() >= 1
     exact = np.bincount(labels) * n / len(labels)
-    # Largest remainders stay within one of the exact share, the floor of one sample aside.
+    # Largest remainders differ by at most one from the exact share, plus the minimum of one sample.
     slack = 1 + (np.maximum(1 - exact, 0).sum() if n >= classes else 0)
-    assert (np.abs(kept - exact) <= slack + 1e-9).all()
+    assert (np.abs(counts - exact) <= slack + 1e-9).all()
     np.testing.assert_array_equal(rows, stratified_sample(labels, n, 3))
 
 
@@ -87,14 +87,14 @@ def test_digits():
     assert load_dataset(data) is data
 
 
-def test_a_cap_is_stratified_in_proportion_and_named():
-    whole, part = load_dataset("sklearn:digits"), load_dataset("sklearn:digits?n=200")
+def test_a_sample_is_stratified_in_proportion_and_named():
+    full, part = load_dataset("sklearn:digits"), load_dataset("sklearn:digits?n=200")
     assert (len(part.splits["train"]), len(part.splits["test"])) == (200, round(200 * 450 / 1347))
     assert part.name == "digits-n200"
     assert part.notes["sample"] == {"train": 200, "of": 1347, "seed": 0, "stratified": True}
-    assert part.digest != whole.digest
+    assert part.digest != full.digest
     assert np.ptp(np.bincount(part.splits["train"].labels)) <= 2
-    assert set(part.splits["train"].ids) < set(whole.splits["train"].ids)
+    assert set(part.splits["train"].ids) < set(full.splits["train"].ids)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_labels_must_fit():
         Dataset("d", "d", "text", {"train": split}, ("p", "q"))
 
 
-def test_the_digest_sees_items_labels_and_classes():
+def test_the_digest_covers_items_labels_and_classes():
     def digest(items=("a", "b"), labels=(0, 1), names=("p", "q")):
         split = Split(list(items), np.array(labels), ["x", "y"])
         return Dataset("d", "d", "text", {"train": split}, tuple(names)).digest
@@ -157,7 +157,7 @@ def test_class_folders_are_split(tmp_path):
             assert name.startswith(("cat", "dog")[label])
 
 
-def test_given_splits_are_kept(tmp_path):
+def test_published_splits_are_kept(tmp_path):
     for split, count in (("train", 3), ("val", 2)):
         for name in ("cat", "dog"):
             for number in range(count):
@@ -165,7 +165,7 @@ def test_given_splits_are_kept(tmp_path):
     data = load_dataset(f"imagefolder:{tmp_path}")
     assert [len(data.splits[name]) for name in ("train", "test")] == [6, 4]
     picture(tmp_path / "val" / "cow" / "0.png", "red")
-    with pytest.raises(CriticalMassError, match="the class 'cow', train has not"):
+    with pytest.raises(CriticalMassError, match="the class 'cow', the train folder does not"):
         load_dataset(f"imagefolder:{tmp_path}")
 
 
@@ -176,7 +176,7 @@ def test_broken_images_are_named(tmp_path):
     (tmp_path / "cat" / "1.png").write_bytes(b"no image")
     with pytest.raises(CriticalMassError, match=r"1 of 8 images .*cat/1\.png' \(no image"):
         load_dataset(f"imagefolder:{tmp_path}")
-    whole = tmp_path / "dog" / "1.png"
+    intact = tmp_path / "dog" / "1.png"
     Image.effect_noise((64, 64), 50).save(tmp_path / "cat" / "1.jpeg")
     (tmp_path / "cat" / "1.png").unlink()
     raw = (tmp_path / "cat" / "1.jpeg").read_bytes()
@@ -184,7 +184,7 @@ def test_broken_images_are_named(tmp_path):
     data = load_dataset(f"imagefolder:{tmp_path}")
     with pytest.raises(CriticalMassError, match=r"1\.jpeg' is not a readable image"):
         [list(split.items) for split in data.splits.values()]
-    assert whole.is_file()
+    assert intact.is_file()
 
 
 def test_a_folder_needs_classes_and_images(tmp_path):
@@ -229,7 +229,7 @@ def test_npz_with_splits_is_kept(tmp_path):
     [
         ({"X": np.ones((4, 2))}, "must hold X and y"),
         ({"X": np.ones(4), "y": np.arange(4)}, r"shape \(4,\)"),
-        ({"X": np.ones((4, 2)), "y": np.arange(3)}, r"shape \(3,\), not 4"),
+        ({"X": np.ones((4, 2)), "y": np.arange(3)}, r"shape \(3,\); it must be \(4,\)"),
         ({"X": np.full((4, 2), np.nan), "y": [0, 0, 1, 1]}, "not finite in 4 rows, first in row 0"),
         ({"X": np.ones((4, 2)), "y": [0.5, 0, 1, 1]}, "whole numbers or texts"),
         ({"X": np.ones((4, 2)).astype(str), "y": [0, 0, 1, 1]}, "real numbers"),
@@ -251,8 +251,8 @@ def test_a_file_that_is_no_archive(tmp_path):
 
 
 def idx(array):
-    head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
-    return gzip.compress(head + array.astype(np.uint8).tobytes(), mtime=0)
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+    return gzip.compress(header + array.astype(np.uint8).tobytes(), mtime=0)
 
 
 def test_idx_by_hand(tmp_path):
@@ -290,7 +290,7 @@ def test_wordnet_by_hand(tmp_path):
     path.write_text(SYNSETS)
     split = read_nouns(path)
     assert split.items == ['social insect; "an ant | a pest"', "the middle of the day"]
-    names = list(CLASSES.values())
+    names = list(NOUN_CLASSES.values())
     assert [names[label] for label in split.labels] == ["animal", "time"]
     assert split.ids == ["n00000002", "n00000003"]
     path.write_text(SYNSETS + "rubbish\n")
@@ -298,7 +298,7 @@ def test_wordnet_by_hand(tmp_path):
         read_nouns(path)
 
 
-def test_identical_glosses_do_not_straddle(tmp_path, monkeypatch):
+def test_identical_glosses_stay_in_one_split(tmp_path, monkeypatch):
     monkeypatch.setenv("CRITICALMASS_CACHE", str(tmp_path))
     folder = cache_folder() / "debian/wordnet-base/usr/share/wordnet"
     folder.mkdir(parents=True)
@@ -318,7 +318,7 @@ def tool(folder, name, script):
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
-def test_a_package_is_fetched_and_unpacked_whole(tmp_path, monkeypatch):
+def test_a_package_is_fetched_and_unpacked(tmp_path, monkeypatch):
     fill_fashion(tmp_path / "source/usr/share/datasets/fashion-mnist")
     tools = tmp_path / "tools"
     tool(tools, "apt-get", 'echo "$@" >> "$LOG"; touch name_1_all.deb')
@@ -329,7 +329,7 @@ def test_a_package_is_fetched_and_unpacked_whole(tmp_path, monkeypatch):
     data = load_dataset("demo:fashion-mnist")
     assert (len(data.splits["train"]), len(data.splits["test"])) == (20, 10)
     assert data.splits["train"].items[0, 0, 0] == 20
-    assert data.class_names == CLASS_NAMES
+    assert data.class_names == FASHION_MNIST_CLASSES
     assert load_dataset("demo:fashion-mnist").digest == data.digest
     log = (tmp_path / "log").read_text().splitlines()
     assert len(log) == 1

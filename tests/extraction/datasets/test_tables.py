@@ -1,4 +1,4 @@
-"""Tables: which column is what, what a cell may hold, and where the parts come from."""
+"""Tables: the choice of columns, the values of cells, and the splits."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from PIL import Image
 
 from criticalmass.errors import CriticalMassError, DataUnavailableError, MissingExtraError
 from criticalmass.extraction.datasets import UNLABELLED, load_dataset
+from criticalmass.extraction.models import hub
 
 datasets = pytest.importorskip("datasets")
 
@@ -33,8 +34,8 @@ def png(value):
     return file.getvalue()
 
 
-def everything(data):
-    """Put the splits together again: the item of every sample by its name."""
+def all_samples(data):
+    """Merge the splits: sample id -> (item, class name)."""
     return {
         name: (item, data.class_names[label])
         for split in data.splits.values()
@@ -52,7 +53,7 @@ def test_every_format_gives_back_what_was_written(tmp_path_factory, rows):
     table.to_parquet(folder / "t.parquet")
     table.to_json(folder / "t.jsonl", orient="records", lines=True)
     datasets.Dataset.from_pandas(table).save_to_disk(folder / "hf")
-    found = [
+    loaded = [
         load_dataset(f"{scheme}:{folder / name}")
         for scheme, name in (
             ("csv", "t.csv"),
@@ -61,12 +62,12 @@ def test_every_format_gives_back_what_was_written(tmp_path_factory, rows):
             ("hf", "hf"),
         )
     ]
-    assert len({data.digest for data in found}) == 1
-    for data in found[:3]:
-        assert everything(data) == {f"row-{number}": row for number, row in enumerate(rows)}
+    assert len({data.digest for data in loaded}) == 1
+    for data in loaded[:3]:
+        assert all_samples(data) == {f"row-{number}": row for number, row in enumerate(rows)}
 
 
-def test_parts_stay_as_they_come(tmp_path):
+def test_published_parts_are_kept(tmp_path):
     lines = ["text,label,split", "a,0,train", "b,1,train", "c,0,validation", "d,1,test"]
     data = load_dataset(csv(tmp_path, "\n".join(lines)))
     assert {name: list(split.items) for name, split in data.splits.items()} == {
@@ -84,20 +85,20 @@ def test_parts_stay_as_they_come(tmp_path):
 def test_words_that_look_like_missing_values_are_words(tmp_path):
     data = load_dataset(csv(tmp_path, "text,label\nnull,NA\nnan,NA\n7,NULL\n8,NULL\n"))
     assert data.class_names == ("NA", "NULL")
-    assert {item for item, _ in everything(data).values()} == {"null", "nan", "7", "8"}
+    assert {item for item, _ in all_samples(data).values()} == {"null", "nan", "7", "8"}
 
 
-def test_columns_and_separator_are_told(tmp_path):
+def test_options_name_columns_and_separator(tmp_path):
     spec = csv(tmp_path, "id\tmemo\tkind\n1\t11\tx\n2\t12\tx\n3\t13\ty\n4\t14\ty\n", "t.tsv")
     data = load_dataset(f"{spec}?text=memo&label=kind")
-    assert sorted(item for item, _ in everything(data).values()) == ["11", "12", "13", "14"]
+    assert sorted(item for item, _ in all_samples(data).values()) == ["11", "12", "13", "14"]
     assert data.notes["columns"] == {"text": "memo", "label": "kind"}
     (tmp_path / "s.csv").write_text("text;label\na;0\nb;0\nc,c;1\n")
     data = load_dataset(f"csv:{tmp_path / 's.csv'}?sep=;")
-    assert everything(data)["row-2"] == ("c,c", "1")
+    assert all_samples(data)["row-2"] == ("c,c", "1")
 
 
-def test_images_are_paths_beside_the_table_or_bytes_in_it(tmp_path):
+def test_images_are_paths_next_to_the_table_or_bytes_in_it(tmp_path):
     (tmp_path / "p").mkdir()
     for number in range(4):
         (tmp_path / "p" / f"{number}.png").write_bytes(png(number))
@@ -110,7 +111,7 @@ def test_images_are_paths_beside_the_table_or_bytes_in_it(tmp_path):
     in_table = load_dataset(f"parquet:{tmp_path / 't.parquet'}")
     assert by_path.digest == in_table.digest
     for data in (by_path, in_table):
-        for name, (item, label) in everything(data).items():
+        for name, (item, label) in all_samples(data).items():
             number = int(name.removeprefix("row-"))
             assert item.getpixel((0, 0)) == (number, 0, 0)
             assert label == str(number % 2)
@@ -151,7 +152,7 @@ def test_without_labels_there_is_one_class(tmp_path):
         ("text,label\na,0\n,1\nb,1\n", "", "'text' .* no value in 1 of 3 rows, first in row 1"),
         ("text,label\na,0\nb,\n", "", "'label' .* no value in 1 of 2 rows"),
         ("text,label\na,0.5\nb,1\n", "?label=label", "'label' .* is no label"),
-        ("text,topic\na,0\nb,1\n", "", r"which column .* label\? it has 'topic' \(number\); say"),
+        ("text,topic\na,0\nb,1\n", "", r"which column .* label\? it has 'topic' \(number\); name"),
         ("left,right\na,b\nb,c\n", "", r"texts or images\? it has 'left' \(text\), 'right'"),
         ("text,label\na,0\nb,1\n", "?text=text&image=text", "texts and images"),
         ("x,y\n1,2\n3,4\n", "", "holds the texts or images"),
@@ -182,8 +183,10 @@ def test_vectors_belong_to_import(tmp_path):
 
 
 def saved(tmp_path, parts, kinds):
-    made = {part: datasets.Dataset.from_dict(rows, features=kinds) for part, rows in parts.items()}
-    datasets.DatasetDict(made).save_to_disk(tmp_path / "d")
+    dataset_of_part = {
+        part: datasets.Dataset.from_dict(rows, features=kinds) for part, rows in parts.items()
+    }
+    datasets.DatasetDict(dataset_of_part).save_to_disk(tmp_path / "d")
     return f"hf:{tmp_path / 'd'}"
 
 
@@ -200,7 +203,7 @@ def rows(n, grades):
     return {"idx": list(range(n)), "sentence": [f"s{i}" for i in range(n)], "grade": grades}
 
 
-def test_columns_are_found_by_their_type(tmp_path):
+def test_columns_are_chosen_by_type(tmp_path):
     parts = {"train": rows(4, [0, 1, 1, 0]), "validation": rows(2, [1, 0])}
     data = load_dataset(saved(tmp_path, {**parts, "test": rows(3, [-1, -1, -1])}, KINDS))
     assert data.class_names == ("bad", "good")
@@ -221,14 +224,14 @@ def test_single_samples_without_a_label_are_refused(tmp_path):
     assert np.unique(data.splits["train"].labels).tolist() == [0]
 
 
-def test_a_folder_that_is_none_of_the_librarys(tmp_path):
+def test_a_folder_without_a_saved_dataset_is_refused(tmp_path):
     with pytest.raises(CriticalMassError, match="no dataset written by save_to_disk") as caught:
         load_dataset(f"hf:{tmp_path}")
     assert "\n" not in str(caught.value)
 
 
 def test_the_hub_that_cannot_be_reached(monkeypatch, tmp_path):
-    monkeypatch.setattr("criticalmass.extraction.datasets.hub_data.reachable", lambda: False)
+    monkeypatch.setattr(hub, "is_hub_reachable", lambda: False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(DataUnavailableError, match="no folder 'someone/nothing'") as caught:
         load_dataset("hf:someone/nothing")

@@ -1,4 +1,4 @@
-"""torchvision's datasets in the formats they are published in, with a few images of our own."""
+"""torchvision's datasets in their published formats, with a few images of our own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from scipy.io import savemat
 from criticalmass.errors import CriticalMassError, DataUnavailableError
 from criticalmass.extraction.datasets import load_dataset
 from criticalmass.extraction.datasets.images import EncodedImages
-from criticalmass.extraction.datasets.torchvision_data import PARTS, Decoded
+from criticalmass.extraction.datasets.torchvision_data import (
+    PARTS,
+    TorchvisionImages,
+    download_with_torchvision,
+)
 from criticalmass.extraction.models.optional_imports import import_torchvision
 
 RNG = np.random.default_rng(5)
@@ -51,8 +55,8 @@ def test_cifar(tmp_path, monkeypatch, kinds, name, key):
     images = RNG.integers(0, 256, (6, 3072), dtype=np.uint8)
     (folder / "batch").write_bytes(pickle.dumps({"data": images, key: [0, 1, 2, 2, 1, 0]}))
     (folder / "test").write_bytes(pickle.dumps({"data": images[:2], key: [1, 2]}))
-    named = {"label_names": ["a", "b", "c"], "fine_label_names": ["a", "b", "c"]}
-    (folder / kind.meta["filename"]).write_bytes(pickle.dumps(named))
+    class_names = {"label_names": ["a", "b", "c"], "fine_label_names": ["a", "b", "c"]}
+    (folder / kind.meta["filename"]).write_bytes(pickle.dumps(class_names))
     monkeypatch.setattr(kind, "train_list", [["batch", md5(folder / "batch")]])
     monkeypatch.setattr(kind, "test_list", [["test", md5(folder / "test")]])
     monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5(folder / kind.meta["filename"])})
@@ -108,11 +112,11 @@ def test_flowers_have_three_parts(tmp_path, monkeypatch, kinds):
 
 def test_pets_are_split_as_published(tmp_path):
     folder = tmp_path / "oxford-iiit-pet"
-    lines = {"trainval": ["Abyssinian_1 1 1 1", "beagle_1 2 2 1"], "test": ["beagle_2 2 2 1"]}
+    entries = {"trainval": ["Abyssinian_1 1 1 1", "beagle_1 2 2 1"], "test": ["beagle_2 2 2 1"]}
     (folder / "annotations").mkdir(parents=True)
-    for part, listed in lines.items():
-        (folder / f"annotations/{part}.txt").write_text("\n".join(listed) + "\n")
-        for line in listed:
+    for part, lines in entries.items():
+        (folder / f"annotations/{part}.txt").write_text("\n".join(lines) + "\n")
+        for line in lines:
             picture(folder / "images" / f"{line.split()[0]}.jpg", 99)
     data = load("OxfordIIITPet", tmp_path)
     assert data.class_names == ("Abyssinian", "Beagle")
@@ -134,7 +138,7 @@ def test_imagenet_tests_on_its_validation_part(tmp_path):
     assert np.bincount(data.splits["test"].labels).tolist() == [2, 2, 2]
 
 
-def test_places_takes_the_small_images_if_told(tmp_path, monkeypatch, kinds):
+def test_places_takes_the_small_images_on_request(tmp_path, monkeypatch, kinds):
     (tmp_path / "categories_places365.txt").write_text("/a/airfield 0\n/b/bar 1\n")
     (tmp_path / "places365_train_standard.txt").write_text("/a/1.jpg 0\n/b/2.jpg 1\n")
     (tmp_path / "places365_val.txt").write_text("v1.jpg 1\nv2.jpg 0\n")
@@ -159,7 +163,7 @@ def test_places_takes_the_small_images_if_told(tmp_path, monkeypatch, kinds):
     assert data.notes["small"] is True
 
 
-def test_what_lies_in_no_file_is_asked_of_the_dataset(tmp_path, monkeypatch, kinds):
+def test_images_that_lie_in_no_file_are_read_through_the_dataset(tmp_path, monkeypatch, kinds):
     path = tmp_path / "fer2013" / "fer2013.csv"
     path.parent.mkdir()
     pixels = {n: " ".join(str(value) for value in np.full(48 * 48, n)) for n in (7, 9)}
@@ -167,7 +171,7 @@ def test_what_lies_in_no_file_is_asked_of_the_dataset(tmp_path, monkeypatch, kin
     path.write_text("\n".join(["emotion,pixels,Usage", *rows]) + "\n")
     monkeypatch.setattr(kinds.FER2013, "_RESOURCES", {"fer": (path.name, md5(path))})
     data = load("FER2013", tmp_path)
-    assert isinstance(data.splits["train"].items, Decoded)
+    assert isinstance(data.splits["train"].items, TorchvisionImages)
     assert [item.getpixel((0, 0)) for item in data.splits["train"].items] == [(7,) * 3, (9,) * 3]
     assert data.splits["train"].labels.tolist() == [0, 1]
     assert data.splits["test"].labels.tolist() == [1]
@@ -202,14 +206,23 @@ def test_bad_specs_get_one_line(spec, message):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_not_there_is_fetched_by_torchvision(tmp_path, monkeypatch):
+def test_missing_data_are_fetched_by_torchvision(tmp_path, monkeypatch):
     commands = []
 
     def run(command, **options):
-        commands.append(command[command.index("-c") + 2 :])
+        commands.append(command[command.index("-m") + 2 :])
         return subprocess.CompletedProcess(command, 1, "", "Trace\nURLError: no network")
 
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(DataUnavailableError, match=r"cannot be fetched \(URLError: no network\)"):
         load("DTD", tmp_path)
     assert commands == [["DTD", str(tmp_path), '{"split": "train"}']]
+
+
+@pytest.mark.parametrize("name", ["torchvision", "criticalmass", "json", "socket"])
+def test_the_download_runs_no_module_of_the_working_folder(name, tmp_path, monkeypatch):
+    (tmp_path / f"{name}.py").write_text("import pathlib; pathlib.Path('ran').touch()")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataUnavailableError, match="has no attribute 'Nothing'"):
+        download_with_torchvision("Nothing", tmp_path)
+    assert not (tmp_path / "ran").exists()

@@ -1,4 +1,4 @@
-"""Broken images: all are named and counted, or left out before the model runs."""
+"""Broken images: reported together, or left out before the model runs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import criticalmass as cm
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets import Dataset, Split, load_dataset
 from criticalmass.extraction.datasets.images import BrokenImageError, EncodedImages
-from criticalmass.extraction.datasets.undecodable import all_broken_named, without_broken
-from criticalmass.reporting.page.provenance import _notes
+from criticalmass.extraction.datasets.undecodable import drop_broken, report_all_broken
+from criticalmass.reporting.page.provenance import _dataset_note_facts
 
 
 def noise(path, seed, size=(24, 24)):
@@ -25,7 +25,7 @@ def noise(path, seed, size=(24, 24)):
 
 
 def cut(path):
-    """Truncate a JPEG: its header is whole, its last rows are not."""
+    """Truncate a JPEG: its header stays intact, its last rows are lost."""
     path.write_bytes(path.read_bytes()[:-100])
 
 
@@ -37,7 +37,7 @@ def folder(tmp_path):
     return tmp_path / "data"
 
 
-def test_all_that_are_broken_are_counted_and_three_named(folder):
+def test_broken_images_are_counted_and_three_named(folder):
     for number in range(5):
         (folder / "dog" / f"{number}.jpg").write_bytes(b"no image")
     with pytest.raises(BrokenImageError) as caught:
@@ -50,39 +50,39 @@ def test_all_that_are_broken_are_counted_and_three_named(folder):
     assert "\n" not in text
 
 
-def test_what_only_decoding_shows_is_counted_once_one_is_met(folder):
+def test_images_broken_after_their_header_are_counted_when_one_is_decoded(folder):
     for name in ("cat/1.jpg", "dog/2.jpg"):
         cut(folder / name)
     data = load_dataset(f"imagefolder:{folder}")
-    with pytest.raises(BrokenImageError, match=r"^2 of 16 images"), all_broken_named(data):
+    with pytest.raises(BrokenImageError, match=r"^2 of 16 images"), report_all_broken(data):
         [list(split.items) for split in data.splits.values()]
 
 
 @settings(max_examples=10, deadline=None)
 @given(st.sets(st.integers(0, 15), max_size=6))
-def test_the_others_keep_their_places(tmp_path_factory, broken):
+def test_intact_images_keep_their_splits(tmp_path_factory, broken):
     root = tmp_path_factory.mktemp("d")
     names = [f"{'ab'[number % 2]}/{number}.png" for number in range(16)]
     for number, name in enumerate(names):
         noise(root / name, number, (4, 4))
-    whole = load_dataset(f"imagefolder:{root}")
+    full = load_dataset(f"imagefolder:{root}")
     for number in broken:
         (root / names[number]).write_bytes(b"\x89PNG\r\n\x1a\n rubbish")
-    gone = {names[number] for number in broken}
+    removed = {names[number] for number in broken}
     if broken:
         with pytest.warns(UserWarning, match="left out"):
             data = load_dataset(f"imagefolder:{root}", skip_broken=True)
-        assert {image["id"] for image in data.notes["skipped"]["images"]} == gone
-        assert data.digest != whole.digest
+        assert {image["id"] for image in data.notes["skipped"]["images"]} == removed
+        assert data.digest != full.digest
     else:
         data = load_dataset(f"imagefolder:{root}", skip_broken=True)
-        assert data.digest == whole.digest
+        assert data.digest == full.digest
         assert "skipped" not in data.notes
-    for name, split in whole.splits.items():
-        kept = [sample for sample in split.ids if sample not in gone]
-        assert list(data.splits[name].ids) == kept
+    for name, split in full.splits.items():
+        remaining = [sample for sample in split.ids if sample not in removed]
+        assert list(data.splits[name].ids) == remaining
         labels = dict(zip(split.ids, split.labels, strict=True))
-        assert data.splits[name].labels.tolist() == [labels[sample] for sample in kept]
+        assert data.splits[name].labels.tolist() == [labels[sample] for sample in remaining]
 
 
 def test_images_too_large_to_decode_can_be_left_out(folder, monkeypatch):
@@ -96,17 +96,17 @@ def test_images_too_large_to_decode_can_be_left_out(folder, monkeypatch):
     assert sum(len(split) for split in data.splits.values()) == 16
 
 
-def test_a_dataset_of_ones_own_is_looked_through_too(folder):
+def test_a_dataset_object_is_checked_too(folder):
     paths = sorted((folder / "cat").iterdir())
     cut(paths[3])
     images = EncodedImages.of_files(paths)
     labels = np.arange(8) % 2
     split = Split(images, labels, [path.name for path in paths])
-    mine = Dataset("mine", "mine", "image", {"train": split, "test": split}, ("x", "y"))
+    dataset = Dataset("own", "own", "image", {"train": split, "test": split}, ("x", "y"))
     with pytest.raises(BrokenImageError, match=r"'.*3\.jpg' is not a readable image"):
         images[3]
     with pytest.warns(UserWarning, match="left out 2 images"):
-        assert len(without_broken(mine).splits["test"]) == 7
+        assert len(drop_broken(dataset).splits["test"]) == 7
 
 
 def test_a_split_without_any_image_left_is_refused(tmp_path):
@@ -122,7 +122,7 @@ def test_a_split_without_any_image_left_is_refused(tmp_path):
         load_dataset(f"imagefolder:{tmp_path}", skip_broken=True)
 
 
-def test_extraction_leaves_them_out_and_says_so(folder, tmp_path):
+def test_extraction_leaves_broken_images_out_and_warns(folder, tmp_path):
     spec = f"imagefolder:{folder}"
     model = "timm:test_resnet?init=random&px=32"
     cut(folder / "cat" / "1.jpg")
@@ -133,5 +133,5 @@ def test_extraction_leaves_them_out_and_says_so(folder, tmp_path):
     assert sum(len(store.labels(split)) for split in store.splits) == 15
     notes = json.loads((tmp_path / "t/manifest.json").read_text())["dataset"]["notes"]
     assert [image["id"] for image in notes["skipped"]["images"]] == ["cat/1.jpg"]
-    facts = {fact.term: fact.text for fact in _notes(notes)}
+    facts = {fact.term: fact.text for fact in _dataset_note_facts(notes)}
     assert facts["Left out"] == "1 image that cannot be decoded: cat/1.jpg"

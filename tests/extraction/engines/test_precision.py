@@ -1,4 +1,4 @@
-"""bf16 is a choice: named, never mixed with float32, off by little, refused where it is not."""
+"""bf16: recorded, never mixed with float32, close to float32, refused without hardware."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def extract(out, **options):
 
 @needs_bf16
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
-def test_it_is_named_and_off_by_as_much_as_eight_bits_are(tmp_path, engine):
+def test_bf16_is_recorded_and_differs_by_eight_bit_rounding(tmp_path, engine):
     exact = extract(tmp_path / "a", engine=engine)
     rounded = extract(tmp_path / "b", engine=engine, precision="bf16")
     assert exact.manifest["engine"]["precision"] == "float32"
@@ -54,7 +54,7 @@ def test_it_is_named_and_off_by_as_much_as_eight_bits_are(tmp_path, engine):
 @pytest.mark.parametrize(("first", "second"), [("float32", "bf16"), ("bf16", "float32")])
 @pytest.mark.parametrize("finished", [True, False])
 def test_one_store_holds_one_precision(tmp_path, monkeypatch, first, second, finished):
-    monkeypatch.setattr(features_writer, "SHARD_ROWS", 16)
+    monkeypatch.setattr(features_writer.StoreWriter, "shard_rows", 16)
     out = tmp_path / "s"
     if finished:
         extract(out, precision=first)
@@ -72,7 +72,7 @@ def test_one_store_holds_one_precision(tmp_path, monkeypatch, first, second, fin
             with pytest.raises(KeyboardInterrupt):
                 extract(out, precision=first)
     before = (out / "manifest.json").read_bytes()
-    message = f"precision is '{first}' there, '{second}' asked"
+    message = f"precision is '{first}' in the folder but '{second}' was requested"
     with pytest.raises(StoreError, match=message) as caught:
         extract(out, precision=second)
     assert "\n" not in str(caught.value)
@@ -81,7 +81,7 @@ def test_one_store_holds_one_precision(tmp_path, monkeypatch, first, second, fin
 
 
 @needs_bf16
-def test_no_value_of_the_one_is_taken_for_one_of_the_other(tmp_path):
+def test_values_of_one_precision_are_not_reused_for_the_other(tmp_path):
     run = cm.sweep(extract(tmp_path / "a"), out=tmp_path / "r", measures=("cka",), seeds=1)
     exact = run.frame()
     rounded = extract(tmp_path / "b", precision="bf16")
@@ -90,7 +90,7 @@ def test_no_value_of_the_one_is_taken_for_one_of_the_other(tmp_path):
     assert set(run.frame()["cell"]).isdisjoint(exact["cell"])
 
 
-def test_a_processor_without_it_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_cpu_without_bf16_gets_one_line(tmp_path, monkeypatch):
     import torch
 
     capabilities = {"avx2": True, "avx512_bf16": False, "amx_bf16": False}

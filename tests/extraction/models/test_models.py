@@ -1,4 +1,4 @@
-"""Frozen models: what goes in, what is renamed, where the layers are."""
+"""Frozen models: preprocessing, renamed weights, layers, specs and the hub."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from PIL import Image
 
 from criticalmass.errors import CriticalMassError, DataUnavailableError
 from criticalmass.extraction.models import FrozenModel, fingerprint, load_model
-from criticalmass.extraction.models.hub import hub, offline, reachable
+from criticalmass.extraction.models.hub import hub_or_cache, is_hub_reachable, offline
 from criticalmass.extraction.models.image_models import rename_lite
 from criticalmass.extraction.models.preprocess import (
     ImagePreprocess,
     TextPreprocess,
     VectorPreprocess,
 )
-from criticalmass.extraction.models.resize import INTERPOLATIONS, resize_crop, resize_taps
+from criticalmass.extraction.models.resize import INTERPOLATIONS, resize_crop, resize_weights
 
 HALF = (0.5, 0.5, 0.5)
 SIZES = st.integers(1, 40)
@@ -68,7 +68,7 @@ def test_a_large_photo_is_pillows():
 
 @given(SIZES, SIZES, st.sampled_from(INTERPOLATIONS))
 def test_resize_weights_sum_to_one(n_in, n_out, interpolation):
-    first, weights = resize_taps(n_in, n_out, interpolation)
+    first, weights = resize_weights(n_in, n_out, interpolation)
     # Rounding each weight to 22 binary places leaves at most that much per pixel.
     np.testing.assert_allclose(weights.sum(axis=1) * 2.0**-22, 1.0, atol=n_in * 2.0**-22)
     assert first.min() >= 0
@@ -107,7 +107,7 @@ def test_images_of_another_kind_are_refused():
 
 
 class Letters:
-    """A tokenizer that makes a token of each letter."""
+    """A tokenizer with one token per letter."""
 
     def __call__(self, text, *, truncation, max_length):
         return {"input_ids": [[ord(letter) for letter in one][:max_length] for one in text]}
@@ -172,8 +172,8 @@ def test_a_factory_in_the_working_folder(nets):
     model = load_model(f"{nets}:net?px=16", device="cpu")
     assert (model.name, model.modality, model.spec) == ("net", "image", f"{nets}:net?px=16")
     assert model.preprocessing["centre_crop"] == 16
-    assert model.penultimate.place == "input of 'fc'"
-    assert model.tap("conv").place == "output of 'conv'"
+    assert model.penultimate.description == "input of 'fc'"
+    assert model.tap("conv").description == "output of 'conv'"
     assert not model.module.training
     assert not any(weight.requires_grad for weight in model.module.parameters())
     assert load_model(model) is model
@@ -268,7 +268,7 @@ def test_lite_names_by_hand():
     renamed = rename_lite({old: old for old in names}, [1, 2, 1])
     assert renamed == {new: old for old, new in names.items()}
     for wrong in ("_blocks.9._bn1.weight", "_head.weight", "_blocks.x._bn1.weight"):
-        with pytest.raises(CriticalMassError, match="none of EfficientNet-Lite's"):
+        with pytest.raises(CriticalMassError, match="is not a weight of EfficientNet-Lite"):
             rename_lite({wrong: wrong}, [1, 2, 1])
 
 
@@ -284,7 +284,7 @@ def run(code: str) -> str:
     return done.stdout
 
 
-def test_the_rooms_do_not_import_torch():
+def test_importing_the_packages_does_not_import_torch():
     run(
         """
         import sys
@@ -342,7 +342,7 @@ def test_timm_networks():
     again = load_model("timm:resnet10t?init=random&px=32", device="cpu")
     assert random.weights_digest == again.weights_digest
     assert random.weights == "random, seed 0"
-    assert random.penultimate.place == "input of 'fc'"
+    assert random.penultimate.description == "input of 'fc'"
     assert random.preprocessing["centre_crop"] == 32
     with pytest.raises(CriticalMassError, match="did you mean 'resnet10t'"):
         load_model("timm:resnet10tt", device="cpu")
@@ -364,21 +364,21 @@ def test_a_hub_out_of_reach_is_noticed_and_left_alone(hub_client, monkeypatch):
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
         monkeypatch.setattr(hub_client, "ENDPOINT", f"http://127.0.0.1:{port}")
-        assert not reachable()
-        with hub():
+        assert not is_hub_reachable()
+        with hub_or_cache():
             assert hub_client.HF_HUB_OFFLINE
             assert os.environ["HF_HUB_OFFLINE"] == "1"
         assert not hub_client.HF_HUB_OFFLINE
         assert "HF_HUB_OFFLINE" not in os.environ
         server.listen()
-        assert reachable()
-        with hub():
+        assert is_hub_reachable()
+        with hub_or_cache():
             assert not hub_client.HF_HUB_OFFLINE
         with offline():
-            assert not reachable()
+            assert not is_hub_reachable()
 
 
 def test_behind_a_proxy_the_hub_is_tried(hub_client, monkeypatch):
     monkeypatch.setattr(hub_client, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    assert reachable()
+    assert is_hub_reachable()

@@ -1,4 +1,4 @@
-"""Weight files in the formats in which the paper's models are published; weights at random."""
+"""Weight files in the formats of the paper's models, with random weights."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def thin(make):
     }
 
 
-def same_places(model, state, rename=None):
-    """Every weight is where its name says."""
+def assert_same_weights(model, state, rename=None):
+    """Assert that every weight has the value that its name says."""
     found = model.root.state_dict()
     expected = state if rename is None else rename(state)
     for name, value in expected.items():
@@ -90,7 +90,7 @@ def test_the_large_networks_of_torchvisions_names(vision, tmp_path, name):
         state = thin(getattr(vision, name))
     torch.save(state, tmp_path / "net.pth")
     model = load_model(f"timm:{name}?px={PIXELS}", weights=tmp_path / "net.pth")
-    same_places(model, state, rename_vgg)
+    assert_same_weights(model, state, rename_vgg)
     assert model.preprocessing["mean"] == list(IMAGENET[0])
     assert model.penultimate.path == ("head.fc" if name == "vgg16_bn" else "fc")
 
@@ -161,8 +161,10 @@ def test_the_archive_of_s16(tmp_path):
     arrays = augreg(16, 384, 6, 12, 1000, thin=True)
     np.savez(tmp_path / "S_16.npz", **arrays)
     model = load_model("timm:vit_small_patch16_224", weights=tmp_path / "S_16.npz")
-    same_places(model, {name: torch.from_numpy(one) for name, one in arrays.items()}, rename_flax)
-    assert model.penultimate.place == "input of 'head'"
+    assert_same_weights(
+        model, {name: torch.from_numpy(one) for name, one in arrays.items()}, rename_flax
+    )
+    assert model.penultimate.description == "input of 'head'"
 
 
 def test_an_archive_for_another_network_lists_what_does_not_fit(tmp_path):
@@ -253,19 +255,19 @@ def test_matryoshka_and_fixed_widths(vision, tmp_path):
         model = load_model(f"timm:{name}?px={PIXELS}&weights={tmp_path / 'final_weights.pt'}")
         found = penultimate(model, levels)
         torch.testing.assert_close(found, features[:, :width], atol=1e-4, rtol=1e-4)
-        same_places(model, {f"fc.{key}": value for key, value in head.state_dict().items()})
+        assert_same_weights(model, {f"fc.{key}": value for key, value in head.state_dict().items()})
         if name == "resnet50_mrl":
             eighth = logits(model, levels)[0]
             torch.testing.assert_close(eighth, head.nesting_classifier_0(found[:, :8]))
 
 
 def penultimate(model, levels):
-    seen = []
-    place = model.root.get_submodule(model.penultimate.path)
-    handle = place.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    inputs = []
+    module = model.root.get_submodule(model.penultimate.path)
+    handle = module.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     logits(model, levels)
     handle.remove()
-    return seen[0]
+    return inputs[0]
 
 
 def test_without_blur_the_paper_networks_are_plain(vision, tmp_path):
@@ -300,7 +302,9 @@ def test_code_in_a_file_is_refused_and_never_run(tmp_path, kind):
         np.savez(path, x=np.array([Evil(trap)], dtype=object))
     else:
         torch.save(nn.Linear(2, 2), path)
-    refusal = r"no file of torch\.save" if kind == "pickle" else r"pickled code \(.+\), .* refused"
+    refusal = (
+        r"not a file of torch\.save" if kind == "pickle" else r"pickled code \(.+\), .* refused"
+    )
     with pytest.raises(CriticalMassError, match=refusal) as caught:
         load_model("timm:resnet10t", weights=path)
     assert "\n" not in str(caught.value)
@@ -357,7 +361,7 @@ def test_a_networks_classes_are_those_of_the_file(tmp_path, classes):
     net = timm.create_model("resnet10t", num_classes=classes or 0)
     torch.save(net.state_dict(), tmp_path / "w.pt")
     model = load_model("timm:resnet10t?px=32", weights=tmp_path / "w.pt")
-    assert model.penultimate.place == "input of 'fc'"
+    assert model.penultimate.description == "input of 'fc'"
     assert model.root.num_classes == (classes or 0)
 
 
@@ -366,7 +370,7 @@ def test_a_networks_classes_are_those_of_the_file(tmp_path, classes):
     [
         ({}, "no state dict"),
         ([1, 2], "no state dict"),
-        ({"epoch": 3, "weight": torch.ones(2)}, "'epoch' is none"),
+        ({"epoch": 3, "weight": torch.ones(2)}, "'epoch' is not a tensor"),
         ("absent", "no weight file"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Importing from files: every format gives the same store; what can be linked is not copied."""
+"""Importing from files: every format gives the same store; suitable files are linked."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from safetensors.numpy import save_file
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError, StoreError
-from criticalmass.extraction.vectors import parquet_files as parquet_room
-from criticalmass.extraction.vectors import source as source_room
+from criticalmass.extraction.vectors import VectorSource
+from criticalmass.storage import features_writer
 from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.features_writer import StoreWriter
 
 faiss = pytest.importorskip("faiss")
 
@@ -90,13 +91,13 @@ def columns(path):
 
 
 def index(path, kind, x=X):
-    made = faiss.index_factory(x.shape[1], kind)
-    made.train(x)
+    faiss_index = faiss.index_factory(x.shape[1], kind)
+    faiss_index.train(x)
     if kind.startswith("IDMap"):
-        made.add_with_ids(x, np.arange(len(x)) * 7)
+        faiss_index.add_with_ids(x, np.arange(len(x)) * 7)
     else:
-        made.add(x)
-    faiss.write_index(made, str(path.with_suffix(".faiss")))
+        faiss_index.add(x)
+    faiss.write_index(faiss_index, str(path.with_suffix(".faiss")))
     return path.with_suffix(".faiss")
 
 
@@ -112,17 +113,14 @@ COPIED += [lists, fixed_lists, doubles, columns]
 
 
 @pytest.fixture
-def small_blocks(monkeypatch):
-    """Read seven rows at a time, so that blocks and shards do not end together."""
-    for room in ("source", "parquet_files", "numpy_files", "safetensors_files", "faiss_files"):
-        monkeypatch.setattr(f"criticalmass.extraction.vectors.{room}.ROWS", 7)
-    monkeypatch.setattr("criticalmass.extraction.import_writer.SHARD_ROWS", 16)
-    monkeypatch.setattr("criticalmass.storage.features_writer.SHARD_ROWS", 16)
-    assert source_room.ROWS == parquet_room.ROWS == 7
+def small_chunks(monkeypatch):
+    """Read seven rows at a time, so that chunks and shards do not end together."""
+    monkeypatch.setattr(VectorSource, "chunk_rows", 7)
+    monkeypatch.setattr(features_writer.StoreWriter, "shard_rows", 16)
 
 
 @pytest.mark.parametrize("maker", LINKED + COPIED, ids=lambda maker: maker.__name__)
-def test_every_file_gives_the_store_of_the_array(tmp_path, small_blocks, maker):
+def test_every_file_gives_the_store_of_the_array(tmp_path, small_chunks, maker):
     path = maker(tmp_path / "vectors")
     store = cm.import_features(path, out=tmp_path / "s", labels=Y)
     assert store.digest() == cm.import_features(X, out=tmp_path / "a", labels=Y).digest()
@@ -149,17 +147,17 @@ def test_linked_rows_read_like_an_array(tmp_path_factory, data):
     mask[:2] = True, False
     store = cm.import_features(folder / "x.npy", out=folder / "s", split=mask)
     for split, expected in (("train", x[~mask]), ("test", x[mask])):
-        found = store.features(split)
-        assert (found.shape, found.dtype) == (expected.shape, x.dtype)
-        np.testing.assert_array_equal(found.array(), expected)
+        features = store.features(split)
+        assert (features.shape, features.dtype) == (expected.shape, x.dtype)
+        np.testing.assert_array_equal(features.array(), expected)
         a, b = sorted(data.draw(st.tuples(st.integers(0, n), st.integers(0, n))))
-        np.testing.assert_array_equal(found[a:b], expected[a:b])
-        np.testing.assert_array_equal(found[::-1], expected[::-1])
+        np.testing.assert_array_equal(features[a:b], expected[a:b])
+        np.testing.assert_array_equal(features[::-1], expected[::-1])
         rows = data.draw(st.lists(st.integers(-len(expected), len(expected) - 1)))
-        picked = found[np.array(rows, dtype=int)]
+        picked = features[np.array(rows, dtype=int)]
         np.testing.assert_array_equal(picked, expected[np.array(rows, dtype=int)])
-        assert found[a:b].flags.aligned
-        np.testing.assert_array_equal(np.concatenate(list(found.chunks(3))), expected)
+        assert features[a:b].flags.aligned
+        np.testing.assert_array_equal(np.concatenate(list(features.chunks(3))), expected)
 
 
 def test_rows_in_another_order_with_the_same_ends(tmp_path):
@@ -168,7 +166,7 @@ def test_rows_in_another_order_with_the_same_ends(tmp_path):
     np.testing.assert_array_equal(store.features("train")[order], X[order])
 
 
-def test_a_link_takes_no_space_and_outlives_its_original(tmp_path):
+def test_a_link_takes_no_space_and_survives_deletion_of_the_original(tmp_path):
     path = npy(tmp_path / "v")
     store = cm.import_features(path, out=tmp_path / "s")
     link = tmp_path / "s" / "linked" / "v.npy"
@@ -180,28 +178,28 @@ def test_a_link_takes_no_space_and_outlives_its_original(tmp_path):
         cm.import_features(path, out=tmp_path / "s")
 
 
-def test_what_is_written_into_the_original_is_found_out(tmp_path):
+def test_a_changed_original_is_detected(tmp_path):
     path = npy(tmp_path / "v")
     cm.import_features(path, out=tmp_path / "s")
     with path.open("r+b") as file:
         file.seek(200)
         file.write(b"\x01")
-    with pytest.raises(StoreError, match=r"a link to '.*v\.npy', into which something") as caught:
+    with pytest.raises(StoreError, match=r"a link to '.*v\.npy', into which a program") as caught:
         FeatureStore.open(tmp_path / "s")
     assert "\n" not in str(caught.value)
 
 
-def test_a_linked_store_is_checked_like_any(tmp_path):
+def test_a_linked_store_is_verified(tmp_path):
     cm.import_features(npy(tmp_path / "v"), out=tmp_path / "s")
     rows = tmp_path / "s" / "index" / "test.npy"
     np.save(rows, np.load(rows)[::-1])
     with pytest.raises(StoreError, match="damaged"):
         FeatureStore.open(tmp_path / "s")
-    with pytest.raises(StoreError, match="the vectors are linked there, a copy asked"):
+    with pytest.raises(StoreError, match="the vectors are linked there, but a copy"):
         cm.import_features(tmp_path / "v.npy", out=tmp_path / "s", copy=True)
 
 
-def test_where_there_are_no_links_it_is_copied(tmp_path, monkeypatch):
+def test_without_hard_links_the_file_is_copied(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError("no links here")
 
@@ -215,11 +213,9 @@ def test_where_there_are_no_links_it_is_copied(tmp_path, monkeypatch):
     assert other.digest() == store.digest()
 
 
-def test_an_interrupted_import_continues(tmp_path, small_blocks, monkeypatch):
-    from criticalmass.storage.features_writer import StoreWriter
-
+def test_an_interrupted_import_continues(tmp_path, small_chunks, monkeypatch):
     path, put = lists(tmp_path / "v"), StoreWriter.put
-    whole = cm.import_features(path, out=tmp_path / "whole", labels="label")
+    full = cm.import_features(path, out=tmp_path / "full", labels="label")
     written = []
 
     def stop(self, plan, features):
@@ -228,23 +224,19 @@ def test_an_interrupted_import_continues(tmp_path, small_blocks, monkeypatch):
         written.append(plan)
         put(self, plan, features)
 
-    monkeypatch.setattr(StoreWriter, "put", stop)
-    with pytest.raises(KeyboardInterrupt):
-        cm.import_features(path, out=tmp_path / "s", labels="label")
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "put", stop)
+        with pytest.raises(KeyboardInterrupt):
+            cm.import_features(path, out=tmp_path / "s", labels="label")
     with pytest.raises(StoreError, match="unfinished"):
         FeatureStore.open(tmp_path / "s")
-    monkeypatch.undo()
-    for room in ("source", "parquet_files"):
-        monkeypatch.setattr(f"criticalmass.extraction.vectors.{room}.ROWS", 7)
-    monkeypatch.setattr("criticalmass.extraction.import_writer.SHARD_ROWS", 16)
-    monkeypatch.setattr("criticalmass.storage.features_writer.SHARD_ROWS", 16)
     first = (tmp_path / "s/features/penultimate/train-00000.npy").stat().st_mtime_ns
     store = cm.import_features(path, out=tmp_path / "s", labels="label")
     assert (tmp_path / "s/features/penultimate/train-00000.npy").stat().st_mtime_ns == first
-    assert store.digest() == whole.digest()
+    assert store.digest() == full.digest()
     ours, theirs = (
         {p.relative_to(f): p.read_bytes() for p in sorted(f.rglob("*")) if p.is_file()}
-        for f in (tmp_path / "s", tmp_path / "whole")
+        for f in (tmp_path / "s", tmp_path / "full")
     )
     assert ours == theirs
 

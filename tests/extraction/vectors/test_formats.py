@@ -1,4 +1,4 @@
-"""Vectors in files: what only one format has, and what is wrong with a file."""
+"""Vectors in files: features of single formats, and errors of bad files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError, MissingExtraError
-from criticalmass.extraction.vectors import open_vectors
+from criticalmass.extraction.vectors import VectorSource, open_vectors
 
 faiss = pytest.importorskip("faiss")
 
@@ -43,13 +43,13 @@ def lists(path):
 
 
 def index(path, kind, x=X):
-    made = faiss.index_factory(x.shape[1], kind)
-    made.train(x)
+    faiss_index = faiss.index_factory(x.shape[1], kind)
+    faiss_index.train(x)
     if kind.startswith("IDMap"):
-        made.add_with_ids(x, np.arange(len(x)) * 7)
+        faiss_index.add_with_ids(x, np.arange(len(x)) * 7)
     else:
-        made.add(x)
-    faiss.write_index(made, str(path.with_suffix(".faiss")))
+        faiss_index.add(x)
+    faiss.write_index(faiss_index, str(path.with_suffix(".faiss")))
     return path.with_suffix(".faiss")
 
 
@@ -59,7 +59,7 @@ def table(path, groups=25, **cells):
     return path.with_suffix(".parquet")
 
 
-def test_quantised_indexes_give_back_what_they_kept(tmp_path):
+def test_quantised_indexes_return_approximate_vectors(tmp_path):
     x = np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
     for kind in ("SQ8", "IVF4,Flat", "HNSW8"):
         path = index(tmp_path / kind.replace(",", ""), kind, x)
@@ -82,7 +82,7 @@ def test_bfloat16_is_widened_exactly(tmp_path):
     np.testing.assert_array_equal(store.features("test").array(), x[:9].float().numpy())
 
 
-def test_one_of_several_is_told(tmp_path):
+def test_a_column_is_named_if_there_are_several(tmp_path):
     path = table(tmp_path / "v", a=pa.array(list(X)), b=pa.array(list(X + 1)))
     with pytest.raises(CriticalMassError, match="holds the vectors, 'a' or 'b'"):
         cm.import_features(path, out=tmp_path / "s")
@@ -97,12 +97,12 @@ def test_one_of_several_is_told(tmp_path):
     np.testing.assert_array_equal(store.features("test").array(), (X + 1)[:9])
 
 
-def test_whole_numbers_are_vectors_only_where_there_is_nothing_else(tmp_path):
+def test_whole_numbers_are_vectors_only_without_decimal_columns(tmp_path):
     path = table(tmp_path / "v", **{f"d{i}": X[:, i] for i in range(D)})
     assert open_vectors(path).sources["all"].shape == (N, D)
     pq.write_table(pa.table({"a": [1, 2], "b": [3, 4]}), tmp_path / "w.parquet")
-    found = open_vectors(tmp_path / "w.parquet").sources["all"]
-    np.testing.assert_array_equal(next(found.chunks()), [[1, 3], [2, 4]])
+    source = open_vectors(tmp_path / "w.parquet").sources["all"]
+    np.testing.assert_array_equal(next(source.chunks()), [[1, 3], [2, 4]])
 
 
 def broken(path, content):
@@ -169,7 +169,7 @@ def test_bad_files_get_one_line_and_leave_nothing(tmp_path, make, options, messa
 
 
 def test_a_bad_row_is_counted_from_the_first_of_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("criticalmass.extraction.vectors.parquet_files.ROWS", 4)
+    monkeypatch.setattr(VectorSource, "chunk_rows", 4)
     values = [[1.0, 2.0]] * 10
     for bad, message in (([3.0], "1 numbers in row 9"), (None, "no vector in row 9")):
         path = cells(tmp_path / "x.parquet", [*values[:9], bad], pa.list_(pa.float32()))

@@ -1,4 +1,4 @@
-"""Devices by name: what is refused, what "auto" finds, and the benchmark for a GPU."""
+"""Devices by name: which are rejected, what "auto" resolves to, and the benchmark for a GPU."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pytest
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError, MissingExtraError
 from criticalmass.measures import registry
-from criticalmass.measures.logistic import device as crews
+from criticalmass.measures.logistic import device as device_module
 from criticalmass.measures.logistic import probe
 
 torch = pytest.importorskip("torch")
 
 
 @pytest.mark.parametrize(
-    ("device", "words"),
+    ("device", "message"),
     [
         ("cdua", "no device 'cdua'; did you mean 'cuda'?"),
         ("torch_cpu", "did you mean 'torch-cpu'?"),
@@ -30,39 +30,40 @@ torch = pytest.importorskip("torch")
         ("tpu-pod", "no device 'tpu-pod'"),
         ("cuda:x", "device 'cuda:x'; give 'cuda', or with a number: 'cuda:0'"),
         ("cuda:", "device 'cuda:'; give 'cuda'"),
-        ("cuda:99", "device 'cuda:99' is not here: torch finds"),
+        ("cuda:99", "device 'cuda:99' is not available: torch finds"),
     ],
 )
-def test_a_wrong_device_is_refused_before_any_work(device: str, words: str) -> None:
+def test_a_wrong_device_is_rejected_before_any_work(device: str, message: str) -> None:
     x = np.random.default_rng(0).standard_normal((30, 4))
     y = np.arange(30) % 2
     with pytest.raises(CriticalMassError) as caught:
         cm.fit_probes(x, y, np.arange(4)[None], (4,), (1e-2,), device=device)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_no_gpu_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crews, "_count_gpus", lambda: 0)
-    with pytest.raises(CriticalMassError, match=r"'cuda' is not here: torch finds 0 CUDA devices"):
-        crews.find_device("cuda")
-    assert crews.find_device("auto") == "cpu"
-    monkeypatch.setattr(crews, "_count_gpus", lambda: 2)
-    assert [crews.find_device(name) for name in ("auto", "cuda", "cuda:1")] == [
+    monkeypatch.setattr(device_module, "_count_gpus", lambda: 0)
+    message = r"'cuda' is not available: torch finds 0 CUDA devices"
+    with pytest.raises(CriticalMassError, match=message):
+        device_module.find_device("cuda")
+    assert device_module.find_device("auto") == "cpu"
+    monkeypatch.setattr(device_module, "_count_gpus", lambda: 2)
+    assert [device_module.find_device(name) for name in ("auto", "cuda", "cuda:1")] == [
         "cuda",
         "cuda",
         "cuda:1",
     ]
     with pytest.raises(CriticalMassError, match="finds 2 CUDA devices"):
-        crews.find_device("cuda:2")
+        device_module.find_device("cuda:2")
 
 
 @pytest.mark.parametrize("device", ["cuda", "torch-cpu"])
 def test_torch_missing_says_what_to_install(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crews.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(device_module.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"criticalmass\[torch\]"):
-        crews.find_device(device)
-    assert crews.find_device("cpu") == "cpu"
+        device_module.find_device(device)
+    assert device_module.find_device("cpu") == "cpu"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -77,18 +78,19 @@ def test_torch_is_not_imported_to_learn_that_there_is_no_gpu() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
-def test_a_driver_makes_auto_ask_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_auto_asks_torch_only_if_there_is_a_driver(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
     monkeypatch.delitem(sys.modules, "torch")
-    monkeypatch.setattr(crews.sys, "platform", "linux")
-    monkeypatch.setattr(crews, "_DRIVER_FILES", (str(tmp_path / "none"),))
-    assert not crews._may_have_gpu()
-    monkeypatch.setattr(crews, "_DRIVER_FILES", (str(tmp_path / "none"), str(tmp_path)))
-    assert crews._may_have_gpu()
-    monkeypatch.setattr(crews.importlib.util, "find_spec", lambda _: None)
-    assert not crews._may_have_gpu()
+    monkeypatch.setattr(device_module.sys, "platform", "linux")
+    missing = str(tmp_path / "missing")
+    assert not device_module._may_have_gpu((missing,))
+    assert device_module._may_have_gpu((missing, str(tmp_path)))
+    monkeypatch.setattr(device_module.importlib.util, "find_spec", lambda _: None)
+    assert not device_module._may_have_gpu((missing, str(tmp_path)))
 
 
-def test_the_device_is_no_part_of_what_a_cell_is() -> None:
+def test_the_device_is_not_part_of_a_cells_identity() -> None:
     assert "device" not in registry.MEASURES["logistic"].protocol
     with pytest.raises(CriticalMassError, match="did you mean 'cuda'"):
         probe.LogisticProtocol(device="cuad")
@@ -99,12 +101,12 @@ WITHOUT_GPU = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def benchmark(*arguments: str) -> str:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", *arguments],
         cwd=ROOT, env=WITHOUT_GPU, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def test_the_benchmark_says_that_there_is_no_gpu() -> None:
@@ -114,6 +116,6 @@ def test_the_benchmark_says_that_there_is_no_gpu() -> None:
 def test_the_benchmark_runs() -> None:
     text = benchmark("--quick", "--repeats", "1", "--device", "torch-cpu")
     assert len(re.findall(r"\*\*\d[\d.e+]* x\*\*", text)) == 2
-    gaps = [float(found) for found in re.findall(r"largest true gap (\S+) \(ours\)", text)]
+    gaps = [float(gap) for gap in re.findall(r"largest true gap (\S+) \(ours\)", text)]
     assert len(gaps) == 2
     assert max(gaps) <= 1e-6

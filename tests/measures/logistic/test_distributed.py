@@ -1,8 +1,7 @@
-"""Rows in several places: the same bytes however many there are, and what one place finds."""
+"""Rows on several workers: the same bytes for any number of workers, the values of one process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,23 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from tests.measures.logistic.local_workers import LocalRows, LocalWorkers
 
 import criticalmass as cm
-from criticalmass.core.moments import moments, spreading
-from criticalmass.measures.logistic import row_shards
-from criticalmass.measures.logistic.device import lending
-from criticalmass.measures.logistic.distributed import Here, SpreadCrew
-from criticalmass.measures.logistic.row_shards import Holder, cut, shares
-from criticalmass.measures.logistic.training_rows import holding
+from criticalmass.core.moments import moments
+from criticalmass.measures.logistic.distributed import DistributedExecutor
+from criticalmass.measures.logistic.row_shards import ShardCache, assign_shards, shard_bounds
 from criticalmass.storage.features import Features, FeatureStore
 from criticalmass.storage.run import Run
 
 N_TRAIN, N_TEST, N_NEURONS, N_CLASSES = 5_000, 2_500, 24, 3
-
-
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_shards, "IN_MEMORY_BYTES", 300_000)  # some leaves held, some streamed
 
 
 @pytest.fixture
@@ -41,18 +33,13 @@ def tall(tmp_path: Path) -> FeatureStore:
     return cm.import_features(x, out=tmp_path / "tall", labels=labels)
 
 
-class Spread:
-    """A backend of places in this process."""
+def caches(n_workers: int, threads: int = 1) -> list[ShardCache]:
+    """Caches so small that some shards are held in memory and some are streamed."""
+    return [ShardCache(threads, memory_bytes=300_000) for _ in range(n_workers)]
 
-    def __init__(self, n_places: int, threads: int = 1) -> None:
-        self.holders = tuple(Holder(threads) for _ in range(n_places))
 
-    def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
-        crew = SpreadCrew(Here(self.holders))
-        for task in tasks:
-            with lending(crew), spreading(crew.moments), holding(0):
-                found = function(task)
-            yield found
+def local_rows(n_workers: int, threads: int = 1) -> LocalRows:
+    return LocalRows(LocalWorkers(*caches(n_workers, threads)))
 
 
 def sweep(store: FeatureStore, out: Path, backend: Any = "local") -> Run:
@@ -75,92 +62,85 @@ def files(run: Run) -> dict[str, bytes]:
     return {str(p.relative_to(run.path)): p.read_bytes() for p in run.path.rglob("*.npy")}
 
 
-def test_leaves_cover_all_rows_once_and_places_all_leaves() -> None:
+def test_shards_cover_all_rows_once_and_workers_all_shards() -> None:
     for n in (1, 1023, 1024, 1025, 40_000, 1_200_000):
-        edges = cut(n)
-        assert edges[0][0] == 0
-        assert edges[-1][1] == n
-        assert all(a[1] == b[0] for a, b in pairwise(edges))
-        full = [i for i, (a, b) in enumerate(edges) if a < b]
-        for n_places in (1, 3, 8, 50):
-            dealt = shares(np.empty((n, 1)), n_places)
-            assert [i for mine in dealt for i in mine] == full
+        bounds = shard_bounds(n)
+        assert bounds[0][0] == 0
+        assert bounds[-1][1] == n
+        assert all(a[1] == b[0] for a, b in pairwise(bounds))
+        not_empty = [i for i, (a, b) in enumerate(bounds) if a < b]
+        for n_workers in (1, 3, 8, 50):
+            assignment = assign_shards(np.empty((n, 1)), n_workers)
+            assert [i for shards in assignment for i in shards] == not_empty
 
 
-def test_bytes_do_not_depend_on_the_places(tall: FeatureStore, tmp_path: Path) -> None:
-    one = sweep(tall, tmp_path / "one", Spread(1))
-    three = sweep(tall, tmp_path / "three", Spread(3, threads=2))
+def test_bytes_do_not_depend_on_the_number_of_workers(tall: FeatureStore, tmp_path: Path) -> None:
+    one = sweep(tall, tmp_path / "one", local_rows(1))
+    three = sweep(tall, tmp_path / "three", local_rows(3, threads=2))
     pd.testing.assert_frame_equal(table(one), table(three), check_exact=True)
     assert files(one) == files(three)
 
 
-def test_values_are_those_of_this_process(tall: FeatureStore, tmp_path: Path) -> None:
-    here, spread = sweep(tall, tmp_path / "here"), sweep(tall, tmp_path / "spread", Spread(2))
-    mine, other = table(here), table(spread)
-    assert list(mine["cell"]) == list(other["cell"])
-    assert other["error"].isna().all(), other["error"].dropna().iloc[0]
-    np.testing.assert_allclose(other["value"], mine["value"], atol=1 / N_TEST)
-    np.testing.assert_array_equal(other["l2"].fillna(0), mine["l2"].fillna(0))
-    similar = mine["measure"] == "cka"
-    np.testing.assert_allclose(other["value"][similar], mine["value"][similar], rtol=1e-12)
+def test_values_are_those_of_one_process(tall: FeatureStore, tmp_path: Path) -> None:
+    local = table(sweep(tall, tmp_path / "local"))
+    distributed = table(sweep(tall, tmp_path / "distributed", local_rows(2)))
+    assert list(local["cell"]) == list(distributed["cell"])
+    assert distributed["error"].isna().all(), distributed["error"].dropna().iloc[0]
+    np.testing.assert_allclose(distributed["value"], local["value"], atol=1 / N_TEST)
+    np.testing.assert_array_equal(distributed["l2"].fillna(0), local["l2"].fillna(0))
+    is_cka = local["measure"] == "cka"
+    np.testing.assert_allclose(distributed["value"][is_cka], local["value"][is_cka], rtol=1e-12)
 
 
-def test_moments_of_leaves_are_those_of_the_whole(tall: FeatureStore) -> None:
-    crew = SpreadCrew(Here((Holder(), Holder())))
+def test_merged_moments_of_shards_are_those_of_all_rows(tall: FeatureStore) -> None:
+    executor = DistributedExecutor(LocalWorkers(*caches(2)))
     rows, y = tall.features("train"), tall.labels("train")
-    found, known = crew.moments(rows, y, N_CLASSES), moments(rows, y, n_classes=N_CLASSES)
-    assert found.n == known.n
-    np.testing.assert_allclose(found.mean, known.mean, rtol=1e-12)
-    np.testing.assert_allclose(found.scatter, known.scatter, rtol=1e-10, atol=1e-8)
-    np.testing.assert_allclose(found.class_means, known.class_means, rtol=1e-12)
+    merged, expected = executor.moments(rows, y, N_CLASSES), moments(rows, y, n_classes=N_CLASSES)
+    assert merged.n == expected.n
+    np.testing.assert_allclose(merged.mean, expected.mean, rtol=1e-12)
+    np.testing.assert_allclose(merged.scatter, expected.scatter, rtol=1e-10, atol=1e-8)
+    np.testing.assert_allclose(merged.class_means, expected.class_means, rtol=1e-12)
 
 
-def test_features_of_no_store_are_not_taken_for_those_before_them() -> None:
+def test_features_without_a_store_get_a_key_each() -> None:
     keys = []
 
-    class Elsewhere:  # keeps nothing of what it is asked about, as workers of another machine
-        def ask(self, key: int, *_: Any) -> list[Any]:
+    class RemoteWorkers:  # has no reference to the rows, like workers on another machine
+        def run(self, key: int, *_: Any) -> list[Any]:
             keys.append(key)
             return []
 
-    crew = SpreadCrew(Elsewhere())
-    for value in range(20):  # each is freed at once, so that the next may lie where it lay
-        crew.ask(Features((np.full((5, 3), value, np.float32),)), len)
+    executor = DistributedExecutor(RemoteWorkers())
+    for value in range(20):  # without a reference the next array could get the same address
+        executor.gather(Features((np.full((5, 3), value, np.float32),)), lambda *_: {})
     assert keys == list(range(20))
 
 
-def test_a_place_that_lost_everything_makes_it_anew(
-    tall: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = sweep(tall, tmp_path / "whole", Spread(2))
-    lossy, asked = Spread(2), []
-    plain = Here.ask
+def test_a_worker_that_lost_its_cache_computes_it_again(tall: FeatureStore, tmp_path: Path) -> None:
+    calls = []
 
-    def forgetful(self: Here, *question: Any) -> Any:
-        asked.append(1)
-        if len(asked) % 5 == 0:
-            lost = self.holders[len(asked) % 2]
-            with self._turn:  # places are lost between questions
-                lost.whole.clear()
-                lost._rows.clear()
-                lost._logits.clear()
-        return plain(self, *question)
+    class LossyWorkers(LocalWorkers):
+        def run(self, *arguments: Any) -> Any:
+            calls.append(1)
+            if len(calls) % 5 == 0:
+                with self.lock:  # between two operations
+                    self.caches[len(calls) % 2].keep_only(())
+            return super().run(*arguments)
 
-    monkeypatch.setattr(Here, "ask", forgetful)
-    again = sweep(tall, tmp_path / "again", lossy)
-    assert len(asked) > 50
-    pd.testing.assert_frame_equal(table(whole), table(again), check_exact=True)
-    assert files(whole) == files(again)
+    expected = sweep(tall, tmp_path / "expected", local_rows(2))
+    lossy = sweep(tall, tmp_path / "lossy", LocalRows(LossyWorkers(*caches(2))))
+    assert len(calls) > 50
+    pd.testing.assert_frame_equal(table(expected), table(lossy), check_exact=True)
+    assert files(expected) == files(lossy)
 
 
 def test_rows_on_workers_of_ray_give_the_same_values(
     cluster: Any, tall: FeatureStore, tmp_path: Path
 ) -> None:
-    here = sweep(tall, tmp_path / "here", Spread(1))
-    there = sweep(tall, tmp_path / "there", "ray-rows")
-    one, two = table(here), table(there)
-    assert one["cell"].tolist() == two["cell"].tolist()
-    # Bytes too where BLAS of this process has one thread, as that of the workers has.
+    local = table(sweep(tall, tmp_path / "local", local_rows(1)))
+    ray = table(sweep(tall, tmp_path / "ray", "ray-rows"))
+    assert local["cell"].tolist() == ray["cell"].tolist()
+    # The bytes are equal too if this process's BLAS has one thread, like the workers'.
     np.testing.assert_allclose(
-        one["value"].to_numpy(float), two["value"].to_numpy(float), atol=0.03
+        local["value"].to_numpy(float), ray["value"].to_numpy(float), atol=0.03
     )

@@ -1,6 +1,6 @@
-"""Ray's bytes: with one thread for everything they are those of one process, whoever dies.
+"""With one thread everywhere, Ray gives the bytes of one process, even if workers die.
 
-BLAS takes its number of threads when Python starts, so this runs in a process of its own.
+BLAS reads its number of threads when Python starts, so this runs in a separate process.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("ray", reason="NOT TESTED: the extra [ray] is not installed")
 
-ONE = {
+ROOT = Path(__file__).parents[3]
+ONE_THREAD = {
     "CRITICALMASS_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -28,13 +30,10 @@ from pathlib import Path
 import numpy as np
 import criticalmass as cm
 from criticalmass.measures.logistic import ray_rows
-from criticalmass.measures.logistic.row_shards import Holder
-from criticalmass.measures.logistic.training_rows import holding
-from criticalmass.measures.logistic.device import lending
-from criticalmass.measures.logistic.distributed import Here, SpreadCrew
-from criticalmass.core.moments import spreading
+from criticalmass.measures.logistic.row_shards import ShardCache
+from tests.measures.logistic.local_workers import LocalRows, LocalWorkers
 
-folder, killed = Path(sys.argv[1]), []
+folder, kills = Path(sys.argv[1]), []
 rng = np.random.default_rng(5)
 labels = {"train": np.arange(3_000) % 3, "test": np.arange(900) % 3}
 centres = 0.4 * rng.standard_normal((3, 48))
@@ -45,22 +44,13 @@ x = {
 store = cm.import_features(x, out=folder / "store", labels=labels)
 
 
-class Leaves:
-    def map(self, function, tasks):
-        crew = SpreadCrew(Here((Holder(1),)))
-        for task in tasks:
-            with lending(crew), spreading(crew.moments), holding(0):
-                found = function(task)
-            yield found
-
-
-class Killing(ray_rows._Workers):
-    def ask(self, *question):
-        killed.append(0)
-        if len(killed) % 40 == 7:
-            self.ray.kill(self.workers[len(killed) % len(self.workers)], no_restart=False)
-            killed[-1] = 1
-        return super().ask(*question)
+class KilledWorkers(ray_rows._RayWorkers):
+    def run(self, *arguments):
+        kills.append(0)
+        if len(kills) % 40 == 7:
+            self.ray.kill(self.actors[len(kills) % len(self.actors)], no_restart=False)
+            kills[-1] = 1
+        return super().run(*arguments)
 
 
 def contents(name, measures, backend):
@@ -69,15 +59,15 @@ def contents(name, measures, backend):
         fractions=(0.25, 0.5, 1.0), seeds=2, measures=measures, backend=backend,
     )
     frame = run.frame().drop(columns="seconds")
-    told = ("results.parquet", "manifest.json")
+    with_times = ("results.parquet", "manifest.json")
     files = {
         str(path.relative_to(run.path)): path.read_bytes()
-        for path in run.path.rglob("*") if path.is_file() and path.name not in told
+        for path in run.path.rglob("*") if path.is_file() and path.name not in with_times
     }
     return files | {"the table": frame.to_csv(index=False).encode()}
 
 
-def differing(one, two):
+def different(one, two):
     return [name for name in sorted(one.keys() | two.keys()) if one.get(name) != two.get(name)]
 
 
@@ -85,40 +75,40 @@ import ray
 
 ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False,
          object_store_memory=100 << 20, _node_ip_address="127.0.0.1")
-jobs = ("logistic", "ridge", "knn", "centroid", "sgd", "cka")
-here = contents("here", jobs, "local")
-there = contents("there", jobs, "ray")
-leaves = contents("leaves", ("logistic", "cka"), Leaves())
-ray_rows._Workers = Killing
-spread = contents("spread", ("logistic", "cka"), "ray-rows")
-Path(folder, "found.json").write_text(json.dumps({
-    "files": len(here), "jobs": differing(here, there),
-    "killed": sum(killed), "rows": differing(leaves, spread),
+measures = ("logistic", "ridge", "knn", "centroid", "sgd", "cka")
+local_jobs = contents("local-jobs", measures, "local")
+ray_jobs = contents("ray-jobs", measures, "ray")
+local_rows = contents("local-rows", ("logistic", "cka"), LocalRows(LocalWorkers(ShardCache(1))))
+ray_rows._RayWorkers = KilledWorkers
+killed_rows = contents("ray-rows", ("logistic", "cka"), "ray-rows")
+Path(folder, "result.json").write_text(json.dumps({
+    "files": len(local_jobs), "jobs": different(local_jobs, ray_jobs),
+    "kills": sum(kills), "rows": different(local_rows, killed_rows),
 }))
 """
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("bytes")
-    ended = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(folder)],
-        env=os.environ | ONE,
+        env=os.environ | ONE_THREAD | {"PYTHONPATH": str(ROOT)},
         cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert ended.returncode == 0, ended.stderr
-    told: dict[str, Any] = json.loads((folder / "found.json").read_text())
-    return told
+    assert process.returncode == 0, process.stderr
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
 
 
-def test_jobs_on_workers_leave_the_bytes_of_this_process(found: dict[str, Any]) -> None:
-    assert found["files"] > 20
-    assert found["jobs"] == []
+def test_jobs_on_workers_give_the_bytes_of_this_process(result: dict[str, Any]) -> None:
+    assert result["files"] > 20
+    assert result["jobs"] == []
 
 
-def test_rows_on_workers_that_die_leave_the_bytes_of_one_process(found: dict[str, Any]) -> None:
-    assert found["killed"] > 1
-    assert found["rows"] == []
+def test_rows_on_workers_that_die_give_the_bytes_of_one_process(result: dict[str, Any]) -> None:
+    assert result["kills"] > 1
+    assert result["rows"] == []

@@ -1,4 +1,4 @@
-"""LogisticProbe keeps scikit-learn's contract and its own promise."""
+"""LogisticProbe against scikit-learn's estimator checks and its logistic regression."""
 
 from __future__ import annotations
 

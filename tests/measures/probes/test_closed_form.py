@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from criticalmass.core.moments import moments
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures.prefix_heads import unstack
+from criticalmass.measures.prefix_heads import unstack_heads
 from criticalmass.measures.probes.closed_form import (
     L2S,
     lda,
@@ -25,7 +25,7 @@ from criticalmass.measures.probes.closed_form import (
     solve,
 )
 from criticalmass.measures.probes.task import ProbeTask
-from criticalmass.measures.scaling import scale_of
+from criticalmass.measures.scaling import column_scales
 
 SHAPES = [(80, 12, 3), (40, 60, 4), (300, 25, 2), (200, 30, 10)]
 
@@ -108,7 +108,7 @@ def test_lda_is_that_of_scikit_learn(n: int, d: int, n_classes: int) -> None:
     z = scaler(x).transform(x)
     for l2 in L2S:
         heads = solve(system, order, sizes, l2)
-        for k, weights, bias in zip(sizes, unstack(heads.blocks), heads.bias, strict=True):
+        for k, weights, bias in zip(sizes, unstack_heads(heads.blocks), heads.bias, strict=True):
             reference = LinearDiscriminantAnalysis("lsqr", covariance_estimator=Shrunk(l2))
             reference.fit(z[:, order[:k]], y)
             ours = z[:, order[:k]] @ weights + bias
@@ -192,7 +192,7 @@ def test_a_variance_of_rounding_is_none() -> None:
     mean = np.array([0.1, 0.1, 0.0, 1e6, 1e-6])
     variance = np.array([1e-33, 1e-4, 0.0, 1e-14, 1e-14])
     expected = [1.0, 1e-2, 1.0, 1.0, 1e-7]
-    np.testing.assert_allclose(scale_of(mean, variance, 1000), expected)
+    np.testing.assert_allclose(column_scales(mean, variance, 1000), expected)
 
 
 @pytest.mark.parametrize("probe", [ridge, lda])

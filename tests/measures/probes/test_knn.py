@@ -11,9 +11,8 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.preprocessing import StandardScaler
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures import nearest
-from criticalmass.measures.nearest_kernels import keep_nearest, majority
-from criticalmass.measures.probes import knn as knn_module
+from criticalmass.measures.nearest import TileRows
+from criticalmass.measures.nearest_kernels import majority_vote, update_nearest
 from criticalmass.measures.probes.knn import centroid, class_means, knn
 from criticalmass.measures.probes.task import ProbeTask
 
@@ -54,7 +53,7 @@ def standardised(task: ProbeTask) -> tuple[Any, Any]:
 
 
 def vote(labels: np.ndarray) -> int:
-    """Majority of class ids, nearest first; a tie goes to whoever is met first."""
+    """Majority of class ids, nearest first; a tie goes to the class that comes first."""
     counts = np.bincount(labels)
     return next(int(label) for label in labels if counts[label] == counts.max())
 
@@ -79,43 +78,39 @@ def test_knn_votes_among_the_neighbours_of_scikit_learn(shape: tuple[int, int, i
     assert (scores.status == "ok").all()
 
 
-def test_tiles_do_not_change_the_vote(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_do_not_change_the_vote() -> None:
     task = probe_task(150, 20, 4)
-    whole = knn(task).predictions
-    monkeypatch.setattr(nearest, "_TILE", 37)
-    monkeypatch.setattr(nearest, "_QUERIES", 16)
-    monkeypatch.setattr(knn_module, "rows_within", lambda *_, **__: 25)
-    np.testing.assert_array_equal(knn(task).predictions, whole)
+    tiled = knn(task, tiles=TileRows(queries=16, candidates=37), chunk_rows=25)
+    np.testing.assert_array_equal(tiled.predictions, knn(task).predictions)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 12), st.integers(1, 4), st.integers(0, 10**6))
-def test_the_kept_list_is_the_head_of_a_stable_sort(
-    n: int, n_kept: int, levels: int, seed: int
+def test_the_nearest_are_the_head_of_a_stable_sort(
+    n: int, n_neighbours: int, levels: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    n_kept = min(n, n_kept)
+    n_neighbours = min(n, n_neighbours)
     # Few distinct values, so that ties abound.
     dots = rng.integers(-levels, levels + 1, size=(3, n)).astype(np.float32)
     offsets = rng.integers(0, levels + 1, size=n).astype(np.float32)
     factors = rng.integers(-2, 2, size=n).astype(np.float32)
-    best = np.full((3, n_kept), np.finfo(np.float32).max, dtype=np.float32)
-    kept = np.zeros((3, n_kept), dtype=np.int32)
-    labels = np.arange(n, dtype=np.int32)
-    cut = n // 2
-    for part in (slice(0, cut), slice(cut, n)):
-        terms = (offsets[part], factors[part])
-        keep_nearest(np.ascontiguousarray(dots[:, part]), terms, labels[part], best, kept)
+    best = np.full((3, n_neighbours), np.finfo(np.float32).max, dtype=np.float32)
+    best_ids = np.zeros((3, n_neighbours), dtype=np.int32)
+    ids = np.arange(n, dtype=np.int32)
+    for part in (slice(0, n // 2), slice(n // 2, n)):
+        tile = np.ascontiguousarray(dots[:, part])
+        update_nearest(tile, offsets[part], factors[part], ids[part], best, best_ids)
     distances = offsets + factors * dots
-    expected = np.argsort(distances, axis=1, kind="stable")[:, :n_kept]
-    np.testing.assert_array_equal(kept, expected)
+    expected = np.argsort(distances, axis=1, kind="stable")[:, :n_neighbours]
+    np.testing.assert_array_equal(best_ids, expected)
     np.testing.assert_array_equal(best, np.take_along_axis(distances, expected, axis=1))
 
 
 def test_a_tie_of_votes_goes_to_the_class_of_the_nearest() -> None:
     nearest_first = np.array([[2, 0, 0, 2], [1, 0, 0, 2], [3, 3, 1, 1]], dtype=np.int32)
     out = np.empty(3, dtype=np.uint8)
-    majority(nearest_first, 4, out)
+    majority_vote(nearest_first, 4, out)
     assert out.tolist() == [2, 0, 3]
 
 

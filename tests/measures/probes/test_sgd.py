@@ -10,8 +10,12 @@ from hypothesis import strategies as st
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.columns import take_columns
-from criticalmass.measures.prefix_heads import ascending, scores, stack, unstack
-from criticalmass.measures.probes import sgd as sgd_module
+from criticalmass.measures.prefix_heads import (
+    prefix_scores,
+    smallest_first,
+    stack_heads,
+    unstack_heads,
+)
 from criticalmass.measures.probes.sgd import SgdProtocol, batches, initial_heads, sgd, train_heads
 from criticalmass.measures.probes.sgd_kernels import softmax_residual
 from criticalmass.measures.probes.task import ProbeTask
@@ -51,7 +55,7 @@ class ByNumber:
 def start_of(task: ProbeTask, protocol: SgdProtocol) -> list[Any]:
     """The heads before the first step: a protocol whose steps have no length."""
     still = dataclasses.replace(protocol, lr=1e-30, epochs=1)
-    return [stack.heads() for stack in train_heads(task, still)]
+    return [heads.heads() for heads in train_heads(task, still)]
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])
@@ -110,18 +114,18 @@ def test_every_epoch_sees_every_row_once_in_another_order() -> None:
 
 def test_scores_say_what_was_done() -> None:
     task = probe_task(n=400, n_test=200)
-    found = sgd(task, protocol=SHORT)
-    assert found.predictions.shape == (3, 3, 200)
-    assert found.predictions.dtype == np.uint8
-    assert np.isnan(found.gap).all()
-    assert np.isnan(found.l2).all()
-    assert (found.passes == 5).all()
-    assert (found.status == "ok").all()
+    scores = sgd(task, protocol=SHORT)
+    assert scores.predictions.shape == (3, 3, 200)
+    assert scores.predictions.dtype == np.uint8
+    assert np.isnan(scores.gap).all()
+    assert np.isnan(scores.l2).all()
+    assert (scores.passes == 5).all()
+    assert (scores.status == "ok").all()
     for seed, heads in enumerate(train_heads(task, SHORT)):
         for j, (weights, bias) in enumerate(heads.heads()):
             kept = task.orders[seed][: task.sizes[j]]
             expected = (task.x_test[:, kept] @ weights + bias).argmax(axis=1)
-            np.testing.assert_array_equal(found.predictions[seed, j], expected)
+            np.testing.assert_array_equal(scores.predictions[seed, j], expected)
 
 
 def test_the_whole_layer_learns_and_a_single_neuron_does_less() -> None:
@@ -144,22 +148,20 @@ def test_the_same_seed_gives_the_same_and_another_seed_another() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_rows_that_stay_on_disk_give_what_memory_gives(
-    monkeypatch: pytest.MonkeyPatch, dtype: Any
-) -> None:
+def test_rows_that_stay_on_disk_give_what_memory_gives(dtype: Any) -> None:
     task = probe_task()
     x_train, x_test = task.x_train.astype(dtype), task.x_test.astype(dtype)
     whole = sgd(dataclasses.replace(task, x_train=x_train, x_test=x_test), protocol=SHORT)
-    monkeypatch.setattr(sgd_module, "_IN_MEMORY_BYTES", 0)
     sharded = dataclasses.replace(task, x_train=ByNumber(x_train), x_test=ByNumber(x_test))
-    np.testing.assert_array_equal(whole.predictions, sgd(sharded, protocol=SHORT).predictions)
+    from_disk = sgd(sharded, protocol=SHORT, max_bytes_in_memory=0)
+    np.testing.assert_array_equal(whole.predictions, from_disk.predictions)
 
 
 def test_a_head_that_overflows_is_not_passed_off() -> None:
     task = probe_task()
     wild = dataclasses.replace(task, x_train=task.x_train * np.float32(1e25))
-    found = sgd(wild, protocol=dataclasses.replace(SHORT, lr=1e15))
-    assert (found.status[:, -1] == "not_converged").all()
+    scores = sgd(wild, protocol=dataclasses.replace(SHORT, lr=1e15))
+    assert (scores.status[:, -1] == "not_converged").all()
 
 
 @pytest.mark.parametrize("part", ["x_train", "x_test"])
@@ -174,9 +176,9 @@ def test_features_that_are_not_finite_are_named(part: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 0}, "epochs=0 but at least 1"),
-        ({"batch": 0}, "batch=0 but at least 1"),
-        ({"seed": -1}, "seed=-1 but at least 0"),
+        ({"epochs": 0}, "epochs=0 but it must be at least 1"),
+        ({"batch": 0}, "batch=0 but it must be at least 1"),
+        ({"seed": -1}, "seed=-1 but it must be at least 0"),
         ({"lr": 0.0}, "lr=0.0"),
         ({"momentum": 1.0}, "momentum=1.0"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1"),
@@ -217,27 +219,27 @@ def test_small_probabilities_keep_their_digits() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 3), st.integers(0, 10**6))
-def test_a_staircase_scores_like_its_heads(d: int, n_outputs: int, seed: int) -> None:
+def test_stacked_heads_score_like_the_heads(d: int, n_outputs: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     sizes = sorted(set(rng.integers(1, d + 1, size=4).tolist()))
     heads = [rng.normal(size=(k, n_outputs)) for k in sizes]
-    x, blocks = rng.normal(size=(5, d)), stack(heads)
-    together = ascending(scores(x, blocks), len(sizes))
+    x, blocks = rng.normal(size=(5, d)), stack_heads(heads)
+    together = smallest_first(prefix_scores(x, blocks), len(sizes))
     for j, (k, head) in enumerate(zip(sizes, heads, strict=True)):
         np.testing.assert_allclose(together[:, j], x[:, :k] @ head, atol=1e-12)
-        np.testing.assert_array_equal(unstack(blocks)[j], head)
+        np.testing.assert_array_equal(unstack_heads(blocks)[j], head)
 
 
 def test_gathered_columns_are_the_columns() -> None:
     rng = np.random.default_rng(0)
     x, kept = rng.normal(size=(9, 13)).astype(np.float32), rng.permutation(13)[:6]
-    room = np.zeros((20, 6), dtype=np.float32)
+    buffer = np.zeros((20, 6), dtype=np.float32)
     np.testing.assert_array_equal(take_columns(x, kept), x[:, kept])
-    np.testing.assert_array_equal(take_columns(x, kept, room), x[:, kept])
-    np.testing.assert_array_equal(room[:9], x[:, kept])
+    np.testing.assert_array_equal(take_columns(x, kept, buffer), x[:, kept])
+    np.testing.assert_array_equal(buffer[:9], x[:, kept])
 
 
-def test_a_head_starts_the_same_whatever_is_trained_beside_it() -> None:
+def test_initial_weights_do_not_depend_on_the_other_sizes() -> None:
     alone = initial_heads(np.arange(9), (5,), 3, (1, 2)).heads()[0]
     among = initial_heads(np.arange(9), (2, 5, 9), 3, (1, 2)).heads()[1]
     for one, other in zip(alone, among, strict=True):

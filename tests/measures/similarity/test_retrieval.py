@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score
@@ -7,15 +9,15 @@ from sklearn.neighbors import NearestNeighbors
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures import nearest
+from criticalmass.measures.nearest import TileRows
 from criticalmass.measures.registry import get_similarity
-from criticalmass.measures.similarity import retrieval
 from criticalmass.measures.similarity.retrieval import (
     MOST_QUERIES,
-    Neighbours,
-    graded,
+    NeighbourFinder,
+    _discounted_gains,
+    choose_queries,
+    graded_gains,
     ndcg,
-    queries_of,
     recall,
 )
 from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
@@ -34,91 +36,98 @@ def log2(value):
 def test_ndcg_by_hand():
     # One of two relevant ones, at rank 2 of 3.
     assert ndcg([[3, 1, 7]], [[1, 2]])[0] == pytest.approx((1 / log2(3)) / (1 + 1 / log2(3)))
-    # Third, first, a stranger; gains 3, 2, 1.
+    # Third, first, one that is not relevant; gains 3, 2, 1.
     want = (1 + 3 / log2(3)) / (3 + 2 / log2(3) + 1 / 2)
     assert ndcg([[9, 7, 4]], [[7, 8, 9]], [3, 2, 1])[0] == pytest.approx(want)
-    # Best first is 1, exactly; the ideal list is as short as what was asked for.
-    assert ndcg([[7, 8, 9]], [[7, 8, 9]], graded(3)).tolist() == [1.0]
+    # The best order scores exactly 1; the ideal list is as short as the ranked one.
+    assert ndcg([[7, 8, 9]], [[7, 8, 9]], graded_gains(3)).tolist() == [1.0]
     assert ndcg([[7]], [[9, 8, 7]], [1, 2, 3]).tolist() == [1.0]
     assert ndcg([[7, 8]], [[7, -1]]).tolist() == [1.0]
 
 
 def test_recall_by_hand():
-    found = recall([[3, 1, 7], [1, 2, 3], [4, 5, 6]], [[1, 2, -1], [3, 1, 2], [-1, -1, -1]])
-    assert found.tolist() == [0.5, 1.0, 0.0]
+    values = recall([[3, 1, 7], [1, 2, 3], [4, 5, 6]], [[1, 2, -1], [3, 1, 2], [-1, -1, -1]])
+    assert values.tolist() == [0.5, 1.0, 0.0]
     assert ndcg([[4, 5]], [[-1, -1]]).tolist() == [0.0]
-    # What fills a short list is nothing that was found.
+    # The -1 that fills a short list is no retrieved item.
     assert recall([[4, -1]], [[4, -1]]).tolist() == [1.0]
     assert ndcg([[-1, 4]], [[4, -1]])[0] == pytest.approx(1 / log2(3))
 
 
-def test_ndcg_is_that_of_scikit_learn(monkeypatch):
-    monkeypatch.setattr(retrieval, "_PAIRS", 200)
+def test_ndcg_is_that_of_scikit_learn():
     rng = np.random.default_rng(1)
     order = np.argsort(rng.standard_normal((40, 30)), axis=1)
     relevant = np.argsort(rng.standard_normal((40, 30)), axis=1)[:, :9]
     gains = rng.uniform(0.5, 4.0, (40, 9))
-    truth, told = np.zeros((40, 30)), np.zeros((40, 30))
+    truth, scores = np.zeros((40, 30)), np.zeros((40, 30))
     np.put_along_axis(truth, relevant, gains, axis=1)
-    np.put_along_axis(told, order, np.arange(30.0, 0.0, -1.0)[None].repeat(40, 0), axis=1)
+    np.put_along_axis(scores, order, np.arange(30.0, 0.0, -1.0)[None].repeat(40, 0), axis=1)
     got = ndcg(order[:, :6], relevant, gains)
-    want = [ndcg_score(truth[[q]], told[[q]], k=6) for q in range(40)]
+    want = [ndcg_score(truth[[q]], scores[[q]], k=6) for q in range(40)]
     np.testing.assert_allclose(got, want, rtol=1e-12)
+    discounts = 1.0 / np.log2(np.arange(2.0, 8.0))
+    whole = _discounted_gains(order[:, :6], relevant, gains, discounts)
+    in_slices = _discounted_gains(order[:, :6], relevant, gains, discounts, most_pairs=200)
+    np.testing.assert_array_equal(in_slices, whole)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-def test_neighbours_of_every_prefix_are_those_of_scikit_learn(x, metric, monkeypatch):
-    monkeypatch.setattr(nearest, "_TILE", 37)
-    monkeypatch.setattr(nearest, "_QUERIES", 16)
-    asking, order = np.array([0, 5, 17, 40, 89]), np.random.default_rng(2).permutation(12)
+def test_neighbours_of_every_prefix_are_those_of_scikit_learn(x, metric):
+    query_rows, order = np.array([0, 5, 17, 40, 89]), np.random.default_rng(2).permutation(12)
     sizes = (2, 5, 12)
-    found = Neighbours.of(x, metric, asking=asking)(order, sizes)
-    assert found.shape == (3, 5, 10)
-    for size, lists in zip(sizes, found, strict=True):
-        kept = x[:, order[:size]].astype(np.float64)
-        model = NearestNeighbors(n_neighbors=11, metric=metric, algorithm="brute").fit(kept)
-        want = model.kneighbors(kept[asking], return_distance=False)[:, 1:]
+    finder = NeighbourFinder.of(x, metric, query_rows=query_rows)
+    tiles = TileRows(queries=16, candidates=37)
+    tiled = replace(finder, candidates=replace(finder.candidates, tiles=tiles))
+    neighbours = tiled(order, sizes)
+    assert neighbours.shape == (3, 5, 10)
+    for size, lists in zip(sizes, neighbours, strict=True):
+        subset = x[:, order[:size]].astype(np.float64)
+        model = NearestNeighbors(n_neighbors=11, metric=metric, algorithm="brute").fit(subset)
+        want = model.kneighbors(subset[query_rows], return_distance=False)[:, 1:]
         np.testing.assert_array_equal(lists, want)
 
 
-def test_mutual_knn_by_hand(monkeypatch):
-    monkeypatch.setattr(retrieval, "N_NEIGHBOURS", 1)
-    # Nearest in the plane: 0-2 and 1-3. In the first neuron alone: 0-1, 1-0 (2 is as near but
-    # later), 2-1, 3-2. In the second alone, equal rows: as in the plane.
+def test_mutual_knn_by_hand():
+    # Nearest in both neurons: 0-2 and 1-3. In the first neuron alone: 0-1, 1-0 (2 is as near but
+    # later), 2-1, 3-2. In the second alone, with equal rows: as in both.
     rows = np.array([[0, 0], [1, 10], [2, 0], [3, 10]], dtype=np.float32)
     orders = np.array([[0, 1], [1, 0]])
-    scores = get_similarity("mutual-knn")(SimilarityTask(WholeLayer(rows), orders, (1, 2)))
+    whole_layer = WholeLayer(rows, most_neighbours=1)
+    scores = get_similarity("mutual-knn")(SimilarityTask(whole_layer, orders, (1, 2)))
     assert scores.values.tolist() == [[0.0, 1.0], [1.0, 1.0]]
-    assert scores.kept[0, 0].tolist() == [0.0] * 4
+    assert scores.bootstrap_values[0, 0].tolist() == [0.0] * 4
 
 
-def test_retrieval_by_hand(monkeypatch):
-    monkeypatch.setattr(retrieval, "N_NEIGHBOURS", 2)
-    # By angle to sample 0: 1, then 2, then 3. In the first neuron alone every cosine is 1 but
-    # that with sample 3: ties go to the earlier, so sample 0 finds 1 and 2, as it should.
+def test_retrieval_by_hand():
+    # By angle to sample 0: 1, then 2, then 3. In the first neuron alone every cosine is 1 except
+    # that with sample 3: ties go to the earlier sample, so sample 0 has neighbours 1 and 2.
     rows = np.array([[1.0, 0.0], [1.0, 0.1], [1.0, 0.5], [-1.0, 1.0]], dtype=np.float32)
-    task = SimilarityTask(WholeLayer(rows), np.array([[0, 1]]), (1,))
-    assert task.whole.by_cosine.tolist() == [[1, 2], [0, 2], [1, 0], [2, 1]]
-    # 1 finds 0, 2: right. 2 finds 0, 1 where 1, 0 is right. 3 is opposite to all: 0, 1 for 2, 1.
+    task = SimilarityTask(WholeLayer(rows, most_neighbours=2), np.array([[0, 1]]), (1,))
+    neighbours = task.whole_layer.neighbours_by_cosine
+    assert neighbours.tolist() == [[1, 2], [0, 2], [1, 0], [2, 1]]
+    # Sample 1 has 0, 2, as in the whole layer. Sample 2 has 0, 1 instead of 1, 0. Sample 3 is
+    # opposite to all others and has 0, 1 instead of 2, 1.
     graded_2 = (1 + 2 / log2(3)) / (2 + 1 / log2(3))
     graded_3 = (1 / log2(3)) / (2 + 1 / log2(3))
-    got = get_similarity("retrieval")(task).kept[0, 0]
+    got = get_similarity("retrieval")(task).bootstrap_values[0, 0]
     np.testing.assert_allclose(got, [1.0, 1.0, graded_2, graded_3], rtol=1e-6)
-    got = get_similarity("retrieval-recall")(task).kept[0, 0]
+    got = get_similarity("retrieval-recall")(task).bootstrap_values[0, 0]
     assert got.tolist() == [1.0, 1.0, 1.0, 0.5]
 
 
-def test_nobody_is_their_own_neighbour_however_many_are_equal():
+def test_no_sample_is_its_own_neighbour_even_among_equal_rows():
     rows = np.zeros((40, 3), dtype=np.float32)
     rows[30:] = np.random.default_rng(3).standard_normal((10, 3)) + 5.0
     for metric in ("euclidean", "cosine"):
-        found = Neighbours.of(rows, metric, asking=np.arange(40))(np.arange(3), (1, 3))
-        assert not (found == np.arange(40)[:, None]).any()
-        for lists in found.reshape(-1, 10):
+        finder = NeighbourFinder.of(rows, metric, query_rows=np.arange(40))
+        neighbours = finder(np.arange(3), (1, 3))
+        assert not (neighbours == np.arange(40)[:, None]).any()
+        for lists in neighbours.reshape(-1, 10):
             assert len(set(lists.tolist())) == 10
-    by_distance = Neighbours.of(rows, "euclidean", asking=np.arange(30))(np.arange(3), (3,))
+    finder = NeighbourFinder.of(rows, "euclidean", query_rows=np.arange(30))
+    by_distance = finder(np.arange(3), (3,))
     assert by_distance.max() < 30
-    # Of those equally near the earlier ones come first, whoever asks.
+    # Of samples at the same distance the earlier ones come first, for every query.
     assert by_distance[0, 29].tolist() == list(range(10))
     assert by_distance[0, 3].tolist() == [0, 1, 2, *range(4, 11)]
 
@@ -127,11 +136,11 @@ def test_few_samples_have_few_neighbours(x):
     scores = get_similarity("retrieval")(
         SimilarityTask(WholeLayer(x[:4]), np.arange(12)[None], (2, 12))
     )
-    assert scores.kept.shape == (1, 2, 4)
-    assert Neighbours.of(x[:4], "cosine", asking=np.arange(4)).n_neighbours == 3
+    assert scores.bootstrap_values.shape == (1, 2, 4)
+    assert NeighbourFinder.of(x[:4], "cosine", query_rows=np.arange(4)).n_neighbours == 3
 
 
-def test_constant_neurons_tell_no_samples_apart(x):
+def test_constant_neurons_do_not_separate_samples(x):
     rows = x.copy()
     rows[:, 4] = 0.0
     task = SimilarityTask(WholeLayer(rows), np.r_[4, 0:4, 5:12][None], (1, 12))
@@ -144,44 +153,45 @@ def test_features_far_from_zero_keep_their_distances(x):
     order = np.random.default_rng(4).permutation(12)[None]
     near = WholeLayer(x.astype(np.float64))
     far = WholeLayer(x.astype(np.float64) + 1e6)
-    np.testing.assert_array_equal(near.by_distance, far.by_distance)
+    np.testing.assert_array_equal(near.neighbours_by_distance, far.neighbours_by_distance)
     one, other = (
         get_similarity("mutual-knn")(SimilarityTask(whole, order, (3, 7))) for whole in (near, far)
     )
-    np.testing.assert_array_equal(one.kept, other.kept)
+    np.testing.assert_array_equal(one.bootstrap_values, other.bootstrap_values)
 
 
-def test_of_many_samples_a_fixed_sample_asks(x, monkeypatch):
-    assert queries_of(10).tolist() == list(range(10))
-    asking = queries_of(90, 20)
-    assert len(set(asking.tolist())) == 20
-    assert asking.tolist() == sorted(asking.tolist()) == queries_of(90, 20).tolist()
-    monkeypatch.setattr(
-        "criticalmass.measures.similarity.task.queries_of", lambda n: queries_of(n, 20)
-    )
+def test_of_many_samples_a_fixed_sample_is_compared(x):
+    assert choose_queries(10).tolist() == list(range(10))
+    query_rows = choose_queries(90, 20)
+    assert len(set(query_rows.tolist())) == 20
+    assert query_rows.tolist() == sorted(query_rows.tolist()) == choose_queries(90, 20).tolist()
     order = np.random.default_rng(5).permutation(12)[None]
-    part = get_similarity("retrieval")(SimilarityTask(WholeLayer(x), order, (3,)))
-    monkeypatch.undo()
+    sampled = WholeLayer(x, most_queries=20)
+    part = get_similarity("retrieval")(SimilarityTask(sampled, order, (3,))).bootstrap_values
     every = get_similarity("retrieval")(SimilarityTask(WholeLayer(x), order, (3,)))
-    np.testing.assert_array_equal(part.kept[0, 0], every.kept[0, 0][asking])
+    np.testing.assert_array_equal(part[0, 0], every.bootstrap_values[0, 0][query_rows])
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_rows_may_be_of_any_float(x, dtype):
     rows = x.astype(dtype)
     whole = WholeLayer(rows)
-    assert whole.by_cosine.shape == whole.by_distance.shape == (90, 10)
+    assert whole.neighbours_by_cosine.shape == (90, 10)
+    assert whole.neighbours_by_distance.shape == (90, 10)
 
 
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda x: queries_of(1), "1 sample has no neighbours"),
+        (lambda x: choose_queries(1), "1 sample has no neighbours"),
         (lambda x: ndcg([[1, 2]], [[1], [2]]), r"\(1, 2\).*\(2, 1\)"),
         (lambda x: recall([[1.0]], [[1]]), "whole numbers"),
         (lambda x: ndcg([[1]], [[1, 2]], [1.0]), r"gains have shape \(1,\).*\(1, 2\)"),
         (lambda x: ndcg([[1]], [[1, 2]], [1.0, 0.0]), "positive"),
-        (lambda x: WholeLayer(np.where(x == x[3, 2], np.nan, x)).by_cosine, "row 3 neuron 2"),
+        (
+            lambda x: WholeLayer(np.where(x == x[3, 2], np.nan, x)).neighbours_by_cosine,
+            "row 3 neuron 2",
+        ),
     ],
 )
 def test_mistakes_are_named_in_one_line(call, says, x):
@@ -191,7 +201,7 @@ def test_mistakes_are_named_in_one_line(call, says, x):
 
 
 def test_a_sweep_of_neighbours_takes_more_test_samples_than_queries(tmp_path):
-    """20,000 test rows: scores are of a sample of queries, and every table reads them."""
+    """20,000 test rows: scores are those of a sample of queries, and every table reads them."""
     n, width = 20_000, 8
     rng = np.random.default_rng(6)
     y = rng.integers(0, 3, n + 60)
@@ -204,24 +214,24 @@ def test_a_sweep_of_neighbours_takes_more_test_samples_than_queries(tmp_path):
     assert set(frame["status"]) == {"ok"}
     assert set(frame["n_test"]) == {n}
     for row in frame.to_dict("records"):
-        kept = run.artifact(row)
-        probe = row["measure"] == "knn"
-        assert kept.shape == ((n if probe else MOST_QUERIES),)
-        if not probe:
-            assert row["value"] == pytest.approx(kept.mean(dtype=np.float64), abs=1e-6)
-    # The same neighbours by scikit-learn, for a sample of those who ask.
+        artifact = run.artifact(row)
+        is_probe = row["measure"] == "knn"
+        assert artifact.shape == ((n if is_probe else MOST_QUERIES),)
+        if not is_probe:
+            assert row["value"] == pytest.approx(artifact.mean(dtype=np.float64), abs=1e-6)
+    # The same neighbours by scikit-learn, for some of the queries.
     row = frame.query("measure == 'retrieval-recall' and n_kept == 4").iloc[0]
     order = run.order("random", row["layer"], row["seed"])[:4]
     test = rows[:n].astype(np.float64)
-    asking = queries_of(n)[:50]
+    query_rows = choose_queries(n)[:50]
     lists = []
-    for kept in (test, test[:, order]):
-        model = NearestNeighbors(n_neighbors=11, metric="cosine", algorithm="brute").fit(kept)
-        lists.append(model.kneighbors(kept[asking], return_distance=False))
+    for subset in (test, test[:, order]):
+        model = NearestNeighbors(n_neighbors=11, metric="cosine", algorithm="brute").fit(subset)
+        lists.append(model.kneighbors(subset[query_rows], return_distance=False))
     want = recall(
         *(
-            [[i for i in ids if i != q][:10] for q, ids in zip(asking, found, strict=True)]
-            for found in reversed(lists)
+            [[i for i in ids if i != q][:10] for q, ids in zip(query_rows, nearest, strict=True)]
+            for nearest in reversed(lists)
         )
     )
     assert np.abs(run.artifact(row)[:50] - want).max() <= 0.1 + 1e-6

@@ -71,9 +71,9 @@ def test_a_projection_is_compared_as_the_rows_it_makes(x):
 def test_a_projection_that_selects_is_the_order(x):
     order = np.random.default_rng(8).permutation(24)
     values, replicates = prefix_procrustes_replicates(x, [order], (3, 11), n_blocks=5)
-    picked = projection_procrustes_replicates(x, np.eye(24)[:, order], (3, 11), n_blocks=5)
-    np.testing.assert_allclose(picked[0], values, rtol=1e-10)
-    np.testing.assert_allclose(picked[1], replicates, rtol=1e-6)
+    projected = projection_procrustes_replicates(x, np.eye(24)[:, order], (3, 11), n_blocks=5)
+    np.testing.assert_allclose(projected[0], values, rtol=1e-10)
+    np.testing.assert_allclose(projected[1], replicates, rtol=1e-6)
     assert np.abs(replicates - values[..., None]).max() > 1e-3
 
 
@@ -127,9 +127,9 @@ def test_all_neurons_in_any_order_are_the_whole_layer(x, name):
     scores = get_similarity(name)(SimilarityTask(WholeLayer(x), orders, (4, 24)))
     np.testing.assert_allclose(scores.values[:, 1], 1.0, atol=1e-12)
     assert (scores.values[:, 0] < 1.0).all()
-    assert scores.kept.shape[:2] == (2, 2)
+    assert scores.bootstrap_values.shape[:2] == (2, 2)
     if scores.kind == "scores":
-        np.testing.assert_allclose(scores.kept.mean(axis=-1), scores.values, atol=1e-6)
+        np.testing.assert_allclose(scores.bootstrap_values.mean(axis=-1), scores.values, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", SIMILARITIES)
@@ -149,7 +149,7 @@ def test_the_scale_of_the_features_does_not_matter(x, name, scale):
 
 
 @pytest.mark.parametrize("name", [n for n in SIMILARITIES if not n.startswith("retrieval")])
-def test_where_the_features_lie_does_not_matter_but_to_a_cosine(x, name):
+def test_a_shift_of_the_features_does_not_matter_except_for_a_cosine(x, name):
     order = np.random.default_rng(7).permutation(24)[None]
     one = get_similarity(name)(SimilarityTask(WholeLayer(x), order, (3, 9)))
     other = get_similarity(name)(SimilarityTask(WholeLayer(x + 1e4), order, (3, 9)))
@@ -178,8 +178,8 @@ def test_every_measure_on_every_selector_has_an_interval(store, tmp_path):
     test = np.asarray(store.features("test")[:], dtype=np.float64)
     chosen = table[(table["measure"] == "cka-debiased") & (table["selector"] == "random")]
     for row in chosen.to_dict("records"):
-        kept = np.load(run.path / "orders" / f"penultimate--random--{row['seed']}.npy")
-        want = linear_cka(test[:, kept[: row["n_kept"]]], test, debiased=True)
+        order = np.load(run.path / "orders" / f"penultimate--random--{row['seed']}.npy")
+        want = linear_cka(test[:, order[: row["n_kept"]]], test, debiased=True)
         assert row["value"] == pytest.approx(want, abs=1e-10)
 
 

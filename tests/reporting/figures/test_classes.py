@@ -14,7 +14,6 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.reporting.figures import classes as figures
 from criticalmass.reporting.figures.figure import figure
 from criticalmass.reporting.figures.style import new_axes
-from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 
 LABELS = np.arange(600) % 4
@@ -33,7 +32,7 @@ def run(make_predicted_run: Callable[..., Run]) -> Run:
     return make_predicted_run(LABELS, subsets | {(12, 0): whole}, whole=whole, names=names)
 
 
-def test_classes_are_named_in_the_order_in_which_they_pay(run: Run, tmp_path: Path) -> None:
+def test_classes_are_named_in_the_order_of_their_losses(run: Run, tmp_path: Path) -> None:
     before = rcParams.copy()
     _, ax = new_axes()
     classes = cm.class_accuracy(run, resamples=50)
@@ -45,22 +44,22 @@ def test_classes_are_named_in_the_order_in_which_they_pay(run: Run, tmp_path: Pa
     assert len(words) == 3
     line = next(line for line in ax.lines if str(line.get_label()).startswith("1."))
     x, y = line.get_data()
-    mine = classes[classes["class_id"] == 0].sort_values("n_kept")
-    np.testing.assert_allclose(x, mine["n_kept"] / 12)
-    np.testing.assert_allclose(y, mine["accuracy"] / mine["accuracy_full"])
+    rows = classes[classes["class_id"] == 0].sort_values("n_kept")
+    np.testing.assert_allclose(x, rows["n_kept"] / 12)
+    np.testing.assert_allclose(y, rows["accuracy"] / rows["accuracy_full"])
     ax.figure.savefig(tmp_path / "drawn.png")
     assert rcParams.copy() == before
 
 
-def test_gini_stands_against_its_neutral_expectation(run: Run) -> None:
+def test_gini_is_drawn_with_its_baseline(run: Run) -> None:
     _, ax = new_axes()
     table = cm.fairness(run, resamples=50)
     figures.gini_against_accuracy(table.sample(frac=1, random_state=0), ax)
     x, y = ax.lines[0].get_data()
     np.testing.assert_allclose(x, np.sort(table["accuracy"]))
     np.testing.assert_allclose(y, table.sort_values("accuracy")["gini"])
-    neutral = next(line for line in ax.lines if "neutral" in str(line.get_label()))
-    np.testing.assert_allclose(neutral.get_ydata(), table.sort_values("accuracy")["gini_neutral"])
+    baseline = next(line for line in ax.lines if "baseline" in str(line.get_label()))
+    np.testing.assert_allclose(baseline.get_ydata(), table.sort_values("accuracy")["gini_neutral"])
 
 
 def test_agreement_has_a_line_per_figure_and_partner(run: Run) -> None:
@@ -76,15 +75,6 @@ def test_agreement_has_a_line_per_figure_and_partner(run: Run) -> None:
     ]
     whole = table[table["against"] == "whole layer"].sort_values("n_kept")
     np.testing.assert_allclose(drawn["predictions, whole layer"], whole["kappa"])
-
-
-def test_bars_are_as_high_as_the_accuracies(store: FeatureStore) -> None:
-    _, ax = new_axes()
-    table = cm.ensembles(store, fractions=(0.25,), members=2, seeds=2, probe="centroid")
-    figures.ensemble_bars(table, ax)
-    heights = [bar.get_height() for bar in ax.patches if bar.get_width() < 0.5]
-    wanted = table[table["kind"] != "whole layer"]["value"]
-    np.testing.assert_allclose(heights, wanted)
 
 
 def test_nothing_and_two_curves_are_refused(run: Run) -> None:

@@ -115,9 +115,13 @@ def test_lines_differ_in_colour_marker_and_dash() -> None:
 
 def test_labels_name_only_what_varies() -> None:
     rows = pd.concat([curves(layer="a"), curves(layer="b")])
-    assert [label for label, _ in style.series(rows)] == ["a", "b"]
+    assert [label for label, _ in style.split_curves(rows)] == ["a", "b"]
     rows = pd.concat([rows, curves(layer="b", selector="first")])
-    assert [label for label, _ in style.series(rows)] == ["a, random", "b, random", "b, first"]
+    assert [label for label, _ in style.split_curves(rows)] == [
+        "a, random",
+        "b, random",
+        "b, first",
+    ]
 
 
 def test_a_name_from_data_stays_a_name() -> None:
@@ -139,7 +143,7 @@ def test_missing_values_are_left_out_not_drawn_as_zero() -> None:
     assert len(ax.lines[0].get_xdata()) == len(KEPT) - 1
 
 
-def test_nothing_to_draw_is_said() -> None:
+def test_nothing_to_draw_is_an_error() -> None:
     _, ax = style.new_axes()
     with pytest.raises(CriticalMassError, match="'cka'"):
         value_against_fraction(curves(), ax, measure="cka")

@@ -1,4 +1,4 @@
-"""Heat maps, published points and parts of runs: what stands where."""
+"""Heat maps, published points and parts of runs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ from criticalmass.analysis.agreement_matrix import agreement_matrix, pairwise_ka
 from criticalmass.errors import CriticalMassError
 from criticalmass.reporting.figures import heat_maps, style
 from criticalmass.reporting.figures.figure import as_pdf, figure
-from criticalmass.reporting.figures.references import ReferencePoint, fitting, reference_points
+from criticalmass.reporting.figures.references import (
+    ReferencePoint,
+    points_for_figure,
+    reference_points,
+)
 from criticalmass.storage.run import Run
-from criticalmass.storage.run_view import held, part_of
+from criticalmass.storage.run_view import cached, filter_run
 
 MakeRun = Callable[..., Run]
 
@@ -26,13 +30,13 @@ MakeRun = Callable[..., Run]
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.integers(5, 60), st.integers(2, 4))
 def test_kappa_of_pairs_is_scikit_learns(seed: int, rows: int, n_test: int, classes: int) -> None:
-    said = np.random.default_rng(seed).integers(0, classes, (rows, n_test))
-    kappa, agree = pairwise_kappa(said, classes)
+    predictions = np.random.default_rng(seed).integers(0, classes, (rows, n_test))
+    kappa, agree = pairwise_kappa(predictions, classes)
     for i in range(rows):
         for j in range(i):
-            assert agree[i, j] == pytest.approx(np.mean(said[i] == said[j]))
-            if len(set(said[i]) | set(said[j])) > 1:
-                expected = cohen_kappa_score(said[i], said[j])
+            assert agree[i, j] == pytest.approx(np.mean(predictions[i] == predictions[j]))
+            if len(set(predictions[i]) | set(predictions[j])) > 1:
+                expected = cohen_kappa_score(predictions[i], predictions[j])
                 assert kappa[i, j] == kappa[j, i] == pytest.approx(expected)
 
 
@@ -90,12 +94,12 @@ def test_figures_of_a_part_of_a_run(make_run: MakeRun, tmp_path: Path) -> None:
 
 def test_a_part_keeps_the_whole_layer_and_a_whole_part_is_the_run(make_run: MakeRun) -> None:
     run = make_run(seeds=2)
-    part = part_of(run, selectors=("random",))
+    part = filter_run(run, selectors=("random",))
     assert part is run
-    there = held(run)
-    assert there.frame() is not None
-    assert len(there.frame()) == len(run.frame())
-    assert set(there.frame()["selector"]) == {"full", "random"}
+    view = cached(run)
+    assert view.frame() is not None
+    assert len(view.frame()) == len(run.frame())
+    assert set(view.frame()["selector"]) == {"full", "random"}
 
 
 def test_published_points_come_from_anything(tmp_path: Path) -> None:
@@ -109,7 +113,7 @@ def test_published_points_come_from_anything(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         ({"x": 1.5}, r"\(1\.5, 0\.5\)"),
         ({"figure": "valeu"}, "did you mean 'value'"),
@@ -117,9 +121,11 @@ def test_published_points_come_from_anything(tmp_path: Path) -> None:
         ({"measure": None}, "no 'measure'"),
     ],
 )
-def test_published_points_that_cannot_be_are_refused(changes: dict[str, object], said: str) -> None:
+def test_published_points_that_cannot_be_are_refused(
+    changes: dict[str, object], expected: str
+) -> None:
     row = {"source": "a", "measure": "knn", "x": 0.1, "y": 0.5} | changes
-    with pytest.raises(CriticalMassError, match=said):
+    with pytest.raises(CriticalMassError, match=expected):
         reference_points([row])
 
 
@@ -132,4 +138,4 @@ def test_published_points_stand_with_their_own_model() -> None:
         ReferencePoint("a", "cka", 0.1, 0.5),
         ReferencePoint("a", "knn", 0.1, 0.5, figure="dr"),
     ]
-    assert fitting(points, "value", rows) == [points[0], points[2]]
+    assert points_for_figure(points, "value", rows) == [points[0], points[2]]

@@ -1,4 +1,4 @@
-"""The page: one offline file whose slider, figures and tables say what the tables say."""
+"""The page: one offline file whose slider, figures and tables show what the tables hold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.reporting.page.assets import as_json
-from criticalmass.reporting.page.headline import answer, headline_row, next_smaller
+from criticalmass.reporting.page.headline import headline, headline_row, next_smaller
 from criticalmass.reporting.page.report import report
 from criticalmass.storage.run import Run
 
@@ -26,7 +26,7 @@ EVERY_SIZE = (5, 10, 20, 50, 100)
 
 
 class _References(HTMLParser):
-    """Collects everything that could make a browser fetch or run something."""
+    """Collects everything that could make a browser request or run something."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,22 +50,22 @@ def test_page_is_one_small_offline_file(make_run: MakeRun, tmp_path: Path) -> No
     assert [item.name for item in page.parent.iterdir()] == ["report.html"]
     text = page.read_text(encoding="utf-8")
     assert page.stat().st_size < 6e6
-    seen = _References()
-    seen.feed(text)
-    assert seen.found == []
-    assert not seen.tags & {"link", "img", "iframe", "object", "embed", "base"}
+    references = _References()
+    references.feed(text)
+    assert references.found == []
+    assert not references.tags & {"link", "img", "iframe", "object", "embed", "base"}
     script = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
     assert len(script) == 1
     assert re.findall(r"https?:[^\"]*", text) == ["http://www.w3.org/2000/svg"], "SVG's name alone"
-    outside = re.sub(r'id="page-papers">.*?</script>', "", text.replace(script[0], ""))
+    outside = re.sub(r'id="page-pdfs">.*?</script>', "", text.replace(script[0], ""))
     assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", outside)
     digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
     policy = html.unescape(re.findall(r'Policy" content="([^"]*)"', text)[0])
     assert "default-src 'none'" in policy
     assert f"script-src 'sha256-{digest}';" in policy, "no other script may run"
-    assert len(seen.ids) == len(set(seen.ids)), "ids of two drawings clash"
+    assert len(references.ids) == len(set(references.ids)), "ids of two drawings clash"
     for name in re.findall(r'(?:url\(#|href="#)([^")]+)', outside):
-        assert name in seen.ids
+        assert name in references.ids
 
 
 def test_page_answers_first_then_shows(make_run: MakeRun, tmp_path: Path) -> None:
@@ -78,8 +78,9 @@ def test_page_answers_first_then_shows(make_run: MakeRun, tmp_path: Path) -> Non
             "Any 20 of the 100 neurons keep 90 % of the accuracy (10 do not",
             "Share of the whole layer’s value to keep",
             "How it was measured",
-            "For 5 sizes, 12 random draws of neurons at each, logistic probes were fitted to 900",
-            "What could be wrong with it",
+            "Logistic probes were fitted to 900 samples and scored on 3,000 others, for 12 random "
+            "subsets at each of 5 sizes and for the whole layer.",
+            "What could be wrong",
             "Critical mass and diffused redundancy",
             "Accuracy (logistic)",
             "The numbers behind the curves",
@@ -120,45 +121,45 @@ def test_the_slider_says_what_redundancy_says(make_run: MakeRun, tmp_path: Path)
 
     run = make_run()
     data = page_data(report(run, tmp_path / "r.html"))
-    rows, words = data["curves"][0]["rows"], data["words"]
-    assert len(rows) == len(data["grid"]) == 101
+    rows, strings = data["curves"][0]["rows"], data["strings"]
+    assert len(rows) == len(data["stops"]) == 101
     for stop in (500, 655, 900, 1000):
         table = redundancy(run, deltas=(stop / 1000,))
-        row = rows[data["grid"].index(stop)]
+        row = rows[data["stops"].index(stop)]
         best = headline_row(table)
         assert best is not None
         assert row["kept"] == best["critical_mass"]
-        said = answer(best, next_smaller(best, curves(run)))
-        parts = [words[row["says"][part]] for part in ("before", "number", "after", "aside")]
-        told = " ".join(part.strip() for part in parts if part.strip()) + "."
-        assert told == said.sentence
-        assert row["bar"] == pytest.approx(stop / 1000 * 0.8)
+        expected = headline(best, next_smaller(best, curves(run)))
+        names = ("before", "number", "after", "detail")
+        parts = [strings[row["strings"][name]].strip() for name in names]
+        assert " ".join(part for part in parts if part) + "." == expected.sentence
+        assert row["target"] == pytest.approx(stop / 1000 * 0.8)
 
 
 def test_the_slider_knows_bytes_and_the_worst_class(make_run: MakeRun, tmp_path: Path) -> None:
     # 3,000 samples of class a alone: it loses what the accuracy loses, 0.80 to 0.78.
     data = page_data(report(make_run(), tmp_path / "r.html"))
-    row = data["curves"][0]["rows"][data["grid"].index(900)]
+    row = data["curves"][0]["rows"][data["stops"].index(900)]
     assert row["kept"] == 20
-    words = {part: data["words"][place] for part, place in row["says"].items()}
-    assert words["saved"].startswith("320 of 400 bytes a vector (80")
-    assert re.match(r"a loses 2.% of its accuracy \(1 to [34]\)|a loses [23].% of", words["worst"])
+    texts = {part: data["strings"][index] for part, index in row["strings"].items()}
+    assert texts["saved"].startswith("320 of 400 bytes per vector (80")
+    assert re.match(r"a loses 2.% of its accuracy \(1 to [34]\)|a loses [23].% of", texts["worst"])
 
 
 def test_every_figure_brings_its_data_and_a_pdf(make_run: MakeRun, tmp_path: Path) -> None:
     page = report([make_run("one"), make_run("two", seeds=11)], tmp_path / "r.html")
     text = page.read_text(encoding="utf-8")
     data = page_data(page)
-    papers = json.loads(re.findall(r'id="page-papers">(.*?)</script>', text)[0])
-    places = re.findall(r'<figure class="plot" id="([^"]*)"', text)
-    assert set(places) == set(data["plots"]) == set(papers)
-    names = {place.removeprefix("run-1-") for place in places if place.startswith("run-1-")}
+    pdfs = json.loads(re.findall(r'id="page-pdfs">(.*?)</script>', text)[0])
+    plot_ids = re.findall(r'<figure class="plot" id="([^"]*)"', text)
+    assert set(plot_ids) == set(data["plots"]) == set(pdfs)
+    names = {name.removeprefix("run-1-") for name in plot_ids if name.startswith("run-1-")}
     assert names >= {"value-logistic", "dr", "classes", "agreement", "agreement-matrix"}
-    for place in places:
-        table = data["plots"][place]["table"]
-        assert table["rows"], place
+    for plot_id in plot_ids:
+        table = data["plots"][plot_id]["table"]
+        assert table["rows"], plot_id
         assert {len(row) for row in table["rows"]} == {len(table["columns"])}
-        pdf = base64.b64decode(papers[place])
+        pdf = base64.b64decode(pdfs[plot_id])
         assert pdf.startswith(b"%PDF")
         assert b"/FontFile2" in pdf, "TrueType fonts (Type 42) are embedded"
         assert b"/Type3" not in pdf
@@ -171,8 +172,8 @@ def test_runs_stand_side_by_side(make_run: MakeRun, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "Side by side" in text
     assert "DR(0.9)" in text
-    assert "beside-together-logistic" in page_data(page)["plots"]
-    assert "beside-differences" in page_data(page)["plots"]
+    assert "comparison-together-logistic" in page_data(page)["plots"]
+    assert "comparison-differences" in page_data(page)["plots"]
 
 
 def test_runs_with_nothing_in_common_are_still_a_page(make_run: MakeRun, tmp_path: Path) -> None:
@@ -197,7 +198,7 @@ def test_published_numbers_stand_beside(make_run: MakeRun, tmp_path: Path) -> No
         assert (star["shape"], star["name"]) == ("stars", "Nanda <2023>")
         assert (star["x"], star["y"]) == ([x], [y])
     text = page.read_text(encoding="utf-8")
-    assert "Published numbers drawn beside" in text
+    assert "Published numbers in the figures" in text
     assert "Nanda &lt;2023&gt;" in text
     assert "elsewhere" not in text
 

@@ -1,4 +1,4 @@
-"""A second process draws the bytes that this one draws, and may die."""
+"""A second process renders the same bytes as this one, and may die."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 import criticalmass as cm
 from criticalmass.reporting.page import parallel_drawing
-from criticalmass.reporting.page.parallel_drawing import Drawing, Job, draw
+from criticalmass.reporting.page.parallel_drawing import DrawingJob, FigureRenderer, render_figure
 from criticalmass.storage.run import Run
 
 
@@ -24,72 +24,75 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel_drawing, "thread_count", lambda: 2)
 
 
-def job(number: int) -> Job:
+def job(number: int) -> DrawingJob:
     figure = Figure(figsize=(2, 2), layout="constrained")
     ax = figure.subplots()
     ax.plot([0, 1, number])
     ax.set_title(f"number {number}")
-    return f"place-{number}", figure, f"figure <{number}>"
+    return DrawingJob(f"figure-{number}", figure, f"figure <{number}>")
 
 
-def wait(drawing: Drawing) -> None:
-    """Wait until something is drawn."""
+def wait(renderer: FigureRenderer) -> None:
+    """Wait until a figure is rendered."""
     end = time.monotonic() + 60
-    while not drawing._drawn and time.monotonic() < end:
+    while not renderer._results and time.monotonic() < end:
         time.sleep(0.01)
-    assert drawing._drawn
+    assert renderer._results
 
 
-def test_both_processes_draw_the_same_bytes() -> None:
-    with Drawing(aside=True) as drawing:
+def test_both_processes_render_the_same_bytes() -> None:
+    with FigureRenderer(parallel=True) as renderer:
         for number in range(8):
-            drawing.add(job(number))
-        assert drawing._helper is not None
-        found = drawing.all()
-    assert drawing._helper.returncode == 0
-    assert found == {f"place-{number}": draw(job(number)) for number in range(8)}
+            renderer.add(job(number))
+        assert renderer._process is not None
+        results = renderer.finish()
+    assert renderer._process.returncode == 0
+    assert results == {f"figure-{number}": render_figure(job(number)) for number in range(8)}
 
 
-def test_the_second_process_does_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Drawing(aside=True) as drawing:
-        drawing.add(job(1))
-        wait(drawing)  # this process draws nothing before all()
-        monkeypatch.setattr(parallel_drawing, "draw", lambda _: pytest.fail("drawn here"))
-        assert set(drawing.all()) == {"place-1"}
+def test_the_second_process_does_render(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FigureRenderer(parallel=True) as renderer:
+        renderer.add(job(1))
+        wait(renderer)  # this process renders nothing before finish()
+        monkeypatch.setattr(
+            parallel_drawing, "render_figure", lambda _: pytest.fail("rendered in this process")
+        )
+        assert set(renderer.finish()) == {"figure-1"}
 
 
 @pytest.mark.parametrize("when", ["before", "after one"])
-def test_if_it_dies_all_is_drawn_here(when: str) -> None:
-    with Drawing(aside=True) as drawing:
-        assert drawing._helper is not None
+def test_if_it_dies_this_process_renders_all(when: str) -> None:
+    with FigureRenderer(parallel=True) as renderer:
+        assert renderer._process is not None
         if when == "after one":
-            drawing.add(job(9))
-            wait(drawing)
-        os.kill(drawing._helper.pid, signal.SIGKILL)
-        drawing._helper.wait()
+            renderer.add(job(9))
+            wait(renderer)
+        os.kill(renderer._process.pid, signal.SIGKILL)
+        renderer._process.wait()
         for number in range(3):
-            drawing.add(job(number))
-        found = drawing.all()
-    assert {f"place-{number}" for number in range(3)} <= set(found)
+            renderer.add(job(number))
+        results = renderer.finish()
+    assert {f"figure-{number}" for number in range(3)} <= set(results)
 
 
 def test_an_error_of_the_caller_leaves_no_process() -> None:
-    drawing = Drawing(aside=True)
-    with contextlib.suppress(ZeroDivisionError), drawing:
-        drawing.add(job(1))
+    renderer = FigureRenderer(parallel=True)
+    with contextlib.suppress(ZeroDivisionError), renderer:
+        renderer.add(job(1))
         raise ZeroDivisionError
-    assert drawing._helper is not None
-    assert drawing._helper.poll() is not None
+    assert renderer._process is not None
+    assert renderer._process.poll() is not None
 
 
-def test_warnings_of_the_second_process_are_told_here() -> None:
-    place, figure, words = job(1)
-    figure.axes[0].set_title("\N{CJK UNIFIED IDEOGRAPH-4E00}")  # not in the font
-    with Drawing(aside=True) as drawing:
-        drawing.add((place, figure, words))
-        wait(drawing)
+def test_warnings_of_the_second_process_are_raised_in_this_one() -> None:
+    warning_job = job(1)
+    # A character that is not in the font.
+    warning_job.figure.axes[0].set_title("\N{CJK UNIFIED IDEOGRAPH-4E00}")
+    with FigureRenderer(parallel=True) as renderer:
+        renderer.add(warning_job)
+        wait(renderer)
         with pytest.warns(UserWarning, match="Glyph"):
-            drawing.all()
+            renderer.finish()
 
 
 def test_a_page_of_three_runs_is_the_same_with_and_without(
@@ -112,5 +115,5 @@ def test_a_page_of_many_runs_leaves_the_drawing_to_its_script(
     assert 'data-save="pdf"' in few
     assert 'data-save="pdf"' not in many
     assert 'data-save="svg"' in many
-    assert "drawn by its script" in many
+    assert "only the script of the page draws the figures" in many
     assert len(many) < len(few) / 2

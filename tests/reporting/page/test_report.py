@@ -1,16 +1,15 @@
-"""The report answers in one sentence, hides nothing, and fetches nothing."""
+"""Headline, caveats, facts and drawings of the report."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from criticalmass.reporting.figures.style import new_axes
-from criticalmass.reporting.page.headline import answer, headline_row, next_smaller
+from criticalmass.reporting.page.headline import headline, headline_row, next_smaller
 from criticalmass.reporting.page.provenance import caveats, facts
 from criticalmass.reporting.page.svg import inline_svg, neuron_field, share_bar
 from criticalmass.storage.run import Run
@@ -44,18 +43,18 @@ def masses(**changes: object) -> pd.DataFrame:
 
 
 def sentence(**changes: object) -> str:
-    """Say the answer of one row, with plain spaces."""
-    return answer(headline_row(masses(**changes))).sentence.replace("\N{NO-BREAK SPACE}", " ")
+    """Write the headline of one row, with plain spaces."""
+    return headline(headline_row(masses(**changes))).sentence.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def test_the_answer_is_one_sentence_that_a_newcomer_understands() -> None:
+def test_the_headline_is_one_sentence() -> None:
     assert sentence() == (
         "Any 214 of the 1,280 neurons keep 90 % of the accuracy (95 % interval 190 to 242)."
     )
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         ({"at_floor": True, "critical_mass": 13}, "Any 13 of the 1,280 neurons already keep 90 %"),
         ({"at_floor": True, "critical_mass": 1}, "Any 1 of the 1,280 neurons already keeps"),
@@ -70,17 +69,19 @@ def test_the_answer_is_one_sentence_that_a_newcomer_understands() -> None:
         ({"critical_mass_low": pd.NA}, "keep 90 % of the accuracy."),
     ],
 )
-def test_the_answer_in_other_cases(changes: dict[str, object], said: str) -> None:
-    assert said in sentence(**changes)
+def test_the_headline_in_other_cases(changes: dict[str, object], expected: str) -> None:
+    assert expected in sentence(**changes)
 
 
-def test_an_interval_of_one_size_says_what_fails() -> None:
+def test_an_interval_of_one_size_names_the_size_that_fails() -> None:
     row = headline_row(masses(critical_mass_low=214, critical_mass_high=214))
     lines = masses().drop(columns="delta").loc[[0] * 4].assign(n_kept=[13, 128, 214, 640])
     assert next_smaller(row, lines) == 128
     assert next_smaller(row, lines.assign(layer="other")) is None
-    said = answer(row, 128).sentence.replace("\N{NO-BREAK SPACE}", " ")
-    assert said.endswith("accuracy (128 do not, at 95 % confidence; none between was tested).")
+    text = headline(row, 128).sentence.replace("\N{NO-BREAK SPACE}", " ")
+    assert text.endswith(
+        "accuracy (128 do not, at 95 % confidence; sizes between were not tested)."
+    )
 
 
 def test_headline_prefers_a_task_over_similarity_and_delta_09() -> None:
@@ -97,10 +98,10 @@ def test_headline_prefers_a_task_over_similarity_and_delta_09() -> None:
     assert row is not None
     assert row["critical_mass"] == 7
     assert headline_row(masses(critical_mass=None)) is None
-    assert "no cell" in answer(None).sentence
+    assert "no cell" in headline(None).sentence
 
 
-def test_two_layers_are_told_apart_in_the_drawings(tmp_path: Path) -> None:
+def test_names_in_drawings_are_escaped() -> None:
     drawing, ax = new_axes()
     ax.plot([0, 1], [0, 1], label='<script>"&')
     ax.legend()
@@ -122,7 +123,7 @@ def test_drawing_follows_the_colours_of_the_page() -> None:
     assert "#0072b2 is a layer" in svg
 
 
-def test_record_finds_what_could_be_wrong(make_run: MakeRun) -> None:
+def test_caveats_name_what_could_be_wrong(make_run: MakeRun) -> None:
     from criticalmass.analysis.redundancy import redundancy
 
     frail = make_run(seeds=3, n_test=400, failing=(50,), unfinished=(5,))
@@ -135,25 +136,25 @@ def test_record_finds_what_could_be_wrong(make_run: MakeRun) -> None:
     assert "Small test set: 400 samples" in text
     assert "± 0.040".replace(" ", "\N{NO-BREAK SPACE}") in text  # 2 sqrt(0.8 * 0.2 / 400)
     assert "logistic at 50\N{NO-BREAK SPACE}%" in text
-    assert "10 neurons miss 90\N{NO-BREAK SPACE}%, 20 pass" in text
-    graves = [caveat.grave for caveat in found]
-    assert graves == sorted(graves, reverse=True)
+    assert "10 neurons do not reach 90\N{NO-BREAK SPACE}%, 20 do" in text
+    severe = [caveat.severe for caveat in found]
+    assert severe == sorted(severe, reverse=True)
 
 
-def test_record_is_content_with_a_sound_run(make_run: MakeRun) -> None:
+def test_a_sound_run_has_one_caveat(make_run: MakeRun) -> None:
     from criticalmass.analysis.redundancy import redundancy
 
     sound = make_run()
     found = caveats(sound.frame(), redundancy(sound, deltas=(0.9,)))
-    assert [caveat.title for caveat in found] == ["Steps between tested sizes"]
+    assert [caveat.title for caveat in found] == ["Gap between tested sizes"]
 
 
-def test_facts_come_from_the_record_alone(make_run: MakeRun) -> None:
+def test_facts_come_from_the_manifest_and_the_table(make_run: MakeRun) -> None:
     run = make_run()
-    told = {fact.term: fact.text for fact in facts(run.manifest, run.frame())}
-    assert told["Model"] == "toy (test:toy, weights 0123456789ab)"
-    assert told["Dataset"] == "blobs (test:blobs, 2 classes)"
-    assert told["Selector random"].startswith("12 seeds, nested subsets of 5 sizes from 5 to 100")
+    texts = {fact.term: fact.text for fact in facts(run.manifest, run.frame())}
+    assert texts["Model"] == "toy (test:toy, weights 0123456789ab)"
+    assert texts["Dataset"] == "blobs (test:blobs, 2 classes)"
+    assert texts["Selector random"].startswith("12 seeds, nested subsets of 5 sizes from 5 to 100")
     bare = {fact.term: fact.text for fact in facts({}, run.frame())}
     assert bare["Model"] == "toy"
     assert "Software" not in bare

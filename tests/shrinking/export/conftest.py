@@ -1,4 +1,4 @@
-"""Slim models to export, and a process of its own to read the exports in."""
+"""Slim models to export, and a separate process that reads the exports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import criticalmass as cm
 from criticalmass.shrinking.codec import Codec
 from criticalmass.shrinking.slim_model import SlimModel
 
-# torchvision's compiled part need not fit the installed torch; see models/repair.py.
+# The compiled part of torchvision may not fit the installed torch; see `optional_imports`.
 REPAIR = """
 import torch
 lib = torch.library.Library("torchvision", "DEF")
@@ -29,7 +29,7 @@ except RuntimeError:
 """
 
 
-def made(n_classes: int, out: Path) -> cm.FeatureStore:
+def make_store(n_classes: int, out: Path) -> cm.FeatureStore:
     """Overlapping classes in 24 neurons that are far from 0, without a model."""
     rng = np.random.default_rng(n_classes)
     centres = rng.standard_normal((n_classes, 24))
@@ -42,12 +42,12 @@ def made(n_classes: int, out: Path) -> cm.FeatureStore:
 
 @pytest.fixture(scope="session")
 def vectors(tmp_path_factory: pytest.TempPathFactory) -> cm.FeatureStore:
-    return made(3, tmp_path_factory.mktemp("vectors") / "store")
+    return make_store(3, tmp_path_factory.mktemp("vectors") / "store")
 
 
 @pytest.fixture(scope="session")
 def two_classes(tmp_path_factory: pytest.TempPathFactory) -> SlimModel:
-    store = made(2, tmp_path_factory.mktemp("two") / "store")
+    store = make_store(2, tmp_path_factory.mktemp("two") / "store")
     return cm.shrink(store, keep=0.6, selectors=("random",), max_dims=12).slim
 
 
@@ -67,7 +67,7 @@ def at_precision(slim: SlimModel, vectors: cm.FeatureStore) -> Callable[[str], S
     """Make the same slim model, stored in another precision."""
 
     def make(precision: str) -> SlimModel:
-        codec = Codec.learn(precision, vectors.features("train")).kept(slim.indices)
+        codec = Codec.learn(precision, vectors.features("train")).subset(slim.indices)
         return dataclasses.replace(slim, codec=codec)
 
     return make
@@ -75,7 +75,7 @@ def at_precision(slim: SlimModel, vectors: cm.FeatureStore) -> Callable[[str], S
 
 @pytest.fixture(scope="session")
 def fresh() -> Callable[..., str]:
-    """Run code in a process of its own, where this package may not be imported."""
+    """Run code in a separate process, in which this package must not be imported."""
 
     def run(code: str, folder: Path, *, alone: bool = True) -> str:
         guard = "\nimport sys\nassert 'criticalmass' not in sys.modules\n" if alone else ""

@@ -1,4 +1,4 @@
-"""Cut channels: the kept neurons stay as they are, and where they would not, nothing is cut."""
+"""Channel pruning: the kept neurons stay the same; if they would change, an error is raised."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
-from criticalmass.shrinking.export.backbone import Backbone, without_classifier
+from criticalmass.shrinking.export.backbone import Backbone, remove_classifier
 from criticalmass.shrinking.export.channel_pruning import cut_channels
 from criticalmass.shrinking.slim_model import SlimModel
 
@@ -25,7 +25,7 @@ np.savez("found.npz", short=got.transform(x), labels=got.predict(x))
 
 def backbone(name: str, pixels: int) -> Backbone:
     model = cm.load_model(f"timm:{name}?init=random&px={pixels}", device="cpu")
-    return without_classifier(Backbone(model, "timm", "penultimate"))
+    return remove_classifier(Backbone(model, "timm", "penultimate"))
 
 
 def parameters(one: Backbone) -> int:
@@ -36,28 +36,28 @@ def test_kept_neurons_stay_and_parameters_go() -> None:
     whole = backbone("test_efficientnet", 64)
     indices = np.array([0, 3, 77, 255])
     cut = cut_channels(whole, indices, 256)
-    assert set(cut.cut) == {"conv_head", "bn2"}
-    batch = whole.sample()
+    assert set(cut.cut_modules) == {"conv_head", "bn2"}
+    batch = whole.sample_batch()
     assert batch is not None
-    before, after = whole.whole(batch), cut.whole(batch)
+    before, after = whole.layer_output(batch), cut.layer_output(batch)
     np.testing.assert_allclose(after, before[:, indices], atol=1e-6 * np.abs(before).max())
     # Each cut channel takes its filter, and scale and shift of its normalisation.
     head = whole.model.root.get_submodule("conv_head")
     assert parameters(whole) - parameters(cut) == 252 * (head.in_channels + 2)
-    assert whole.whole(batch).shape == (2, 256), "the original is left as it was"
-    assert cut_channels(whole, np.arange(256), 256).cut == ()
+    assert whole.layer_output(batch).shape == (2, 256), "the original is left as it was"
+    assert cut_channels(whole, np.arange(256), 256).cut_modules == ()
 
 
 def test_a_convolution_after_the_average() -> None:
     whole = backbone("mobilenetv3_small_050", 32)
-    batch = whole.sample()
+    batch = whole.sample_batch()
     assert batch is not None
-    before = whole.whole(batch)
+    before = whole.layer_output(batch)
     indices = np.arange(0, before.shape[1], 3)
     cut = cut_channels(whole, indices, before.shape[1])
-    assert cut.cut == ("conv_head",)
+    assert cut.cut_modules == ("conv_head",)
     np.testing.assert_allclose(
-        cut.whole(batch), before[:, indices], atol=1e-6 * np.abs(before).max()
+        cut.layer_output(batch), before[:, indices], atol=1e-6 * np.abs(before).max()
     )
 
 
@@ -88,7 +88,7 @@ def test_a_channel_of_several_neurons_is_not_cut(
     )
     monkeypatch.chdir(tmp_path)
     model = cm.load_model("module:flat_nets:net?px=8", device="cpu")
-    whole = without_classifier(Backbone(model, "timm", "penultimate"))
+    whole = remove_classifier(Backbone(model, "timm", "penultimate"))
     with pytest.raises(CriticalMassError, match="reads or mixes its channels as well"):
         cut_channels(whole, np.arange(4, 16), 16)
 

@@ -1,4 +1,4 @@
-"""FAISS: the rebuilt index, read in a process of its own, answers as the short vectors do."""
+"""FAISS: the rebuilt index, read in a separate process, returns the neighbours of short vectors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ for name in {names}:
 
 
 def indexes(x: NDArray[np.float32]) -> dict[str, Any]:
-    """One index of every kind that is understood."""
+    """One index of every supported kind."""
     d = x.shape[1]
     flat, inner = faiss.IndexFlatL2(d), faiss.IndexFlatIP(d)
     flat.add(x)
@@ -88,34 +88,36 @@ def test_lists_keep_their_centres(
     )
 
 
-def test_cosine_is_noticed(
+def test_vectors_of_length_1_give_a_warning(
     slim: SlimModel, whole: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from criticalmass.shrinking.export import faiss_index
 
-    said: list[str] = []
-    monkeypatch.setattr(faiss_index, "notice", said.append)
+    warnings: list[str] = []
+    monkeypatch.setattr(faiss_index, "warn_user", warnings.append)
     for name in ("unit", "flat"):
         faiss.write_index(indexes(whole)[name], str(tmp_path / name))
         cm.export(slim, format="faiss", out=tmp_path / "out", index=tmp_path / name)
-    assert len(said) == 1
-    assert "normalise=True" in said[0]
+    assert len(warnings) == 1
+    assert "normalise=True" in warnings[0]
 
 
-def test_what_is_refused(slim: SlimModel, whole: NDArray[np.float32], tmp_path: Path) -> None:
+def test_invalid_indexes_are_refused(
+    slim: SlimModel, whole: NDArray[np.float32], tmp_path: Path
+) -> None:
     options: dict[str, Any] = {"format": "faiss", "out": tmp_path / "out"}
     with pytest.raises(CriticalMassError, match="needs the index on whole vectors"):
         cm.export(slim, **options)
     with pytest.raises(CriticalMassError, match="no index file"):
         cm.export(slim, **options, index=tmp_path / "nowhere")
     (tmp_path / "noise").write_bytes(b"no index")
-    with pytest.raises(CriticalMassError, match="holds no FAISS index"):
+    with pytest.raises(CriticalMassError, match="holds no readable FAISS index"):
         cm.export(slim, **options, index=tmp_path / "noise")
     graph = faiss.IndexHNSWFlat(24, 4)
     narrow = faiss.IndexFlatL2(7)
     for name, index, words in (
-        ("graph", graph, "is an IndexHNSWFlat .* understood: IndexFlatL2"),
-        ("narrow", narrow, "holds vectors of 7, the slim model is of 24"),
+        ("graph", graph, "is an IndexHNSWFlat.* supported: IndexFlatL2"),
+        ("narrow", narrow, "holds vectors of 7 dimensions .* from 24 neurons"),
     ):
         faiss.write_index(index, str(tmp_path / name))
         with pytest.raises(CriticalMassError, match=words):

@@ -17,7 +17,7 @@ import criticalmass as cm
 from criticalmass.cli.main import cli
 from criticalmass.errors import CriticalMassError, MissingExtraError, StoreError
 from criticalmass.shrinking.codec import BITS, Codec
-from criticalmass.shrinking.export.sklearn_pipeline import first_of_level, make_pipeline
+from criticalmass.shrinking.export.sklearn_pipeline import level_edges, make_pipeline
 from criticalmass.shrinking.slim_model import SlimModel
 
 READ_PIPELINES = """
@@ -92,7 +92,7 @@ def test_sklearn_without_a_head(vectors: cm.FeatureStore, whole: NDArray[np.floa
 def test_levels_begin_at_the_exact_number(low: float, width: float, place: int) -> None:
     """One float32 below the edge of level k is level k-1 or less, the edge itself k or more."""
     codec = Codec("int8", np.array([low], np.float32), np.array([width / 255], np.float32))
-    edges = first_of_level(codec)[0]
+    edges = level_edges(codec)[0]
     assert (np.diff(edges) >= 0).all()
     below = np.nextafter(edges[place], np.float32(-np.inf), dtype=np.float32)
     assert codec.encode(edges[place].reshape(1, 1))[0, 0] >= place + 1
@@ -126,7 +126,7 @@ def test_a_failed_export_leaves_the_earlier_one(
     assert (out / "indices.npy").is_file()
 
 
-def test_what_does_not_fit_is_told(slim: SlimModel, tmp_path: Path) -> None:
+def test_invalid_arguments(slim: SlimModel, tmp_path: Path) -> None:
     with pytest.raises(CriticalMassError, match="did you mean 'onnx'"):
         cm.export(slim, format="onxx", out=tmp_path / "out")
     with pytest.raises(CriticalMassError, match="is for format torch or onnx, not 'sklearn'"):
@@ -139,9 +139,9 @@ def test_what_does_not_fit_is_told(slim: SlimModel, tmp_path: Path) -> None:
 def test_the_command(vectors: cm.FeatureStore, tmp_path: Path) -> None:
     cm.shrink(vectors, keep=0.5, out=tmp_path / "slim", selectors=("random",))
     arguments = ["export", str(tmp_path / "slim"), "--format", "indices", "-q"]
-    told = CliRunner().invoke(cli, [*arguments, "--out", str(tmp_path / "out")])
-    assert told.exit_code == 0, told.output
-    assert told.output.strip() == str(tmp_path / "out")
+    result = CliRunner().invoke(cli, [*arguments, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert result.output.strip() == str(tmp_path / "out")
     assert (tmp_path / "out" / "indices.json").is_file()
     # The slim model's own folder is no export, so it is never written over.
     again = CliRunner().invoke(cli, [*arguments, "--out", str(tmp_path / "slim")])

@@ -1,4 +1,4 @@
-"""SQL: run by DuckDB in a process of its own; names stay names; pgvector's text by its parts."""
+"""SQL: run by DuckDB in a separate process; names are quoted; parts of the pgvector text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
-from criticalmass.shrinking.export.sql import pgvector, qualified, quoted
+from criticalmass.shrinking.export.sql import format_pgvector, quote_identifier, quote_table
 from criticalmass.shrinking.slim_model import SlimModel
 
 NASTY = 'a"; DROP TABLE precious; --'
@@ -57,25 +57,26 @@ def test_duckdb(
 
 
 def test_pgvector_counts_from_one() -> None:
-    text = pgvector("public.items", "embedding", [1, 4, 24], (24, False))
+    text = format_pgvector("public.items", "embedding", [1, 4, 24], n_neurons=24, normalise=False)
     assert "ARRAY[1, 4, 24]" in text
     assert "whole::vector(24)" in text
     assert 'ALTER TABLE "public"."items" ADD COLUMN "embedding_slim" vector(3);' in text
-    assert "sqrt(sum(" in pgvector("items", "embedding", [1], (2, True))
+    scaled = format_pgvector("items", "embedding", [1], n_neurons=2, normalise=True)
+    assert "sqrt(sum(" in scaled
 
 
 @given(st.text(min_size=1, max_size=15).filter(str.isprintable))
 def test_a_name_cannot_end_its_quotes(name: str) -> None:
     """Read as SQL reads it: one quoted identifier and nothing after it."""
-    written = quoted(name)
+    written = quote_identifier(name)
     assert re.fullmatch(r'"(?:[^"]|"")*"', written)
     assert written[1:-1].replace('""', '"') == name
 
 
-def test_names_that_are_none(slim: SlimModel, tmp_path: Path) -> None:
-    assert qualified("a.b") == '"a"."b"'
+def test_invalid_names(slim: SlimModel, tmp_path: Path) -> None:
+    assert quote_table("a.b") == '"a"."b"'
     for name in ("", "a\nb", "a\0b", "x" * 64, "a..b"):
-        with pytest.raises(CriticalMassError, match=r"is no name for a table|must be a text"):
+        with pytest.raises(CriticalMassError, match=r"is no valid name of a table|must be a text"):
             cm.export(slim, format="sql", out=tmp_path / "out", table=name)
-    with pytest.raises(CriticalMassError, match="is no name"):
+    with pytest.raises(CriticalMassError, match="is no valid name"):
         cm.export(slim, format="sql", out=tmp_path / "out", column="e" * 60)

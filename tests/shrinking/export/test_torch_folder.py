@@ -1,4 +1,4 @@
-"""Torch, ONNX and sentence-transformers: read in a process of their own, same numbers."""
+"""Torch, ONNX and sentence-transformers: read in a separate process, with the same outputs."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_texts(
 def test_another_model_is_refused(digits: Dataset, tmp_path: Path) -> None:
     slim = shrunk("module:export_nets:net?px=12", digits, tmp_path)
     options: dict[str, Any] = {"format": "torch", "out": tmp_path / "out"}
-    with pytest.raises(CriticalMassError, match="the features were made with"):
+    with pytest.raises(CriticalMassError, match="the features were extracted with"):
         cm.export(slim, **options, model="module:export_nets:other?px=12")
     with pytest.raises(CriticalMassError, match="cannot be exported; use one of"):
         cm.export(slim, **options, model="onnx:file")
@@ -252,7 +252,7 @@ def test_another_model_is_refused(digits: Dataset, tmp_path: Path) -> None:
         cm.export(slim, format="sentence-transformers", out=tmp_path / "other")
 
 
-def test_a_damaged_export_is_told(slim: SlimModel, tmp_path: Path) -> None:
+def test_a_damaged_export_is_reported(slim: SlimModel, tmp_path: Path) -> None:
     out = cm.export(slim, format="torch", out=tmp_path / "out")
     with pytest.raises(CriticalMassError, match="no exported slim model"):
         cm.load_slim_torch(tmp_path)
@@ -265,7 +265,7 @@ def test_a_damaged_export_is_told(slim: SlimModel, tmp_path: Path) -> None:
     for change, words in (
         ({"n_kept": 3}, "does not fit its config"),
         ({"format_version": 9}, "has the format version 9"),
-        ({"format": "x"}, "is not of a torch export"),
+        ({"format": "x"}, "is not the config of a torch export"),
         ({"backbone": {"kind": "other"}}, "backbone of the unknown kind 'other'"),
     ):
         (out / "config.json").write_text(json.dumps(config | change))

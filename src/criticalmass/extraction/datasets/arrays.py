@@ -1,4 +1,4 @@
-"""Datasets that are arrays: scikit-learn's digits and NumPy files."""
+"""Datasets in arrays: scikit-learn's digits and NumPy archives; class numbers of labels."""
 
 from __future__ import annotations
 
@@ -11,28 +11,34 @@ from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets.dataset import Dataset, Split
-from criticalmass.extraction.datasets.splits import SPLIT_SEED, TEST_SHARE, split_in_two
+from criticalmass.extraction.datasets.splits import (
+    SPLIT_SEED,
+    TEST_SHARE,
+    split_notes,
+    train_test_split,
+)
+from criticalmass.extraction.vectors.source import check_vectors
 from criticalmass.storage.untrusted import check_zip
 
 
 def load_digits(spec: str) -> Dataset:
     """Load scikit-learn's 1,797 digits, 8 x 8 grey, as an image dataset.
 
-    Grey levels 0..16 become 0..255. The split is stratified, a quarter for the test, seed 0.
+    Grey levels 0..16 become 0..255. The split is stratified: a quarter for the test, seed 0.
     """
-    from sklearn.datasets import load_digits as bundled
+    from sklearn.datasets import load_digits as load_bundled
 
-    data = bundled()
+    data = load_bundled()
     images = np.round(data.images * (255 / 16)).astype(np.uint8)
     labels = data.target.astype(np.int64)
-    whole = Split(images, labels, [f"digit-{number:04d}" for number in range(len(labels))])
+    samples = Split(images, labels, [f"digit-{number:04d}" for number in range(len(labels))])
     return Dataset(
         spec=spec,
         name="digits",
         modality="image",
-        splits=split_in_two(whole, TEST_SHARE, SPLIT_SEED),
+        splits=train_test_split(samples, TEST_SHARE, SPLIT_SEED),
         class_names=tuple(str(digit) for digit in range(10)),
-        notes={"split": {"test_share": TEST_SHARE, "seed": SPLIT_SEED, "stratified": True}},
+        notes={"split": split_notes()},
     )
 
 
@@ -41,10 +47,10 @@ def load_npz(spec: str, file: str) -> Dataset:
 
     Parameters
     ----------
-    spec: what the dataset was asked for with.
+    spec: the spec that named the dataset.
     file: an ``.npz`` with ``X`` (n, d) and ``y`` (n,), which are split (stratified, a quarter for
-        the test, seed 0); or ``x_train``, ``y_train``, ``x_test``, ``y_test``. Labels may be any
-        integers or texts; the sorted distinct ones become the classes.
+        the test, seed 0); or ``x_train``, ``y_train``, ``x_test``, ``y_test``. Labels are
+        integers or texts; the sorted distinct labels become the classes.
 
     Raises
     ------
@@ -69,21 +75,21 @@ def load_npz(spec: str, file: str) -> Dataset:
         check_vectors(x, f"X of {split!r} in {file!r}")
         if y.shape != (len(x),):
             raise CriticalMassError(
-                f"y of {split!r} in {file!r} has the shape {y.shape}, not {len(x)}"
+                f"y of {split!r} in {file!r} has shape {y.shape}; it must be ({len(x)},)"
             )
-    classes, codes = encode_labels([y for _, y in pairs.values()])
+    classes, class_numbers = encode_labels([y for _, y in pairs.values()])
     splits = {
-        split: Split(x, code, [f"{split}-{number}" for number in range(len(x))])
-        for (split, (x, _)), code in zip(pairs.items(), codes, strict=True)
+        split: Split(x, numbers, [f"{split}-{row}" for row in range(len(x))])
+        for (split, (x, _)), numbers in zip(pairs.items(), class_numbers, strict=True)
     }
     if "all" in splits:
-        splits = split_in_two(splits["all"], TEST_SHARE, SPLIT_SEED)
-        notes = {"split": {"test_share": TEST_SHARE, "seed": SPLIT_SEED, "stratified": True}}
+        splits = train_test_split(splits["all"], TEST_SHARE, SPLIT_SEED)
+        notes = {"split": split_notes()}
     return Dataset(spec, Path(file).stem, "vector", splits, classes, notes=notes)
 
 
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """Read every array of an ``.npz``; pickled objects are refused.
+    """Read every array of an ``.npz``; refuse pickled objects.
 
     Raises
     ------
@@ -93,7 +99,7 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
         raise CriticalMassError(f"no file {str(path)!r}")
     check_zip(path)
     try:
-        # Opened here: np.load leaves its own handle open when the archive is broken.
+        # np.load of a path leaves the file open if the archive is broken.
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.lib.npyio.NpzFile):
@@ -103,31 +109,10 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     raise CriticalMassError(f"{str(path)!r} is a single array, not an .npz archive")
 
 
-def check_vectors(x: NDArray[Any], what: str) -> None:
-    """Check that ``x`` is (n, d) real numbers, all finite.
-
-    Raises
-    ------
-    CriticalMassError: it is not; the message begins with ``what``.
-    """
-    if x.ndim != 2 or 0 in x.shape:
-        raise CriticalMassError(
-            f"{what} has the shape {x.shape}; it must be (n_samples, n_neurons)"
-        )
-    if not (np.issubdtype(x.dtype, np.floating) or np.issubdtype(x.dtype, np.integer)):
-        raise CriticalMassError(f"{what} is of type {x.dtype}; it must hold real numbers")
-    finite = np.isfinite(x).all(axis=1)
-    if not finite.all():
-        raise CriticalMassError(
-            f"{what} is not finite in {int((~finite).sum())} rows, first in row "
-            f"{int(np.argmin(finite))}"
-        )
-
-
 def encode_labels(
     labels: list[NDArray[Any]],
 ) -> tuple[tuple[str, ...], list[NDArray[np.int64]]]:
-    """Give the distinct labels of several splits their class numbers.
+    """Assign class numbers to the distinct labels of several splits.
 
     Returns
     -------
@@ -137,22 +122,22 @@ def encode_labels(
     ------
     CriticalMassError: labels that are neither whole numbers nor texts.
     """
-    together = np.concatenate(labels)
-    if together.dtype.kind not in "iubUS":
+    all_labels = np.concatenate(labels)
+    if all_labels.dtype.kind not in "iubUS":
         raise CriticalMassError(
-            f"labels are of type {together.dtype}; they must be whole numbers or texts"
+            f"labels are of type {all_labels.dtype}; they must be whole numbers or texts"
         )
-    classes, codes = np.unique(together, return_inverse=True)
-    ends = np.cumsum([len(part) for part in labels])[:-1]
+    classes, class_numbers = np.unique(all_labels, return_inverse=True)
+    ends = np.cumsum([len(split) for split in labels])[:-1]
     names = tuple(str(name) for name in classes.tolist())
-    return names, [part.astype(np.int64) for part in np.split(codes, ends)]
+    return names, [numbers.astype(np.int64) for numbers in np.split(class_numbers, ends)]
 
 
-def as_numbers(labels: NDArray[Any]) -> NDArray[Any]:
-    """Turn texts into whole numbers if all are, so that class 10 does not stand before class 2."""
+def as_integer_labels(labels: NDArray[Any]) -> NDArray[Any]:
+    """Convert texts to integers if all are integers, so that class 2 comes before class 10."""
     try:
-        numbers = labels.astype(np.int64)
+        integers = labels.astype(np.int64)
     except (ValueError, OverflowError):
         return labels
-    # "007" is a name.
-    return numbers if np.array_equal(numbers.astype(str), labels) else labels
+    # A text such as "007" is a name, not an integer.
+    return integers if np.array_equal(integers.astype(str), labels) else labels

@@ -1,4 +1,4 @@
-"""Which column of a table holds what: by its type, by its name, or by the user's word."""
+"""Choose the columns of a table to read: by the spec's options, by type, or by name."""
 
 from __future__ import annotations
 
@@ -8,26 +8,35 @@ from dataclasses import dataclass
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.extraction.specs import Spec
 
-OPTIONS = ("text", "image", "label", "split")
+COLUMN_OPTIONS = ("text", "image", "label", "split")
 NO_LABEL = "none"
-# What columns usually are called, the likeliest first.
-_LABELS = ("label", "labels", "class", "target", "category", "y", "fine_label", "coarse_label")
-_TEXTS = ("text", "sentence", "content", "review", "document", "question")
-_IMAGES = ("image", "img", "image_path", "image_file", "file_name", "filename", "filepath", "path")
-_SPLITS = ("split", "fold", "subset")
+# Usual column names, the most likely first.
+_LABEL_NAMES = ("label", "labels", "class", "target", "category", "y", "fine_label", "coarse_label")
+_TEXT_NAMES = ("text", "sentence", "content", "review", "document", "question")
+_IMAGE_NAMES = (
+    "image",
+    "img",
+    "image_path",
+    "image_file",
+    "file_name",
+    "filename",
+    "filepath",
+    "path",
+)
+_SPLIT_NAMES = ("split", "fold", "subset")
 _LABEL_KINDS = ("class", "number", "text")
 
 
 @dataclass(frozen=True)
-class Columns:
-    """What to read of a table.
+class ColumnChoice:
+    """The columns of a table to read.
 
     Attributes
     ----------
-    content: the column of the samples.
-    is_image: whether they are images (encoded, or paths to files); else texts.
-    label: the column of the classes; None without labels.
-    split: the column that says which sample is for what; None if there is none.
+    content: column of the samples.
+    is_image: whether the samples are images (encoded, or paths of files); otherwise texts.
+    label: column of the classes; None without labels.
+    split: column with the split of each sample; None if there is none.
     """
 
     content: str
@@ -40,70 +49,71 @@ class Columns:
         return [name for name in (self.content, self.label, self.split) if name is not None]
 
 
-def choose_columns(kinds: Mapping[str, str], spec: Spec) -> Columns:
-    """Decide which column is what.
+def choose_columns(kinds: Mapping[str, str], spec: Spec) -> ColumnChoice:
+    """Choose the columns of samples, labels and splits.
 
     Parameters
     ----------
-    kinds: column -> ``"text"``, ``"image"`` (encoded images), ``"class"`` (a class number that
-        has a name), ``"number"`` (whole), or another word.
-    spec: what the dataset was asked for with; its options ``text``, ``image``, ``label`` and
+    kinds: column -> ``"text"``, ``"image"`` (encoded images), ``"class"`` (class numbers with
+        names), ``"number"`` (whole numbers), or another word.
+    spec: the spec that named the dataset; its options ``text``, ``image``, ``label`` and
         ``split`` name columns.
 
     Raises
     ------
-    CriticalMassError: a column that is not there or cannot be what it is to be, or no way to
-        tell which one is meant; the columns are listed.
+    CriticalMassError: a named column does not exist or has an unsuitable type, or the choice is
+        ambiguous; the message lists the columns.
     """
-    for option in OPTIONS:
+    for option in COLUMN_OPTIONS:
         name = spec.options.get(option)
         if name is not None and name not in kinds and (option, name) != ("label", NO_LABEL):
             raise unknown_name(f"column of {spec.name!r} called", name, kinds)
-    split = spec.options.get("split") or _named(kinds, _SPLITS)
-    taken = {split, spec.options.get("label")}
-    content, is_image = _content(kinds, spec, taken)
-    label = _label(kinds, spec, {content, split})
+    split = spec.options.get("split") or _find_by_name(kinds, _SPLIT_NAMES)
+    content, is_image = _choose_content(kinds, spec, {split, spec.options.get("label")})
+    label = _choose_label(kinds, spec, {content, split})
     if label is not None and kinds[label] not in _LABEL_KINDS:
         raise CriticalMassError(
             f"column {label!r} of {spec.name!r} is no label: it must hold whole numbers or texts"
         )
-    return Columns(content, is_image, label, split)
+    return ColumnChoice(content, is_image, label, split)
 
 
-def _named(
-    kinds: Mapping[str, str], likely: tuple[str, ...], fit: tuple[str, ...] = ("text",)
+def _find_by_name(
+    kinds: Mapping[str, str], usual_names: tuple[str, ...], accepted: tuple[str, ...] = ("text",)
 ) -> str | None:
-    """Find a column of a usual name and a fitting kind."""
-    lower = {name.lower(): name for name, kind in kinds.items() if kind in fit}
-    return next((lower[name] for name in likely if name in lower), None)
+    """Find a column with a usual name and an accepted kind."""
+    by_lower_name = {name.lower(): name for name, kind in kinds.items() if kind in accepted}
+    return next((by_lower_name[name] for name in usual_names if name in by_lower_name), None)
 
 
-def _content(kinds: Mapping[str, str], spec: Spec, taken: set[str | None]) -> tuple[str, bool]:
-    asked = [
+def _choose_content(
+    kinds: Mapping[str, str], spec: Spec, excluded: set[str | None]
+) -> tuple[str, bool]:
+    """Choose the column of the samples; return its name and whether it holds images."""
+    requested = [
         (spec.options[key], key == "image") for key in ("text", "image") if key in spec.options
     ]
-    if len(asked) == 2:
+    if len(requested) == 2:
         raise CriticalMassError(f"{spec.text!r} asks for texts and images; ask for one of them")
-    if asked:
-        name, is_image = asked[0]
+    if requested:
+        name, is_image = requested[0]
         if kinds[name] not in (("text", "image") if is_image else ("text",)):
             raise CriticalMassError(
                 f"column {name!r} of {spec.name!r} holds no {'images' if is_image else 'texts'}"
             )
         return name, is_image
-    free = {name: kind for name, kind in kinds.items() if name not in taken}
-    images = [name for name, kind in free.items() if kind == "image"]
-    paths = _named(free, _IMAGES)
-    texts = [name for name, kind in free.items() if kind == "text"]
+    candidates = {name: kind for name, kind in kinds.items() if name not in excluded}
+    images = [name for name, kind in candidates.items() if kind == "image"]
+    path_column = _find_by_name(candidates, _IMAGE_NAMES)
     if len(images) == 1:
         return images[0], True
-    text = _named(free, _TEXTS)
-    if not images and paths is not None and text is None:
-        return paths, True
-    if not images and paths is None and text is not None:
-        return text, False
-    likely_label = _named(free, _LABELS)
-    texts = [name for name in texts if name != likely_label]
+    text_column = _find_by_name(candidates, _TEXT_NAMES)
+    if not images and path_column is not None and text_column is None:
+        return path_column, True
+    if not images and path_column is None and text_column is not None:
+        return text_column, False
+    label_column = _find_by_name(candidates, _LABEL_NAMES)
+    texts = [name for name, kind in candidates.items() if kind == "text" and name != label_column]
     if not images and len(texts) == 1:
         return texts[0], False
     if "vector" in kinds.values() and not images and not texts:
@@ -111,31 +121,31 @@ def _content(kinds: Mapping[str, str], spec: Spec, taken: set[str | None]) -> tu
             f"{spec.name!r} holds vectors, which need no model: criticalmass import {spec.name}"
         )
     raise CriticalMassError(
-        f"which column of {spec.name!r} holds the texts or images? {_listed(kinds)}; "
-        f"say so: '{_bare(spec)}?text=COLUMN&label=COLUMN' (or image=COLUMN)"
+        f"which column of {spec.name!r} holds the texts or images? {_describe(kinds)}; "
+        f"name it: '{_without_options(spec)}?text=COLUMN&label=COLUMN' (or image=COLUMN)"
     )
 
 
-def _label(kinds: Mapping[str, str], spec: Spec, taken: set[str | None]) -> str | None:
-    asked = spec.options.get("label")
-    if asked is not None:
-        return None if asked == NO_LABEL and asked not in kinds else asked
-    free = {name: kind for name, kind in kinds.items() if name not in taken}
-    classes = [name for name, kind in free.items() if kind == "class"]
+def _choose_label(kinds: Mapping[str, str], spec: Spec, excluded: set[str | None]) -> str | None:
+    requested = spec.options.get("label")
+    if requested is not None:
+        return None if requested == NO_LABEL and requested not in kinds else requested
+    candidates = {name: kind for name, kind in kinds.items() if name not in excluded}
+    classes = [name for name, kind in candidates.items() if kind == "class"]
     if len(classes) == 1:
         return classes[0]
-    found = _named(free, _LABELS, _LABEL_KINDS)
-    if found is not None or not any(kind in _LABEL_KINDS for kind in free.values()):
-        return found
+    label = _find_by_name(candidates, _LABEL_NAMES, _LABEL_KINDS)
+    if label is not None or not any(kind in _LABEL_KINDS for kind in candidates.values()):
+        return label
     raise CriticalMassError(
-        f"which column of {spec.name!r} is the label? {_listed(free)}; say so: "
-        f"'{_bare(spec)}?label=COLUMN', or label={NO_LABEL} to go without"
+        f"which column of {spec.name!r} is the label? {_describe(candidates)}; name it: "
+        f"'{_without_options(spec)}?label=COLUMN', or label={NO_LABEL} for no labels"
     )
 
 
-def _bare(spec: Spec) -> str:
+def _without_options(spec: Spec) -> str:
     return spec.text.partition("?")[0]
 
 
-def _listed(kinds: Mapping[str, str]) -> str:
+def _describe(kinds: Mapping[str, str]) -> str:
     return "it has " + ", ".join(f"{name!r} ({kind})" for name, kind in kinds.items())

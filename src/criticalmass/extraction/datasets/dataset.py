@@ -1,4 +1,4 @@
-"""The nouns of this room: a split, a dataset, and the digest of what they hold."""
+"""Data classes of this package: a split, a dataset, and the digest of its content."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets.images import EncodedImages, header_fault
 
-"""The class names of data without labels: one class, of which every label is 0."""
-
 Modality = Literal["image", "text", "vector"]
 
 
 @runtime_checkable
 class Digestible(Protocol):
-    """Items that know how to feed a digest without being decoded (files on disk)."""
+    """A sequence of items that yields the bytes to digest, e.g. of files, without decoding."""
 
     def content(self) -> Iterable[bytes]:
         """Yield the bytes that the digest covers."""
@@ -43,7 +41,7 @@ class Split:
     ids: Sequence[str]
 
     def __post_init__(self) -> None:
-        """Check that items, labels and names are equally many."""
+        """Check that the numbers of items, labels and ids are equal."""
         counts = {len(self.items), len(self.labels), len(self.ids)}
         if len(counts) != 1:
             raise CriticalMassError(
@@ -56,19 +54,19 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Fault:
-    """A broken image.
+class ImageFault:
+    """An image that cannot be decoded.
 
     Attributes
     ----------
-    split, place: where it is.
-    id: its sample's.
-    name: its file, or the column and row.
-    reason: what is wrong with it.
+    split, index: its split and its position there.
+    id: the id of its sample.
+    name: its file, or its column and row.
+    reason: why it cannot be decoded.
     """
 
     split: str
-    place: int
+    index: int
     id: str
     name: str
     reason: str
@@ -80,14 +78,14 @@ class Dataset:
 
     Attributes
     ----------
-    spec: what it was asked for with, e.g. ``"demo:fashion-mnist"``.
+    spec: the spec that named it, e.g. ``"demo:fashion-mnist"``.
     name: short name for tables.
     modality: ``"image"``, ``"text"`` or ``"vector"``.
-    splits: name -> samples; ``train`` and ``test``, and ``val`` where the source has that too.
-    class_names: the name of each class; ``UNLABELLED`` where there are no labels.
+    splits: name -> samples; ``train`` and ``test``, and ``val`` if the source has one too.
+    class_names: the name of each class; ``UNLABELLED`` without labels.
     digest: SHA-256 over items, labels and class names.
-    notes: what was done to the source (split seed, cap, images left out), JSON-able.
-    faults: broken images, as far as they were noticed in computing the digest.
+    notes: how the source was processed (split seed, sample, images left out), JSON-able.
+    faults: images with a broken header, found while the digest was computed.
     """
 
     spec: str
@@ -97,10 +95,10 @@ class Dataset:
     class_names: tuple[str, ...]
     digest: str = ""
     notes: Mapping[str, Any] = field(default_factory=dict)
-    faults: tuple[Fault, ...] = field(default=(), init=False, repr=False, compare=False)
+    faults: tuple[ImageFault, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the labels and fill in the digest."""
+        """Check the labels; compute the digest if it is empty."""
         for name, split in self.splits.items():
             if not len(split):
                 raise CriticalMassError(f"split {name!r} of {self.spec!r} has no samples")
@@ -116,22 +114,22 @@ class Dataset:
             object.__setattr__(self, "faults", faults)
 
 
-def _digest(dataset: Dataset) -> tuple[str, tuple[Fault, ...]]:
-    """Digest all content; broken images are noticed on the way, while their bytes are at hand."""
-    faults: list[Fault] = []
+def _digest(dataset: Dataset) -> tuple[str, tuple[ImageFault, ...]]:
+    """Digest all content, and check the header of each encoded image in the same pass."""
+    faults: list[ImageFault] = []
     digest = hashlib.sha256(dataset.modality.encode())
-    for text in dataset.class_names:
-        digest.update(b"\0class" + text.encode())
+    for class_name in dataset.class_names:
+        digest.update(b"\0class" + class_name.encode())
     for name, split in dataset.splits.items():
         digest.update(b"\0split" + name.encode())
         digest.update(np.ascontiguousarray(split.labels, dtype=np.int64).tobytes())
-        for place, content in enumerate(_contents(split.items)):
+        for index, content in enumerate(_contents(split.items)):
             digest.update(hashlib.sha256(content).digest())
             if isinstance(split.items, EncodedImages):
                 reason = header_fault(content)
                 if reason is not None:
-                    where = split.items.name(place)
-                    faults.append(Fault(name, place, split.ids[place], where, reason))
+                    image_name = split.items.name(index)
+                    faults.append(ImageFault(name, index, split.ids[index], image_name, reason))
     return digest.hexdigest(), tuple(faults)
 
 

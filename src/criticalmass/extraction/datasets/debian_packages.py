@@ -1,4 +1,4 @@
-"""Demo data from Debian packages, without root: fetched into the user's cache and unpacked."""
+"""Demo data from Debian packages: downloaded to the user's cache and unpacked without root."""
 
 from __future__ import annotations
 
@@ -8,57 +8,59 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from criticalmass.core.progress import say
+from criticalmass.core.progress import write_line
 from criticalmass.errors import DataUnavailableError
 
-FETCH_SECONDS = 240
+FETCH_TIMEOUT = 240
+"""Seconds after which a download is given up."""
+
 _APT_OPTIONS = ("-o", "Acquire::http::Timeout=15", "-o", "Acquire::Retries=1")
 
 
 def cache_folder() -> Path:
-    """Return the folder for downloaded data; ``CRITICALMASS_CACHE`` overrides the system's."""
-    chosen = os.environ.get("CRITICALMASS_CACHE")
-    if chosen:
-        return Path(chosen)
+    """Return the folder for downloaded data: ``CRITICALMASS_CACHE``, or the user's cache."""
+    setting = os.environ.get("CRITICALMASS_CACHE")
+    if setting:
+        return Path(setting)
     from platformdirs import user_cache_dir
 
     return Path(user_cache_dir("criticalmass"))
 
 
-def find_or_fetch(package: str, folder: str, needed: tuple[str, ...]) -> Path:
-    """Find the files of a Debian package, fetching it into the cache if need be.
+def find_or_fetch(package: str, folder: str, required: tuple[str, ...]) -> Path:
+    """Find the files of a Debian package; download it to the cache if they are missing.
 
     Parameters
     ----------
     package: the Debian package.
-    folder: where it keeps the files, relative to the root, e.g. ``usr/share/wordnet``.
-    needed: the files that must be there.
+    folder: folder of its files, relative to the root, e.g. ``usr/share/wordnet``.
+    required: files that must exist in that folder.
 
     Returns
     -------
-    The folder that holds them: the system's own, or the cache's.
+    The folder that holds the files, on the system or in the cache.
 
     Raises
     ------
-    DataUnavailableError: neither installed nor cached, and the package cannot be fetched.
+    DataUnavailableError: neither installed nor cached, and the package cannot be downloaded.
     """
     cached = cache_folder() / "debian" / package
     for root in (Path("/"), cached):
-        if all((root / folder / name).is_file() for name in needed):
+        if all((root / folder / name).is_file() for name in required):
             return root / folder
     _fetch(package, cached)
-    absent = [name for name in needed if not (cached / folder / name).is_file()]
-    if absent:
-        raise DataUnavailableError(f"Debian package {package!r} lacks {absent[0]!r}")
+    missing = [name for name in required if not (cached / folder / name).is_file()]
+    if missing:
+        raise DataUnavailableError(f"Debian package {package!r} has no {missing[0]!r}")
     return cached / folder
 
 
 def _fetch(package: str, target: Path) -> None:
-    """Download a Debian package and unpack it to ``target``, which appears whole or not at all."""
+    """Download a Debian package and unpack it to ``target``, which is replaced as a whole."""
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise DataUnavailableError(f"{package!r} cannot be fetched: there is no {tool} here")
-    say(f"fetching Debian package {package}")
+    write_line(f"fetching Debian package {package}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{package}.") as scratch:
         work = Path(scratch)
@@ -69,39 +71,39 @@ def _fetch(package: str, target: Path) -> None:
         tree = work / "tree"
         _run(["dpkg-deb", "-x", str(archives[0]), str(tree)], work)
         if target.exists():
-            # Left by a package that lacked the needed files; the new tree takes its place.
+            # An earlier version of the package without the required files; replace it.
             os.replace(target, work / "old")
         os.replace(tree, target)
 
 
-def _download(package: str, work: Path) -> None:
+def _download(package: str, folder: Path) -> None:
     command = ["apt-get", *_APT_OPTIONS, "download", package]
     try:
-        _run(command, work)
+        _run(command, folder)
     except DataUnavailableError:
-        # Fresh machines have no package lists yet; only root may fetch them.
+        # A fresh machine has no package lists yet, and only root may fetch them.
         if os.name != "posix" or os.geteuid() != 0:
             raise
-        _run(["apt-get", *_APT_OPTIONS, "update"], work)
-        _run(command, work)
+        _run(["apt-get", *_APT_OPTIONS, "update"], folder)
+        _run(command, folder)
 
 
 def _run(command: list[str], folder: Path) -> None:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=FETCH_SECONDS,
+            timeout=FETCH_TIMEOUT,
             check=False,
             env={**os.environ, "LC_ALL": "C"},
         )
     except subprocess.TimeoutExpired as error:
         raise DataUnavailableError(
-            f"{' '.join(command)!r} did not end within {FETCH_SECONDS} s"
+            f"{' '.join(command)!r} did not end within {FETCH_TIMEOUT} s"
         ) from error
-    if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("E:")]
-        reason = (lines or done.stderr.splitlines() or ["no message"])[0]
+    if process.returncode != 0:
+        errors = [line for line in process.stderr.splitlines() if line.startswith("E:")]
+        reason = (errors or process.stderr.splitlines() or ["no message"])[0]
         raise DataUnavailableError(f"{' '.join(command)!r} failed: {reason}")

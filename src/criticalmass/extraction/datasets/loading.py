@@ -1,4 +1,4 @@
-"""``load_dataset``: from a spec to a dataset."""
+"""``load_dataset``: load a dataset from its spec."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from criticalmass.core.arguments import checked
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.extraction.datasets.arrays import load_digits, load_npz
 from criticalmass.extraction.datasets.dataset import Dataset
@@ -19,15 +19,15 @@ from criticalmass.extraction.datasets.demo_images import (
 from criticalmass.extraction.datasets.demo_texts import load_fortunes, load_wordnet_nouns
 from criticalmass.extraction.datasets.folders import load_image_folder
 from criticalmass.extraction.datasets.hub_data import HUB_OPTIONS, load_hub_data
-from criticalmass.extraction.datasets.splits import stratified_sample, take
+from criticalmass.extraction.datasets.splits import stratified_sample, take_rows
 from criticalmass.extraction.datasets.tables import TABLE_OPTIONS, load_table
 from criticalmass.extraction.datasets.torchvision_data import TORCHVISION_OPTIONS, load_torchvision
-from criticalmass.extraction.datasets.undecodable import refuse_broken, without_broken
+from criticalmass.extraction.datasets.undecodable import drop_broken, raise_if_broken
 from criticalmass.extraction.specs import Spec, integer_option, parse_spec
 
 SAMPLE_SEED = 0
 
-_NAMED: Mapping[str, Mapping[str, Callable[[str], Dataset]]] = {
+_BY_NAME: Mapping[str, Mapping[str, Callable[[str], Dataset]]] = {
     "demo": {
         "fashion-mnist": load_fashion_mnist,
         "fortunes": load_fortunes,
@@ -48,42 +48,43 @@ _FROM_SPEC: Mapping[str, Callable[[Spec], Dataset]] = {
     "torchvision": load_torchvision,
 }
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys([*_NAMED, *_FROM_PATH], ("n",)),
+    **dict.fromkeys([*_BY_NAME, *_FROM_PATH], ("n",)),
     **TABLE_OPTIONS,
     "hf": HUB_OPTIONS,
     "torchvision": TORCHVISION_OPTIONS,
 }
 
 
-@checked
+@validate_arguments
 def load_dataset(spec: str | Dataset, *, skip_broken: bool = False) -> Dataset:
     """Load a labelled dataset.
 
     Parameters
     ----------
-    spec: a dataset (returned as it is), or one of ``demo:fashion-mnist``, ``demo:wordnet-nouns``,
+    spec: a dataset (returned unchanged), or one of ``demo:fashion-mnist``, ``demo:wordnet-nouns``,
         ``demo:mnist``, ``demo:openclipart``, ``demo:pv-cells``, ``demo:fortunes``,
         ``sklearn:digits``, ``imagefolder:DIR``, ``torchvision:NAME``, ``hf:NAME_OR_DIR``,
-        ``csv:FILE``, ``parquet:FILE``, ``jsonl:FILE``, ``npz:FILE``; with ``?n=NUMBER`` a
-        stratified sample of that many training samples, the other splits cut in proportion.
-    skip_broken: leave out images that cannot be decoded, which are then noted in the dataset;
-        without it the first look at the files stops at them. Each image is decoded once for this.
+        ``csv:FILE``, ``parquet:FILE``, ``jsonl:FILE``, ``npz:FILE``. ``?n=NUMBER`` takes a
+        stratified sample of that many training samples and the same share of the other splits.
+    skip_broken: leave out images that cannot be decoded and list them in the dataset's notes;
+        every image is decoded once for this. By default, images with a broken header are an
+        error.
 
     Raises
     ------
-    CriticalMassError: an unknown spec, a missing path, unreadable content.
-    BrokenImageError: images whose files are broken; they are counted, the first ones named.
-    DataUnavailableError: data that cannot be had here.
-    MissingExtraError: the library that reads it is not installed.
+    CriticalMassError: an unknown spec, a missing path, or unreadable content.
+    BrokenImageError: broken images; the message counts them and names the first ones.
+    DataUnavailableError: the data are not available here.
+    MissingExtraError: the library that reads the data is not installed.
     """
     if not isinstance(spec, (str, Dataset)):
         raise CriticalMassError(f"dataset {spec!r} must be a spec (text) or a Dataset")
     if isinstance(spec, Dataset):
-        return _readable(spec, skip_broken)
+        return _check_images(spec, skip_broken)
     parsed = parse_spec("dataset", spec, _OPTIONS)
-    dataset = _readable(_load(parsed), skip_broken)
+    dataset = _check_images(_load(parsed), skip_broken)
     if "n" in parsed.options:
-        return _capped(dataset, integer_option(parsed, "n", 0))
+        return _sample(dataset, integer_option(parsed, "n", 0))
     return dataset
 
 
@@ -92,17 +93,18 @@ def check_dataset_spec(text: str) -> None:
 
     Raises
     ------
-    CriticalMassError: not of the form of a spec, or an unknown scheme, option or name.
+    CriticalMassError: not in the form of a spec, or an unknown scheme, option or name.
     """
     spec = parse_spec("dataset", text, _OPTIONS)
-    if spec.scheme in _NAMED and spec.name not in _NAMED[spec.scheme]:
-        raise unknown_name(f"{spec.scheme}: dataset", spec.name, _NAMED[spec.scheme])
+    if spec.scheme in _BY_NAME and spec.name not in _BY_NAME[spec.scheme]:
+        raise unknown_name(f"{spec.scheme}: dataset", spec.name, _BY_NAME[spec.scheme])
 
 
-def _readable(dataset: Dataset, skip_broken: bool) -> Dataset:
+def _check_images(dataset: Dataset, skip_broken: bool) -> Dataset:
+    """Leave out broken images, or raise if there are any."""
     if skip_broken:
-        return without_broken(dataset)
-    refuse_broken(dataset, dataset.faults)
+        return drop_broken(dataset)
+    raise_if_broken(dataset, dataset.faults)
     return dataset
 
 
@@ -111,33 +113,34 @@ def _load(spec: Spec) -> Dataset:
         return _FROM_SPEC[spec.scheme](spec)
     if spec.scheme in _FROM_PATH:
         return _FROM_PATH[spec.scheme](spec.text, spec.name)
-    named = _NAMED[spec.scheme]
-    if spec.name not in named:
-        raise unknown_name(f"{spec.scheme}: dataset", spec.name, named)
-    return named[spec.name](spec.text)
+    loaders = _BY_NAME[spec.scheme]
+    if spec.name not in loaders:
+        raise unknown_name(f"{spec.scheme}: dataset", spec.name, loaders)
+    return loaders[spec.name](spec.text)
 
 
-def _capped(dataset: Dataset, n: int) -> Dataset:
-    """Keep ``n`` training samples and as large a share of every other split, stratified."""
+def _sample(dataset: Dataset, n: int) -> Dataset:
+    """Take a stratified sample: ``n`` training samples and the same share of other splits."""
     total = len(dataset.splits["train"])
     if n >= total:
         raise CriticalMassError(
-            f"n={n} in {dataset.spec!r} must be below the {total} training samples there are; "
-            "leave it out to take all"
+            f"n={n} in {dataset.spec!r} must be below the {total} training samples; "
+            "leave it out to use all"
         )
     if n < len(dataset.class_names):
         raise CriticalMassError(
-            f"n={n} in {dataset.spec!r} is below the {len(dataset.class_names)} classes"
+            f"n={n} in {dataset.spec!r} is below the {len(dataset.class_names)} classes; "
+            "take at least one sample per class"
         )
     splits = {}
     for name, split in dataset.splits.items():
         size = n if name == "train" else max(1, round(n * len(split) / total))
-        splits[name] = take(split, stratified_sample(split.labels, size, SAMPLE_SEED))
-    sample: dict[str, Any] = {"train": n, "of": total, "seed": SAMPLE_SEED, "stratified": True}
+        splits[name] = take_rows(split, stratified_sample(split.labels, size, SAMPLE_SEED))
+    notes: dict[str, Any] = {"train": n, "of": total, "seed": SAMPLE_SEED, "stratified": True}
     return dataclasses.replace(
         dataset,
         name=f"{dataset.name}-n{n}",
         splits=splits,
         digest="",
-        notes={**dataset.notes, "sample": sample},
+        notes={**dataset.notes, "sample": notes},
     )

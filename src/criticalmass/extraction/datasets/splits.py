@@ -13,13 +13,21 @@ from criticalmass.extraction.datasets.dataset import Split
 
 SPLIT_SEED = 0
 TEST_SHARE = 0.25
-# What the parts of a dataset are called by those who publish them, the likeliest first.
-_TRAIN = ("train", "training", "trainval", "train-standard")
-_TEST = ("test", "testing")
-_VALIDATION = ("val", "validation", "valid", "dev")
+# Names that publishers give to the parts of a dataset, the most likely first.
+_TRAIN_NAMES = ("train", "training", "trainval", "train-standard")
+_TEST_NAMES = ("test", "testing")
+_VALIDATION_NAMES = ("val", "validation", "valid", "dev")
 
 
-def stratified_test(
+def split_notes(
+    *, test_share: float = TEST_SHARE, seed: int = SPLIT_SEED, grouped_by: str | None = None
+) -> dict[str, Any]:
+    """Describe a stratified split for the notes of a dataset."""
+    notes: dict[str, Any] = {"test_share": test_share, "seed": seed, "stratified": True}
+    return notes if grouped_by is None else {**notes, "grouped_by": grouped_by}
+
+
+def stratified_test_mask(
     labels: NDArray[np.int64], share: float, seed: int, groups: NDArray[np.intp] | None = None
 ) -> NDArray[np.bool_]:
     """Choose test samples, the same share of every class.
@@ -27,47 +35,48 @@ def stratified_test(
     Parameters
     ----------
     labels: (n,) class numbers.
-    share: of the groups (samples, if there are no groups) of each class, in (0, 1).
+    share: share of the groups of each class (of its samples without groups), in (0, 1).
     seed: fixes the choice.
-    groups: (n,) group numbers; samples of one group (identical texts) stay together, and count
-        for the class of the group's first sample.
+    groups: (n,) group numbers; samples of one group (identical texts) stay together. The class
+        of a group is that of its first sample.
 
     Returns
     -------
-    (n,) mask of the test samples. A class of one group has it in the training split.
+    (n,) mask of the test samples. The only group of a class is in the training split.
 
     Raises
     ------
-    CriticalMassError: so few samples a class that one of the two splits would be empty.
+    CriticalMassError: so few samples per class that one of the two splits would be empty.
     """
     if groups is None:
         groups = np.arange(len(labels))
-    _, first, member = np.unique(groups, return_index=True, return_inverse=True)
+    _, first, group_of_sample = np.unique(groups, return_index=True, return_inverse=True)
     group_labels = labels[first]
     rng = np.random.default_rng(seed)
-    chosen = np.zeros(len(first), dtype=bool)
+    is_test_group = np.zeros(len(first), dtype=bool)
     for label in np.unique(group_labels):
-        mine = np.flatnonzero(group_labels == label)
-        n_test = 0 if len(mine) == 1 else min(len(mine) - 1, max(1, round(share * len(mine))))
-        chosen[rng.permutation(mine)[:n_test]] = True
-    test: NDArray[np.bool_] = chosen[member]
-    if not test.any() or test.all():
+        members = np.flatnonzero(group_labels == label)
+        n = len(members)
+        n_test = 0 if n == 1 else min(n - 1, max(1, round(share * n)))
+        is_test_group[rng.permutation(members)[:n_test]] = True
+    mask: NDArray[np.bool_] = is_test_group[group_of_sample]
+    if not mask.any() or mask.all():
         raise CriticalMassError(
             f"{len(labels)} samples of {len(np.unique(labels))} classes cannot be split into "
             "train and test; give at least two samples of some class"
         )
-    return test
+    return mask
 
 
 def stratified_sample(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.intp]:
-    """Choose ``n`` samples with every class's share kept (largest remainders).
+    """Choose ``n`` samples that keep every class's share (largest remainders).
 
-    Every class keeps at least one sample where ``n`` allows it.
+    Every class keeps at least one sample if ``n`` is at least the number of classes.
 
     Parameters
     ----------
     labels: (n_samples,) class numbers.
-    n: how many to keep, at most n_samples.
+    n: number of samples, at most n_samples.
     seed: fixes the choice.
 
     Returns
@@ -79,26 +88,26 @@ def stratified_sample(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[n
     quota = np.floor(exact).astype(np.intp)
     if n >= len(classes):
         quota = np.maximum(quota, 1)
-    # Give what is left to the largest remainders; take back from the most overfull.
+    # Add samples to the largest remainders, or remove them where the excess is largest.
     while quota.sum() < n:
         quota[np.argmax(np.where(quota < counts, exact - quota, -np.inf))] += 1
     while quota.sum() > n:
         quota[np.argmax(np.where(quota > 1, quota - exact, -np.inf))] -= 1
     rng = np.random.default_rng(seed)
-    kept = [
-        rng.permutation(np.flatnonzero(labels == label))[:take]
-        for label, take in zip(classes, quota, strict=True)
+    rows = [
+        rng.permutation(np.flatnonzero(labels == label))[:size]
+        for label, size in zip(classes, quota, strict=True)
     ]
-    return np.sort(np.concatenate(kept))
+    return np.sort(np.concatenate(rows))
 
 
-def take(split: Split, rows: NDArray[np.intp]) -> Split:
-    """Keep some rows of a split, in the order given."""
+def take_rows(split: Split, rows: NDArray[np.intp]) -> Split:
+    """Return some rows of a split, in the order of ``rows``."""
     return Split(take_items(split.items, rows), split.labels[rows], [split.ids[i] for i in rows])
 
 
 def take_items(items: Sequence[Any] | NDArray[Any], rows: NDArray[np.intp]) -> Any:
-    """Keep some rows of a sequence of items without decoding them."""
+    """Return some rows of a sequence of items, without decoding them."""
     if isinstance(items, np.ndarray):
         return items[rows]
     subset = getattr(items, "subset", None)
@@ -107,53 +116,62 @@ def take_items(items: Sequence[Any] | NDArray[Any], rows: NDArray[np.intp]) -> A
     return [items[int(row)] for row in rows]
 
 
-def split_in_two(
-    whole: Split, share: float, seed: int, groups: NDArray[np.intp] | None = None
+def train_test_split(
+    samples: Split, share: float, seed: int, groups: NDArray[np.intp] | None = None
 ) -> dict[str, Split]:
-    """Cut samples into ``train`` and ``test``; see :func:`stratified_test`."""
-    test = stratified_test(whole.labels, share, seed, groups)
+    """Split samples into ``train`` and ``test``; see :func:`stratified_test_mask`."""
+    mask = stratified_test_mask(samples.labels, share, seed, groups)
     return {
-        "train": take(whole, np.flatnonzero(~test)),
-        "test": take(whole, np.flatnonzero(test)),
+        "train": take_rows(samples, np.flatnonzero(~mask)),
+        "test": take_rows(samples, np.flatnonzero(mask)),
     }
 
 
-def arranged(parts: Mapping[str, Split], spec: str) -> tuple[dict[str, Split], str]:
-    """Bring the parts of a source into ``train`` and ``test`` (and ``val``).
+def default_split_rule(labels: NDArray[np.int64]) -> str:
+    """Describe the split of a single part: by class, or at random if there is one class."""
+    method = "stratified" if np.unique(labels).size > 1 else "random"
+    return f"{method}, test share {TEST_SHARE}, seed {SPLIT_SEED}"
 
-    What is published as split stays so; a validation part stands in for a test part that is not
-    there. A single part is split by class, a quarter for the test, seed 0.
+
+def arrange_splits(parts: Mapping[str, Split], spec: str) -> tuple[dict[str, Split], str]:
+    """Map the parts of a source to ``train`` and ``test`` (and ``val``).
+
+    Published splits are kept. Without a test part, the validation part is the test. A single
+    part is split by class: a quarter for the test, seed 0.
 
     Parameters
     ----------
-    parts: name, as the source calls it, -> samples.
-    spec: what the dataset was asked for with, for errors.
+    parts: the source's name of a part -> its samples.
+    spec: the spec that named the dataset, for errors.
 
     Returns
     -------
-    The splits, and how they came about.
+    The splits, and a description of how they were made.
 
     Raises
     ------
-    CriticalMassError: several parts, but none to train on or none to test on.
+    CriticalMassError: several parts, but no training part or no test part.
     """
     if len(parts) == 1:
-        whole = next(iter(parts.values()))
-        way = "stratified" if np.unique(whole.labels).size > 1 else "random"
-        rule = f"{way}, test share {TEST_SHARE}, seed {SPLIT_SEED}"
-        return split_in_two(whole, TEST_SHARE, SPLIT_SEED), rule
-    known = {name.lower(): name for name in parts}
-    chosen = {
-        role: known[next(name for name in names if name in known)]
-        for role, names in (("train", _TRAIN), ("test", _TEST), ("val", _VALIDATION))
-        if known.keys() & set(names)
+        samples = next(iter(parts.values()))
+        rule = default_split_rule(samples.labels)
+        return train_test_split(samples, TEST_SHARE, SPLIT_SEED), rule
+    by_lower_name = {name.lower(): name for name in parts}
+    part_of_role = {
+        role: by_lower_name[next(name for name in names if name in by_lower_name)]
+        for role, names in (
+            ("train", _TRAIN_NAMES),
+            ("test", _TEST_NAMES),
+            ("val", _VALIDATION_NAMES),
+        )
+        if by_lower_name.keys() & set(names)
     }
-    if "test" not in chosen and "val" in chosen:
-        chosen["test"] = chosen.pop("val")
-    if not {"train", "test"} <= chosen.keys():
+    if "test" not in part_of_role and "val" in part_of_role:
+        part_of_role["test"] = part_of_role.pop("val")
+    if not {"train", "test"} <= part_of_role.keys():
         raise CriticalMassError(
             f"{spec!r} has the parts {', '.join(map(repr, parts))}; it needs one called train and "
-            "one called test or validation, or one alone, which is then split"
+            "one called test or validation, or a single part, which is then split"
         )
-    rule = ", ".join(f"{role} is {name!r}" for role, name in chosen.items())
-    return {role: parts[name] for role, name in chosen.items()}, f"as given: {rule}"
+    rule = ", ".join(f"{role} is {name!r}" for role, name in part_of_role.items())
+    return {role: parts[name] for role, name in part_of_role.items()}, f"as given: {rule}"

@@ -1,4 +1,4 @@
-"""The image classification datasets of torchvision: on disk, or fetched by torchvision."""
+"""torchvision's image classification datasets: read from disk, or downloaded by torchvision."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.core.progress import say
+from criticalmass.core.progress import write_line
 from criticalmass.errors import CriticalMassError, DataUnavailableError, unknown_name
 from criticalmass.extraction.datasets.dataset import Dataset, Split
 from criticalmass.extraction.datasets.debian_packages import cache_folder
 from criticalmass.extraction.datasets.images import EncodedImages
-from criticalmass.extraction.datasets.splits import arranged
+from criticalmass.extraction.datasets.splits import arrange_splits
 from criticalmass.extraction.models.optional_imports import import_torchvision
 from criticalmass.extraction.specs import Spec
 
 Arguments = Mapping[str, Any]
 
 _BY_TRAIN = {"train": {"train": True}, "test": {"train": False}}
-_WHOLE: Mapping[str, Arguments] = {"all": {}}
+_SINGLE_PART: Mapping[str, Arguments] = {"all": {}}
 
 
 def _by_split(*names: str) -> Mapping[str, Arguments]:
     return {name: {"split": name} for name in names}
 
 
-# How each class of torchvision.datasets is asked for its parts.
+# Class of torchvision.datasets -> part -> arguments that select the part.
 PARTS: Mapping[str, Mapping[str, Arguments]] = {
     "CIFAR10": _BY_TRAIN,
     "CIFAR100": _BY_TRAIN,
     "CLEVRClassification": _by_split("train", "val"),
-    "Caltech101": _WHOLE,
-    "Caltech256": _WHOLE,
+    "Caltech101": _SINGLE_PART,
+    "Caltech256": _SINGLE_PART,
     "Country211": _by_split("train", "valid", "test"),
     "DTD": _by_split("train", "val", "test"),
     "EMNIST": _BY_TRAIN,
-    "EuroSAT": _WHOLE,
+    "EuroSAT": _SINGLE_PART,
     "FER2013": _by_split("train", "test"),
     "FGVCAircraft": _by_split("trainval", "test"),
     "FashionMNIST": _BY_TRAIN,
@@ -60,14 +60,14 @@ PARTS: Mapping[str, Mapping[str, Arguments]] = {
     "Places365": _by_split("train-standard", "val"),
     "QMNIST": _BY_TRAIN,
     "RenderedSST2": _by_split("train", "val", "test"),
-    "SEMEION": _WHOLE,
+    "SEMEION": _SINGLE_PART,
     "STL10": _by_split("train", "test"),
-    "SUN397": _WHOLE,
+    "SUN397": _SINGLE_PART,
     "SVHN": _by_split("train", "test"),
     "StanfordCars": _by_split("train", "test"),
     "USPS": _BY_TRAIN,
 }
-# Further arguments that a spec may give, with what they are if it does not (None: torchvision's).
+# Class -> further arguments that a spec may set -> default (None: torchvision's default).
 CHOICES: Mapping[str, Mapping[str, Any]] = {
     "DTD": {"partition": None},
     "EMNIST": {"split": "balanced"},
@@ -75,17 +75,14 @@ CHOICES: Mapping[str, Mapping[str, Any]] = {
     "Imagenette": {"size": None},
     "Places365": {"small": None},
 }
-TORCHVISION_OPTIONS = ("n", "root", *sorted({key for some in CHOICES.values() for key in some}))
+TORCHVISION_OPTIONS = (
+    "n",
+    "root",
+    *sorted({key for choices in CHOICES.values() for key in choices}),
+)
 """The options of ``torchvision:``."""
 
-_STALL_SECONDS = 60
-_FETCH = f"""
-import json, socket, sys
-socket.setdefaulttimeout({_STALL_SECONDS})
-from criticalmass.extraction.models.optional_imports import import_torchvision
-name, root, arguments = sys.argv[1:]
-getattr(import_torchvision().datasets, name)(root, download=True, **json.loads(arguments))
-"""
+_DOWNLOAD_MODULE = "criticalmass.extraction.datasets.torchvision_download"
 
 
 def load_torchvision(spec: Spec) -> Dataset:
@@ -93,14 +90,14 @@ def load_torchvision(spec: Spec) -> Dataset:
 
     Parameters
     ----------
-    spec: ``torchvision:NAME``, a key of ``PARTS``; ``?root=DIR`` is the folder that torchvision
-        takes by that name (a folder of the cache if it is not told); ``CHOICES`` may follow.
+    spec: ``torchvision:NAME``, a key of ``PARTS``; ``?root=DIR`` is torchvision's ``root`` (by
+        default a folder of the cache); ``CHOICES`` lists further options.
 
     Raises
     ------
     MissingExtraError: torchvision is not installed.
-    CriticalMassError: a name or option it does not have.
-    DataUnavailableError: not in that folder, and it cannot be fetched.
+    CriticalMassError: an unknown name or option, or a part without labels.
+    DataUnavailableError: not in that folder, and it cannot be downloaded.
     """
     if spec.name not in PARTS:
         raise unknown_name("torchvision: dataset", spec.name, PARTS)
@@ -108,107 +105,126 @@ def load_torchvision(spec: Spec) -> Dataset:
     choices = _choices(spec)
     parts, names = {}, None
     for part, arguments in PARTS[spec.name].items():
-        source = _make(spec, root, {**choices, **arguments})
-        if any(item[1] is None for _, item in _probes(source)):
-            raise CriticalMassError(f"part {part!r} of {spec.text!r} comes with no labels")
+        source = _open_part(spec, root, {**choices, **arguments})
+        if any(sample[1] is None for _, sample in _test_samples(source)):
+            raise CriticalMassError(f"part {part!r} of {spec.text!r} has no labels")
         images, labels = _images(source), _labels(source)
         parts[part] = Split(images, labels, [f"{part}-{row}" for row in range(len(labels))])
         names = names or _class_names(source)
-    splits, rule = arranged(parts, spec.text)
+    splits, rule = arrange_splits(parts, spec.text)
     n_classes = 1 + max(int(split.labels.max()) for split in splits.values())
     names = names or tuple(str(number) for number in range(n_classes))
     return Dataset(spec.text, spec.name, "image", splits, names, notes={"split": rule, **choices})
 
 
+def download_with_torchvision(
+    name: str, root: Path, arguments: Arguments | None = None, *, timeout: float | None = None
+) -> None:
+    """Download a dataset with torchvision in a child process.
+
+    Parameters
+    ----------
+    name: a class of ``torchvision.datasets``.
+    root: the folder to download to.
+    arguments: other arguments of the class.
+    timeout: seconds after which the download is given up; None for no limit.
+
+    Raises
+    ------
+    DataUnavailableError: the download failed; the message is the last line of its error.
+    """
+    options = [] if arguments is None else [json.dumps(dict(arguments))]
+    command = [sys.executable, "-P", "-m", _DOWNLOAD_MODULE, name, str(root), *options]
+    try:
+        process = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DataUnavailableError(f"it did not end within {timeout} s") from error
+    if process.returncode != 0:
+        raise DataUnavailableError((process.stderr.strip().splitlines() or ["no message"])[-1])
+
+
 def _choices(spec: Spec) -> dict[str, Any]:
-    known = CHOICES.get(spec.name, {})
-    given = {key: value for key, value in spec.options.items() if key not in ("n", "root")}
-    for key in given:
-        if key not in known:
-            raise unknown_name(f"option of torchvision:{spec.name}", key, [*known, "n", "root"])
-    values = {key: given.get(key, default) for key, default in known.items()}
-    words = {"true": True, "false": False}
+    defaults = CHOICES.get(spec.name, {})
+    options = {key: value for key, value in spec.options.items() if key not in ("n", "root")}
+    for key in options:
+        if key not in defaults:
+            raise unknown_name(f"option of torchvision:{spec.name}", key, [*defaults, "n", "root"])
+    values = {key: options.get(key, default) for key, default in defaults.items()}
+    booleans = {"true": True, "false": False}
     return {
-        key: int(text) if text.isdecimal() else words.get(text.lower(), text)
+        key: int(text) if text.isdecimal() else booleans.get(text.lower(), text)
         for key, text in values.items()
         if text is not None
     }
 
 
-def _make(spec: Spec, root: Path, arguments: Arguments) -> Any:
-    """Open one part; if it is not there, let torchvision fetch it first."""
-    kind = getattr(import_torchvision().datasets, spec.name)
-    fetches = "download" in inspect.signature(kind.__init__).parameters or spec.name in (
-        "EMNIST",
-        "QMNIST",
-    )
-    offline = {"download": False} if fetches else {}
+def _open_part(spec: Spec, root: Path, arguments: Arguments) -> Any:
+    """Open one part; download it first if it is missing."""
+    dataset_class = getattr(import_torchvision().datasets, spec.name)
+    parameters = inspect.signature(dataset_class.__init__).parameters
+    can_download = "download" in parameters or spec.name in ("EMNIST", "QMNIST")
+    offline = {"download": False} if can_download else {}
     if root.is_dir():
         try:
-            return kind(str(root), **offline, **arguments)
+            return dataset_class(str(root), **offline, **arguments)
         except (RuntimeError, OSError, ValueError) as error:
-            if "argument" in str(error):  # a word that torchvision does not know
+            if "argument" in str(error):  # an option's value that torchvision rejects
                 raise CriticalMassError(f"{spec.text!r}: {_one_line(error)}") from error
             reason = _one_line(error)
     else:
         reason = "there is no such folder"
-    if not fetches:
+    if not can_download:
         raise DataUnavailableError(
             f"{spec.text!r} is not in {str(root)!r} ({reason}) and torchvision cannot fetch it; "
             "name the folder that holds it with ?root=DIR"
         )
-    _fetch(spec, root, arguments, reason)
-    return kind(str(root), download=False, **arguments)
-
-
-def _fetch(spec: Spec, root: Path, arguments: Arguments, reason: str) -> None:
-    """Let torchvision download, in a process of its own, where a stalled connection ends."""
-    say(f"{spec.name} is not in {str(root)!r}: fetching it through torchvision")
+    write_line(f"{spec.name} is not in {str(root)!r}: fetching it through torchvision")
     root.mkdir(parents=True, exist_ok=True)
-    told = (spec.name, str(root), json.dumps(dict(arguments)))
-    command = [sys.executable, "-P", "-c", _FETCH, *told]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    try:
+        download_with_torchvision(spec.name, root, arguments)
+    except DataUnavailableError as error:
         raise DataUnavailableError(
-            f"{spec.text!r} is not in {str(root)!r} ({reason}) and cannot be fetched ({said}); "
+            f"{spec.text!r} is not in {str(root)!r} ({reason}) and cannot be fetched ({error}); "
             "name the folder that holds it with ?root=DIR"
-        )
+        ) from error
+    return dataset_class(str(root), download=False, **arguments)
 
 
 def _one_line(error: Exception) -> str:
-    # What torchvision advises instead is a word of its own interface.
+    # torchvision's advice ("You can use download=True") does not apply to our users.
     return " ".join(str(error).split()).partition(" You can use")[0]
 
 
-def _probes(source: Any) -> Iterator[tuple[int, Any]]:
-    """Yield the first, the middle and the last sample; broken ones prove nothing and are not."""
+def _test_samples(source: Any) -> Iterator[tuple[int, Any]]:
+    """Yield the first, middle and last sample; skip those that cannot be decoded."""
     from PIL import Image
 
-    for place in sorted({0, len(source) // 2, len(source) - 1}):
+    for index in sorted({0, len(source) // 2, len(source) - 1}):
         try:
-            yield place, source[place]
+            yield index, source[index]
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             continue
 
 
 def _images(source: Any) -> Any:
-    """Take the images in the cheapest form that is what the dataset itself hands out."""
+    """Return the images in the cheapest form that equals the dataset's own images."""
     for candidate in (_as_array(source), _as_files(source)):
-        if candidate is not None and _hands_out(source, candidate):
+        if candidate is not None and _matches(source, candidate):
             return candidate
-    return Decoded(source, np.arange(len(source)))
+    return TorchvisionImages(source, np.arange(len(source)))
 
 
-def _hands_out(source: Any, candidate: Any) -> bool:
+def _matches(source: Any, candidate: Any) -> bool:
     return len(candidate) == len(source) and all(
-        np.array_equal(_pixels(item[0]), _pixels(candidate[place]))
-        for place, item in _probes(source)
+        np.array_equal(_pixels(sample[0]), _pixels(candidate[index]))
+        for index, sample in _test_samples(source)
     )
 
 
 def _pixels(image: Any) -> NDArray[np.uint8]:
-    """(height, width, 3) uint8 of an image or a grey or coloured array."""
+    """Return the (height, width, 3) uint8 pixels of an image, or of a grey or RGB array."""
     if not isinstance(image, np.ndarray):
         image = np.asarray(image.convert("RGB"))
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
@@ -228,37 +244,37 @@ def _as_array(source: Any) -> NDArray[np.uint8] | None:
 
 def _as_files(source: Any) -> EncodedImages | None:
     for name in ("samples", "imgs", "_samples", "_image_files", "_images"):
-        found = getattr(source, name, None)
-        if not isinstance(found, Sequence) or len(found) != len(source):
+        entries = getattr(source, name, None)
+        if not isinstance(entries, Sequence) or len(entries) != len(source):
             continue
-        paths = [item[0] if isinstance(item, tuple) else item for item in found]
+        paths = [entry[0] if isinstance(entry, tuple) else entry for entry in entries]
         if isinstance(paths[0], (str, Path)) and Path(paths[0]).is_file():
             return EncodedImages.of_files(Path(path) for path in paths)
     return None
 
 
 def _labels(source: Any) -> NDArray[np.int64]:
-    """Take the class numbers without decoding an image, if the dataset has them in a list."""
+    """Return the class numbers from a list of the dataset; decode every image if it has none."""
     for name in ("targets", "_labels", "labels", "y", "samples", "_samples", "imgs"):
-        found = getattr(source, name, None)
-        if found is None or len(found) != len(source):
+        entries = getattr(source, name, None)
+        if entries is None or len(entries) != len(source):
             continue
-        if isinstance(found[0], tuple):
-            found = [item[1] for item in found]
-        labels = np.asarray(found)
+        if isinstance(entries[0], tuple):
+            entries = [entry[1] for entry in entries]
+        labels = np.asarray(entries)
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             continue
-        if all(int(item[1]) == labels[place] for place, item in _probes(source)):
+        if all(int(sample[1]) == labels[index] for index, sample in _test_samples(source)):
             return labels.astype(np.int64)
     return np.array([int(source[row][1]) for row in range(len(source))], dtype=np.int64)
 
 
 def _class_names(source: Any) -> tuple[str, ...] | None:
-    found = getattr(source, "classes", None) or getattr(source, "categories", None)
-    if not found:
+    classes = getattr(source, "classes", None) or getattr(source, "categories", None)
+    if not classes:
         return None
-    names = [", ".join(name) if isinstance(name, tuple) else str(name) for name in found]
-    # ImageNet has two cranes, the bird and the machine.
+    names = [", ".join(name) if isinstance(name, tuple) else str(name) for name in classes]
+    # ImageNet has two classes named crane, the bird and the machine.
     return tuple(
         name if names.count(name) == 1 else f"{name} ({number})"
         for number, name in enumerate(names)
@@ -266,13 +282,13 @@ def _class_names(source: Any) -> tuple[str, ...] | None:
 
 
 @dataclass(frozen=True)
-class Decoded(Sequence[Any]):
-    """Images that only the dataset itself can decode.
+class TorchvisionImages(Sequence[Any]):
+    """Images that only the torchvision dataset can decode.
 
     Attributes
     ----------
     source: the dataset.
-    rows: (n,) which of its images are here.
+    rows: (n,) indices of its images in this sequence.
     """
 
     source: Any
@@ -282,14 +298,14 @@ class Decoded(Sequence[Any]):
         return len(self.rows)
 
     def __getitem__(self, key: Any) -> Any:
-        """Decode one image, or narrow the sequence."""
+        """Decode one image, or return a slice of the sequence."""
         if isinstance(key, slice):
-            return Decoded(self.source, self.rows[key])
+            return TorchvisionImages(self.source, self.rows[key])
         return self.source[int(self.rows[key])][0].convert("RGB")
 
-    def subset(self, rows: NDArray[np.intp]) -> Decoded:
-        """Keep some of the images, in the order given."""
-        return Decoded(self.source, self.rows[rows])
+    def subset(self, rows: NDArray[np.intp]) -> TorchvisionImages:
+        """Return some of the images, in the order of ``rows``."""
+        return TorchvisionImages(self.source, self.rows[rows])
 
     def content(self) -> Iterable[bytes]:
         """Yield each image's pixels, for the dataset's digest."""

@@ -1,4 +1,4 @@
-"""Broken images of a dataset: named and counted, or left out before anything is computed."""
+"""Undecodable images of a dataset: raise an error that names them, or leave them out."""
 
 from __future__ import annotations
 
@@ -8,81 +8,84 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from criticalmass.core.progress import notice
-from criticalmass.extraction.datasets.dataset import Dataset, Fault
-from criticalmass.extraction.datasets.images import BrokenImageError, EncodedImages, all_faults
-from criticalmass.extraction.datasets.splits import take
+from criticalmass.core.progress import warn_user
+from criticalmass.extraction.datasets.dataset import Dataset, ImageFault
+from criticalmass.extraction.datasets.images import BrokenImageError, EncodedImages, decode_faults
+from criticalmass.extraction.datasets.splits import take_rows
 
-_SHOWN = 3
+_MAX_NAMED = 3
 
 
-def refuse_broken(dataset: Dataset, faults: Sequence[Fault]) -> None:
-    """Stop at broken images.
+def raise_if_broken(dataset: Dataset, faults: Sequence[ImageFault]) -> None:
+    """Raise if there are broken images.
 
     Raises
     ------
-    BrokenImageError: there are some; they are counted, the first ones named.
+    BrokenImageError: ``faults`` is not empty; the message counts them and names the first ones.
     """
     if not faults:
         return
     total = sum(len(split) for split in dataset.splits.values())
-    named = "; ".join(f"{fault.name!r} ({fault.reason})" for fault in faults[:_SHOWN])
-    more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-    it = "it" if len(faults) == 1 else "them"
+    names = "; ".join(f"{fault.name!r} ({fault.reason})" for fault in faults[:_MAX_NAMED])
+    pronoun = "it" if len(faults) == 1 else "them"
     raise BrokenImageError(
-        f"{len(faults)} of {total} images of {dataset.spec!r} cannot be read: {named}{more}; "
-        f"remove or repair {it}, or leave {it} out (--skip-broken, skip_broken=True)"
+        f"{len(faults)} of {total} images of {dataset.spec!r} cannot be read: {names}"
+        f"{_and_more(faults)}; remove or repair {pronoun}, or leave {pronoun} out "
+        "(--skip-broken, skip_broken=True)"
     )
 
 
-def without_broken(dataset: Dataset) -> Dataset:
-    """Leave out every image that cannot be decoded; each is, once, to find that out.
+def drop_broken(dataset: Dataset) -> Dataset:
+    """Decode every image once; return the dataset without those that cannot be decoded.
 
-    What was left out stands in the dataset's notes, and so in the manifest of a feature store.
-    The split is made before: who repairs an image finds it where it would have been.
+    The dataset's notes, and so the manifest of a feature store, list the images left out. The
+    split does not depend on them: a repaired image is in the split that it would have been in.
     """
     faults = find_broken(dataset)
     if not faults:
         return dataset
     splits = {}
     for name, split in dataset.splits.items():
-        out = {fault.place for fault in faults if fault.split == name}
-        splits[name] = take(split, np.array([i for i in range(len(split)) if i not in out], int))
+        broken = [fault.index for fault in faults if fault.split == name]
+        splits[name] = take_rows(split, np.setdiff1d(np.arange(len(split)), broken))
     skipped = {
         "count": len(faults),
         "images": [
             {"split": fault.split, "id": fault.id, "reason": fault.reason} for fault in faults
         ],
     }
-    names = ", ".join(fault.id for fault in faults[:_SHOWN])
-    more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+    names = ", ".join(fault.id for fault in faults[:_MAX_NAMED])
     count = "1 image" if len(faults) == 1 else f"{len(faults)} images"
-    notice(f"left out {count} that cannot be read: {names}{more}")
+    warn_user(f"left out {count} that cannot be read: {names}{_and_more(faults)}")
     return dataclasses.replace(
         dataset, splits=splits, digest="", notes={**dataset.notes, "skipped": skipped}
     )
 
 
-def find_broken(dataset: Dataset) -> list[Fault]:
-    """Decode every encoded image of a dataset; -> those that cannot be."""
+def find_broken(dataset: Dataset) -> list[ImageFault]:
+    """Decode every encoded image of a dataset; return those that cannot be decoded."""
     return [
-        Fault(name, place, split.ids[place], split.items.name(place), reason)
+        ImageFault(name, index, split.ids[index], split.items.name(index), reason)
         for name, split in dataset.splits.items()
         if isinstance(split.items, EncodedImages)
-        for place, reason in all_faults(split.items).items()
+        for index, reason in decode_faults(split.items).items()
     ]
 
 
+def _and_more(faults: Sequence[ImageFault]) -> str:
+    return f" and {len(faults) - _MAX_NAMED} more" if len(faults) > _MAX_NAMED else ""
+
+
 @contextmanager
-def all_broken_named(dataset: Dataset) -> Iterator[None]:
-    """Look through all images when one of them turns out to be broken, and name them together.
+def report_all_broken(dataset: Dataset) -> Iterator[None]:
+    """If an image turns out to be broken inside this block, decode all and report all broken ones.
 
     Raises
     ------
-    BrokenImageError: for all of them, instead of the first that was met.
+    BrokenImageError: for all broken images, instead of the first one.
     """
     try:
         yield
     except BrokenImageError:
-        refuse_broken(dataset, find_broken(dataset))
+        raise_if_broken(dataset, find_broken(dataset))
         raise

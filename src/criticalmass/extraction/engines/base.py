@@ -1,4 +1,4 @@
-"""What an engine is, and what a dry run finds out about a layer."""
+"""The interface of an engine, and what a dry run learns about a layer."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from criticalmass.extraction.models.preprocess import Batch
 
 PRECISIONS = ("float32", "bf16")
 
+# Layer -> (n_samples, n_neurons).
 Outputs = Mapping[str, NDArray[np.float32]]
-# Runs one batch and gives each tap's vectors, (n, n_neurons): the numbers to agree with.
+# Runs one input batch; returns the vectors of each tap, (n, n_neurons), as the reference.
 Reference = Callable[[NDArray[Any]], list[NDArray[np.float32]]]
 
 
 class Engine(Protocol):
-    """Runs batches and puts each layer's features where its rows belong."""
+    """Runs batches and writes each layer's features to the rows of the batch."""
 
     @property
     def info(self) -> Mapping[str, Any]:
@@ -30,24 +31,31 @@ class Engine(Protocol):
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """The version of each library that decides the numbers."""
+        """Library -> version, for each library that decides the numbers."""
         ...
 
-    def run(self, batches: Iterable[Batch], out: Outputs, done: Callable[[int], None]) -> None:
+    def run(self, batches: Iterable[Batch], out: Outputs, on_done: Callable[[int], None]) -> None:
         """Run every batch.
 
         Parameters
         ----------
-        batches: (row numbers, input array).
-        out: layer -> (n_samples, n_neurons), filled at the batches' rows.
-        done: told how many rows each finished batch had.
+        batches: (row indices, input array).
+        out: layer -> (n_samples, n_neurons), filled at the rows of the batches.
+        on_done: called with the number of rows of each finished batch.
         """
         ...
 
 
 @dataclass(frozen=True)
-class Layer:
-    """What a dry run found out about a layer."""
+class TappedLayer:
+    """The result of a dry run for one layer.
+
+    Attributes
+    ----------
+    tap: where the layer is read.
+    width: number of neurons after pooling.
+    pooling: description of the pooling.
+    """
 
     tap: Tap
     width: int
@@ -55,7 +63,7 @@ class Layer:
 
 
 def require_bf16(device: str) -> None:
-    """Stop where a device has no bfloat16 arithmetic of its own.
+    """Raise unless a device has native bfloat16 arithmetic.
 
     Parameters
     ----------
@@ -63,23 +71,24 @@ def require_bf16(device: str) -> None:
 
     Raises
     ------
-    CriticalMassError: it would have to imitate it, which is slower than float32.
+    CriticalMassError: the device would emulate bfloat16, which is slower than float32.
     """
     import torch
 
     if device == "cpu":
-        able = _processor_has_bf16()
+        is_native = _cpu_has_bf16()
     else:
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
-    if not able:
+        is_native = torch.cuda.is_bf16_supported(including_emulation=False)
+    if not is_native:
         raise CriticalMassError(
-            f"precision='bf16' but {device!r} has no bfloat16 arithmetic; leave it at 'float32'"
+            f"precision='bf16' but {device!r} has no bfloat16 arithmetic; use precision='float32'"
         )
 
 
-def _processor_has_bf16() -> bool:
+def _cpu_has_bf16() -> bool:
     import torch
 
     if not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.10
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return any(there for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)
+    capabilities = torch.cpu.get_capabilities()
+    return any(enabled for name, enabled in capabilities.items() if "bf16" in name)

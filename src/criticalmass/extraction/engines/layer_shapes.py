@@ -1,4 +1,4 @@
-"""A look at every place of a model where a layer can be read."""
+"""The output shape of every layer of a model that can be read."""
 
 from __future__ import annotations
 
@@ -11,26 +11,31 @@ from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.engines.onnx_engine import OnnxEngine
-from criticalmass.extraction.engines.torch_engine import device_of, exact, first_run
+from criticalmass.extraction.engines.torch_engine import (
+    device_of,
+    exact_float32,
+    explain_input_errors,
+)
 from criticalmass.extraction.models import FrozenModel, Tap
 from criticalmass.extraction.models.onnx_models import OnnxGraph
-from criticalmass.extraction.models.pooling import pooled
+from criticalmass.extraction.models.pooling import pool_values
 from criticalmass.extraction.models.preprocess import ImagePreprocess
 
-_SAMPLES = 2
-_TEXT = "a text of some words"
+_N_SAMPLES = 2
+_EXAMPLE_TEXT = "a text of some words"
 
 
 @dataclass(frozen=True)
-class Place:
-    """What one place gives.
+class LayerShape:
+    """The output of one layer.
 
     Attributes
     ----------
     layer: path of the module, or name of the tensor.
     kind: type of the module, or of the operation.
-    shape: of one sample; empty if it gives no tensor, or not once a pass.
-    neurons: of the layer, pooled; None if it cannot be read.
+    shape: shape of one sample; empty if the layer returns no tensor, or does not run exactly once
+        per pass.
+    neurons: number of neurons after pooling; None if the layer cannot be read.
     """
 
     layer: str
@@ -39,68 +44,71 @@ class Place:
     neurons: int | None
 
 
-def survey(model: FrozenModel, batch: NDArray[Any] | None = None) -> list[Place]:
-    """Run a batch and note what each place gives; the first is ``penultimate``.
+def list_layer_shapes(model: FrozenModel, batch: NDArray[Any] | None = None) -> list[LayerShape]:
+    """Run one batch and record the output of every layer; ``penultimate`` comes first.
 
     Parameters
     ----------
-    model: a model.
-    batch: input batch; a made-up one of two samples if None.
+    model: the model.
+    batch: input batch; None for `example_batch`.
 
     Raises
     ------
-    CriticalMassError: the width of its vectors is not to be seen from the model.
+    CriticalMassError: ``batch`` is None and the model does not show the width of its input.
     """
     if batch is None:
         batch = example_batch(model)
     shapes = _graph_shapes(model, batch) if _is_graph(model) else _module_shapes(model, batch)
-    first = shapes.pop(model.penultimate)
-    places = [_place(model, model.penultimate.layer, model.penultimate.place, first, len(batch))]
-    for tap, found in shapes.items():
-        places.append(_place(model, tap.layer, model.places[tap.layer], found, len(batch)))
-    return places
+    tap = model.penultimate
+    layers = [_layer_shape(model, tap.layer, tap.description, shapes.pop(tap), len(batch))]
+    for tap, runs in shapes.items():
+        layers.append(_layer_shape(model, tap.layer, model.places[tap.layer], runs, len(batch)))
+    return layers
 
 
-def blocks(model: FrozenModel, batch: NDArray[Any]) -> tuple[str, ...]:
-    """List the building blocks of a network: what its outermost lists and sequences hold.
+def building_blocks(model: FrozenModel, batch: NDArray[Any]) -> tuple[str, ...]:
+    """List the building blocks of a network: the items of its outermost lists and sequences.
 
-    Where some of these consist of others (residual blocks, transformer layers), single operations
-    beside them (a stem's) are left out; so are the classifier, dropout and identities.
+    If some items are compound (residual blocks, transformer layers), single operations, such as
+    those of a stem, are left out. The classifier, dropout and identities are always left out.
 
     Raises
     ------
     CriticalMassError: the network has no such lists.
     """
     if not _is_graph(model):
-        readable = {place.layer for place in survey(model, batch) if place.neurons is not None}
-        skipped = {model.penultimate.path} if model.penultimate.side == "input" else set()
-        found = [name for name in _items(model.root) if name in readable - skipped]
-        compound = [name for name in found if any(model.root.get_submodule(name).children())]
-        if found:
-            return tuple(compound or found)
+        readable = {
+            layer.layer for layer in list_layer_shapes(model, batch) if layer.neurons is not None
+        }
+        excluded = {model.penultimate.path} if model.penultimate.side == "input" else set()
+        blocks = [path for path in _block_paths(model.root) if path in readable - excluded]
+        compound = [path for path in blocks if any(model.root.get_submodule(path).children())]
+        if blocks:
+            return tuple(compound or blocks)
     raise CriticalMassError(
-        f"which layers of {model.name!r} 'all' stands for is unclear; name them beside it"
+        f"layers='all' is ambiguous for model {model.name!r}, which has no lists of blocks; "
+        "name the layers in addition to 'all'"
     )
 
 
 def example_batch(model: FrozenModel) -> NDArray[Any]:
-    """Make an input batch of two samples up.
+    """Make an input batch of two artificial samples.
 
     Raises
     ------
-    CriticalMassError: the width of the vectors is not to be seen from the model.
+    CriticalMassError: the model takes vectors and does not show their width.
     """
-    items: Any = [_TEXT] * _SAMPLES
+    items: Any = [_EXAMPLE_TEXT] * _N_SAMPLES
     if isinstance(model.preprocess, ImagePreprocess):
         side = model.preprocess.resize
         rng = np.random.default_rng(0)
-        items = rng.integers(0, 256, (_SAMPLES, side, side, 3)).astype(np.uint8)
+        items = rng.integers(0, 256, (_N_SAMPLES, side, side, 3)).astype(np.uint8)
     elif model.modality == "vector":
-        items = np.random.default_rng(0).standard_normal((_SAMPLES, _width(model)))
-    return next(iter(model.preprocess.batches(items, _SAMPLES)))[1]
+        items = np.random.default_rng(0).standard_normal((_N_SAMPLES, _input_width(model)))
+    return next(iter(model.preprocess.batches(items, _N_SAMPLES)))[1]
 
 
-def _width(model: FrozenModel) -> int:
+def _input_width(model: FrozenModel) -> int:
     if isinstance(model.module, OnnxGraph):
         width = model.module.shape[0]
     else:
@@ -108,7 +116,10 @@ def _width(model: FrozenModel) -> int:
         first = next(matrices, None)
         width = -1 if first is None else int(first.shape[1])
     if width < 1:
-        raise CriticalMassError(f"how wide vectors {model.spec!r} takes is unclear")
+        raise CriticalMassError(
+            f"model {model.spec!r} does not show the width of its input vectors; "
+            "extract a layer by its name"
+        )
     return width
 
 
@@ -116,27 +127,29 @@ def _is_graph(model: FrozenModel) -> bool:
     return isinstance(model.module, OnnxGraph)
 
 
-def _place(
-    model: FrozenModel, layer: str, kind: str, found: list[tuple[int, ...]], n: int
-) -> Place:
-    if len(found) != 1 or found[0][:1] != (n,):
-        return Place(layer, kind, (), None)
+def _layer_shape(
+    model: FrozenModel, layer: str, kind: str, runs: list[tuple[int, ...]], n_samples: int
+) -> LayerShape:
+    """Describe a layer by the shape of its output in each of its runs in one pass."""
+    if len(runs) != 1 or runs[0][:1] != (n_samples,):
+        return LayerShape(layer, kind, (), None)
+    shape = runs[0]
     try:
-        vectors, _ = pooled(
-            np.broadcast_to(np.float32(0.0), found[0]),
+        vectors, _ = pool_values(
+            np.broadcast_to(np.float32(0.0), shape),
             model.pool,
             channels_last=getattr(model.root, "output_fmt", None) == "NHWC",
             has_class=getattr(model.root, "num_prefix_tokens", 1) > 0,
         )
     except CriticalMassError:
-        return Place(layer, kind, found[0][1:], None)
-    return Place(layer, kind, found[0][1:], int(vectors.shape[1]))
+        return LayerShape(layer, kind, shape[1:], None)
+    return LayerShape(layer, kind, shape[1:], int(vectors.shape[1]))
 
 
 def _graph_shapes(model: FrozenModel, batch: NDArray[Any]) -> dict[Tap, list[tuple[int, ...]]]:
     taps = [model.penultimate, *(model.tap(name) for name in model.places)]
-    raw = OnnxEngine(model, taps).raw(batch)
-    return {tap: [np.shape(value)] for tap, value in zip(taps, raw, strict=True)}
+    values = OnnxEngine(model, taps).raw_tensors(batch)
+    return {tap: [np.shape(value)] for tap, value in zip(taps, values, strict=True)}
 
 
 def _module_shapes(model: FrozenModel, batch: NDArray[Any]) -> dict[Tap, list[tuple[int, ...]]]:
@@ -145,38 +158,38 @@ def _module_shapes(model: FrozenModel, batch: NDArray[Any]) -> dict[Tap, list[tu
     from criticalmass.extraction.models.wrappers import first_tensor
 
     taps = [model.penultimate, *(model.tap(name) for name in model.places)]
-    found: dict[Tap, list[tuple[int, ...]]] = {tap: [] for tap in taps}
+    shapes: dict[Tap, list[tuple[int, ...]]] = {tap: [] for tap in taps}
 
-    def note(tap: Tap, value: Any) -> None:
+    def record(tap: Tap, value: Any) -> None:
         try:
-            found[tap].append(tuple(first_tensor(value).shape))
+            shapes[tap].append(tuple(first_tensor(value).shape))
         except CriticalMassError:
-            found[tap].append(())
+            shapes[tap].append(())
 
     handles = []
     for tap in taps:
-        place = model.root.get_submodule(tap.path)
+        module = model.root.get_submodule(tap.path)
         if tap.side == "input":
             handles.append(
-                place.register_forward_pre_hook(lambda _, args, tap=tap: note(tap, args))
+                module.register_forward_pre_hook(lambda _, args, tap=tap: record(tap, args))
             )
         elif tap.path:
             handles.append(
-                place.register_forward_hook(lambda _, __, output, tap=tap: note(tap, output))
+                module.register_forward_hook(lambda _, __, output, tap=tap: record(tap, output))
             )
     try:
-        with exact(), first_run(model):
+        with exact_float32(), explain_input_errors(model):
             output = model.module(torch.from_numpy(batch).to(device_of(model)))
     finally:
         for handle in handles:
             handle.remove()
     if not model.penultimate.path and model.penultimate.side == "output":
-        note(model.penultimate, output)
-    return found
+        record(model.penultimate, output)
+    return shapes
 
 
-def _items(root: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the paths of what the outermost lists below a module hold."""
+def _block_paths(root: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the path of each item of the outermost lists and sequences below a module."""
     from torch import nn
 
     is_list = isinstance(root, (nn.Sequential, nn.ModuleList))
@@ -186,4 +199,4 @@ def _items(root: Any, prefix: str = "") -> Iterator[str]:
             if not isinstance(child, (nn.Dropout, nn.Identity)):
                 yield path
         else:
-            yield from _items(child, f"{path}.")
+            yield from _block_paths(child, f"{path}.")

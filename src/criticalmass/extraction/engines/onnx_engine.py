@@ -1,4 +1,4 @@
-"""ONNX Runtime in float32: runs ONNX graphs, and is what OpenVINO must agree with on them."""
+"""ONNX Runtime in float32: runs ONNX graphs, and is OpenVINO's reference for them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,26 @@ from numpy.typing import NDArray
 from criticalmass.core.optional import import_package
 from criticalmass.core.threads import thread_count
 from criticalmass.errors import CriticalMassError
-from criticalmass.extraction.engines.base import Layer, Outputs
-from criticalmass.extraction.engines.openvino_engine import Source, compile_onnx
+from criticalmass.extraction.engines.base import Outputs, TappedLayer
+from criticalmass.extraction.engines.openvino_engine import OpenVinoSource, compile_onnx
 from criticalmass.extraction.models import FrozenModel, Tap
-from criticalmass.extraction.models.onnx_models import EXTRA, OnnxGraph
-from criticalmass.extraction.models.pooling import pooled
+from criticalmass.extraction.models.frozen import error_reason
+from criticalmass.extraction.models.onnx_models import ONNX_EXTRA, OnnxGraph
+from criticalmass.extraction.models.pooling import pool_values
 from criticalmass.extraction.models.preprocess import Batch
 
-_ERRORS_ONLY = 3
+# ONNX Runtime's log level for errors only.
+_LOG_ERRORS = 3
 
 
 class OnnxEngine:
-    """ONNX Runtime on the processor; inner tensors are made outputs of the graph."""
+    """ONNX Runtime on the CPU; the tapped inner tensors become outputs of the graph.
+
+    Attributes
+    ----------
+    layers: names of the layers.
+    pooling: layer -> description of its pooling; filled by each pass.
+    """
 
     def __init__(self, model: FrozenModel, taps: Sequence[Tap]) -> None:
         self.layers = [tap.layer for tap in taps]
@@ -32,7 +40,7 @@ class OnnxEngine:
         self._model = model
         self._graph = graph_of(model)
         self._tensors = [tap.path for tap in taps]
-        self._session = _session(self._graph, dict.fromkeys(self._tensors))
+        self._session = _open_session(self._graph, tuple(dict.fromkeys(self._tensors)))
 
     @property
     def info(self) -> Mapping[str, Any]:
@@ -44,139 +52,145 @@ class OnnxEngine:
         """The version of ONNX Runtime."""
         return {"onnxruntime": version("onnxruntime")}
 
-    def run(self, batches: Iterable[Batch], out: Outputs, done: Callable[[int], None]) -> None:
-        """Run every batch in turn."""
+    def run(self, batches: Iterable[Batch], out: Outputs, on_done: Callable[[int], None]) -> None:
+        """Run the batches one after the other."""
         for rows, inputs in batches:
-            for layer, found in zip(self.layers, self.vectors(inputs), strict=True):
-                out[layer][rows] = found
-            done(len(rows))
+            for layer, vectors in zip(self.layers, self.vectors(inputs), strict=True):
+                out[layer][rows] = vectors
+            on_done(len(rows))
 
     def vectors(self, inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
-        """Run one batch: of each layer (n, n_neurons)."""
-        raw = self.tensors(inputs)
-        return [self.vector(layer, value) for layer, value in zip(self.layers, raw, strict=True)]
+        """Run one input batch; return the vectors of each layer, (n, n_neurons)."""
+        values = self.tensors(inputs)
+        return [self.vector(layer, value) for layer, value in zip(self.layers, values, strict=True)]
 
     def vector(self, layer: str, value: NDArray[Any]) -> NDArray[np.float32]:
-        """Make vectors of what a tensor holds, (n, n_neurons).
+        """Pool the values of a layer's tensor to vectors, (n, n_neurons).
 
         Raises
         ------
-        CriticalMassError: a shape that cannot be read.
+        CriticalMassError: the tensor has a shape that cannot be pooled.
         """
         try:
-            found, words = pooled(value, self._model.pool, channels_last=False, has_class=True)
+            vectors, pooling = pool_values(
+                value, self._model.pool, channels_last=False, has_class=True
+            )
         except CriticalMassError as error:
             raise CriticalMassError(
                 f"layer {layer!r} of {self._model.name!r} has {error}"
             ) from error
-        self.pooling[layer] = words
-        return np.ascontiguousarray(found, dtype=np.float32)
+        self.pooling[layer] = pooling
+        return np.ascontiguousarray(vectors, dtype=np.float32)
 
     def tensors(self, inputs: NDArray[Any]) -> list[NDArray[Any]]:
-        """Run one batch: of each layer what the graph gives, (n, ...).
+        """Run one input batch; return the values of each layer's tensor, (n, ...).
 
         Raises
         ------
-        CriticalMassError: a tensor whose first axis is not the samples.
+        CriticalMassError: the first axis of a tensor is not the samples.
         """
-        found = self.raw(inputs)
-        for name, value in zip(self.layers, found, strict=True):
+        values = self.raw_tensors(inputs)
+        for name, value in zip(self.layers, values, strict=True):
             if value.shape[:1] != (len(inputs),):
                 raise CriticalMassError(
                     f"layer {name!r} of {self._model.name!r} has the shape {value.shape} for "
-                    f"{len(inputs)} samples; choose another"
+                    f"{len(inputs)} samples; choose another layer"
                 )
-        return found
+        return values
 
-    def raw(self, inputs: NDArray[Any]) -> list[NDArray[Any]]:
-        """Run one batch: of each layer what the graph gives, whatever its shape."""
-        prepared, batch = self._graph.prepare(inputs), self._graph.batch
-        if batch is None:
+    def raw_tensors(self, inputs: NDArray[Any]) -> list[NDArray[Any]]:
+        """Run one input batch; return the values of each layer's tensor in any shape."""
+        prepared, batch_size = self._graph.prepare(inputs), self._graph.batch
+        if batch_size is None:
             return self._run(prepared)
-        parts = [prepared[at : at + batch] for at in range(0, len(prepared), batch)]
-        pieces = [
-            [np.atleast_1d(v)[: len(part)] for v in self._run(_filled(part, batch))]
+        parts = [
+            prepared[start : start + batch_size] for start in range(0, len(prepared), batch_size)
+        ]
+        outputs = [
+            [np.atleast_1d(value)[: len(part)] for value in self._run(_pad_batch(part, batch_size))]
             for part in parts
         ]
-        return [np.concatenate(one) for one in zip(*pieces, strict=True)]
+        return [np.concatenate(values) for values in zip(*outputs, strict=True)]
 
     def _run(self, prepared: NDArray[Any]) -> list[NDArray[Any]]:
-        found = self._session.run(self._tensors, {self._graph.input: prepared})
-        return [np.asarray(value) for value in found]
+        values = self._session.run(self._tensors, {self._graph.input: prepared})
+        return [np.asarray(value) for value in values]
 
 
-def _filled(part: NDArray[Any], batch: int) -> NDArray[Any]:
+def _pad_batch(part: NDArray[Any], batch_size: int) -> NDArray[Any]:
     """Repeat the last sample until the batch has the size that the graph takes."""
-    lacking = batch - len(part)
-    return np.concatenate([part, np.repeat(part[-1:], lacking, axis=0)]) if lacking else part
+    n_missing = batch_size - len(part)
+    return np.concatenate([part, np.repeat(part[-1:], n_missing, axis=0)]) if n_missing else part
 
 
 def graph_of(model: FrozenModel) -> OnnxGraph:
-    """Return the graph of a model that is one."""
+    """Return the graph of a model that is an ONNX graph."""
     graph = model.module
     assert isinstance(graph, OnnxGraph)
     return graph
 
 
-def _session(graph: OnnxGraph, tensors: Mapping[str, None]) -> Any:
-    onnx = import_package("onnx", EXTRA)
-    runtime = import_package("onnxruntime", EXTRA)
-    content = onnx.load(str(graph.path))
-    there = {one.name for one in content.graph.output}
-    content.graph.output.extend(
-        onnx.helper.make_empty_tensor_value_info(name) for name in tensors if name not in there
+def _open_session(graph: OnnxGraph, tensors: Sequence[str]) -> Any:
+    """Open a session whose outputs include these tensors."""
+    onnx = import_package("onnx", ONNX_EXTRA)
+    runtime = import_package("onnxruntime", ONNX_EXTRA)
+    model = onnx.load(str(graph.path))
+    outputs = {output.name for output in model.graph.output}
+    model.graph.output.extend(
+        onnx.helper.make_empty_tensor_value_info(name) for name in tensors if name not in outputs
     )
     options = runtime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _LOG_ERRORS
     options.intra_op_num_threads = thread_count()
     try:
         return runtime.InferenceSession(
-            content.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     except (runtime.capi.onnxruntime_pybind11_state.Fail, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise CriticalMassError(
-            f"ONNX Runtime does not open {str(graph.path)!r}: {reason}"
+            f"ONNX Runtime cannot open {str(graph.path)!r}: {error_reason(error)}"
         ) from error
 
 
-def inspect_graph(model: FrozenModel, taps: Sequence[Tap], batch: NDArray[Any]) -> list[Layer]:
-    """Run a few samples to learn each layer's width and how it is pooled.
+def inspect_graph(
+    model: FrozenModel, taps: Sequence[Tap], batch: NDArray[Any]
+) -> list[TappedLayer]:
+    """Run one input batch to learn each layer's width and pooling.
 
     Raises
     ------
-    CriticalMassError: a layer whose values cannot be read.
+    CriticalMassError: the values of a layer cannot be read.
     """
     engine = OnnxEngine(model, taps)
-    widths = [found.shape[1] for found in engine.vectors(batch)]
+    widths = [vectors.shape[1] for vectors in engine.vectors(batch)]
     return [
-        Layer(tap, width, engine.pooling[tap.layer])
+        TappedLayer(tap, width, engine.pooling[tap.layer])
         for tap, width in zip(taps, widths, strict=True)
     ]
 
 
-def openvino_graph(model: FrozenModel, taps: Sequence[Tap]) -> Source:
+def openvino_source(model: FrozenModel, taps: Sequence[Tap]) -> OpenVinoSource:
     """Describe a graph for OpenVINO.
 
     Raises
     ------
     CriticalMassError: the graph takes batches of one size only.
     """
-    graph, runtime = graph_of(model), OnnxEngine(model, taps)
+    graph, reference = graph_of(model), OnnxEngine(model, taps)
     if graph.batch is not None:
         raise CriticalMassError(
-            f"{model.spec!r} takes {graph.batch} samples at a time, which OpenVINO would have to "
-            "wait for"
+            f"{model.spec!r} takes {graph.batch} samples at a time, but OpenVINO needs a graph "
+            "with a free batch size"
         )
-    # OpenVINO crashes where one tensor is to be two outputs.
+    # OpenVINO crashes if one tensor is two outputs.
     tensors = list(dict.fromkeys(tap.path for tap in taps))
-    return Source(
+    return OpenVinoSource(
         name=model.name,
         layers=[tap.layer for tap in taps],
         outputs=[tensors.index(tap.path) for tap in taps],
         compile=functools.partial(compile_onnx, graph.path, tensors, graph.shape),
         prepare=graph.prepare,
-        finish=runtime.vector,
-        reference=runtime.vectors,
+        finish=reference.vector,
+        reference=reference.vectors,
         library="onnxruntime",
     )

@@ -1,4 +1,4 @@
-"""OpenVINO: the fastest exact way through a network on a processor, or in bfloat16 a faster one."""
+"""OpenVINO: the fastest engine on a CPU, in float32 or bfloat16."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.core.progress import say
+from criticalmass.core.progress import write_line
 from criticalmass.core.threads import thread_count
 from criticalmass.errors import CriticalMassError, missing_extra
 from criticalmass.extraction.engines.base import Outputs, Reference
 from criticalmass.extraction.models.preprocess import Batch
 
 if TYPE_CHECKING:
-    from criticalmass.extraction.models.wrappers import Tapped
+    from criticalmass.extraction.models.wrappers import TappedModel
 
-# Largest difference from the reference's float32 features, relative to the largest of them, that
-# OpenVINO may show on the check batches when it computes in float32.
-AGREEMENT = 1e-4
-_HINTS = {"float32": "f32", "bf16": "bf16"}
-_NAMES = {"f32": "float32", "float": "float32", "bf16": "bf16", "bfloat16_t": "bf16"}
-_REQUESTS_A_STREAM = 2
+# Largest difference from the reference's float32 features that OpenVINO may have on the check
+# batches when it computes in float32, relative to the largest feature.
+MAX_DIFFERENCE = 1e-4
+_PRECISION_HINTS = {"float32": "f32", "bf16": "bf16"}
+_HINT_PRECISIONS = {"f32": "float32", "float": "float32", "bf16": "bf16", "bfloat16_t": "bf16"}
+_REQUESTS_PER_STREAM = 2
 
 
 @dataclass(frozen=True)
-class Source:
-    """What OpenVINO is to run, and what it is held against.
+class OpenVinoSource:
+    """A model for OpenVINO to convert, and the reference to compare the conversion with.
 
     Attributes
     ----------
-    name: the model's.
-    layers: that are wanted.
-    outputs: of each layer the number of the output that holds it.
+    name: name of the model.
+    layers: names of the requested layers.
+    outputs: for each layer, the index of the compiled model's output that holds it.
     compile: (number of streams, precision) -> compiled model.
-    prepare: input batch -> what the compiled model takes.
+    prepare: input batch -> input of the compiled model.
     finish: (layer, raw output) -> vectors (n, n_neurons).
-    reference: gives the numbers to agree with.
-    library: that computes the reference.
+    reference: computes the vectors to compare with.
+    library: name of the library that computes the reference.
     """
 
     name: str
@@ -59,34 +59,64 @@ class Source:
     library: str
 
 
-class OpenVinoEngine:
-    """OpenVINO, several batches at once, each on its own core.
+@dataclass(frozen=True)
+class _Difference:
+    """The difference of one layer from the reference on one batch.
 
-    Whatever the precision, the conversion is held against the reference in float32 first.
+    Attributes
+    ----------
+    layer: name of the layer.
+    largest: largest absolute difference of a feature.
+    scale: largest absolute feature of the reference.
+    """
+
+    layer: str
+    largest: float
+    scale: float
+
+
+class OpenVinoEngine:
+    """OpenVINO on the CPU; several batches run at once, each on its own core.
+
+    For every precision, the conversion is first compared with the reference in float32.
+
+    Parameters
+    ----------
+    source: the model to convert.
+    samples: input batches to compare on.
+    precision: one of ``PRECISIONS``.
+
+    Raises
+    ------
+    CriticalMassError: the conversion fails, differs from the reference, or computes in another
+        precision.
     """
 
     def __init__(
-        self, source: Source, samples: Sequence[NDArray[Any]], precision: str = "float32"
+        self, source: OpenVinoSource, samples: Sequence[NDArray[Any]], precision: str = "float32"
     ) -> None:
         self._source = source
         self._precision = precision
         self._requests: list[Any] = []
         self._compile("float32")
         for batch in samples:
-            for layer, gap, scale in self._gaps(batch):
-                if not gap <= AGREEMENT * scale:
+            for difference in self._differences(batch):
+                if not difference.largest <= MAX_DIFFERENCE * difference.scale:
                     raise CriticalMassError(
-                        f"OpenVINO's {layer!r} of {source.name!r} is off from {source.library}'s "
-                        f"by {gap:.1e}, of at most {scale:.1e}"
+                        f"OpenVINO's output for layer {difference.layer!r} of {source.name!r} "
+                        f"differs from {source.library}'s by up to {difference.largest:.1e} "
+                        f"(largest value {difference.scale:.1e})"
                     )
         if precision != "float32":
             self._compile(precision)
-            found = [
-                gap / (scale or 1.0) for batch in samples for _, gap, scale in self._gaps(batch)
+            relative = [
+                difference.largest / (difference.scale or 1.0)
+                for batch in samples
+                for difference in self._differences(batch)
             ]
-            say(
-                f"{precision}: features of the first samples are off by up to {max(found):.2%} "
-                "of the largest"
+            write_line(
+                f"{precision}: features of the first samples differ from float32 by up to "
+                f"{max(relative):.2%} of the largest value"
             )
 
     def _compile(self, precision: str) -> None:
@@ -96,14 +126,14 @@ class OpenVinoEngine:
             self._compiled = source.compile(streams, precision)
         except RuntimeError as error:
             raise CriticalMassError(
-                f"OpenVINO does not convert {source.name!r} ({_reason(error)})"
+                f"OpenVINO does not convert {source.name!r} ({_conversion_reason(error)})"
             ) from error
-        # OpenVINO may compute in another precision than asked, and says so here only.
+        # OpenVINO may compute in another precision than requested, and reports it only here.
         hint = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        if _NAMES.get(hint) != precision:
+        if _HINT_PRECISIONS.get(hint) != precision:
             raise CriticalMassError(f"OpenVINO computes in {hint}, not in {precision}")
         self._requests += [
-            self._compiled.create_infer_request() for _ in range(_REQUESTS_A_STREAM * streams)
+            self._compiled.create_infer_request() for _ in range(_REQUESTS_PER_STREAM * streams)
         ]
 
     @property
@@ -113,68 +143,69 @@ class OpenVinoEngine:
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """The versions of OpenVINO, and of what it converts from."""
+        """The versions of OpenVINO and of the reference's library."""
         library = self._source.library
         return {"openvino": version("openvino"), library: version(library)}
 
-    def _gaps(self, batch: NDArray[Any]) -> Iterator[tuple[str, float, float]]:
-        """Compare with the reference: each layer's largest difference, and its largest feature."""
-        source = self._source
-        outputs = source.reference(batch)
-        found = {
-            layer: np.empty(output.shape, np.float32)
-            for layer, output in zip(source.layers, outputs, strict=True)
+    def _differences(self, batch: NDArray[Any]) -> Iterator[_Difference]:
+        """Compare each layer with the reference on one batch."""
+        layers = self._source.layers
+        references = self._source.reference(batch)
+        outputs = {
+            layer: np.empty(reference.shape, np.float32)
+            for layer, reference in zip(layers, references, strict=True)
         }
-        self.run([(np.arange(len(batch)), batch)], found, lambda _: None)
-        for layer, output in zip(source.layers, outputs, strict=True):
-            yield layer, float(np.abs(found[layer] - output).max()), float(np.abs(output).max())
+        self.run([(np.arange(len(batch)), batch)], outputs, lambda _: None)
+        for layer, reference in zip(layers, references, strict=True):
+            largest = float(np.abs(outputs[layer] - reference).max())
+            yield _Difference(layer, largest, float(np.abs(reference).max()))
 
-    def run(self, batches: Iterable[Batch], out: Outputs, done: Callable[[int], None]) -> None:
+    def run(self, batches: Iterable[Batch], out: Outputs, on_done: Callable[[int], None]) -> None:
         """Run the batches, several at a time.
 
-        Results are fetched by this thread, oldest first; with two requests for each stream none
-        has to wait for that. (A queue with callbacks would run Python in OpenVINO's own threads,
-        and if one of these drops the last reference to the compiled model, the process aborts.)
+        This thread fetches the results, oldest first; with two requests per stream no stream has
+        to wait for it. (A queue with callbacks would run Python in OpenVINO's own threads. If one
+        of these drops the last reference to the compiled model, the process aborts.)
         """
-        free = list(self._requests)
+        idle = list(self._requests)
         running: deque[tuple[Any, NDArray[np.intp]]] = deque()
 
-        def fetch() -> None:
+        def fetch_oldest() -> None:
             request, rows = running[0]
             request.wait()
-            for layer, number in zip(self._source.layers, self._source.outputs, strict=True):
-                found = self._source.finish(layer, request.get_output_tensor(number).data)
-                if len(found) != len(rows):
+            for layer, index in zip(self._source.layers, self._source.outputs, strict=True):
+                vectors = self._source.finish(layer, request.get_output_tensor(index).data)
+                if len(vectors) != len(rows):
                     raise CriticalMassError(
-                        f"OpenVINO's {layer!r} of {self._source.name!r} has {len(found)} rows for "
-                        f"{len(rows)} samples"
+                        f"OpenVINO's output for layer {layer!r} of {self._source.name!r} has "
+                        f"{len(vectors)} rows for {len(rows)} samples"
                     )
-                out[layer][rows] = found
-            free.append(running.popleft()[0])
-            done(len(rows))
+                out[layer][rows] = vectors
+            idle.append(running.popleft()[0])
+            on_done(len(rows))
 
         try:
             for rows, inputs in batches:
-                if not free:
-                    fetch()
-                running.append((free.pop(), rows))
+                if not idle:
+                    fetch_oldest()
+                running.append((idle.pop(), rows))
                 running[-1][0].start_async({0: self._source.prepare(inputs)})
             while running:
-                fetch()
+                fetch_oldest()
         finally:
             for request, _ in running:
                 request.wait()
 
 
 def import_openvino() -> Any:
-    """Import OpenVINO without its reports to its maker.
+    """Import OpenVINO without its usage reports.
 
     Raises
     ------
     MissingExtraError: it is not installed.
     """
     try:
-        with _no_telemetry():
+        with _telemetry_hidden():
             import openvino
     except ModuleNotFoundError as error:
         if error.name != "openvino":
@@ -184,33 +215,35 @@ def import_openvino() -> Any:
 
 
 @contextlib.contextmanager
-def _no_telemetry() -> Iterator[None]:
-    """Hide the package through which OpenVINO reports its use over the network when imported.
+def _telemetry_hidden() -> Iterator[None]:
+    """Hide the package ``openvino_telemetry``, so that importing OpenVINO sends no usage report.
 
-    It then uses its own silent stand-in. Whoever imported OpenVINO before has decided already.
+    OpenVINO then uses its own silent stub. It has no switch for one process: its opt-out is a
+    file in the user's home folder (``opt_in_out --opt_out``), and otherwise it only checks the
+    environment variables of CI systems. If OpenVINO is already imported, nothing is changed.
     """
-    hidden = "openvino_telemetry"
-    if "openvino" in sys.modules or hidden in sys.modules:
+    package = "openvino_telemetry"
+    if "openvino" in sys.modules or package in sys.modules:
         yield
         return
-    sys.modules[hidden] = None  # type: ignore[assignment]
+    sys.modules[package] = None  # type: ignore[assignment]
     try:
         yield
     finally:
-        del sys.modules[hidden]
+        del sys.modules[package]
 
 
 def compile_torch(
-    tapped: Tapped, batch: NDArray[Any], any_length: bool, streams: int, precision: str
+    tapped: TappedModel, batch: NDArray[Any], any_length: bool, streams: int, precision: str
 ) -> Any:
-    """Convert a torch module and compile it for this processor.
+    """Convert a torch module and compile it for the CPU.
 
     Parameters
     ----------
-    tapped: gives the asked layers.
-    batch: to trace with; two of its rows are used.
-    any_length: whether the inner axes may have any size.
-    streams: batches at once.
+    tapped: module that returns the requested layers.
+    batch: input batch to trace with; its first two rows are used.
+    any_length: whether the axes after the first may have any size.
+    streams: number of batches that run at once.
     precision: one of ``PRECISIONS``.
 
     Raises
@@ -223,52 +256,52 @@ def compile_torch(
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     with quiet_tracing(), torch.inference_mode():
-        # The front end is used directly: openvino.convert_model would report its use as well.
+        # The front end is called directly, because openvino.convert_model sends a usage report.
         decoder = TorchScriptPythonDecoder(tapped, example_input=torch.from_numpy(batch[:2]))
         frontend = FrontEndManager().load_by_framework("pytorch")
         converted = frontend.convert(frontend.load(decoder))
-    inner = [-1] * (batch.ndim - 1) if any_length else list(batch.shape[1:])
-    converted.reshape({converted.input(0): openvino.PartialShape([-1, *inner])})
-    return _for_this_processor(openvino, converted, streams, precision)
+    inner_shape = [-1] * (batch.ndim - 1) if any_length else list(batch.shape[1:])
+    converted.reshape({converted.input(0): openvino.PartialShape([-1, *inner_shape])})
+    return _compile_for_cpu(openvino, converted, streams, precision)
 
 
 def compile_onnx(
     path: Path, tensors: Sequence[str], shape: Sequence[int], streams: int, precision: str
 ) -> Any:
-    """Compile an ONNX graph for this processor, with inner tensors as outputs.
+    """Compile an ONNX graph for the CPU, with inner tensors as outputs.
 
     Parameters
     ----------
-    path: of the graph.
+    path: file of the graph.
     tensors: names of its tensors, each once, in the order of the outputs.
-    shape: of one sample.
-    streams: batches at once.
+    shape: shape of one sample.
+    streams: number of batches that run at once.
     precision: one of ``PRECISIONS``.
 
     Raises
     ------
-    RuntimeError: OpenVINO's own error, or it has folded one of the tensors away.
+    RuntimeError: OpenVINO's own error, or OpenVINO folded one of the tensors away.
     """
     openvino = import_openvino()
     graph = openvino.Core().read_model(path)
-    found = {
+    ports = {
         name: port
         for node in graph.get_ordered_ops()
         for port in node.outputs()
         for name in port.get_names()
     }
-    lost = [name for name in tensors if name not in found]
-    if lost:
-        raise RuntimeError(f"no tensor {lost[0]!r} is left in its graph")
-    chosen = openvino.Model([found[name] for name in tensors], graph.get_parameters(), "tapped")
-    chosen.reshape({chosen.input(0): openvino.PartialShape([-1, *shape])})
-    return _for_this_processor(openvino, chosen, streams, precision)
+    missing = [name for name in tensors if name not in ports]
+    if missing:
+        raise RuntimeError(f"its graph no longer has the tensor {missing[0]!r}")
+    tapped = openvino.Model([ports[name] for name in tensors], graph.get_parameters(), "tapped")
+    tapped.reshape({tapped.input(0): openvino.PartialShape([-1, *shape])})
+    return _compile_for_cpu(openvino, tapped, streams, precision)
 
 
-def _for_this_processor(openvino: Any, graph: Any, streams: int, precision: str) -> Any:
+def _compile_for_cpu(openvino: Any, graph: Any, streams: int, precision: str) -> Any:
     settings = {
-        # Without it OpenVINO silently computes in bfloat16 where the processor can.
-        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        # Without this hint OpenVINO silently computes in bfloat16 on a CPU that supports it.
+        "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[precision],
         "NUM_STREAMS": str(streams),
         "INFERENCE_NUM_THREADS": str(streams),
     }
@@ -277,11 +310,12 @@ def _for_this_processor(openvino: Any, graph: Any, streams: int, precision: str)
 
 @contextlib.contextmanager
 def quiet_tracing() -> Iterator[None]:
-    """Keep the tracer that OpenVINO and ONNX convert through from writing what is not the user's.
+    """Silence warnings of torch's tracer that do not concern the user.
 
-    It warns of its own age, and of sizes that it takes for constants (the comparison with torch
-    that follows decides about these). It also reads every attribute of a module, deprecated ones
-    included, at which transformers warns and logs.
+    The tracer is the one that the conversions to OpenVINO and ONNX use. It warns that it is
+    deprecated, and of sizes that it takes for constants; the later comparison with torch detects
+    such errors. It also reads every attribute of a module, including deprecated ones, for which
+    transformers warns and logs.
     """
     import torch
 
@@ -298,8 +332,8 @@ def quiet_tracing() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _reason(error: RuntimeError) -> str:
-    """Find the line that says why in an error of OpenVINO's front end."""
+def _conversion_reason(error: RuntimeError) -> str:
+    """Extract the line with the cause from an error of OpenVINO's front end."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if "Exception:" in lines[:-1]:
         return lines[lines.index("Exception:") + 1][:160]

@@ -1,4 +1,4 @@
-"""Plain torch: the engine of GPUs, the fallback, and in float32 what the others must agree with."""
+"""Plain torch: runs on GPUs, is the fallback on the CPU, and is the reference in float32."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.engines.base import Outputs
 from criticalmass.extraction.models import FrozenModel, Tap
+from criticalmass.extraction.models.frozen import error_reason
 from criticalmass.extraction.models.preprocess import Batch
 
 if TYPE_CHECKING:
-    from criticalmass.extraction.models.wrappers import Tapped
+    from criticalmass.extraction.models.wrappers import TappedModel
 
 
 class TorchEngine:
@@ -31,7 +32,7 @@ class TorchEngine:
         if model.modality == "image":
             import torch
 
-            # Convolutions run faster so; the numbers stay as they are.
+            # Convolutions run faster in this layout, with the same results.
             model.module.to(memory_format=torch.channels_last)
 
     @property
@@ -45,36 +46,36 @@ class TorchEngine:
         """The version of torch."""
         return {"torch": version("torch")}
 
-    def run(self, batches: Iterable[Batch], out: Outputs, done: Callable[[int], None]) -> None:
-        """Run every batch in turn."""
+    def run(self, batches: Iterable[Batch], out: Outputs, on_done: Callable[[int], None]) -> None:
+        """Run the batches one after the other."""
         for rows, inputs in batches:
             outputs = torch_pass(self._tapped, inputs, self._device, self._precision)
             for tap, output in zip(self._tapped.taps, outputs, strict=True):
                 out[tap.layer][rows] = output
-            done(len(rows))
+            on_done(len(rows))
 
 
 def run_torch(model: FrozenModel, layer: str, batch: NDArray[Any]) -> NDArray[np.float32]:
-    """Run one input batch through torch: (n, n_neurons) of a layer, the reference of engines."""
+    """Compute one layer of one input batch with torch in float32, (n, n_neurons)."""
     return torch_pass(tapped_model(model, [model.tap(layer)]), batch, device_of(model))[0]
 
 
-def tapped_model(model: FrozenModel, taps: Sequence[Tap]) -> Tapped:
-    """Make the module that gives the vectors of some taps."""
-    from criticalmass.extraction.models.wrappers import Tapped
+def tapped_model(model: FrozenModel, taps: Sequence[Tap]) -> TappedModel:
+    """Make the module that returns the vectors of some taps."""
+    from criticalmass.extraction.models.wrappers import TappedModel
 
-    return Tapped(model, taps).eval()
+    return TappedModel(model, taps).eval()
 
 
 def device_of(model: FrozenModel) -> str:
-    """Tell on which device a torch model is."""
-    first = next(model.module.parameters(), None)
-    return "cpu" if first is None else str(first.device)
+    """Return the device that a torch model is on."""
+    parameter = next(model.module.parameters(), None)
+    return "cpu" if parameter is None else str(parameter.device)
 
 
 @contextlib.contextmanager
-def exact() -> Iterator[None]:
-    """Keep a GPU from rounding float32 products to TensorFloat-32."""
+def exact_float32() -> Iterator[None]:
+    """Run in inference mode, with float32 products that a GPU does not round to TensorFloat-32."""
     import torch
 
     before = torch.backends.cuda.matmul.allow_tf32
@@ -87,34 +88,47 @@ def exact() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def first_run(model: FrozenModel) -> Iterator[None]:
-    """Say in one line that a ready-made network does not take its input.
+def explain_input_errors(model: FrozenModel) -> Iterator[None]:
+    """Turn the error of a ready-made network that rejects its input into one line.
 
-    Code of the user's own keeps its traceback.
+    The user's own code (``module:``) keeps its traceback.
+
+    Raises
+    ------
+    CriticalMassError: the network does not run on the input.
     """
     try:
         yield
     except (RuntimeError, AssertionError) as error:
         if model.spec.startswith("module:"):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise CriticalMassError(
-            f"{model.spec!r} does not run on its input ({reason}); try another px"
+            f"{model.spec!r} does not run on its input ({error_reason(error)}); try another px"
         ) from error
 
 
 def torch_pass(
-    tapped: Tapped, batch: NDArray[Any], device: str, precision: str = "float32"
+    tapped: TappedModel, batch: NDArray[Any], device: str, precision: str = "float32"
 ) -> list[NDArray[np.float32]]:
-    """Run one batch: of each tap (n, n_neurons).
+    """Run one input batch.
 
-    In ``"bf16"`` torch decides by operation: products in bfloat16, sums and norms in float32.
+    Parameters
+    ----------
+    tapped: module that returns the requested layers.
+    batch: input batch.
+    device: the device of the module.
+    precision: one of ``PRECISIONS``. With ``"bf16"`` torch chooses per operation: products in
+        bfloat16, sums and norms in float32.
+
+    Returns
+    -------
+    The vectors of each tap, (n, n_neurons).
     """
     import torch
 
     kind = device.partition(":")[0]
-    rounded = torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")
-    with exact(), rounded:
+    autocast = torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")
+    with exact_float32(), autocast:
         inputs = torch.from_numpy(np.ascontiguousarray(batch)).to(device)
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)

@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.extraction.models.frozen import FrozenModel, find_classifier, state_digest
-from criticalmass.extraction.models.image_models import image_model, scaled_like
+from criticalmass.extraction.models.frozen import (
+    FrozenModel,
+    WeightSource,
+    find_classifier,
+    state_digest,
+)
+from criticalmass.extraction.models.image_models import image_model, with_file_scaling
 from criticalmass.extraction.models.optional_imports import import_torch
 from criticalmass.extraction.models.preprocess import ImagePreprocess, VectorPreprocess
 from criticalmass.extraction.models.weight_files import WeightFile, read_weights
@@ -22,83 +27,85 @@ if TYPE_CHECKING:
     from torch import nn
 
 _MODALITIES = ("image", "vector")
+_DEFAULT_PIXELS = 224
 
 
 def load_factory(spec: Spec, weights: Path | None) -> FrozenModel:
-    """Call a factory that takes no argument and returns a torch module, or a ``FrozenModel``.
+    """Call a factory that takes no argument and returns a torch module or a ``FrozenModel``.
 
-    A module that takes images gets RGB of ``px`` pixels (default 224, bicubic), scaled with mean
-    and deviation 0.5; with ``?modality=vector`` it gets the vectors as float32.
+    A module for images gets RGB images of ``px`` pixels (default 224, bicubic), scaled with mean
+    and standard deviation 0.5. With ``?modality=vector`` a module gets vectors as float32.
 
     Parameters
     ----------
-    spec: ``module:package.module:factory``; the package is also looked for in the working folder.
+    spec: ``module:package.module:factory``; the package may lie in the working directory.
     weights: a state dict to load into the module, strictly.
 
     Raises
     ------
-    CriticalMassError: nothing importable of that name, or it returns something else.
+    CriticalMassError: the factory cannot be imported, or it returns something else.
     """
     torch = import_torch()
     package, colon, name = spec.name.rpartition(":")
     if not colon or not package or not name:
         raise CriticalMassError(f"model {spec.text!r} must be module:package.module:factory")
-    made = _factory(spec, package, name)()
-    if isinstance(made, FrozenModel):
-        return dataclasses.replace(made, spec=spec.text)
-    if not isinstance(made, torch.nn.Module):
+    model = _import_factory(spec, package, name)()
+    if isinstance(model, FrozenModel):
+        return dataclasses.replace(model, spec=spec.text)
+    if not isinstance(model, torch.nn.Module):
         raise CriticalMassError(
-            f"{spec.name!r} returned {type(made).__name__}; it must return a torch.nn.Module"
+            f"{spec.name!r} returned {type(model).__name__}; it must return a torch.nn.Module"
         )
     file = None if weights is None else read_weights(weights)
     if file is not None:
-        load_into(made, file, name)
-    made.eval().requires_grad_(False)
-    source = (f"file {weights.name}" if weights else f"as {spec.name} made it", state_digest(made))
-    return _freeze(spec, made, file, source)
+        load_into(model, file, name)
+    model.eval().requires_grad_(False)
+    description = f"file {weights.name}" if weights else f"as {spec.name} made it"
+    return _freeze(spec, model, file, WeightSource(description, state_digest(model)))
 
 
-def _factory(spec: Spec, package: str, name: str) -> Callable[[], Any]:
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
+def _import_factory(spec: Spec, package: str, name: str) -> Callable[[], Any]:
+    working_directory = str(Path.cwd())
+    is_added = working_directory not in sys.path
+    if is_added:
+        sys.path.insert(0, working_directory)
     try:
         module = importlib.import_module(package)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{package}.".startswith(f"{error.name}."):
             raise
         raise CriticalMassError(
-            f"no module {package!r} for model {spec.text!r}; it must be importable from here"
+            f"no module {package!r} for model {spec.text!r}; it must be importable from the "
+            "working directory"
         ) from error
     finally:
-        if added:
-            sys.path.remove(here)
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        public = [key for key, value in vars(module).items() if callable(value)]
-        raise unknown_name(f"factory in {package!r}", name, public)
-    found: Callable[[], Any] = factory
-    return found
+        if is_added:
+            sys.path.remove(working_directory)
+    attribute = getattr(module, name, None)
+    if not callable(attribute):
+        callables = [key for key, value in vars(module).items() if callable(value)]
+        raise unknown_name(f"factory in {package!r}", name, callables)
+    factory: Callable[[], Any] = attribute
+    return factory
 
 
 def _freeze(
-    spec: Spec, made: nn.Module, file: WeightFile | None, source: tuple[str, str]
+    spec: Spec, module: nn.Module, file: WeightFile | None, source: WeightSource
 ) -> FrozenModel:
     name = spec.name.rpartition(":")[2]
     if choice_option(spec, "modality", "image", _MODALITIES) == "image":
-        pixels = integer_option(spec, "px", 224)
+        pixels = integer_option(spec, "px", _DEFAULT_PIXELS)
         half = (0.5, 0.5, 0.5)
         preprocess = ImagePreprocess(pixels, pixels, "bicubic", mean=half, std=half)
-        return image_model(spec, name, made, scaled_like(preprocess, file), source)
+        return image_model(spec, name, module, with_file_scaling(preprocess, file), source)
     return FrozenModel(
         spec=spec.text,
         name=name,
         modality="vector",
-        module=made,
-        root=made,
+        module=module,
+        root=module,
         preprocess=VectorPreprocess(),
-        weights=source[0],
-        weights_digest=source[1],
-        penultimate=find_classifier(made, spec.text),
+        weights=source.description,
+        weights_digest=source.digest,
+        penultimate=find_classifier(module, spec.text),
     )

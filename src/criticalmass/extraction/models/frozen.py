@@ -1,4 +1,4 @@
-"""The frozen model: a torch module, what goes in, and where its layers are."""
+"""The frozen model: a network, its preprocessing, and the layers that can be read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PENULTIMATE = "penultimate"
 
 @dataclass(frozen=True)
 class Tap:
-    """A place in a model where a representation is read.
+    """The input or output of a module at which a layer is read.
 
     Attributes
     ----------
@@ -35,27 +35,41 @@ class Tap:
     side: Literal["input", "output"]
 
     @property
-    def place(self) -> str:
-        """Where it is, in words."""
+    def description(self) -> str:
+        """Side and path in words."""
         return f"{self.side} of {self.path!r}" if self.path else "output of the model"
 
 
 @dataclass(frozen=True)
-class FrozenModel:
-    """A pre-trained model whose weights stay as they are.
+class WeightSource:
+    """The origin of a model's weights.
 
     Attributes
     ----------
-    spec: what it was asked for with.
+    description: the origin in words, e.g. ``"file net.pth"``.
+    digest: SHA-256 of the weights, in hex.
+    """
+
+    description: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class FrozenModel:
+    """A pre-trained model whose weights do not change.
+
+    Attributes
+    ----------
+    spec: the spec that it was loaded from.
     name: short name for tables.
     modality: ``"image"``, ``"text"`` or ``"vector"``.
-    module: the torch module that takes what ``preprocess`` gives, or an ``OnnxGraph``.
-    root: the part of it that dotted layer paths start from.
-    preprocess: turns items (PIL images, uint8 arrays, texts, vectors) into its input batches.
-    weights: where the weights come from, in words.
-    weights_digest: SHA-256 of the weights (of their files where there are files).
-    penultimate: the place that the layer name ``penultimate`` stands for.
-    pool: how the map or the tokens of a layer become one vector, see `models.pooling`.
+    module: the torch module that takes the batches of ``preprocess``, or an ``OnnxGraph``.
+    root: the part of ``module`` that dotted layer paths start from.
+    preprocess: turns items (PIL images, uint8 arrays, texts, vectors) into input batches.
+    weights: origin of the weights, in words.
+    weights_digest: SHA-256 of the weights (of their files if they come from files).
+    penultimate: the tap of the layer name ``penultimate``.
+    pool: how the positions or tokens of a layer become one vector, see `models.pooling`.
     """
 
     spec: str
@@ -71,12 +85,12 @@ class FrozenModel:
 
     @property
     def preprocessing(self) -> Mapping[str, Any]:
-        """What is done to an item before the model sees it, JSON-able."""
+        """The settings of the preprocessing, JSON-able."""
         return self.preprocess.settings
 
     @property
     def places(self) -> dict[str, str]:
-        """Where a layer can be read, in order: path -> kind of module (or of operation)."""
+        """Every layer that can be named, in order: path -> type of its module or operation."""
         tensors = getattr(self.root, "tensors", None)
         if isinstance(tensors, Mapping):
             return dict(tensors)
@@ -84,101 +98,108 @@ class FrozenModel:
         return {name: type(module).__name__ for name, module in modules if name}
 
     def tap(self, layer: str) -> Tap:
-        """Find the place that a layer's name stands for.
+        """Return the tap of a layer name.
 
         Raises
         ------
-        CriticalMassError: no module of that path.
+        CriticalMassError: the model has no such layer.
         """
         if layer == PENULTIMATE:
             return self.penultimate
-        places = self.places
-        if layer not in places:
-            raise self._no_layer("", layer)
+        if layer not in self.places:
+            raise self._unknown_layer("", layer)
         return Tap(layer, layer, "output")
 
     def expand(self, layers: Sequence[str]) -> tuple[str, ...]:
-        """Replace patterns by the layers that they fit, each layer once.
+        """Replace patterns by the layers that they match, each layer once.
 
         Parameters
         ----------
-        layers: names, and patterns: ``?`` stands for one character, ``*`` for any within one part
-            of a dotted path, ``**`` for any at all, ``[12]`` for one of these.
+        layers: names, and patterns: ``?`` matches one character, ``*`` any characters within one
+            part of a dotted path, ``**`` any characters, ``[12]`` one of these characters.
 
         Raises
         ------
-        CriticalMassError: a name or pattern that fits no layer.
+        CriticalMassError: a name or pattern matches no layer.
         """
-        places = self.places
-        found: dict[str, None] = {}
+        names = self.places
+        expanded: dict[str, None] = {}
         for layer in layers:
-            if layer in places or not is_pattern(layer):
-                found[self.tap(layer).layer] = None
+            if layer in names or not is_pattern(layer):
+                expanded[self.tap(layer).layer] = None
                 continue
-            fitting = [name for name in places if _translate(layer).fullmatch(name)]
-            if not fitting:
-                raise self._no_layer(" like", layer)
-            found.update(dict.fromkeys(fitting))
-        return tuple(found)
+            matches = [name for name in names if _pattern_regex(layer).fullmatch(name)]
+            if not matches:
+                raise self._unknown_layer(" like", layer)
+            expanded.update(dict.fromkeys(matches))
+        return tuple(expanded)
 
-    def _no_layer(self, like: str, layer: str) -> CriticalMassError:
-        known = [PENULTIMATE, *self.places]
-        listed = f"they are listed by: criticalmass list layers {self.spec!r}"
-        return unknown_of_many(f"layer in model {self.name!r}{like}", layer, known, listed)
+    def _unknown_layer(self, like: str, layer: str) -> CriticalMassError:
+        names = [PENULTIMATE, *self.places]
+        hint = f"they are listed by: criticalmass list layers {self.spec!r}"
+        return unknown_name_of_many(f"layer in model {self.name!r}{like}", layer, names, hint)
 
 
-def unknown_of_many(kind: str, name: str, known: Sequence[str], listed: str) -> CriticalMassError:
-    """Word the error for an unknown name among so many that a line cannot hold them.
+def unknown_name_of_many(
+    kind: str, name: str, known: Sequence[str], hint: str
+) -> CriticalMassError:
+    """Make the error for an unknown name if there are too many known names to list.
 
     Parameters
     ----------
-    kind, name, known: as of `errors.unknown_name`.
-    listed: where the names are to be found, said where none is close.
+    kind, name, known: as in `errors.unknown_name`.
+    hint: how to list the known names; used if no known name is similar.
     """
     error = unknown_name(kind, name, known)
     if "did you mean" in str(error):
         return error
-    return CriticalMassError(f"no {kind} {name!r}; {listed}")
+    return CriticalMassError(f"no {kind} {name!r}; {hint}")
+
+
+def error_reason(error: Exception) -> str:
+    """Return the first line of another library's error message, at most 160 characters."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def is_pattern(layer: str) -> bool:
-    """Tell whether a layer's name is a pattern."""
+    """Whether a layer name is a pattern."""
     return any(letter in layer for letter in "*?[")
 
 
-def fits(pattern: str, layer: str) -> bool:
-    """Tell whether a layer is what a name or pattern stands for."""
+def matches_layer(pattern: str, layer: str) -> bool:
+    """Whether a name or pattern matches a layer."""
     return layer == pattern or (
-        is_pattern(pattern) and _translate(pattern).fullmatch(layer) is not None
+        is_pattern(pattern) and _pattern_regex(pattern).fullmatch(layer) is not None
     )
 
 
-def _translate(pattern: str) -> re.Pattern[str]:
-    """Make a regular expression of a pattern whose ``*`` stops at a dot or slash."""
+def _pattern_regex(pattern: str) -> re.Pattern[str]:
+    """Compile a pattern whose ``*`` stops at a dot or slash."""
     parts = re.split(r"(\*\*|\*|\?|\[[^\]]+\])", pattern)
-    words = {"**": ".*", "*": "[^./]*", "?": "[^./]"}
+    wildcards = {"**": ".*", "*": "[^./]*", "?": "[^./]"}
     return re.compile(
         "".join(
-            words.get(part, part if part[:1] == "[" and part[-1:] == "]" else re.escape(part))
+            wildcards.get(part, part if part[:1] == "[" and part[-1:] == "]" else re.escape(part))
             for part in parts
         )
     )
 
 
 def find_classifier(root: nn.Module, spec: str) -> Tap:
-    """Find the classifier of a network, whose input is the penultimate layer.
+    """Find the classifier of a network; its input is the penultimate layer.
 
-    It is what the network's ``get_classifier`` names (timm), else the last linear module.
+    The classifier is the module that the network's ``get_classifier`` returns (timm), otherwise
+    the last linear module.
 
     Raises
     ------
-    CriticalMassError: there is none.
+    CriticalMassError: the network has no classifier.
     """
     from torch import nn
 
     modules = {name: module for name, module in root.named_modules() if name}
-    named = getattr(root, "get_classifier", None)
-    classifier = named() if callable(named) else None
+    get_classifier = getattr(root, "get_classifier", None)
+    classifier = get_classifier() if callable(get_classifier) else None
     for name, module in modules.items():
         if module is classifier:
             return Tap(PENULTIMATE, name, "input")
@@ -186,13 +207,13 @@ def find_classifier(root: nn.Module, spec: str) -> Tap:
     if linear:
         return Tap(PENULTIMATE, linear[-1], "input")
     raise CriticalMassError(
-        f"model {spec!r} has no linear classifier, so 'penultimate' is unclear; "
-        f"name a layer instead, e.g. {next(reversed(modules), '')!r}"
+        f"model {spec!r} has no linear classifier, so it has no layer 'penultimate'; "
+        f"name another layer, e.g. {next(reversed(modules), '')!r}"
     )
 
 
 def files_digest(paths: Iterable[Path]) -> str:
-    """Compute the SHA-256 over files, in hex; of one file it is that file's own digest."""
+    """Compute the SHA-256 over files, in hex; for one file it is the digest of that file."""
     digests = []
     for path in paths:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""The Hugging Face hub where there is none: quick to notice, and left alone for local files."""
+"""The Hugging Face hub: a quick check for a connection, and offline use of local files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Keep the hub's client from the network: files come from the disk or not at all.
+    """Keep the hub's client from using the network; it then reads local files only.
 
-    The client reads its environment variable only once, when it is imported, so its constant is
-    set as well.
+    The client reads its environment variable only when it is imported, so its constant is set as
+    well.
     """
-    constants = _constants()
+    constants = _hub_constants()
     before = os.environ.get("HF_HUB_OFFLINE"), constants.HF_HUB_OFFLINE
     os.environ["HF_HUB_OFFLINE"] = "1"
     constants.HF_HUB_OFFLINE = True
@@ -37,25 +37,25 @@ def offline() -> Iterator[None]:
 
 
 @contextmanager
-def hub() -> Iterator[None]:
-    """Use the hub if it can be reached, else only what was downloaded before.
+def hub_or_cache() -> Iterator[None]:
+    """Use the hub if it can be reached, otherwise only files that were downloaded before.
 
-    Without this the client tries each file again and again for about a minute.
+    Without this check the client retries each file for about a minute.
     """
-    if reachable():
+    if is_hub_reachable():
         yield
     else:
         with offline():
             yield
 
 
-def _constants() -> Any:
+def _hub_constants() -> Any:
     return import_package("huggingface_hub.constants", "text")
 
 
-def reachable() -> bool:
-    """Tell whether the hub takes a connection (taken for granted behind a proxy)."""
-    constants = _constants()
+def is_hub_reachable() -> bool:
+    """Whether the hub accepts a connection; behind a proxy this is assumed."""
+    constants = _hub_constants()
     if constants.HF_HUB_OFFLINE:
         return False
     if any(os.environ.get(name) for name in _PROXIES):
@@ -67,3 +67,16 @@ def reachable() -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def progress_bars_hidden() -> Iterator[None]:
+    """Keep transformers from drawing its own progress bars."""
+    logging = import_package("transformers", "text").utils.logging
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()

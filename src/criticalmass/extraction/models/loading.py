@@ -1,4 +1,4 @@
-"""``load_model``: from a spec to a frozen model."""
+"""``load_model``: load the frozen model of a spec."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from criticalmass.core.arguments import checked
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.extraction.models.factories import load_factory
 from criticalmass.extraction.models.frozen import FrozenModel, files_digest
@@ -29,6 +29,7 @@ from criticalmass.extraction.models.text_models import (
 from criticalmass.extraction.specs import Spec, parse_spec
 
 MINILM = "minilm-l6"
+# Scheme -> the options that it accepts.
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "pypi": ("px", "init", "pool"),
     "timm": ("px", "init", "weights", "pool"),
@@ -40,7 +41,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
 DEVICES = ("auto", "cpu", "cuda")
 
 
-@checked
+@validate_arguments
 def load_model(
     spec: str | FrozenModel, *, weights: str | Path | None = None, device: str = "auto"
 ) -> FrozenModel:
@@ -48,95 +49,105 @@ def load_model(
 
     Parameters
     ----------
-    spec: a model (returned as it is), or one of ``pypi:efficientnet-lite0`` (or ``-lite1``,
+    spec: a model (returned unchanged), or one of ``pypi:efficientnet-lite0`` (or ``-lite1``,
         ``-lite2``), ``pypi:minilm-l6``, ``timm:NAME``, ``hf:FOLDER_OR_ID``,
         ``st:FOLDER_OR_ID``, ``onnx:FILE``, ``module:package.module:factory``. Image models take
-        ``?px=NUMBER``, the side of their square input; ``?init=random`` (``timm:`` and
-        ``pypi:``) leaves a network untrained; ``?pool=`` says how maps and tokens become
+        ``?px=NUMBER``, the side of their square input. ``?init=random`` (``timm:`` and
+        ``pypi:``) leaves a network untrained. ``?pool=`` says how positions and tokens become
         vectors: ``mean`` (default), ``max``, ``flatten`` or ``cls``.
     weights: for ``timm:`` and ``module:``, a safetensors file, a state dict of torch, or the
-        ``.npz`` of a vision transformer; the same as ``?weights=FILE``.
+        ``.npz`` file of a vision transformer; the same as ``?weights=FILE``.
     device: ``"auto"`` (the GPU if there is one), ``"cpu"`` or ``"cuda"``.
+
+    Returns
+    -------
+    The model, on the device.
 
     Raises
     ------
-    CriticalMassError: an unknown spec, or weights that do not fit.
-    DataUnavailableError: weights that cannot be had here; the message says how to get them.
-    MissingExtraError: a library the model needs is not installed.
+    CriticalMassError: the spec is unknown, or the weights do not fit.
+    DataUnavailableError: the weights are not available; the message says how to get them.
+    MissingExtraError: a library that the model needs is not installed.
     """
     if isinstance(spec, FrozenModel):
         model = spec
     elif isinstance(spec, str):
-        parsed = _parse(spec)
+        parsed = _parse_model_spec(spec)
         pool = check_pool(parsed.options.get("pool", "mean"))
-        model = dataclasses.replace(_load(parsed, _weight_file(parsed, weights)), pool=pool)
+        model = dataclasses.replace(_load_parsed(parsed, _weight_path(parsed, weights)), pool=pool)
     else:
         raise CriticalMassError(f"model {spec!r} must be a spec (text) or a FrozenModel")
     if not isinstance(model.module, OnnxGraph):
         model.module.to(resolve_device(device))
     elif device not in ("auto", "cpu"):
-        raise CriticalMassError(f"{model.spec!r} runs on the processor, not on {device!r}")
+        raise CriticalMassError(
+            f"{model.spec!r} runs on the CPU only, not on {device!r}; use device='cpu'"
+        )
     return model
 
 
 def with_options(
     model: str | FrozenModel, *, weights: str | Path | None = None, pool: str | None = None
 ) -> str | FrozenModel:
-    """Write options into a model's spec, so that they are part of what it is known by.
+    """Write options into a model's spec, so that the recorded spec contains them.
 
     Parameters
     ----------
     model: a spec, or a model (which has its weights).
-    weights, pool: as the spec's options of these names; None leaves them as they are.
+    weights, pool: the spec's options of these names; None leaves an option unchanged.
 
     Raises
     ------
-    CriticalMassError: weights for a model that is loaded already, an option given twice, or one
-        that would be read as several.
+    CriticalMassError: weights for a model that is already loaded, an option that the spec already
+        has, or a value that would be parsed as several options.
     """
     if isinstance(model, FrozenModel):
         if weights is not None:
-            raise CriticalMassError(f"model {model.spec!r} is loaded; leave out {weights!r}")
+            raise CriticalMassError(
+                f"model {model.spec!r} is already loaded; leave out weights={str(weights)!r}"
+            )
         return model if pool is None else dataclasses.replace(model, pool=check_pool(pool))
     for key, value in (("weights", weights), ("pool", pool)):
         if value is not None and isinstance(model, str):
-            if key in _parse(model).options:
-                raise CriticalMassError(f"model {model!r} says {key} already; leave out {value!r}")
+            if key in _parse_model_spec(model).options:
+                raise CriticalMassError(
+                    f"model {model!r} already sets {key}; leave out {key}={str(value)!r}"
+                )
             if set(str(value)) & set("?&"):
                 raise CriticalMassError(
-                    f"{key}={str(value)!r} has '?' or '&', which part the options of a model; give "
-                    "the file another name, or a link to it"
+                    f"{key}={str(value)!r} contains '?' or '&', which separate the options of a "
+                    "model; rename the file, or make a link to it"
                 )
             model = f"{model}{'&' if '?' in model else '?'}{key}={value}"
     return model
 
 
 def resolve_device(device: str) -> str:
-    """Turn ``"auto"`` into ``"cuda"`` or ``"cpu"``, and check that there is such a device.
+    """Turn ``"auto"`` into ``"cuda"`` or ``"cpu"``, and check that the device exists.
 
     Raises
     ------
-    CriticalMassError: an unknown device, or a GPU asked for that is not there.
+    CriticalMassError: the device is unknown, or it is a GPU and there is none.
     """
     if device.partition(":")[0] not in DEVICES:
         raise unknown_name("device", device, DEVICES)
-    available = bool(import_torch().cuda.is_available())
+    has_gpu = bool(import_torch().cuda.is_available())
     if device == "auto":
-        return "cuda" if available else "cpu"
-    if device.startswith("cuda") and not available:
-        raise CriticalMassError(f"device {device!r} is not there; use device='cpu'")
+        return "cuda" if has_gpu else "cpu"
+    if device.startswith("cuda") and not has_gpu:
+        raise CriticalMassError(f"device {device!r} is not available; use device='cpu'")
     return device
 
 
 def fingerprint(spec: str, weights: str | Path | None = None) -> str | None:
-    """Compute a model's ``weights_digest`` from its files alone, in a fraction of a second.
+    """Compute a model's ``weights_digest`` from its files, without loading the model.
 
     Returns
     -------
-    The digest in hex, or None where only loading the model can tell.
+    The digest in hex, or None if the model must be loaded to compute it.
     """
-    parsed = _parse(spec)
-    file = _weight_file(parsed, weights)
+    parsed = _parse_model_spec(spec)
+    file = _weight_path(parsed, weights)
     if file is not None:
         return files_digest([file])
     if parsed.scheme == "pypi" and parsed.options.get("init") != "random":
@@ -155,20 +166,21 @@ def check_model_spec(text: str) -> None:
 
     Raises
     ------
-    CriticalMassError: not of the form of a spec, or an unknown scheme, option or name.
+    CriticalMassError: the text does not have the form of a spec, or has an unknown scheme, option
+        or name.
     """
-    _parse(text)
+    _parse_model_spec(text)
 
 
-def _parse(text: str) -> Spec:
+def _parse_model_spec(text: str) -> Spec:
     spec = parse_spec("model", text, _OPTIONS)
-    known = (*lite_names(), MINILM)
-    if spec.scheme == "pypi" and spec.name not in known:
-        raise unknown_name("pypi: model", spec.name, known)
+    packaged = (*lite_names(), MINILM)
+    if spec.scheme == "pypi" and spec.name not in packaged:
+        raise unknown_name("pypi: model", spec.name, packaged)
     return spec
 
 
-def _weight_file(spec: Spec, weights: str | Path | None) -> Path | None:
+def _weight_path(spec: Spec, weights: str | Path | None) -> Path | None:
     weights = spec.options.get("weights") if weights is None else weights
     if weights is None:
         return None
@@ -182,7 +194,7 @@ def _weight_file(spec: Spec, weights: str | Path | None) -> Path | None:
     return path
 
 
-def _load(spec: Spec, weights: Path | None) -> FrozenModel:
+def _load_parsed(spec: Spec, weights: Path | None) -> FrozenModel:
     loaders: Mapping[str, Callable[[], FrozenModel]] = {
         "pypi": lambda: load_minilm(spec) if spec.name == MINILM else load_lite(spec),
         "timm": lambda: load_timm(spec, weights),

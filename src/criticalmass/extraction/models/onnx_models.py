@@ -1,4 +1,4 @@
-"""ONNX graphs from a file; every tensor in them is a layer that can be read."""
+"""ONNX graphs from a file; every tensor of a graph is a layer that can be read."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.models.frozen import PENULTIMATE, FrozenModel, Tap, files_digest
 from criticalmass.extraction.models.preprocess import ImagePreprocess, Preprocess, VectorPreprocess
 from criticalmass.extraction.specs import Spec, choice_option, integer_option
-from criticalmass.storage.untrusted import check_beside
+from criticalmass.storage.untrusted import check_inside_folder
 
-EXTRA = "export"
-# Mean and deviation, of values in 0..1, that an image model was trained with.
+ONNX_EXTRA = "export"
+# Mean and standard deviation, of values in 0..1, that an image model was trained with.
 NORMS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
-_PIXELS = 224
+_DEFAULT_PIXELS = 224
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,13 @@ class OnnxGraph:
     ----------
     path: its file.
     input: name of the input.
-    shape: of one sample; -1 where any size goes.
+    shape: shape of one sample; -1 for a free size.
     dtype: NumPy type of the input.
-    batch: how many samples it takes at once; None for any number.
-    tensors: name of each inner tensor -> the operation that makes it.
-    output: the first output.
-    mean, std: applied to images before; empty if the graph takes 8-bit values or vectors.
+    batch: number of samples per run; None for any number.
+    tensors: name of each inner tensor -> type of the operation that makes it.
+    output: name of the first output.
+    mean, std: mean and standard deviation for images; empty if the graph takes 8-bit values or
+        vectors.
     """
 
     path: Path
@@ -55,11 +56,11 @@ class OnnxGraph:
 
     @property
     def channels_last(self) -> bool:
-        """Whether images go in as (n, height, width, 3)."""
+        """Whether the graph takes images as (n, height, width, 3)."""
         return len(self.shape) == 3 and self.shape[2] == 3 and self.shape[0] != 3
 
     def prepare(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Turn an input batch into what the graph takes, (n, *shape)."""
+        """Turn an input batch into the input of the graph, (n, *shape)."""
         if self.mean:
             shape = (1, len(self.mean), 1, 1)
             mean = np.array(self.mean, np.float32).reshape(shape)
@@ -71,45 +72,52 @@ class OnnxGraph:
 
 
 def onnx_files(path: Path) -> tuple[Path, ...]:
-    """List a graph's file and the files beside it that large graphs keep their weights in.
+    """List a graph's file, and the files in its folder that hold weights of a large graph.
 
     Raises
     ------
-    CriticalMassError: no such file, no graph, or weights outside its folder or gone.
+    CriticalMassError: the file does not exist or is not a graph, or a file of weights is missing
+        or outside the folder.
     """
     if not path.is_file():
         raise CriticalMassError(f"no ONNX file {str(path)!r}")
-    places = dict.fromkeys(_external(_parse(path).graph))
-    beside = [check_beside(path.parent, place, path) for place in places]
-    for file in beside:
+    locations = dict.fromkeys(_external_locations(_parse_file(path).graph))
+    weight_files = [check_inside_folder(path.parent, location, path) for location in locations]
+    for file in weight_files:
         if not file.is_file():
-            raise CriticalMassError(f"{str(path)!r} keeps weights in {str(file)!r}, which is gone")
-    return (path, *beside)
+            raise CriticalMassError(f"{str(path)!r} has weights in {str(file)!r}, which is missing")
+    return (path, *weight_files)
 
 
-def _external(graph: Any) -> Iterator[str]:
-    """Yield where the tensors of a graph, and of the graphs within it, lie outside its file."""
-    inner = [a for node in graph.node for a in node.attribute]
-    tensors = [*graph.initializer, *(t for a in inner for t in (a.t, *a.tensors))]
-    sparse = [*graph.sparse_initializer, *(s for a in inner for s in a.sparse_tensors)]
-    tensors += [part for one in sparse for part in (one.values, one.indices)]
+def _external_locations(graph: Any) -> Iterator[str]:
+    """Yield the files that hold tensors of a graph, or of the graphs nested in it."""
+    attributes = [attribute for node in graph.node for attribute in node.attribute]
+    tensors = [
+        *graph.initializer,
+        *(tensor for one in attributes for tensor in (one.t, *one.tensors)),
+    ]
+    sparse = [
+        *graph.sparse_initializer,
+        *(tensor for one in attributes for tensor in one.sparse_tensors),
+    ]
+    tensors += [part for tensor in sparse for part in (tensor.values, tensor.indices)]
     for tensor in tensors:
-        yield from (e.value for e in tensor.external_data if e.key == "location")
-    for attribute in inner:
-        for below in (attribute.g, *attribute.graphs):
-            # An attribute that holds no graph gives an empty one.
-            if below.node or below.initializer:
-                yield from _external(below)
+        yield from (entry.value for entry in tensor.external_data if entry.key == "location")
+    for attribute in attributes:
+        for nested in (attribute.g, *attribute.graphs):
+            # An attribute without a graph gives an empty one.
+            if nested.node or nested.initializer:
+                yield from _external_locations(nested)
 
 
-def _parse(path: Path) -> Any:
-    """Read a graph's file without the weights that it keeps elsewhere."""
-    onnx = import_package("onnx", EXTRA)
-    decode = import_package("google.protobuf.message", EXTRA).DecodeError
+def _parse_file(path: Path) -> Any:
+    """Read a graph's file without the weights in other files."""
+    onnx = import_package("onnx", ONNX_EXTRA)
+    decode_error = import_package("google.protobuf.message", ONNX_EXTRA).DecodeError
     try:
         return onnx.load(str(path), load_external_data=False)
-    except (decode, ValueError, OSError) as error:
-        raise CriticalMassError(f"{str(path)!r} is no ONNX file") from error
+    except (decode_error, ValueError, OSError) as error:
+        raise CriticalMassError(f"{str(path)!r} is not an ONNX file") from error
 
 
 def load_onnx(spec: Spec) -> FrozenModel:
@@ -117,22 +125,24 @@ def load_onnx(spec: Spec) -> FrozenModel:
 
     Parameters
     ----------
-    spec: ``onnx:FILE``, with ``px`` where the graph leaves the size of images open, and ``norm``
-        (``half``, ``imagenet`` or ``none``): how images are scaled.
+    spec: ``onnx:FILE``, with ``px`` if the graph takes images of any size, and ``norm``
+        (``half``, ``imagenet`` or ``none``), which says how images are scaled.
 
     Raises
     ------
-    CriticalMassError: no such file, no ONNX graph, or one with inputs of another kind.
+    CriticalMassError: the file does not exist, is not an ONNX graph, or takes another input.
     MissingExtraError: onnx is not installed.
     """
     path = Path(spec.name)
     digest = files_digest(onnx_files(path))
-    graph = _read(spec, path)
+    graph = _read_graph(spec, path)
     preprocess: Preprocess = VectorPreprocess()
     if len(graph.shape) == 3:
         height, width = graph.shape[:2] if graph.channels_last else graph.shape[1:]
         if height != width:
-            raise CriticalMassError(f"{spec.text!r} takes {height} x {width} pixels, not a square")
+            raise CriticalMassError(
+                f"{spec.text!r} takes {height} x {width} pixels; only squares are supported"
+            )
         preprocess = ImagePreprocess(height, height, "bicubic", mean=graph.mean, std=graph.std)
     return FrozenModel(
         spec=spec.text,
@@ -147,24 +157,24 @@ def load_onnx(spec: Spec) -> FrozenModel:
     )
 
 
-def _read(spec: Spec, path: Path) -> OnnxGraph:
-    onnx = import_package("onnx", EXTRA)
-    content = _parse(path).graph
-    weights = {one.name for one in content.initializer}
-    inputs = [one for one in content.input if one.name not in weights]
-    if len(inputs) != 1 or not content.output or not content.node:
-        names = ", ".join(one.name for one in inputs) or "none"
+def _read_graph(spec: Spec, path: Path) -> OnnxGraph:
+    onnx = import_package("onnx", ONNX_EXTRA)
+    graph = _parse_file(path).graph
+    weights = {initializer.name for initializer in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    if len(inputs) != 1 or not graph.output or not graph.node:
+        names = ", ".join(value.name for value in inputs) or "none"
         raise CriticalMassError(
-            f"{spec.text!r} has the inputs {names}; it must take one, images or vectors "
-            "(of a text model give the model itself: hf:FOLDER or st:FOLDER)"
+            f"{spec.text!r} has the inputs {names}; a graph must have one input, images or vectors "
+            "(for a text model use the model itself: hf:FOLDER or st:FOLDER)"
         )
     kind = inputs[0].type.tensor_type
-    dims = [one.dim_value if one.HasField("dim_value") else -1 for one in kind.shape.dim]
+    dims = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim]
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
     shape = _sample_shape(spec, dims, dtype)
-    tensors = {name: one.op_type for one in content.node for name in one.output if name}
+    tensors = {name: node.op_type for node in graph.node for name in node.output if name}
     mean, std = NORMS[choice_option(spec, "norm", "half", tuple(NORMS))]
-    scaled = len(shape) == 3 and dtype.kind == "f"
+    is_scaled = len(shape) == 3 and dtype.kind == "f"
     return OnnxGraph(
         path=path,
         input=inputs[0].name,
@@ -172,27 +182,28 @@ def _read(spec: Spec, path: Path) -> OnnxGraph:
         dtype=dtype.name,
         batch=dims[0] if dims[0] > 0 else None,
         tensors=tensors,
-        output=content.output[0].name,
-        mean=mean if scaled else (),
-        std=std if scaled else (),
+        output=graph.output[0].name,
+        mean=mean if is_scaled else (),
+        std=std if is_scaled else (),
     )
 
 
 def _sample_shape(spec: Spec, dims: list[int], dtype: np.dtype[Any]) -> tuple[int, ...]:
-    floats, bytes_ = dtype.kind == "f", dtype == np.uint8
-    if len(dims) == 2 and floats:
+    """Derive the shape of one sample from the input's dimensions (-1 for a free size)."""
+    is_float, is_bytes = dtype.kind == "f", dtype == np.uint8
+    if len(dims) == 2 and is_float:
         return (dims[1],)
-    if len(dims) == 4 and (floats or bytes_):
-        last = dims[3] == 3 and dims[1] != 3
-        sides = [size for size in (dims[1:3] if last else dims[2:]) if size > 0]
-        pixels = integer_option(spec, "px", sides[0] if sides else _PIXELS)
+    if len(dims) == 4 and (is_float or is_bytes):
+        channels_last = dims[3] == 3 and dims[1] != 3
+        sides = [size for size in (dims[1:3] if channels_last else dims[2:]) if size > 0]
+        pixels = integer_option(spec, "px", sides[0] if sides else _DEFAULT_PIXELS)
         if any(size != pixels for size in sides):
             raise CriticalMassError(
                 f"{spec.text!r} takes {' x '.join(map(str, sides))} pixels; leave out px"
             )
-        if dims[3 if last else 1] in (3, -1):
-            return (pixels, pixels, 3) if last else (3, pixels, pixels)
+        if dims[3 if channels_last else 1] in (3, -1):
+            return (pixels, pixels, 3) if channels_last else (3, pixels, pixels)
     raise CriticalMassError(
-        f"{spec.text!r} takes {dtype} {tuple(dims)}; images (n, 3, height, width) or vectors "
-        "(n, d) can be given"
+        f"{spec.text!r} takes {dtype} {tuple(dims)}; supported are images (n, 3, height, width) "
+        "and vectors (n, d)"
     )

@@ -1,4 +1,4 @@
-"""Imports that need care: torchvision beside a torch build that it was not compiled for."""
+"""Imports of torch and torchvision, including a torchvision that does not fit the torch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from criticalmass.core.optional import import_package
 
-# The operator definitions live as long as this reference does.
-_kept: list[Any] = []
+# The operator definitions exist as long as this reference.
+_operator_libraries: list[Any] = []
 
 
 def import_torch() -> ModuleType:
@@ -22,11 +22,11 @@ def import_torch() -> ModuleType:
 
 
 def import_torchvision() -> ModuleType:
-    """Import torchvision, mending the one known failure first.
+    """Import torchvision; work around one known failure.
 
-    A torchvision whose compiled part does not fit the installed torch stops at its own import
-    with "operator torchvision::nms does not exist". Its Python part needs no more than that the
-    two operators are declared; nothing here calls them. To be used before the first import of
+    If torchvision's compiled part does not fit the installed torch, its import fails with
+    "operator torchvision::nms does not exist". Its Python part only needs the two operators to be
+    declared; this package does not call them. Call this function before the first import of
     timm, transformers or sentence-transformers, which import torchvision themselves.
 
     Raises
@@ -38,22 +38,22 @@ def import_torchvision() -> ModuleType:
     try:
         return import_package("torchvision", "torch")
     except RuntimeError as error:
-        if "torchvision::nms" not in str(error) or _kept:
+        if "torchvision::nms" not in str(error) or _operator_libraries:
             raise
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _kept.append(library)
+    _operator_libraries.append(library)
     return import_package("torchvision", "torch")
 
 
 def import_after_torchvision(package: str, extra: str) -> ModuleType:
-    """Import a package that imports torchvision by itself, e.g. timm.
+    """Import a package that imports torchvision itself, e.g. timm.
 
     Parameters
     ----------
-    package: the package's import name.
-    extra: the extra of this package that brings it.
+    package: import name of the package.
+    extra: the extra of ``criticalmass`` that installs it.
 
     Raises
     ------

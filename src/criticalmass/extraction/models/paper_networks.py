@@ -1,8 +1,8 @@
-"""Networks of the paper that timm has no name for, made of timm's.
+"""Networks of the paper that timm has no name for, built from timm's.
 
 WideResNet50-4 (Salman et al., 2020), and ResNet50 as Kusupati et al. (2022) trained it: with
-nested classifiers (Matryoshka), or with one that reads the first neurons alone (fixed feature
-widths); both blur before they stride.
+nested classifiers (Matryoshka), or with one classifier that reads only the first neurons (fixed
+feature widths). Both ResNet50 networks blur before they stride.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 MATRYOSHKA_SIZES = tuple(2**power for power in range(3, 12))
-_PREPARED_LIKE = "resnet50.tv_in1k"
-_BLURRED_CHANNELS = 16
-_FIXED = re.compile(r"resnet50_ff(\d+)")
+# timm's network with the same architecture and preprocessing.
+_RESNET50 = "resnet50.tv_in1k"
+_MIN_BLURRED_CHANNELS = 16
+_FIXED_WIDTH = re.compile(r"resnet50_ff(\d+)")
 NAMES = (
     "wide_resnet50_4",
     "resnet50_mrl",
@@ -25,7 +26,7 @@ NAMES = (
 
 
 def build(timm: Any, name: str) -> nn.Module:
-    """Build one of ``NAMES``, its weights at random."""
+    """Build one of ``NAMES`` with random weights."""
     if name == "wide_resnet50_4":
         wide: nn.Module = timm.create_model(
             "wide_resnet50_2.tv_in1k", pretrained=False, base_width=256
@@ -35,25 +36,25 @@ def build(timm: Any, name: str) -> nn.Module:
 
     from criticalmass.extraction.models.wrappers import FirstNeurons, NestedClassifiers
 
-    net: Any = timm.create_model(_PREPARED_LIKE, pretrained=False)
-    fixed = _FIXED.fullmatch(name)
-    if fixed is None:
-        net.fc = NestedClassifiers(MATRYOSHKA_SIZES, net.num_classes)
+    resnet: Any = timm.create_model(_RESNET50, pretrained=False)
+    fixed_width = _FIXED_WIDTH.fullmatch(name)
+    if fixed_width is None:
+        resnet.fc = NestedClassifiers(MATRYOSHKA_SIZES, resnet.num_classes)
     else:
-        # Its representation is what its classifier reads.
-        size = int(fixed[1])
-        net.global_pool = nn.Sequential(net.global_pool, FirstNeurons(size))
-        net.fc = nn.Linear(size, net.num_classes)
-    blurred: nn.Module = net
-    add_blur(blurred)
-    return blurred
+        # The representation is the input of the classifier.
+        size = int(fixed_width[1])
+        resnet.global_pool = nn.Sequential(resnet.global_pool, FirstNeurons(size))
+        resnet.fc = nn.Linear(size, resnet.num_classes)
+    net: nn.Module = resnet
+    add_blur(net)
+    return net
 
 
 def add_blur(net: nn.Module) -> None:
-    """Blur before every convolution that strides and reads 16 channels or more, in place.
+    """Add a blur before every strided convolution with at least 16 input channels, in place.
 
-    As in Zhang (2019), in the form of the FFCV training script, by which such networks name their
-    weights.
+    The method is that of Zhang (2019). The modules have the form and the names of the FFCV
+    training script, because the published weights use these names.
     """
     from torch import nn
 
@@ -62,15 +63,18 @@ def add_blur(net: nn.Module) -> None:
     for name, child in list(net.named_children()):
         if isinstance(child, BlurredConvolution):
             continue
-        strides = isinstance(child, nn.Conv2d) and max(child.stride) > 1
-        if isinstance(child, nn.Conv2d) and strides and child.in_channels >= _BLURRED_CHANNELS:
+        if (
+            isinstance(child, nn.Conv2d)
+            and max(child.stride) > 1
+            and child.in_channels >= _MIN_BLURRED_CHANNELS
+        ):
             setattr(net, name, BlurredConvolution(child))
         else:
             add_blur(child)
 
 
 def remove_blur(net: nn.Module) -> None:
-    """Undo ``add_blur``: for weights of a network that was trained without."""
+    """Undo ``add_blur``, for the weights of a network that was trained without blur."""
     from criticalmass.extraction.models.wrappers import BlurredConvolution
 
     for name, child in list(net.named_children()):

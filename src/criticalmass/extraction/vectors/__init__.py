@@ -1,8 +1,8 @@
-"""Vectors that exist already, in files or arrays: ``open_vectors("vectors.parquet")``."""
+"""Existing vectors in files or arrays: ``open_vectors(Path("vectors.parquet"))``."""
 
 from __future__ import annotations
 
 from criticalmass.extraction.vectors.opening import open_vectors
-from criticalmass.extraction.vectors.source import Block, Source, Vectors
+from criticalmass.extraction.vectors.source import MappedMatrix, Vectors, VectorSource
 
-__all__ = ["Block", "Source", "Vectors", "open_vectors"]
+__all__ = ["MappedMatrix", "VectorSource", "Vectors", "open_vectors"]

@@ -1,4 +1,4 @@
-"""``open_vectors``: from a file's name to its matrices."""
+"""``open_vectors``: open a file of vectors by its suffix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from criticalmass.extraction.vectors.parquet_files import open_parquet
 from criticalmass.extraction.vectors.safetensors_files import open_safetensors
 from criticalmass.extraction.vectors.source import Vectors
 
-# What reads a file by its ending; each takes the path and the column or tensor asked for.
+# Suffix -> reader of (path, column, other columns); see ``open_vectors``.
 READERS: Mapping[str, Callable[[Path, str | None, frozenset[str]], Vectors]] = {
     ".npy": open_npy,
     ".npz": open_npz,
@@ -24,19 +24,19 @@ READERS: Mapping[str, Callable[[Path, str | None, frozenset[str]], Vectors]] = {
 
 
 def open_vectors(
-    path: Path, column: str | None = None, other: frozenset[str] = frozenset()
+    path: Path, column: str | None = None, other_columns: frozenset[str] = frozenset()
 ) -> Vectors:
-    """Open a file of vectors; nothing large is read yet.
+    """Open a file of vectors; large arrays are read later.
 
     Parameters
     ----------
     path: ``.npy``, ``.npz``, ``.parquet``, ``.safetensors``, ``.faiss`` or ``.index`` (FAISS).
-    column: which column, array or tensor holds the vectors, where the file has several.
-    other: columns of a table that are for something else (labels, the split).
+    column: the column, array or tensor of the vectors, if the file has several.
+    other_columns: columns of a table that hold other values (labels, the split).
 
     Raises
     ------
-    CriticalMassError: no such file, an ending that is not known, or content that is no vectors.
+    CriticalMassError: no such file, an unknown suffix, or content that is not vectors.
     """
     if path.suffix not in READERS:
         raise CriticalMassError(
@@ -44,4 +44,4 @@ def open_vectors(
         )
     if not path.is_file():
         raise CriticalMassError(f"no file {str(path)!r}")
-    return READERS[path.suffix](path, column, other)
+    return READERS[path.suffix](path, column, other_columns)

@@ -1,1 +1,1 @@
-"""Logistic probes on all prefixes of many orders, with a certificate."""
+"""Logistic probes on all prefixes of many orders, each with a certificate of its gap."""

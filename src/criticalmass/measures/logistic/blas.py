@@ -1,8 +1,8 @@
-"""BLAS inside compiled loops: scipy's own ``sgemm``, called by address from numba code.
+"""BLAS inside compiled loops: numba code calls scipy's ``sgemm`` by address.
 
-numba's ``np.dot`` can neither accumulate into its output nor take a view with a leading
-dimension; the staircase of prefixes needs both. The symbol is registered by name, so that
-compiled callers can be cached on disk.
+numba's ``np.dot`` cannot add to its output and cannot take a view with a leading dimension. The
+products of stacked heads need both. The symbol is registered by name, so that numba can cache
+compiled callers on disk.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ llvmlite.binding.add_symbol(
 # Every Fortran argument is an address; an integer of pointer width is passed the same way.
 _sgemm = types.ExternalFunction(_SYMBOL, types.void(*(types.intp,) * 13))
 
-NO, TRANSPOSED = ord("N"), ord("T")
+NOT_TRANSPOSED, TRANSPOSED = ord("N"), ord("T")
 
 
 def gemm_arguments() -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.float32]]:
-    """Return the scratch that one thread's ``gemm`` calls keep their scalar arguments in."""
+    """Return buffers for the scalar arguments of ``gemm``; every thread needs its own."""
     return np.zeros(2, np.uint8), np.zeros(6, np.int32), np.zeros(2, np.float32)
 
 
 @njit(nogil=True, inline="always")
-def gemm(scratch: Any, kinds: Any, shape: Any, factors: Any, matrices: Any) -> None:
+def gemm(arguments: Any, operations: Any, shape: Any, factors: Any, matrices: Any) -> None:
     """Compute C = alpha op(A) op(B) + beta C, column-major float32.
 
     Parameters
     ----------
-    scratch: what ``gemm_arguments`` returns; one per thread.
-    kinds: (op of A, op of B), each ``NO`` or ``TRANSPOSED``.
+    arguments: buffers from ``gemm_arguments``, one set per thread.
+    operations: (op of A, op of B), each ``NOT_TRANSPOSED`` or ``TRANSPOSED``.
     shape: (m, n, k): C is m x n, the inner length is k.
     factors: (alpha, beta).
     matrices: (address A, leading dimension, address B, ld, address C, ld).
     """
-    chars, ints, floats = scratch
-    chars[0], chars[1] = kinds
+    chars, ints, floats = arguments
+    chars[0], chars[1] = operations
     ints[0], ints[1], ints[2] = shape
     floats[0], floats[1] = factors
     a, lda, b, ldb, c, ldc = matrices

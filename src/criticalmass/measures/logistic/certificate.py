@@ -1,11 +1,11 @@
-"""Proof of a fit: a rigorous bound on objective minus optimum, at the cost of one pass.
+"""The certificate of a fit: a rigorous bound on objective minus optimum, at the cost of one pass.
 
 For mean cross-entropy plus l2/2 ||W||^2 with a free intercept, the softmax probabilities p are a
-dual point, feasible where the intercept's gradient, mean(p - y), is zero. There the duality gap
-is exactly ||grad_W||^2 / (2 l2). So the intercepts are first brought to their optimum for the
-given weights (Newton's method on stored logits, in float64, without touching the data again),
-and the gap is read off the gradient there. What is left of mean(p - y) is repaired by mixing a
-share tau of a constant distribution into p, and the price of that is added to the gap.
+dual point. It is feasible where the intercept's gradient, mean(p - y), is zero. There the duality
+gap is exactly ||grad_W||^2 / (2 l2). So the intercepts are first moved to their optimum for the
+given weights (Newton's method on stored logits, in float64, without another pass over the data),
+and the gap is computed from the gradient there. The remainder of mean(p - y) is removed by mixing
+a share tau of a constant distribution into p, and the cost of the mixing is added to the gap.
 """
 
 from __future__ import annotations
@@ -17,25 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from criticalmass.measures.logistic.device import Crew, Logits
-from criticalmass.measures.logistic.lbfgs import Problem
-from criticalmass.measures.logistic.stacked_heads import Stack
-from criticalmass.measures.logistic.training_rows import OrderedRows
+from criticalmass.measures.logistic.device import Logits, PassExecutor
+from criticalmass.measures.logistic.lbfgs import SoftmaxProblem
+from criticalmass.measures.logistic.stacked_heads import StackedHeads
+from criticalmass.measures.logistic.training_rows import OrderedRows, class_shares
 
-_SETTLED = 1e-11
-_MOST_NEWTON = 30
+# Newton's method ends when no entry of mean(p - y) is larger than this.
+_MAX_EXCESS = 1e-11
+_MAX_NEWTON_STEPS = 30
 _LOGIT_BYTES = 256 << 20
-# Mean cross-entropy, intercepts, and what is left of mean(p - y).
-_Settled = tuple[float, NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
-class Certificate:
-    """What was proved of one fit.
+class FitCertificate:
+    """Objective and gap of one fit.
 
     Parameters
     ----------
-    objective: mean cross-entropy + l2/2 ||W||^2 at ``weights`` and ``intercepts``.
+    objective: mean cross-entropy + l2/2 ||W||^2 at the fit's weights and ``intercepts``.
     gap: upper bound on objective - optimum, same unit.
     intercepts: (C,) float64, optimal for the weights.
     """
@@ -50,91 +49,108 @@ class Certificate:
         return self.gap / max(self.objective, 1e-300)
 
 
-def certify(rows: OrderedRows, problems: Sequence[Problem], crew: Crew) -> list[Certificate]:
-    """Certify problems in place: their intercepts move to the optimum for their weights.
+@dataclass(frozen=True, eq=False)
+class _InterceptOptimum:
+    """The optimum over the intercepts for given weights.
+
+    Parameters
+    ----------
+    loss: mean cross-entropy.
+    intercepts: (C,).
+    excess: (C,) remainder of mean(p - y).
+    """
+
+    loss: float
+    intercepts: NDArray[np.float64]
+    excess: NDArray[np.float64]
+
+
+def certify(
+    rows: OrderedRows, problems: Sequence[SoftmaxProblem], executor: PassExecutor
+) -> list[FitCertificate]:
+    """Certify problems; their intercepts are set to the optimum for their weights.
 
     Parameters
     ----------
     rows: the training rows in the problems' order, columns of unit variance or zero.
     problems: fits on prefixes of that order.
-    crew: who makes the passes.
+    executor: makes the passes.
     """
-    done: dict[int, Certificate] = {}
+    certificates: dict[int, FitCertificate] = {}
     by_size = sorted(problems, key=lambda p: -p.k)
-    n_classes = problems[0].n_classes
-    at_once = max(1, _LOGIT_BYTES // (4 * rows.n * n_classes))
-    for first in range(0, len(by_size), at_once):
-        group = by_size[first : first + at_once]
-        for problem, certificate in zip(group, _certify_group(rows, group, crew), strict=True):
+    group_size = max(1, _LOGIT_BYTES // (4 * rows.n * problems[0].n_classes))
+    for start in range(0, len(by_size), group_size):
+        group = by_size[start : start + group_size]
+        for problem, certificate in zip(group, _certify_group(rows, group, executor), strict=True):
             problem.intercepts = certificate.intercepts
             problem.passes += 1
-            done[id(problem)] = certificate
-    return [done[id(p)] for p in problems]
+            certificates[id(problem)] = certificate
+    return [certificates[id(p)] for p in problems]
 
 
-def _certify_group(rows: OrderedRows, group: Sequence[Problem], crew: Crew) -> list[Certificate]:
+def _certify_group(
+    rows: OrderedRows, group: Sequence[SoftmaxProblem], executor: PassExecutor
+) -> list[FitCertificate]:
     c = group[0].n_classes
-    logits = crew.logits(rows, Stack.of([(p.weights, p.intercepts) for p in group]))
-    prior = np.bincount(rows.y, minlength=c) / rows.n
-    settled: list[_Settled] = [(0.0, np.empty(0), np.empty(0))] * len(group)
+    logits = executor.logits(rows, StackedHeads.from_heads([p.head for p in group]))
+    prior = class_shares(rows.y, c)
+    optima: dict[int, _InterceptOptimum] = {}
 
-    def settle(i: int) -> None:
-        settled[i] = _settle(logits, i, group[i].intercepts, prior)
+    def optimise(i: int) -> None:
+        optima[i] = _optimise_intercepts(logits, i, group[i].intercepts, prior)
 
-    crew.each(settle, len(group))
+    executor.each(optimise, len(group))
     gradients = logits.gradient()
     return [
-        _conclude(p, settled[i], gradients[i * c : (i + 1) * c, : p.k]) for i, p in enumerate(group)
+        _bound_gap(p, optima[i], gradients[i * c : (i + 1) * c, : p.k]) for i, p in enumerate(group)
     ]
 
 
-def _settle(
+def _optimise_intercepts(
     logits: Logits, i: int, intercepts: NDArray[np.float64], prior: NDArray[np.float64]
-) -> _Settled:
-    """Minimise over the intercepts of head i; turns its logits into residuals p - y.
+) -> _InterceptOptimum:
+    """Minimise over the intercepts of head i; replace its logits by residuals p - y.
 
-    The Hessian is formed once: from a nearly optimal start the same one serves every step.
-    Returns the mean cross-entropy, the intercepts, and what is left of mean(p - y).
+    The Hessian is computed once: from a nearly optimal start the same one serves every step.
     """
     n = logits.n
     b = intercepts.copy()
     total, mean = logits.moments(i, b)
     loss, excess = total / n, mean / n - prior
-    solve = None
-    for _ in range(_MOST_NEWTON):
-        if float(np.abs(excess).max()) < _SETTLED:
+    factor = None
+    for _ in range(_MAX_NEWTON_STEPS):
+        if float(np.abs(excess).max()) < _MAX_EXCESS:
             break
-        if solve is None:
-            solve = _hessian_factor(logits.square(i, b) / n, mean / n)
-        trial = b - cho_solve(solve, excess)
+        if factor is None:
+            factor = _hessian_factor(logits.square(i, b) / n, mean / n)
+        trial = b - cho_solve(factor, excess)
         total, mean = logits.moments(i, trial)
         if not total / n <= loss + 1e-14 * abs(loss):
             break
         b, loss, excess = trial, total / n, mean / n - prior
     logits.to_residuals(i, b)
-    return loss, b, excess
+    return _InterceptOptimum(loss, b, excess)
 
 
 def _hessian_factor(
     square: NDArray[np.float64], mean: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], bool]:
-    """Factor the intercepts' Hessian, with the direction that shifts all of them made definite."""
+    """Factor the intercepts' Hessian, made definite in the direction that shifts all of them."""
     n_classes = mean.size
     hessian = np.diag(mean) - square
     level = float(np.trace(hessian)) / n_classes
     hessian += level / n_classes
-    # float32 probabilities leave errors of about 1e-7; a ridge of that size keeps it definite.
+    # float32 probabilities have errors of about 1e-7; a ridge of that size keeps it definite.
     hessian.flat[:: n_classes + 1] += 1e-6 * level + 1e-12
     factor: tuple[NDArray[np.float64], bool] = cho_factor(hessian, lower=True)
     return factor
 
 
-def _conclude(
-    problem: Problem,
-    settled: _Settled,
-    residual: NDArray[np.float32],
-) -> Certificate:
-    loss, b, excess = settled
+def _bound_gap(
+    problem: SoftmaxProblem, optimum: _InterceptOptimum, residual: NDArray[np.float32]
+) -> FitCertificate:
+    """Compute objective and gap from the mean of residual times row, (C, k)."""
+    excess = optimum.excess
     k, l2 = problem.k, problem.l2
     weights = problem.weights.astype(np.float64)
     gradient = residual.astype(np.float64) + l2 * weights
@@ -144,8 +160,8 @@ def _conclude(
     # ||X'(q - y)/n|| <= sqrt(2 k): unit columns, residuals within the simplex.
     largest = np.sqrt(2.0 * k)
     norm = float(np.sqrt((weights**2).sum())) + np.sqrt(square) / l2
-    mixing = tau * (np.log(b.size) + norm * largest) + (tau * largest) ** 2 / (2 * l2)
-    gap = max(square / (2 * l2) + float(excess @ b), 0.0) + mixing
-    objective = loss + 0.5 * l2 * float((weights**2).sum())
-    problem.value = objective
-    return Certificate(objective, float(gap), b)
+    mixing = tau * (np.log(excess.size) + norm * largest) + (tau * largest) ** 2 / (2 * l2)
+    gap = max(square / (2 * l2) + float(excess @ optimum.intercepts), 0.0) + mixing
+    objective = optimum.loss + 0.5 * l2 * float((weights**2).sum())
+    problem.objective = objective
+    return FitCertificate(objective, float(gap), optimum.intercepts)

@@ -1,14 +1,14 @@
-"""The passes on the threads of this machine.
+"""Passes over the rows with compiled kernels, on the threads of this machine.
 
-Rows are split between threads, each with its own sums, which are added in a fixed order: the same
-number of threads gives the same bytes. BLAS itself runs on one thread inside.
+Rows are split between threads. Each thread has its own sums, which are added in a fixed order: the
+same number of threads gives the same bytes. BLAS itself runs on one thread inside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,32 +20,53 @@ from criticalmass.core.threads import thread_count
 from criticalmass.measures.logistic import cpu_kernels, softmax
 from criticalmass.measures.logistic.blas import gemm_arguments
 from criticalmass.measures.logistic.lbfgs import Evaluation
-from criticalmass.measures.logistic.preconditioner import FloatArray, Whitening
-from criticalmass.measures.logistic.stacked_heads import Stack
+from criticalmass.measures.logistic.preconditioner import FloatArray, Preconditioner
+from criticalmass.measures.logistic.stacked_heads import StackedHeads
 from criticalmass.measures.logistic.training_rows import OrderedRows, second_moment
 from criticalmass.measures.scaling import Scaling, column_scaling
 
+Sums = tuple[NDArray[Any], ...]
 
-@dataclass
-class Threads:
-    """The crew of compiled passes: a pool of threads, each with its own scratch."""
 
-    n_threads: int = field(default_factory=thread_count)
-    # More stacked columns than this no longer speed the matrix products up, but leave the cache.
-    most_columns: int = 640
+class RowSplitter(Protocol):
+    """Splits rows between threads.
+
+    Attributes
+    ----------
+    n_threads: number of threads.
+    """
+
+    n_threads: int
+
+    def run(self, work: Callable[[int, int, int], None], n: int) -> None:
+        """Call ``work(thread, start, stop)`` on slices of ``range(n)``."""
+        ...
+
+
+class CpuExecutor:
+    """Executor of compiled passes: a pool of threads, each with its own buffers.
+
+    Parameters
+    ----------
+    threads: number of threads; all cores by default.
+    """
+
+    # More stacked columns do not speed the matrix products up, and they leave the cache.
+    max_columns = 640
     # With this many classes a single problem already fills the matrix product.
-    single_classes: int = 64
-    _pool: ThreadPoolExecutor | None = None
-    _limits: Any = None
+    single_classes = 64
 
-    def __enter__(self) -> Threads:
-        """Start the threads and hold BLAS to one thread each."""
+    def __init__(self, threads: int | None = None) -> None:
+        self.n_threads = threads or thread_count()
+        self._pool: ThreadPoolExecutor | None = None
+        self._limits: Any = None
+
+    def __enter__(self) -> CpuExecutor:
         self._limits = threadpool_limits(1)
         self._pool = ThreadPoolExecutor(self.n_threads)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop the threads and free BLAS."""
         assert self._pool is not None
         self._pool.shutdown()
         self._limits.restore_original_limits()
@@ -53,46 +74,196 @@ class Threads:
     def run(self, work: Callable[[int, int, int], None], n: int) -> None:
         """Call ``work(thread, start, stop)`` on as many slices of ``range(n)`` as threads."""
         assert self._pool is not None
-        share = -(-n // self.n_threads)
-        share = -(-share // cpu_kernels.CHUNK) * cpu_kernels.CHUNK
-        edges = [(i, i * share, min(n, (i + 1) * share)) for i in range(self.n_threads)]
-        jobs = [self._pool.submit(work, *edge) for edge in edges if edge[1] < edge[2]]
-        for job in jobs:
-            job.result()
+        size = -(-n // self.n_threads)
+        size = -(-size // cpu_kernels.CHUNK) * cpu_kernels.CHUNK
+        slices = [(i, i * size, min(n, (i + 1) * size)) for i in range(self.n_threads)]
+        futures = [self._pool.submit(work, *part) for part in slices if part[1] < part[2]]
+        for future in futures:
+            future.result()
 
     def each(self, work: Callable[[int], None], n: int) -> None:
-        """Call ``work(i)`` for every i, spread over the threads."""
+        """Call ``work(i)`` for every i in ``range(n)`` in the pool."""
         assert self._pool is not None
         list(self._pool.map(work, range(n)))
 
-    def whitening(self, moment: FloatArray) -> Whitening:
-        """Return the preconditioner of a second moment, (k, k)."""
-        return Whitening(moment)
+    def make_preconditioner(self, moment: FloatArray) -> Preconditioner:
+        """Return the preconditioner of a second moment."""
+        return Preconditioner(moment)
 
-    def scaling(self, rows: Rows) -> Scaling:
+    def column_scaling(self, rows: Rows) -> Scaling:
         """Return means and scales of raw columns."""
         return column_scaling(rows)
 
-    def moment(self, rows: Rows, scaling: Scaling) -> FloatArray:
-        """Return the second moment of standardised columns, (d, d)."""
+    def second_moment(self, rows: Rows, scaling: Scaling) -> FloatArray:
+        """Return the second moment of standardised columns."""
         return second_moment(rows, scaling)
 
     def evaluate(
-        self, rows: OrderedRows, stack: Stack, wanted: NDArray[np.bool_]
+        self, rows: OrderedRows, heads: StackedHeads, with_square: NDArray[np.bool_]
     ) -> list[Evaluation]:
-        """Make one pass over the rows and return what it found for every head of the stack."""
-        return _evaluate(rows, stack, wanted, self)
+        """Make one pass and return loss and gradient of every head."""
+        sums = pass_sums(rows, heads, with_square, self)
+        return evaluations_by_head(sums, heads, with_square, rows.n)
 
-    def classify(self, rows: OrderedRows, stack: Stack) -> NDArray[np.int32]:
-        """Return the class of every row under every head, (n_heads, n)."""
-        return classes_of(rows, stack, self)
+    def classify(self, rows: OrderedRows, heads: StackedHeads) -> NDArray[np.int32]:
+        """Return the class of every row under every head."""
+        return classify_rows(rows, heads, self)
 
-    def logits(self, rows: OrderedRows, stack: Stack) -> StoredLogits:
+    def logits(self, rows: OrderedRows, heads: StackedHeads) -> CpuLogits:
         """Make one pass that stores the logits of all heads."""
-        return StoredLogits(rows, stack, self)
+        return CpuLogits(rows, heads, self)
 
 
-def _scratch(n_columns: int, n_classes: int) -> tuple[Any, ...]:
+def pass_sums(
+    rows: OrderedRows, heads: StackedHeads, with_square: NDArray[np.bool_], splitter: RowSplitter
+) -> Sums:
+    """Make one pass; return the sums over rows of losses, gradient, p - y and p p'."""
+    c, n_heads = heads.n_classes, heads.n_heads
+    sums: list[Sums] = [
+        (
+            np.zeros(n_heads),
+            np.zeros_like(heads.weights),
+            np.zeros(n_heads * c),
+            np.zeros((n_heads, c, c) if with_square.any() else (n_heads, 0, 0)),
+        )
+        for _ in range(splitter.n_threads)
+    ]
+    buffers = [_pass_buffers(n_heads * c, c) for _ in range(splitter.n_threads)]
+    arguments = heads.kernel_arguments(with_square)
+    for x, y in rows.blocks():
+
+        def work(i: int, a: int, b: int, x: FloatArray = x, y: NDArray[np.int64] = y) -> None:
+            data = (x[a:b], y[a:b])
+            cpu_kernels.accumulate(data, arguments, heads.blocks, sums[i], buffers[i])
+
+        splitter.run(work, x.shape[0])
+    return reduce(add_sums, sums)
+
+
+def add_sums(total: Sums, more: Sums) -> Sums:
+    """Add sums to the first ones in place, or to copies of those that are read-only."""
+    # Arrays that came from another process are read-only.
+    out = tuple(np.require(array, requirements="W") for array in total)
+    for array, addend in zip(out, more, strict=True):
+        np.add(array, addend, out=array)
+    return out
+
+
+def evaluations_by_head(
+    sums: Sums, heads: StackedHeads, with_square: NDArray[np.bool_], n: int
+) -> list[Evaluation]:
+    """Turn the sums of `pass_sums` over ``n`` rows into means for every head."""
+    losses, gradient, excess, squares = sums
+    c = heads.n_classes
+    gradient *= np.float32(1.0 / n)
+    return [
+        Evaluation(
+            loss=float(losses[p]) / n,
+            weight_gradient=gradient[p * c : (p + 1) * c, :k],
+            intercept_gradient=excess[p * c : (p + 1) * c] / n,
+            square=squares[p] / n if with_square[p] else None,
+        )
+        for p, k in enumerate(heads.sizes)
+    ]
+
+
+def classify_rows(
+    rows: OrderedRows, heads: StackedHeads, splitter: RowSplitter
+) -> NDArray[np.int32]:
+    """Return the class of every row under every head, (n_heads, n)."""
+    out = np.empty((heads.n_heads, rows.n), np.int32)
+    arguments = heads.kernel_arguments(np.zeros(heads.n_heads, bool))
+    for start, x in _numbered_blocks(rows):
+
+        def work(_: int, a: int, b: int, x: FloatArray = x, start: int = start) -> None:
+            part = out[:, start + a : start + b]
+            buffers = _pass_buffers(heads.weights.shape[0], heads.n_classes)
+            cpu_kernels.classify(x[a:b], arguments, heads.blocks, part, buffers)
+
+        splitter.run(work, x.shape[0])
+    return out
+
+
+class CpuLogits:
+    """Logits of stacked heads over all rows, in memory.
+
+    Parameters
+    ----------
+    rows: in the order's columns.
+    heads: the heads.
+    splitter: the threads.
+    """
+
+    def __init__(self, rows: OrderedRows, heads: StackedHeads, splitter: RowSplitter) -> None:
+        self._rows, self._heads, self._splitter = rows, heads, splitter
+        self.n, c = rows.n, heads.n_classes
+        self._stacked = np.empty((heads.weights.shape[0], rows.n), np.float32)
+        self._by_head = self._stacked.reshape(-1, c, rows.n)
+        for start, x in _numbered_blocks(rows):
+
+            def work(_: int, a: int, b: int, x: FloatArray = x, start: int = start) -> None:
+                z = self._stacked[:, start + a : start + b]
+                cpu_kernels.fill_logits(x[a:b], heads.weights, *heads.blocks, z, gemm_arguments())
+
+            splitter.run(work, x.shape[0])
+
+    def moments(self, i: int, b: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """Sum head i's cross-entropies and its probabilities."""
+        mean = np.zeros(b.size)
+        buffers = _softmax_buffers(b.size)
+        loss = softmax.sum_moments(self._by_head[i], self._rows.y, b, mean, buffers)
+        return float(loss), mean
+
+    def square(self, i: int, b: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sum p p' of head i over rows."""
+        logits = self._by_head[i]
+        total = np.zeros((b.size, b.size), np.float64)
+        rowwise = np.empty((3, cpu_kernels.CHUNK), np.float32)
+        square = np.empty((b.size, b.size), np.float32)
+        bias = b.astype(np.float32)
+        arguments = gemm_arguments()
+        for start in range(0, logits.shape[1], cpu_kernels.CHUNK):
+            z = logits[:, start : start + cpu_kernels.CHUNK].copy()
+            cpu_kernels.softmax(z, bias, rowwise, rowwise[2].view(np.int32))
+            cpu_kernels.fill_square(z, square, arguments)
+            total += square
+        return total
+
+    def to_residuals(self, i: int, b: NDArray[np.float64]) -> None:
+        """Replace head i's logits by p - y."""
+        softmax.write_residuals(self._by_head[i], self._rows.y, b, _softmax_buffers(b.size))
+
+    def gradient(self) -> FloatArray:
+        """Return the mean of residual times row."""
+        mean: FloatArray = self.gradient_sum() / np.float32(self._rows.n)
+        return mean
+
+    def gradient_sum(self) -> FloatArray:
+        """Return the sum of residual times row, (n_heads * C, k)."""
+        heads, splitter = self._heads, self._splitter
+        sums = [np.zeros_like(heads.weights) for _ in range(splitter.n_threads)]
+        for start, x in _numbered_blocks(self._rows):
+
+            def work(i: int, a: int, b: int, x: FloatArray = x, start: int = start) -> None:
+                z = self._stacked[:, start + a : start + b]
+                cpu_kernels.add_gradient(x[a:b], z, *heads.blocks, sums[i], gemm_arguments())
+
+            splitter.run(work, x.shape[0])
+        for part in sums[1:]:
+            sums[0] += part
+        return sums[0]
+
+
+def _numbered_blocks(rows: OrderedRows) -> Iterator[tuple[int, FloatArray]]:
+    """Yield (number of the first row, rows) of every block."""
+    start = 0
+    for x, _ in rows.blocks():
+        yield start, x
+        start += x.shape[0]
+
+
+def _pass_buffers(n_columns: int, n_classes: int) -> tuple[Any, ...]:
+    """Return one thread's buffers for a pass, as `cpu_kernels.accumulate` takes them."""
     rowwise = np.empty((3, cpu_kernels.CHUNK), np.float32)
     return (
         np.empty((n_columns, cpu_kernels.CHUNK), np.float32),
@@ -104,159 +275,8 @@ def _scratch(n_columns: int, n_classes: int) -> tuple[Any, ...]:
     )
 
 
-def _evaluate(
-    rows: OrderedRows, stack: Stack, wanted: NDArray[np.bool_], crew: Threads
-) -> list[Evaluation]:
-    return evaluations(sums_over(rows, stack, wanted, crew), stack, wanted, rows.n)
-
-
-class Runner(Protocol):
-    """Threads among which rows are split."""
-
-    n_threads: int
-
-    def run(self, work: Callable[[int, int, int], None], n: int) -> None:
-        """Call ``work(thread, start, stop)`` on slices of ``range(n)``."""
-        ...
-
-
-def sums_over(
-    rows: OrderedRows, stack: Stack, wanted: NDArray[np.bool_], crew: Runner
-) -> tuple[NDArray[Any], ...]:
-    """Make one pass; return the sums over rows of losses, gradient, excess and squares."""
-    c, n_problems = stack.n_classes, len(stack.sizes)
-    sums: list[tuple[NDArray[Any], ...]] = [
-        (
-            np.zeros(n_problems),
-            np.zeros_like(stack.weights),
-            np.zeros(n_problems * c),
-            np.zeros((n_problems, c, c) if wanted.any() else (n_problems, 0, 0)),
-        )
-        for _ in range(crew.n_threads)
-    ]
-    scratch = [_scratch(n_problems * c, c) for _ in range(crew.n_threads)]
-    for x, y in rows.blocks():
-
-        def work(i: int, a: int, b: int, x: FloatArray = x, y: NDArray[np.int64] = y) -> None:
-            data = (x[a:b], y[a:b])
-            cpu_kernels.accumulate(data, stack.heads(wanted), stack.stairs, sums[i], scratch[i])
-
-        crew.run(work, x.shape[0])
-    for part in sums[1:]:
-        for total, more in zip(sums[0], part, strict=True):
-            np.add(total, more, out=total)
-    return sums[0]
-
-
-def evaluations(
-    sums: tuple[NDArray[Any], ...], stack: Stack, wanted: NDArray[np.bool_], n: int
-) -> list[Evaluation]:
-    """Turn sums over ``n`` rows into what every head of the stack is told."""
-    losses, gradient, excess, squares = sums
-    c = stack.n_classes
-    gradient *= np.float32(1.0 / n)
-    return [
-        Evaluation(
-            loss=float(losses[p]) / n,
-            weights=gradient[p * c : (p + 1) * c, :k],
-            intercepts=excess[p * c : (p + 1) * c] / n,
-            square=squares[p] / n if wanted[p] else None,
-        )
-        for p, k in enumerate(stack.sizes)
-    ]
-
-
-def classes_of(rows: OrderedRows, stack: Stack, crew: Runner) -> NDArray[np.int32]:
-    """Return the class of every row under every head, (n_heads, n)."""
-    out = np.empty((len(stack.sizes), rows.n), np.int32)
-    nothing = np.zeros(len(stack.sizes), bool)
-    done = 0
-    for x, _ in rows.blocks():
-
-        def work(_: int, a: int, b: int, x: FloatArray = x, done: int = done) -> None:
-            own = out[:, done + a : done + b]
-            scratch = _scratch(stack.weights.shape[0], stack.n_classes)
-            cpu_kernels.classify(x[a:b], stack.heads(nothing), stack.stairs, own, scratch)
-
-        crew.run(work, x.shape[0])
-        done += x.shape[0]
-    return out
-
-
-class StoredLogits:
-    """Logits of a stack's heads over all rows, in memory.
-
-    Parameters
-    ----------
-    rows: in the order's columns.
-    stack: the heads.
-    crew: the threads.
-    """
-
-    def __init__(self, rows: OrderedRows, stack: Stack, crew: Runner) -> None:
-        self._rows, self._stack, self._crew = rows, stack, crew
-        self.n, c = rows.n, stack.n_classes
-        self._flat = np.empty((stack.weights.shape[0], rows.n), np.float32)
-        self._heads = self._flat.reshape(-1, c, rows.n)
-        done = 0
-        for x, _ in rows.blocks():
-
-            def work(_: int, a: int, b: int, x: FloatArray = x, done: int = done) -> None:
-                z = self._flat[:, done + a : done + b]
-                cpu_kernels.logits(x[a:b], stack.weights, *stack.stairs, z, gemm_arguments())
-
-            crew.run(work, x.shape[0])
-            done += x.shape[0]
-
-    def moments(self, i: int, b: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """Sum head i's cross-entropies and its probabilities, (C,)."""
-        mean = np.zeros(b.size)
-        loss = softmax.moments(self._heads[i], self._rows.y, b, mean, _room(b.size))
-        return float(loss), mean
-
-    def square(self, i: int, b: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sum p p' of head i over rows, (C, C)."""
-        logits = self._heads[i]
-        total = np.zeros((b.size, b.size), np.float64)
-        rowwise = np.empty((3, cpu_kernels.CHUNK), np.float32)
-        square = np.empty((b.size, b.size), np.float32)
-        bias = b.astype(np.float32)
-        arguments = gemm_arguments()
-        for start in range(0, logits.shape[1], cpu_kernels.CHUNK):
-            z = logits[:, start : start + cpu_kernels.CHUNK].copy()
-            cpu_kernels.softmax(z, bias, rowwise, rowwise[2].view(np.int32))
-            cpu_kernels.add_square(z, square, arguments)
-            total += square
-        return total
-
-    def to_residuals(self, i: int, b: NDArray[np.float64]) -> None:
-        """Replace head i's logits by p - y."""
-        softmax.residuals(self._heads[i], self._rows.y, b, _room(b.size))
-
-    def gradient(self) -> FloatArray:
-        """Return the mean of residual times row, (n_heads * C, k)."""
-        mean: FloatArray = self.gradient_sum() / np.float32(self._rows.n)
-        return mean
-
-    def gradient_sum(self) -> FloatArray:
-        """Return the sum of residual times row, (n_heads * C, k)."""
-        crew, stairs = self._crew, self._stack.stairs
-        sums = [np.zeros_like(self._stack.weights) for _ in range(crew.n_threads)]
-        done = 0
-        for x, _ in self._rows.blocks():
-
-            def work(i: int, a: int, b: int, x: FloatArray = x, done: int = done) -> None:
-                z = self._flat[:, done + a : done + b]
-                cpu_kernels.add_gradient(x[a:b], z, *stairs, sums[i], gemm_arguments())
-
-            crew.run(work, x.shape[0])
-            done += x.shape[0]
-        for part in sums[1:]:
-            sums[0] += part
-        return sums[0]
-
-
-def _room(n_classes: int) -> tuple[NDArray[Any], ...]:
+def _softmax_buffers(n_classes: int) -> tuple[NDArray[Any], ...]:
+    """Return probabilities, maxima, sums, and powers of two as int64 and as float64."""
     bits = np.empty(cpu_kernels.CHUNK, np.int64)
-    room = np.empty((n_classes + 2, cpu_kernels.CHUNK))
-    return room[:n_classes], room[n_classes], room[n_classes + 1], bits, bits.view(np.float64)
+    table = np.empty((n_classes + 2, cpu_kernels.CHUNK))
+    return table[:n_classes], table[n_classes], table[n_classes + 1], bits, bits.view(np.float64)

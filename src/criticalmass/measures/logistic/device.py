@@ -1,8 +1,8 @@
-"""Where the passes over the rows are made: what the solver asks, and who can do it.
+"""Executors of passes over the rows, and the choice of the device on which they run.
 
-The solver keeps its decisions; a crew does the arithmetic that touches rows. There are two: the
-compiled passes on the threads of this machine (`compiled`), and matrix products of torch on one
-device (`torch_passes`).
+The solver decides what to evaluate. An executor does the arithmetic that reads the rows. There are
+three: numba kernels on the threads of this machine (`cpu_passes`), matrix products of torch on one
+device (`torch_passes`), and workers that each hold a part of the rows (`distributed`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import ctypes.util
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
@@ -24,18 +24,18 @@ from numpy.typing import NDArray
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError, missing_extra, unknown_name
 from criticalmass.measures.logistic.lbfgs import Evaluation
-from criticalmass.measures.logistic.preconditioner import FloatArray, Whitening
-from criticalmass.measures.logistic.stacked_heads import Stack
+from criticalmass.measures.logistic.preconditioner import FloatArray, Preconditioner
+from criticalmass.measures.logistic.stacked_heads import StackedHeads
 from criticalmass.measures.logistic.training_rows import OrderedRows
 from criticalmass.measures.scaling import Scaling
 
 DEVICES = ("auto", "cpu", "cuda", "torch-cpu")
-# What a driver leaves in the file system: NVIDIA's on Linux, under Windows' Linux, and AMD's.
+# Files that a GPU driver creates: NVIDIA's on Linux, the one of WSL, and AMD's.
 _DRIVER_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
 class Logits(Protocol):
-    """Logits of a stack's heads over all rows, without intercepts, kept where they were made.
+    """Logits of stacked heads over all rows, without intercepts, stored where they were computed.
 
     Attributes
     ----------
@@ -63,24 +63,27 @@ class Logits(Protocol):
         ...
 
     def gradient(self) -> FloatArray:
-        """Return the mean of residual times row, (n_heads * C, k), once all are residuals."""
+        """Return the mean of residual times row, (n_heads * C, k).
+
+        All heads' logits must be residuals.
+        """
         ...
 
 
-class Crew(Protocol):
+class PassExecutor(Protocol):
     """Makes passes over rows.
 
     Attributes
     ----------
-    most_columns: stacked columns beyond which a pass gains nothing more.
-    single_classes: number of classes from which on one problem already fills a pass.
+    max_columns: number of stacked columns beyond which a pass becomes no more efficient.
+    single_classes: number of classes from which on a pass takes one problem only.
     """
 
-    most_columns: int
+    max_columns: int
     single_classes: int
 
     def __enter__(self) -> Self:
-        """Get ready."""
+        """Start threads and apply settings."""
         ...
 
     def __exit__(
@@ -89,63 +92,63 @@ class Crew(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave everything as it was."""
+        """Stop threads and restore settings."""
         ...
 
     def each(self, work: Callable[[int], None], n: int) -> None:
-        """Call ``work(i)`` for every i in ``range(n)``, in any order or at once."""
+        """Call ``work(i)`` for every i in ``range(n)``, in any order and possibly in parallel."""
         ...
 
-    def whitening(self, moment: FloatArray) -> Whitening:
+    def make_preconditioner(self, moment: FloatArray) -> Preconditioner:
         """Return the preconditioner of a second moment, (k, k)."""
         ...
 
-    def scaling(self, rows: Rows) -> Scaling:
+    def column_scaling(self, rows: Rows) -> Scaling:
         """Return means and scales of raw columns."""
         ...
 
-    def moment(self, rows: Rows, scaling: Scaling) -> FloatArray:
+    def second_moment(self, rows: Rows, scaling: Scaling) -> FloatArray:
         """Return the second moment of standardised columns, (d, d), for preconditioning."""
         ...
 
     def evaluate(
-        self, rows: OrderedRows, stack: Stack, wanted: NDArray[np.bool_]
+        self, rows: OrderedRows, heads: StackedHeads, with_square: NDArray[np.bool_]
     ) -> list[Evaluation]:
-        """Make one pass and return what it found for every head of the stack.
+        """Make one pass and return loss and gradient of every head.
 
         Parameters
         ----------
         rows: in the order's columns.
-        stack: the heads.
-        wanted: (n_heads,) whether to return the mean of p p' as well.
+        heads: the heads.
+        with_square: (n_heads,) whether to return the mean of p p' as well.
         """
         ...
 
-    def classify(self, rows: OrderedRows, stack: Stack) -> NDArray[np.int32]:
+    def classify(self, rows: OrderedRows, heads: StackedHeads) -> NDArray[np.int32]:
         """Return the class of every row under every head, (n_heads, n)."""
         ...
 
-    def logits(self, rows: OrderedRows, stack: Stack) -> Logits:
+    def logits(self, rows: OrderedRows, heads: StackedHeads) -> Logits:
         """Make one pass that stores the logits of all heads."""
         ...
 
 
-# The crew of a place that rows are spread over, while its work is done.
-_LENT: ContextVar[Crew | None] = ContextVar("lent", default=None)
+# The executor of a distributed job while it runs.
+_OVERRIDE: ContextVar[PassExecutor | None] = ContextVar("executor", default=None)
 
 
 @contextlib.contextmanager
-def lending(crew: Crew) -> Iterator[None]:
-    """Have all passes made by a crew, whatever the device, until the end of the block."""
-    token = _LENT.set(crew)
+def override_executor(executor: PassExecutor) -> Iterator[None]:
+    """Use an executor for all passes inside this block, whatever the device."""
+    token = _OVERRIDE.set(executor)
     try:
         yield
     finally:
-        _LENT.reset(token)
+        _OVERRIDE.reset(token)
 
 
 def check_device(device: str) -> None:
-    """Refuse a device by its spelling alone.
+    """Check the spelling of a device, not whether it exists.
 
     Raises
     ------
@@ -160,7 +163,7 @@ def check_device(device: str) -> None:
 
 
 def find_device(device: str) -> str:
-    """Turn ``"auto"`` into a device that is here, and check that any other one is.
+    """Resolve ``"auto"`` to an available device; check that any other device is available.
 
     Parameters
     ----------
@@ -171,7 +174,7 @@ def find_device(device: str) -> str:
     Raises
     ------
     CriticalMassError
-        If the device is unknown or not here.
+        If the device is unknown or not available.
     MissingExtraError
         If it needs torch, which is not installed.
     """
@@ -183,42 +186,44 @@ def find_device(device: str) -> str:
     if importlib.util.find_spec("torch") is None:
         raise missing_extra("torch", "torch")
     if device.startswith("cuda"):
-        there, number = _count_gpus(), int(device.partition(":")[2] or 0)
-        if number >= there:
+        n_gpus, number = _count_gpus(), int(device.partition(":")[2] or 0)
+        if number >= n_gpus:
             raise CriticalMassError(
-                f"device {device!r} is not here: torch finds {there} CUDA devices; "
+                f"device {device!r} is not available: torch finds {n_gpus} CUDA devices; "
                 "use device='auto' or 'cpu'"
             )
     return device
 
 
-def crew_for(device: str, threads: int | None = None) -> Crew:
-    """Return the crew that works on a device, to be used in a ``with`` statement.
+def executor_for(device: str, threads: int | None = None) -> PassExecutor:
+    """Return the executor of a device, to be used in a ``with`` statement.
+
+    Inside `override_executor` this is the executor given there.
 
     Parameters
     ----------
     device: see `find_device`.
-    threads: cores to use for what runs on the processor; all by default.
+    threads: cores to use for the work on the processor; all by default.
     """
-    lent = _LENT.get()
-    if lent is not None:
-        return lent
-    place = find_device(device)
-    if place == "cpu":
-        from criticalmass.measures.logistic.cpu_passes import Threads
+    override = _OVERRIDE.get()
+    if override is not None:
+        return override
+    available = find_device(device)
+    if available == "cpu":
+        from criticalmass.measures.logistic.cpu_passes import CpuExecutor
 
-        return Threads(threads) if threads else Threads()
-    from criticalmass.measures.logistic.torch_passes import TorchCrew
+        return CpuExecutor(threads)
+    from criticalmass.measures.logistic.torch_passes import TorchExecutor
 
-    return TorchCrew("cpu" if place == "torch-cpu" else place, threads)
+    return TorchExecutor("cpu" if available == "torch-cpu" else available, threads)
 
 
-def _may_have_gpu() -> bool:
-    """Tell cheaply whether it is worth asking torch.
+def _may_have_gpu(driver_files: Sequence[str] = _DRIVER_FILES) -> bool:
+    """Return False if there is certainly no GPU, without importing torch.
 
-    Importing torch takes seconds and hundreds of megabytes, which a machine without a GPU should
-    not pay only to be told so. No GPU works without its driver, and the driver shows: as a device
-    file, or on Windows as a library. If torch is loaded already, asking it costs nothing.
+    Importing torch takes seconds and hundreds of megabytes, too much for a machine without a GPU.
+    A GPU needs its driver, and the driver is visible: as a device file, or on Windows as a
+    library. If torch is imported already, asking it costs nothing.
     """
     if "torch" in sys.modules:
         return True
@@ -226,7 +231,7 @@ def _may_have_gpu() -> bool:
         return False
     if sys.platform == "win32":
         return ctypes.util.find_library("nvcuda") is not None
-    return any(Path(name).exists() for name in _DRIVER_FILES)
+    return any(Path(name).exists() for name in driver_files)
 
 
 def _count_gpus() -> int:

@@ -1,17 +1,16 @@
-"""Passes over rows that are spread over several places, summed in an order of their own.
+"""Passes over rows that are distributed over workers, with a fixed order of summation.
 
-Rows are cut into `LEAVES` parts, whose sums are added two by two: a tree. A place holds some
-parts next to each other and adds up what lies below one knot of the tree by itself; the rest is
-added here. So neither the number of places nor who is first changes a byte, and what travels is
-one packed gradient per place or a few. What a place holds can be made again at any time, so that
-one that dies is replaced.
+Rows are cut into `row_shards.N_SHARDS` shards, whose sums are added in pairs, as a binary tree. A
+worker has neighbouring shards and adds up the nodes of the tree that lie above its own shards
+only. The rest is added here. So the number of workers and their speed do not change a byte, and a
+worker sends one packed gradient or a few. Everything a worker stores can be computed again, so a
+worker that dies can be replaced.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from itertools import count
 from threading import Lock
@@ -22,216 +21,215 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from criticalmass.core.moments import IntArray, Moments, moments, spreading
+from criticalmass.core.moments import IntArray, Moments, moments, override_moments
 from criticalmass.core.rows import Rows
 from criticalmass.core.threads import thread_count
 from criticalmass.measures.logistic import cpu_passes, row_shards
+from criticalmass.measures.logistic.cpu_passes import CpuLogits, Sums, add_sums
 from criticalmass.measures.logistic.lbfgs import Evaluation
-from criticalmass.measures.logistic.preconditioner import FloatArray, Whitening
-from criticalmass.measures.logistic.row_shards import (
-    Holder,
-    Knot,
-    Passing,
-    Sums,
-    add_sums,
-    climb,
-    shares,
-)
-from criticalmass.measures.logistic.stacked_heads import Stack
-from criticalmass.measures.logistic.training_rows import OrderedRows, mirrored
-from criticalmass.measures.scaling import Scaling, scale_of
+from criticalmass.measures.logistic.preconditioner import FloatArray, Preconditioner
+from criticalmass.measures.logistic.row_shards import NodeId, ShardCache, StoredPass, tree_reduce
+from criticalmass.measures.logistic.stacked_heads import StackedHeads
+from criticalmass.measures.logistic.training_rows import OrderedRows, symmetric_mean
+from criticalmass.measures.scaling import Scaling, column_scales
 from criticalmass.storage.features import Features
 
+#: ``(cache, key, shards) -> {node: value}``; see `row_shards`.
+Operation = Callable[[ShardCache, int, Sequence[int]], dict[NodeId, Any]]
 
-class Places(Protocol):
-    """Where leaves are: every place has a `Holder`."""
 
-    def ask(
-        self, key: int, whole: Any, question: Callable[..., Any], live: Sequence[int]
-    ) -> list[dict[Knot, Any]]:
-        """Have every place answer ``question(holder, key, own leaves)``, and gather that.
+class Workers(Protocol):
+    """Workers that hold the shards, each with a `ShardCache`."""
+
+    def run(
+        self, key: int, source: Any, operation: Operation, live: Sequence[int]
+    ) -> list[dict[NodeId, Any]]:
+        """Run an operation on every worker and return the results.
 
         Parameters
         ----------
-        key: names what is cut into leaves.
-        whole: that; a place gets it once.
-        live: keys that may be asked for again.
+        key: identifies ``source``.
+        source: the rows that are cut into shards; a worker receives them once.
+        operation: called on every worker with its cache, the key and its own shards.
+        live: keys that may be used again; workers may discard all others.
         """
         ...
 
 
-class SpreadCrew:
-    """The crew of passes over rows that are elsewhere.
+class DistributedExecutor:
+    """Executor of passes over rows on workers. It outlives single fits.
 
     Parameters
     ----------
-    places: where the rows are.
+    workers: hold the rows.
     """
 
-    most_columns = 640
+    max_columns = 640
     single_classes = 64
 
-    def __init__(self, places: Places) -> None:
-        self._places = places
-        self._keys: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-        self._features: dict[Any, int] = {}
-        self._kept: list[Features] = []
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._keys_by_object: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+        self._keys_by_origin: dict[Any, int] = {}
+        self._pinned: list[Features] = []
         self._numbers = count()
         self._lock = Lock()
 
-    def __enter__(self) -> SpreadCrew:
-        """Do nothing: it outlives single fits."""
+    def __enter__(self) -> DistributedExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Do nothing."""
+        pass
 
     def each(self, work: Callable[[int], None], n: int) -> None:
-        """Call ``work(i)`` for every i, in threads of this process."""
+        """Call ``work(i)`` for every i in ``range(n)``, in threads of this process."""
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(thread_count()) as pool:
             list(pool.map(work, range(n)))
 
-    def whitening(self, moment: FloatArray) -> Whitening:
-        """Return the preconditioner of a second moment, (k, k)."""
-        return Whitening(moment)
+    def make_preconditioner(self, moment: FloatArray) -> Preconditioner:
+        """Return the preconditioner of a second moment."""
+        return Preconditioner(moment)
 
-    def ask(self, whole: Any, question: Callable[..., Any]) -> dict[Knot, Any]:
-        """Ask all places, and gather what they say."""
+    def gather(self, source: Any, operation: Operation) -> dict[NodeId, Any]:
+        """Run an operation on all workers and return their values by node."""
+        key, live = self._key(source)
+        values: dict[NodeId, Any] = {}
+        for result in self._workers.run(key, source, operation, live):
+            values |= result
+        return values
+
+    def _key(self, source: Any) -> tuple[int, list[int]]:
+        """Return the key of a source and all keys in use."""
         with self._lock:
-            # Features of a store are known by their place; what is made of them by itself.
-            known: Any = self._keys
-            name = whole
-            if isinstance(whole, Features):
-                known, name = self._features, whole.origin or id(whole)
-            if name not in known:
-                known[name] = next(self._numbers)
-                if isinstance(name, int):
-                    self._kept.append(whole)  # nothing else may take its place in memory
-            key, live = known[name], [*self._keys.values(), *self._features.values()]
-        found: dict[Knot, Any] = {}
-        for told in self._places.ask(key, whole, question, live):
-            found |= told
-        return found
+            # Features of a store are identified by their origin, all other rows by the object.
+            keys: Any = self._keys_by_object
+            identity = source
+            if isinstance(source, Features):
+                keys, identity = self._keys_by_origin, source.origin or id(source)
+            if identity not in keys:
+                keys[identity] = next(self._numbers)
+                if isinstance(identity, int):
+                    self._pinned.append(source)  # else a later object could have the same id
+            return keys[identity], [*self._keys_by_object.values(), *self._keys_by_origin.values()]
 
-    def total(self, whole: Any, question: Callable[..., Any], add: Any = add_sums) -> Any:
-        """Ask all places for sums, and add them up in the tree's order."""
-        found = climb(self.ask(whole, question), add)
-        # Leaves without rows leave knots without a neighbour.
-        total = reduce(add, (found[knot] for knot in sorted(found, key=_first_leaf)))
+    def reduce(
+        self, source: Any, operation: Operation, add: Callable[[Any, Any], Any] = add_sums
+    ) -> Any:
+        """Run an operation on all workers and add its values in the order of the tree."""
+        values = tree_reduce(self.gather(source, operation), add)
+        # Empty shards leave nodes without a sibling.
+        total = reduce(add, (values[node] for node in sorted(values, key=_first_shard)))
         if isinstance(total, tuple):
-            return tuple(np.require(part, requirements="W") for part in total)
+            return tuple(np.require(array, requirements="W") for array in total)
         return total
 
-    def scaling(self, rows: Rows) -> Scaling:
+    def column_scaling(self, rows: Rows) -> Scaling:
         """Return means and scales of raw columns."""
         shift = np.asarray(rows[0:1], dtype=np.float64)[0]
-        total, square = self.total(rows, partial(_ask, row_shards.columns, shift=shift))
+        total, square = self.reduce(rows, _operation(row_shards.column_sums, shift=shift))
         n = int(rows.shape[0])
         mean = shift + total / n
         variance = np.maximum(square / n - (total / n) ** 2, 0.0)
-        return Scaling(mean, scale_of(mean, variance, n))
+        return Scaling(mean, column_scales(mean, variance, n))
 
-    def moment(self, rows: Rows, scaling: Scaling) -> FloatArray:
-        """Return the second moment of standardised columns, (d, d)."""
-        total, used = self.total(rows, partial(_ask, row_shards.second, scaling=scaling))
-        return mirrored(total, int(used[0]))
+    def second_moment(self, rows: Rows, scaling: Scaling) -> FloatArray:
+        """Return the second moment of standardised columns."""
+        operation = _operation(row_shards.second_moment_sums, scaling=scaling)
+        total, n_used = self.reduce(rows, operation)
+        return symmetric_mean(total, int(n_used[0]))
 
     def moments(self, rows: Any, labels: IntArray | None, n_classes: int | None) -> Moments:
-        """Return the moments of features of a store; of other rows, made here."""
+        """Compute moments: those of a store's features on the workers, of other rows here."""
         if not isinstance(rows, Features):
-            with spreading(None):
+            with override_moments(None):
                 return moments(rows, labels, n_classes=n_classes)
-        question = partial(_ask, row_shards.leaf_moments, labels=labels, n_classes=n_classes)
-        found: Moments = self.total(rows, question, Moments.merge)
-        return found
+        operation = _operation(row_shards.shard_moments, labels=labels, n_classes=n_classes)
+        total: Moments = self.reduce(rows, operation, Moments.merge)
+        return total
 
     def evaluate(
-        self, rows: OrderedRows, stack: Stack, wanted: NDArray[np.bool_]
+        self, rows: OrderedRows, heads: StackedHeads, with_square: NDArray[np.bool_]
     ) -> list[Evaluation]:
-        """Make one pass and return what it found for every head of the stack."""
-        sums = self.total(rows, partial(_ask, row_shards.sums_of, stack=stack, wanted=wanted))
-        return cpu_passes.evaluations(sums, stack, wanted, rows.n)
+        """Make one pass and return loss and gradient of every head."""
+        operation = _operation(row_shards.pass_sums, heads=heads, with_square=with_square)
+        sums = self.reduce(rows, operation)
+        return cpu_passes.evaluations_by_head(sums, heads, with_square, rows.n)
 
-    def classify(self, rows: OrderedRows, stack: Stack) -> NDArray[np.int32]:
-        """Return the class of every row under every head, (n_heads, n)."""
-        found = self.ask(rows, partial(_ask, row_shards.classes, stack=stack))
-        return np.concatenate([found[knot] for knot in sorted(found)], axis=1)
+    def classify(self, rows: OrderedRows, heads: StackedHeads) -> NDArray[np.int32]:
+        """Return the class of every row under every head."""
+        classes = self.gather(rows, _operation(row_shards.classify_shards, heads=heads))
+        return np.concatenate([classes[node] for node in sorted(classes)], axis=1)
 
-    def logits(self, rows: OrderedRows, stack: Stack) -> SpreadLogits:
-        """Make one pass that keeps the logits of all heads where the rows are."""
-        return SpreadLogits(self, rows, Passing(next(self._numbers), stack, {}))
+    def logits(self, rows: OrderedRows, heads: StackedHeads) -> DistributedLogits:
+        """Make one pass that stores the logits of all heads on the workers."""
+        return DistributedLogits(self, rows, heads, next(self._numbers))
 
 
-class SpreadLogits:
-    """Logits of a stack's heads, kept where the rows are."""
+class DistributedLogits:
+    """Logits of stacked heads, stored on the workers.
 
-    def __init__(self, crew: SpreadCrew, rows: OrderedRows, passing: Passing) -> None:
-        self._crew, self._rows, self._passing = crew, rows, passing
+    Parameters
+    ----------
+    executor: runs the operations.
+    rows: in the order's columns.
+    heads: the heads.
+    number: identifies the pass.
+    """
+
+    def __init__(
+        self, executor: DistributedExecutor, rows: OrderedRows, heads: StackedHeads, number: int
+    ) -> None:
+        self._executor, self._rows, self._heads, self._number = executor, rows, heads, number
+        self._intercepts: dict[int, NDArray[np.float64]] = {}
         self.n = rows.n
 
-    def _total(self, about: Callable[[cpu_passes.StoredLogits], Sums]) -> Any:
-        plain = replace(self._passing, settled={})
-        question = partial(_ask, row_shards.about_logits, passing=plain, about=about)
-        return self._crew.total(self._rows, question)
+    def _sum(self, function: Callable[[CpuLogits], Sums]) -> Any:
+        stored = StoredPass(self._number, self._heads, {})
+        operation = _operation(row_shards.logit_sums, stored=stored, function=function)
+        return self._executor.reduce(self._rows, operation)
 
     def moments(self, i: int, b: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """Sum head i's cross-entropies and its probabilities, (C,)."""
-        loss, mean = self._total(partial(row_shards.moments_of, i, b))
+        """Sum head i's cross-entropies and its probabilities."""
+        loss, mean = self._sum(partial(row_shards.head_moments, i, b))
         return float(loss[0]), mean
 
     def square(self, i: int, b: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sum p p' of head i over rows, (C, C)."""
-        found: NDArray[np.float64] = self._total(partial(row_shards.square_of, i, b))[0]
-        return found
+        """Sum p p' of head i over rows."""
+        total: NDArray[np.float64] = self._sum(partial(row_shards.head_square, i, b))[0]
+        return total
 
     def to_residuals(self, i: int, b: NDArray[np.float64]) -> None:
-        """Note the intercepts with which head i's logits become p - y, in `gradient`.
+        """Store the intercepts with which `gradient` turns head i's logits into p - y.
 
-        Until then logits stay as they are: a place that dies makes the same ones again.
+        The workers' logits do not change before that, so a replaced worker computes the same.
         """
-        self._passing.settled[i] = b
+        self._intercepts[i] = b
 
     def gradient(self) -> FloatArray:
-        """Return the mean of residual times row, (n_heads * C, k)."""
-        total = self._crew.total(
-            self._rows, partial(_ask, row_shards.gradient, passing=self._passing)
-        )
+        """Return the mean of residual times row."""
+        stored = StoredPass(self._number, self._heads, dict(self._intercepts))
+        operation = _operation(row_shards.gradient_sums, stored=stored)
+        total = self._executor.reduce(self._rows, operation)
         mean: FloatArray = total[0] / np.float32(self.n)
         return mean
 
 
-@dataclass(frozen=True)
-class Here:
-    """Places in this process, for trying how the sum is made.
-
-    Attributes
-    ----------
-    holders: one for each place.
-    """
-
-    holders: tuple[Holder, ...]
-    # Fits that run side by side ask at once, and a place does one thing at a time.
-    _turn: Lock = field(default_factory=Lock, repr=False, compare=False)
-
-    def ask(
-        self, key: int, whole: Any, question: Callable[..., Any], live: Sequence[int]
-    ) -> list[dict[Knot, Any]]:
-        """Ask one place after the other."""
-        found = []
-        with self._turn:
-            for holder, mine in zip(self.holders, shares(whole, len(self.holders)), strict=True):
-                holder.whole.setdefault(key, whole)
-                found.append(question(holder, key, mine))
-                holder.forget(live)
-        return found
+def _operation(function: Callable[..., dict[NodeId, Any]], /, **arguments: Any) -> Operation:
+    """Return an operation with its arguments, which can be sent to other processes."""
+    return partial(_run_operation, function, arguments)
 
 
-def _ask(
-    question: Callable[..., Any], holder: Holder, key: int, mine: Sequence[int], **more: Any
-) -> Any:
-    """Put a question with its arguments; a place without leaves has nothing to say."""
-    return question(holder, key, mine, **more) if mine else {}
+def _run_operation(
+    function: Callable[..., dict[NodeId, Any]],
+    arguments: dict[str, Any],
+    cache: ShardCache,
+    key: int,
+    shards: Sequence[int],
+) -> dict[NodeId, Any]:
+    """Run an operation on a worker. Workers without shards return {}."""
+    return function(cache, key, shards, **arguments) if shards else {}
 
 
-def _first_leaf(knot: Knot) -> int:
-    return knot[1] << knot[0]
+def _first_shard(node: NodeId) -> int:
+    """Return the first shard below a node."""
+    return node[1] << node[0]

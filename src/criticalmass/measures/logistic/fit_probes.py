@@ -1,7 +1,7 @@
-"""Logistic probes on every prefix of every order, each with a proof of how good it is.
+"""Logistic probes on every prefix of every order, each with a bound on its optimality gap.
 
-The objective is mean cross-entropy + l2/2 ||W||^2 on standardised columns with a free intercept;
-scikit-learn's ``LogisticRegression(C=1/(n*l2))`` minimises the same.
+The objective is mean cross-entropy + l2/2 ||W||^2 on standardised columns with a free intercept.
+scikit-learn's ``LogisticRegression(C=1/(n*l2))`` minimises the same objective.
 """
 
 from __future__ import annotations
@@ -13,37 +13,44 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from criticalmass.core.arguments import checked
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures.logistic.certificate import Certificate, certify
-from criticalmass.measures.logistic.device import Crew, crew_for, find_device
-from criticalmass.measures.logistic.lbfgs import Problem
-from criticalmass.measures.logistic.preconditioner import FloatArray, Whitening
-from criticalmass.measures.logistic.solver import Effort, classify, fit
-from criticalmass.measures.logistic.training_rows import OrderedRows, ordered_rows, second_moment
+from criticalmass.measures.logistic.certificate import FitCertificate, certify
+from criticalmass.measures.logistic.device import PassExecutor, executor_for, find_device
+from criticalmass.measures.logistic.lbfgs import SoftmaxProblem
+from criticalmass.measures.logistic.preconditioner import FloatArray, Preconditioner
+from criticalmass.measures.logistic.solver import StoppingRule, classify, fit_problems
+from criticalmass.measures.logistic.stacked_heads import Head
+from criticalmass.measures.logistic.training_rows import (
+    OrderedRows,
+    class_shares,
+    ordered_rows,
+    second_moment,
+)
 from criticalmass.measures.probes.task import ProbeTask
 from criticalmass.measures.scaling import Scaling, column_scaling
 
-# The estimate steers towards this share of the tolerance, so that the proof usually holds at once.
-_AIM = 0.8
-_MOST_PROOFS = 5
+# Fits aim at this share of the tolerance, so that the first certificate is usually good enough.
+_TARGET_SHARE = 0.8
+_TARGET_FACTOR = 0.4
+_MAX_CERTIFICATES = 5
 
 
 @dataclass(frozen=True, eq=False)
 class ProbeFits:
-    """Fitted probes, indexed (seed, size, strength) throughout.
+    """Fitted probes. All arrays are indexed (seed, size, strength).
 
     Parameters
     ----------
     objective: (n_seeds, n_sizes, n_l2s) float64, mean cross-entropy + l2/2 ||W||^2.
     gap: same shape, rigorous bound on objective - optimum, in the objective's unit.
-    passes: same shape, int32, passes over the training rows, the proof's included.
+    passes: same shape, int32, passes over the training rows, including the certificates'.
     converged: same shape, bool, whether gap <= tol * objective.
     classes: (n_classes,) the labels, sorted.
-    orders: (n_seeds, n_neurons) the permutations.
+    orders: (n_seeds, n_neurons) permutations of the neurons.
     sizes: prefix lengths.
-    l2s: strengths.
+    l2s: penalty strengths.
     scaling: mean and scale of every neuron.
     heads: per seed, size and strength: weights (C, k) on standardised columns in the order's
         first k neurons, and intercepts (C,).
@@ -58,7 +65,7 @@ class ProbeFits:
     sizes: tuple[int, ...]
     l2s: tuple[float, ...]
     scaling: Scaling
-    heads: list[list[list[tuple[FloatArray, NDArray[np.float64]]]]]
+    heads: list[list[list[Head]]]
 
     def predict(self, x: ArrayLike | Rows, *, device: str = "auto") -> NDArray[Any]:
         """Predict labels of raw rows.
@@ -80,54 +87,57 @@ class ProbeFits:
             )
         shape = (len(self.orders), len(self.sizes), len(self.l2s), int(rows.shape[0]))
         out = np.empty(shape, np.intp)
-        nobody = np.zeros(shape[3], np.int64)
-        with crew_for(device) as crew:
+        dummy_labels = np.zeros(shape[3], np.int64)
+        with executor_for(device) as executor:
             for s, order in enumerate(self.orders):
-                data = ordered_rows(rows, nobody, self.scaling, order[: max(self.sizes)])
+                columns = order[: max(self.sizes)]
+                scaled = ordered_rows(rows, dummy_labels, self.scaling, columns)
                 heads = [head for by_size in self.heads[s] for head in by_size]
-                out[s] = classify(data, heads, crew).reshape(shape[1:])
+                out[s] = classify(scaled, heads, executor).reshape(shape[1:])
         return self.classes[out]
 
 
 def fit_certified(
     rows: OrderedRows,
-    problems: Sequence[Problem],
-    whitening: Whitening,
-    effort: Effort,
-    crew: Crew,
-) -> list[Certificate]:
-    """Fit problems until each is proved within ``effort.tol``, or cannot be improved.
+    problems: Sequence[SoftmaxProblem],
+    preconditioner: Preconditioner,
+    rule: StoppingRule,
+    executor: PassExecutor,
+) -> list[FitCertificate]:
+    """Fit problems until each is certified within ``rule.tol`` or cannot be improved.
 
     Parameters
     ----------
     rows: the training rows in the order's columns.
-    problems: fits on prefixes of that order, continued where they stand.
-    whitening: of that order.
-    effort: tolerance (relative gap) and passes allowed.
-    crew: who makes the passes.
+    problems: fits on prefixes of that order; each continues from its current state.
+    preconditioner: of that order.
+    rule: tolerance (relative gap) and number of passes allowed.
+    executor: makes the passes.
     """
-    proofs: dict[int, Certificate] = {}
-    budget = {id(p): p.passes + effort.max_passes for p in problems}
-    rest, aim = list(problems), _AIM * effort.tol
-    for attempt in range(_MOST_PROOFS):
-        fit(rows, rest, whitening, replace(effort, tol=aim), crew)
-        for problem, proof in zip(rest, certify(rows, rest, crew), strict=True):
-            if id(problem) not in proofs or proof.relative <= proofs[id(problem)].relative:
-                proofs[id(problem)] = proof
-        rest = [
+    best: dict[int, FitCertificate] = {}
+    pass_limits = {id(p): p.passes + rule.max_passes for p in problems}
+    unfinished, target = list(problems), _TARGET_SHARE * rule.tol
+    for attempt in range(_MAX_CERTIFICATES):
+        fit_problems(rows, unfinished, preconditioner, replace(rule, tol=target), executor)
+        certificates = certify(rows, unfinished, executor)
+        for problem, certificate in zip(unfinished, certificates, strict=True):
+            previous = best.get(id(problem))
+            if previous is None or certificate.relative <= previous.relative:
+                best[id(problem)] = certificate
+        unfinished = [
             p
-            for p in rest
-            if proofs[id(p)].relative > effort.tol and p.passes < budget[id(p)] and not p.stalled
+            for p in unfinished
+            if best[id(p)].relative > rule.tol and p.passes < pass_limits[id(p)] and not p.stalled
         ]
-        if not rest or attempt == _MOST_PROOFS - 1:
+        if not unfinished or attempt == _MAX_CERTIFICATES - 1:
             break
-        for problem in rest:
+        for problem in unfinished:
             problem.restart()
-        aim *= 0.4
-    return [proofs[id(p)] for p in problems]
+        target *= _TARGET_FACTOR
+    return [best[id(p)] for p in problems]
 
 
-@checked
+@validate_arguments
 def fit_probes(
     x: ArrayLike | Rows,
     y: ArrayLike,
@@ -149,12 +159,13 @@ def fit_probes(
     orders: (n_seeds, n_neurons) permutations of the neurons.
     sizes: prefix lengths, strictly ascending, in 1..n_neurons. The whole layer is fitted once
         and shared by all seeds.
-    l2s: strengths, all > 0; strength l2 is scikit-learn's ``C = 1 / (n_samples * l2)``.
+    l2s: penalty strengths, all > 0; strength l2 is scikit-learn's ``C = 1 / (n_samples * l2)``.
     tol: certified gap over objective to reach.
     max_passes: passes over the data after which a fit ends unfinished (``converged`` False).
     threads: cores to use; all by default.
     device: ``"auto"`` (a CUDA device if torch finds one, else the processor), ``"cpu"``,
-        ``"cuda"``, ``"cuda:1"``, or ``"torch-cpu"`` (what a CUDA device runs, on the processor).
+        ``"cuda"``, ``"cuda:1"``, or ``"torch-cpu"`` (the passes of a CUDA device, on the
+        processor).
 
     Raises
     ------
@@ -163,8 +174,8 @@ def fit_probes(
         no such device.
     """
     check_strengths(l2s)
-    check_effort(tol, max_passes)
-    place = find_device(device)
+    check_stopping_rule(tol, max_passes)
+    available_device = find_device(device)
     rows: Any = x if hasattr(x, "shape") else np.asarray(x)
     labels = np.asarray(y)
     classes, ids = np.unique(labels, return_inverse=True)
@@ -179,12 +190,11 @@ def fit_probes(
     )
     scaling = column_scaling(rows)
     moment = second_moment(rows, scaling)
-    shape = (task.n_seeds, len(task.sizes), len(l2s))
-    out = _Collected(shape)
-    effort = Effort(tol, max_passes)
-    with crew_for(place, threads) as crew:
+    out = _FitArrays((task.n_seeds, len(task.sizes), len(l2s)))
+    with executor_for(available_device, threads) as executor:
+        job = _FitJob(task, scaling, moment, tuple(l2s), StoppingRule(tol, max_passes), executor)
         for s in range(task.n_seeds):
-            _fit_seed(task, s, (scaling, moment), _Plan(tuple(l2s), effort, crew), out)
+            _fit_order(job, s, out)
     return ProbeFits(
         objective=out.objective,
         gap=out.gap,
@@ -200,16 +210,29 @@ def fit_probes(
 
 
 @dataclass(frozen=True, eq=False)
-class _Plan:
-    """What is asked of every seed's fits, and who makes them."""
+class _FitJob:
+    """What the fits of all orders share.
 
+    Parameters
+    ----------
+    task: data, orders and sizes.
+    scaling: of the layer's columns.
+    moment: (d, d) second moment of the standardised columns.
+    l2s: penalty strengths.
+    rule: when to stop.
+    executor: makes the passes.
+    """
+
+    task: ProbeTask
+    scaling: Scaling
+    moment: FloatArray
     l2s: tuple[float, ...]
-    effort: Effort
-    crew: Crew
+    rule: StoppingRule
+    executor: PassExecutor
 
 
-class _Collected:
-    """Arrays that fits are written into, seed by seed."""
+class _FitArrays:
+    """Results of all fits, indexed (seed, size, strength); filled order by order."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self.objective = np.empty(shape)
@@ -219,44 +242,45 @@ class _Collected:
         self.heads = [[[empty] * shape[2] for _ in range(shape[1])] for _ in range(shape[0])]
 
 
-def _fit_seed(
-    task: ProbeTask,
-    s: int,
-    prepared: tuple[Scaling, FloatArray],
-    plan: _Plan,
-    out: _Collected,
-) -> None:
-    scaling, moment = prepared
-    l2s = plan.l2s
+def _fit_order(job: _FitJob, s: int, out: _FitArrays) -> None:
+    """Fit all sizes and strengths of order ``s``; the whole layer is fitted for order 0 only."""
+    task, l2s = job.task, job.l2s
     order = task.orders[s]
-    mine = [j for j, k in enumerate(task.sizes) if s == 0 or k < task.n_neurons]
+    fitted_sizes = [j for j, k in enumerate(task.sizes) if s == 0 or k < task.n_neurons]
     if s > 0 and task.sizes[-1] == task.n_neurons:
-        _share_whole_layer(task, s, out)
-    if not mine:
+        _copy_whole_layer(task, s, out)
+    if not fitted_sizes:
         return
-    kept = order[: task.sizes[mine[-1]]]
-    rows = ordered_rows(task.x_train, task.y_train, scaling, kept)
-    whitening = plan.crew.whitening(np.ascontiguousarray(moment[np.ix_(kept, kept)]))
-    prior = np.bincount(task.y_train, minlength=task.n_classes) / task.n_train
-    grid = [(j, i) for j in mine for i in range(len(l2s))]
-    problems = [Problem(task.sizes[j], l2s[i], prior) for j, i in grid]
-    proofs = fit_certified(rows, problems, whitening, plan.effort, plan.crew)
-    for (j, i), problem, proof in zip(grid, problems, proofs, strict=True):
-        out.objective[s, j, i], out.gap[s, j, i] = proof.objective, proof.gap
+    columns = order[: task.sizes[fitted_sizes[-1]]]
+    rows = ordered_rows(task.x_train, task.y_train, job.scaling, columns)
+    moment = np.ascontiguousarray(job.moment[np.ix_(columns, columns)])
+    preconditioner = job.executor.make_preconditioner(moment)
+    prior = class_shares(task.y_train, task.n_classes)
+    grid = [(j, i) for j in fitted_sizes for i in range(len(l2s))]
+    problems = [SoftmaxProblem(task.sizes[j], l2s[i], prior) for j, i in grid]
+    certificates = fit_certified(rows, problems, preconditioner, job.rule, job.executor)
+    for (j, i), problem, certificate in zip(grid, problems, certificates, strict=True):
+        out.objective[s, j, i], out.gap[s, j, i] = certificate.objective, certificate.gap
         out.passes[s, j, i] = problem.passes
-        out.heads[s][j][i] = (problem.weights, problem.intercepts)
+        out.heads[s][j][i] = problem.head
 
 
-def _share_whole_layer(task: ProbeTask, s: int, out: _Collected) -> None:
-    """Copy the first order's whole-layer fits, their columns in this order's sequence."""
+def _copy_whole_layer(task: ProbeTask, s: int, out: _FitArrays) -> None:
+    """Copy order 0's fits of the whole layer, with the columns in the sequence of order ``s``."""
     for values in (out.objective, out.gap, out.passes):
         values[s, -1] = values[0, -1]
-    place = np.argsort(task.orders[0])[task.orders[s]]
-    out.heads[s][-1] = [(np.ascontiguousarray(w[:, place]), b) for w, b in out.heads[0][-1]]
+    position = np.argsort(task.orders[0])[task.orders[s]]
+    out.heads[s][-1] = [(np.ascontiguousarray(w[:, position]), b) for w, b in out.heads[0][-1]]
 
 
 def check_strengths(l2s: Sequence[float]) -> None:
-    """Refuse strengths for which there may be no optimum."""
+    """Check that every strength is positive and finite, so that an optimum exists.
+
+    Raises
+    ------
+    CriticalMassError
+        If l2s is empty, or a strength is not positive and finite.
+    """
     if len(l2s) == 0:
         raise CriticalMassError("l2s is empty; give at least one strength, e.g. l2s=(1e-2,)")
     for l2 in l2s:
@@ -267,8 +291,14 @@ def check_strengths(l2s: Sequence[float]) -> None:
             )
 
 
-def check_effort(tol: float, max_passes: int) -> None:
-    """Refuse tolerances that float32 cannot reach, and no passes at all."""
+def check_stopping_rule(tol: float, max_passes: int) -> None:
+    """Check the tolerance, which float32 bounds from below, and the number of passes.
+
+    Raises
+    ------
+    CriticalMassError
+        If the tolerance is outside [1e-8, 1) or there is no pass.
+    """
     if not 1e-8 <= tol < 1:
         raise CriticalMassError(f"tol={tol}; give a relative gap in [1e-8, 1)")
     if max_passes < 1:
@@ -276,6 +306,6 @@ def check_effort(tol: float, max_passes: int) -> None:
 
 
 def _as_orders(orders: ArrayLike) -> NDArray[Any]:
-    """Return orders as rows; what is no integer stays as it is, for the task to refuse."""
+    """Return orders as rows; arrays that are not of integers are left for the task to reject."""
     rows = np.atleast_2d(np.asarray(orders))
     return rows.astype(np.intp) if rows.dtype.kind in "iu" else rows

@@ -1,10 +1,11 @@
 """Limited-memory quasi-Newton fits of many penalised softmax problems in shared passes.
 
-Each problem keeps its weights, gradient, curvature pairs and step; a pass evaluates the trial
-points of all live problems at once, and each then accepts, backtracks (its retry rides in the
-next shared pass) or retires.
+Each problem has its own weights, gradient, curvature pairs and step. A pass evaluates the trial
+points of all live problems at once. Each problem then accepts its trial point, backtracks (the
+next shared pass evaluates the shorter step) or stops.
 
-While a fit runs, ``estimate`` judges it; when it looks done, ``certificate.certify`` proves it.
+While a fit runs, ``estimated_gap`` is compared with the tolerance. When it is small enough,
+``certificate.certify`` computes a rigorous bound.
 """
 
 from __future__ import annotations
@@ -16,27 +17,36 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from criticalmass.measures.logistic.class_curvature import Curvature, curvature
-from criticalmass.measures.logistic.preconditioner import FloatArray, Whitening
+from criticalmass.measures.logistic.class_curvature import Curvature, estimate_curvature
+from criticalmass.measures.logistic.preconditioner import FloatArray, Preconditioner
+from criticalmass.measures.logistic.stacked_heads import Head
 
 MEMORY = 10
 _ARMIJO = 1e-4
 # float32 sums of losses scatter by about a unit in the seventh digit.
 _SLACK = 2e-7
-_MOST_BACKTRACKS = 12
+_MAX_BACKTRACKS = 12
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a pass found at a trial point, as means over rows, without the penalty."""
+    """Loss and gradient of one head, as means over rows, without the penalty.
+
+    Parameters
+    ----------
+    loss: mean cross-entropy.
+    weight_gradient: (C, k).
+    intercept_gradient: (C,) mean(p - y).
+    square: (C, C) mean of p p', or None if it was not requested.
+    """
 
     loss: float
-    weights: FloatArray
-    intercepts: NDArray[np.float64]
+    weight_gradient: FloatArray
+    intercept_gradient: NDArray[np.float64]
     square: NDArray[np.float64] | None
 
 
-class Problem:
+class SoftmaxProblem:
     """One softmax fit on the first ``k`` columns of an order, with its quasi-Newton state.
 
     Parameters
@@ -44,6 +54,14 @@ class Problem:
     k: number of columns.
     l2: penalty, > 0.
     prior: (C,) share of each class among the training rows, all > 0.
+
+    Attributes
+    ----------
+    weights, intercepts: (C, k) float32 and (C,) float64.
+    objective: mean cross-entropy + l2/2 ||W||^2 at the weights.
+    estimated_gap: estimate of objective - optimum.
+    passes, iterations: passes over the rows, and accepted steps.
+    stalled: whether no further decrease is possible in float32.
     """
 
     def __init__(self, k: int, l2: float, prior: NDArray[np.float64]) -> None:
@@ -52,8 +70,8 @@ class Problem:
         self.weights = np.zeros((c, k), np.float32)
         log_prior = np.log(prior)
         self.intercepts = log_prior - log_prior.mean()
-        self.value = np.inf
-        self.estimate = np.inf
+        self.objective = np.inf
+        self.estimated_gap = np.inf
         self.passes = 0
         self.iterations = 0
         self.stalled = False
@@ -73,17 +91,22 @@ class Problem:
         return int(self.prior.size)
 
     @property
-    def starts_from_zero(self) -> bool:
-        """Whether the first pass is still to come, at zero weights."""
+    def head(self) -> Head:
+        """Current weights (C, k) and intercepts (C,)."""
+        return self.weights, self.intercepts
+
+    @property
+    def is_at_zero(self) -> bool:
+        """Whether no pass was made yet and the weights are zero."""
         return self.passes == 0 and not self.weights.any()
 
     @property
-    def wants_square(self) -> bool:
-        """Whether the next pass should also return the curvature between classes."""
+    def needs_square(self) -> bool:
+        """Whether the next pass should also return the mean of p p'."""
         following = self.iterations + 1
         return not self._evaluated or self._curvature is None or following & (following - 1) == 0
 
-    def trial(self) -> tuple[FloatArray, NDArray[np.float64]]:
+    def trial(self) -> Head:
         """Return the weights (C, k) and intercepts (C,) to evaluate next."""
         if not self._evaluated:
             return self.weights, self.intercepts
@@ -95,77 +118,80 @@ class Problem:
         )
 
     def restart(self, prior: NDArray[np.float64] | None = None) -> None:
-        """Keep weights and curvature, but forget the value: the rows or intercepts changed."""
+        """Keep weights and curvature but discard the objective: the rows or intercepts changed."""
         self.prior = self.prior if prior is None else prior
         self._evaluated = False
         self.stalled = False
         self._backtracks = 0
 
-    def continue_from(self, other: Problem) -> None:
-        """Start where another strength of the same subset ended, with what it learnt.
+    def continue_from(self, other: SoftmaxProblem) -> None:
+        """Start at the weights of another strength of the same subset, with its curvature pairs.
 
-        The losses are the same, so a change in gradient along a step differs only by the penalty.
+        The losses are the same, so the change in gradient along a step differs only by the
+        penalty.
         """
         self.weights, self.intercepts = other.weights, other.intercepts
         more = np.float32(self.l2 - other.l2)
         n_weights = self.weights.size
         for step, change in zip(other._steps, other._changes, strict=True):
-            moved = change.copy()
-            moved[:n_weights] += more * step[:n_weights]
-            if _dot(step, moved) > 0.0:
+            adjusted = change.copy()
+            adjusted[:n_weights] += more * step[:n_weights]
+            if _dot(step, adjusted) > 0.0:
                 self._steps.append(step)
-                self._changes.append(moved)
+                self._changes.append(adjusted)
 
     def relative_estimate(self) -> float:
         """Return the estimated gap over the objective."""
-        return self.estimate / max(self.value, 1e-300)
+        return self.estimated_gap / max(self.objective, 1e-300)
 
-    def take(self, found: Evaluation, whitening: Whitening) -> None:
-        """Accept or refuse the trial point, and choose the next one."""
+    def update(self, evaluation: Evaluation, preconditioner: Preconditioner) -> None:
+        """Accept or reject the trial point and choose the next one."""
         self.passes += 1
         weights, intercepts = self.trial()
-        value = found.loss + 0.5 * self.l2 * _square(weights)
-        if self._evaluated and not self._sufficient(value):
+        value = evaluation.loss + 0.5 * self.l2 * _square(weights)
+        if self._evaluated and not self._is_sufficient(value):
             self._backtrack(value)
             return
         gradient = np.empty_like(self._gradient)
         c, k = self.weights.shape
         np.multiply(weights, np.float32(self.l2), out=gradient[: c * k].reshape(c, k))
-        gradient[: c * k] += found.weights.reshape(-1)
-        gradient[c * k :] = found.intercepts
+        gradient[: c * k] += evaluation.weight_gradient.reshape(-1)
+        gradient[c * k :] = evaluation.intercept_gradient
         if self._evaluated:
-            self._remember(gradient)
+            self._store_pair(gradient)
             self.iterations += 1
-        self.weights, self.intercepts, self.value = weights, intercepts, value
+        self.weights, self.intercepts, self.objective = weights, intercepts, value
         self._gradient, self._evaluated, self._backtracks = gradient, True, 0
-        if found.square is not None:
-            mean = found.intercepts + self.prior
-            self._curvature = curvature(mean, found.square, self.l2, whitening)
-        self.estimate = self._estimate()
-        self._aim(whitening)
+        if evaluation.square is not None:
+            mean = evaluation.intercept_gradient + self.prior
+            self._curvature = estimate_curvature(mean, evaluation.square, self.l2, preconditioner)
+        self.estimated_gap = self._estimate_gap()
+        self._set_direction(preconditioner)
 
-    def _sufficient(self, value: float) -> bool:
-        slack = _SLACK * abs(self.value)
-        return bool(value <= self.value + _ARMIJO * self._step * self._slope + slack)
+    def _is_sufficient(self, value: float) -> bool:
+        """Whether the objective decreased enough (Armijo's condition)."""
+        slack = _SLACK * abs(self.objective)
+        return bool(value <= self.objective + _ARMIJO * self._step * self._slope + slack)
 
     def _backtrack(self, value: float) -> None:
         self._backtracks += 1
-        if self._backtracks > _MOST_BACKTRACKS or not np.isfinite(self._slope):
+        if self._backtracks > _MAX_BACKTRACKS or not np.isfinite(self._slope):
             self.stalled = True
-        rise = value - self.value - self._step * self._slope
+        rise = value - self.objective - self._step * self._slope
         ideal = -self._slope * self._step**2 / (2 * rise) if np.isfinite(rise) else 0.0
         self._step = max(0.1 * self._step, min(0.5 * self._step, ideal))
 
-    def _remember(self, gradient: FloatArray) -> None:
+    def _store_pair(self, gradient: FloatArray) -> None:
+        """Add the last step and its change in gradient to the curvature pairs."""
         step = self._direction * np.float32(self._step)
         change = gradient - self._gradient
-        bend = _dot(step, change)
-        if bend > 1e-7 * np.sqrt(_dot(step, step) * _dot(change, change)):
+        product = _dot(step, change)
+        if product > 1e-7 * np.sqrt(_dot(step, step) * _dot(change, change)):
             self._steps.append(step)
             self._changes.append(change)
             del self._steps[:-MEMORY], self._changes[:-MEMORY]
 
-    def _aim(self, whitening: Whitening) -> None:
+    def _set_direction(self, preconditioner: Preconditioner) -> None:
         """Set the quasi-Newton direction (two-loop recursion around the preconditioner)."""
         q = -self._gradient
         weights: list[float] = []
@@ -175,7 +201,8 @@ class Problem:
             _add(q, -weight, change)
         assert self._curvature is not None
         c, k = self.weights.shape
-        q[: c * k] = self._curvature.apply(whitening, q[: c * k].reshape(c, k)).reshape(-1)
+        block = q[: c * k].reshape(c, k)
+        q[: c * k] = self._curvature.apply(preconditioner, block).reshape(-1)
         q[c * k :] = self._curvature.intercept @ q[c * k :]
         for step, change, weight in zip(self._steps, self._changes, reversed(weights), strict=True):
             _add(q, weight - _dot(change, q) / _dot(step, change), step)
@@ -186,16 +213,16 @@ class Problem:
             self._steps.clear()
             self._changes.clear()
             if not self.stalled:
-                self._aim(whitening)
+                self._set_direction(preconditioner)
 
-    def _estimate(self) -> float:
+    def _estimate_gap(self) -> float:
         """Return the duality gap as it would be with the intercepts at their optimum."""
         c, k = self.weights.shape
         flat, excess = self._gradient[: c * k], self._gradient[c * k :].astype(np.float64)
-        settled = 0.0
+        intercept_gap = 0.0
         if self._curvature is not None:
-            settled = 0.5 * float(excess @ self._curvature.intercept @ excess)
-        return _dot(flat, flat) / (2 * self.l2) + settled
+            intercept_gap = 0.5 * float(excess @ self._curvature.intercept @ excess)
+        return _dot(flat, flat) / (2 * self.l2) + intercept_gap
 
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
@@ -208,7 +235,7 @@ def _block_dot(a: Any, b: Any, start: int, stop: int) -> Any:
 
 @njit(nogil=True, cache=True)
 def _dot(a: Any, b: Any) -> float:
-    """Dot product: float32 within blocks of 512, float64 between them."""
+    """Return the dot product: float32 within blocks of 512, float64 between them."""
     total = 0.0
     for start in range(0, a.shape[0], 512):
         total += np.float64(_block_dot(a, b, start, min(start + 512, a.shape[0])))
@@ -222,6 +249,7 @@ def _square(weights: FloatArray) -> float:
 
 @njit(nogil=True, cache=True)
 def _add(target: Any, factor: float, source: Any) -> None:
+    """Add ``factor * source`` to the target, in float32."""
     f = np.float32(factor)
     for i in range(target.shape[0]):
         target[i] += f * source[i]

@@ -8,23 +8,32 @@ subset of that order, and a solve costs two triangular products.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from criticalmass.measures.logistic.blas import NO, TRANSPOSED, gemm, gemm_arguments
+from criticalmass.measures.logistic.blas import (
+    NOT_TRANSPOSED,
+    TRANSPOSED,
+    gemm,
+    gemm_arguments,
+)
 
 FloatArray = NDArray[np.float32]
+Factor = TypeVar("Factor")
 _BLOCK = 128
-# Ridges are rounded to powers of four: half an octave either way costs under a pass in thirty.
+# Ridges are rounded to powers of four, by at most a factor of two: that costs under one pass in
+# thirty.
 BASE = 4.0
+_MAX_RIDGE_RAISES = 12
 
 
-class Whitening:
-    """Factors of one order's ridged second moment, made on demand and kept.
+class Preconditioner:
+    """Inverse factors of one order's ridged second moment, computed on demand and cached.
 
     Parameters
     ----------
@@ -34,32 +43,31 @@ class Whitening:
     def __init__(self, moment: FloatArray) -> None:
         self._moment = moment
         self._factors: dict[int, FloatArray] = {}
-        # float32 loses a ridge far below the largest eigenvalue; the trace bounds that from above.
+        # float32 loses a ridge far below the largest eigenvalue. The Frobenius norm bounds that
+        # eigenvalue from above.
         largest = float(np.sqrt((moment * moment).sum(dtype=np.float64)))
         self._least = int(np.ceil(np.log(max(4e-6 * largest, 1e-30)) / np.log(BASE)))
 
     def exponent(self, ridge: float) -> int:
-        """Round a ridge to the exponent of the factor that serves it."""
+        """Return the exponent of the power of ``BASE`` that stands for a ridge."""
         return max(self._least, round(math.log(max(ridge, 1e-30), BASE)))
 
     def factor(self, exponent: int) -> FloatArray:
         """Return the inverse of the lower factor of ``moment + 4**exponent I``, (k, k)."""
         if exponent not in self._factors:
-            self._factors[exponent] = self._invert(exponent)
+            self._factors[exponent] = first_factor(self._invert, exponent)
         return self._factors[exponent]
 
-    def _invert(self, exponent: int) -> FloatArray:
-        for extra in range(12):
-            ridged = self._moment.copy()
-            ridged.flat[:: ridged.shape[0] + 1] += np.float32(BASE ** (exponent + extra))
-            # A symmetric C-ordered matrix is its own transpose: LAPACK's upper is our lower.
-            lower, failed = lapack.spotrf(ridged.T, lower=0, clean=1, overwrite_a=1)
-            if failed:
-                continue
-            inverse, failed = lapack.strtri(lower, lower=0, overwrite_c=1)
-            if not failed:
-                return np.ascontiguousarray(inverse.T)
-        raise ArithmeticError("the second moment of the features is not positive semidefinite")
+    def _invert(self, ridge: float) -> FloatArray | None:
+        """Return the inverse of the lower factor, or None if it does not exist in float32."""
+        ridged = self._moment.copy()
+        ridged.flat[:: ridged.shape[0] + 1] += np.float32(ridge)
+        # A symmetric C-ordered matrix is its own transpose: LAPACK's upper is our lower.
+        lower, error = lapack.spotrf(ridged.T, lower=0, clean=1, overwrite_a=1)
+        if error:
+            return None
+        inverse, error = lapack.strtri(lower, lower=0, overwrite_c=1)
+        return None if error else np.ascontiguousarray(inverse.T)
 
     def solve(self, rhs: FloatArray, exponent: int) -> FloatArray:
         """Return ``(G[:k, :k] + 4**exponent I)^-1`` applied to every row of rhs, (r, k)."""
@@ -68,9 +76,29 @@ class Whitening:
         return out
 
 
+def first_factor(invert: Callable[[float], Factor | None], exponent: int) -> Factor:
+    """Return the factor for the smallest ridge, from ``BASE ** exponent`` up, that has one.
+
+    Parameters
+    ----------
+    invert: returns the inverse factor for a ridge, or None if the factorisation fails.
+    exponent: of the first ridge that is tried.
+
+    Raises
+    ------
+    ArithmeticError
+        If the factorisation fails for 12 ridges in a row.
+    """
+    for extra in range(_MAX_RIDGE_RAISES):
+        inverse = invert(BASE ** (exponent + extra))
+        if inverse is not None:
+            return inverse
+    raise ArithmeticError("the second moment of the features is not positive semidefinite")
+
+
 @njit(nogil=True, cache=True)
 def _solve(inverse: Any, rhs: Any, half: Any, out: Any, arguments: Any) -> None:
-    """Two triangular products in blocks, so that the zero half is never multiplied."""
+    """Two triangular products in blocks; the zero half of the factor is not multiplied."""
     r, k = rhs.shape
     ld = inverse.strides[0] // 4
     base = inverse.ctypes.data
@@ -78,7 +106,7 @@ def _solve(inverse: Any, rhs: Any, half: Any, out: Any, arguments: Any) -> None:
         b = min(a + _BLOCK, k)
         gemm(
             arguments,
-            (TRANSPOSED, NO),
+            (TRANSPOSED, NOT_TRANSPOSED),
             (b - a, r, b),
             (1.0, 0.0),
             (base + 4 * a * ld, ld, rhs.ctypes.data, k, half.ctypes.data + 4 * a, k),
@@ -87,7 +115,7 @@ def _solve(inverse: Any, rhs: Any, half: Any, out: Any, arguments: Any) -> None:
         b = min(a + _BLOCK, k)
         gemm(
             arguments,
-            (NO, NO),
+            (NOT_TRANSPOSED, NOT_TRANSPOSED),
             (b - a, r, k - a),
             (1.0, 0.0),
             (base + 4 * (a * ld + a), ld, half.ctypes.data + 4 * a, k, out.ctypes.data + 4 * a, k),

@@ -1,11 +1,11 @@
-"""The measure ``logistic``: per subset, strength chosen on validation rows, then a proved fit.
+"""The measure ``logistic``: choose a strength per subset on validation rows, then a certified fit.
 
-Strengths race. They are fitted coarsely on the training rows that are not validation rows, from
-the strongest penalty downwards, as long as weakening it still pays: gains in validation accuracy
-shrink from one step in log l2 to the next, at least as fast as they did before, and gains under
-half a standard error are within the noise of the choice. The best wins, or the strongest penalty
-that ties with it (within a twentieth of a standard error), and is fitted on all training rows to
-the asked tolerance, starting from where the race left it.
+The search fits strengths coarsely on the training rows that are not validation rows, from the
+strongest penalty downwards, as long as a weaker penalty is expected to pay: gains in validation
+accuracy shrink from one step in log l2 to the next, at least as fast as they did before, and
+gains under half a standard error are within the noise of the choice. The chosen strength is the
+strongest one that ties with the best (within a twentieth of a standard error). It is fitted on all
+training rows to the requested tolerance, starting from the weights of the search.
 """
 
 from __future__ import annotations
@@ -18,21 +18,31 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.core.rows import Rows, RowSubset
-from criticalmass.measures.logistic.certificate import Certificate
-from criticalmass.measures.logistic.device import Crew, check_device, crew_for
-from criticalmass.measures.logistic.fit_probes import check_effort, check_strengths, fit_certified
-from criticalmass.measures.logistic.lbfgs import Problem
-from criticalmass.measures.logistic.preconditioner import Whitening
-from criticalmass.measures.logistic.solver import Effort, classify, fit
-from criticalmass.measures.logistic.training_rows import HeldRows, OrderedRows, ordered_rows
+from criticalmass.core.rows import RowSubset
+from criticalmass.measures.logistic.certificate import FitCertificate
+from criticalmass.measures.logistic.device import PassExecutor, check_device, executor_for
+from criticalmass.measures.logistic.fit_probes import (
+    check_stopping_rule,
+    check_strengths,
+    fit_certified,
+)
+from criticalmass.measures.logistic.lbfgs import SoftmaxProblem
+from criticalmass.measures.logistic.preconditioner import Preconditioner
+from criticalmass.measures.logistic.solver import StoppingRule, classify, fit_problems
+from criticalmass.measures.logistic.training_rows import (
+    HeldRows,
+    OrderedRows,
+    class_shares,
+    ordered_rows,
+)
 from criticalmass.measures.probes.task import LinearHead, ProbeScores, ProbeTask, compact_labels
 from criticalmass.measures.scaling import Scaling
 
-# Ties, as a share of the step that counts: wider ones cost .002 of accuracy on 5,000 samples.
+# Accuracies within this share of the relevant gain tie. Wider ties cost .002 of accuracy on 5,000
+# samples.
 _TIE = 0.1
-# How many of the strongest penalties, all cheap to fit, share the first round.
-_OPENING = 2
+# Number of the strongest penalties that share the first round; all of them are cheap to fit.
+_FIRST_ROUND = 2
 
 
 @dataclass(frozen=True)
@@ -41,12 +51,12 @@ class LogisticProtocol:
 
     Parameters
     ----------
-    l2s: strengths that compete, any order.
+    l2s: strengths to search, any order.
     tol: certified relative gap of the final fit.
-    coarse: estimated relative gap of the fits that race.
-    patience: steps in validation accuracy that count, in its standard errors.
+    coarse: estimated relative gap of the fits of the search.
+    patience: smallest relevant gain in validation accuracy, in its standard errors.
     max_passes: passes after which a final fit ends as ``not_converged``.
-    device: where the passes are made, as for `fit_probes`; no part of what is computed.
+    device: where the passes run, as for `fit_probes`; not a part of a cell's identity.
     """
 
     l2s: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
@@ -59,48 +69,67 @@ class LogisticProtocol:
     def __post_init__(self) -> None:
         """Check strengths, tolerances and the spelling of the device."""
         check_strengths(self.l2s)
-        check_effort(self.tol, self.max_passes)
+        check_stopping_rule(self.tol, self.max_passes)
         check_device(self.device)
 
 
 @dataclass(frozen=True, eq=False)
-class _Data:
-    """One order's rows: those fitted in the race, those it is judged on, and all of them."""
+class _OrderData:
+    """Training rows in one order's columns.
 
-    fitted: OrderedRows
-    judged: OrderedRows
-    whole: OrderedRows
-    whitening: Whitening
+    Parameters
+    ----------
+    fit_rows: rows on which the search fits.
+    validation_rows: rows on which the search scores.
+    all_rows: both.
+    preconditioner: of the order.
+    """
+
+    fit_rows: OrderedRows
+    validation_rows: OrderedRows
+    all_rows: OrderedRows
+    preconditioner: Preconditioner
 
 
 @dataclass(eq=False)
-class _Race:
-    """The strengths tried so far at one size, in order of falling strength."""
+class _StrengthSearch:
+    """The strengths fitted so far at one size, by descending strength.
+
+    Parameters
+    ----------
+    k: number of columns.
+    n_validation: number of validation rows.
+    patience: smallest relevant gain in accuracy, in its standard errors.
+    problems: one fit per strength.
+    accuracies: validation accuracy of each fit.
+    """
 
     k: int
-    problems: list[Problem] = field(default_factory=list)
-    accuracy: list[float] = field(default_factory=list)
-    n_judged: int = 0
+    n_validation: int
+    patience: float
+    problems: list[SoftmaxProblem] = field(default_factory=list)
+    accuracies: list[float] = field(default_factory=list)
 
-    def step(self, patience: float) -> float:
-        """Return the smallest step in accuracy that counts."""
-        best = max(self.accuracy)
-        return patience * math.sqrt(best * (1 - best) / max(1, self.n_judged))
+    def relevant_gain(self) -> float:
+        """Return the smallest relevant gain in accuracy."""
+        best = max(self.accuracies)
+        return self.patience * math.sqrt(best * (1 - best) / max(1, self.n_validation))
 
-    def may_gain(self, patience: float) -> bool:
-        """Whether the next weaker penalty is expected to gain a step that counts."""
-        if len(self.accuracy) < 2:
+    def may_improve(self) -> bool:
+        """Whether the next weaker penalty is expected to gain enough."""
+        if len(self.accuracies) < 2:
             return True
-        gains = np.diff(self.accuracy)
+        gains = np.diff(self.accuracies)
         expected = float(gains[-1])
         if len(gains) > 1 and gains[-2] > 0:
             expected *= min(1.0, abs(expected) / float(gains[-2])) ** 2
-        return expected >= self.step(patience)
+        return expected >= self.relevant_gain()
 
-    def winner(self, patience: float) -> Problem:
-        """Return the strongest penalty that is as good as the best."""
-        bar = max(self.accuracy) - _TIE * self.step(patience)
-        return next(p for p, a in zip(self.problems, self.accuracy, strict=True) if a >= bar)
+    def best_problem(self) -> SoftmaxProblem:
+        """Return the strongest penalty that ties with the best."""
+        bar = max(self.accuracies) - _TIE * self.relevant_gain()
+        scored = zip(self.problems, self.accuracies, strict=True)
+        return next(problem for problem, accuracy in scored if accuracy >= bar)
 
 
 def logistic(task: ProbeTask, *, protocol: LogisticProtocol | None = None) -> ProbeScores:
@@ -108,118 +137,127 @@ def logistic(task: ProbeTask, *, protocol: LogisticProtocol | None = None) -> Pr
 
     Parameters
     ----------
-    task: data, orders and sizes; classes that no training row has are never predicted.
+    task: data, orders and sizes. Classes without training rows are never predicted.
     protocol: strengths and tolerances.
 
     Returns
     -------
     Predictions and heads and, per fit, the chosen strength, the certified relative gap, passes
-    over the training rows (the race's share for that size included) and seconds.
+    over the training rows (including the search's passes of the chosen fit) and seconds.
     """
     protocol = protocol or LogisticProtocol()
-    present, ids = np.unique(task.y_train, return_inverse=True)
+    classes, ids = np.unique(task.y_train, return_inverse=True)
     scores = _empty_scores(task)
-    learned = []
-    with crew_for(protocol.device) as crew:
-        scaling = crew.scaling(task.x_train)
-        moment = crew.moment(task.x_train, scaling)
+    heads = []
+    with executor_for(protocol.device) as executor:
+        scaling = executor.column_scaling(task.x_train)
+        moment = executor.second_moment(task.x_train, scaling)
         for s in range(task.n_seeds):
-            began = time.perf_counter()
-            kept = task.orders[s][: task.sizes[-1]]
-            whitening = crew.whitening(np.ascontiguousarray(moment[np.ix_(kept, kept)]))
-            data = _arrange(task, ids.astype(np.int64), scaling, kept, whitening)
-            winners, proofs = _run_seed(task, data, present.size, protocol, crew)
-            heads = [(p.weights, p.intercepts) for p in winners]
+            start_time = time.perf_counter()
+            columns = task.orders[s][: task.sizes[-1]]
+            preconditioner = executor.make_preconditioner(
+                np.ascontiguousarray(moment[np.ix_(columns, columns)])
+            )
+            data = _split_rows(task, ids.astype(np.int64), scaling, columns, preconditioner)
+            problems, certificates = _fit_order(task, data, classes.size, protocol, executor)
             del data
-            test = _test_rows(task, scaling, kept)
-            found = present[classify(test, heads, crew)]
-            learned.append(tuple(_raw_head(p, scaling, kept, present) for p in winners))
-            _record(scores, s, winners, proofs, protocol)
-            scores.predictions[s] = compact_labels(found, task.n_classes)
-            scores.seconds[s] = (time.perf_counter() - began) / len(task.sizes)
-    return replace(scores, heads=tuple(learned))
+            test_rows = _test_rows(task, scaling, columns)
+            labels = classes[classify(test_rows, [p.head for p in problems], executor)]
+            heads.append(tuple(_raw_head(p, scaling, columns, classes) for p in problems))
+            _record(scores, s, problems, certificates, protocol.tol)
+            scores.predictions[s] = compact_labels(labels, task.n_classes)
+            scores.seconds[s] = (time.perf_counter() - start_time) / len(task.sizes)
+    return replace(scores, heads=tuple(heads))
 
 
-def _run_seed(
-    task: ProbeTask, data: _Data, n_classes: int, protocol: LogisticProtocol, crew: Crew
-) -> tuple[list[Problem], list[Certificate]]:
-    prior = _prior(data.whole, n_classes)
+def _fit_order(
+    task: ProbeTask,
+    data: _OrderData,
+    n_classes: int,
+    protocol: LogisticProtocol,
+    executor: PassExecutor,
+) -> tuple[list[SoftmaxProblem], list[FitCertificate]]:
+    """Choose the strength of every size of one order, and fit it on all training rows."""
+    prior = class_shares(data.all_rows.y, n_classes)
     if task.validation.any() and len(protocol.l2s) > 1:
-        winners = _race(task.sizes, data, n_classes, protocol, crew)
-        for problem in winners:
+        problems = _search_strengths(task.sizes, data, n_classes, protocol, executor)
+        for problem in problems:
             problem.restart(prior)
     else:
-        winners = [Problem(k, max(protocol.l2s), prior) for k in task.sizes]
-    effort = Effort(protocol.tol, protocol.max_passes)
-    return winners, fit_certified(data.whole, winners, data.whitening, effort, crew)
+        problems = [SoftmaxProblem(k, max(protocol.l2s), prior) for k in task.sizes]
+    rule = StoppingRule(protocol.tol, protocol.max_passes)
+    certificates = fit_certified(data.all_rows, problems, data.preconditioner, rule, executor)
+    return problems, certificates
 
 
-def _race(
-    sizes: Sequence[int], data: _Data, n_classes: int, protocol: LogisticProtocol, crew: Crew
-) -> list[Problem]:
-    """Return the winning problem of every size, as far as the race brought it."""
-    strengths = sorted(protocol.l2s, reverse=True)
-    prior = _prior(data.fitted, n_classes)
-    races = [_Race(k, n_judged=data.judged.n) for k in sizes]
-    for batch in [strengths[:_OPENING], *([l2] for l2 in strengths[_OPENING:])]:
-        running = [r for r in races if r.may_gain(protocol.patience)]
-        new = [(race, Problem(race.k, l2, prior)) for race in running for l2 in batch]
+def _search_strengths(
+    sizes: Sequence[int],
+    data: _OrderData,
+    n_classes: int,
+    protocol: LogisticProtocol,
+    executor: PassExecutor,
+) -> list[SoftmaxProblem]:
+    """Return the problem with the chosen strength of every size, as the search fitted it."""
+    l2s = sorted(protocol.l2s, reverse=True)
+    prior = class_shares(data.fit_rows.y, n_classes)
+    rule = StoppingRule(protocol.coarse, protocol.max_passes)
+    rows = data.validation_rows
+    searches = [_StrengthSearch(k, rows.n, protocol.patience) for k in sizes]
+    for batch in [l2s[:_FIRST_ROUND], *([l2] for l2 in l2s[_FIRST_ROUND:])]:
+        active = [search for search in searches if search.may_improve()]
+        new = [(search, SoftmaxProblem(search.k, l2, prior)) for search in active for l2 in batch]
         if not new:
             break
-        problems = [p for _, p in new]
-        for race, problem in new:
-            if race.problems:
-                problem.continue_from(race.problems[-1])
-        effort = Effort(protocol.coarse, protocol.max_passes)
-        fit(data.fitted, problems, data.whitening, effort, crew)
-        found = classify(data.judged, [(p.weights, p.intercepts) for p in problems], crew)
-        for (race, problem), labels in zip(new, found, strict=True):
-            race.problems.append(problem)
-            race.accuracy.append(float((labels == data.judged.y).mean()))
-    return [race.winner(protocol.patience) for race in races]
+        for search, problem in new:
+            if search.problems:
+                problem.continue_from(search.problems[-1])
+        problems = [problem for _, problem in new]
+        fit_problems(data.fit_rows, problems, data.preconditioner, rule, executor)
+        predictions = classify(rows, [p.head for p in problems], executor)
+        for (search, problem), labels in zip(new, predictions, strict=True):
+            search.problems.append(problem)
+            search.accuracies.append(float((labels == rows.y).mean()))
+    return [search.best_problem() for search in searches]
 
 
-def _arrange(
+def _split_rows(
     task: ProbeTask,
     ids: NDArray[np.int64],
     scaling: Scaling,
-    kept: NDArray[np.intp],
-    whitening: Whitening,
-) -> _Data:
-    fitted, judged = np.flatnonzero(~task.validation), np.flatnonzero(task.validation)
-    # Fitted rows first, so that the race reads a leading part of the same memory.
-    rank = np.concatenate([fitted, judged])
-    whole = ordered_rows(task.x_train, ids, scaling, kept, rank=rank)
-    if isinstance(whole, HeldRows):
-        x, y, cut = whole.x, whole.y, fitted.size
-        head, tail = HeldRows(x[:cut], y[:cut]), HeldRows(x[cut:], y[cut:])
-        return _Data(head, tail, HeldRows(x, y), whitening)
+    columns: NDArray[np.intp],
+    preconditioner: Preconditioner,
+) -> _OrderData:
+    """Read the training rows in one order's columns and split off the validation rows."""
+    fit_index, validation_index = np.flatnonzero(~task.validation), np.flatnonzero(task.validation)
+    # The fit rows come first, so the search reads the leading part of the same memory.
+    rank = np.concatenate([fit_index, validation_index])
+    all_rows = ordered_rows(task.x_train, ids, scaling, columns, rank=rank)
+    if isinstance(all_rows, HeldRows):
+        x, y, n_fit = all_rows.x, all_rows.y, fit_index.size
+        fit_rows, validation_rows = HeldRows(x[:n_fit], y[:n_fit]), HeldRows(x[n_fit:], y[n_fit:])
+        return _OrderData(fit_rows, validation_rows, all_rows, preconditioner)
 
-    def part(index: NDArray[np.intp]) -> OrderedRows:
-        rows: Rows = RowSubset(task.x_train, index)
-        return ordered_rows(rows, ids[index], scaling, kept, limit=0)
+    def subset(index: NDArray[np.intp]) -> OrderedRows:
+        return ordered_rows(RowSubset(task.x_train, index), ids[index], scaling, columns, limit=0)
 
-    return _Data(part(fitted), part(judged), whole, whitening)
+    return _OrderData(subset(fit_index), subset(validation_index), all_rows, preconditioner)
 
 
-def _test_rows(task: ProbeTask, scaling: Scaling, kept: NDArray[np.intp]) -> OrderedRows:
-    return ordered_rows(task.x_test, np.zeros(task.n_test, np.int64), scaling, kept)
+def _test_rows(task: ProbeTask, scaling: Scaling, columns: NDArray[np.intp]) -> OrderedRows:
+    return ordered_rows(task.x_test, np.zeros(task.n_test, np.int64), scaling, columns)
 
 
 def _raw_head(
-    problem: Problem, scaling: Scaling, kept: NDArray[np.intp], present: NDArray[np.int64]
+    problem: SoftmaxProblem,
+    scaling: Scaling,
+    columns: NDArray[np.intp],
+    classes: NDArray[np.int64],
 ) -> LinearHead:
-    """Return a fit's head as it applies to raw columns."""
-    mine = kept[: problem.weights.shape[1]]
-    coef = problem.weights / scaling.scale[mine]
-    return LinearHead(
-        coef.astype(np.float32), problem.intercepts - coef @ scaling.mean[mine], present
-    )
-
-
-def _prior(rows: OrderedRows, n_classes: int) -> NDArray[np.float64]:
-    share: NDArray[np.float64] = np.bincount(rows.y, minlength=n_classes) / rows.n
-    return share
+    """Return a fit's head for raw columns."""
+    own_columns = columns[: problem.k]
+    coef = problem.weights / scaling.scale[own_columns]
+    intercept = problem.intercepts - coef @ scaling.mean[own_columns]
+    return LinearHead(coef.astype(np.float32), intercept, classes)
 
 
 def _empty_scores(task: ProbeTask) -> ProbeScores:
@@ -237,12 +275,13 @@ def _empty_scores(task: ProbeTask) -> ProbeScores:
 def _record(
     scores: ProbeScores,
     s: int,
-    winners: Sequence[Problem],
-    proofs: Sequence[Certificate],
-    protocol: LogisticProtocol,
+    problems: Sequence[SoftmaxProblem],
+    certificates: Sequence[FitCertificate],
+    tol: float,
 ) -> None:
-    for j, (problem, proof) in enumerate(zip(winners, proofs, strict=True)):
-        scores.l2[s, j], scores.gap[s, j] = problem.l2, proof.relative
+    """Write the results of one order into the scores."""
+    for j, (problem, certificate) in enumerate(zip(problems, certificates, strict=True)):
+        scores.l2[s, j], scores.gap[s, j] = problem.l2, certificate.relative
         scores.passes[s, j] = problem.passes
-        if proof.relative > protocol.tol:
+        if certificate.relative > tol:
             scores.status[s, j] = "not_converged"

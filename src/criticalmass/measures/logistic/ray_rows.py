@@ -1,24 +1,24 @@
-"""Rows spread over the workers of a Ray cluster: for data too large for one machine.
+"""Backend ``ray-rows``: rows on the workers of a Ray cluster, for data beyond one machine.
 
-Jobs run here, one after the other; their passes over the rows are made where the rows are, and
-what comes back are sums. Measures other than ``logistic`` have their moments from there too, and
-read the rest of what they need of the store here.
+Jobs run in this process, one after the other. Their passes over the rows run on the workers that
+hold the rows, and return sums. Measures other than ``logistic`` get their moments from the workers
+too, and read all other features from the store in this process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from criticalmass.core.moments import spreading
-from criticalmass.core.ray_backend import Ray, Surroundings, Watch, connect, fetch
+from criticalmass.core.moments import override_moments
+from criticalmass.core.ray_backend import ClusterMonitor, Ray, WorkerEnv, connect, get_result
 from criticalmass.core.threads import limit_threads
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures.logistic.device import lending
-from criticalmass.measures.logistic.distributed import SpreadCrew
-from criticalmass.measures.logistic.row_shards import Holder, Knot, shares
-from criticalmass.measures.logistic.training_rows import holding
+from criticalmass.measures.logistic.device import override_executor
+from criticalmass.measures.logistic.distributed import DistributedExecutor, Operation
+from criticalmass.measures.logistic.row_shards import NodeId, ShardCache, assign_shards
+from criticalmass.measures.logistic.training_rows import override_held_bytes
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -26,9 +26,9 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class RayRows(Ray):
-    """Runs tasks here, and passes over rows on the workers; see `Ray`.
+    """Runs tasks in this process and their passes over the rows on the workers; see `Ray`.
 
-    Bytes do not depend on the number of workers, nor on their threads.
+    Results do not depend on the number of workers or of their threads, to the byte.
     """
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
@@ -39,91 +39,103 @@ class RayRows(Ray):
         CriticalMassError: no cluster at the address, or no worker with that many CPUs.
         """
         ray = connect(self.address)
-        places = _Workers(ray, _start(ray, self))
-        crew = SpreadCrew(places)
+        workers = _RayWorkers(ray, _start_actors(ray, self.cpus))
+        executor = DistributedExecutor(workers)
         try:
             for task in tasks:
-                # Rows are described here and read there: none are held in this process.
-                with lending(crew), spreading(crew.moments), holding(0):
+                # With 0 held bytes rows are streamed, so this process reads none of them.
+                with (
+                    override_executor(executor),
+                    override_moments(executor.moments),
+                    override_held_bytes(0),
+                ):
                     result = function(task)
                 yield result
         finally:
-            for worker in places.workers:
-                ray.kill(worker)
+            for actor in workers.actors:
+                ray.kill(actor)
 
 
-@dataclass(frozen=True, eq=False)
-class _Workers:
-    """The actors, and what of this process's objects they can fetch."""
+class _RayWorkers:
+    """The actors, and the rows that were put into Ray's object store for them.
 
-    ray: Any
-    workers: list[Any]
-    _sent: dict[int, Any] = field(default_factory=dict)
+    Parameters
+    ----------
+    ray: the connected module.
+    actors: handles of `_ShardActor`.
+    """
 
-    def ask(
-        self, key: int, whole: Any, question: Callable[..., Any], live: Sequence[int]
-    ) -> list[dict[Knot, Any]]:
-        """Ask all workers at once."""
-        for old in [k for k in list(self._sent) if k not in live]:
-            self._sent.pop(old, None)
-        if key not in self._sent:
-            self._sent[key] = self.ray.put(whole)
-        # In a list, a reference stays one: a worker fetches it once, not at every question.
-        box, put = [self._sent[key]], self.ray.put(question)
-        mine = shares(whole, len(self.workers))
-        told = [
-            worker.answer.remote(key, box, put, leaves, list(live))
-            for worker, leaves in zip(self.workers, mine, strict=True)
-            if leaves
+    def __init__(self, ray: Any, actors: list[Any]) -> None:
+        self.ray, self.actors = ray, actors
+        self._source_refs: dict[int, Any] = {}
+
+    def run(
+        self, key: int, source: Any, operation: Operation, live: Sequence[int]
+    ) -> list[dict[NodeId, Any]]:
+        """Run an operation on all actors at once; see `Workers`."""
+        for old in [k for k in list(self._source_refs) if k not in live]:
+            self._source_refs.pop(old, None)
+        if key not in self._source_refs:
+            self._source_refs[key] = self.ray.put(source)
+        # Ray does not resolve a reference inside a list, so an actor fetches the rows only once.
+        source_ref, operation_ref = [self._source_refs[key]], self.ray.put(operation)
+        assignment = assign_shards(source, len(self.actors))
+        results = [
+            actor.run.remote(key, source_ref, operation_ref, shards, list(live))
+            for actor, shards in zip(self.actors, assignment, strict=True)
+            if shards
         ]
-        return [fetch(self.ray, answer) for answer in told]
+        return [get_result(self.ray, result) for result in results]
 
 
-class _Worker:
-    """An actor: a holder of some leaves. Begun again elsewhere, it makes anew what it held."""
+class _ShardActor:
+    """A Ray actor with a `ShardCache`. If Ray restarts it, it computes the cache again."""
 
-    def __init__(self, surroundings: Surroundings) -> None:
-        surroundings.enter()
-        # Leaves are worked on side by side, each by one thread.
+    def __init__(self, env: WorkerEnv) -> None:
+        env.apply()
+        # Shards are processed in parallel, each by one thread.
         self._limit = limit_threads(1)
         self._limit.__enter__()
-        self._holder = Holder(surroundings.threads)
+        self._cache = ShardCache(env.threads)
 
-    def answer(
+    def run(
         self,
         key: int,
-        box: list[Any],
-        question: Callable[..., Any],
-        leaves: list[int],
+        source_ref: list[Any],
+        operation: Operation,
+        shards: list[int],
         live: list[int],
-    ) -> dict[Knot, Any]:
-        """Answer a question about some leaves."""
+    ) -> dict[NodeId, Any]:
+        """Run an operation on some shards; ``source_ref`` is a list of one reference."""
         import ray
 
-        if key not in self._holder.whole:
-            self._holder.whole[key] = ray.get(box[0])
-        self._holder.forget(live)
-        found: dict[Knot, Any] = question(self._holder, key, leaves)
-        return found
+        if key not in self._cache.sources:
+            self._cache.sources[key] = ray.get(source_ref[0])
+        self._cache.keep_only(live)
+        return operation(self._cache, key, shards)
 
 
-def _start(ray: Any, asked: Ray) -> list[Any]:
-    """Start as many actors on every node as it has room for."""
+def _start_actors(ray: Any, cpus: int) -> list[Any]:
+    """Start one actor per ``cpus`` CPUs on every node.
+
+    Raises
+    ------
+    CriticalMassError: no node has that many CPUs.
+    """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    surroundings = Surroundings.here(asked.cpus)
-    worker = ray.remote(_Worker)
-    started = []
-    for node in sorted(Watch(ray, asked.cpus).nodes(), key=lambda node: str(node["NodeID"])):
-        # Soft, and of no CPUs by themselves: when a node dies, the others take its actors in.
-        place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
-        for _ in range(int(node["Resources"].get("CPU", 0.0) // asked.cpus)):
+    env = WorkerEnv.current(cpus)
+    actor = ray.remote(_ShardActor)
+    actors = []
+    nodes = ClusterMonitor(ray, cpus).nodes()
+    for node in sorted(nodes, key=lambda node: str(node["NodeID"])):
+        # Soft affinity and no reserved CPUs: if a node dies, the others can run its actors.
+        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
+        for _ in range(int(node["Resources"].get("CPU", 0.0) // cpus)):
             options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-            started.append(
-                worker.options(scheduling_strategy=place, **options).remote(surroundings)
-            )
-    if not started:
+            actors.append(actor.options(scheduling_strategy=strategy, **options).remote(env))
+    if not actors:
         raise CriticalMassError(
-            f"no node of the Ray cluster has {asked.cpus} CPUs; ask for fewer (--ray-cpus)"
+            f"no node of the Ray cluster has {cpus} CPUs; ask for fewer (--ray-cpus)"
         )
-    return started
+    return actors

@@ -1,263 +1,281 @@
-"""What a place keeps of rows that are spread over several, and what it can be asked about them."""
+"""Row shards on a worker: what the worker caches, and the operations that it runs on its shards.
+
+The rows of a matrix are cut into `N_SHARDS` shards. An operation is a function
+``(cache, key, shards, ...) -> {node: value}``: it computes a value for every shard, and if the
+values are sums, adds up those that are neighbours in the tree over all shards.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.blas import ssyrk
 
 from criticalmass.core.moments import IntArray, Moments, moments
-from criticalmass.core.rows import Rows, RowSubset, Span, refuse_nonfinite
-from criticalmass.measures.columns import standardised_columns
+from criticalmass.core.rows import Rows, RowSlice, RowSubset, check_finite
 from criticalmass.measures.logistic import cpu_passes
-from criticalmass.measures.logistic.cpu_passes import StoredLogits
+from criticalmass.measures.logistic.cpu_passes import CpuLogits, Sums, add_sums
 from criticalmass.measures.logistic.preconditioner import FloatArray
-from criticalmass.measures.logistic.stacked_heads import Stack
+from criticalmass.measures.logistic.stacked_heads import StackedHeads
 from criticalmass.measures.logistic.training_rows import (
     IN_MEMORY_BYTES,
+    MOMENT_CHUNK,
     OrderedRows,
-    every_of,
+    StreamedRows,
     ordered_rows,
+    second_moment_sum,
 )
 from criticalmass.measures.scaling import Scaling
 
-LEAVES = 32
-
-# Chunks of this many rows are never cut: passes sum 256 rows at a time, second moments 1024.
-_CHUNK = 1024
-
-Sums = tuple[NDArray[Any], ...]
+N_SHARDS = 32
 
 Value = TypeVar("Value")
 
-#: Position in the tree: level (0: the leaves) and number within it.
-Knot = tuple[int, int]
+#: Position in the tree of sums: level (0 for the shards) and number within the level.
+NodeId = tuple[int, int]
 
 
-def cut(n: int) -> list[tuple[int, int]]:
-    """Return the rows of every leaf, as even as uncut chunks allow; some may have none."""
-    chunks = -(-n // _CHUNK)
-    edges = [min(n, _CHUNK * (i * chunks // LEAVES)) for i in range(LEAVES)] + [n]
+def shard_bounds(n: int) -> list[tuple[int, int]]:
+    """Return the row range of every shard of ``n`` rows.
+
+    Shards are as equal as whole chunks of 1024 rows allow; some may be empty. Chunks are not cut
+    because passes sum 256 rows at a time and second moments 1024.
+    """
+    n_chunks = -(-n // MOMENT_CHUNK)
+    edges = [min(n, MOMENT_CHUNK * (i * n_chunks // N_SHARDS)) for i in range(N_SHARDS)] + [n]
     return list(pairwise(edges))
 
 
-def part_of(rows: Rows, a: int, b: int) -> Rows:
-    """Return some rows of a matrix as a matrix."""
-    if isinstance(rows, RowSubset):
-        return RowSubset(rows.rows, rows.index[a:b])
-    return Span(rows, a, b)
-
-
-def climb(known: Mapping[Knot, Value], add: Callable[[Value, Value], Value]) -> dict[Knot, Value]:
-    """Add neighbours of one knot as long as there are any."""
-    found = dict(known)
-    for level in range(LEAVES.bit_length() - 1):
-        for left in sorted(k for k in found if k[0] == level and k[1] % 2 == 0):
-            right = (level, left[1] + 1)
-            if right in found:
-                found[level + 1, left[1] // 2] = add(found.pop(left), found.pop(right))
-    return found
-
-
-def add_sums(one: Sums, two: Sums) -> Sums:
-    """Add packed sums, in the place of the first."""
-    # What came from another process is read-only.
-    found = tuple(np.require(total, requirements="W") for total in one)
-    for total, more in zip(found, two, strict=True):
-        np.add(total, more, out=total)
-    return found
-
-
-def shares(whole: Any, n_places: int) -> list[list[int]]:
-    """Deal the leaves that have rows among places, neighbours together."""
-    n = whole.n if hasattr(whole, "n") else int(whole.shape[0])
-    edges = cut(n)
+def assign_shards(source: StreamedRows | Rows, n_workers: int) -> list[list[int]]:
+    """Return the non-empty shards of every worker, neighbours on the same worker."""
+    n = source.n if isinstance(source, StreamedRows) else int(source.shape[0])
+    bounds = shard_bounds(n)
     return [
-        [i for i in map(int, mine) if edges[i][0] < edges[i][1]]
-        for mine in np.array_split(np.arange(LEAVES), n_places)
+        [i for i in map(int, numbers) if bounds[i][0] < bounds[i][1]]
+        for numbers in np.array_split(np.arange(N_SHARDS), n_workers)
     ]
 
 
-class _Alone:
-    """One thread, the caller's."""
+def slice_rows(rows: Rows, start: int, stop: int) -> Rows:
+    """Return a range of rows as a matrix."""
+    if isinstance(rows, RowSubset):
+        return RowSubset(rows.rows, rows.index[start:stop])
+    return RowSlice(rows, start, stop)
+
+
+def tree_reduce(
+    values: Mapping[NodeId, Value], add: Callable[[Value, Value], Value]
+) -> dict[NodeId, Value]:
+    """Replace pairs of sibling nodes by their parent until no pair is left."""
+    nodes = dict(values)
+    for level in range(N_SHARDS.bit_length() - 1):
+        for left in sorted(node for node in nodes if node[0] == level and node[1] % 2 == 0):
+            right = (level, left[1] + 1)
+            if right in nodes:
+                nodes[level + 1, left[1] // 2] = add(nodes.pop(left), nodes.pop(right))
+    return nodes
+
+
+class _SingleThread:
+    """Row splitter of the calling thread: it does not split."""
 
     n_threads = 1
 
     def run(self, work: Callable[[int, int, int], None], n: int) -> None:
-        """Do all of it."""
         work(0, 0, n)
 
 
 @dataclass(frozen=True, eq=False)
-class Passing:
-    """A pass whose logits are kept: its number, its heads, and intercepts of settled ones."""
-
-    number: int
-    stack: Stack
-    settled: dict[int, NDArray[np.float64]]
-
-
-@dataclass
-class Holder:
-    """What a place keeps between passes; all of it can be made again.
+class StoredPass:
+    """A pass whose logits are stored on the workers.
 
     Parameters
     ----------
-    threads: leaves that are worked on at once.
+    number: identifies the pass.
+    heads: the heads.
+    intercepts: (C,) final intercepts by position in the stack, for the residuals.
     """
 
-    threads: int = 1
-    whole: dict[int, Any] = field(default_factory=dict)
-    _rows: dict[tuple[int, int], OrderedRows] = field(default_factory=dict)
-    _logits: dict[tuple[int, int], tuple[int, StoredLogits]] = field(default_factory=dict)
+    number: int
+    heads: StackedHeads
+    intercepts: Mapping[int, NDArray[np.float64]]
 
-    def each(self, work: Callable[[int], Value], leaves: Sequence[int]) -> dict[Knot, Value]:
-        """Work on every leaf."""
-        with ThreadPoolExecutor(self.threads) as pool:
-            return {(0, i): v for i, v in zip(leaves, pool.map(work, leaves), strict=True)}
 
-    def rows(self, key: int, leaf: int, n_leaves: int) -> OrderedRows:
-        """Return one leaf's rows, in memory where the place's share of them fits."""
-        if (key, leaf) not in self._rows:
-            whole = self.whole[key]
-            a, b = cut(whole.n)[leaf]
-            part, share = part_of(whole.rows, a, b), IN_MEMORY_BYTES // n_leaves
-            self._rows[key, leaf] = ordered_rows(
-                part, whole.y[a:b], whole.scaling, whole.kept, limit=share
+class ShardCache:
+    """What a worker stores between passes. All of it can be computed again from the sources.
+
+    Parameters
+    ----------
+    threads: number of shards that are processed at once.
+    memory_bytes: largest size of the standardised rows that the worker holds in memory.
+
+    Attributes
+    ----------
+    sources: by key: the matrix or the streamed rows of one order that are cut into shards.
+    """
+
+    def __init__(self, threads: int = 1, memory_bytes: int = IN_MEMORY_BYTES) -> None:
+        self.sources: dict[int, Any] = {}
+        self._threads, self._memory_bytes = threads, memory_bytes
+        self._rows: dict[tuple[int, int], OrderedRows] = {}
+        self._logits: dict[tuple[int, int], tuple[int, CpuLogits]] = {}
+
+    def map(self, function: Callable[[int], Value], shards: Sequence[int]) -> dict[NodeId, Value]:
+        """Call ``function(shard)`` for every shard in threads; return values by leaf node."""
+        with ThreadPoolExecutor(self._threads) as pool:
+            values = pool.map(function, shards)
+            return {(0, i): value for i, value in zip(shards, values, strict=True)}
+
+    def rows(self, key: int, shard: int, n_shards: int) -> OrderedRows:
+        """Return one shard's rows, in memory if they fit the shard's part of the memory."""
+        if (key, shard) not in self._rows:
+            source = self.sources[key]
+            start, stop = shard_bounds(source.n)[shard]
+            self._rows[key, shard] = ordered_rows(
+                slice_rows(source.rows, start, stop),
+                source.y[start:stop],
+                source.scaling,
+                source.columns,
+                limit=self._memory_bytes // n_shards,
             )
-        return self._rows[key, leaf]
+        return self._rows[key, shard]
 
-    def logits(self, key: int, leaf: int, n_leaves: int, passing: Passing) -> StoredLogits:
-        """Return the logits of a pass over one leaf; nobody changes them."""
-        number, made = self._logits.get((key, leaf), (-1, None))
-        if made is None or number != passing.number:
-            made = StoredLogits(self.rows(key, leaf, n_leaves), passing.stack, _Alone())
-            self._logits[key, leaf] = passing.number, made
-        return made
+    def logits(self, key: int, shard: int, n_shards: int, stored: StoredPass) -> CpuLogits:
+        """Return the logits of a pass over one shard; callers must not change them."""
+        number, logits = self._logits.get((key, shard), (-1, None))
+        if logits is None or number != stored.number:
+            logits = CpuLogits(self.rows(key, shard, n_shards), stored.heads, _SingleThread())
+            self._logits[key, shard] = stored.number, logits
+        return logits
 
-    def gradient(self, key: int, leaf: int, n_leaves: int, passing: Passing) -> FloatArray:
-        """Sum residual times row; the logits become residuals and are let go."""
-        logits = self.logits(key, leaf, n_leaves, passing)
-        del self._logits[key, leaf]
-        for i, b in passing.settled.items():
+    def gradient_sum(self, key: int, shard: int, n_shards: int, stored: StoredPass) -> FloatArray:
+        """Sum residual times row; the logits become residuals and are discarded."""
+        logits = self.logits(key, shard, n_shards, stored)
+        del self._logits[key, shard]
+        for i, b in stored.intercepts.items():
             logits.to_residuals(i, b)
         return logits.gradient_sum()
 
-    def forget(self, live: Sequence[int]) -> None:
-        """Let go of what nobody will ask for again."""
-        self.whole = {key: value for key, value in self.whole.items() if key in live}
+    def keep_only(self, live: Sequence[int]) -> None:
+        """Discard everything that belongs to keys outside ``live``."""
+        self.sources = {key: value for key, value in self.sources.items() if key in live}
         self._rows = {key: value for key, value in self._rows.items() if key[0] in live}
         self._logits = {key: value for key, value in self._logits.items() if key[0] in live}
 
 
-# --- questions: (holder, key, leaves, ...) -> knots of the tree ----------------------------------
-def sums_of(
-    holder: Holder, key: int, leaves: Sequence[int], stack: Stack, wanted: NDArray[np.bool_]
-) -> dict[Knot, Sums]:
-    """Make a pass."""
-
-    def work(leaf: int) -> Sums:
-        rows = holder.rows(key, leaf, len(leaves))
-        return cpu_passes.sums_over(rows, stack, wanted, _Alone())
-
-    return climb(holder.each(work, leaves), add_sums)
-
-
-def classes(
-    holder: Holder, key: int, leaves: Sequence[int], stack: Stack
-) -> dict[Knot, NDArray[np.int32]]:
-    """Find the class of every row under every head."""
-    return holder.each(
-        lambda i: cpu_passes.classes_of(holder.rows(key, i, len(leaves)), stack, _Alone()), leaves
-    )
-
-
-def about_logits(
-    holder: Holder,
+# --- operations: (cache, key, shards, ...) -> {node: value} ---------------------------------------
+def pass_sums(
+    cache: ShardCache,
     key: int,
-    leaves: Sequence[int],
-    passing: Passing,
-    about: Callable[[StoredLogits], Sums],
-) -> dict[Knot, Sums]:
-    """Ask something of the logits of a pass, and add up."""
-    found = holder.each(lambda i: about(holder.logits(key, i, len(leaves), passing)), leaves)
-    return climb(found, add_sums)
+    shards: Sequence[int],
+    heads: StackedHeads,
+    with_square: NDArray[np.bool_],
+) -> dict[NodeId, Sums]:
+    """Make one pass; see `cpu_passes.pass_sums`."""
+
+    def work(shard: int) -> Sums:
+        rows = cache.rows(key, shard, len(shards))
+        return cpu_passes.pass_sums(rows, heads, with_square, _SingleThread())
+
+    return tree_reduce(cache.map(work, shards), add_sums)
 
 
-def moments_of(i: int, b: NDArray[np.float64], logits: StoredLogits) -> Sums:
-    """Sum a head's cross-entropies and probabilities."""
+def classify_shards(
+    cache: ShardCache, key: int, shards: Sequence[int], heads: StackedHeads
+) -> dict[NodeId, NDArray[np.int32]]:
+    """Return the class of every row of a shard under every head, (n_heads, rows)."""
+
+    def work(shard: int) -> NDArray[np.int32]:
+        rows = cache.rows(key, shard, len(shards))
+        return cpu_passes.classify_rows(rows, heads, _SingleThread())
+
+    return cache.map(work, shards)
+
+
+def logit_sums(
+    cache: ShardCache,
+    key: int,
+    shards: Sequence[int],
+    stored: StoredPass,
+    function: Callable[[CpuLogits], Sums],
+) -> dict[NodeId, Sums]:
+    """Sum a function of the stored logits of a pass."""
+    values = cache.map(lambda i: function(cache.logits(key, i, len(shards), stored)), shards)
+    return tree_reduce(values, add_sums)
+
+
+def head_moments(i: int, b: NDArray[np.float64], logits: CpuLogits) -> Sums:
+    """Sum head i's cross-entropies and probabilities."""
     loss, mean = logits.moments(i, b)
     return np.array([loss]), mean
 
 
-def square_of(i: int, b: NDArray[np.float64], logits: StoredLogits) -> Sums:
-    """Sum p p' of a head."""
+def head_square(i: int, b: NDArray[np.float64], logits: CpuLogits) -> Sums:
+    """Sum p p' of head i."""
     return (logits.square(i, b),)
 
 
-def gradient(holder: Holder, key: int, leaves: Sequence[int], passing: Passing) -> dict[Knot, Sums]:
-    """Sum residual times row, of heads that are all settled."""
-    return climb(
-        holder.each(lambda i: (holder.gradient(key, i, len(leaves), passing),), leaves), add_sums
-    )
+def gradient_sums(
+    cache: ShardCache, key: int, shards: Sequence[int], stored: StoredPass
+) -> dict[NodeId, Sums]:
+    """Sum residual times row; ``stored.intercepts`` must have all heads."""
+    values = cache.map(lambda i: (cache.gradient_sum(key, i, len(shards), stored),), shards)
+    return tree_reduce(values, add_sums)
 
 
-def columns(
-    holder: Holder, key: int, leaves: Sequence[int], shift: NDArray[np.float64]
-) -> dict[Knot, Sums]:
-    """Sum columns and their squares, off a shift."""
-    rows = holder.whole[key]
-    edges = cut(int(rows.shape[0]))
+def column_sums(
+    cache: ShardCache, key: int, shards: Sequence[int], shift: NDArray[np.float64]
+) -> dict[NodeId, Sums]:
+    """Sum columns minus a shift, and the squares of these."""
+    rows = cache.sources[key]
+    bounds = shard_bounds(int(rows.shape[0]))
 
-    def work(leaf: int) -> Sums:
+    def work(shard: int) -> Sums:
         total, square = np.zeros_like(shift), np.zeros_like(shift)
-        for start in range(*edges[leaf], _CHUNK):
-            block = np.asarray(rows[start : min(start + _CHUNK, edges[leaf][1])])
-            refuse_nonfinite(block, start)
+        for start in range(*bounds[shard], MOMENT_CHUNK):
+            block = np.asarray(rows[start : min(start + MOMENT_CHUNK, bounds[shard][1])])
+            check_finite(block, start)
             centred = block - shift
             total += centred.sum(axis=0)
             square += np.einsum("ij,ij->j", centred, centred)
         return total, square
 
-    return climb(holder.each(work, leaves), add_sums)
+    return tree_reduce(cache.map(work, shards), add_sums)
 
 
-def second(holder: Holder, key: int, leaves: Sequence[int], scaling: Scaling) -> dict[Knot, Sums]:
-    """Sum products of standardised columns, of every so-manieth chunk."""
-    rows = holder.whole[key]
-    n, d = int(rows.shape[0]), int(rows.shape[1])
-    edges, every = cut(n), every_of(n, d)
+def second_moment_sums(
+    cache: ShardCache, key: int, shards: Sequence[int], scaling: Scaling
+) -> dict[NodeId, Sums]:
+    """Sum products of standardised columns and count the rows; see `second_moment_sum`."""
+    rows = cache.sources[key]
+    bounds = shard_bounds(int(rows.shape[0]))
 
-    def work(leaf: int) -> Sums:
-        total = np.zeros((d, d), np.float32, order="F")
-        used, room = 0, np.empty((min(n, _CHUNK), d), np.float32)
-        for a in range(*edges[leaf], _CHUNK):
-            if a // _CHUNK % every == 0:
-                b = min(a + _CHUNK, n)
-                standardised_columns(rows[a:b], np.arange(d), scaling, room[: b - a])
-                total = ssyrk(1.0, room[: b - a].T, beta=1.0, c=total, overwrite_c=1)
-                used += b - a
-        return total, np.array([used])
+    def work(shard: int) -> Sums:
+        total, n_used = second_moment_sum(rows, scaling, *bounds[shard])
+        return total, np.array([n_used])
 
-    return climb(holder.each(work, leaves), add_sums)
+    return tree_reduce(cache.map(work, shards), add_sums)
 
 
-def leaf_moments(
-    holder: Holder, key: int, leaves: Sequence[int], labels: IntArray | None, n_classes: int | None
-) -> dict[Knot, Moments]:
-    """Make moments, and merge them."""
-    rows = holder.whole[key]
-    edges = cut(int(rows.shape[0]))
+def shard_moments(
+    cache: ShardCache,
+    key: int,
+    shards: Sequence[int],
+    labels: IntArray | None,
+    n_classes: int | None,
+) -> dict[NodeId, Moments]:
+    """Compute and merge the moments of raw rows."""
+    rows = cache.sources[key]
+    bounds = shard_bounds(int(rows.shape[0]))
 
-    def work(leaf: int) -> Moments:
-        a, b = edges[leaf]
-        own = None if labels is None else labels[a:b]
-        return moments(Span(rows, a, b), own, n_classes=n_classes)
+    def work(shard: int) -> Moments:
+        start, stop = bounds[shard]
+        shard_labels = None if labels is None else labels[start:stop]
+        return moments(RowSlice(rows, start, stop), shard_labels, n_classes=n_classes)
 
-    return climb(holder.each(work, leaves), Moments.merge)
+    return tree_reduce(cache.map(work, shards), Moments.merge)

@@ -16,25 +16,26 @@ from criticalmass.measures.logistic.fit_probes import fit_probes
 
 
 class LogisticProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Linear probe: penalised softmax regression with a proof of how good the fit is.
+    """Linear probe: penalised softmax regression with a bound on its optimality gap.
 
-    Minimises mean cross-entropy + l2/2 ||W||^2 on standardised columns, intercept free. On
-    standardised data scikit-learn's ``LogisticRegression(C=1/(n_samples*l2))`` minimises the same.
+    Minimises mean cross-entropy + l2/2 ||W||^2 on standardised columns, with a free intercept. On
+    standardised data scikit-learn's ``LogisticRegression(C=1/(n_samples*l2))`` minimises the same
+    objective.
 
     Parameters
     ----------
     l2: strength of the penalty, > 0.
     tol: certified gap over objective at which the fit stops.
-    max_passes: passes over the data after which it stops unfinished.
+    max_passes: passes over the data after which the fit stops unfinished.
     device: where to fit: ``"auto"`` (a CUDA device if torch finds one, else the processor),
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"torch-cpu"``. Predicting needs none.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"torch-cpu"``. Predictions use the processor.
 
     Attributes
     ----------
     classes_: (n_classes,) labels, sorted.
     coef_: (n_classes, n_features) weights on raw features, rows summing to zero over classes.
     intercept_: (n_classes,) intercepts on raw features.
-    objective_: the objective reached.
+    objective_: objective of the fit.
     gap_: rigorous bound on objective_ - optimum.
     converged_: whether gap_ <= tol * objective_.
     n_passes_: passes over the data.
@@ -60,7 +61,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_ = np.unique(labels)
         if self.classes_.size < 2:
             raise CriticalMassError(
-                f"y holds one class, {self.classes_[0]!r}; LogisticProbe needs samples of at "
+                f"y has one class, {self.classes_[0]!r}; LogisticProbe needs samples of at "
                 "least 2 classes"
             )
         d = x.shape[1]
@@ -84,7 +85,10 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return logits, (n_samples, n_classes), or (n_samples,) of the second class if two."""
+        """Return logits, (n_samples, n_classes).
+
+        With two classes, return the second class's logit minus the first's, (n_samples,).
+        """
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if self.classes_.size == 2 else logits
 

@@ -1,4 +1,4 @@
-"""Compiled softmax in float64, of logits stored in float32: what the certificate rests on."""
+"""Compiled float64 softmax of logits stored in float32; the certificate is computed from it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _POWERS = (
 
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz", "nnan", "ninf"})
-def _exponentials(z: Any, shift: Any, power: Any, bits: Any) -> None:
-    """Replace z by exp(z - shift), elementwise, in float64."""
+def _exponentiate(z: Any, shift: Any, power: Any, power_bits: Any) -> None:
+    """Replace z by exp(z - shift), in float64; ``power_bits`` is ``power`` viewed as int64."""
     n = z.shape[0]
     for i in range(n):
         t = max((z[i] - shift[i]) * _LOG2E, -1020.0)
-        whole = np.floor(t + 0.5)
-        bits[i] = (np.int64(whole) + np.int64(1023)) << np.int64(52)
-        f = t - whole
+        exponent = np.floor(t + 0.5)
+        power_bits[i] = (np.int64(exponent) + np.int64(1023)) << np.int64(52)
+        f = t - exponent
         value = _POWERS[11]
         for j in range(10, -1, -1):
             value = _POWERS[j] + f * value
@@ -43,9 +43,9 @@ def _exponentials(z: Any, shift: Any, power: Any, bits: Any) -> None:
 
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz", "nnan", "ninf"})
-def _probabilities(logits: Any, b: Any, scratch: Any) -> None:
-    """Leave the float64 softmax of some samples, with its maxima and sums, in the scratch."""
-    p, top, total, bits, power = scratch
+def _fill_probabilities(logits: Any, b: Any, buffers: Any) -> None:
+    """Write the float64 softmax of some samples, with its maxima and sums, to the buffers."""
+    p, top, total, power_bits, power = buffers
     n_classes, n = logits.shape
     for c in range(n_classes):
         for i in range(n):
@@ -57,7 +57,7 @@ def _probabilities(logits: Any, b: Any, scratch: Any) -> None:
         for i in range(n):
             top[i] = max(top[i], p[c, i])
     for c in range(n_classes):
-        _exponentials(p[c, :n], top, power, bits)
+        _exponentiate(p[c, :n], top, power, power_bits)
         for i in range(n):
             total[i] += p[c, i]
     for c in range(n_classes):
@@ -66,19 +66,19 @@ def _probabilities(logits: Any, b: Any, scratch: Any) -> None:
 
 
 @njit(nogil=True, cache=True)
-def moments(logits: Any, y: Any, b: Any, mean: Any, scratch: Any) -> float:
+def sum_moments(logits: Any, y: Any, b: Any, mean: Any, buffers: Any) -> float:
     """Sum cross-entropies (returned) and probabilities (in ``mean``) over samples."""
-    p, top, total, _, _ = scratch
+    p, top, total, _, _ = buffers
     n_classes, n = logits.shape
     width = p.shape[1]
     mean[:] = 0.0
     loss = 0.0
     for start in range(0, n, width):
         stop = min(start + width, n)
-        _probabilities(logits[:, start:stop], b, scratch)
+        _fill_probabilities(logits[:, start:stop], b, buffers)
         for i in range(stop - start):
-            picked = np.float64(logits[y[start + i], start + i]) + b[y[start + i]]
-            loss += top[i] + np.log(total[i]) - picked
+            true_logit = np.float64(logits[y[start + i], start + i]) + b[y[start + i]]
+            loss += top[i] + np.log(total[i]) - true_logit
         for c in range(n_classes):
             part = 0.0
             for i in range(stop - start):
@@ -88,14 +88,14 @@ def moments(logits: Any, y: Any, b: Any, mean: Any, scratch: Any) -> float:
 
 
 @njit(nogil=True, cache=True)
-def residuals(logits: Any, y: Any, b: Any, scratch: Any) -> None:
+def write_residuals(logits: Any, y: Any, b: Any, buffers: Any) -> None:
     """Replace logits by p - y, rounded to float32 once."""
-    p = scratch[0]
+    p = buffers[0]
     n_classes, n = logits.shape
     width = p.shape[1]
     for start in range(0, n, width):
         stop = min(start + width, n)
-        _probabilities(logits[:, start:stop], b, scratch)
+        _fill_probabilities(logits[:, start:stop], b, buffers)
         for i in range(stop - start):
             p[y[start + i], i] -= 1.0
         for c in range(n_classes):

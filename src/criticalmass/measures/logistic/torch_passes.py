@@ -1,10 +1,10 @@
-"""The passes as torch matrix products on one device, usually a CUDA one.
+"""Passes over the rows as torch matrix products on one device, usually a CUDA device.
 
-The same staircase as the compiled passes, a few large products per pass. Rows are uploaded once
-where they fit, else block by block through page-locked memory. Products accumulate in float32
-(TF32 and autocast are off), losses and class sums in float64. Weights come from the host and
-gradients go back there, small both: quasi-Newton vectors stay on the host, where the decisions
-are made; the factors of the second moment live on the device.
+The stacked heads are the same as in the compiled passes; a pass is a few large products. Rows are
+uploaded once if they fit, otherwise block by block through page-locked memory. Products accumulate
+in float32 (TF32 and autocast are off), losses and class sums in float64. Weights come from the
+host and gradients go back to it; both are small. The quasi-Newton vectors stay on the host, which
+makes the decisions. The factors of the second moment are on the device.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from threadpoolctl import ThreadpoolController
 from criticalmass.core.rows import Rows
 from criticalmass.core.threads import thread_count
 from criticalmass.measures.logistic.lbfgs import Evaluation
-from criticalmass.measures.logistic.preconditioner import FloatArray, Whitening
-from criticalmass.measures.logistic.stacked_heads import Stack
+from criticalmass.measures.logistic.preconditioner import FloatArray, Preconditioner
+from criticalmass.measures.logistic.stacked_heads import StackedHeads
 from criticalmass.measures.logistic.torch_products import (
-    TorchWhitening,
+    TorchPreconditioner,
     add_gradient,
     fill_logits,
     full_float32,
@@ -38,52 +38,54 @@ from criticalmass.measures.logistic.torch_products import (
 from criticalmass.measures.logistic.training_rows import HeldRows, OrderedRows, second_moment
 from criticalmass.measures.scaling import Scaling, column_scaling
 
-# Logits that a pass holds at once: 256 MiB in float32.
-_MOST_LOGITS = 1 << 26
-# Numbers that the float64 softmax of the certificate holds at once: 128 MiB.
-_MOST_DOUBLES = 1 << 24
-
 
 @dataclass(frozen=True, eq=False)
 class _Upload:
-    """What of some rows is on the device: their class ids, and the rows if they fit."""
+    """Class ids on the device, and the rows if they fit."""
 
     y: torch.Tensor
     x: torch.Tensor | None
 
 
-class TorchCrew:
-    """The crew of torch passes.
+class TorchExecutor:
+    """Executor of torch passes.
 
     Parameters
     ----------
-    device: what torch calls it: ``"cuda"``, ``"cuda:1"``, ``"cpu"``.
+    device: torch's name of it: ``"cuda"``, ``"cuda:1"``, ``"cpu"``.
     threads: cores for the quasi-Newton steps on the host; all by default.
+
+    Attributes
+    ----------
+    block_logits: logits that a pass computes at once; the default is 256 MiB in float32.
+    upload_bytes: up to this size, rows too large for the host's memory are stored on the device;
+        None for half of the device's free memory.
     """
 
-    # A GPU wants wide products: one pass for all problems of an order, as a rule.
-    most_columns = 8192
+    # A GPU needs wide products: usually one pass takes all problems of an order.
+    max_columns = 8192
     single_classes = 8192
+    block_logits = 1 << 26
+    upload_bytes: int | None = None
 
     def __init__(self, device: str, threads: int | None = None) -> None:
         self._device = torch.device(device)
         self._n_threads = threads or thread_count()
         self._uploads: WeakKeyDictionary[OrderedRows, _Upload] = WeakKeyDictionary()
-        self._guards = ExitStack()
+        self._contexts = ExitStack()
         self._pool: ThreadPoolExecutor | None = None
         self._blas: Any = None
 
     def __enter__(self) -> Self:
-        """Start the threads and see to full precision."""
-        with ExitStack() as guards:
-            # Tensors made under the caller's inference mode could not be changed by our threads.
-            guards.enter_context(torch.inference_mode(False))
-            guards.enter_context(torch.no_grad())
-            guards.enter_context(torch.autocast(self._device.type, enabled=False))
-            guards.enter_context(full_float32())
+        with ExitStack() as contexts:
+            # Our threads could not change tensors that were made in the caller's inference mode.
+            contexts.enter_context(torch.inference_mode(False))
+            contexts.enter_context(torch.no_grad())
+            contexts.enter_context(torch.autocast(self._device.type, enabled=False))
+            contexts.enter_context(full_float32())
             self._blas = ThreadpoolController()
-            self._pool = guards.enter_context(ThreadPoolExecutor(self._n_threads))
-            self._guards = guards.pop_all()
+            self._pool = contexts.enter_context(ThreadPoolExecutor(self._n_threads))
+            self._contexts = contexts.pop_all()
         return self
 
     def __exit__(
@@ -92,75 +94,74 @@ class TorchCrew:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop the threads, let go of the rows, and restore torch's settings."""
         self._uploads.clear()
-        self._guards.close()
+        self._contexts.close()
 
     def each(self, work: Callable[[int], None], n: int) -> None:
-        """Call ``work(i)`` for every i, spread over the threads."""
+        """Call ``work(i)`` for every i in ``range(n)`` in the pool."""
         assert self._pool is not None
         with self._blas.limit(limits=1, user_api="blas"):
             list(self._pool.map(work, range(n)))
 
-    def whitening(self, moment: FloatArray) -> Whitening:
-        """Return the preconditioner of a second moment, (k, k), its factors on the device."""
-        return TorchWhitening(moment, self._device)
+    def make_preconditioner(self, moment: FloatArray) -> Preconditioner:
+        """Return the preconditioner of a second moment, with its factors on the device."""
+        return TorchPreconditioner(moment, self._device)
 
-    def scaling(self, rows: Rows) -> Scaling:
+    def column_scaling(self, rows: Rows) -> Scaling:
         """Return means and scales of raw columns."""
         return column_scaling(rows)
 
-    def moment(self, rows: Rows, scaling: Scaling) -> FloatArray:
-        """Return the second moment of standardised columns, (d, d)."""
+    def second_moment(self, rows: Rows, scaling: Scaling) -> FloatArray:
+        """Return the second moment of standardised columns."""
         return second_moment(rows, scaling)
 
     def evaluate(
-        self, rows: OrderedRows, stack: Stack, wanted: NDArray[np.bool_]
+        self, rows: OrderedRows, heads: StackedHeads, with_square: NDArray[np.bool_]
     ) -> list[Evaluation]:
-        """Make one pass over the rows and return what it found for every head of the stack."""
-        c, n_problems = stack.n_classes, len(stack.sizes)
-        w = self._send(stack.weights)
-        bias = self._send(stack.intercepts).view(n_problems, c, 1)
-        asked = np.flatnonzero(wanted)
-        chosen = self._send(asked)
+        """Make one pass and return loss and gradient of every head."""
+        c, n_heads = heads.n_classes, heads.n_heads
+        w = self._upload_array(heads.weights)
+        bias = self._upload_array(heads.intercepts).view(n_heads, c, 1)
+        square_heads = np.flatnonzero(with_square)
+        square_index = self._upload_array(square_heads)
         gradient = torch.zeros_like(w)
-        losses = self._zeros(n_problems)
-        excess = self._zeros(n_problems, c)
-        squares = self._zeros(len(asked), c, c)
+        losses = self._zeros(n_heads)
+        excess = self._zeros(n_heads, c)
+        squares = self._zeros(len(square_heads), c, c)
         for _, x, y in self.blocks(rows, w.shape[0]):
             z = torch.empty((w.shape[0], x.shape[0]), dtype=torch.float32, device=self._device)
-            fill_logits(x, w, stack, z)
-            p = z.view(n_problems, c, -1)
+            fill_logits(x, w, heads, z)
+            p = z.view(n_heads, c, -1)
             losses += softmax(p.add_(bias), y).sum(1)
-            if len(asked):
-                part = p[chosen]
+            if len(square_heads):
+                part = p[square_index]
                 squares += torch.bmm(part, part.mT)
             subtract_labels(p, y)
             excess += p.sum(2, dtype=torch.float64)
-            add_gradient(x, z, stack, gradient)
+            add_gradient(x, z, heads, gradient)
         for total in (losses, excess, squares, gradient):
             total /= rows.n
-        return _evaluations(stack, asked, (losses, excess, squares), gradient)
+        return _evaluations(heads, square_heads, losses, excess, squares, gradient)
 
-    def classify(self, rows: OrderedRows, stack: Stack) -> NDArray[np.int32]:
-        """Return the class of every row under every head, (n_heads, n)."""
-        out = np.empty((len(stack.sizes), rows.n), np.int32)
-        w = self._send(stack.weights)
-        bias = self._send(stack.intercepts).view(len(stack.sizes), -1, 1)
+    def classify(self, rows: OrderedRows, heads: StackedHeads) -> NDArray[np.int32]:
+        """Return the class of every row under every head."""
+        out = np.empty((heads.n_heads, rows.n), np.int32)
+        w = self._upload_array(heads.weights)
+        bias = self._upload_array(heads.intercepts).view(heads.n_heads, -1, 1)
         for start, x, _ in self.blocks(rows, w.shape[0]):
             z = torch.empty((w.shape[0], x.shape[0]), dtype=torch.float32, device=self._device)
-            fill_logits(x, w, stack, z)
-            best = z.view(len(stack.sizes), stack.n_classes, -1).add_(bias).argmax(1)
+            fill_logits(x, w, heads, z)
+            best = z.view(heads.n_heads, heads.n_classes, -1).add_(bias).argmax(1)
             out[:, start : start + x.shape[0]] = best.cpu().numpy()
         return out
 
-    def logits(self, rows: OrderedRows, stack: Stack) -> TorchLogits:
+    def logits(self, rows: OrderedRows, heads: StackedHeads) -> TorchLogits:
         """Make one pass that stores the logits of all heads on the device."""
-        w = self._send(stack.weights)
-        flat = torch.empty((w.shape[0], rows.n), dtype=torch.float32, device=self._device)
+        w = self._upload_array(heads.weights)
+        stacked = torch.empty((w.shape[0], rows.n), dtype=torch.float32, device=self._device)
         for start, x, _ in self.blocks(rows, 1):
-            fill_logits(x, w, stack, flat[:, start : start + x.shape[0]])
-        return TorchLogits(self, rows, stack, flat)
+            fill_logits(x, w, heads, stacked[:, start : start + x.shape[0]])
+        return TorchLogits(self, rows, heads, stacked)
 
     def blocks(
         self, rows: OrderedRows, n_columns: int
@@ -170,67 +171,71 @@ class TorchCrew:
         Parameters
         ----------
         rows: held or streamed.
-        n_columns: numbers that the caller keeps per row; it bounds the rows of a block.
+        n_columns: numbers that the caller stores per row; it bounds the rows of a block.
         """
-        step = max(256, _MOST_LOGITS // n_columns)
+        step = max(256, self.block_logits // n_columns)
         upload = self._uploads.get(rows)
         if upload is None:
-            upload = self._uploads[rows] = self._upload(rows)
-        done = 0
+            upload = self._uploads[rows] = self._upload_rows(rows)
+        start = 0
         for x in self._stream(rows) if upload.x is None else (upload.x,):
             for a in range(0, x.shape[0], step):
                 part = x[a : a + step]
-                first = done + a
+                first = start + a
                 yield first, part, upload.y[first : first + part.shape[0]]
-            done += x.shape[0]
+            start += x.shape[0]
 
-    def _upload(self, rows: OrderedRows) -> _Upload:
-        y = self._send(rows.y)
+    def _upload_rows(self, rows: OrderedRows) -> _Upload:
+        y = self._upload_array(rows.y)
         if isinstance(rows, HeldRows):
-            return _Upload(y, self._send(rows.x))
+            return _Upload(y, self._upload_array(rows.x))
         x: torch.Tensor | None = None
-        done = 0
+        start = 0
         for block in self._stream(rows):
             if x is None:
                 k = block.shape[1]
-                if 4 * rows.n * k > self._room():
+                if 4 * rows.n * k > self._available_bytes():
                     return _Upload(y, None)
                 x = torch.empty((rows.n, k), dtype=torch.float32, device=self._device)
-            x[done : done + block.shape[0]] = block
-            done += block.shape[0]
+            x[start : start + block.shape[0]] = block
+            start += block.shape[0]
         return _Upload(y, x)
 
-    def _room(self) -> int:
-        """Return the bytes that rows too large for the host's memory may take on the device."""
+    def _available_bytes(self) -> int:
+        """Return the bytes that rows too large for the host's memory may use on the device."""
+        if self.upload_bytes is not None:
+            return self.upload_bytes
         if self._device.type != "cuda":
             return 0
         free, _ = torch.cuda.mem_get_info(self._device)
-        # What torch keeps for reuse counts as taken there.
-        kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
-        return (free + kept) // 2
+        # CUDA counts the memory that torch holds for reuse as used.
+        reusable = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(
+            self._device
+        )
+        return (free + reusable) // 2
 
     def _stream(self, rows: OrderedRows) -> Iterator[torch.Tensor]:
         """Upload block by block: the next is read and copied while the device works on one."""
         if self._device.type != "cuda":
             for block, _ in rows.blocks():
-                yield self._send(block)
+                yield self._upload_array(block)
             return
         lanes: list[tuple[torch.Tensor, torch.cuda.Event]] = []
         for number, (block, _) in enumerate(rows.blocks()):
             if len(lanes) < 2:
                 # The first block is the longest.
-                room = torch.empty(block.shape, dtype=torch.float32, pin_memory=True)
-                lanes.append((room, torch.cuda.Event()))  # type: ignore[no-untyped-call]
-            room, copied = lanes[number % 2]
+                buffer = torch.empty(block.shape, dtype=torch.float32, pin_memory=True)
+                lanes.append((buffer, torch.cuda.Event()))  # type: ignore[no-untyped-call]
+            buffer, copied = lanes[number % 2]
             copied.synchronize()
-            room = room[: block.shape[0]]
-            room.copy_(torch.from_numpy(block))
-            there = room.to(self._device, non_blocking=True)
+            buffer = buffer[: block.shape[0]]
+            buffer.copy_(torch.from_numpy(block))
+            uploaded = buffer.to(self._device, non_blocking=True)
             copied.record(torch.cuda.current_stream(self._device))
-            yield there
+            yield uploaded
 
-    def _send(self, array: NDArray[Any]) -> torch.Tensor:
-        # torch warns of arrays that may not be written to, so those are copied.
+    def _upload_array(self, array: NDArray[Any]) -> torch.Tensor:
+        # torch warns about read-only arrays, so these are copied.
         return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self._device)
 
     def _zeros(self, *shape: int) -> torch.Tensor:
@@ -238,37 +243,47 @@ class TorchCrew:
 
 
 class TorchLogits:
-    """Logits of a stack's heads over all rows, on the device.
+    """Logits of stacked heads over all rows, on the device.
 
     Parameters
     ----------
-    crew: who made them.
+    executor: reads the rows.
     rows: in the order's columns.
-    stack: the heads.
-    flat: (n_heads * C, n) the logits.
+    heads: the heads.
+    stacked: (n_heads * C, n) the logits.
+
+    Attributes
+    ----------
+    block_doubles: numbers that the float64 softmax computes at once; the default is 128 MiB.
     """
 
+    block_doubles = 1 << 24
+
     def __init__(
-        self, crew: TorchCrew, rows: OrderedRows, stack: Stack, flat: torch.Tensor
+        self,
+        executor: TorchExecutor,
+        rows: OrderedRows,
+        heads: StackedHeads,
+        stacked: torch.Tensor,
     ) -> None:
         self.n = rows.n
-        self._crew, self._rows, self._stack, self._flat = crew, rows, stack, flat
-        self._heads = flat.view(len(stack.sizes), stack.n_classes, rows.n)
-        self._y = torch.from_numpy(np.ascontiguousarray(rows.y)).to(flat.device)
+        self._executor, self._rows, self._heads, self._stacked = executor, rows, heads, stacked
+        self._by_head = stacked.view(heads.n_heads, heads.n_classes, rows.n)
+        self._y = torch.from_numpy(np.ascontiguousarray(rows.y)).to(stacked.device)
 
     def moments(self, i: int, b: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """Sum head i's cross-entropies and its probabilities, (C,)."""
-        sums = torch.zeros(b.size + 1, dtype=torch.float64, device=self._flat.device)
-        for _, y, p in self._probabilities(i, b):
+        """Sum head i's cross-entropies and its probabilities."""
+        sums = torch.zeros(b.size + 1, dtype=torch.float64, device=self._stacked.device)
+        for _, y, p in self._shifted_blocks(i, b):
             sums[0] += softmax(p, y).sum()
             sums[1:] += p[0].sum(1)
-        found = sums.cpu().numpy()
-        return float(found[0]), found[1:]
+        values = sums.cpu().numpy()
+        return float(values[0]), values[1:]
 
     def square(self, i: int, b: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sum p p' of head i over rows, (C, C)."""
-        total = torch.zeros((b.size, b.size), dtype=torch.float64, device=self._flat.device)
-        for _, y, p in self._probabilities(i, b):
+        """Sum p p' of head i over rows."""
+        total = torch.zeros((b.size, b.size), dtype=torch.float64, device=self._stacked.device)
+        for _, y, p in self._shifted_blocks(i, b):
             softmax(p, y)
             rounded = p[0].float()
             total += rounded @ rounded.mT
@@ -277,47 +292,59 @@ class TorchLogits:
 
     def to_residuals(self, i: int, b: NDArray[np.float64]) -> None:
         """Replace head i's logits by p - y."""
-        for part, y, p in self._probabilities(i, b):
+        for stored, y, p in self._shifted_blocks(i, b):
             softmax(p, y)
             subtract_labels(p, y)
-            part.copy_(p[0])
+            stored.copy_(p[0])
 
     def gradient(self) -> FloatArray:
-        """Return the mean of residual times row, (n_heads * C, k)."""
-        shape = self._stack.weights.shape
-        total = torch.zeros(shape, dtype=torch.float32, device=self._flat.device)
-        for start, x, _ in self._crew.blocks(self._rows, 1):
-            add_gradient(x, self._flat[:, start : start + x.shape[0]], self._stack, total)
+        """Return the mean of residual times row."""
+        shape = self._heads.weights.shape
+        total = torch.zeros(shape, dtype=torch.float32, device=self._stacked.device)
+        for start, x, _ in self._executor.blocks(self._rows, 1):
+            add_gradient(x, self._stacked[:, start : start + x.shape[0]], self._heads, total)
         mean: FloatArray = (total / self.n).cpu().numpy()
         return mean
 
-    def _probabilities(
+    def _shifted_blocks(
         self, i: int, b: NDArray[np.float64]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Yield stored logits (C, rows), class ids, and logits with intercepts (1, C, rows)."""
-        bias = torch.from_numpy(b).to(self._flat.device)[:, None]
-        step = max(256, _MOST_DOUBLES // b.size)
+        """Yield stored logits (C, rows), class ids, and logits plus intercepts (1, C, rows)."""
+        bias = torch.from_numpy(b).to(self._stacked.device)[:, None]
+        step = max(256, self.block_doubles // b.size)
         for start in range(0, self.n, step):
-            part = self._heads[i, :, start : start + step]
-            yield part, self._y[start : start + step], (part.double() + bias)[None]
+            stored = self._by_head[i, :, start : start + step]
+            yield stored, self._y[start : start + step], (stored.double() + bias)[None]
 
 
 def _evaluations(
-    stack: Stack,
-    asked: NDArray[np.intp],
-    means: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    heads: StackedHeads,
+    square_heads: NDArray[np.intp],
+    losses: torch.Tensor,
+    excess: torch.Tensor,
+    squares: torch.Tensor,
     gradient: torch.Tensor,
 ) -> list[Evaluation]:
-    """Bring a pass's means over rows back to the host and split them by head."""
-    losses, excess, squares = (part.cpu().numpy() for part in means)
-    weights = gradient.cpu().numpy()
-    c, place = stack.n_classes, {int(p): i for i, p in enumerate(asked)}
+    """Copy a pass's means over rows to the host and split them by head.
+
+    Parameters
+    ----------
+    heads: the heads.
+    square_heads: positions of the heads whose mean of p p' was computed.
+    losses: (n_heads,).
+    excess: (n_heads, C) mean of p - y.
+    squares: (n_square_heads, C, C) mean of p p'.
+    gradient: (n_heads * C, k).
+    """
+    host_losses, host_excess = losses.cpu().numpy(), excess.cpu().numpy()
+    host_squares, weights = squares.cpu().numpy(), gradient.cpu().numpy()
+    c, position = heads.n_classes, {int(p): i for i, p in enumerate(square_heads)}
     return [
         Evaluation(
-            loss=float(losses[p]),
-            weights=weights[p * c : (p + 1) * c, :k],
-            intercepts=excess[p],
-            square=squares[place[p]] if p in place else None,
+            loss=float(host_losses[p]),
+            weight_gradient=weights[p * c : (p + 1) * c, :k],
+            intercept_gradient=host_excess[p],
+            square=host_squares[position[p]] if p in position else None,
         )
-        for p, k in enumerate(stack.sizes)
+        for p, k in enumerate(heads.sizes)
     ]

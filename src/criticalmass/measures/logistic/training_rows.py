@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,14 @@ from criticalmass.measures.columns import standardised_columns
 from criticalmass.measures.scaling import Scaling
 
 FloatArray = NDArray[np.float32]
-# Rows kept in memory per order up to this many bytes; beyond it they are read again every pass.
+# Standardised rows of an order up to this size stay in memory. Larger ones are read every pass.
 IN_MEMORY_BYTES = 1 << 30
 _BLOCK_BYTES = 48 << 20
 _RAW_BYTES = 64 << 20
-_HELD: ContextVar[int | None] = ContextVar("held", default=None)
+#: Rows that a second moment adds at once.
+MOMENT_CHUNK = 1024
 _MOMENT_ROWS_PER_NEURON = 12
+_OVERRIDE: ContextVar[int | None] = ContextVar("held_bytes", default=None)
 
 
 class OrderedRows(Protocol):
@@ -69,13 +71,19 @@ class StreamedRows:
     rows: (n, d) raw features.
     y: (n,) class ids.
     scaling: of the d columns.
-    kept: (k,) columns, in order.
+    columns: (k,) column indices, in order.
+
+    Attributes
+    ----------
+    block_bytes: largest size of a block of standardised rows.
     """
+
+    block_bytes: ClassVar[int] = _BLOCK_BYTES
 
     rows: Rows
     y: NDArray[np.int64]
     scaling: Scaling
-    kept: NDArray[np.intp]
+    columns: NDArray[np.intp]
 
     @property
     def n(self) -> int:
@@ -84,100 +92,126 @@ class StreamedRows:
 
     def blocks(self) -> Iterator[tuple[FloatArray, NDArray[np.int64]]]:
         """Yield standardised, permuted blocks of about 48 MiB, in the same memory each time."""
-        # Few columns are cheap to keep, but the rows are read with all their columns.
-        width = int(self.rows.shape[1]) * np.dtype(self.rows.dtype).itemsize
-        step = max(256, min(_BLOCK_BYTES // (4 * self.kept.size), _RAW_BYTES // width))
-        # Passes sum chunks of 256 rows: so they are the same chunks as those of held rows.
+        # A block of few columns is small, but its rows are read with all their columns.
+        row_bytes = int(self.rows.shape[1]) * np.dtype(self.rows.dtype).itemsize
+        step = max(256, min(self.block_bytes // (4 * self.columns.size), _RAW_BYTES // row_bytes))
+        # Passes sum chunks of 256 rows. A multiple of 256 gives the same chunks as held rows.
         step -= step % 256
-        room = np.empty((min(step, self.n), self.kept.size), np.float32)
+        buffer = np.empty((min(step, self.n), self.columns.size), np.float32)
         for start in range(0, self.n, step):
             stop = min(start + step, self.n)
             block = self.rows[start:stop]
-            standardised_columns(block, self.kept, self.scaling, room[: stop - start])
-            yield room[: stop - start], self.y[start:stop]
+            standardised_columns(block, self.columns, self.scaling, buffer[: stop - start])
+            yield buffer[: stop - start], self.y[start:stop]
 
 
 def ordered_rows(
     rows: Rows,
     y: NDArray[np.int64],
     scaling: Scaling,
-    kept: NDArray[np.intp],
+    columns: NDArray[np.intp],
     *,
     limit: int | None = None,
     rank: NDArray[np.intp] | None = None,
 ) -> HeldRows | StreamedRows:
-    """Choose whether rows are held or streamed, by their size in bytes against ``limit``.
+    """Return the rows of one order: held in memory up to ``limit`` bytes, streamed beyond it.
 
     Parameters
     ----------
-    rows, y, scaling, kept: as `StreamedRows` takes them.
+    rows, y, scaling, columns: as `StreamedRows` takes them.
     limit: in bytes of standardised rows; `held_bytes` if None.
-    rank: (n,) the order in which rows are held, if they are; their own by default.
+    rank: (n,) row numbers in the sequence in which held rows are stored; by default their own
+        sequence. Streamed rows ignore it.
     """
     n = int(y.size)
-    if 4 * n * kept.size > (held_bytes() if limit is None else limit):
-        return StreamedRows(rows, y, scaling, kept)
-    held = np.empty((n, kept.size), np.float32)
+    if 4 * n * columns.size > (held_bytes() if limit is None else limit):
+        return StreamedRows(rows, y, scaling, columns)
+    held = np.empty((n, columns.size), np.float32)
     step = max(256, _BLOCK_BYTES // (4 * int(rows.shape[1])))
     if rank is None:
         for start in range(0, n, step):
             stop = min(start + step, n)
-            standardised_columns(rows[start:stop], kept, scaling, held[start:stop])
+            standardised_columns(rows[start:stop], columns, scaling, held[start:stop])
         return HeldRows(held, y)
-    # Each row goes to its place at once: the rows of a large layer fit in memory once, not twice.
-    place = np.argsort(rank)
-    room = np.empty((min(step, n), kept.size), np.float32)
+    # Rows are written to their final position at once, so a large layer is in memory only once.
+    position = np.argsort(rank)
+    buffer = np.empty((min(step, n), columns.size), np.float32)
     for start in range(0, n, step):
         stop = min(start + step, n)
-        standardised_columns(rows[start:stop], kept, scaling, room[: stop - start])
-        held[place[start:stop]] = room[: stop - start]
+        standardised_columns(rows[start:stop], columns, scaling, buffer[: stop - start])
+        held[position[start:stop]] = buffer[: stop - start]
     return HeldRows(held, y[rank])
 
 
 def held_bytes() -> int:
-    """Return up to how many bytes of one order's rows are kept in memory."""
-    told = _HELD.get()
-    return IN_MEMORY_BYTES if told is None else told
+    """Return the largest size in bytes of one order's rows that stay in memory."""
+    override = _OVERRIDE.get()
+    return IN_MEMORY_BYTES if override is None else override
 
 
 @contextlib.contextmanager
-def holding(limit: int | None) -> Iterator[None]:
-    """Keep at most so many bytes of an order's rows until the end of the block; None: as ever."""
-    token = _HELD.set(limit)
+def override_held_bytes(limit: int | None) -> Iterator[None]:
+    """Set what `held_bytes` returns inside this block; None restores the default."""
+    token = _OVERRIDE.set(limit)
     try:
         yield
     finally:
-        _HELD.reset(token)
+        _OVERRIDE.reset(token)
+
+
+def class_shares(y: NDArray[np.int64], n_classes: int) -> NDArray[np.float64]:
+    """Return the share of every class among class ids, (n_classes,)."""
+    shares: NDArray[np.float64] = np.bincount(y, minlength=n_classes) / int(y.size)
+    return shares
 
 
 def second_moment(rows: Rows, scaling: Scaling) -> FloatArray:
     """Return X'X / n of the standardised columns, (d, d) float32, for preconditioning only.
 
-    Reads at most 12 rows per neuron, evenly spread: a preconditioner needs no more.
+    Reads about 12 rows per neuron, evenly spread. That is enough for a preconditioner.
+    """
+    return symmetric_mean(*second_moment_sum(rows, scaling, 0, int(rows.shape[0])))
+
+
+def second_moment_sum(
+    rows: Rows, scaling: Scaling, start: int, stop: int
+) -> tuple[FloatArray, int]:
+    """Sum x x' of standardised columns over the chunks that `chunk_stride` selects.
+
+    Parameters
+    ----------
+    rows: (n, d) raw features.
+    scaling: of the d columns.
+    start, stop: row range; ``start`` is a multiple of 1024.
+
+    Returns
+    -------
+    The upper triangle of the sum, (d, d), and the number of rows in it.
     """
     n, d = int(rows.shape[0]), int(rows.shape[1])
-    n_chunks, every = -(-n // 1024), every_of(n, d)
+    stride = chunk_stride(n, d)
     total = np.zeros((d, d), np.float32, order="F")
-    room, everything = np.empty((min(n, 1024), d), np.float32), np.arange(d)
-    used = 0
-    for number in range(0, n_chunks, every):
-        a, b = number * 1024, min(number * 1024 + 1024, n)
-        block = room[: b - a]
-        standardised_columns(rows[a:b], everything, scaling, block)
-        total = ssyrk(1.0, block.T, beta=1.0, c=total, overwrite_c=1)
-        used += b - a
-    return mirrored(total, used)
+    buffer, columns = np.empty((min(n, MOMENT_CHUNK), d), np.float32), np.arange(d)
+    n_used = 0
+    for a in range(start, stop, MOMENT_CHUNK):
+        if a // MOMENT_CHUNK % stride == 0:
+            b = min(a + MOMENT_CHUNK, stop)
+            block = buffer[: b - a]
+            standardised_columns(rows[a:b], columns, scaling, block)
+            total = ssyrk(1.0, block.T, beta=1.0, c=total, overwrite_c=1)
+            n_used += b - a
+    return total, n_used
 
 
-def every_of(n: int, d: int) -> int:
-    """Return which chunk of 1024 rows a second moment reads, of ``n`` rows: every so-manieth."""
-    wanted = max(_MOMENT_ROWS_PER_NEURON * d, 4096)
-    return max(1, -(-n // 1024) // max(1, -(-wanted // 1024)))
+def chunk_stride(n: int, d: int) -> int:
+    """Return the stride at which the 1024-row chunks of ``n`` rows of ``d`` columns are read."""
+    n_rows = max(_MOMENT_ROWS_PER_NEURON * d, 4096)
+    return max(1, -(-n // MOMENT_CHUNK) // max(1, -(-n_rows // MOMENT_CHUNK)))
 
 
-def mirrored(total: FloatArray, used: int) -> FloatArray:
-    """Return the mean over ``used`` rows of what a rank-k update left in the upper triangle."""
-    upper: Any = np.triu(total) / np.float32(used)
+def symmetric_mean(total: FloatArray, n_rows: int) -> FloatArray:
+    """Divide the upper triangle of a sum by ``n_rows`` and return the full symmetric matrix."""
+    upper: Any = np.triu(total) / np.float32(n_rows)
     full: FloatArray = upper + upper.T
     full.flat[:: total.shape[0] + 1] *= np.float32(0.5)
     return np.ascontiguousarray(full)

@@ -1,1 +1,1 @@
-"""The other probes."""
+"""Probes other than the logistic one: ridge, LDA, nearest neighbours, class means, SGD."""

@@ -1,4 +1,4 @@
-"""Nearest neighbours and nearest class mean for every prefix of every order, incrementally."""
+"""Nearest-neighbour and nearest-class-mean probes for every prefix of every order."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.core.rows import (
-    CHUNK,
+    CHUNK_ROWS,
     Rows,
+    check_finite,
     chunks,
-    refuse_nonfinite,
     rows_as_float32,
-    rows_within,
+    rows_per_chunk,
 )
 from criticalmass.measures.columns import take_columns
-from criticalmass.measures.nearest import Candidates, Matrix
-from criticalmass.measures.nearest_kernels import majority
-from criticalmass.measures.prefix_heads import steps
+from criticalmass.measures.nearest import CandidateRows, Matrix, TileRows
+from criticalmass.measures.nearest_kernels import majority_vote
+from criticalmass.measures.prefix_heads import block_ranges
 from criticalmass.measures.probes.task import (
     ProbeScores,
     ProbeTask,
@@ -33,18 +33,26 @@ N_NEIGHBOURS = 10
 _QUERY_MEBIBYTES = 64
 
 
-def knn(task: ProbeTask) -> ProbeScores:
+def knn(
+    task: ProbeTask, *, tiles: TileRows | None = None, chunk_rows: int | None = None
+) -> ProbeScores:
     """Classify by the majority of the 10 nearest training rows (Cover and Hart 1967).
 
     Euclidean distance on columns standardised over the training rows; with fewer than 10 training
-    rows all of them vote. A tie of votes goes to the tied class that owns the nearest neighbour,
-    a tie of distances to the earlier training row. There is nothing to choose: validation rows
-    are training rows like the others.
+    rows all of them vote. A tie of votes goes to the tied class of the nearest neighbour, a tie
+    of distances to the earlier training row. There are no hyper-parameters to choose, so
+    validation rows are used like the other training rows.
+
+    Parameters
+    ----------
+    task: the subsets and their data.
+    tiles: rows per tile of the distance matrix.
+    chunk_rows: test rows read at a time; by default as many as fit 64 MiB.
 
     Raises
     ------
     CriticalMassError
-        If a feature is NaN or infinite; names the first such row and neuron.
+        If a feature is NaN or infinite; the message names the first such row and neuron.
     """
     start = time.perf_counter()
     scaling = column_scaling(task.x_train)
@@ -52,17 +60,20 @@ def knn(task: ProbeTask) -> ProbeScores:
     def read(rows: Rows, start: int, stop: int) -> Matrix:
         return scaling.apply(rows_as_float32(rows, start, stop))
 
-    train = Candidates(task.x_train, task.y_train.astype(np.int32), read)
+    train = CandidateRows(
+        task.x_train, task.y_train.astype(np.int32), read, tiles=tiles or TileRows()
+    )
     n_neighbours = min(N_NEIGHBOURS, task.n_train)
     predictions = np.empty((*task.grid, task.n_test), dtype=label_dtype(task.n_classes))
-    for a, raw in chunks(task.x_test, rows_within(task.n_neurons, _QUERY_MEBIBYTES, most=1 << 30)):
-        refuse_nonfinite(raw, a, "x_test")
+    n_rows = chunk_rows or rows_per_chunk(task.n_neurons, _QUERY_MEBIBYTES, max_rows=1 << 30)
+    for a, raw in chunks(task.x_test, n_rows):
+        check_finite(raw, a, "x_test")
         queries = scaling.apply(raw)
         for seed, order in enumerate(task.orders):
-            nearest = train.nearest(queries, order, task.sizes, n_neighbours)
+            classes = train.nearest(queries, order, task.sizes, n_neighbours)
             for j in range(len(task.sizes)):
                 out = predictions[seed, j, a : a + queries.shape[0]]
-                majority(nearest[j], task.n_classes, out)
+                majority_vote(classes[j], task.n_classes, out)
     return uncertified_scores(predictions, time.perf_counter() - start)
 
 
@@ -70,34 +81,34 @@ def centroid(task: ProbeTask) -> ProbeScores:
     """Classify by the nearest class mean (Hastie, Tibshirani and Friedman 2009, section 13.2).
 
     Euclidean distance on columns standardised over the training rows; a tie goes to the smaller
-    class id, a class without training rows is never predicted.
+    class id. A class without training rows is never predicted.
 
     Raises
     ------
     CriticalMassError
-        If a feature is NaN or infinite; names the first such row and neuron.
+        If a feature is NaN or infinite; the message names the first such row and neuron.
     """
     start = time.perf_counter()
     scaling = column_scaling(task.x_train)
     means, counts = class_means(task.x_train, task.y_train, task.n_classes)
     centres = ((means - scaling.mean) / scaling.scale).T
-    base = np.where(counts > 0, 0.0, -np.inf)
+    initial = np.where(counts > 0, 0.0, -np.inf)
     predictions = np.empty((*task.grid, task.n_test), dtype=label_dtype(task.n_classes))
-    room = np.empty((CHUNK, task.n_neurons), dtype=np.float32)
+    buffer = np.empty((CHUNK_ROWS, task.n_neurons), dtype=np.float32)
     for a, raw in chunks(task.x_test):
-        refuse_nonfinite(raw, a, "x_test")
+        check_finite(raw, a, "x_test")
         x = scaling.apply(raw)
         for seed, order in enumerate(task.orders):
-            kept = np.ascontiguousarray(centres[order])
+            permuted = np.ascontiguousarray(centres[order])
             out = predictions[seed, :, a : a + x.shape[0]]
-            _nearest_centres(take_columns(x, order, room), kept, base, task.sizes, out)
+            _nearest_centres(take_columns(x, order, buffer), permuted, initial, task.sizes, out)
     return uncertified_scores(predictions, time.perf_counter() - start, passes=1)
 
 
 def class_means(rows: Rows, labels: NDArray[np.int64], n_classes: int) -> tuple[FloatArray, Any]:
-    """Stream the class means (n_classes, n_neurons) float64 and the class counts (n_classes,).
+    """Compute class means (n_classes, n_neurons) and class counts (n_classes,) in one pass.
 
-    The mean of a class without rows is 0.
+    Means are float64; the mean of a class without rows is 0.
     """
     from scipy.sparse import csr_array
 
@@ -114,13 +125,18 @@ def class_means(rows: Rows, labels: NDArray[np.int64], n_classes: int) -> tuple[
 def _nearest_centres(
     x: NDArray[np.float32],
     centres: FloatArray,
-    base: FloatArray,
+    initial: FloatArray,
     sizes: tuple[int, ...],
     out: NDArray[np.unsignedinteger[Any]],
 ) -> None:
-    """Write the nearest centre (n_sizes, rows) of permuted rows, adding one block per size."""
-    closeness = np.tile(base, (x.shape[0], 1))
-    for j, (a, b) in enumerate(steps(sizes)):
+    """Write the nearest centre of every row and size to ``out``, (n_sizes, rows).
+
+    ``x`` (rows, n_neurons) and ``centres`` (n_neurons, n_classes) are permuted to the order.
+    Closeness is the inner product minus half the squared norm of the centre; it starts at
+    ``initial`` (n_classes,) and grows by one block of neurons per size.
+    """
+    closeness = np.tile(initial, (x.shape[0], 1))
+    for j, (a, b) in enumerate(block_ranges(sizes)):
         block = centres[a:b]
         closeness += x[:, a:b] @ block - 0.5 * np.einsum("ij,ij->j", block, block)
         out[j] = closeness.argmax(axis=1)

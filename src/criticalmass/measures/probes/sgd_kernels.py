@@ -15,8 +15,8 @@ _LOWEST = np.float32(-87.0)
 
 
 @numba.njit(cache=True, fastmath=_FAST, boundscheck=False, inline="always")
-def _exp(x: np.float32) -> np.float32:
-    """Exponential of x <= 0 to about 2e-7 relative, written so that a loop of it vectorises.
+def _exp_nonpositive(x: np.float32) -> np.float32:
+    """Exponential of x <= 0 with a relative error of about 2e-7; loops over it vectorise.
 
     Splits x = m log 2 + r with abs(r) <= log(2)/2, sums the Taylor series of exp(r) to degree 6
     and writes m into the exponent bits.
@@ -62,7 +62,7 @@ def softmax_residual(
             for c in range(start, start + n_classes):
                 row[c] -= top
         for c in range(row.size):
-            row[c] = _exp(row[c])
+            row[c] = _exp_nonpositive(row[c])
         for h in range(n_heads):
             start = h * n_classes
             total = np.float32(0.0)
@@ -79,19 +79,22 @@ def momentum_step(
     weights: NDArray[np.float32],
     velocity: NDArray[np.float32],
     gradient: NDArray[np.float32],
-    rates: tuple[np.float32, np.float32, np.float32],
+    lr: np.float32,
+    momentum: np.float32,
+    decay: np.float32,
 ) -> None:
     """Take one step of SGD with momentum and weight decay, in place.
 
-    ``v = momentum * v + (gradient + decay * w)``, then ``w = w - lr * v``; a velocity that starts
-    at zero makes the first step the plain one.
+    ``v = momentum * v + (gradient + decay * w)``, then ``w = w - lr * v``. If the velocity starts
+    at zero, the first step is a step of SGD without momentum.
 
     Parameters
     ----------
-    weights, velocity, gradient: flat, of one size.
-    rates: learning rate, momentum, weight decay.
+    weights, velocity, gradient: flat, of the same size.
+    lr: learning rate.
+    momentum: share of the velocity that is kept.
+    decay: weight decay.
     """
-    lr, momentum, decay = rates
     for i in range(weights.size):
         velocity[i] = momentum * velocity[i] + (gradient[i] + decay * weights[i])
         weights[i] -= lr * velocity[i]

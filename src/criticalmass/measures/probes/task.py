@@ -1,7 +1,7 @@
-"""What every probe is handed and what it hands back.
+"""The input and output of probes: `ProbeTask` and `ProbeScores`.
 
-A probe is a function ``ProbeTask -> ProbeScores``: one layer, one selector, all its seeds and
-sizes at once, so that a probe may share work between the subsets.
+A probe is a function ``ProbeTask -> ProbeScores``. A task has one layer and all seeds and sizes
+of one selector, so that a probe can share work between the subsets.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ STATUSES = ("ok", "not_converged")
 
 @dataclass(frozen=True, eq=False)
 class ProbeTask:
-    """All the subsets of one selector on one layer, with the data to train and score on.
+    """All subsets of one selector on one layer, with the data to train and score on.
 
-    Parameters
+    Attributes
     ----------
     x_train: (n_train, n_neurons) rows, raw (probes that standardise do it themselves).
     y_train: (n_train,) int64, class ids in ``0..n_classes-1``.
@@ -32,7 +32,7 @@ class ProbeTask:
     orders: (n_seeds, n_neurons) intp, one permutation of the neurons per seed.
     sizes: prefix lengths, strictly ascending, in ``1..n_neurons``.
     validation: (n_train,) bool, the training rows on which hyper-parameters are chosen.
-    seed: fixes whatever is random in a probe.
+    seed: seed of the probe's randomness.
 
     Raises
     ------
@@ -50,7 +50,7 @@ class ProbeTask:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check that the parts fit together."""
+        """Check shapes and values."""
         _check_matrices(self.x_train, self.x_test)
         _check_labels(self.y_train, self.n_train, self.n_classes)
         _check_orders(self.orders, self.n_neurons)
@@ -61,7 +61,7 @@ class ProbeTask:
                 f"give one bool per training row: ({self.n_train},)"
             )
         if self.seed < 0:
-            raise CriticalMassError(f"seed={self.seed} but a seed is 0 or more")
+            raise CriticalMassError(f"seed={self.seed} but a seed must be 0 or more")
 
     @property
     def n_train(self) -> int:
@@ -91,13 +91,15 @@ class ProbeTask:
 
 @dataclass(frozen=True, eq=False)
 class LinearHead:
-    """A linear probe, ready for raw features: the class of the largest ``coef @ x + intercept``.
+    """A linear probe of raw features; it predicts the class of the largest response.
 
-    Parameters
+    The responses to a sample x (n_kept,) are ``coef @ x + intercept``.
+
+    Attributes
     ----------
     coef: (n_present, n_kept) float32 weights on raw columns, in the order of the subset.
     intercept: (n_present,) float64.
-    classes: (n_present,) int64, the class ids that the training rows have.
+    classes: (n_present,) int64, the class ids that occur in the training rows.
     """
 
     coef: NDArray[np.float32]
@@ -107,17 +109,17 @@ class LinearHead:
 
 @dataclass(frozen=True, eq=False)
 class ProbeScores:
-    """What a probe found, one entry per seed and size.
+    """The result of a probe, one entry per seed and size.
 
-    Parameters
+    Attributes
     ----------
     predictions: (n_seeds, n_sizes, n_test) unsigned class ids.
-    l2: (n_seeds, n_sizes) float64, the chosen strength; nan where a probe has none.
-    gap: (n_seeds, n_sizes) float64, relative optimality gap; nan where there is no certificate.
+    l2: (n_seeds, n_sizes) float64, the chosen penalty; nan for a probe without penalty.
+    gap: (n_seeds, n_sizes) float64, relative optimality gap; nan without a certificate.
     passes: (n_seeds, n_sizes) int32, passes over the training data.
     seconds: (n_seeds, n_sizes) float64, wall time in seconds, shared work split evenly.
     status: (n_seeds, n_sizes) object, ``"ok"`` or ``"not_converged"``.
-    heads: what was learned, per seed and size; None for a probe that is not linear or keeps none.
+    heads: the fitted heads, per seed and size; None for a probe that does not return them.
 
     Raises
     ------
@@ -134,7 +136,7 @@ class ProbeScores:
     heads: tuple[tuple[LinearHead, ...], ...] | None = None
 
     def __post_init__(self) -> None:
-        """Check that all arrays speak of the same grid."""
+        """Check that all arrays have the same grid."""
         if self.predictions.ndim != 3 or self.predictions.dtype.kind != "u":
             raise CriticalMassError(
                 f"predictions have shape {self.predictions.shape} and dtype "
@@ -144,7 +146,7 @@ class ProbeScores:
         for name in ("l2", "gap", "passes", "seconds", "status"):
             shape = getattr(self, name).shape
             if shape != grid:
-                raise CriticalMassError(f"{name} has shape {shape}, predictions speak of {grid}")
+                raise CriticalMassError(f"{name} has shape {shape}, predictions have {grid}")
         unknown = [status for status in self.status.flat if status not in STATUSES]
         if unknown:
             raise CriticalMassError(
@@ -159,23 +161,23 @@ def uncertified_scores(
     l2: NDArray[np.float64] | None = None,
     passes: int = 0,
 ) -> ProbeScores:
-    """Wrap the predictions of a probe that has no optimality gap to report.
+    """Return the scores of a probe without certificate: ``gap`` is nan, ``status`` is "ok".
 
     Parameters
     ----------
     predictions: (n_seeds, n_sizes, n_test) unsigned class ids.
     seconds: wall time in seconds of the whole task; split evenly over the grid.
-    l2: (n_seeds, n_sizes) chosen strengths; nan where not given.
+    l2: (n_seeds, n_sizes) chosen penalties; nan by default.
     passes: passes over the training data, the same for all.
     """
     grid = (predictions.shape[0], predictions.shape[1])
-    share = seconds / max(1, grid[0] * grid[1])
+    seconds_per_cell = seconds / max(1, grid[0] * grid[1])
     return ProbeScores(
         predictions=predictions,
         l2=np.full(grid, np.nan) if l2 is None else l2,
         gap=np.full(grid, np.nan),
         passes=np.full(grid, passes, dtype=np.int32),
-        seconds=np.full(grid, share),
+        seconds=np.full(grid, seconds_per_cell),
         status=np.full(grid, "ok", dtype=object),
     )
 
@@ -228,16 +230,15 @@ def _check_orders(orders: NDArray[np.intp], n_neurons: int) -> None:
         )
     if orders.dtype.kind not in "iu":
         raise CriticalMassError(
-            f"orders are of type {orders.dtype}; give whole numbers, permutations of "
-            f"0..{n_neurons - 1}"
+            f"orders have dtype {orders.dtype}; give integers, permutations of 0..{n_neurons - 1}"
         )
     if not bool((np.sort(orders, axis=1) == np.arange(n_neurons)).all()):
-        raise CriticalMassError(f"orders must be permutations of 0..{n_neurons - 1}, row by row")
+        raise CriticalMassError(f"orders must be permutations of 0..{n_neurons - 1}, one per row")
 
 
 def _check_sizes(sizes: tuple[int, ...], n_neurons: int) -> None:
-    ascending = all(a < b for a, b in itertools.pairwise(sizes))
-    if not sizes or not ascending or sizes[0] < 1 or sizes[-1] > n_neurons:
+    is_ascending = all(a < b for a, b in itertools.pairwise(sizes))
+    if not sizes or not is_ascending or sizes[0] < 1 or sizes[-1] > n_neurons:
         raise CriticalMassError(
             f"sizes={sizes}; give strictly ascending prefix lengths in 1..{n_neurons}"
         )

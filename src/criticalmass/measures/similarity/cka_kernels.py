@@ -8,25 +8,25 @@ from numba import njit
 from criticalmass.core.moments import FloatArray
 
 
-# Reassociating the sums is what lets the compiler use the vector unit; they hold only
-# non-negative terms, so the order in which they are added costs no accuracy.
+# Only with reassociated sums can the compiler vectorise the loops. All terms are non-negative,
+# so the order of additions costs no accuracy.
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
 def prefix_terms(
     matrix: FloatArray, ranks: FloatArray, scale: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Sum C*C as all prefixes of all orders need it, in one pass over the rows of C.
+    """Sum C*C for all prefixes of all orders, in one pass over the rows of C.
 
     Parameters
     ----------
     matrix: (d, d) symmetric C.
     ranks: (n_orders, d) position of every neuron in every order, infinity where it is absent.
-        Floats, so that they compare at the width of the data.
-    scale: multiplies C first, against overflow.
+        Floats of the width of the data, so that comparisons vectorise.
+    scale: factor applied to C first, against overflow.
 
     Returns
     -------
     outer: (d,) sum_j C_ij^2.
-    inner: (n_orders, d) C_ii^2 + 2 sum of C_ij^2 over the neurons j that come before i;
+    inner: (n_orders, d) C_ii^2 + 2 sum of C_ij^2 over the neurons j before i in the order;
         0 where i is absent.
     """
     d = matrix.shape[0]

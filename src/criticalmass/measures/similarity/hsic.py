@@ -9,15 +9,15 @@ import numpy as np
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import CriticalMassError
 
-#: Samples without which the unbiased estimate is not defined.
+#: Fewest samples for which the unbiased estimate is defined.
 FEWEST_DEBIASED = 4
-# An unbiased HSIC below this share of the biased one is rounding; what it estimates is zero.
+# An unbiased HSIC below this share of the biased one is rounding error and set to zero.
 _NEGLIGIBLE = 1e-11
 
 
 @dataclass(frozen=True, eq=False)
 class Hsic:
-    """Sums of products of two Gram matrices' entries: of subsets, and of the whole layer.
+    """Sums of products of the entries of two Gram matrices: of subsets and of the whole layer.
 
     Attributes
     ----------
@@ -31,43 +31,47 @@ class Hsic:
     full: FloatArray | float
 
     def debiased(
-        self, norms: Hsic, traces: tuple[FloatArray, FloatArray | float], n: FloatArray | int
+        self,
+        norms: Hsic,
+        subset_traces: FloatArray,
+        layer_trace: FloatArray | float,
+        n: FloatArray | int,
     ) -> Hsic:
-        """Unbiased HSIC (Song et al. 2012, eq. 5) up to the factor 1/(n(n-3)).
+        """Return the unbiased HSIC (Song et al. 2012, eq. 5) up to the factor 1/(n(n-3)).
 
-        With K = AA' and L = BB' of centred features, K1 = L1 = 0. Taking the diagonals p and q
-        off leaves tr(KL) - p'q, row sums -p and -q, and hence the three terms
+        With K = AA' and L = BB' of centred features, K1 = L1 = 0. Without their diagonals p and q
+        they have tr(KL) - p'q and row sums -p and -q, which gives the three terms
         tr(KL) - p'q + sum(p) sum(q) / ((n-1)(n-2)) - 2 p'q / (n-2).
 
         Parameters
         ----------
         norms: p'q for the same pairs: p, q are the squared norms of the centred samples.
-        traces: sum of p of each subset, (...), and of the whole layer.
+        subset_traces: (...) sum of p of each subset.
+        layer_trace: sum of q of the whole layer.
         n: number of samples, at least 4.
         """
-        shared = n / (n - 2.0)
-        lift = 1.0 / ((n - 1.0) * (n - 2.0))
-        part, whole = traces
+        a = n / (n - 2.0)
+        b = 1.0 / ((n - 1.0) * (n - 2.0))
         return Hsic(
-            self.cross - shared * norms.cross + lift * part * whole,
-            self.within - shared * norms.within + lift * part * part,
-            self.full - shared * norms.full + lift * whole * whole,
+            self.cross - a * norms.cross + b * subset_traces * layer_trace,
+            self.within - a * norms.within + b * subset_traces * subset_traces,
+            self.full - a * norms.full + b * layer_trace * layer_trace,
         )
 
 
 def ratio(hsic: Hsic, plain: Hsic) -> FloatArray:
-    """CKA: cross over the root of within times full; 0 where a subset has nothing within.
+    """Return CKA, cross / sqrt(within * full); 0 where ``within`` is 0.
 
     Parameters
     ----------
     hsic: the sums to divide.
-    plain: the biased sums of the same subsets; what is negligible beside them is zero.
+    plain: the biased sums of the same subsets; sums that are negligible against them count as 0.
 
     Raises
     ------
     CriticalMassError: if the sums are not finite.
     """
-    if not all(np.isfinite(part).all() for part in (hsic.cross, hsic.within, hsic.full)):
+    if not all(np.isfinite(sums).all() for sums in (hsic.cross, hsic.within, hsic.full)):
         raise CriticalMassError("the second moment holds NaN or infinity; drop those samples")
     within = np.where(hsic.within > _NEGLIGIBLE * plain.within, hsic.within, 0.0)
     full = np.where(hsic.full > _NEGLIGIBLE * np.asarray(plain.full), hsic.full, 0.0)

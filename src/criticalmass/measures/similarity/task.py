@@ -1,6 +1,6 @@
-"""How alike a subset is to its whole layer: what every such measure is handed and hands back.
+"""Similarity of subsets with their whole layer: `SimilarityTask`, `SimilarityScores`, measures.
 
-None of these measures trains on anything. They compare the raw features of the test split.
+These measures do not train. They compare the raw features of the test split.
 """
 
 from __future__ import annotations
@@ -25,21 +25,33 @@ from criticalmass.measures.similarity.procrustes import (
     prefix_procrustes_replicates,
     projection_procrustes_replicates,
 )
-from criticalmass.measures.similarity.retrieval import Neighbours, graded, ndcg, queries_of, recall
+from criticalmass.measures.similarity.retrieval import (
+    MOST_QUERIES,
+    N_NEIGHBOURS,
+    NeighbourFinder,
+    choose_queries,
+    graded_gains,
+    ndcg,
+    recall,
+)
 
 __all__ = ["SimilarityScores", "SimilarityTask", "WholeLayer"]
 
 
 @dataclass(frozen=True, eq=False)
 class WholeLayer:
-    """The layer that subsets are compared with, and what every comparison needs of it.
+    """The layer that subsets are compared with; what comparisons share is computed once.
 
     Attributes
     ----------
     rows: (n_samples, n_neurons) raw features.
+    most_neighbours: neighbours of a sample that are compared; at most all other samples.
+    most_queries: most samples whose neighbours are compared.
     """
 
     rows: Rows
+    most_neighbours: int = N_NEIGHBOURS
+    most_queries: int = MOST_QUERIES
 
     @property
     def n_neurons(self) -> int:
@@ -53,21 +65,21 @@ class WholeLayer:
 
     @cached_property
     def mean(self) -> FloatArray:
-        """(n_neurons,) mean of the rows, without the cost of their second moment."""
+        """(n_neurons,) mean of the rows, computed without their second moment."""
         return column_scaling(self.rows).mean
 
     @cached_property
-    def asking(self) -> IndexArray:
-        """(n_queries,) samples whose neighbours are looked at."""
-        return queries_of(int(self.rows.shape[0]))
+    def query_rows(self) -> IndexArray:
+        """(n_queries,) row numbers of the samples whose neighbours are compared."""
+        return choose_queries(int(self.rows.shape[0]), self.most_queries)
 
     @cached_property
-    def by_distance(self) -> NDArray[np.int32]:
+    def neighbours_by_distance(self) -> NDArray[np.int32]:
         """(n_queries, n_neighbours) nearest samples in the whole layer by Euclidean distance."""
         return self._nearest("euclidean")
 
     @cached_property
-    def by_cosine(self) -> NDArray[np.int32]:
+    def neighbours_by_cosine(self) -> NDArray[np.int32]:
         """(n_queries, n_neighbours) nearest samples in the whole layer by cosine."""
         return self._nearest("cosine")
 
@@ -75,19 +87,25 @@ class WholeLayer:
         width = self.n_neurons
         return np.asarray(self.finder(metric)(np.arange(width), (width,))[0])
 
-    def finder(self, metric: Metric, projection: FloatArray | None = None) -> Neighbours:
-        """Return what finds neighbours in the layer's neurons, or in a projection of them.
+    def finder(self, metric: Metric, projection: FloatArray | None = None) -> NeighbourFinder:
+        """Return a finder of neighbours in the layer's neurons, or in a projection of them.
 
-        Distances are those of centred rows, which changes none but saves the digits of features
-        that lie far from zero. Cosines are those of rows as they are, as a vector store has them.
+        Distances are those of centred rows: centring does not change them, but preserves the
+        digits of features far from zero. Cosines are those of raw rows, as in a vector store.
         """
-        turn = None if projection is None else projection.astype(np.float32)
+        matrix = None if projection is None else projection.astype(np.float32)
 
-        def view(block: NDArray[Any]) -> NDArray[np.floating]:
-            seen = block if metric == "cosine" else block - self.mean
-            return seen if turn is None else np.asarray(seen, dtype=np.float32) @ turn
+        def transform(block: NDArray[Any]) -> NDArray[np.floating]:
+            rows = block if metric == "cosine" else block - self.mean
+            return rows if matrix is None else np.asarray(rows, dtype=np.float32) @ matrix
 
-        return Neighbours.of(self.rows, metric, asking=self.asking, view=view)
+        return NeighbourFinder.of(
+            self.rows,
+            metric,
+            query_rows=self.query_rows,
+            most_neighbours=self.most_neighbours,
+            transform=transform,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,46 +114,47 @@ class SimilarityTask:
 
     Attributes
     ----------
-    whole: the layer.
+    whole_layer: the layer.
     subsets: (n_orders, n_neurons) permutations of the neurons, whose prefixes are the subsets;
         or one projection, (n_neurons, >= sizes[-1]), whose leading columns are.
     sizes: prefix lengths, ascending.
-    is_projection: which of the two.
+    is_projection: whether ``subsets`` is a projection.
     """
 
-    whole: WholeLayer
+    whole_layer: WholeLayer
     subsets: NDArray[Any]
     sizes: tuple[int, ...]
     is_projection: bool = False
 
     @property
     def n_orders(self) -> int:
-        """Orders; a projection counts as one."""
+        """Number of orders; a projection counts as one."""
         return 1 if self.is_projection else len(self.subsets)
 
 
 @dataclass(frozen=True, eq=False)
 class SimilarityScores:
-    """What a similarity found.
+    """The result of a similarity measure.
 
     Attributes
     ----------
     values: (n_orders, n_sizes); a projection counts as one order.
-    kind: "scores" (of each query; their mean is the value) or "replicates" (the value without
-        a block of samples).
-    kept: (n_orders, n_sizes, n_queries or n_blocks) what the bootstrap needs.
+    kind: "scores" (one per query; their mean is the value) or "replicates" (the value without
+        each block of samples).
+    bootstrap_values: (n_orders, n_sizes, n_queries or n_blocks) of that kind, for the bootstrap.
     """
 
     values: FloatArray
     kind: str
-    kept: NDArray[np.floating]
+    bootstrap_values: NDArray[np.floating]
 
 
 def cka(task: SimilarityTask, *, debiased: bool = False) -> SimilarityScores:
     """Linear CKA of every subset with the whole layer."""
-    replicated = projection_cka_replicates if task.is_projection else prefix_cka_replicates
-    values, replicates = replicated(
-        task.whole.rows, task.subsets, task.sizes, debiased=debiased, whole=task.whole.moments
+    compute = projection_cka_replicates if task.is_projection else prefix_cka_replicates
+    layer = task.whole_layer
+    values, replicates = compute(
+        layer.rows, task.subsets, task.sizes, debiased=debiased, layer_moments=layer.moments
     )
     return SimilarityScores(values, "replicates", replicates)
 
@@ -147,47 +166,49 @@ def cka_debiased(task: SimilarityTask) -> SimilarityScores:
 
 def procrustes(task: SimilarityTask) -> SimilarityScores:
     """Procrustes similarity of every subset with the whole layer."""
-    compare = (
+    compute = (
         projection_procrustes_replicates if task.is_projection else prefix_procrustes_replicates
     )
-    values, replicates = compare(
-        task.whole.rows, task.subsets, task.sizes, whole=task.whole.moments
-    )
+    layer = task.whole_layer
+    values, replicates = compute(layer.rows, task.subsets, task.sizes, layer_moments=layer.moments)
     return SimilarityScores(values, "replicates", replicates)
 
 
 def retrieval(task: SimilarityTask) -> SimilarityScores:
     """nDCG@10 of the whole layer's neighbours by cosine, in every subset."""
-    relevant = task.whole.by_cosine
-    gains = graded(relevant.shape[1])
-    return _asked(task, "cosine", lambda found: ndcg(found, relevant, gains))
+    relevant = task.whole_layer.neighbours_by_cosine
+    gains = graded_gains(relevant.shape[1])
+    return _score_neighbours(task, "cosine", lambda nearest: ndcg(nearest, relevant, gains))
 
 
 def retrieval_recall(task: SimilarityTask) -> SimilarityScores:
-    """Share of the whole layer's ten neighbours by cosine, in every subset."""
-    return _asked(task, "cosine", lambda found: recall(found, task.whole.by_cosine))
+    """Recall@10 of the whole layer's neighbours by cosine, in every subset."""
+    relevant = task.whole_layer.neighbours_by_cosine
+    return _score_neighbours(task, "cosine", lambda nearest: recall(nearest, relevant))
 
 
 def mutual_knn(task: SimilarityTask) -> SimilarityScores:
-    """Share of the whole layer's ten neighbours by distance, in every subset."""
-    return _asked(task, "euclidean", lambda found: recall(found, task.whole.by_distance))
+    """Share of the whole layer's 10 nearest neighbours by distance, in every subset."""
+    relevant = task.whole_layer.neighbours_by_distance
+    return _score_neighbours(task, "euclidean", lambda nearest: recall(nearest, relevant))
 
 
-def _asked(
+def _score_neighbours(
     task: SimilarityTask, metric: Metric, score: Callable[[NDArray[np.int32]], FloatArray]
 ) -> SimilarityScores:
-    """Score the neighbours that every query has in every subset.
+    """Score the neighbours of every query in every subset.
 
-    All neurons in another order are the whole layer, whose neighbours are what is right: their
-    score is 1 by definition, not up to the rounding of sums in another order.
+    All neurons, in any order, are the whole layer, whose score is 1 by definition. It is not
+    computed, because sums in another order could round to other neighbours.
     """
-    finder = task.whole.finder(metric, task.subsets if task.is_projection else None)
+    finder = task.whole_layer.finder(metric, task.subsets if task.is_projection else None)
     width = int(task.subsets.shape[1])
     orders = np.arange(width)[None] if task.is_projection else task.subsets
     sizes = tuple(k for k in task.sizes if task.is_projection or k < width)
-    kept = np.ones((len(orders), len(task.sizes), task.whole.asking.size), dtype=np.float32)
+    n_queries = task.whole_layer.query_rows.size
+    scores = np.ones((len(orders), len(task.sizes), n_queries), dtype=np.float32)
     if sizes:
-        for mine, order in zip(kept, orders, strict=True):
-            for j, found in enumerate(finder(order, sizes)):
-                mine[j] = score(found)
-    return SimilarityScores(kept.mean(axis=-1, dtype=np.float64), "scores", kept)
+        for order_scores, order in zip(scores, orders, strict=True):
+            for j, nearest in enumerate(finder(order, sizes)):
+                order_scores[j] = score(nearest)
+    return SimilarityScores(scores.mean(axis=-1, dtype=np.float64), "scores", scores)

@@ -1,4 +1,4 @@
-"""Figures of the side effects of few neurons: who pays, who agrees, what votes recover.
+"""Figures of the side effects of few neurons: loss per class, inequality and agreement.
 
 Each function takes a table and an ``ax``, draws on it and returns it.
 """
@@ -10,16 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from criticalmass.analysis.columns import CurveKey
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.reporting.figures.axes import fraction_axis
-from criticalmass.reporting.figures.style import COLOURS, FAINT, INK, MARKERS, dress
+from criticalmass.reporting.figures.axes import set_fraction_axis
+from criticalmass.reporting.figures.style import (
+    COLOURS,
+    FAINT,
+    INK,
+    MARKERS,
+    draw_band,
+    error_lengths,
+    escape_math,
+    style_axes,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-_KEY = ["model", "layer", "dataset", "selector", "measure"]
-_QUIET = "#c9c7c1"
+_UNNAMED_COLOUR = "#c9c7c1"
 
 
 def classes_against_fraction(
@@ -27,60 +36,61 @@ def classes_against_fraction(
 ) -> Axes:
     """Draw the share of its own whole-layer accuracy that every class keeps.
 
-    All lines end at 1; the lowest line pays most. The classes that pay first are coloured and
-    named in that order, the others are grey.
+    All lines end at 1; the lowest line loses most. The classes that lose most are coloured and
+    named, largest loss first; the others are grey.
 
     Parameters
     ----------
     classes: rows of `criticalmass.class_accuracy` for one model, layer, dataset, selector and
         measure.
     ax: where to draw.
-    losses: rows of `criticalmass.class_losses` for one delta: their ranks say who pays first,
-        and their size is marked. By default the losses at the smallest size.
-    most: how many classes to name.
+    losses: rows of `criticalmass.class_losses` for one delta. Their ranks set the order of the
+        classes, and their size is marked. By default the order is that of the losses at the
+        smallest size.
+    most: number of classes to name.
 
     Raises
     ------
-    CriticalMassError: nothing to draw, or rows of more than one curve.
+    CriticalMassError: if there is nothing to draw, or rows of more than one curve.
     """
-    rows = _one_curve(classes[classes["relative_loss"].notna()], "class")
-    first = rows[rows["n_kept"] == rows["n_kept"].min()].sort_values(
-        "relative_loss", ascending=False, kind="stable"
-    )["class_id"]
+    rows = _require_one_curve(classes[classes["relative_loss"].notna()], "class")
+    smallest = rows[rows["n_kept"] == rows["n_kept"].min()]
+    ranking = smallest.sort_values("relative_loss", ascending=False, kind="stable")["class_id"]
     if losses is not None:
         known = losses[losses["relative_loss"].notna()]
-        first = _one_curve(known, "class").sort_values("rank")["class_id"]
-        size = known.iloc[0]
-        share = float(size["n_kept"] / size["n_neurons"])
+        ranking = _require_one_curve(known, "class").sort_values("rank")["class_id"]
+        row = known.iloc[0]
         ax.axvline(
-            share,
+            float(row["n_kept"] / row["n_neurons"]),
             color=FAINT,
             linewidth=0.9,
             linestyle=(0, (4, 3)),
-            label=f"{size['delta'] * 100:g} % kept overall",
+            label=f"{row['delta'] * 100:g} % kept overall",
             zorder=1,
         )
-    leading = list(first)[:most]
+    named = list(ranking)[:most]
     for class_id, line in rows.groupby("class_id", sort=True):
-        place = leading.index(class_id) if class_id in leading else None
-        _class_line(line.sort_values("n_kept"), ax, place)
-    fraction_axis(ax, float((rows["n_kept"] / rows["n_neurons"]).min()))
+        rank = named.index(class_id) + 1 if class_id in named else None
+        _draw_class(line.sort_values("n_kept"), ax, rank)
+    set_fraction_axis(ax, float((rows["n_kept"] / rows["n_neurons"]).min()))
     ax.set_ylabel("share of the class's accuracy kept")
     ax.axhline(1.0, color=FAINT, linewidth=0.8, zorder=1)
-    dress(ax)
+    style_axes(ax)
     handles, labels = ax.get_legend_handles_labels()
-    # "1. name", "2. name", ..., and the line of delta after them.
-    ranks = [int(first) if first.isdigit() else most + 1 for first, *_ in _parted(labels)]
+    # "1. name", "2. name", ..., then the line of delta.
+    prefixes = [label.partition(". ")[0] for label in labels]
+    ranks = [int(prefix) if prefix.isdigit() else most + 1 for prefix in prefixes]
     order = np.argsort(ranks, kind="stable")
-    _legend_above(ax, [handles[i] for i in order], [labels[i] for i in order])
+    _add_legend_above(ax, [handles[i] for i in order], [labels[i] for i in order])
     return ax
 
 
 def gini_against_accuracy(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw inequality against accuracy, with what a class-neutral loss would give.
+    """Draw the inequality of class accuracies against accuracy, with its baseline.
 
-    Points above the dashed line are less fair than their accuracy explains. Small numbers
-    are neurons kept.
+    The dashed line is the proportional-odds baseline of `analysis.inequality`: the Gini
+    coefficient of the whole layer after a loss of the same odds factor in all classes. Points
+    above it are less fair than their accuracy explains. Small numbers are neurons kept.
 
     Parameters
     ----------
@@ -89,15 +99,15 @@ def gini_against_accuracy(table: pd.DataFrame, ax: Axes) -> Axes:
 
     Raises
     ------
-    CriticalMassError: nothing to draw, or rows of more than one curve.
+    CriticalMassError: if there is nothing to draw, or rows of more than one curve.
     """
-    rows = _one_curve(table[table["gini"].notna()], "subset").sort_values("accuracy")
+    rows = _require_one_curve(table[table["gini"].notna()], "subset").sort_values("accuracy")
     x, y = rows["accuracy"].to_numpy(float), rows["gini"].to_numpy(float)
     ax.errorbar(
         x,
         y,
-        xerr=_bars(rows, "accuracy"),
-        yerr=_bars(rows, "gini"),
+        xerr=error_lengths(rows, "accuracy", "accuracy_low", "accuracy_high"),
+        yerr=error_lengths(rows, "gini", "gini_low", "gini_high"),
         fmt=MARKERS[0],
         color=COLOURS[0],
         markersize=4,
@@ -113,15 +123,15 @@ def gini_against_accuracy(table: pd.DataFrame, ax: Axes) -> Axes:
             color=COLOURS[1],
             linestyle=(0, (6, 1.5)),
             linewidth=1.6,
-            label="whole layer, class-neutral loss",
+            label="whole layer, proportional-odds baseline",
             zorder=2,
         )
-    _name_sizes(rows, x, y, ax)
+    _annotate_sizes(rows, x, y, ax)
     ax.set_xlabel("accuracy on held-out data")
     ax.set_ylabel("Gini coefficient of class accuracies")
     ax.set_ylim(bottom=0.0)
-    dress(ax)
-    _legend_above(ax, *ax.get_legend_handles_labels(), columns=1)
+    style_axes(ax)
+    _add_legend_above(ax, *ax.get_legend_handles_labels(), columns=1)
     return ax
 
 
@@ -138,94 +148,41 @@ def agreement_against_fraction(
 
     Raises
     ------
-    CriticalMassError: nothing to draw, or rows of more than one curve.
+    CriticalMassError: if there is nothing to draw, or rows of more than one curve.
     """
-    rows = _one_curve(table, "against")
-    words = {"kappa": "predictions", "error_consistency": "errors"}
-    for colour, name in enumerate(figures):
+    rows = _require_one_curve(table, "against")
+    labels = {"kappa": "predictions", "error_consistency": "errors"}
+    for number, name in enumerate(figures):
+        colour = COLOURS[number]
         for against, line in rows[rows[name].notna()].groupby("against", sort=True):
             line = line.sort_values("n_kept")
             x = (line["n_kept"] / line["n_neurons"]).to_numpy(float)
-            seeds = against == "other seeds"
+            with_seeds = against == "other seeds"
             ax.plot(
                 x,
                 line[name].to_numpy(float),
-                color=COLOURS[colour],
-                marker=MARKERS[0 if seeds else 1],
-                markerfacecolor=COLOURS[colour] if seeds else "white",
-                linestyle="-" if seeds else (0, (6, 1.5)),
+                color=colour,
+                marker=MARKERS[0 if with_seeds else 1],
+                markerfacecolor=colour if with_seeds else "white",
+                linestyle="-" if with_seeds else (0, (6, 1.5)),
                 linewidth=1.6,
                 markersize=4,
-                label=f"{words.get(name, name)}, {against}",
+                label=f"{labels.get(name, name)}, {against}",
                 zorder=3,
             )
-            _shade(ax, x, line, name, COLOURS[colour])
-    fraction_axis(ax, float((rows["n_kept"] / rows["n_neurons"]).min()))
+            draw_band(ax, x, line[f"{name}_low"], line[f"{name}_high"], colour, alpha=0.15)
+    set_fraction_axis(ax, float((rows["n_kept"] / rows["n_neurons"]).min()))
     ax.set_ylabel("agreement beyond chance (kappa)")
     ax.set_ylim(min(0.0, float(rows[list(figures)].min().min())), 1.02)
-    dress(ax)
-    _legend_above(ax, *ax.get_legend_handles_labels())
+    style_axes(ax)
+    _add_legend_above(ax, *ax.get_legend_handles_labels())
     return ax
 
 
-def ensemble_bars(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw what members, their votes and one probe on the same neurons reach.
-
-    The line across is the whole layer, with its interval.
-
-    Parameters
-    ----------
-    table: rows of `criticalmass.ensembles` for one model, layer, dataset and measure.
-    ax: where to draw.
-
-    Raises
-    ------
-    CriticalMassError: nothing to draw, or rows of more than one layer and measure.
-    """
-    rows = _one_curve(table, "kind")
-    kinds = [kind for kind in dict.fromkeys(rows["kind"]) if kind != "whole layer"]
-    sizes = sorted(rows["n_kept"].unique())
-    width = 0.8 / len(kinds)
-    for number, kind in enumerate(kinds):
-        mine = rows[rows["kind"] == kind].sort_values("n_kept")
-        at = np.array([sizes.index(size) for size in mine["n_kept"]], dtype=float)
-        ax.bar(
-            at + (number - (len(kinds) - 1) / 2) * width,
-            mine["value"].to_numpy(float),
-            0.88 * width,
-            yerr=_bars(mine, "value"),
-            color=(_QUIET, *COLOURS)[number],
-            error_kw={"ecolor": INK, "elinewidth": 0.9},
-            label=kind,
-            zorder=2,
-        )
-    whole = rows[rows["kind"] == "whole layer"].iloc[:1]
-    for row in whole.itertuples():
-        ax.axhline(row.value, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-        ax.axhspan(row.value_low, row.value_high, color=FAINT, alpha=0.15, linewidth=0)
-        ax.annotate(
-            f"whole layer {row.value:.3f}",
-            (0.0, row.value),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 3),
-            textcoords="offset points",
-            color=INK,
-            fontsize="small",
-        )
-    members = int(rows["members"].iloc[0])
-    ax.set_xticks(range(len(sizes)), [f"{members} × {size:,}" for size in sizes])
-    ax.set_xlabel("members × neurons of each, none shared")
-    ax.set_ylabel("accuracy on held-out data")
-    ax.set_ylim(0.0, 1.08 * float(rows["value_high"].max()))
-    dress(ax)
-    _legend_above(ax, *ax.get_legend_handles_labels())
-    return ax
-
-
-def draw_effect(
+def draw_class_figure(
     name: str, run: Any, ax: Axes, measures: Sequence[str] = (), deltas: Sequence[float] = (0.9,)
 ) -> Axes:
-    """Compute the table that a named figure of this module needs and draw it.
+    """Compute the table of a named figure of this module and draw it.
 
     Parameters
     ----------
@@ -233,11 +190,12 @@ def draw_effect(
     run: a Run or the path of one.
     ax: where to draw.
     measures: the one measure to draw; the first with predictions by default.
-    deltas: the first is the share kept at which "classes" says who paid first.
+    deltas: the first is the share kept at which "classes" orders the classes by loss.
 
     Raises
     ------
-    CriticalMassError: unknown measure, more than one curve, or nothing to draw.
+    CriticalMassError: if the measure is unknown, or there is nothing to draw, or more than one
+        curve.
     """
     from criticalmass.analysis.agreement import agreement
     from criticalmass.analysis.fairness import class_accuracy, class_losses, fairness
@@ -258,49 +216,46 @@ def draw_effect(
     return classes_against_fraction(table, ax, losses=losses if len(losses) else None)
 
 
-def _class_line(line: pd.DataFrame, ax: Axes, place: int | None) -> None:
-    """Draw one class; ``place`` among those that pay first, or None."""
+def _draw_class(line: pd.DataFrame, ax: Axes, rank: int | None) -> None:
+    """Draw one class; ``rank`` from 1 among the named classes, None for an unnamed one."""
     x = (line["n_kept"] / line["n_neurons"]).to_numpy(float)
     y = 1.0 - line["relative_loss"].to_numpy(float)
-    if place is None:
-        ax.plot(x, y, color=_QUIET, linewidth=0.9, zorder=2)
+    if rank is None:
+        ax.plot(x, y, color=_UNNAMED_COLOUR, linewidth=0.9, zorder=2)
         return
-    colour = COLOURS[place % len(COLOURS)]
-    name = str(line["class_name"].iloc[0]).replace("$", r"\$")
+    colour = COLOURS[(rank - 1) % len(COLOURS)]
     ax.plot(
         x,
         y,
         color=colour,
-        marker=MARKERS[place % len(MARKERS)],
+        marker=MARKERS[(rank - 1) % len(MARKERS)],
         markersize=4,
         linewidth=1.6,
-        label=f"{place + 1}. {name}",
+        label=escape_math(f"{rank}. {line['class_name'].iloc[0]}"),
         zorder=4,
     )
-    known = line["relative_loss_low"].notna().to_numpy(bool)
-    low = 1.0 - line["relative_loss_high"][known].to_numpy(float)
-    high = 1.0 - line["relative_loss_low"][known].to_numpy(float)
-    ax.fill_between(x[known], low, high, color=colour, alpha=0.15, linewidth=0)
+    low, high = 1.0 - line["relative_loss_high"], 1.0 - line["relative_loss_low"]
+    draw_band(ax, x, low, high, colour, alpha=0.15)
 
 
-def _one_curve(rows: pd.DataFrame, what: str) -> pd.DataFrame:
-    """Refuse to draw nothing, or several curves into one figure."""
+def _require_one_curve(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Return the rows, or raise if there are none or if they are of several curves."""
     if rows.empty:
-        raise CriticalMassError(f"no {what} to draw; the table has no row with a value")
-    for name in (key for key in _KEY if key in rows):
-        found = rows[name].unique()
-        if len(found) > 1:
+        raise CriticalMassError(f"no {kind} to draw; the table has no row with a value")
+    for name in (column for column in CurveKey._fields if column in rows):
+        values = rows[name].unique()
+        if len(values) > 1:
             raise CriticalMassError(
-                f"rows of {len(found)} values of {name!r} ({', '.join(map(str, found))}); "
+                f"rows of {len(values)} values of {name!r} ({', '.join(map(str, values))}); "
                 "draw one at a time"
             )
     return rows
 
 
-def _legend_above(
+def _add_legend_above(
     ax: Axes, handles: Sequence[Any], labels: Sequence[str], *, columns: int = 2
 ) -> None:
-    """Name the lines above the figure, where none of them runs."""
+    """Name the lines above the axes, where the legend hides none of them."""
     ax.legend(
         handles,
         labels,
@@ -315,44 +270,23 @@ def _legend_above(
     )
 
 
-def _parted(labels: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Split labels at their first full stop."""
-    return [label.partition(". ") for label in labels]
-
-
-def _bars(rows: pd.DataFrame, name: str) -> Any:
-    """(2, n) lengths of error bars down and up; 0 where there is no interval."""
-    value = rows[name].to_numpy(float)
-    low = rows[f"{name}_low"].to_numpy(float, na_value=np.nan)
-    high = rows[f"{name}_high"].to_numpy(float, na_value=np.nan)
-    return np.nan_to_num(np.maximum(0.0, np.stack([value - low, high - value])))
-
-
-def _shade(ax: Axes, x: Any, line: pd.DataFrame, name: str, colour: str) -> None:
-    """Shade the interval where there is one."""
-    known = line[f"{name}_low"].notna().to_numpy(bool)
-    low = line[f"{name}_low"][known].to_numpy(float)
-    high = line[f"{name}_high"][known].to_numpy(float)
-    ax.fill_between(x[known], low, high, color=colour, alpha=0.15, linewidth=0)
-
-
-def _name_sizes(rows: pd.DataFrame, x: Any, y: Any, ax: Axes) -> None:
-    """Write neurons kept beside points, leaving out those that would crowd."""
-    reach = 0.06 * (float(np.ptp(x)) or 1.0)
+def _annotate_sizes(rows: pd.DataFrame, x: Any, y: Any, ax: Axes) -> None:
+    """Write the number of neurons next to each point, unless the labels would overlap."""
+    min_distance = 0.06 * (float(np.ptp(x)) or 1.0)
     last = -np.inf
-    # On the side of the point where the line of the class-neutral loss does not run.
+    # On the side of the point away from the baseline.
     above = (rows["gini_excess"].fillna(0.0) > 0.0).to_numpy(bool)
-    for size, across, up, over in zip(rows["n_kept"], x, y, above, strict=True):
-        if across - last < reach:
+    for size, at_x, at_y, is_above in zip(rows["n_kept"], x, y, above, strict=True):
+        if at_x - last < min_distance:
             continue
-        last = across
+        last = at_x
         ax.annotate(
             f"{size:,}",
-            (across, up),
-            xytext=(4, 4) if over else (-4, -5),
+            (at_x, at_y),
+            xytext=(4, 4) if is_above else (-4, -5),
             textcoords="offset points",
-            ha="left" if over else "right",
-            va="bottom" if over else "top",
+            ha="left" if is_above else "right",
+            va="bottom" if is_above else "top",
             color=FAINT,
             fontsize="x-small",
         )

@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING, Literal
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.registry import measure_label
-from criticalmass.reporting.figures.axes import fraction_axis
-from criticalmass.reporting.figures.style import FAINT, INK, MANY, _band, _style, dress, series
+from criticalmass.reporting.figures.axes import set_fraction_axis
+from criticalmass.reporting.figures.style import (
+    FAINT,
+    INK,
+    MAX_DISTINCT_LINES,
+    annotate_whole_layer,
+    draw_band,
+    escape_math,
+    line_style,
+    split_curves,
+    style_axes,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,43 +27,43 @@ if TYPE_CHECKING:
 def value_against_fraction(
     curves: pd.DataFrame, ax: Axes, *, measure: str | None = None, whole_layer: bool = True
 ) -> Axes:
-    """Draw value against the fraction of neurons kept, with its band and the whole layer's line.
+    """Draw value against the fraction of neurons kept, with intervals and the whole layer's value.
 
     Parameters
     ----------
-    curves: rows as `criticalmass.curves` returns them; one line per model, layer, dataset,
-        selector and measure.
+    curves: rows of `criticalmass.curves`; one line per model, layer, dataset, selector and
+        measure.
     ax: where to draw.
-    measure: draw only this measure's rows; all by default.
-    whole_layer: draw the whole layer's value as a line across.
+    measure: draw only the rows of this measure; all by default.
+    whole_layer: draw the whole layer's value as a horizontal line.
 
     Raises
     ------
-    CriticalMassError: no row with a value is left to draw.
+    CriticalMassError: if no row has a value.
     """
     rows = curves if measure is None else curves[curves["measure"] == measure]
     rows = rows[rows["mean"].notna()]
     if rows.empty:
         raise CriticalMassError(f"no curve to draw for measure {measure!r}; run a sweep with it")
-    lines = list(series(rows))
-    for number, (label, line) in enumerate(lines):
+    lines = list(split_curves(rows))
+    for number, (name, line) in enumerate(lines):
         line = line.sort_values("n_kept")
-        style = _style(number, len(lines))
-        kept = (line["n_kept"] / line["n_neurons"]).to_numpy(float)
-        if len(lines) <= MANY:
-            _band(ax, kept, line["low"], line["high"], style["color"])
-        ax.plot(kept, line["mean"].to_numpy(float), label=label, **style)
-    if whole_layer and len(lines) <= MANY:
-        _whole_layer_lines(rows, ax)
-    fraction_axis(ax, float((rows["n_kept"] / rows["n_neurons"]).min()))
+        style = line_style(number, len(lines))
+        fraction = (line["n_kept"] / line["n_neurons"]).to_numpy(float)
+        if len(lines) <= MAX_DISTINCT_LINES:
+            draw_band(ax, fraction, line["low"], line["high"], style["color"])
+        ax.plot(fraction, line["mean"].to_numpy(float), label=escape_math(name), **style)
+    if whole_layer and len(lines) <= MAX_DISTINCT_LINES:
+        _draw_whole_layer_lines(rows, ax)
+    set_fraction_axis(ax, float((rows["n_kept"] / rows["n_neurons"]).min()))
     ax.set_ylabel(measure_label(str(rows["measure"].iloc[0])))
-    dress(ax)
-    _legend(ax, "lower right")
+    style_axes(ax)
+    _add_legend(ax, "lower right")
     return ax
 
 
 def cka_against_fraction(curves: pd.DataFrame, ax: Axes, *, measure: str = "cka") -> Axes:
-    """Draw the subset's similarity to its own whole layer, which is 1 by definition at f = 1.
+    """Draw the similarity of subsets to their whole layer, which is 1 at the fraction 1.
 
     Parameters as in `value_against_fraction`.
     """
@@ -64,37 +74,37 @@ def cka_against_fraction(curves: pd.DataFrame, ax: Axes, *, measure: str = "cka"
 
 
 def dr_against_delta(table: pd.DataFrame, ax: Axes, *, measure: str | None = None) -> Axes:
-    """Draw diffused redundancy against delta, the share of the whole layer's value asked for.
+    """Draw diffused redundancy against delta, the share of the whole layer's value to keep.
 
-    Open triangles mark lower bounds: even the smallest tested subset passed there.
+    Open triangles mark lower bounds: there the smallest tested subset already reaches delta.
 
     Parameters
     ----------
-    table: rows as `criticalmass.redundancy` returns them, for as many deltas as the line needs.
+    table: rows of `criticalmass.redundancy`, one per delta of the line.
     ax: where to draw.
-    measure: draw only this measure's rows; all by default.
+    measure: draw only the rows of this measure; all by default.
 
     Raises
     ------
-    CriticalMassError: no row with a value is left to draw.
+    CriticalMassError: if no row has a DR.
     """
     rows = table if measure is None else table[table["measure"] == measure]
     rows = rows[rows["dr"].notna()]
     if rows.empty:
         raise CriticalMassError(f"no DR to draw for measure {measure!r}; run a sweep with it")
-    lines = list(series(rows))
-    for number, (label, line) in enumerate(lines):
+    lines = list(split_curves(rows))
+    for number, (name, line) in enumerate(lines):
         line = line.sort_values("delta")
-        style = _style(number, len(lines))
+        style = line_style(number, len(lines))
         delta, dr = line["delta"].to_numpy(float), line["dr"].to_numpy(float)
-        if len(lines) <= MANY:
-            _band(ax, delta, line["dr_low"], line["dr_high"], style["color"])
+        if len(lines) <= MAX_DISTINCT_LINES:
+            draw_band(ax, delta, line["dr_low"], line["dr_high"], style["color"])
         every = max(1, len(delta) // 8)
-        ax.plot(delta, dr, label=label, markevery=every, **style)
-        bound = line["at_floor"].to_numpy(bool)
+        ax.plot(delta, dr, label=escape_math(name), markevery=every, **style)
+        at_floor = line["at_floor"].to_numpy(bool)
         ax.plot(
-            delta[bound][::every],
-            dr[bound][::every],
+            delta[at_floor][::every],
+            dr[at_floor][::every],
             linestyle="none",
             marker="^",
             markersize=6,
@@ -105,16 +115,17 @@ def dr_against_delta(table: pd.DataFrame, ax: Axes, *, measure: str | None = Non
     ax.set_xlabel("share of the whole layer's value to keep (delta)")
     ax.set_ylabel("diffused redundancy DR")
     ax.set_ylim(-0.02, 1.02)
-    _percent_ticks(ax)
-    dress(ax)
-    _legend(ax, "lower left")
+    _set_percent_ticks(ax)
+    style_axes(ax)
+    _add_legend(ax, "lower left")
     return ax
 
 
 def mark_critical_mass(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Mark each critical mass on a value-against-fraction figure, with its interval.
+    """Mark each critical mass and its interval on a figure of value against fraction.
 
-    A thin line leads from the bar (delta times the whole layer's value) to the size reaching it.
+    A thin line runs from the vertical axis, at delta times the whole layer's value, to the size
+    that reaches this value.
 
     Parameters
     ----------
@@ -143,8 +154,8 @@ def mark_critical_mass(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def _whole_layer_lines(rows: pd.DataFrame, ax: Axes) -> None:
-    """Draw the whole layer's value once per layer and measure, with its own band."""
+def _draw_whole_layer_lines(rows: pd.DataFrame, ax: Axes) -> None:
+    """Draw the whole layer's value and interval once per layer and measure."""
     layers = rows.dropna(subset=["value_full"])
     layers = layers.drop_duplicates(["model", "layer", "dataset", "measure"])
     for row in layers.itertuples():
@@ -152,30 +163,22 @@ def _whole_layer_lines(rows: pd.DataFrame, ax: Axes) -> None:
     for row in layers.dropna(subset=["full_low", "full_high"]).itertuples():
         ax.axhspan(row.full_low, row.full_high, color=FAINT, alpha=0.15, linewidth=0)
     if len(layers) == 1:
-        ax.annotate(
-            f"whole layer {layers['value_full'].iloc[0]:.3f}",
-            (0.01, layers["value_full"].iloc[0]),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 3),
-            textcoords="offset points",
-            color=INK,
-            fontsize="small",
-        )
+        annotate_whole_layer(ax, layers["value_full"].iloc[0])
 
 
-def _percent_ticks(ax: Axes) -> None:
-    """Label the shares on the horizontal axis in per cent."""
+def _set_percent_ticks(ax: Axes) -> None:
+    """Label the horizontal axis in per cent."""
     from matplotlib.ticker import PercentFormatter
 
     ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
 
 
-def _legend(ax: Axes, place: Literal["lower left", "lower right"]) -> None:
-    """Name the lines, when there is more than one to tell apart."""
+def _add_legend(ax: Axes, location: Literal["lower left", "lower right"]) -> None:
+    """Name the lines if there are several."""
     handles, labels = ax.get_legend_handles_labels()
-    if len(handles) > MANY:
-        # So many are told apart by their order alone: the ends and the middle are named.
-        some = [0, len(handles) // 2, len(handles) - 1]
-        handles, labels = [handles[i] for i in some], [labels[i] for i in some]
+    if len(handles) > MAX_DISTINCT_LINES:
+        # The colours of many lines only show their order: the first, middle and last are named.
+        named = [0, len(handles) // 2, len(handles) - 1]
+        handles, labels = [handles[i] for i in named], [labels[i] for i in named]
     if len(handles) > 1:
-        ax.legend(handles, labels, loc=place, frameon=False, fontsize="small", labelcolor=INK)
+        ax.legend(handles, labels, loc=location, frameon=False, fontsize="small", labelcolor=INK)

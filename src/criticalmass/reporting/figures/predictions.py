@@ -1,4 +1,7 @@
-"""Figures of `explain`: each takes a table and an ``ax``, draws on it and hands it back."""
+"""Figures of predictions made without a sweep.
+
+Each function takes a table and an ``ax``, draws on it and returns it.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.reporting.figures.axes import fraction_axis
-from criticalmass.reporting.figures.style import COLOURS, DASHES, FAINT, GRID, INK, dress
+from criticalmass.reporting.figures.axes import set_fraction_axis
+from criticalmass.reporting.figures.style import (
+    COLOURS,
+    DASHES,
+    FAINT,
+    GRID,
+    INK,
+    draw_band,
+    style_axes,
+)
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
-NAMES = {"cka": "linear CKA with the whole layer", "ridge": "accuracy of a ridge probe"}
+_MEASURE_LABELS = {"cka": "linear CKA with the whole layer", "ridge": "accuracy of a ridge probe"}
 
 
 def spectrum(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw how much of the variance, and of what sets the classes apart, the directions carry.
+    """Draw the cumulative shares of two variances over the eigendirections.
+
+    One line is the variance of the standardised neurons, the other the variance between the class
+    means; without labels there is no second line.
 
     Parameters
     ----------
@@ -28,66 +43,72 @@ def spectrum(table: pd.DataFrame, ax: Axes) -> Axes:
 
     Raises
     ------
-    CriticalMassError: the table is empty.
+    CriticalMassError: if the table is empty.
     """
     if table.empty:
         raise CriticalMassError("no spectrum to draw: the table has no row")
-    at = table["direction"].to_numpy(float)
+    direction = table["direction"].to_numpy(float)
     lines = {"variance": "variance", "between": "variance between classes"}
     for number, (column, label) in enumerate(lines.items()):
         share = table[column].to_numpy(float)
         if np.isnan(share).all():
             continue
         ax.plot(
-            at, np.cumsum(share), label=label, color=COLOURS[number], linestyle=DASHES[number],
-            linewidth=1.6, zorder=3,
-        )  # fmt: skip
+            direction,
+            np.cumsum(share),
+            label=label,
+            color=COLOURS[number],
+            linestyle=DASHES[number],
+            linewidth=1.6,
+            zorder=3,
+        )
     for share in (0.5, 0.9):
         ax.axhline(share, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     ax.set_xscale("log")
-    ax.set_xlim(0.9, float(at.max()) * 1.1)
-    ticks = [10**power for power in range(int(np.log10(at.max())) + 1)]
+    ax.set_xlim(0.9, float(direction.max()) * 1.1)
+    ticks = [10**power for power in range(int(np.log10(direction.max())) + 1)]
     ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     ax.set_xticks([], minor=True)
     ax.set_ylim(0.0, 1.02)
     ax.set_xlabel("eigendirections of the standardised neurons, by variance")
-    ax.set_ylabel("share carried by the first of them")
-    dress(ax)
+    ax.set_ylabel("cumulative share")
+    style_axes(ax)
     ax.legend(loc="lower right", frameon=False, fontsize="small", labelcolor=INK)
     return ax
 
 
 def predicted_curve(table: pd.DataFrame, ax: Axes, *, measure: str) -> Axes:
-    """Draw a predicted curve with the band of the mean over seeds.
+    """Draw a predicted curve with the range of the mean over seeds.
 
     Parameters
     ----------
     table: ``curves`` of an `Explanation`.
     ax: where to draw.
-    measure: whose.
+    measure: the rows to draw.
 
     Raises
     ------
-    CriticalMassError: the measure is not predicted.
+    CriticalMassError: if there is no prediction of the measure.
     """
     rows = table[table["measure"] == measure]
     if rows.empty:
         raise CriticalMassError(f"no prediction to draw for measure {measure!r}")
-    # Nobody ships fewer, and a sweep starts there.
+    # A sweep starts at this fraction.
     rows = rows[rows["fraction"] >= min(DEFAULT_FRACTIONS[0], float(rows["fraction"].max()))]
-    kept = rows["fraction"].to_numpy(float)
-    ax.fill_between(
-        kept, rows["low"].to_numpy(float), rows["high"].to_numpy(float),
-        color=COLOURS[0], alpha=0.18, linewidth=0, label="where means over seeds fall",
-    )  # fmt: skip
-    ax.plot(kept, rows["mean"].to_numpy(float), color=COLOURS[0], linewidth=1.6, label="predicted")
+    fraction = rows["fraction"].to_numpy(float)
+    draw_band(
+        ax, fraction, rows["low"], rows["high"], COLOURS[0], label="range of means over seeds"
+    )
+    ax.plot(
+        fraction, rows["mean"].to_numpy(float), color=COLOURS[0], linewidth=1.6, label="predicted"
+    )
     ax.axhline(
         float(rows["mean"].iloc[-1]), color=INK, linewidth=0.9, linestyle=(0, (4, 3)),
         label="whole layer",
     )  # fmt: skip
-    fraction_axis(ax, float(kept.min()))
-    ax.set_ylabel(NAMES.get(measure, measure))
-    dress(ax)
+    set_fraction_axis(ax, float(fraction.min()))
+    ax.set_ylabel(_MEASURE_LABELS.get(measure, measure))
+    style_axes(ax)
     ax.legend(loc="lower right", frameon=False, fontsize="small", labelcolor=INK)
     return ax
 
@@ -95,33 +116,33 @@ def predicted_curve(table: pd.DataFrame, ax: Axes, *, measure: str) -> Axes:
 def predicted_over_measured(
     curve: pd.DataFrame, compared: pd.DataFrame, ax: Axes, *, measure: str
 ) -> Axes:
-    """Draw the predicted line over the measured means and their band.
+    """Draw the predicted line over the measured means and their intervals.
 
     Parameters
     ----------
-    curve: columns measure, fraction, mean; the prediction at many sizes.
-    compared: of `criticalmass.theory.prediction_check.residuals`.
+    curve: the prediction at many sizes; columns measure, fraction, mean.
+    compared: rows of `criticalmass.theory.prediction_check.residuals`.
     ax: where to draw.
-    measure: whose.
+    measure: the rows to draw.
 
     Raises
     ------
-    CriticalMassError: the measure was not measured, or not predicted.
+    CriticalMassError: if there is no measured or no predicted curve of the measure.
     """
     line, rows = curve[curve["measure"] == measure], compared[compared["measure"] == measure]
     if line.empty or rows.empty:
-        raise CriticalMassError(f"no measured curve of {measure!r} beside a predicted one to draw")
-    kept = rows["n_kept"].to_numpy(float) / rows["n_neurons"].to_numpy(float)
-    smallest = float(kept.min())
-    known = rows["measured_low"].notna().to_numpy(bool)
-    ax.fill_between(
-        kept[known],
-        rows["measured_low"].to_numpy(float)[known],
-        rows["measured_high"].to_numpy(float)[known],
-        color=COLOURS[1], alpha=0.18, linewidth=0, label="interval of the measured",
+        raise CriticalMassError(
+            f"no figure for {measure!r}: it needs a predicted and a measured curve; sweep a run "
+            "with this measure"
+        )
+    fraction = _fractions(rows)
+    smallest = float(fraction.min())
+    draw_band(
+        ax, fraction, rows["measured_low"], rows["measured_high"], COLOURS[1],
+        label="interval of the measured mean",
     )  # fmt: skip
     ax.plot(
-        kept, rows["measured"].to_numpy(float), color=COLOURS[1], linestyle="none", marker="s",
+        fraction, rows["measured"].to_numpy(float), color=COLOURS[1], linestyle="none", marker="s",
         markersize=3.5, label="measured", zorder=3,
     )  # fmt: skip
     shown = line[line["fraction"] >= smallest * 0.88]
@@ -129,46 +150,50 @@ def predicted_over_measured(
         shown["fraction"].to_numpy(float), shown["mean"].to_numpy(float), color=COLOURS[0],
         linewidth=1.6, label="predicted", zorder=4,
     )  # fmt: skip
-    fraction_axis(ax, smallest)
-    ax.set_ylabel(NAMES.get(measure, measure))
-    dress(ax)
+    set_fraction_axis(ax, smallest)
+    ax.set_ylabel(_MEASURE_LABELS.get(measure, measure))
+    style_axes(ax)
     ax.legend(loc="lower right", frameon=False, fontsize="small", labelcolor=INK)
     return ax
 
 
 def residual_against_fraction(compared: pd.DataFrame, ax: Axes, *, measure: str) -> Axes:
-    """Draw measured less predicted means, over the range that chance over subsets allows.
+    """Draw measured minus predicted means, with the 95 % range of the choice of subsets.
 
     Parameters
     ----------
-    compared: of `criticalmass.theory.prediction_check.residuals`.
+    compared: rows of `criticalmass.theory.prediction_check.residuals`.
     ax: where to draw.
-    measure: whose.
+    measure: the rows to draw.
 
     Raises
     ------
-    CriticalMassError: the measure was not measured beside a prediction.
+    CriticalMassError: if there is no row of the measure.
     """
     rows = compared[compared["measure"] == measure]
     if rows.empty:
-        raise CriticalMassError(f"no residual of {measure!r} to draw")
-    kept = rows["n_kept"].to_numpy(float) / rows["n_neurons"].to_numpy(float)
-    error = rows["error"].to_numpy(float)
-    ax.fill_between(
-        kept, -1.96 * error, 1.96 * error, color=COLOURS[0], alpha=0.18, linewidth=0,
-        label="predicted 95 % range",
-    )  # fmt: skip
+        raise CriticalMassError(
+            f"no residual of {measure!r} to draw; sweep a run with this measure"
+        )
+    fraction = _fractions(rows)
+    reach = 1.96 * rows["error"].to_numpy(float)
+    draw_band(ax, fraction, -reach, reach, COLOURS[0], label="predicted 95 % range")
     ax.axhline(0.0, color=COLOURS[0], linewidth=1.2, zorder=2)
-    gap = rows["residual"].to_numpy(float)
+    residual = rows["residual"].to_numpy(float)
     ax.plot(
-        kept, gap, color=COLOURS[1], linestyle="none", marker="s", markersize=3.5,
+        fraction, residual, color=COLOURS[1], linestyle="none", marker="s", markersize=3.5,
         label="measured", zorder=3,
     )  # fmt: skip
-    fraction_axis(ax, float(kept.min()))
-    reach = 1.15 * max(float(np.abs(gap).max()), float((1.96 * error).max()), 1e-6)
-    ax.set_ylim(-reach, reach * 1.25)
-    ax.set_ylabel("measured less predicted")
-    dress(ax)
+    set_fraction_axis(ax, float(fraction.min()))
+    limit = 1.15 * max(float(np.abs(residual).max()), float(reach.max()), 1e-6)
+    ax.set_ylim(-limit, limit * 1.25)
+    ax.set_ylabel("measured minus predicted")
+    style_axes(ax)
     ax.grid(axis="y", color=GRID, linewidth=0.8)
     ax.legend(loc="upper right", frameon=False, fontsize="small", labelcolor=INK)
     return ax
+
+
+def _fractions(rows: pd.DataFrame) -> NDArray[np.float64]:
+    fractions: NDArray[np.float64] = (rows["n_kept"] / rows["n_neurons"]).to_numpy(float)
+    return fractions

@@ -1,4 +1,4 @@
-"""Published numbers beside a run: points on its figures, and where they come from."""
+"""Published numbers: points that are drawn on the figures of a run, with their sources."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.reporting.figures.style import INK
+from criticalmass.reporting.figures.style import INK, escape_math
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-#: Figures that a published number may stand on, and what its x and y are there.
+#: Figures on which published numbers can be drawn, with the meaning of their x and y.
 REFERENCED = {
     "value": "x: fraction of neurons kept, in (0, 1]; y: value of the measure",
     "dr": "x: delta, in (0, 1]; y: diffused redundancy",
@@ -23,21 +23,21 @@ REFERENCED = {
 
 @dataclass(frozen=True)
 class ReferencePoint:
-    """A published number that a run stands beside.
+    """A published number to draw on a figure of a run.
 
     Attributes
     ----------
-    source: who published it, such as "Nanda et al. 2023, figure 2".
+    source: the publication, such as "Nanda et al. 2023, figure 2".
     measure: the run's measure that it is compared with, such as "logistic".
-    x, y: where it stands, see `REFERENCED`.
+    x, y: its position, see `REFERENCED`.
     figure: a key of `REFERENCED`.
-    label: what it is, such as "ResNet50, CIFAR10"; may be empty.
-    low, high: both ends of its published interval, None without one.
-    model, dataset: shown only with runs of this model and dataset; with all if empty.
+    label: description, such as "ResNet50, CIFAR10"; may be empty.
+    low, high: ends of its published interval, None without one.
+    model, dataset: if set, it is shown only with runs of this model and dataset.
 
     Raises
     ------
-    CriticalMassError: a number out of range, or an unknown figure.
+    CriticalMassError: if a number is out of range or the figure is unknown.
     """
 
     source: str
@@ -56,17 +56,13 @@ class ReferencePoint:
             raise unknown_name("figure with references", self.figure, REFERENCED)
         if not 0.0 < self.x <= 1.0 or not -1.0 <= self.y <= 1.0:
             raise CriticalMassError(
-                f"reference ({self.x}, {self.y}) of {self.source!r}: {REFERENCED[self.figure]}"
+                f"reference ({self.x}, {self.y}) of {self.source!r} is out of range; "
+                f"{REFERENCED[self.figure]}, in [-1, 1]"
             )
-
-    @property
-    def name(self) -> str:
-        """How a legend names it."""
-        return f"{self.source}: {self.label}" if self.label else self.source
 
 
 def reference_points(reference: Any) -> tuple[ReferencePoint, ...]:
-    """Read published numbers from whatever they are given as.
+    """Read published numbers from objects, mappings, a DataFrame or a CSV file.
 
     Parameters
     ----------
@@ -75,7 +71,7 @@ def reference_points(reference: Any) -> tuple[ReferencePoint, ...]:
 
     Raises
     ------
-    CriticalMassError: an unknown or missing column, or a number out of range.
+    CriticalMassError: if a column is unknown or missing, or a number is out of range.
     """
     import pandas as pd
 
@@ -98,20 +94,21 @@ def reference_points(reference: Any) -> tuple[ReferencePoint, ...]:
                 "its attributes, e.g. {'source': 'Nanda et al. 2023', 'x': 0.2, 'y': 0.83}"
             )
     return tuple(
-        point if isinstance(point, ReferencePoint) else _point(point) for point in reference
+        point if isinstance(point, ReferencePoint) else _point_from_mapping(point)
+        for point in reference
     )
 
 
-def fitting(
+def points_for_figure(
     points: Sequence[ReferencePoint], figure: str, rows: pd.DataFrame
 ) -> list[ReferencePoint]:
-    """Keep the points that stand on one figure of these rows.
+    """Select the points that belong to one figure of these rows.
 
     Parameters
     ----------
     points: of any figure, model, dataset and measure.
     figure: a key of `REFERENCED`.
-    rows: with columns model, dataset and measure, as the tables of a run have them.
+    rows: a table of a run, with columns model, dataset and measure.
     """
     known = {name: set(rows[name].astype(str)) for name in ("model", "dataset", "measure")}
     return [
@@ -124,45 +121,54 @@ def fitting(
     ]
 
 
-def mark_references(points: Sequence[ReferencePoint], ax: Axes) -> Axes:
+def draw_references(points: Sequence[ReferencePoint], ax: Axes) -> Axes:
     """Draw published numbers as stars, one legend entry per source.
 
     Parameters
     ----------
-    points: those that `fitting` kept.
-    ax: the axes of the figure that they belong to.
+    points: those that `points_for_figure` selected.
+    ax: axes of their figure.
     """
-    for source in dict.fromkeys(point.source for point in points):
-        mine = [point for point in points if point.source == source]
-        for point in mine:
+    for source, group in points_by_source(points).items():
+        for point in group:
             if point.low is not None and point.high is not None:
                 ax.vlines(point.x, point.low, point.high, color=INK, linewidth=0.9, zorder=6)
         ax.plot(
-            [point.x for point in mine],
-            [point.y for point in mine],
+            [point.x for point in group],
+            [point.y for point in group],
             "*",
             color=INK,
             markerfacecolor="white",
             markersize=8,
-            label=source.replace("$", r"\$"),
+            label=escape_math(source),
             zorder=7,
         )
     return ax
 
 
-def _point(given: Mapping[str, Any]) -> ReferencePoint:
-    """Make a point of a mapping; missing cells count as not given."""
+def points_by_source(points: Sequence[ReferencePoint]) -> dict[str, list[ReferencePoint]]:
+    """Group points by source, in order of appearance."""
+    groups: dict[str, list[ReferencePoint]] = {}
+    for point in points:
+        groups.setdefault(point.source, []).append(point)
+    return groups
+
+
+def _point_from_mapping(attributes: Mapping[str, Any]) -> ReferencePoint:
+    """Make a point of a mapping; missing values count as absent."""
     import pandas as pd
 
     known = {field.name for field in fields(ReferencePoint)}
-    for name in given:
+    for name in attributes:
         if name not in known:
             raise unknown_name("column of a reference", str(name), sorted(known))
-    told = {name: value for name, value in given.items() if not pd.isna(value)}
+    values = {name: value for name, value in attributes.items() if not pd.isna(value)}
     for name in ("source", "measure", "x", "y"):
-        if name not in told:
+        if name not in values:
             raise CriticalMassError(
-                f"reference {dict(given)!r} has no {name!r}; it needs source, measure, x and y"
+                f"reference {dict(attributes)!r} has no {name!r}; it needs source, measure, x and y"
             )
-    numbers = {name: float(told.pop(name)) for name in ("x", "y", "low", "high") if name in told}
-    return ReferencePoint(**{name: str(value) for name, value in told.items()}, **numbers)  # type: ignore[arg-type]
+    numbers = {
+        name: float(values.pop(name)) for name in ("x", "y", "low", "high") if name in values
+    }
+    return ReferencePoint(**{name: str(value) for name, value in values.items()}, **numbers)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What stands inside the page beside its words: data, script and the policy that allows both."""
+"""Data, script, style sheets and content security policy of the page."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-_SCRIPTS = ("charts.js", "slider.js")
-# What could end a script element, start a comment in one, or end a line of JavaScript.
+# Characters that can end a script element, start a comment in it, or end a line of JavaScript.
 _ESCAPES = {
     "<": "\\u003c",
     ">": "\\u003e",
@@ -23,7 +22,7 @@ _ESCAPES = {
 
 
 def as_json(data: Any) -> Markup:
-    """Write data as JSON that may stand between script tags, whatever names it holds."""
+    """Write data as JSON that is safe inside a script element, whatever strings it holds."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character, escape in _ESCAPES.items():
         text = text.replace(character, escape)
@@ -33,15 +32,11 @@ def as_json(data: Any) -> Markup:
 @cache
 def script() -> Markup:
     """Return the script of the page."""
-    texts = [
-        Path(__file__).with_name(name).read_text(encoding="utf-8").replace("\r\n", "\n")
-        for name in _SCRIPTS
-    ]
-    return Markup("\n".join(texts))  # noqa: S704 -- our own files
+    return _read("charts.js", "slider.js")
 
 
-def policy() -> str:
-    """Return the content policy: nothing is fetched, and no script runs but the page's own."""
+def content_policy() -> str:
+    """Return the content security policy: no requests, and no script but that of the page."""
     digest = base64.b64encode(hashlib.sha256(str(script()).encode()).digest()).decode()
     return "; ".join(
         (
@@ -59,8 +54,11 @@ def policy() -> str:
 @cache
 def styles() -> Markup:
     """Return the style sheets of the page."""
-    texts = [
-        Path(__file__).with_name(name).read_text(encoding="utf-8")
-        for name in ("page.css", "charts.css")
-    ]
+    return _read("page.css", "charts.css")
+
+
+def _read(*names: str) -> Markup:
+    """Join files of this folder, with line feeds as the browser's digest of the script needs."""
+    paths = [Path(__file__).with_name(name) for name in names]
+    texts = [path.read_text(encoding="utf-8").replace("\r\n", "\n") for path in paths]
     return Markup("\n".join(texts))  # noqa: S704 -- our own files

@@ -1,10 +1,11 @@
-"""The figures of a run's curves: value against fraction, DR against delta, layers as a map."""
+"""Figures of the curves of a run: value against fraction, DR against delta, heat map of layers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from criticalmass.analysis.columns import CurveKey
 from criticalmass.measures.registry import is_similarity, measure_label
 from criticalmass.reporting.figures import style
 from criticalmass.reporting.figures.axes import Axis, plain_axis, share_axis
@@ -13,71 +14,82 @@ from criticalmass.reporting.figures.curves import (
     dr_against_delta,
     value_against_fraction,
 )
-from criticalmass.reporting.figures.references import ReferencePoint, fitting, mark_references
-from criticalmass.reporting.page.plot_spec import Cells, Plot, Series
+from criticalmass.reporting.figures.references import (
+    ReferencePoint,
+    draw_references,
+    points_by_source,
+    points_for_figure,
+)
+from criticalmass.reporting.formatting import decimal, integer, percent
+from criticalmass.reporting.page.plot_spec import Cells, Plot, Rule, Series
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KEY = ("model", "layer", "dataset", "selector", "measure")
-CurveIds = Mapping[tuple[str, ...], int]
+#: Curve -> its number in the page.
+CurveNumbers = Mapping[CurveKey, int]
+#: Ticks from 0 to 1 in steps of 0.2.
+FIFTHS = tuple((n / 5, f"{n / 5:.1f}") for n in range(6))
 
 
 def value_plots(
-    lines: pd.DataFrame, ids: CurveIds, references: Sequence[ReferencePoint] = ()
+    curves: pd.DataFrame, numbers: CurveNumbers, references: Sequence[ReferencePoint] = ()
 ) -> list[Plot]:
     """Draw value against fraction, one figure per measure.
 
     Parameters
     ----------
-    lines: rows of `criticalmass.curves`.
-    ids: number of every curve, by its `KEY`.
-    references: published numbers to draw beside.
+    curves: rows of `criticalmass.curves`.
+    numbers: number of every curve.
+    references: published numbers to draw.
     """
-    known = lines[lines["mean"].notna()]
+    rows = curves[curves["mean"].notna()]
     return [
-        _value_plot(known[known["measure"] == measure], ids, references)
-        for measure in known["measure"].unique()
+        _value_plot(rows[rows["measure"] == measure], numbers, references)
+        for measure in rows["measure"].unique()
     ]
 
 
-def _value_plot(rows: pd.DataFrame, ids: CurveIds, references: Sequence[ReferencePoint]) -> Plot:
+def _value_plot(
+    rows: pd.DataFrame, numbers: CurveNumbers, references: Sequence[ReferencePoint]
+) -> Plot:
     measure = str(rows["measure"].iloc[0])
     similarity = is_similarity(measure)
-    points = fitting(references, "value", rows)
+    n_lines = len(list(style.split_curves(rows)))
+    points = points_for_figure(references, "value", rows)
     drawing, ax = style.new_axes()
     draw = cka_against_fraction if similarity else value_against_fraction
     draw(rows, ax, measure=measure)
     if points:
-        mark_references(points, ax)
-    whole = rows.drop_duplicates(["model", "layer", "dataset"])["value_full"].dropna()
-    rules = [("y", 1.0, "", True)] if similarity else []
-    if not similarity and 0 < len(whole) <= style.MANY:
-        words = f"whole layer {float(whole.iloc[0]):.3f}" if len(whole) == 1 else ""
-        rules = [("y", float(value), words, True) for value in whole]
-    shares = (rows["n_kept"] / rows["n_neurons"]).astype(float)
-    smallest = min([float(shares.min()), *(point.x for point in points)])
-    values = [*rows["low"], *rows["high"], *rows["mean"], *whole, *(p.y for p in points)]
+        draw_references(points, ax)
+    full_values = rows.drop_duplicates(["model", "layer", "dataset"])["value_full"].dropna()
+    rules = [Rule("y", 1.0, dashed=True)] if similarity else []
+    if not similarity and 0 < len(full_values) <= style.MAX_DISTINCT_LINES:
+        label = f"whole layer {decimal(full_values.iloc[0], 3)}" if len(full_values) == 1 else ""
+        rules = [Rule("y", float(value), label, dashed=True) for value in full_values]
+    fractions = (rows["n_kept"] / rows["n_neurons"]).astype(float)
+    smallest = min([float(fractions.min()), *(point.x for point in points)])
+    values = [*rows["low"], *rows["high"], *rows["mean"], *full_values, *(p.y for p in points)]
     kind = "Similarity" if similarity else "Accuracy"
     title = f"{kind} ({measure})"
     return Plot(
         name=f"value-{measure}",
         title=title,
-        caption=_value_caption(similarity, many=len(list(named(rows))) > style.MANY),
-        summary=f"{title} against the share of neurons kept; {_range(rows)}",
+        caption=_value_caption(similarity, many=n_lines > style.MAX_DISTINCT_LINES),
+        summary=f"{title} against the share of neurons kept; {_value_range_text(rows)}",
         table=rows.reset_index(drop=True),
         drawing=drawing,
-        x=share_axis(smallest, _one(rows["n_neurons"])),
-        y=plain_axis(_numbers(values), measure_label(measure), top=1.02),
-        series=(*_value_lines(rows, ids), *reference_series(points)),
+        x=share_axis(smallest, _common_width(rows["n_neurons"])),
+        y=plain_axis(values, measure_label(measure), top=1.02),
+        series=(*_value_series(rows, numbers), *reference_series(points)),
         rules=tuple(rules),
         follows="value",
     )
 
 
-def _value_lines(rows: pd.DataFrame, ids: CurveIds) -> list[Series]:
-    lines = list(named(rows))
-    many = len(lines) > style.MANY
+def _value_series(rows: pd.DataFrame, numbers: CurveNumbers) -> list[Series]:
+    lines = [(name, line.sort_values("n_kept")) for name, line in style.split_curves(rows)]
+    many = len(lines) > style.MAX_DISTINCT_LINES
     return [
         Series(
             name=name,
@@ -86,35 +98,33 @@ def _value_lines(rows: pd.DataFrame, ids: CurveIds) -> list[Series]:
             low=line["low"].tolist(),
             high=line["high"].tolist(),
             style=None if many else number,
-            curve=ids.get(curve_key(line.iloc[0])),
+            curve=numbers.get(curve_key(line.iloc[0])),
         )
-        for number, (name, line) in enumerate(
-            (name, line.sort_values("n_kept")) for name, line in lines
-        )
+        for number, (name, line) in enumerate(lines)
     ]
 
 
 def dr_plot(
-    every: pd.DataFrame, ids: CurveIds, references: Sequence[ReferencePoint] = ()
+    redundancy: pd.DataFrame, numbers: CurveNumbers, references: Sequence[ReferencePoint] = ()
 ) -> Plot | None:
-    """Draw DR against delta for all curves of a run; None if no curve has one.
+    """Draw DR against delta for all curves of a run; None if no curve has a DR.
 
     Parameters
     ----------
-    every: rows of `criticalmass.redundancy` for many deltas.
-    ids: number of every curve, by its `KEY`.
-    references: published numbers to draw beside.
+    redundancy: rows of `criticalmass.redundancy` for many deltas.
+    numbers: number of every curve.
+    references: published numbers to draw.
     """
-    rows = every[every["dr"].notna()]
+    rows = redundancy[redundancy["dr"].notna()]
     if rows.empty:
         return None
-    points = fitting(references, "dr", rows)
+    points = points_for_figure(references, "dr", rows)
     drawing, ax = style.new_axes()
     dr_against_delta(rows, ax)
     if points:
-        mark_references(points, ax)
-    lines = [(name, line.sort_values("delta")) for name, line in named(rows)]
-    many = len(lines) > style.MANY
+        draw_references(points, ax)
+    lines = [(name, line.sort_values("delta")) for name, line in style.split_curves(rows)]
+    many = len(lines) > style.MAX_DISTINCT_LINES
     series = [
         Series(
             name=name,
@@ -124,7 +134,7 @@ def dr_plot(
             high=line["dr_high"].tolist(),
             style=None if many else number,
             shape="steps",
-            curve=ids.get(curve_key(line.iloc[0])),
+            curve=numbers.get(curve_key(line.iloc[0])),
         )
         for number, (name, line) in enumerate(lines)
     ]
@@ -133,31 +143,36 @@ def dr_plot(
         name="dr",
         title="Diffused redundancy",
         caption=(
-            "DR is the share of the layer that can go while the share delta of its value stays. "
-            "Where a line is flat on the left, even the smallest tested subset passes: DR is a "
-            "lower bound there."
+            "DR is the share of the layer that can be removed while the share delta of its value "
+            "remains. Where a line is flat on the left, the smallest tested subset already "
+            "reaches delta, and DR is a lower bound."
         ),
-        summary=f"Diffused redundancy against delta; {_dr_range(rows)}",
+        summary=f"Diffused redundancy against delta; {_dr_range_text(rows)}",
         table=rows.reset_index(drop=True),
         drawing=drawing,
         x=plain_axis(rows["delta"], label, form="percent", top=1.0),
-        y=Axis("diffused redundancy DR", -0.02, 1.02, _TENTHS),
+        y=Axis("diffused redundancy DR", -0.02, 1.02, FIFTHS),
         series=(*series, *reference_series(points)),
         follows="delta",
     )
 
 
-_TENTHS = tuple((n / 5, f"{n / 5:.1f}") for n in range(6))
+def layers_plot(curves: pd.DataFrame) -> Plot | None:
+    """Draw the share of its value that every layer keeps, as a heat map; None for one layer.
 
-
-def layers_plot(lines: pd.DataFrame) -> Plot | None:
-    """Draw what every layer keeps as a heat map; None for a run of one layer."""
+    Parameters
+    ----------
+    curves: rows of `criticalmass.curves`; the first measure is drawn, with the selector "random"
+        if there is one.
+    """
     from criticalmass.reporting.figures.heat_maps import layer_cells, layers_by_fraction
 
-    rows = lines[lines["ratio"].notna()]
+    rows = curves[curves["ratio"].notna()]
     if rows[["model", "layer", "dataset"]].drop_duplicates().shape[0] < 2:
         return None
-    measure, selector = str(rows["measure"].iloc[0]), _usual(rows["selector"])
+    selectors = [str(name) for name in rows["selector"].unique()]
+    selector = "random" if "random" in selectors else selectors[0]
+    measure = str(rows["measure"].iloc[0])
     rows = rows[(rows["measure"] == measure) & (rows["selector"] == selector)]
     names, fractions, cells = layer_cells(rows, measure=measure, selector=selector)
     if len(names) < 2:
@@ -167,7 +182,7 @@ def layers_plot(lines: pd.DataFrame) -> Plot | None:
     return Plot(
         name="layers",
         title=f"Layers ({measure}, {selector})",
-        caption="Share of the layer’s own value that subsets keep: the darker, the more.",
+        caption="Share of the layer’s own value that subsets keep; darker is more.",
         summary=f"Heat map of {len(names)} layers by {len(fractions)} fractions of neurons kept.",
         table=rows.reset_index(drop=True),
         drawing=drawing,
@@ -175,77 +190,54 @@ def layers_plot(lines: pd.DataFrame) -> Plot | None:
     )
 
 
-def named(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Split a table into its lines, in order of appearance, each named by what varies."""
-    varying = [name for name in KEY if rows[name].nunique(dropna=False) > 1]
-    if not varying:
-        return [(str(rows["selector"].iloc[0]), rows)]
-    groups = rows.groupby(varying, sort=False, dropna=False)
-    return [(", ".join(str(part) for part in key), line) for key, line in groups]
-
-
-def curve_key(row: Any) -> tuple[str, ...]:
-    """Key of the curve that a row of a table is about."""
-    return tuple(str(row[name]) for name in KEY)
+def curve_key(row: Any) -> CurveKey:
+    """Return the key of the curve that a row of a table is about."""
+    return CurveKey(*(str(row[name]) for name in CurveKey._fields))
 
 
 def reference_series(points: Sequence[ReferencePoint]) -> list[Series]:
-    """Make published numbers stars, one series per source."""
-    found = []
-    for source in dict.fromkeys(point.source for point in points):
-        mine = [point for point in points if point.source == source]
-        found.append(
-            Series(
-                name=source,
-                x=[point.x for point in mine],
-                y=[point.y for point in mine],
-                low=[point.low for point in mine],
-                high=[point.high for point in mine],
-                shape="stars",
-            )
+    """Return published numbers as stars, one series per source."""
+    return [
+        Series(
+            name=source,
+            x=[point.x for point in group],
+            y=[point.y for point in group],
+            low=[point.low for point in group],
+            high=[point.high for point in group],
+            shape="stars",
         )
-    return found
+        for source, group in points_by_source(points).items()
+    ]
 
 
-def _usual(column: pd.Series) -> str:
-    names = [str(name) for name in column.unique()]
-    return "random" if "random" in names else names[0]
-
-
-def _one(column: pd.Series) -> int:
-    """Return the one number of neurons, 0 where layers differ."""
+def _common_width(column: pd.Series) -> int:
+    """Return the number of neurons of all layers, 0 if layers differ."""
     return int(column.iloc[0]) if column.nunique() == 1 else 0
 
 
-def _numbers(values: Sequence[Any]) -> list[float]:
-    import pandas as pd
-
-    return [float(value) for value in values if not pd.isna(value)]
-
-
-def _range(rows: pd.DataFrame) -> str:
+def _value_range_text(rows: pd.DataFrame) -> str:
     low, high = rows.loc[rows["mean"].idxmin()], rows.loc[rows["mean"].idxmax()]
     return (
-        f"from {float(low['mean']):.3f} at {int(low['n_kept']):,} neurons to "
-        f"{float(high['mean']):.3f} at {int(high['n_kept']):,}."
+        f"from {decimal(low['mean'], 3)} at {integer(low['n_kept'])} neurons to "
+        f"{decimal(high['mean'], 3)} at {integer(high['n_kept'])}."
     )
 
 
-def _dr_range(rows: pd.DataFrame) -> str:
+def _dr_range_text(rows: pd.DataFrame) -> str:
     first = rows[rows["delta"] == rows["delta"].min()].iloc[0]
     last = rows[rows["delta"] == rows["delta"].max()].iloc[0]
     return (
-        f"from {float(first['dr']):.2f} at {100 * float(first['delta']):g} % to "
-        f"{float(last['dr']):.2f} at {100 * float(last['delta']):g} %."
+        f"from {decimal(first['dr'], 2)} at {percent(first['delta'])} to "
+        f"{decimal(last['dr'], 2)} at {percent(last['delta'])}."
     )
 
 
 def _value_caption(similarity: bool, *, many: bool) -> str:
-    """Say what to look at in a curve."""
+    """Explain the lines and marks of a figure of values."""
     if similarity:
         return "Similarity of the kept neurons to the whole layer; 1 is the same geometry."
-    lines = "The line in colour is the curve chosen above. " if many else ""
+    coloured = "The coloured line is the curve chosen above. " if many else ""
     return (
-        f"{lines}Line: mean over seeds; band: its interval. Dashed: the whole layer. The diamond "
-        "is the critical mass at the delta of the slider, the bar its interval."
+        f"{coloured}Line: mean over seeds; band: its interval. Dashed: the whole layer. The "
+        "diamond is the critical mass at the delta of the slider, the bar its interval."
     )

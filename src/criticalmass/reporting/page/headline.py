@@ -1,19 +1,22 @@
-"""The answer of a run, in one sentence that a newcomer understands."""
+"""The headline of a run: its critical mass in one sentence."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from criticalmass.analysis.columns import CurveKey
 from criticalmass.measures.registry import is_similarity
-from criticalmass.reporting.formatting import percent
+from criticalmass.reporting.formatting import integer, is_missing, percent
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: The delta that the sentence is about, when it was asked for.
-_USUAL_DELTA = 0.9
-_KEPT = {
+#: The headline is about this delta, or the nearest one in the table.
+_PREFERRED_DELTA = 0.9
+#: Explains an interval that consists of one size.
+UNTESTED_BETWEEN = "sizes between were not tested"
+_MEASURED_QUANTITIES = {
     "cka": "similarity (CKA) to the whole layer",
     "cka-debiased": "similarity (debiased CKA) to the whole layer",
     "procrustes": "Procrustes similarity to the whole layer",
@@ -21,36 +24,38 @@ _KEPT = {
     "retrieval": "retrieval quality (nDCG@10)",
     "retrieval-recall": "ten nearest vectors that the whole layer retrieves",
 }
-_KEY = ["model", "layer", "dataset", "selector", "measure"]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One sentence, cut where the page sets the number apart.
+class Headline:
+    """One sentence in parts, because the page emphasises the number.
 
     Attributes
     ----------
     before, number, after: the sentence, e.g. "Any", "214 of the 1,280 neurons", "keep ...".
-    aside: its interval or its limit, e.g. "(95 % interval 190 to 242)"; may be empty.
-    kept, neurons: the critical mass and the size of the layer; 0 of 0 when there is no answer.
+    detail: interval or limit in parentheses, e.g. "(95 % interval 190 to 242)"; may be empty.
+    n_kept, n_neurons: the critical mass and the size of the layer; both 0 without a value.
     """
 
     before: str
     number: str
     after: str
-    aside: str
-    kept: int = 0
-    neurons: int = 0
+    detail: str
+    n_kept: int = 0
+    n_neurons: int = 0
 
     @property
     def sentence(self) -> str:
         """The whole sentence."""
-        parts = (self.before, self.number, self.after, self.aside)
+        parts = (self.before, self.number, self.after, self.detail)
         return " ".join(part for part in parts if part) + "."
 
 
 def headline_row(table: pd.DataFrame) -> pd.Series | None:
-    """Choose the row that answers best: random subsets, a task, the last layer, delta 0.9.
+    """Choose the row of the headline.
+
+    Preferred, in this order: measures that score a task, the selector "random", the layer
+    "penultimate", a delta near 0.9, and later layers.
 
     Parameters
     ----------
@@ -63,19 +68,19 @@ def headline_row(table: pd.DataFrame) -> pd.Series | None:
     rows = table[table["critical_mass"].notna()]
     if rows.empty:
         return None
-    rank = rows.assign(
+    ranks = rows.assign(
         _similarity=rows["measure"].map(is_similarity),
-        _chosen=rows["selector"] != "random",
-        _inner=rows["layer"] != "penultimate",
-        _far=(rows["delta"] - _USUAL_DELTA).abs().round(9),
-        _early=-rows["layer"].map({name: n for n, name in enumerate(rows["layer"].unique())}),
+        _not_random=rows["selector"] != "random",
+        _not_penultimate=rows["layer"] != "penultimate",
+        _distance=(rows["delta"] - _PREFERRED_DELTA).abs().round(9),
+        _depth=-rows["layer"].map({name: n for n, name in enumerate(rows["layer"].unique())}),
     )
-    order = ["_similarity", "_chosen", "_inner", "_far", "_early"]
-    return rows.loc[rank.sort_values(order, kind="stable").index[0]]
+    order = ["_similarity", "_not_random", "_not_penultimate", "_distance", "_depth"]
+    return rows.loc[ranks.sort_values(order, kind="stable").index[0]]
 
 
 def next_smaller(row: pd.Series | None, curves: pd.DataFrame) -> int | None:
-    """Return the largest tested size below a critical mass, None where it is the smallest.
+    """Return the largest tested size below a critical mass, or None if there is none.
 
     Parameters
     ----------
@@ -84,62 +89,59 @@ def next_smaller(row: pd.Series | None, curves: pd.DataFrame) -> int | None:
     """
     if row is None:
         return None
-    same = (curves[_KEY] == row[_KEY]).all(axis=1)
-    below = curves.loc[same & (curves["n_kept"] < row["critical_mass"]), "n_kept"]
-    return int(below.max()) if len(below) else None
+    key = list(CurveKey._fields)
+    same_curve = (curves[key] == row[key]).all(axis=1)
+    smaller = curves.loc[same_curve & (curves["n_kept"] < row["critical_mass"]), "n_kept"]
+    return int(smaller.max()) if len(smaller) else None
 
 
-def answer(row: pd.Series | None, below: int | None = None) -> Answer:
-    """Say a row of the redundancy table as a sentence.
+def headline(row: pd.Series | None, smaller: int | None = None) -> Headline:
+    """Write a row of the redundancy table as a sentence.
 
     Parameters
     ----------
-    row: one row of `criticalmass.redundancy`, or None when a run holds no value.
-    below: the next smaller size that was tested, said where the interval is that one size.
+    row: one row of `criticalmass.redundancy`, or None if a run has no value.
+    smaller: the next smaller tested size, named if the interval is a single size.
     """
     if row is None:
-        return Answer("", "No answer yet:", "no cell of this run has a value", "")
-    neurons, kept = int(row["n_neurons"]), round(float(row["critical_mass"]))
+        return Headline("", "No answer yet:", "no cell of this run has a value", "")
+    n_neurons, n_kept = int(row["n_neurons"]), round(float(row["critical_mass"]))
     goal = _goal(str(row["measure"]), float(row["delta"]))
     if not bool(row["reached"]):
-        return Answer("", "No tested subset", f"keeps {goal}", "", neurons, neurons)
-    if kept >= neurons:
-        aside = "(no smaller subset that was tested does)"
-        return Answer(
-            "All", f"{neurons:,} neurons", f"are needed to keep {goal}", aside, kept, kept
-        )
-    before, number = _subject(str(row["selector"]), kept, neurons)
-    floor = bool(row["at_floor"])
-    after = f"{'already ' if floor else ''}{'keeps' if kept == 1 else 'keep'} {goal}"
-    aside = "(the smallest subset tested; fewer may do)" if floor else _interval(row, below)
-    return Answer(before, number, after, aside, kept, neurons)
+        return Headline("", "No tested subset", f"keeps {goal}", "", n_neurons, n_neurons)
+    if n_kept >= n_neurons:
+        after, detail = f"are needed to keep {goal}", "(no smaller tested subset does)"
+        return Headline("All", f"{n_neurons:,} neurons", after, detail, n_kept, n_kept)
+    before, number = _subject(str(row["selector"]), n_kept, n_neurons)
+    at_floor = bool(row["at_floor"])
+    after = f"{'already ' if at_floor else ''}{'keeps' if n_kept == 1 else 'keep'} {goal}"
+    detail = "(the smallest tested subset; fewer may do)" if at_floor else _interval(row, smaller)
+    return Headline(before, number, after, detail, n_kept, n_neurons)
 
 
 def _goal(measure: str, delta: float) -> str:
-    """Name what is kept."""
-    return f"{percent(delta)} of the {_KEPT.get(measure, 'accuracy')}"
+    """Name the share and the quantity that is kept."""
+    return f"{percent(delta)} of the {_MEASURED_QUANTITIES.get(measure, 'accuracy')}"
 
 
-def _subject(selector: str, kept: int, neurons: int) -> tuple[str, str]:
-    """Name the subset: any (random), or as its selector makes it."""
-    count = f"{kept:,}"
+def _subject(selector: str, n_kept: int, n_neurons: int) -> tuple[str, str]:
+    """Name the subset: its selector, and its size."""
+    size = f"{n_kept:,} of the {n_neurons:,} neurons"
     if selector == "random":
-        return "Any", f"{count} of the {neurons:,} neurons"
+        return "Any", size
     if selector.startswith("projection"):
-        return "Random projections to", f"{count} dimensions of the {neurons:,}-neuron layer"
+        return "Random projections to", f"{n_kept:,} dimensions of the {n_neurons:,}-neuron layer"
     if selector.startswith("pca"):
         end = "last" if selector.endswith("bottom") else "first"
-        return f"The {end}", f"{count} principal components of the {neurons:,} neurons"
-    return f"The subset {selector!r} of", f"{count} of the {neurons:,} neurons"
+        return f"The {end}", f"{n_kept:,} principal components of the {n_neurons:,} neurons"
+    return f"With the selector {selector!r},", size
 
 
-def _interval(row: pd.Series, below: int | None) -> str:
-    """Write the interval of the critical mass."""
-    import pandas as pd
-
+def _interval(row: pd.Series, smaller: int | None) -> str:
+    """Write the interval of the critical mass, or nothing if it is missing."""
     low, high, level = row["critical_mass_low"], row["critical_mass_high"], row["level"]
-    if pd.isna(low) or pd.isna(high):
+    if is_missing(low) or is_missing(high):
         return ""
-    if low == high and below is not None:
-        return f"({below:,} do not, at {percent(level)} confidence; none between was tested)"
-    return f"({percent(level)} interval {round(float(low)):,} to {round(float(high)):,})"
+    if low == high and smaller is not None:
+        return f"({smaller:,} do not, at {percent(level)} confidence; {UNTESTED_BETWEEN})"
+    return f"({percent(level)} interval {integer(low)} to {integer(high)})"

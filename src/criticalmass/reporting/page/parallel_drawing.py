@@ -1,7 +1,8 @@
-"""Figures drawn by a second process while this one still computes.
+"""Render figures in a second process while this process computes.
 
-Matplotlib holds the interpreter's lock, so threads would not help; a report of many runs is
-mostly drawing.
+Matplotlib holds the interpreter's lock, so threads would not help. A report of many runs spends
+most of its time on rendering. The second process runs
+``python -m criticalmass.reporting.page.parallel_drawing``; both processes render the same bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import threading
 import warnings
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from criticalmass.core.threads import thread_count
@@ -25,64 +26,86 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
-#: What is drawn: its place in the page, the figure, and what it shows.
-Job = tuple[str, "Figure", str]
-#: An ``<svg>`` element, and a PDF file in base64.
-Drawn = tuple["Markup", str]
-# An error while the other process is asked: it is gone, or has another matplotlib than this one.
-_GONE = (OSError, EOFError, pickle.PickleError, AttributeError, ImportError, TypeError)
+# Errors if the second process has died, or has another version of matplotlib than this one.
+_PROCESS_ERRORS = (
+    OSError,
+    EOFError,
+    pickle.PickleError,
+    AttributeError,
+    ImportError,
+    TypeError,
+)
 
 
-def draw(job: Job) -> Drawn:
-    """Draw a figure for pages without a script, and for paper."""
-    from criticalmass.reporting.figures.figure import as_pdf
-    from criticalmass.reporting.page.svg import inline_svg
-
-    place, figure, description = job
-    svg = inline_svg(figure, identity=place, description=description)
-    # Where everything stands is settled now; the PDF need not work it out again.
-    figure.set_layout_engine("none")
-    return svg, base64.b64encode(as_pdf(figure)).decode()
-
-
-@dataclass
-class Drawing:
-    """Draws figures, each once; a context.
+@dataclass(frozen=True, eq=False)
+class DrawingJob:
+    """A figure to render.
 
     Attributes
     ----------
-    aside: whether a second process helps. It draws the same bytes, and if it dies this one
-        draws all.
-    none: nothing is drawn at all.
+    plot_id: id of the figure in the page.
+    figure: the figure.
+    description: text for screen readers.
     """
 
-    aside: bool
-    none: bool = False
-    _waiting: deque[Job] = field(default_factory=deque)
-    _known: set[str] = field(default_factory=set)
-    _drawn: dict[str, Drawn] = field(default_factory=dict)
-    _told: list[tuple[str, type[Warning]]] = field(default_factory=list)
-    _changed: threading.Condition = field(default_factory=threading.Condition)
-    _ended: bool = False
-    _helper: subprocess.Popen[bytes] | None = None
-    _thread: threading.Thread | None = None
+    plot_id: str
+    figure: Figure
+    description: str
 
-    def __enter__(self) -> Drawing:
-        """Start the second process, if there is a core for it."""
-        if self.aside and not self.none and sys.executable and thread_count() > 1:
+
+@dataclass(frozen=True)
+class RenderedFigure:
+    """A figure as an ``<svg>`` element, and as a PDF file in base64."""
+
+    svg: Markup
+    pdf: str
+
+
+def render_figure(job: DrawingJob) -> RenderedFigure:
+    """Render a figure as SVG and PDF."""
+    from criticalmass.reporting.figures.figure import as_pdf
+    from criticalmass.reporting.page.svg import inline_svg
+
+    svg = inline_svg(job.figure, identity=job.plot_id, description=job.description)
+    # The SVG has fixed the layout; the PDF need not compute it again.
+    job.figure.set_layout_engine("none")
+    return RenderedFigure(svg, base64.b64encode(as_pdf(job.figure)).decode())
+
+
+class FigureRenderer:
+    """Renders figures, each once; a context manager.
+
+    If the second process dies, this process renders all remaining figures.
+
+    Parameters
+    ----------
+    parallel: use a second process, if there is more than one core.
+    enabled: if False, no figure is rendered.
+    """
+
+    def __init__(self, *, parallel: bool, enabled: bool = True) -> None:
+        self._parallel = parallel and enabled
+        self._enabled = enabled
+        self._queue: deque[DrawingJob] = deque()
+        self._plot_ids: set[str] = set()
+        self._results: dict[str, RenderedFigure] = {}
+        self._warnings: list[tuple[str, type[Warning]]] = []
+        self._changed = threading.Condition()
+        self._closed = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> FigureRenderer:
+        """Start the second process, if it is wanted and there is a core for it."""
+        if self._parallel and sys.executable and thread_count() > 1:
             paths = os.pathsep.join(path for path in sys.path if path)
-            self._helper = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-c",
-                    "from criticalmass.reporting.page.parallel_drawing import serve; serve()",
-                ],
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "criticalmass.reporting.page.parallel_drawing"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": paths},
             )
-            self._thread = threading.Thread(target=self._ask, daemon=True)
+            self._thread = threading.Thread(target=self._feed_process, daemon=True)
             self._thread.start()
         return self
 
@@ -92,82 +115,94 @@ class Drawing:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop the second process."""
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-        if self._helper is not None and self._thread is not None:
-            if error is not None:
-                self._helper.kill()
-            self._thread.join()
-            for pipe in (self._helper.stdin, self._helper.stdout):
-                if pipe is not None:
-                    pipe.close()
-            self._helper.wait()
+        """Stop the second process; after an error, without waiting for its figures."""
+        if error is not None and self._process is not None:
+            self._process.kill()
+        self._stop_process()
 
-    def add(self, job: Job) -> None:
-        """Have a figure drawn, soon; what has been added is not drawn again."""
+    def add(self, job: DrawingJob) -> None:
+        """Queue a figure, unless a figure with its id has been queued before."""
         with self._changed:
-            if not self.none and job[0] not in self._known:
-                self._known.add(job[0])
-                self._waiting.append(job)
+            if self._enabled and job.plot_id not in self._plot_ids:
+                self._plot_ids.add(job.plot_id)
+                self._queue.append(job)
                 self._changed.notify_all()
 
-    def all(self) -> dict[str, Drawn]:
-        """Draw what is left, and return every figure by its place."""
-        while True:
-            with self._changed:
-                if not self._waiting:
-                    break
-                job = self._waiting.pop()
-            self._drawn[job[0]] = draw(job)
-        self.__exit__(None, None, None)
-        while self._waiting:  # what a helper that died gave back
-            job = self._waiting.pop()
-            self._drawn[job[0]] = draw(job)
-        for text, category in self._told:
+    def finish(self) -> dict[str, RenderedFigure]:
+        """Render the remaining figures and return all figures by id."""
+        self._render_queue()
+        self._stop_process()
+        self._render_queue()  # the job of a process that has died is back in the queue
+        for text, category in self._warnings:
             warnings.warn(text, category, stacklevel=2)
-        return self._drawn
+        return self._results
 
-    def _ask(self) -> None:
-        """Hand figures to the second process, one after the other."""
-        assert self._helper is not None
-        told, heard = self._helper.stdin, self._helper.stdout
-        assert told is not None
-        assert heard is not None
+    def _render_queue(self) -> None:
+        """Render in this process until the queue is empty."""
         while True:
             with self._changed:
-                while not self._waiting and not self._ended:
-                    self._changed.wait()
-                if not self._waiting:
+                if not self._queue:
                     return
-                job = self._waiting.popleft()
+                job = self._queue.pop()
+            self._results[job.plot_id] = render_figure(job)
+
+    def _stop_process(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._process is not None and self._thread is not None:
+            self._thread.join()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
+            self._process.wait()
+
+    def _feed_process(self) -> None:
+        """Send figures to the second process, one after the other, and store its results."""
+        assert self._process is not None
+        requests, results = self._process.stdin, self._process.stdout
+        assert requests is not None
+        assert results is not None
+        while True:
+            with self._changed:
+                while not self._queue and not self._closed:
+                    self._changed.wait()
+                if not self._queue:
+                    return
+                job = self._queue.popleft()
             try:
-                _send(told, job)
-                drawn, noticed = pickle.load(heard)  # noqa: S301 -- from our own process
-            except _GONE:
+                _send(requests, job)
+                rendered, caught = pickle.load(results)  # noqa: S301 -- from our own process
+            except _PROCESS_ERRORS:
                 with self._changed:
-                    self._waiting.append(job)
+                    self._queue.append(job)
                 return
-            self._drawn[job[0]] = drawn
-            self._told += noticed
+            self._results[job.plot_id] = rendered
+            self._warnings += caught
 
 
-def _send(pipe: IO[bytes], what: Any) -> None:
-    pickle.dump(what, pipe, protocol=pickle.HIGHEST_PROTOCOL)
+def _send(pipe: IO[bytes], content: Any) -> None:
+    pickle.dump(content, pipe, protocol=pickle.HIGHEST_PROTOCOL)
     pipe.flush()
 
 
 def serve() -> None:
-    """Draw what comes on standard input until it ends; the second process."""
-    source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    """Render the jobs on standard input until it ends; run by the second process."""
+    requests, results = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not mix with the results
     while True:
         try:
-            job = pickle.load(source)  # noqa: S301 -- from the process that started this one
+            job = pickle.load(requests)  # noqa: S301 -- from the process that started this one
         except EOFError:
             return
-        with warnings.catch_warnings(record=True) as noticed:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            drawn = draw(job)
-        _send(target, (drawn, [(str(one.message), one.category) for one in noticed]))
+            rendered = render_figure(job)
+        _send(results, (rendered, [(str(one.message), one.category) for one in caught]))
+
+
+if __name__ == "__main__":
+    # Imported under its own name, so that both processes pickle the same classes.
+    from criticalmass.reporting.page import parallel_drawing
+
+    parallel_drawing.serve()

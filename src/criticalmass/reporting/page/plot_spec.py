@@ -1,13 +1,13 @@
-"""What an interactive figure of the page is made of: axes, series, cells, and its own data.
+"""Interactive figures of the page as data: axes, series, cells and the table behind them.
 
-These are words for the script of the page (`charts.js`), which draws and computes nothing.
+The page's script (`charts.js`) draws these data and computes no value.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from criticalmass.reporting.figures.axes import Axis
@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Series:
-    """One line or set of points; all sequences have the same length.
+    """One line or set of points.
 
-    ``style`` is its place among the colours, markers and dashes, None for a quiet grey;
-    ``shape`` "line", "points", "steps" or "stars"; ``curve`` the number of the curve that the
-    slider may be about, None for none.
+    Attributes
+    ----------
+    name: legend entry.
+    x, y, low, high: (n,) numbers; ``low`` and ``high`` are empty without intervals.
+    style: index into the colours, markers and dash patterns; None draws a grey line.
+    shape: "line", "bare" (a line without markers), "steps", "points" or "stars".
+    curve: number of the curve of the slider; None if it is none of them.
+    hollow: whether markers are open.
     """
 
     name: str
@@ -38,8 +43,18 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Rule:
+    """A line across the figure at a position of the axis "x" or "y"."""
+
+    axis: str
+    position: float
+    label: str = ""
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
 class Cells:
-    """A heat map: names of rows and columns, values in [0, 1] with None for a gap."""
+    """A heat map: names of rows and columns, values in [0, 1] with None for missing ones."""
 
     rows: Sequence[str]
     columns: Sequence[str]
@@ -52,14 +67,15 @@ class Plot:
 
     Attributes
     ----------
-    name: short, for the names of its files.
-    title, caption: above and below it.
-    summary: what it shows, for those who do not see it.
-    table: its data, as the CSV holds them.
-    drawing: the same figure for paper, as PDF and for pages without a script.
-    x, y, series: of a figure with axes; ``rules``: (axis "x" or "y", place, words, dashed).
+    name: short name, used in ids and file names.
+    title, caption: text above and below the figure.
+    summary: description for screen readers.
+    table: data of the CSV file.
+    drawing: the figure drawn by matplotlib, for the PDF file and for pages without a script.
+    x, y, series, rules: of a figure with axes.
     cells: of a heat map.
-    follows: what moves with the slider: "value", "delta", "mass" or "".
+    follows: mark that moves with the slider: "value" (critical mass with its interval), "delta"
+        or "mass" (a vertical line at delta or at the critical mass), or "" (none).
     """
 
     name: str
@@ -71,60 +87,53 @@ class Plot:
     x: Axis | None = None
     y: Axis | None = None
     series: tuple[Series, ...] = ()
-    rules: tuple[tuple[str, float, str, bool], ...] = ()
+    rules: tuple[Rule, ...] = ()
     cells: Cells | None = None
     follows: str = ""
-    notes: tuple[str, ...] = field(default=())
 
     def spec(self) -> dict[str, Any]:
-        """Return what the script draws, JSON-able."""
+        """Return the data that the script draws, ready for JSON."""
         return {
             "name": self.name,
             "title": self.title,
             "summary": self.summary,
-            "x": _axis(self.x),
-            "y": _axis(self.y),
-            "series": [_series(one) for one in self.series],
-            "rules": [list(rule) for rule in self.rules],
-            "cells": _cells(self.cells),
+            "x": None if self.x is None else asdict(self.x),
+            "y": None if self.y is None else asdict(self.y),
+            "series": [_series_spec(series) for series in self.series],
+            "rules": [asdict(rule) for rule in self.rules],
+            "cells": _cells_spec(self.cells),
             "follows": self.follows,
             "table": {
                 "columns": list(self.table.columns),
-                "rows": [[_plain(v, 7) for v in row] for row in self.table.itertuples(index=False)],
+                "rows": [
+                    [_json_value(value, 7) for value in row]
+                    for row in self.table.itertuples(index=False)
+                ],
             },
         }
 
 
-def _axis(axis: Axis | None) -> dict[str, Any] | None:
-    if axis is None:
-        return None
+def _series_spec(series: Series) -> dict[str, Any]:
+    coordinates = {"x": series.x, "y": series.y, "low": series.low, "high": series.high}
     return {
-        "label": axis.label,
-        "low": axis.low,
-        "high": axis.high,
-        "ticks": [list(tick) for tick in axis.ticks],
-        "log": axis.log,
-        "form": axis.form,
-        "neurons": axis.neurons,
+        "name": series.name,
+        **{name: [_json_value(v, 5) for v in values] for name, values in coordinates.items()},
+        "style": series.style,
+        "shape": series.shape,
+        "curve": series.curve,
+        "hollow": series.hollow,
     }
 
 
-def _series(one: Series) -> dict[str, Any]:
-    parts = {"x": one.x, "y": one.y, "low": one.low, "high": one.high}
-    said: dict[str, Any] = {key: [_plain(v, 5) for v in part] for key, part in parts.items()}
-    look = {"style": one.style, "shape": one.shape, "curve": one.curve, "hollow": one.hollow}
-    return {"name": one.name, **said, **look}
-
-
-def _cells(cells: Cells | None) -> dict[str, Any] | None:
+def _cells_spec(cells: Cells | None) -> dict[str, Any] | None:
     if cells is None:
         return None
-    values = [[_plain(value, 4) for value in row] for row in cells.values]
+    values = [[_json_value(value, 4) for value in row] for row in cells.values]
     return {"rows": list(cells.rows), "columns": list(cells.columns), "values": values}
 
 
-def _plain(value: Any, digits: int) -> Any:
-    """Turn a value into what JSON can say: numbers rounded to so many digits, missing as null."""
+def _json_value(value: Any, digits: int) -> Any:
+    """Convert a value to a type of JSON: floats rounded to significant digits, missing as null."""
     import pandas as pd
 
     if value is None or value is pd.NA:

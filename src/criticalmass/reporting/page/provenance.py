@@ -1,4 +1,4 @@
-"""What a run's own record says: how it was measured, and what could be wrong with it."""
+"""Provenance of a run: how it was measured, and what could be wrong, from its own record."""
 
 from __future__ import annotations
 
@@ -7,21 +7,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from criticalmass.measures.registry import is_similarity
-from criticalmass.reporting.formatting import _counts, _duration, _listed, percent
+from criticalmass.reporting.formatting import (
+    count_of,
+    distinct_counts,
+    distinct_names,
+    duration,
+    integer,
+    percent,
+)
 from criticalmass.storage.features import UNLABELLED
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Fewer seeds than this say little about the spread over subsets.
+#: With fewer seeds the spread over subsets is hardly known.
 ENOUGH_SEEDS = 5
-#: With fewer test samples an accuracy is known to no better than about a point.
+#: With fewer test samples the error of an accuracy is about a percentage point or more.
 ENOUGH_TEST_SAMPLES = 2000
-_SHOWN = 3
-ENGINES = {"openvino": "OpenVINO", "torch": "PyTorch", "imported": "imported vectors"}
-MEASURES = {
-    "logistic": "logistic regression on standardised neurons; its strength of regularisation is "
-    "chosen on a validation part of the training split, the score is accuracy on the test split",
+_MAX_NAMED_IMAGES = 3
+ENGINE_LABELS = {"openvino": "OpenVINO", "torch": "PyTorch", "imported": "imported vectors"}
+MEASURE_DESCRIPTIONS = {
+    "logistic": "logistic regression on standardised neurons, with the strength of regularisation "
+    "chosen on a validation part of the training split, scored by accuracy on the test split",
     "lda": "linear discriminant analysis, scored by accuracy on the test split",
     "ridge": "ridge regression onto the classes, scored by accuracy on the test split",
     "knn": "nearest neighbours, scored by accuracy on the test split",
@@ -33,18 +40,19 @@ MEASURES = {
     "procrustes": "orthogonal Procrustes similarity of the subset with its whole layer (nuclear "
     "norm of their cross-covariance over the product of their norms), on the test split",
     "mutual-knn": "share of the 10 nearest test samples (Euclidean distance on raw features) that "
-    "the subset has in common with its whole layer; at most 4,096 test samples ask",
-    "retrieval": "nDCG@10 of the test samples that the subset retrieves by cosine on raw vectors, "
-    "where the whole layer's 10 nearest are relevant, the nearest most (10, 9, ..., 1); at most "
-    "4,096 test samples ask",
-    "retrieval-recall": "share of the whole layer's 10 nearest test samples, by cosine on raw "
-    "vectors, that the subset retrieves among its 10 nearest; at most 4,096 test samples ask",
+    "the subset has in common with its whole layer; at most 4,096 test samples are queries",
+    "retrieval": "nDCG@10 of the test samples that the subset retrieves by cosine similarity of "
+    "raw vectors; the whole layer's 10 nearest have the relevances 10, 9, ..., 1; at most 4,096 "
+    "test samples are queries",
+    "retrieval-recall": "share of the whole layer's 10 nearest test samples, by cosine "
+    "similarity of raw vectors, that are among the subset's 10 nearest; at most 4,096 test samples "
+    "are queries",
 }
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One line of how it was measured: a term and what it was."""
+    """One fact about how a run was measured."""
 
     term: str
     text: str
@@ -52,129 +60,136 @@ class Fact:
 
 @dataclass(frozen=True)
 class Caveat:
-    """One thing that could be wrong; ``grave`` ones can change the answer."""
+    """One thing that could be wrong; a ``severe`` one can change the headline."""
 
     title: str
     text: str
-    grave: bool
+    severe: bool
 
 
 def facts(manifest: Mapping[str, Any], frame: pd.DataFrame) -> list[Fact]:
-    """List how a run was measured, from its manifest and its long table.
+    """List the facts about how a run was measured.
 
     Parameters
     ----------
-    manifest: the run's manifest, with what it copied from the feature store's.
+    manifest: the run's manifest, which includes entries of the feature store's manifest.
     frame: the run's long table, one row per cell.
     """
-    lines = [*_material(manifest, frame), *_protocol(frame), *_circumstances(manifest, frame)]
-    return [fact for fact in lines if fact.text]
+    entries = [*_data_facts(manifest, frame), *_protocol_facts(frame)]
+    entries += _computing_facts(manifest, frame)
+    return [fact for fact in entries if fact.text]
 
 
-_SCORED = {
-    "logistic": "logistic probes",
-    "lda": "linear discriminant probes",
-    "ridge": "ridge probes",
-    "knn": "nearest neighbours",
-    "centroid": "nearest class centroids",
-    "sgd": "linear probes trained by gradient descent",
+_PROBE_NAMES = {
+    "logistic": "Logistic probes",
+    "lda": "Linear discriminant probes",
+    "ridge": "Ridge probes",
+    "knn": "Nearest-neighbour classifiers",
+    "centroid": "Nearest-centroid classifiers",
+    "sgd": "Linear probes trained by gradient descent",
 }
 
 
-def in_short(frame: pd.DataFrame, row: pd.Series | None) -> str:
-    """Say in a sentence or two how the answer was measured, for those who read no list.
+def method_summary(frame: pd.DataFrame, row: pd.Series | None) -> str:
+    """Write in a sentence how the values of the headline were measured.
 
     Parameters
     ----------
     frame: the run's long table.
-    row: the row of the redundancy table that the answer is about, or None.
+    row: row of the redundancy table that the headline is about, or None.
     """
     if row is None:
         return ""
+    import pandas as pd
+
     measure, selector = str(row["measure"]), str(row["selector"])
-    mine = frame[(frame["measure"] == measure) & (frame["selector"] == selector)]
-    sizes, seeds = mine["n_kept"].nunique(), int(row["n_seeds"])
-    drawn = f"{seeds} random draws of" if seeds > 1 else "one choice of"
-    subsets = f"{sizes} sizes, {drawn} neurons at each"
+    rows = frame[(frame["measure"] == measure) & (frame["selector"] == selector)]
+    n_seeds, sizes = int(row["n_seeds"]), count_of(rows["n_kept"].nunique(), "size")
+    kind = "random subset" if selector == "random" else "subset"
+    subsets = f"{count_of(n_seeds, kind)} at each of {sizes}"
     if is_similarity(measure):
-        return f"How like the whole layer subsets are ({measure}) was measured at {subsets}."
+        return f"The similarity to the whole layer ({measure}) was measured for {subsets}."
     counts = frame.loc[frame["measure"] == measure, ["n_train", "n_test"]].max()
-    trained = "" if counts["n_train"] != counts["n_train"] else _trained(counts["n_train"])
-    probes = _SCORED.get(measure, f"{measure} probes")
+    n_train = "" if pd.isna(counts["n_train"]) else f" to {integer(counts['n_train'])} samples"
+    probes = _PROBE_NAMES.get(measure, f"{measure} probes")
     return (
-        f"For {subsets}, {probes} were fitted{trained} and scored on "
-        f"{int(counts['n_test']):,} others, like the whole layer."
+        f"{probes} were fitted{n_train} and scored on {integer(counts['n_test'])} others, for "
+        f"{subsets} and for the whole layer."
     )
 
 
-def _trained(count: float) -> str:
-    return f" to {int(count):,} samples"
-
-
 def caveats(frame: pd.DataFrame, table: pd.DataFrame) -> list[Caveat]:
-    """List what could be wrong with a run, gravest first.
+    """List what could be wrong with a run, severe entries first.
 
     Parameters
     ----------
     frame: the run's long table, one row per cell.
     table: its redundancy table at the deltas of the report.
     """
-    found = [*_cell_caveats(frame), *_sample_caveats(frame), *_grid_caveats(frame, table)]
-    return sorted(found, key=lambda caveat: not caveat.grave)
+    entries = [*_cell_caveats(frame), *_sample_caveats(frame), *_grid_caveats(frame, table)]
+    return sorted(entries, key=lambda caveat: not caveat.severe)
 
 
-def _material(manifest: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Fact]:
-    """Say what was measured: model, layers, data."""
+def _data_facts(manifest: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Fact]:
+    """Describe model, layers, dataset, samples and features."""
     digest = str(manifest.get("weights_digest") or "").removeprefix("sha256:")
-    name, spec = _listed(frame["model"]), manifest.get("model_spec")
-    about = [str(spec)] if spec and spec != name else []
-    about += [f"weights {digest[:12]}"] if digest else []
-    told = f" ({', '.join(about)})" if about else ""
-    yield Fact("Model", name + told)
+    name, spec = distinct_names(frame["model"]), manifest.get("model_spec")
+    details = [str(spec)] if spec and spec != name else []
+    details += [f"weights {digest[:12]}"] if digest else []
+    yield Fact("Model", name + _in_parentheses(details))
     sizes = frame.drop_duplicates("layer").set_index("layer")["n_neurons"]
     yield Fact("Layer", ", ".join(f"{layer} ({size:,} neurons)" for layer, size in sizes.items()))
     classes = tuple(manifest.get("class_names") or ())
     count = "no labels" if classes == UNLABELLED else f"{len(classes):,} classes"
     spec = manifest.get("dataset_spec")
-    about = [str(spec)] if spec else []
-    about += [count] if classes else []
-    told = f" ({', '.join(about)})" if about else ""
-    yield Fact("Dataset", _listed(frame["dataset"]) + told)
-    held = (manifest.get("validation") or {}).get("n_rows")
-    inner = f" ({held:,} of them choose the regularisation)" if held else ""
-    trained = f"{_counts(frame['n_train'])} to train the probes{inner}, "
-    trained = trained if frame["n_train"].notna().any() else ""
-    yield Fact("Samples", f"{trained}{_counts(frame['n_test'])} test")
-    yield from _notes(manifest.get("dataset_notes") or {})
+    details = [str(spec)] if spec else []
+    details += [count] if classes else []
+    yield Fact("Dataset", distinct_names(frame["dataset"]) + _in_parentheses(details))
+    yield Fact("Samples", _samples_text(manifest, frame))
+    yield from _dataset_note_facts(manifest.get("dataset_notes") or {})
     engine = str(manifest.get("engine") or "")
-    parts = (ENGINES.get(engine, engine), str(manifest.get("precision") or ""))
+    parts = (ENGINE_LABELS.get(engine, engine), str(manifest.get("precision") or ""))
     yield Fact("Features", " in ".join(part for part in parts if part))
 
 
-def _notes(notes: Mapping[str, Any]) -> Iterator[Fact]:
-    """Say how the dataset was split or sampled, and what was left out of it."""
+def _samples_text(manifest: Mapping[str, Any], frame: pd.DataFrame) -> str:
+    """Write the numbers of training, validation and test samples."""
+    test = f"{distinct_counts(frame['n_test'])} to test"
+    if not frame["n_train"].notna().any():
+        return test
+    n_validation = (manifest.get("validation") or {}).get("n_rows")
+    validation = f" ({n_validation:,} of them to choose the regularisation)" if n_validation else ""
+    return f"{distinct_counts(frame['n_train'])} to train the probes{validation}, {test}"
+
+
+def _in_parentheses(details: list[str]) -> str:
+    """Return `` (a, b)``, or nothing for an empty list."""
+    return f" ({', '.join(details)})" if details else ""
+
+
+def _dataset_note_facts(notes: Mapping[str, Any]) -> Iterator[Fact]:
+    """Describe how the dataset was split or sampled, and what was left out."""
     if "split" in notes:
         split = notes["split"]
         parts = split.items() if isinstance(split, Mapping) else ()
-        told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in parts)
-        yield Fact("Split", told or str(split))
+        text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in parts)
+        yield Fact("Split", text or str(split))
     sample = notes.get("sample")
     if isinstance(sample, Mapping):
         text = f"{sample.get('train', 0):,} of {sample.get('of', 0):,} training samples, stratified"
         yield Fact("Sample", f"{text}, seed {sample.get('seed')}")
     skipped = notes.get("skipped")
     if isinstance(skipped, Mapping):
-        named = ", ".join(str(image.get("id")) for image in skipped.get("images", ())[:_SHOWN])
-        more = ", ..." if skipped.get("count", 0) > _SHOWN else ""
-        count = skipped.get("count", 0)
-        noun = "image" if count == 1 else "images"
-        yield Fact("Left out", f"{count:,} {noun} that cannot be decoded: {named}{more}")
+        count, images = skipped.get("count", 0), skipped.get("images", ())
+        names = ", ".join(str(image.get("id")) for image in images[:_MAX_NAMED_IMAGES])
+        more = ", ..." if count > _MAX_NAMED_IMAGES else ""
+        yield Fact("Left out", f"{count_of(count, 'image')} that cannot be decoded: {names}{more}")
 
 
-def _protocol(frame: pd.DataFrame) -> Iterator[Fact]:
-    """Say how it was measured: measures, subsets, probes."""
+def _protocol_facts(frame: pd.DataFrame) -> Iterator[Fact]:
+    """Describe measures and selectors."""
     for measure in sorted(frame["measure"].unique(), key=is_similarity):
-        text = MEASURES.get(measure, "")
+        text = MEASURE_DESCRIPTIONS.get(measure, "")
         fits = frame[frame["measure"] == measure]
         if fits["l2"].notna().any():
             low, high = fits["l2"].min(), fits["l2"].max()
@@ -185,16 +200,16 @@ def _protocol(frame: pd.DataFrame) -> Iterator[Fact]:
     subsets = frame[frame["selector"] != "full"]
     for selector, rows in subsets.groupby("selector", sort=False):
         seeds, sizes = rows["seed"].nunique(), sorted(rows["n_kept"].unique())
-        kept = f"{len(sizes)} sizes from {sizes[0]:,} to {sizes[-1]:,} neurons"
-        runs = f"{seeds} seeds, nested subsets of " if seeds > 1 else ""
-        yield Fact(f"Selector {selector}", runs + kept)
+        grid = f"{len(sizes)} sizes from {sizes[0]:,} to {sizes[-1]:,} neurons"
+        prefix = f"{seeds} seeds, nested subsets of " if seeds > 1 else ""
+        yield Fact(f"Selector {selector}", prefix + grid)
 
 
-def _circumstances(manifest: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Fact]:
-    """Say where and how long."""
+def _computing_facts(manifest: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Fact]:
+    """Describe time, software and date."""
     seconds = frame["seconds"].sum()
     if seconds > 0:
-        yield Fact("Computing", f"{_duration(float(seconds))} for {len(frame):,} cells")
+        yield Fact("Computing", f"{duration(float(seconds))} for {len(frame):,} cells")
     versions = {**(manifest.get("extraction_versions") or {}), **(manifest.get("versions") or {})}
     if versions:
         yield Fact("Software", ", ".join(f"{name} {value}" for name, value in versions.items()))
@@ -202,84 +217,98 @@ def _circumstances(manifest: Mapping[str, Any], frame: pd.DataFrame) -> Iterator
 
 
 def _cell_caveats(frame: pd.DataFrame) -> Iterator[Caveat]:
-    """Find cells that failed or fits that did not converge."""
+    """Report cells that failed and fits that did not converge."""
     failed = frame[frame["status"] == "failed"]
     if len(failed):
         first = str(failed["error"].dropna().iloc[0]) if failed["error"].notna().any() else ""
         yield Caveat(
             f"{len(failed):,} of {len(frame):,} cells failed",
-            "They are left out of every mean." + (f" The first says: {first}" if first else ""),
+            "They are excluded from every mean." + (f" The first error: {first}" if first else ""),
             True,
         )
     unfinished = int((frame["status"] == "not_converged").sum())
     if unfinished:
         yield Caveat(
             f"{unfinished:,} of {len(frame):,} fits did not converge",
-            "Their values count, but a longer fit may move them.",
+            "Their values are included; longer fits may change them.",
             True,
         )
 
 
 def _sample_caveats(frame: pd.DataFrame) -> Iterator[Caveat]:
-    """Find too few seeds or test samples."""
-    drawn = frame[frame["selector"].isin(["random", "projection-gaussian", "projection-uniform"])]
-    if len(drawn):
-        seeds = int(drawn.groupby("selector")["seed"].nunique().min())
+    """Report too few seeds and too few test samples."""
+    random_selectors = ["random", "projection-gaussian", "projection-uniform"]
+    rows = frame[frame["selector"].isin(random_selectors)]
+    if len(rows):
+        seeds = int(rows.groupby("selector")["seed"].nunique().min())
         if seeds < ENOUGH_SEEDS:
-            title = "Only one seed" if seeds == 1 else f"Only {seeds} seeds"
             text = (
-                "How much random subsets differ can hardly be told; intervals are widened for it."
+                "So few seeds say little about the spread over random subsets; the intervals are "
+                f"widened for that. Repeat with --seeds {ENOUGH_SEEDS} or more."
             )
-            yield Caveat(title, f"{text} Repeat with --seeds {ENOUGH_SEEDS} or more.", True)
+            yield Caveat(f"Only {count_of(seeds, 'seed')}", text, True)
         elif seeds < 2 * ENOUGH_SEEDS:
-            text = f"The spread over subsets rests on {seeds} draws; its own size is roughly known."
+            text = f"The spread over random subsets is known only roughly from {seeds} seeds."
             yield Caveat(f"{seeds} seeds", text, False)
     scored = frame[~frame["measure"].map(is_similarity).astype(bool) & frame["value_full"].notna()]
     tests = frame["n_test"].dropna()
     if len(tests) and tests.min() < ENOUGH_TEST_SAMPLES:
         n_test = int(tests.min())
-        text = "The intervals hold this uncertainty, but not that of the choice of the test split."
+        text = (
+            "The intervals include this uncertainty, but not that of the choice of the test split."
+        )
         if len(scored):
             share = float(scored["value_full"].iloc[0])
             error = (max(0.0, share * (1 - share)) / n_test) ** 0.5
-            known = f"±\N{NO-BREAK SPACE}{2 * error:.3f}"
-            text = f"An accuracy of {share:.2f} is known to {known} from so few. {text}"
+            margin = f"±\N{NO-BREAK SPACE}{2 * error:.3f}"
+            text = (
+                f"With so few samples, an accuracy of {share:.2f} is uncertain by {margin}. {text}"
+            )
         yield Caveat(f"Small test set: {n_test:,} samples", text, n_test < ENOUGH_TEST_SAMPLES / 2)
 
 
 def _grid_caveats(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[Caveat]:
-    """Find what the grid of tested sizes leaves open."""
-    known = table[table["critical_mass"].notna()]
-    at_floor, reached = known["at_floor"].astype(bool), known["reached"].astype(bool)
-    floor = known[at_floor]
-    if len(floor):
+    """Report what the tested sizes leave open."""
+    table = table[table["critical_mass"].notna()]
+    at_floor, reached = table["at_floor"].astype(bool), table["reached"].astype(bool)
+    bounds = table[at_floor]
+    if len(bounds):
         where = ", ".join(
             f"{measure} at {' and '.join(percent(delta) for delta in rows['delta'].unique())}"
-            for measure, rows in floor.groupby("measure", sort=False)
+            for measure, rows in bounds.groupby("measure", sort=False)
         )
-        text = f"Even the smallest tested subset passes for {where}: DR is a lower bound there."
+        text = f"The smallest tested subset reaches delta for {where}; DR is a lower bound there."
         yield Caveat("Lower bounds", text, False)
-    never = known[~reached]
-    if len(never):
-        bars = ", ".join(
-            f"{row.selector}, {row.measure} at {percent(row.delta)}" for row in never.itertuples()
+    not_reached = table[~reached]
+    if len(not_reached):
+        where = "; ".join(
+            f"{row.selector}, {row.measure} at {percent(row.delta)}"
+            for row in not_reached.itertuples()
         )
-        yield Caveat("Bars that no smaller subset reaches", f"DR stands as 0 for {bars}.", False)
-    yield from _step_caveat(frame, known[reached & ~at_floor])
+        text = f"No subset reaches delta for {where}; DR is reported as 0."
+        yield Caveat("Delta not reached", text, False)
+    yield from _gap_caveat(frame, table[reached & ~at_floor])
 
 
-def _step_caveat(frame: pd.DataFrame, inside: pd.DataFrame) -> Iterator[Caveat]:
-    """Say which sizes beside a critical mass were not tested, for the delta nearest to 0.9."""
-    inside = inside[inside["estimator"] == "strict"]
-    if inside.empty:
+def _gap_caveat(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[Caveat]:
+    """Report the gap between a critical mass and the next smaller size, for the delta near 0.9.
+
+    Parameters
+    ----------
+    frame: the run's long table.
+    table: rows of the redundancy table whose critical mass is neither a bound nor not reached.
+    """
+    table = table[table["estimator"] == "strict"]
+    if table.empty:
         return
-    row = inside.loc[(inside["delta"] - 0.9).abs().sort_values(kind="stable").index[0]]
-    same = (frame["selector"] == row["selector"]) & (frame["layer"] == row["layer"])
-    below = [size for size in frame.loc[same, "n_kept"].unique() if size < row["critical_mass"]]
-    if below and row["critical_mass"] - max(below) > 1:
+    row = table.loc[(table["delta"] - 0.9).abs().sort_values(kind="stable").index[0]]
+    same_curve = (frame["selector"] == row["selector"]) & (frame["layer"] == row["layer"])
+    sizes = frame.loc[same_curve, "n_kept"].unique()
+    smaller = [size for size in sizes if size < row["critical_mass"]]
+    if smaller and row["critical_mass"] - max(smaller) > 1:
         text = (
-            f"{row['measure']}: {max(below):,} neurons miss {percent(row['delta'])}, "
-            f"{round(row['critical_mass']):,} pass; sizes between were not tested, "
-            "so the critical mass may be smaller."
+            f"{row['measure']}: {max(smaller):,} neurons do not reach {percent(row['delta'])}, "
+            f"{integer(row['critical_mass'])} do. Sizes between were not tested, so the critical "
+            "mass may be smaller."
         )
-        yield Caveat("Steps between tested sizes", text, False)
+        yield Caveat("Gap between tested sizes", text, False)

@@ -1,41 +1,68 @@
-"""The report: one HTML file that answers, shows, and says how sure it is.
+"""``report``: one HTML file about one or several runs.
 
-The page holds all that it needs. A content policy in it forbids the browser to fetch anything.
+The file contains everything that it shows. Its content security policy forbids all requests.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from criticalmass.core.arguments import checked
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.errors import CriticalMassError
+from criticalmass.reporting.arguments import sorted_deltas
 
 if TYPE_CHECKING:
     import jinja2
 
-    from criticalmass.reporting.page.parallel_drawing import Drawing, Drawn
+    from criticalmass.reporting.figures.references import ReferencePoint
+    from criticalmass.reporting.page.parallel_drawing import FigureRenderer, RenderedFigure
     from criticalmass.reporting.page.plot_spec import Plot
-    from criticalmass.reporting.page.run_comparison import Beside
-    from criticalmass.reporting.page.run_section import Asked, Section
-    from criticalmass.reporting.page.slider_data import Words
+    from criticalmass.reporting.page.run_comparison import RunComparison
+    from criticalmass.reporting.page.run_section import RunSection
+    from criticalmass.reporting.page.slider_data import StringTable
     from criticalmass.storage.run import Run
 
 __all__ = ["report"]
-# Place of a figure in the page, the figure, and the number of the curve it is about.
-_Placed = tuple[str, "Plot", "int | None"]
-# With more cells or runs a second process is worth its start.
-_MANY_CELLS, _SOME_RUNS = 5000, 2
-# Figures of more runs are drawn by the page's script alone: it would be too large for a mail.
-_MOST_DRAWN = 6
+# With more cells or runs, a second process for rendering saves more time than its start costs.
+_MAX_SERIAL_CELLS, _MAX_SERIAL_RUNS = 5000, 2
+# With more runs only the page's script draws the figures, which keeps the file small.
+_MAX_RENDERED_RUNS = 6
 
 
-@checked
+@dataclass(frozen=True, eq=False)
+class _PagePlot:
+    """A figure in the page.
+
+    Attributes
+    ----------
+    plot_id: its id in the page.
+    plot: the figure.
+    curve: number of the curve whose critical mass it marks, None for none.
+    """
+
+    plot_id: str
+    plot: Plot
+    curve: int | None
+
+
+@dataclass(frozen=True)
+class _PageContent:
+    """Sections, comparison and figures of the page; ``rendered`` is by id of the figure."""
+
+    sections: list[RunSection]
+    comparison: RunComparison | None
+    plots: list[_PagePlot]
+    rendered: dict[str, RenderedFigure]
+    strings: StringTable
+
+
+@validate_arguments
 def report(
     run_or_runs: Any,
     out: str | os.PathLike[str] = "report.html",
@@ -47,12 +74,12 @@ def report(
 
     Parameters
     ----------
-    run_or_runs: a Run, the path of one, or a sequence of these; several stand side by side,
-        with the differences between the first and each other.
-    out: the file to write; replaced as a whole.
-    deltas: shares of the whole layer's value to report the critical mass for, each in (0, 1].
-    reference: published numbers to draw beside and to list: `ReferencePoint` objects, mappings
-        or a DataFrame of their attributes, or the path of a CSV file; see
+    run_or_runs: a Run, the path of one, or a sequence of these. With several, the page also shows
+        the differences between the first run and each other.
+    out: file to write, atomically.
+    deltas: shares of the whole layer's value to report critical masses for, each in (0, 1].
+    reference: published numbers to draw and to list: `ReferencePoint` objects, mappings or a
+        DataFrame of their attributes, or the path of a CSV file; see
         `criticalmass.reporting.figures.references`.
 
     Returns
@@ -61,56 +88,89 @@ def report(
 
     Raises
     ------
-    CriticalMassError: no run, a delta out of range, or a run that cannot be read.
+    CriticalMassError: if there is no run, a delta is out of range, or a run cannot be read or has
+        no rows.
     """
-    from criticalmass.analysis.curves import curves_kept
+    from criticalmass.analysis.curves import curve_cache
     from criticalmass.reporting.figures.references import reference_points
-    from criticalmass.storage.files import scratch_beside
+    from criticalmass.storage.files import scratch_path
     from criticalmass.storage.run import Run
-    from criticalmass.storage.run_view import held
+    from criticalmass.storage.run_view import cached
 
     single = isinstance(run_or_runs, (str, os.PathLike, Run))
     runs = [run_or_runs] if single else list(run_or_runs)
     if not runs:
         raise CriticalMassError("report() got no run; name at least one run folder")
-    wanted = tuple(sorted({float(delta) for delta in deltas}))
-    if not wanted or not all(0 < delta <= 1 for delta in wanted):
-        raise CriticalMassError(f"deltas={tuple(deltas)!r}: each must be in (0, 1], e.g. 0.9")
-    with curves_kept():
-        opened = [held(Run.open(run)) for run in runs]
-        page = _page(opened, wanted, reference_points(reference))
+    deltas = sorted_deltas(deltas)
+    with curve_cache():
+        opened = [cached(Run.open(run)) for run in runs]
+        page = _render_page(_collect(opened, deltas, reference_points(reference)))
     target = Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = scratch_beside(target)
+    scratch = scratch_path(target)
     scratch.write_text(page, encoding="utf-8")
     os.replace(scratch, target)
     return target
 
 
-def _page(runs: Sequence[Run], deltas: tuple[float, ...], references: Any) -> str:
-    """Gather and lay out."""
-    from criticalmass import __version__
-    from criticalmass.reporting.page.assets import as_json, policy, script, styles
-    from criticalmass.reporting.page.run_section import Asked
-    from criticalmass.reporting.page.slider_data import Words
+def _collect(
+    runs: Sequence[Run], deltas: tuple[float, ...], references: tuple[ReferencePoint, ...]
+) -> _PageContent:
+    """Compute the content of the page while another process renders its figures."""
+    from criticalmass.reporting.page.parallel_drawing import FigureRenderer
+    from criticalmass.reporting.page.run_comparison import compare_runs
+    from criticalmass.reporting.page.run_section import SectionOptions, run_section
+    from criticalmass.reporting.page.slider_data import StringTable
 
-    words = Words()
-    sections, both, placed, drawn = _gathered(runs, Asked(deltas, references, words))
-    # In the order of the page, not in that in which two processes were done with them.
-    shown = [place for place, _, _ in placed if place in drawn]
+    sections: list[RunSection] = []
+    plots: list[_PagePlot] = []
+    strings = StringTable()
+    many_cells = sum(len(run.frame()) for run in runs) > _MAX_SERIAL_CELLS
+    many_runs = len(runs) > _MAX_SERIAL_RUNS
+    enabled = len(runs) <= _MAX_RENDERED_RUNS
+    with FigureRenderer(parallel=many_cells or many_runs, enabled=enabled) as renderer:
+        options = SectionOptions(deltas, references, strings, renderer)
+        for number, run in enumerate(runs, 1):
+            first_curve = sum(len(section.curves) for section in sections)
+            section = run_section(run, number, replace(options, first_curve=first_curve))
+            sections.append(section)
+            plots += _queue_rendering(_section_plots(section), renderer)
+        titles = _unique_titles(sections)
+        sections = [
+            replace(section, title=title) for section, title in zip(sections, titles, strict=True)
+        ]
+        comparison = compare_runs(runs, titles, deltas) if len(runs) > 1 else None
+        if comparison is not None:
+            plots = [*_queue_rendering(_comparison_plots(comparison), renderer), *plots]
+        return _PageContent(sections, comparison, plots, renderer.finish(), strings)
+
+
+def _render_page(content: _PageContent) -> str:
+    """Fill the template."""
+    from criticalmass import __version__
+    from criticalmass.reporting.page.assets import as_json, content_policy, script, styles
+    from criticalmass.reporting.page.svg import neuron_field
+
+    sections = content.sections
+    # In the order of the page; two processes finish the figures in any order.
+    plot_ids = [entry.plot_id for entry in content.plots if entry.plot_id in content.rendered]
+    headlines = [section.headline for section in sections]
     return (
         _templates()
         .get_template("page.html.j2")
         .render(
             sections=sections,
-            beside=both,
-            places={id(plot): place for place, plot, _ in placed},
-            drawn={place: drawn[place][0] for place in shown},
-            data=as_json(_data(sections, placed, words)),
-            papers=as_json({place: drawn[place][1] for place in shown}),
-            fields=[_field(section) for section in sections],
-            stop=_stop(sections),
-            policy=policy(),
+            comparison=content.comparison,
+            plot_ids={id(entry.plot): entry.plot_id for entry in content.plots},
+            svgs={plot_id: content.rendered[plot_id].svg for plot_id in plot_ids},
+            data=as_json(_script_data(content)),
+            pdfs=as_json({plot_id: content.rendered[plot_id].pdf for plot_id in plot_ids}),
+            fields=[
+                neuron_field(one.n_kept, one.n_neurons) if one.n_neurons else ""
+                for one in headlines
+            ],
+            stop=_initial_stop(sections),
+            policy=content_policy(),
             script=script(),
             style=styles(),
             version=__version__,
@@ -119,35 +179,8 @@ def _page(runs: Sequence[Run], deltas: tuple[float, ...], references: Any) -> st
     )
 
 
-def _gathered(
-    runs: Sequence[Run], asked: Asked
-) -> tuple[list[Section], Beside | None, list[_Placed], dict[str, Drawn]]:
-    """Work out what the page says, and have its figures drawn meanwhile."""
-    from criticalmass.reporting.page.parallel_drawing import Drawing
-    from criticalmass.reporting.page.run_comparison import beside
-    from criticalmass.reporting.page.run_section import section_of
-
-    sections: list[Section] = []
-    placed: list[_Placed] = []
-    many = sum(len(run.frame()) for run in runs) > _MANY_CELLS
-    large = many or _SOME_RUNS < len(runs) <= _MOST_DRAWN
-    with Drawing(aside=large, none=len(runs) > _MOST_DRAWN) as drawing:
-        for number, run in enumerate(runs, 1):
-            first = sum(len(section.curves) for section in sections)
-            sections.append(section_of(run, number, replace(asked, first=first, drawing=drawing)))
-            placed += _drawn_soon(_of_section(sections[-1]), drawing)
-        sections = [
-            replace(one, title=title)
-            for one, title in zip(sections, _titles(sections), strict=True)
-        ]
-        titles = [one.title for one in sections]
-        both = beside(runs, titles, asked.deltas) if len(runs) > 1 else None
-        placed = [*_drawn_soon(_of_both(both), drawing), *placed]
-        return sections, both, placed, drawing.all()
-
-
-def _titles(sections: list[Section]) -> list[str]:
-    """Names that tell runs apart: model and dataset, and the folder where these are the same."""
+def _unique_titles(sections: list[RunSection]) -> list[str]:
+    """Return the titles; equal ones are followed by the folders of their runs."""
     titles = [section.title for section in sections]
     return [
         title
@@ -157,69 +190,63 @@ def _titles(sections: list[Section]) -> list[str]:
     ]
 
 
-def _of_both(both: Beside | None) -> Iterator[_Placed]:
-    """Give every figure of the runs together a place of its own."""
-    for plot in both.plots if both else ():
-        yield f"beside-{plot.name}", plot, None
+def _comparison_plots(comparison: RunComparison) -> Iterator[_PagePlot]:
+    for plot in comparison.plots:
+        yield _PagePlot(f"comparison-{plot.name}", plot, None)
 
 
-def _of_section(section: Section) -> Iterator[_Placed]:
-    """Give every figure of a run a place of its own."""
+def _section_plots(section: RunSection) -> Iterator[_PagePlot]:
     for plot, curve in section.plots:
-        yield f"{section.identity}-{plot.name}", plot, curve
-    for number, law in enumerate(section.predicted):
-        for plot in law.plots:
-            yield f"{section.identity}-law-{number}-{plot.name}", plot, None
+        yield _PagePlot(f"{section.identity}-{plot.name}", plot, curve)
+    for number, prediction in enumerate(section.predictions):
+        for plot in prediction.plots:
+            yield _PagePlot(f"{section.identity}-prediction-{number}-{plot.name}", plot, None)
 
 
-def _drawn_soon(placed: Iterator[_Placed], drawing: Drawing) -> list[_Placed]:
-    """Have figures drawn."""
-    found = list(placed)
-    for place, plot, _ in found:
-        drawing.add((place, plot.drawing, plot.summary))
-    return found
+def _queue_rendering(plots: Iterable[_PagePlot], renderer: FigureRenderer) -> list[_PagePlot]:
+    """Queue the figures for rendering and return them."""
+    from criticalmass.reporting.page.parallel_drawing import DrawingJob
+
+    entries = list(plots)
+    for entry in entries:
+        renderer.add(DrawingJob(entry.plot_id, entry.plot.drawing, entry.plot.summary))
+    return entries
 
 
-def _data(sections: list[Section], placed: list[_Placed], words: Words) -> dict[str, Any]:
-    """Collect what the script of the page reads."""
+def _script_data(content: _PageContent) -> dict[str, Any]:
+    """Return the data of the page's script."""
     from criticalmass.reporting.page.slider_data import STOPS
-    from criticalmass.reporting.page.svg import field_dots
+    from criticalmass.reporting.page.svg import dot_layout
 
-    curves = [
-        {"neurons": curve["neurons"], "rows": curve["rows"]}
-        for section in sections
-        for curve in section.curves
-    ]
-    fields = {
-        section.identity: field_dots(section.answer.neurons)
-        for section in sections
-        if section.answer.neurons
-    }
+    sections = content.sections
     return {
-        "grid": list(STOPS),
-        "words": words.texts,
-        "curves": curves,
-        "first": {section.identity: section.chosen for section in sections},
-        "fields": fields,
-        "plots": {place: {**plot.spec(), "curve": curve} for place, plot, curve in placed},
+        "stops": list(STOPS),
+        "strings": content.strings.texts,
+        "curves": [
+            {"neurons": curve.slider.n_neurons, "rows": curve.slider.rows}
+            for section in sections
+            for curve in section.curves
+        ],
+        "headlineCurves": {section.identity: section.headline_curve for section in sections},
+        "fields": {
+            section.identity: dot_layout(section.headline.n_neurons)
+            for section in sections
+            if section.headline.n_neurons
+        },
+        "plots": {
+            entry.plot_id: {**entry.plot.spec(), "curve": entry.curve} for entry in content.plots
+        },
     }
 
 
-def _field(section: Section) -> Any:
-    from criticalmass.reporting.page.svg import neuron_field
-
-    said = section.answer
-    return neuron_field(said.kept, said.neurons) if said.neurons else ""
-
-
-def _stop(sections: list[Section]) -> int:
-    """Where the slider starts: the delta of the first answer."""
-    return next((round(s.delta * 1000) for s in sections if s.delta), 900)
+def _initial_stop(sections: list[RunSection]) -> int:
+    """Return the first stop of the slider: the delta of the first headline, in thousandths."""
+    return next((round(section.delta * 1000) for section in sections if section.delta), 900)
 
 
 @cache
 def _templates() -> jinja2.Environment:
-    """Open the package's templates; everything that is not markup is escaped."""
+    """Load the templates; everything but markup is escaped."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -229,5 +256,5 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["key"] = id
+    environment.filters["object_id"] = id
     return environment

@@ -1,52 +1,56 @@
-"""Several runs side by side: their curves in one figure, and their differences."""
+"""The section of the page that compares several runs: curves and differences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.reporting.figures import style
-from criticalmass.reporting.figures.axes import fraction_axis, plain_axis, share_axis
-from criticalmass.reporting.page.plot_spec import Plot, Series
+from criticalmass.reporting.figures.axes import plain_axis, set_fraction_axis, share_axis
+from criticalmass.reporting.formatting import MISSING, is_missing, percent, with_minus_sign
+from criticalmass.reporting.page.plot_spec import Plot, Rule, Series
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
     from criticalmass.storage.run import Run
 
-_WORDS = {"dr": "DR", "critical_mass": "critical mass", "whole layer": "whole layer"}
-# Differences beyond these are in the CSV alone.
-_SENTENCES, _ROWS = 8, 24
+_QUANTITY_LABELS = {"dr": "DR", "critical_mass": "critical mass"}
+# Further differences are in the CSV file of the figure of differences.
+_MAX_SENTENCES, _MAX_ROWS = 8, 24
 
 
 @dataclass(frozen=True)
-class Beside:
-    """The section on several runs.
+class RunComparison:
+    """The section about several runs.
 
     Attributes
     ----------
-    told: sentences, with differences and their intervals.
-    rows: the differences, written out.
-    plots: curves together, and their difference.
-    notes: which runs could not be compared, and why.
+    sentences: differences with their intervals, in words.
+    rows: differences as text.
+    plots: the curves of all runs, and their differences.
+    notes: runs that cannot be compared, and why.
     """
 
-    told: list[str]
+    sentences: list[str]
     rows: list[dict[str, str]]
     plots: list[Plot]
     notes: list[str]
 
 
-def beside(runs: Sequence[Run], titles: Sequence[str], deltas: Sequence[float]) -> Beside:
+def compare_runs(
+    runs: Sequence[Run], titles: Sequence[str], deltas: Sequence[float]
+) -> RunComparison:
     """Compare the first run with each of the others.
 
     Parameters
     ----------
     runs: two or more.
-    titles: what the page calls them.
-    deltas: shares of the whole layer's value that are compared.
+    titles: their titles in the page.
+    deltas: shares of the whole layer's value at which they are compared.
     """
     import pandas as pd
 
@@ -57,42 +61,41 @@ def beside(runs: Sequence[Run], titles: Sequence[str], deltas: Sequence[float]) 
         try:
             table = compare(runs[0], other, deltas=tuple(deltas))
         except CriticalMassError as error:
-            # Runs with nothing in common are still worth a page; the reader is told why.
+            # The page is also useful for runs that have nothing in common.
             notes.append(f"{titles[0]} and {title} cannot be compared: {error}")
             continue
         tables.append(table.assign(other=title))
+    overlays = _overlay_plots(runs, titles)
     if not tables:
-        return Beside([], [], _together(runs, titles), notes)
-    every = pd.concat(tables, ignore_index=True)
-    big = every[~every["quantity"].isin(["value", "ratio"])]
-    usual = min(deltas, key=lambda delta: abs(delta - 0.9))
-    said = big[(big["quantity"] == "dr") & (big["delta"] == usual)]
-    told = [f"{sentence}." for sentence in said["sentence"]]
-    differences = _difference(every, titles)
-    return Beside(
-        told=told[:_SENTENCES],
-        rows=[_row(row) for row in big.head(_ROWS).to_dict("records")],
-        plots=[*_together(runs, titles), *([differences] if differences else [])],
+        return RunComparison([], [], overlays, notes)
+    differences = pd.concat(tables, ignore_index=True)
+    summary = differences[~differences["quantity"].isin(["value", "ratio"])]
+    delta = min(deltas, key=lambda delta: abs(delta - 0.9))
+    dr_rows = summary[(summary["quantity"] == "dr") & (summary["delta"] == delta)]
+    difference_plot = _difference_plot(differences, titles)
+    return RunComparison(
+        sentences=[f"{sentence}." for sentence in dr_rows["sentence"]][:_MAX_SENTENCES],
+        rows=[_row(row) for row in summary.head(_MAX_ROWS).to_dict("records")],
+        plots=[*overlays, *([difference_plot] if difference_plot else [])],
         notes=notes,
     )
 
 
-def _row(row: dict[str, object]) -> dict[str, str]:
-    """Write one difference."""
-    import pandas as pd
-
+def _row(row: dict[Any, Any]) -> dict[str, str]:
+    """Return one difference as text."""
     quantity = str(row["quantity"])
     digits = 0 if quantity == "critical_mass" else 3
 
-    def number(value: object, sign: str = "") -> str:
-        return "–" if pd.isna(value) else f"{float(value):{sign},.{digits}f}".replace("-", "−")  # type: ignore[arg-type]
+    def number(value: Any, sign: str = "") -> str:
+        if is_missing(value):
+            return MISSING
+        return with_minus_sign(f"{float(value):{sign},.{digits}f}")
 
-    delta = row["delta"]
     return {
         "other": str(row["other"]),
         "measure": str(row["measure"]),
-        "quantity": _WORDS.get(quantity, quantity),
-        "delta": "" if pd.isna(delta) else f"{100 * float(delta):g}\N{NO-BREAK SPACE}%",  # type: ignore[arg-type]
+        "quantity": _QUANTITY_LABELS.get(quantity, quantity),
+        "delta": "" if is_missing(row["delta"]) else percent(float(row["delta"])),
         "a": number(row["value_a"]),
         "b": number(row["value_b"]),
         "difference": f"{row['bound'] or ''} {number(row['difference'], '+')}".strip(),
@@ -101,72 +104,70 @@ def _row(row: dict[str, object]) -> dict[str, str]:
     }
 
 
-def _together(runs: Sequence[Run], titles: Sequence[str]) -> list[Plot]:
-    """Draw what all runs keep, each against its own whole layer, measure by measure."""
+def _overlay_plots(runs: Sequence[Run], titles: Sequence[str]) -> list[Plot]:
+    """Draw the curves of all runs, one figure per measure that two runs have."""
     import pandas as pd
 
     from criticalmass.analysis.redundancy import curves
     from criticalmass.reporting.tables import probes_first
 
     tables = [curves(run).assign(run=title) for run, title in zip(runs, titles, strict=True)]
-    every = probes_first(pd.concat(tables, ignore_index=True))
-    every = every[every["ratio"].notna()]
-    shared = every.groupby("measure", sort=False)["run"].nunique()
+    table = probes_first(pd.concat(tables, ignore_index=True))
+    table = table[table["ratio"].notna()]
+    n_runs = table.groupby("measure", sort=False)["run"].nunique()
     return [
-        _overlay(every[every["measure"] == measure], str(measure))
-        for measure in shared[shared > 1].index
+        _overlay_plot(table[table["measure"] == measure], str(measure))
+        for measure in n_runs[n_runs > 1].index
     ]
 
 
-def _overlay(rows: pd.DataFrame, measure: str) -> Plot:
-    """Draw one measure of all runs, the usual selector and layer of each."""
-    lines = []
-    for title, part in rows.groupby("run", sort=False):
-        usual = part[part["selector"] == "random"]
-        part = usual if len(usual) else part
-        last = part["layer"].unique()[-1]
-        layer = "penultimate" if "penultimate" in set(part["layer"]) else last
-        part = part[(part["layer"] == layer)]
-        part = part[part["selector"] == part["selector"].iloc[0]].sort_values("n_kept")
-        lines.append((str(title), part))
+def _overlay_plot(table: pd.DataFrame, measure: str) -> Plot:
+    """Draw one measure of all runs: one selector and one layer of each."""
+    import pandas as pd
+
+    lines = [(str(title), _main_curve(rows)) for title, rows in table.groupby("run", sort=False)]
     series = [
         Series(
             name=title,
-            x=(part["n_kept"] / part["n_neurons"]).tolist(),
-            y=part["ratio"].tolist(),
-            low=part["ratio_low"].tolist(),
-            high=part["ratio_high"].tolist(),
+            x=(line["n_kept"] / line["n_neurons"]).tolist(),
+            y=line["ratio"].tolist(),
+            low=line["ratio_low"].tolist(),
+            high=line["ratio_high"].tolist(),
             style=number,
         )
-        for number, (title, part) in enumerate(lines)
+        for number, (title, line) in enumerate(lines)
     ]
     drawing, ax = style.new_axes()
-    _draw(series, ax, f"share of the whole layer's value ({measure})", 1.0)
-    smallest = min(float(one.x[0]) for one in series)
-    values = [float(v) for one in series for v in (*one.y, *one.low, *one.high)]
+    _draw_lines(series, ax, f"share of the whole layer's value ({measure})", 1.0)
+    smallest = min(float(line.x[0]) for line in series)
     return Plot(
         name=f"together-{measure}",
         title=f"Side by side ({measure})",
-        caption="Each run against its own whole layer; random subsets where there are some.",
+        caption="Each run relative to its own whole layer; random subsets if the run has some.",
         summary=f"Share of the whole layer's {measure} kept by {len(series)} runs.",
-        table=_stacked(lines),
+        table=pd.concat([line for _, line in lines], ignore_index=True),
         drawing=drawing,
         x=share_axis(smallest, 0),
-        y=plain_axis(values, f"share of the whole layer’s value ({measure})", form="percent"),
+        y=plain_axis(
+            _all_values(series), f"share of the whole layer’s value ({measure})", form="percent"
+        ),
         series=tuple(series),
-        rules=(("y", 1.0, "", True),),
+        rules=(Rule("y", 1.0, dashed=True),),
     )
 
 
-def _stacked(lines: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
-    import pandas as pd
+def _main_curve(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the curve of a run to draw: "random" and "penultimate" if present."""
+    is_random = rows["selector"] == "random"
+    rows = rows[is_random] if is_random.any() else rows
+    layers = rows["layer"].unique()
+    rows = rows[rows["layer"] == ("penultimate" if "penultimate" in layers else layers[-1])]
+    return rows[rows["selector"] == rows["selector"].iloc[0]].sort_values("n_kept")
 
-    return pd.concat([part for _, part in lines], ignore_index=True)
 
-
-def _difference(every: pd.DataFrame, titles: Sequence[str]) -> Plot | None:
-    """Draw the difference of what both keep, size by size."""
-    rows = every[(every["quantity"] == "ratio") & every["difference"].notna()]
+def _difference_plot(differences: pd.DataFrame, titles: Sequence[str]) -> Plot | None:
+    """Draw the difference of the shares kept, by size; None if no sizes are shared."""
+    rows = differences[(differences["quantity"] == "ratio") & differences["difference"].notna()]
     rows = rows.assign(share=rows["fraction"].astype(float)).sort_values("share", kind="stable")
     rows = rows[rows["share"].notna()]
     if rows.empty:
@@ -180,47 +181,50 @@ def _difference(every: pd.DataFrame, titles: Sequence[str]) -> Plot | None:
             y=line["difference"].tolist(),
             low=line["low"].tolist(),
             high=line["high"].tolist(),
-            style=number if number < style.MANY else None,
+            style=number if number < style.MAX_DISTINCT_LINES else None,
         )
         for number, (key, line) in enumerate(rows.groupby(varying, sort=False))
     ]
     drawing, ax = style.new_axes()
-    _draw(series, ax, "difference of the shares kept", 0.0)
-    values = [float(v) for one in series for v in (*one.y, *one.low, *one.high) if v == v]
+    _draw_lines(series, ax, "difference of the shares kept", 0.0)
     return Plot(
         name="differences",
-        title="Difference, size by size",
-        caption=f"What {titles[0]} keeps less what the other keeps, as a share of its whole layer.",
+        title="Difference by size",
+        caption=(
+            f"Share of its whole layer’s value that {titles[0]} keeps, minus that of the other run."
+        ),
         summary=f"Difference of the shares kept by {titles[0]} and the others.",
         table=rows.reset_index(drop=True),
         drawing=drawing,
         x=share_axis(float(rows["share"].min()), 0),
-        y=plain_axis(values, "difference of the shares kept", form="percent"),
+        y=plain_axis(_all_values(series), "difference of the shares kept", form="percent"),
         series=tuple(series),
-        rules=(("y", 0.0, "", False),),
+        rules=(Rule("y", 0.0),),
     )
 
 
-def _draw(series: Sequence[Series], ax: object, label: str, level: float) -> None:
-    """Draw the same lines for paper."""
-    from typing import Any, cast
+def _all_values(series: Sequence[Series]) -> list[Any]:
+    """Return all values and ends of intervals."""
+    return [value for line in series for value in (*line.y, *line.low, *line.high)]
 
-    axes = cast(Any, ax)
-    for number, one in enumerate(series):
+
+def _draw_lines(series: Sequence[Series], ax: Axes, label: str, level: float) -> None:
+    """Draw the lines with matplotlib."""
+    for number, line in enumerate(series):
         colour = style.COLOURS[number % len(style.COLOURS)]
-        axes.fill_between(one.x, one.low, one.high, color=colour, alpha=0.18, linewidth=0)
-        axes.plot(
-            one.x,
-            one.y,
+        ax.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
+        ax.plot(
+            line.x,
+            line.y,
             color=colour,
             marker=style.MARKERS[number % len(style.MARKERS)],
             linestyle=style.DASHES[number % len(style.DASHES)],
             markersize=4,
-            label=one.name.replace("$", r"\$"),
+            label=style.escape_math(line.name),
         )
-    axes.axhline(level, color=style.FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
-    fraction_axis(axes, min(float(one.x[0]) for one in series))
-    axes.set_ylabel(label)
-    style.dress(axes)
+    ax.axhline(level, color=style.FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
+    set_fraction_axis(ax, min(float(line.x[0]) for line in series))
+    ax.set_ylabel(label)
+    style.style_axes(ax)
     if len(series) > 1:
-        axes.legend(frameon=False, fontsize="x-small")
+        ax.legend(frameon=False, fontsize="x-small")

@@ -1,4 +1,4 @@
-"""All that the page says about one run, gathered from the public tables."""
+"""The section of the page about one run, made from the public tables."""
 
 from __future__ import annotations
 
@@ -8,61 +8,97 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from criticalmass.core.threads import map_side_by_side
+from criticalmass.analysis.columns import CurveKey
+from criticalmass.core.threads import map_in_threads
 from criticalmass.errors import CriticalMassError
-from criticalmass.reporting.figures.references import ReferencePoint, fitting
+from criticalmass.reporting.figures.references import ReferencePoint, points_for_figure
+from criticalmass.reporting.formatting import is_missing
 from criticalmass.reporting.page.curve_plots import (
-    CurveIds,
+    CurveNumbers,
     curve_key,
     dr_plot,
     layers_plot,
     value_plots,
 )
-from criticalmass.reporting.page.headline import Answer, answer, headline_row, next_smaller
+from criticalmass.reporting.page.headline import Headline, headline, headline_row, next_smaller
+from criticalmass.reporting.page.parallel_drawing import DrawingJob
 from criticalmass.reporting.page.plot_spec import Plot
-from criticalmass.reporting.page.prediction_section import Predicted, predicted
-from criticalmass.reporting.page.provenance import Caveat, Fact, caveats, facts, in_short
-from criticalmass.reporting.page.slider_data import GRID, Words, WorstClasses, keys_of, settings
-from criticalmass.reporting.page.tables import blocks, curve_rows
+from criticalmass.reporting.page.prediction_section import PredictionSection, prediction_sections
+from criticalmass.reporting.page.provenance import Caveat, Fact, caveats, facts, method_summary
+from criticalmass.reporting.page.slider_data import (
+    SLIDER_DELTAS,
+    ClassLoss,
+    SliderCurve,
+    StringTable,
+    WorstClasses,
+    curve_keys,
+    slider_curves,
+)
+from criticalmass.reporting.page.tables import critical_mass_blocks, curve_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from criticalmass.reporting.page.parallel_drawing import Drawing
+    from criticalmass.reporting.page.parallel_drawing import FigureRenderer
     from criticalmass.storage.run import Run
 
-# Entries of the class accuracies on all draws; more classes get fewer draws.
-_DRAWN = 1_500_000
-_FEWEST_DRAWS, _DRAWS = 200, 2000
-# Agreement is drawn of so many seeds at most: pairs grow with their square.
-_SEEDS = 6
-# With fewer test samples a class is named together with their number.
-_FEW_SAMPLES = 50
-# More subsets than these are not held against each other for Pareto's front with its bounds.
-_RIVALS = 200
+# Class accuracies of all bootstrap draws together; runs with more classes get fewer draws.
+_MAX_CLASS_DRAWS = 1_500_000
+_MIN_RESAMPLES, _MAX_RESAMPLES = 200, 2000
+# Agreement is computed for at most this many seeds; its cost grows with their square.
+_MAX_AGREEMENT_SEEDS = 6
+# With fewer test samples their number is written after the name of a class.
+_FEW_CLASS_SAMPLES = 50
+# With more subsets the Pareto front is that of one layer; its cost grows with their square.
+_MAX_PARETO_SUBSETS = 200
 
 
 @dataclass(frozen=True)
-class Section:
-    """All that the page says about one run.
+class NamedCurve:
+    """A curve in the list from which the reader chooses."""
 
-    ``chosen`` is the number of the curve that the answer is about, None where there is none;
-    ``curves``: (number, name, settings) of every curve.
+    number: int
+    name: str
+    slider: SliderCurve
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """The section about one run.
+
+    Attributes
+    ----------
+    identity: id in the page.
+    title, subtitle: model and dataset; layers.
+    path: folder of the run.
+    headline: the headline at first.
+    readouts: texts of the readouts at first, by name; empty without a headline.
+    headline_curve: number of the curve of the headline, None without one.
+    delta: delta of the headline, rounded to a stop of the slider; 0 without a headline.
+    curves: all curves.
+    blocks: critical masses, see `tables.critical_mass_blocks`.
+    plots: each figure, and the number of the curve whose critical mass it marks, or None.
+    predictions: sections on predictions.
+    method: summary of how the headline was measured.
+    facts, caveats: see `provenance`.
+    references: published numbers in the figures.
+    rows: values of the curves, see `tables.curve_rows`.
+    notes: remarks on the figures.
     """
 
     identity: str
     title: str
     subtitle: str
     path: str
-    answer: Answer
-    told: dict[str, str]
-    chosen: int | None
+    headline: Headline
+    readouts: dict[str, str]
+    headline_curve: int | None
     delta: float
-    curves: list[dict[str, Any]]
+    curves: list[NamedCurve]
     blocks: list[dict[str, Any]]
     plots: list[tuple[Plot, int | None]]
-    predicted: list[Predicted]
-    short: str
+    predictions: list[PredictionSection]
+    method: str
     facts: list[Fact]
     caveats: list[Caveat]
     references: list[ReferencePoint]
@@ -71,259 +107,280 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What every section is made with."""
+class SectionOptions:
+    """Options of a section.
+
+    Attributes
+    ----------
+    deltas: shares of the whole layer's value to report.
+    references: published numbers.
+    strings: collects the texts of the slider.
+    renderer: renders the figures.
+    first_curve: number of the section's first curve.
+    """
 
     deltas: tuple[float, ...]
     references: tuple[ReferencePoint, ...]
-    words: Words
-    first: int = 0
-    drawing: Drawing | None = None
-
-    def drawn_soon(self, identity: str, plots: Sequence[Plot]) -> None:
-        """Have the first figures of a section drawn while the others are worked out."""
-        for plot in plots:
-            if self.drawing is not None:
-                self.drawing.add((f"{identity}-{plot.name}", plot.drawing, plot.summary))
+    strings: StringTable
+    renderer: FigureRenderer
+    first_curve: int = 0
 
 
-def section_of(run: Run, number: int, asked: Asked) -> Section:
-    """Gather what the page says about one run.
+def run_section(run: Run, number: int, options: SectionOptions) -> RunSection:
+    """Make the section of a run.
 
     Parameters
     ----------
     run: the run.
-    number: its place among the runs of the page, from 1.
-    asked: deltas, published numbers, the texts of the slider, and how many curves came before.
+    number: its position among the runs of the page, from 1.
+    options: deltas, references and what the sections share.
 
     Raises
     ------
-    CriticalMassError: the run has no rows.
+    CriticalMassError: if the run has no rows.
     """
-    from criticalmass.analysis.redundancy import curves as curves_of
-    from criticalmass.analysis.redundancy import redundancy
+    from criticalmass.analysis.redundancy import curves, redundancy
     from criticalmass.reporting.tables import probes_first
 
     frame = run.frame()
     if frame.empty:
         raise CriticalMassError(f"run {str(run.path)!r} has no rows yet; run a sweep into it first")
-    lines = probes_first(_as_swept(curves_of(run), frame))
-    every = redundancy(run, deltas=tuple(sorted({*GRID, *asked.deltas})))
-    every = probes_first(_as_swept(every, frame))
-    table = every[every["delta"].isin(asked.deltas)]
+    identity = f"run-{number}"
+    curve_table = probes_first(_in_sweep_order(curves(run), frame))
+    all_deltas = tuple(sorted({*SLIDER_DELTAS, *options.deltas}))
+    masses = probes_first(_in_sweep_order(redundancy(run, deltas=all_deltas), frame))
+    table = masses[masses["delta"].isin(options.deltas)]
     best = headline_row(table)
-    keys = keys_of(every)
-    ids = {key: asked.first + place for place, key in enumerate(keys)}
-    plots = _plots(lines, every[every["delta"].isin(GRID)], ids, asked.references)
-    asked.drawn_soon(f"run-{number}", plots)
-    effects = _effects(run, best, lines)
-    told = settings(every, lines, effects.worst, asked.words)
-    chosen = None if best is None else ids[curve_key(best)]
+    keys = curve_keys(masses)
+    numbers = {key: options.first_curve + index for index, key in enumerate(keys)}
+    slider_masses = masses[masses["delta"].isin(SLIDER_DELTAS)]
+    plots = _curve_plots(curve_table, slider_masses, numbers, options.references)
+    # The other process renders these figures while this one computes the side effects.
+    for plot in plots:
+        job = DrawingJob(f"{identity}-{plot.name}", plot.drawing, plot.summary)
+        options.renderer.add(job)
+    effects = _side_effects(run, best, curve_table)
+    sliders = slider_curves(masses, curve_table, effects.worst, options.strings)
+    headline_curve = None if best is None else numbers[curve_key(best)]
     layers = frame["layer"].unique()
-    return Section(
-        identity=f"run-{number}",
-        title=f"{_names(frame['model'])} on {_names(frame['dataset'])}",
+    return RunSection(
+        identity=identity,
+        title=f"{_names_text(frame['model'])} on {_names_text(frame['dataset'])}",
         subtitle=f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers",
         path=str(run.path),
-        answer=answer(best, next_smaller(best, lines)),
-        told=_now(told, best, asked.words),
-        chosen=chosen,
-        delta=0.0 if best is None else _stop_near(float(best["delta"])),
-        curves=_named(told, asked.first),
-        blocks=blocks(table),
-        plots=[*((plot, None) for plot in plots), *((plot, chosen) for plot in effects.plots)],
-        predicted=predicted(run, asked.deltas),
-        short=in_short(frame, best),
+        headline=headline(best, next_smaller(best, curve_table)),
+        readouts=_initial_readouts(sliders, best, options.strings),
+        headline_curve=headline_curve,
+        delta=0.0 if best is None else _nearest_stop(float(best["delta"])),
+        curves=_named_curves(sliders, options.first_curve),
+        blocks=critical_mass_blocks(table),
+        plots=[
+            *((plot, None) for plot in plots),
+            *((plot, headline_curve) for plot in effects.plots),
+        ],
+        predictions=prediction_sections(run, options.deltas),
+        method=method_summary(frame, best),
         facts=facts(run.manifest, frame),
         caveats=caveats(frame, table),
-        references=_shown(asked.references, lines),
-        rows=curve_rows(lines),
+        references=[
+            point
+            for figure in ("value", "dr")
+            for point in points_for_figure(options.references, figure, curve_table)
+        ],
+        rows=curve_rows(curve_table),
         notes=effects.notes,
     )
 
 
-def _as_swept(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
-    """Bring layers into the order in which they were swept, which is that of the network."""
-    place = {name: at for at, name in enumerate(frame["layer"].unique())}
-    order = table["layer"].map(place).astype(int)
-    return table.iloc[np.argsort(order.to_numpy(), kind="stable")].reset_index(drop=True)
+def _in_sweep_order(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Sort layers in the order of the sweep, which is that of the network."""
+    position = {name: index for index, name in enumerate(frame["layer"].unique())}
+    positions = table["layer"].map(position).astype(int)
+    return table.iloc[np.argsort(positions.to_numpy(), kind="stable")].reset_index(drop=True)
 
 
-def _plots(
-    lines: pd.DataFrame, every: pd.DataFrame, ids: CurveIds, references: Sequence[ReferencePoint]
+def _curve_plots(
+    curves: pd.DataFrame,
+    redundancy: pd.DataFrame,
+    numbers: CurveNumbers,
+    references: Sequence[ReferencePoint],
 ) -> list[Plot]:
-    """Draw the figures of the curves: values, DR, layers."""
-    drawn = [*value_plots(lines, ids, references), dr_plot(every, ids, references)]
-    return [plot for plot in (*drawn, layers_plot(lines)) if plot is not None]
-
-
-def _shown(references: Sequence[ReferencePoint], lines: pd.DataFrame) -> list[ReferencePoint]:
-    return [*fitting(references, "value", lines), *fitting(references, "dr", lines)]
+    """Draw values, DR and the heat map of layers."""
+    plots = [
+        *value_plots(curves, numbers, references),
+        dr_plot(redundancy, numbers, references),
+        layers_plot(curves),
+    ]
+    return [plot for plot in plots if plot is not None]
 
 
 @dataclass(frozen=True)
-class _Effects:
-    """What a run's predictions say of classes, agreement and choice."""
+class _SideEffects:
+    """Figures and notes on classes, agreement and the Pareto front."""
 
     worst: WorstClasses
     plots: list[Plot]
     notes: list[str]
 
 
-def _effects(run: Run, best: pd.Series | None, lines: pd.DataFrame) -> _Effects:
-    """Draw who pays, who agrees and the front, for the layer and measure of the answer."""
+def _side_effects(run: Run, best: pd.Series | None, curves: pd.DataFrame) -> _SideEffects:
+    """Draw side effects for the layer and measure of the headline."""
     if best is None:
-        return _Effects({}, [], [])
+        return _SideEffects({}, [], [])
     plots: list[Plot] = []
     notes: list[str] = []
     worst: WorstClasses = {}
-    if _predicts(run, best):
-        # Tables side by side, drawings one by one: Matplotlib is not made for threads.
-        of = (_class_table, _agreement_tables)
-        by_class, agreed = map_side_by_side(lambda table: table(run, best), of)
-        worst, plots, notes = _classes(by_class, best)
-        plots += _agreement(agreed)
-        if int(best["n_seeds"]) > _SEEDS:
-            notes = [*notes, f"Agreement by size is that of the first {_SEEDS} seeds."]
-    plots += _front(run, best, lines)
-    if plots and lines["layer"].nunique() > 1:
-        about = f"layer {best['layer']}, measure {best['measure']}"
-        notes = [*notes, f"Classes and agreement are those of {about}."]
-    return _Effects(worst, plots, notes)
+    if _has_predictions(run, best):
+        # Tables are computed in two threads; matplotlib is not thread-safe.
+        (classes,), agreements = map_in_threads(
+            lambda compute: compute(run, best), (_class_table, _agreement_tables)
+        )
+        worst, class_plots, notes = _class_effects(classes, best)
+        plots += [*class_plots, *_agreement_plots(agreements)]
+        if int(best["n_seeds"]) > _MAX_AGREEMENT_SEEDS:
+            notes = [
+                *notes,
+                f"Agreement by size is that of the first {_MAX_AGREEMENT_SEEDS} seeds.",
+            ]
+    plots += _pareto_plots(run, best, curves)
+    if plots and curves["layer"].nunique() > 1:
+        scope = f"layer {best['layer']}, measure {best['measure']}"
+        notes = [*notes, f"Classes and agreement are those of {scope}."]
+    return _SideEffects(worst, plots, notes)
 
 
-def _predicts(run: Run, best: pd.Series) -> bool:
-    """Whether classes were predicted with the measure of the answer."""
+def _has_predictions(run: Run, best: pd.Series) -> bool:
+    """Whether the run stores class predictions of the layer and measure of the headline."""
     frame = run.frame()
     rows = frame[(frame["measure"] == best["measure"]) & (frame["layer"] == best["layer"])]
     return bool(rows["artifact"].fillna("").astype(str).str.startswith("predictions/").any())
 
 
 def _class_table(run: Run, best: pd.Series) -> list[pd.DataFrame]:
-    """Return what classes lose, with the number of draws in ``attrs``."""
+    """Return the loss of every class; ``attrs["resamples"]`` is the number of draws."""
     from criticalmass.analysis.fairness import class_accuracy
-    from criticalmass.storage.run_view import part_of
+    from criticalmass.storage.run_view import filter_run
 
-    part = part_of(run, layers=(str(best["layer"]),), measures=(str(best["measure"]),))
-    rows = len(part.frame())
-    classes = max(1, len(run.class_names))
-    draws = int(np.clip(_DRAWN / (rows * classes), _FEWEST_DRAWS, _DRAWS))
-    table = class_accuracy(part, resamples=draws)
+    part = filter_run(run, layers=(str(best["layer"]),), measures=(str(best["measure"]),))
+    n_values = len(part.frame()) * max(1, len(run.class_names))
+    resamples = int(np.clip(_MAX_CLASS_DRAWS / n_values, _MIN_RESAMPLES, _MAX_RESAMPLES))
+    table = class_accuracy(part, resamples=resamples)
     table = table[table["relative_loss"].notna()]
-    table.attrs["draws"] = draws
+    table.attrs["resamples"] = resamples
     return [table]
 
 
-def _classes(
-    tables: list[pd.DataFrame], best: pd.Series
+def _class_effects(
+    table: pd.DataFrame, best: pd.Series
 ) -> tuple[WorstClasses, list[Plot], list[str]]:
-    """Return the class that loses most at every size, and the figure of who pays first."""
+    """Return the class that loses most by curve and size, the figure of classes, and notes."""
     from criticalmass.reporting.page.effect_plots import classes_plot
 
-    (table,) = tables
-    draws = table.attrs["draws"]
+    resamples = table.attrs["resamples"]
     if table.empty:
         return {}, [], []
-    worst: dict[tuple[str, ...], dict[int, tuple[str, float, float, float]]] = {}
-    most = table.loc[table.groupby(["selector", "n_kept"])["relative_loss"].idxmax()]
-    for row in most.to_dict("records"):
-        loss, low, high = (_float(row[f"relative_loss{end}"]) for end in ("", "_low", "_high"))
-        few = row["class_n_test"] < _FEW_SAMPLES
-        name = (
-            f"{row['class_name']} ({row['class_n_test']} test samples)"
-            if few
-            else row["class_name"]
+    worst: dict[CurveKey, dict[int, ClassLoss]] = {}
+    largest = table.loc[table.groupby(["selector", "n_kept"])["relative_loss"].idxmax()]
+    for row in largest.to_dict("records"):
+        name = str(row["class_name"])
+        if row["class_n_test"] < _FEW_CLASS_SAMPLES:
+            name = f"{name} ({row['class_n_test']} test samples)"
+        loss, low, high = (
+            float("nan") if is_missing(row[column]) else float(row[column])
+            for column in ("relative_loss", "relative_loss_low", "relative_loss_high")
         )
-        found = (str(name), loss, low, high)
-        worst.setdefault(curve_key(row), {})[int(row["n_kept"])] = found
-    mine = table[table["selector"] == best["selector"]]
-    there = mine[mine["n_kept"] == _nearest(mine["n_kept"], best["critical_mass"])]
-    first = there.sort_values("relative_loss", ascending=False, kind="stable")["class_id"]
-    notes = [f"Intervals of classes come from {draws:,} draws."] if draws < _DRAWS else []
-    return worst, [classes_plot(mine, [int(c) for c in first])], notes
+        sizes = worst.setdefault(curve_key(row), {})
+        sizes[int(row["n_kept"])] = ClassLoss(name, loss, low, high)
+    curve = table[table["selector"] == best["selector"]]
+    rows = curve[curve["n_kept"] == _nearest_size(curve["n_kept"], best["critical_mass"])]
+    order = rows.sort_values("relative_loss", ascending=False, kind="stable")["class_id"]
+    notes = []
+    if resamples < _MAX_RESAMPLES:
+        notes = [f"Intervals of classes come from {resamples:,} bootstrap draws."]
+    return worst, [classes_plot(curve, [int(class_id) for class_id in order])], notes
 
 
-def _float(value: Any) -> float:
-    import pandas as pd
-
-    return float("nan") if pd.isna(value) else float(value)
-
-
-def _nearest(sizes: pd.Series, size: int) -> int:
-    """Return the tested size nearest to one; classes that lose most at full size lose nothing."""
-    below = sizes[sizes < sizes.max()]
-    known = below if len(below) else sizes
-    return int(known.iloc[(known - int(size)).abs().argmin()])
+def _nearest_size(sizes: pd.Series, size: int) -> int:
+    """Return the tested size nearest to one; the whole layer, without losses, only if alone."""
+    partial_sizes = sizes[sizes < sizes.max()]
+    candidates = partial_sizes if len(partial_sizes) else sizes
+    return int(candidates.iloc[(candidates - int(size)).abs().argmin()])
 
 
 def _agreement_tables(run: Run, best: pd.Series) -> list[pd.DataFrame]:
-    """Return the agreement of subsets by size, and as a matrix."""
+    """Return the agreement of subsets by size, and that between sizes or selectors."""
     from criticalmass.analysis.agreement import agreement
     from criticalmass.analysis.agreement_matrix import agreement_matrix
-    from criticalmass.storage.run_view import RunPart, part_of
+    from criticalmass.storage.run_view import RunView, filter_run
 
-    where = {"layers": (str(best["layer"]),), "measures": (str(best["measure"]),)}
-    alone = part_of(run, **where, selectors=(str(best["selector"]),))
-    rows = alone.frame()
-    if int(best["n_seeds"]) > _SEEDS:
-        first = sorted(rows["seed"].unique())[:_SEEDS]
-        alone = RunPart(run.path, table=rows[rows["seed"].isin(first)])
-    return [agreement(alone), agreement_matrix(part_of(run, **where))]
+    layers, measures = (str(best["layer"]),), (str(best["measure"]),)
+    part = filter_run(run, layers=layers, measures=measures)
+    one_selector = filter_run(
+        run, layers=layers, measures=measures, selectors=(str(best["selector"]),)
+    )
+    rows = one_selector.frame()
+    if int(best["n_seeds"]) > _MAX_AGREEMENT_SEEDS:
+        seeds = sorted(rows["seed"].unique())[:_MAX_AGREEMENT_SEEDS]
+        one_selector = RunView(run.path, table=rows[rows["seed"].isin(seeds)])
+    return [agreement(one_selector), agreement_matrix(part)]
 
 
-def _agreement(tables: list[pd.DataFrame]) -> list[Plot]:
-    """Draw agreement of subsets by size, and as a matrix."""
+def _agreement_plots(tables: list[pd.DataFrame]) -> list[Plot]:
     from criticalmass.reporting.page.effect_plots import agreement_plot, matrix_plot
 
     by_size, matrix = tables
     return [agreement_plot(by_size), matrix_plot(matrix)]
 
 
-def _front(run: Run, best: pd.Series, lines: pd.DataFrame) -> list[Plot]:
-    """Draw Pareto's front of the measure of the answer; its own layer alone where many compete."""
+def _pareto_plots(run: Run, best: pd.Series, curves: pd.DataFrame) -> list[Plot]:
+    """Draw the Pareto front of the measure of the headline, if it has more than one subset."""
     from criticalmass.analysis.pareto import pareto
     from criticalmass.reporting.page.effect_plots import pareto_plot
-    from criticalmass.storage.run_view import part_of
+    from criticalmass.storage.run_view import filter_run
 
     measure = str(best["measure"])
-    rivals = int((lines["measure"] == measure).sum())
-    layers = (str(best["layer"]),) if rivals > _RIVALS else ()
-    table = pareto(part_of(run, layers=layers), measure=measure)
+    n_subsets = int((curves["measure"] == measure).sum())
+    layers = (str(best["layer"]),) if n_subsets > _MAX_PARETO_SUBSETS else ()
+    table = pareto(filter_run(run, layers=layers), measure=measure)
     table = table[table["dataset"] == best["dataset"]]
     return [pareto_plot(table)] if len(table) > 1 else []
 
 
-def _named(told: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
-    """Give every curve its number, and a name of what varies among them."""
-    keys = [curve["key"] for curve in told]
-    varying = [i for i in range(5) if len({key[i] for key in keys}) > 1]
+def _named_curves(sliders: list[SliderCurve], first: int) -> list[NamedCurve]:
+    """Return the curves with numbers, and names made of what differs between them."""
+    keys = [curve.key for curve in sliders]
+    varying = [i for i in range(len(CurveKey._fields)) if len({key[i] for key in keys}) > 1]
+    # The measure, or what else varies last, stands first.
+    order = (*varying[-1:], *varying[:-1])
     return [
-        {
-            **curve,
-            "number": first + place,
-            "name": ", ".join(curve["key"][i] for i in (*varying[-1:], *varying[:-1]))
-            or f"{curve['key'][3]}, {curve['key'][4]}",
-        }
-        for place, curve in enumerate(told)
+        NamedCurve(
+            number=first + index,
+            name=", ".join(curve.key[i] for i in order)
+            or f"{curve.key.selector}, {curve.key.measure}",
+            slider=curve,
+        )
+        for index, curve in enumerate(sliders)
     ]
 
 
-def _now(told: list[dict[str, Any]], best: pd.Series | None, words: Words) -> dict[str, str]:
-    """Return what the readouts say before anything moves."""
+def _initial_readouts(
+    sliders: list[SliderCurve], best: pd.Series | None, strings: StringTable
+) -> dict[str, str]:
+    """Return the texts of the readouts for the headline."""
     if best is None:
         return {}
     key = curve_key(best)
-    rows = next(curve["rows"] for curve in told if curve["key"] == key)
-    stop = GRID.index(_stop_near(float(best["delta"])))
-    return {part: words.texts[place] for part, place in rows[stop]["says"].items()}
+    rows = next(curve.rows for curve in sliders if curve.key == key)
+    row = rows[SLIDER_DELTAS.index(_nearest_stop(float(best["delta"])))]
+    return {part: strings.texts[index] for part, index in row["strings"].items()}
 
 
-def _stop_near(delta: float) -> float:
-    """Return the stop of the slider nearest to a delta."""
-    return min(GRID, key=lambda stop: abs(stop - delta))
+def _nearest_stop(delta: float) -> float:
+    """Return the delta of the slider that is nearest to a delta."""
+    return min(SLIDER_DELTAS, key=lambda stop: abs(stop - delta))
 
 
-def _names(column: pd.Series) -> str:
-    """Name a column's distinct values, at most two of them."""
+def _names_text(column: pd.Series) -> str:
+    """Name the distinct values of a column: one, two, or one and the number of the others."""
     names = [str(name) for name in column.unique()]
     return " and ".join(names) if len(names) < 3 else f"{names[0]} and {len(names) - 1} more"

@@ -1,13 +1,13 @@
-// What the reader sets: delta and the curve; and what the reader takes away: files.
+// The slider, the choice of a curve, and the buttons that save files.
 (() => {
-  const read = (id) => JSON.parse(document.getElementById(id).textContent);
-  const data = read("page-data");
-  const papers = read("page-papers");
-  const range = document.getElementById("delta");
-  const said = document.getElementById("delta-said");
-  const all = [];
+  const readJson = (id) => JSON.parse(document.getElementById(id).textContent);
+  const data = readJson("page-data");
+  const pdfs = readJson("page-pdfs");
+  const slider = document.getElementById("delta");
+  const sliderValue = document.getElementById("delta-value");
+  const figures = []; // { figure, chart }
 
-  function save(name, type, parts) {
+  function saveFile(name, type, parts) {
     const link = charts.html("a", { download: name });
     link.href = URL.createObjectURL(new Blob(parts, { type }));
     document.body.append(link);
@@ -16,128 +16,128 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
 
-  function csv({ columns, rows }) {
-    const cell = (value) => {
+  function toCsv({ columns, rows }) {
+    const toCell = (value) => {
       if (value === null) return "";
       const text = String(value);
       return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
     };
-    return [columns, ...rows].map((row) => row.map(cell).join(",")).join("\n") + "\n";
+    return [columns, ...rows].map((row) => row.map(toCell).join(",")).join("\n") + "\n";
   }
 
-  const LOOK = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font-size", "font-weight"];
+  const STYLE_PROPERTIES = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font-size", "font-weight"];
 
-  // A drawing for itself: what the style sheet says is written into it.
-  function standalone(chart) {
-    const root = chart.plot.querySelector("svg"), copy = root.cloneNode(true);
-    const from = root.querySelectorAll("*"), to = copy.querySelectorAll("*");
-    from.forEach((part, i) => {
-      const style = getComputedStyle(part);
-      for (const name of LOOK) to[i].setAttribute(name, style.getPropertyValue(name));
-      to[i].removeAttribute("class");
-      if (part.tagName === "text") to[i].setAttribute("font-family", "sans-serif");
+  // Returns a drawing as an SVG file; computed styles become attributes.
+  function toSvgFile(chart) {
+    const original = chart.canvas.querySelector("svg"), copy = original.cloneNode(true);
+    const sources = original.querySelectorAll("*"), targets = copy.querySelectorAll("*");
+    sources.forEach((source, i) => {
+      const style = getComputedStyle(source);
+      for (const name of STYLE_PROPERTIES) targets[i].setAttribute(name, style.getPropertyValue(name));
+      targets[i].removeAttribute("class");
+      if (source.tagName === "text") targets[i].setAttribute("font-family", "sans-serif");
     });
-    copy.querySelectorAll("g:empty").forEach((part) => part.remove());
+    copy.querySelectorAll("g:empty").forEach((group) => group.remove());
     const { width, height } = chart.frame;
-    const paper = getComputedStyle(document.body).backgroundColor;
-    const sheet = charts.svg("rect", { width, height, fill: paper });
+    const fill = getComputedStyle(document.body).backgroundColor;
+    const background = charts.svg("rect", { width, height, fill });
     const title = charts.svg("title", {}, null, chart.spec.title);
-    copy.prepend(title, sheet);
+    copy.prepend(title, background);
     for (const [name, value] of Object.entries({ width, height, role: "img" })) copy.setAttribute(name, value);
     copy.removeAttribute("aria-hidden");
     return `<?xml version="1.0" encoding="UTF-8"?>\n${new XMLSerializer().serializeToString(copy)}\n`;
   }
 
-  function bytes(base64) {
-    return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  function decodeBase64(text) {
+    return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
   }
 
-  function files(figure, chart) {
-    const name = `${figure.dataset.file}`;
-    const made = {
-      csv: () => save(`${name}.csv`, "text/csv", [csv(chart.spec.table)]),
-      svg: () => save(`${name}.svg`, "image/svg+xml", [standalone(chart)]),
-      pdf: () => save(`${name}.pdf`, "application/pdf", [bytes(papers[figure.dataset.plot])]),
+  function enableButtons(figure, chart) {
+    const name = figure.dataset.plot;
+    const actions = {
+      csv: () => saveFile(`${name}.csv`, "text/csv", [toCsv(chart.spec.table)]),
+      svg: () => saveFile(`${name}.svg`, "image/svg+xml", [toSvgFile(chart)]),
+      pdf: () => saveFile(`${name}.pdf`, "application/pdf", [decodeBase64(pdfs[name])]),
     };
     for (const button of figure.querySelectorAll("[data-save]")) {
-      button.addEventListener("click", made[button.dataset.save]);
+      button.addEventListener("click", actions[button.dataset.save]);
     }
   }
 
-  const words = (place) => data.words[place];
-
-  // Every number of the page that hangs on delta comes from one row, written beforehand.
-  function row(curve) {
-    return curve === null || curve === undefined ? null : data.curves[curve].rows[data.grid.indexOf(Number(range.value))];
+  // Everything that depends on delta is in one row per curve and stop of the slider.
+  function rowAtSlider(curve) {
+    if (curve === null || curve === undefined) return null;
+    return data.curves[curve].rows[data.stops.indexOf(Number(slider.value))];
   }
 
-  function marks(chart, chosen) {
-    const { follows, series } = chart.spec;
-    if (follows === "delta") return [{ kind: "line", x: Number(range.value) / 1000 }];
-    const mine = series.map((one) => one.curve).filter((curve) => curve !== null);
-    const curve = follows === "value" ? (mine.includes(chosen) ? chosen : mine[0]) : chart.spec.curve;
-    const now = row(curve);
-    if (!now || now.mass === null || now.mass === undefined) return [];
-    if (follows === "mass") return [{ kind: "line", x: now.mass }];
-    return follows === "value" ? [{ kind: "mass", x: now.mass, low: now.low, high: now.high, y: now.bar }] : [];
+  function sliderMarks(chart, chosenCurve) {
+    const { follows, series, curve } = chart.spec;
+    if (follows === "delta") return [{ kind: "line", x: Number(slider.value) / 1000 }];
+    const curves = series.map((line) => line.curve).filter((number) => number !== null);
+    const markedCurve = curves.includes(chosenCurve) ? chosenCurve : curves[0];
+    const row = rowAtSlider(follows === "value" ? markedCurve : curve);
+    if (!row || row.mass === null || row.mass === undefined) return [];
+    if (follows === "mass") return [{ kind: "line", x: row.mass }];
+    return follows === "value" ? [{ kind: "mass", x: row.mass, low: row.low, high: row.high, y: row.target }] : [];
   }
 
-  function fill(section, chosen) {
-    const now = row(chosen);
-    for (const [part, place] of Object.entries(now.says)) {
-      for (const spot of section.querySelectorAll(`[data-part="${part}"]`)) {
-        if (spot.textContent !== words(place)) spot.textContent = words(place);
+  function updateTexts(section, row) {
+    for (const [part, index] of Object.entries(row.strings)) {
+      const text = data.strings[index];
+      for (const element of section.querySelectorAll(`[data-part="${part}"]`)) {
+        if (element.textContent !== text) element.textContent = text;
       }
     }
   }
 
-  function field(section, chosen) {
+  // Colours as many dots of the neuron field as neurons are kept.
+  function updateField(section, curve, row) {
     const drawing = section.querySelector("svg.field");
-    const about = data.fields[section.dataset.run];
-    if (!drawing || !about || data.curves[chosen].neurons !== about.neurons) return;
-    const now = row(chosen), dark = Math.max(1, Math.round(now.kept / about.each));
-    const place = (dot) => `M${(dot % about.columns) * 4 + 2} ${Math.floor(dot / about.columns) * 4 + 2}h0`;
-    drawing.querySelector(".kept").setAttribute("d", about.order.slice(0, dark).map(place).join(""));
-    drawing.querySelector(".rest").setAttribute("d", about.order.slice(dark).map(place).join(""));
-    drawing.setAttribute("aria-label", words(now.dots));
+    const layout = data.fields[section.dataset.run];
+    if (!drawing || !layout || data.curves[curve].neurons !== layout.neurons) return;
+    const kept = Math.max(1, Math.round(row.kept / layout.per_dot));
+    const path = (dot) => `M${(dot % layout.columns) * 4 + 2} ${Math.floor(dot / layout.columns) * 4 + 2}h0`;
+    drawing.querySelector(".kept").setAttribute("d", layout.order.slice(0, kept).map(path).join(""));
+    drawing.querySelector(".rest").setAttribute("d", layout.order.slice(kept).map(path).join(""));
+    drawing.setAttribute("aria-label", data.strings[row.field_label]);
   }
 
   function update() {
-    const delta = `${Number(range.value) / 10}\u00a0%`;
-    said.textContent = delta;
-    range.setAttribute("aria-valuetext", `${delta} of the whole layer’s value`);
+    const delta = `${Number(slider.value) / 10}\u00a0%`;
+    sliderValue.textContent = delta;
+    slider.setAttribute("aria-valuetext", `${delta} of the whole layer’s value`);
     for (const section of document.querySelectorAll("[data-run]")) {
-      const choice = document.querySelector(`select[data-of="${section.dataset.run}"]`);
-      const chosen = choice ? Number(choice.value) : data.first[section.dataset.run];
-      if (chosen === null || chosen === undefined) continue;
-      fill(section, chosen);
-      field(section, chosen);
-      for (const { figure, chart } of all) {
-        if (section.contains(figure)) chart.set(chosen, marks(chart, chosen));
+      const list = document.querySelector(`select[data-of="${section.dataset.run}"]`);
+      const curve = list ? Number(list.value) : data.headlineCurves[section.dataset.run];
+      if (curve === null || curve === undefined) continue;
+      const row = rowAtSlider(curve);
+      updateTexts(section, row);
+      updateField(section, curve, row);
+      for (const { figure, chart } of figures) {
+        if (section.contains(figure)) chart.update(curve, sliderMarks(chart, curve));
       }
     }
-    for (const { figure, chart } of all) if (!figure.closest("[data-run]")) chart.draw();
+    for (const { figure, chart } of figures) if (!figure.closest("[data-run]")) chart.draw();
   }
 
-  document.documentElement.classList.add("scripted");
   for (const figure of document.querySelectorAll("figure[data-plot]")) {
     const chart = new charts.Chart(figure, data.plots[figure.dataset.plot]);
-    all.push({ figure, chart });
-    files(figure, chart);
+    figures.push({ figure, chart });
+    enableButtons(figure, chart);
   }
-  for (const shy of document.querySelectorAll("[data-scripted]")) shy.hidden = false;
-  range.addEventListener("input", update);
-  for (const choice of document.querySelectorAll("select[data-of]")) choice.addEventListener("change", update);
-  let waiting = 0, wide = window.innerWidth;
+  for (const element of document.querySelectorAll("[data-scripted]")) element.hidden = false;
+  slider.addEventListener("input", update);
+  for (const list of document.querySelectorAll("select[data-of]")) list.addEventListener("change", update);
+  let pendingFrame = 0, lastWidth = window.innerWidth;
   window.addEventListener("resize", () => {
-    if (window.innerWidth === wide) return;
-    wide = window.innerWidth;
-    cancelAnimationFrame(waiting);
-    waiting = requestAnimationFrame(() => all.forEach(({ chart }) => chart.draw()));
+    if (window.innerWidth === lastWidth) return;
+    lastWidth = window.innerWidth;
+    cancelAnimationFrame(pendingFrame);
+    pendingFrame = requestAnimationFrame(() => figures.forEach(({ chart }) => chart.draw()));
   });
   // On paper nothing can be opened.
   window.addEventListener("beforeprint", () => {
-    for (const part of document.querySelectorAll("details.record")) part.open = true;
+    for (const record of document.querySelectorAll("details.record")) record.open = true;
   });
   update();
 })();

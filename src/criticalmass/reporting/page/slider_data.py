@@ -1,160 +1,201 @@
-"""What the slider of the page sets: every number that hangs on delta, written beforehand.
+"""Data of the slider: every text and number that depends on delta, for each of its stops.
 
-The numbers are rows of `criticalmass.redundancy`; the page's script only picks one of them.
+The numbers are rows of `criticalmass.redundancy`; the page's script selects one of them.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from criticalmass.reporting.formatting import percent
-from criticalmass.reporting.page.curve_plots import KEY, curve_key
-from criticalmass.reporting.page.headline import answer
+from criticalmass.analysis.columns import CurveKey
+from criticalmass.reporting.formatting import (
+    MISSING,
+    decimal,
+    integer,
+    is_missing,
+    percent,
+    with_minus_sign,
+)
+from criticalmass.reporting.page.curve_plots import curve_key
+from criticalmass.reporting.page.headline import UNTESTED_BETWEEN, Headline, headline
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Deltas in thousandths that the slider stops at.
+#: Stops of the slider: delta in thousandths.
 STOPS = tuple(range(500, 1001, 5))
-GRID = tuple(stop / 1000 for stop in STOPS)
-_BYTES = 4
-_NONE = "–"
-
-#: (curve key) -> size -> (class, relative loss, low, high) of the class that loses most.
-WorstClasses = Mapping[tuple[str, ...], Mapping[int, tuple[str, float, float, float]]]
+#: Deltas of the stops.
+SLIDER_DELTAS = tuple(stop / 1000 for stop in STOPS)
+_FLOAT32_BYTES = 4
 
 
-@dataclass
-class Words:
-    """Every text once, each known by its place."""
+@dataclass(frozen=True)
+class ClassLoss:
+    """Relative loss of accuracy of a class, with its interval (NaN if unknown)."""
 
-    texts: list[str] = field(default_factory=list)
-    places: dict[str, int] = field(default_factory=dict)
+    name: str
+    loss: float
+    low: float
+    high: float
 
-    def place(self, text: str) -> int:
-        """Return the place of a text, a new one if it is new."""
-        if text not in self.places:
-            self.places[text] = len(self.texts)
+
+#: Curve -> size -> the class that loses most there.
+WorstClasses = Mapping[CurveKey, Mapping[int, ClassLoss]]
+
+
+class StringTable:
+    """Distinct texts, each with an index, so that the page holds every text once."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._indices: dict[str, int] = {}
+
+    def index(self, text: str) -> int:
+        """Return the index of a text, and add the text if it is new."""
+        if text not in self._indices:
+            self._indices[text] = len(self.texts)
             self.texts.append(text)
-        return self.places[text]
+        return self._indices[text]
 
 
-def settings(
-    every: pd.DataFrame, lines: pd.DataFrame, worst: WorstClasses, words: Words
-) -> list[dict[str, Any]]:
-    """Write down what the page says of each curve at every stop of the slider.
+@dataclass(frozen=True)
+class SliderCurve:
+    """What the page shows of one curve.
+
+    Attributes
+    ----------
+    key: the curve.
+    n_neurons: of its layer.
+    rows: one mapping per stop of the slider: indices of texts, and positions of marks in the
+        figures.
+    """
+
+    key: CurveKey
+    n_neurons: int
+    rows: list[dict[str, Any]]
+
+
+def slider_curves(
+    redundancy: pd.DataFrame, curves: pd.DataFrame, worst: WorstClasses, strings: StringTable
+) -> list[SliderCurve]:
+    """Write what the page shows of each curve at every stop of the slider.
 
     Parameters
     ----------
-    every: rows of `criticalmass.redundancy` at all of `GRID`.
-    lines: rows of `criticalmass.curves` of the same run.
-    worst: the class that loses most, where classes were predicted.
-    words: collects the texts.
+    redundancy: rows of `criticalmass.redundancy` at all of `SLIDER_DELTAS`.
+    curves: rows of `criticalmass.curves` of the same run.
+    worst: the class that loses most, by curve and size, as far as it is known.
+    strings: collects the texts.
 
     Returns
     -------
-    One mapping per curve, in order of appearance: name parts, neurons, and one row per stop.
+    One entry per curve, in the order of `curve_keys`.
     """
-    sizes = {key: sorted(part["n_kept"].astype(int)) for key, part in _by_curve(lines)}
-    found = []
-    for key, part in _by_curve(every):
-        rows = {round(row["delta"] * 1000): row for row in part.to_dict("records")}
-        told = [_told(rows[stop], sizes.get(key, []), worst.get(key), words) for stop in STOPS]
-        found.append({"key": key, "neurons": int(part["n_neurons"].iloc[0]), "rows": told})
-    return found
+    sizes = {key: sorted(rows["n_kept"].astype(int)) for key, rows in _by_curve(curves)}
+    entries = []
+    for key, table in _by_curve(redundancy):
+        by_stop = {round(row["delta"] * 1000): row for row in table.to_dict("records")}
+        losses = worst.get(key)
+        rows = [_slider_row(by_stop[stop], sizes.get(key, []), losses, strings) for stop in STOPS]
+        entries.append(SliderCurve(key, int(table["n_neurons"].iloc[0]), rows))
+    return entries
 
 
-def keys_of(every: pd.DataFrame) -> list[tuple[str, ...]]:
-    """List the curves of a table, in the order in which `settings` tells of them."""
-    return [key for key, _ in _by_curve(every)]
+def curve_keys(table: pd.DataFrame) -> list[CurveKey]:
+    """Return the curves of a table, in order of appearance."""
+    return [key for key, _ in _by_curve(table)]
 
 
-def saved(kept: int, neurons: int) -> str:
-    """Say how many bytes of a stored vector go, per vector and per million of them."""
-    gone, whole = _BYTES * (neurons - kept), _BYTES * neurons
-    if not gone:
+def saved_bytes_text(n_kept: int, n_neurons: int) -> str:
+    """Write the storage that is saved by keeping fewer neurons, as float32."""
+    saved, total = _FLOAT32_BYTES * (n_neurons - n_kept), _FLOAT32_BYTES * n_neurons
+    if not saved:
         return "nothing"
-    million = f"{gone / 1000:.2f} GB" if gone >= 100 else f"{gone:.0f} MB"
-    share = f"{100 * gone / whole:.0f}\N{NO-BREAK SPACE}%"
-    return f"{gone:,} of {whole:,} bytes a vector ({share}), {million} a million"
+    million = f"{saved / 1000:.2f} GB" if saved >= 100 else f"{saved:.0f} MB"
+    share = f"{100 * saved / total:.0f}\N{NO-BREAK SPACE}%"
+    return f"{saved:,} of {total:,} bytes per vector ({share}), {million} per million vectors"
 
 
-def worst_words(found: tuple[str, float, float, float] | None, *, whole: bool) -> str:
-    """Say which class loses most, and how much of its accuracy."""
-    if whole:
-        return "none: nothing is left out"
-    if found is None:
-        return "not worked out for this curve"
-    name, loss, low, high = found
-    if loss <= 0:
-        return "no class loses"
-    ends = "" if low != low or high != high else f" ({_per_cent(low)} to {_per_cent(high)})"
-    return f"{name} loses {_per_cent(loss)}\N{NO-BREAK SPACE}% of its accuracy{ends}"
+def worst_class_text(worst: ClassLoss | None, *, is_whole_layer: bool) -> str:
+    """Write which class loses most, and how much of its accuracy."""
+    if is_whole_layer:
+        return "none: all neurons are kept"
+    if worst is None:
+        return "not computed for this curve"
+    if worst.loss <= 0:
+        return "no class loses accuracy"
+    interval = ""
+    if not is_missing(worst.low) and not is_missing(worst.high):
+        interval = f" ({_whole_percent(worst.low)} to {_whole_percent(worst.high)})"
+    loss = f"{_whole_percent(worst.loss)}\N{NO-BREAK SPACE}%"
+    return f"{worst.name} loses {loss} of its accuracy{interval}"
 
 
-def _per_cent(share: float) -> str:
-    return f"{100 * share:.0f}".replace("-", "−")
+def _whole_percent(share: float) -> str:
+    return with_minus_sign(f"{100 * share:.0f}")
 
 
-def _by_curve(table: pd.DataFrame) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
-    groups = table.groupby(list(KEY), sort=False)
-    return [(curve_key(part.iloc[0]), part) for _, part in groups]
+def _by_curve(table: pd.DataFrame) -> list[tuple[CurveKey, pd.DataFrame]]:
+    groups = table.groupby(list(CurveKey._fields), sort=False)
+    return [(curve_key(rows.iloc[0]), rows) for _, rows in groups]
 
 
-def _told(
+def _slider_row(
     row: dict[str, Any],
     sizes: Sequence[int],
-    worst: Mapping[int, tuple[str, float, float, float]] | None,
-    words: Words,
+    losses: Mapping[int, ClassLoss] | None,
+    strings: StringTable,
 ) -> dict[str, Any]:
-    """Write one row down: texts by their place, and where the figures put their marks."""
-    import pandas as pd
+    """Return one row of the redundancy table for the script.
 
-    if pd.isna(row["critical_mass"]):
-        said = answer(None)
-        parts = {"mass": _NONE, "dr": _NONE, "saved": _NONE, "worst": _NONE}
-        return {"says": _placed(said, parts, words), "kept": 0, "mass": None, "dots": 0}
-    mass, neurons = int(row["critical_mass"]), int(row["n_neurons"])
-    at = bisect_left(sizes, mass)
-    said = answer(row, sizes[at - 1] if at else None)
-    low, high = _or(row["critical_mass_low"], mass), _or(row["critical_mass_high"], mass)
-    floor = bool(row["at_floor"])
-    level = percent(float(row["level"]))
-    aside = f"{level} interval {int(low):,} to {int(high):,}"
-    if low == high and at and not floor:
-        aside = f"{sizes[at - 1]:,} do not; none between was tested"
-    parts = {
-        "mass": f"{'≤ ' if floor else ''}{mass:,} ({aside})",
-        "dr": f"{'≥ ' if floor else ''}{float(row['dr']):.2f} ({_ends(row)})",
-        "saved": saved(mass, neurons),
-        "worst": worst_words(None if worst is None else worst.get(mass), whole=mass >= neurons),
+    ``strings``: name of a part of the page -> index of its text. ``mass``, ``low``, ``high``: the
+    critical mass as a share of the layer; ``target``: the value that it reaches.
+    """
+    if is_missing(row["critical_mass"]):
+        readouts = dict.fromkeys(("mass", "dr", "saved", "worst"), MISSING)
+        indices = _string_indices(headline(None), readouts, strings)
+        return {"strings": indices, "kept": 0, "mass": None, "field_label": 0}
+    mass, n_neurons = int(row["critical_mass"]), int(row["n_neurons"])
+    position = bisect_left(sizes, mass)
+    smaller = sizes[position - 1] if position else None
+    low = _or_default(row["critical_mass_low"], mass)
+    high = _or_default(row["critical_mass_high"], mass)
+    at_floor = bool(row["at_floor"])
+    interval = f"{percent(float(row['level']))} interval {integer(low)} to {integer(high)}"
+    if low == high and smaller is not None and not at_floor:
+        interval = f"{smaller:,} do not; {UNTESTED_BETWEEN}"
+    dr = float(row["dr"])
+    dr_low, dr_high = (_or_default(row[name], dr) for name in ("dr_low", "dr_high"))
+    worst = None if losses is None else losses.get(mass)
+    readouts = {
+        "mass": f"{'≤ ' if at_floor else ''}{mass:,} ({interval})",
+        "dr": f"{'≥ ' if at_floor else ''}{decimal(dr, 2)} "
+        f"({decimal(dr_low, 2)} to {decimal(dr_high, 2)})",
+        "saved": saved_bytes_text(mass, n_neurons),
+        "worst": worst_class_text(worst, is_whole_layer=mass >= n_neurons),
     }
     return {
-        "says": _placed(said, parts, words),
-        "dots": words.place(f"{mass:,} of {neurons:,} neurons"),
+        "strings": _string_indices(headline(row, smaller), readouts, strings),
+        "field_label": strings.index(f"{mass:,} of {n_neurons:,} neurons"),
         "kept": mass,
-        "mass": round(mass / neurons, 5),
-        "low": round(low / neurons, 5),
-        "high": round(high / neurons, 5),
-        "bar": round(float(row["delta"]) * float(row["value_full"]), 5),
+        "mass": round(mass / n_neurons, 5),
+        "low": round(low / n_neurons, 5),
+        "high": round(high / n_neurons, 5),
+        "target": round(float(row["delta"]) * float(row["value_full"]), 5),
     }
 
 
-def _ends(row: dict[str, Any]) -> str:
-    low, high = _or(row["dr_low"], row["dr"]), _or(row["dr_high"], row["dr"])
-    return f"{low:.2f} to {high:.2f}"
+def _or_default(value: Any, default: float) -> float:
+    return float(default if is_missing(value) else value)
 
 
-def _or(value: Any, otherwise: Any) -> float:
-    import pandas as pd
-
-    return float(otherwise if pd.isna(value) else value)
-
-
-def _placed(said: Any, parts: Mapping[str, str], words: Words) -> dict[str, int]:
-    sentence = {name: getattr(said, name) for name in ("before", "number", "after")}
-    sentence["aside"] = f" {said.aside}" if said.aside else ""
-    return {name: words.place(text) for name, text in {**sentence, **parts}.items()}
+def _string_indices(
+    sentence: Headline, readouts: Mapping[str, str], strings: StringTable
+) -> dict[str, int]:
+    """Return the index of each part of the headline and of each readout."""
+    parts = {name: getattr(sentence, name) for name in ("before", "number", "after")}
+    parts["detail"] = f" {sentence.detail}" if sentence.detail else ""
+    return {name: strings.index(text) for name, text in {**parts, **readouts}.items()}

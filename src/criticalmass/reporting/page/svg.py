@@ -1,4 +1,4 @@
-"""Figures as inline SVG that follows the page: its colours, its font, its light and dark."""
+"""Figures as inline SVG in the colours and the font of the page, light and dark."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ from criticalmass.reporting.figures.style import COLOURS, FAINT, GRID, INK
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: What a colour of the figures is called in the page's style sheet, which has it in light and dark.
-_VARIABLES = {
+#: Colour of the matplotlib figures -> variable of the page's style sheet (light and dark).
+_CSS_VARIABLES = {
     INK: "var(--ink)",
     FAINT: "var(--faint)",
     GRID: "var(--line)",
     "#ffffff": "var(--paper)",
     **{colour: f"var(--series-{number})" for number, colour in enumerate(COLOURS)},
 }
+#: A field of dots has at most this many; in larger layers one dot stands for several neurons.
+_MAX_DOTS = 1600
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 _PROLOGUE = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>", re.DOTALL)
 _NAMESPACES = re.compile(r'\s+xmlns(:\w+)?="[^"]*"')
 _TAG = re.compile(r"<[^>]*>")
-_IDENTITY = re.compile(r'(\bid="|url\(#|href="#)')
+_ID_OR_REFERENCE = re.compile(r'(\bid="|url\(#|href="#)')
 
 
 def inline_svg(figure: Figure, *, identity: str, description: str) -> Markup:
-    """Render a figure as an ``<svg>`` element to stand inside an HTML page.
+    """Render a figure as an ``<svg>`` element for an HTML page.
 
     Parameters
     ----------
     figure: the figure.
-    identity: prefix that keeps the ids of several drawings in one page apart.
-    description: what the drawing shows, for those who do not see it.
+    identity: prefix of all ids, so that those of several figures in a page differ.
+    description: text for screen readers.
 
     Returns
     -------
-    Markup with text kept as text (escaped), no reference to anything outside the page.
+    Markup with escaped text and without references to anything outside the page.
     """
     from matplotlib import rc_context
 
@@ -47,63 +49,68 @@ def inline_svg(figure: Figure, *, identity: str, description: str) -> Markup:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": identity}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = _PROLOGUE.sub("", buffer.getvalue()).strip()
-    # Only inside tags: a layer that is called like a colour keeps its name.
-    svg = _TAG.sub(lambda tag: _follow_page(tag.group(), identity), svg)
+    # Only inside tags: a layer named like a colour keeps its name.
+    svg = _TAG.sub(lambda tag: _adapt_tag(tag.group(), identity), svg)
     label = f'<svg role="img" aria-label="{escape(description)}"'
     return Markup(svg.replace("<svg", label, 1))  # noqa: S704 -- matplotlib has escaped its text
 
 
-def _follow_page(tag: str, identity: str) -> str:
-    """Give one tag the page's colours and ids of its own; HTML knows SVG's namespaces."""
+def _adapt_tag(tag: str, identity: str) -> str:
+    """Replace colours by variables, prefix ids and remove namespaces, which HTML implies."""
     tag = _NAMESPACES.sub("", tag)
-    tag = _COLOUR.sub(lambda colour: _VARIABLES.get(colour.group(), colour.group()), tag)
-    return _IDENTITY.sub(rf"\g<1>{identity}-", tag)
+    tag = _COLOUR.sub(lambda colour: _CSS_VARIABLES.get(colour.group(), colour.group()), tag)
+    return _ID_OR_REFERENCE.sub(rf"\g<1>{identity}-", tag)
 
 
-def neuron_field(kept: int, neurons: int, *, seed: int = 0) -> Markup:
-    """Draw a layer as a field of dots, those that are kept dark and scattered among the others.
+def neuron_field(n_kept: int, n_neurons: int, *, seed: int = 0) -> Markup:
+    """Draw a layer as a field of dots in which randomly placed dark dots are the kept neurons.
 
     Parameters
     ----------
-    kept, neurons: how many of how many; above 1,600 neurons one dot stands for several.
-    seed: fixes which dots are dark.
+    n_kept, n_neurons: numbers of kept and of all neurons.
+    seed: sets which dots are dark.
     """
-    about = field_dots(neurons, seed=seed)
-    per_dot, columns, dots = about["each"], about["columns"], len(about["order"])
-    dark = set(about["order"][: max(1, round(kept / per_dot))])
-    shapes: dict[bool, list[str]] = {True: [], False: []}
-    for dot in range(dots):
+    layout = dot_layout(n_neurons, seed=seed)
+    columns, n_dots = layout["columns"], len(layout["order"])
+    kept = set(layout["order"][: max(1, round(n_kept / layout["per_dot"]))])
+    paths: dict[bool, list[str]] = {True: [], False: []}
+    for dot in range(n_dots):
         row, column = divmod(dot, columns)
-        shapes[dot in dark].append(f"M{column * 4 + 2} {row * 4 + 2}h0")
-    height = -(-dots // columns) * 4
-    words = f"{kept:,} of {neurons:,} neurons"
+        paths[dot in kept].append(f"M{column * 4 + 2} {row * 4 + 2}h0")
+    height = -(-n_dots // columns) * 4
+    label = f"{n_kept:,} of {n_neurons:,} neurons"
     return Markup(  # noqa: S704 -- numbers only
         f'<svg class="field" viewBox="0 0 {columns * 4} {height}" role="img" '
-        f'style="max-width: {columns * 1.1:.1f}rem" aria-label="{words}">'
-        f'<path class="rest" d="{"".join(shapes[False])}"/>'
-        f'<path class="kept" d="{"".join(shapes[True])}"/></svg>'
+        f'style="max-width: {columns * 1.1:.1f}rem" aria-label="{label}">'
+        f'<path class="rest" d="{"".join(paths[False])}"/>'
+        f'<path class="kept" d="{"".join(paths[True])}"/></svg>'
     )
 
 
-def field_dots(neurons: int, *, seed: int = 0) -> dict[str, Any]:
-    """Lay the field of dots: in which order they turn dark, and how many neurons each stands for.
+def dot_layout(n_neurons: int, *, seed: int = 0) -> dict[str, Any]:
+    """Return the layout of the field of dots.
 
     Parameters
     ----------
-    neurons: of the layer; above 1,600 neurons one dot stands for several.
-    seed: fixes the order.
+    n_neurons: of the layer.
+    seed: sets the order.
+
+    Returns
+    -------
+    ``neurons``, ``per_dot`` (neurons that one dot stands for), ``columns``, and ``order``, in
+    which dots become dark.
     """
     import numpy as np
 
-    each = max(1, -(-neurons // 1600))
-    dots = -(-neurons // each)
-    order = np.random.default_rng(seed).permutation(dots).tolist()
-    columns = max(1, min(dots, round((dots * 5) ** 0.5)))
-    return {"neurons": neurons, "each": each, "columns": columns, "order": order}
+    per_dot = max(1, -(-n_neurons // _MAX_DOTS))
+    n_dots = -(-n_neurons // per_dot)
+    order = np.random.default_rng(seed).permutation(n_dots).tolist()
+    columns = max(1, min(n_dots, round((n_dots * 5) ** 0.5)))
+    return {"neurons": n_neurons, "per_dot": per_dot, "columns": columns, "order": order}
 
 
 def share_bar(low: float, centre: float, high: float) -> Markup:
-    """Draw a share of the layer as a bar with the whisker of its interval; all in [0, 1]."""
+    """Draw a share of the layer as a bar with a whisker for its interval; all in [0, 1]."""
     low, centre, high = (round(100 * min(1.0, max(0.0, part)), 2) for part in (low, centre, high))
     return Markup(  # noqa: S704 -- numbers only
         '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'

@@ -1,29 +1,30 @@
-"""Tables of the page: critical masses, and the numbers behind the curves, written out."""
+"""Tables of the page: critical masses, and the values of the curves."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from criticalmass.reporting.formatting import _decimal, _number, _share, percent
-from criticalmass.reporting.page.curve_plots import KEY
+from criticalmass.analysis.columns import CurveKey
+from criticalmass.reporting.formatting import decimal, integer, is_missing, percent
 from criticalmass.reporting.page.svg import share_bar
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def blocks(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Lay the redundancy table out: one block per curve, one row per delta."""
-    varying = [name for name in KEY[:-1] if table[name].nunique() > 1]
+def critical_mass_blocks(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the redundancy table as text: one block per curve, one row per delta."""
+    key = list(CurveKey._fields)
+    varying = [name for name in key if name != "measure" and table[name].nunique() > 1]
     blocks = []
-    for _, rows in table.groupby(list(KEY), sort=False):
+    for _, rows in table.groupby(key, sort=False):
         first = rows.iloc[0]
         names = [str(first["measure"]), *(str(first[name]) for name in varying)]
         blocks.append(
             {
                 "name": " · ".join(names),
-                "full": _decimal(first["value_full"], 3),
-                "neurons": f"{int(first['n_neurons']):,}",
+                "full": decimal(first["value_full"], 3),
+                "neurons": integer(first["n_neurons"]),
                 "level": percent(first["level"]),
                 "estimator": first["estimator"],
                 "rows": [_block_row(row) for row in rows.sort_values("delta").itertuples()],
@@ -33,36 +34,36 @@ def blocks(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _block_row(row: Any) -> dict[str, Any]:
-    """Write one row of the redundancy table."""
-    import pandas as pd
-
-    if pd.isna(row.dr):
-        return {"delta": percent(row.delta), "known": False}
-    ends = (row.critical_mass_low, row.critical_mass, row.critical_mass_high)
-    low, mass, high = (_number(end) for end in ends)
+    """Return one row of the redundancy table as text."""
+    if is_missing(row.dr):
+        return {"delta": percent(row.delta), "has_value": False}
+    masses = (row.critical_mass_low, row.critical_mass, row.critical_mass_high)
+    low, mass, high = (integer(value) for value in masses)
+    # Without an interval the whisker ends at the whole layer.
+    shares = (1.0 if is_missing(m) else float(m) / row.n_neurons for m in masses)
     return {
         "delta": percent(row.delta),
-        "known": True,
+        "has_value": True,
         "reached": bool(row.reached),
         "mass": ("≤ " if row.at_floor else "") + mass,
         "mass_interval": f"{low} to {high}",
-        "dr": ("≥ " if row.at_floor else "") + f"{row.dr:.2f}",
-        "dr_interval": f"{_decimal(row.dr_low, 2)} to {_decimal(row.dr_high, 2)}",
-        "bar": share_bar(*(_share(end, row.n_neurons) for end in ends)),
+        "dr": ("≥ " if row.at_floor else "") + decimal(row.dr, 2),
+        "dr_interval": f"{decimal(row.dr_low, 2)} to {decimal(row.dr_high, 2)}",
+        "bar": share_bar(*shares),
     }
 
 
 def curve_rows(lines: pd.DataFrame) -> list[dict[str, Any]]:
-    """Lay the curves out as plain rows, for those who want the numbers."""
-    varying = [name for name in KEY if lines[name].nunique() > 1]
+    """Return the values of all curves as text."""
+    varying = [name for name in CurveKey._fields if lines[name].nunique() > 1]
     return [
         {
             "name": " · ".join(str(row[name]) for name in varying) or str(row["selector"]),
-            "kept": f"{int(row['n_kept']):,}",
+            "kept": integer(row["n_kept"]),
             "fraction": percent(float(row["n_kept"]) / float(row["n_neurons"])),
-            "mean": f"{row['mean']:.4f}",
-            "interval": f"{_decimal(row['low'], 4)} to {_decimal(row['high'], 4)}",
-            "ratio": _decimal(row["ratio"], 3),
+            "mean": decimal(row["mean"], 4),
+            "interval": f"{decimal(row['low'], 4)} to {decimal(row['high'], 4)}",
+            "ratio": decimal(row["ratio"], 3),
         }
         for row in lines[lines["mean"].notna()].to_dict(orient="records")
     ]

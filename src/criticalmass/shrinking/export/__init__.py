@@ -1,1 +1,1 @@
-"""A slim model as files for other programs."""
+"""Exports of a slim model as files for other programs."""

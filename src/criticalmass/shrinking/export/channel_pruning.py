@@ -1,10 +1,11 @@
-"""Taking the channels that nobody reads out of a network, where that changes nothing else.
+"""Removal of the channels of dropped neurons from a network, if the kept neurons stay the same.
 
-The penultimate layer of many networks is one convolution or linear module, then normalisation of
-each channel on its own, an activation and an average over positions. There a neuron is a channel
-from the convolution on, and cutting those that are not kept leaves the kept ones as they were.
-Where a later module reads the channels too (a residual sum, a layer norm), it does not, and the
-cut is refused. Torch-Pruning follows the channels through the network's graph.
+The penultimate layer of many networks is one convolution or linear module, followed by a
+normalisation of each channel on its own, an activation and an average over positions. Then each
+neuron is one channel of the convolution, and removing the channels of dropped neurons does not
+change the kept ones. If a later module reads the channels as well (a residual sum, a layer norm),
+the kept neurons would change, and an error is raised. Torch-Pruning follows the channels through
+the network's graph.
 """
 
 from __future__ import annotations
@@ -28,55 +29,56 @@ from criticalmass.shrinking.export.backbone import Backbone
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Torch-Pruning's names of operations without parameters that act on each channel alone; of a
-# reshaping, the places of what stands before it are compared.
-_HARMLESS = ("_ElementWiseOp", "_ReshapeOp")
-_RUNS = 31
-_SECONDS = 10.0
+# Torch-Pruning's names of operations without parameters that act on each channel alone. The
+# channels of a reshape are compared at the module before it.
+_CHANNEL_WISE_OPS = ("_ElementWiseOp", "_ReshapeOp")
+_MAX_RUNS = 31
+_MAX_SECONDS = 10.0
 
 
 def cut_channels(backbone: Backbone, indices: NDArray[np.intp], n_neurons: int) -> Backbone:
-    """Cut the channels of all neurons but the kept ones.
+    """Remove the channels of all neurons except the kept ones.
 
     Parameters
     ----------
-    backbone: of timm, read at its classifier's input; stays as it is.
+    backbone: a timm network whose layer is its classifier's input; not changed.
     indices: (n_kept,) neurons to keep, ascending.
     n_neurons: width of the layer.
 
     Returns
     -------
-    A backbone that gives (n, n_kept), the kept neurons.
+    A backbone that returns the kept neurons, (n, n_kept).
 
     Raises
     ------
-    CriticalMassError: the layer is made in a way in which a cut changes the kept neurons.
-    MissingExtraError: torch-pruning is not installed.
+    CriticalMassError: if the removal would change the kept neurons.
+    MissingExtraError: if torch-pruning is not installed.
     """
     tap = backbone.model.tap(backbone.layer)
     if backbone.kind != "timm" or tap.side != "input":
-        raise _refusal(backbone, "only the input of a timm network's classifier can be cut")
-    producers = _producers(backbone, indices, n_neurons)
-    return cut_at(backbone, producers, indices)
+        raise _cut_error(backbone, "only the input of a timm network's classifier can be cut")
+    paths = _producing_modules(backbone, indices, n_neurons)
+    return keep_channels(backbone, paths, indices)
 
 
-def cut_at(backbone: Backbone, sites: Sequence[str], indices: NDArray[np.intp]) -> Backbone:
-    """Keep the channels ``indices`` of named modules, in a copy of the network.
+def keep_channels(backbone: Backbone, paths: Sequence[str], indices: NDArray[np.intp]) -> Backbone:
+    """Keep only the channels ``indices`` of the modules at ``paths``, in a copy of the network.
 
     Raises
     ------
-    CriticalMassError: a module that is not there or has no such channels.
+    CriticalMassError: if a module is no convolution, linear module or batch norm, or lacks the
+        channels.
     """
     old = backbone.model
     module, root = copy.deepcopy((old.module, old.root))
-    for path in sites:
-        _keep(backbone, root.get_submodule(path), path, indices)
+    for path in paths:
+        _slice_module(backbone, root.get_submodule(path), path, indices)
     model = dataclasses.replace(old, module=module, root=root)
-    return dataclasses.replace(backbone, model=model, cut=tuple(sites))
+    return dataclasses.replace(backbone, model=model, cut_modules=tuple(paths))
 
 
-def _producers(backbone: Backbone, indices: NDArray[np.intp], n_neurons: int) -> list[str]:
-    """Name the modules whose output channels are the layer's neurons, one by one."""
+def _producing_modules(backbone: Backbone, indices: NDArray[np.intp], n_neurons: int) -> list[str]:
+    """Return the paths of the modules whose output channels are the layer's neurons, one each."""
     pruning = import_package("torch_pruning", "export")
     from torch import nn
     from torch.nn.modules.batchnorm import _BatchNorm
@@ -89,30 +91,34 @@ def _producers(backbone: Backbone, indices: NDArray[np.intp], n_neurons: int) ->
     if not dropped:
         return []
     with warnings.catch_warnings():
-        # It tells of parameters outside of modules, which are refused below where they matter.
+        # It warns of parameters outside of modules. The loop below raises if they matter.
         warnings.simplefilter("ignore")
-        graph = pruning.DependencyGraph().build_dependency(root, example_inputs=_example(backbone))
+        graph = pruning.DependencyGraph().build_dependency(
+            root, example_inputs=_example_image(backbone)
+        )
     group = graph.get_pruning_group(reader, pruning.prune_linear_in_channels, idxs=dropped)
     names = {module: name for name, module in root.named_modules()}
-    found: list[str] = []
-    sources = 0
-    for link, places in group:
+    paths: list[str] = []
+    n_sources = 0
+    for link, channels in group:
         module, is_output = link.target.module, graph.is_out_channel_pruning_fn(link.handler)
-        if module is reader or type(module).__name__ in _HARMLESS:
+        if module is reader or type(module).__name__ in _CHANNEL_WISE_OPS:
             continue
         name = names.get(module, "a parameter outside of modules")
-        source = isinstance(module, nn.Conv2d | nn.Linear) and getattr(module, "groups", 1) == 1
-        alone = is_output and list(places) == dropped
-        if not (alone and (source or isinstance(module, _BatchNorm))):
-            raise _refusal(backbone, f"{name!r} reads or mixes its channels as well")
-        sources += source
-        found.append(name)
-    if sources != 1:
-        raise _refusal(backbone, f"its channels come from {sources} modules, not from one")
-    return list(dict.fromkeys(found))
+        is_source = isinstance(module, nn.Conv2d | nn.Linear) and getattr(module, "groups", 1) == 1
+        is_separate = is_output and list(channels) == dropped
+        if not (is_separate and (is_source or isinstance(module, _BatchNorm))):
+            raise _cut_error(backbone, f"{name!r} reads or mixes its channels as well")
+        n_sources += is_source
+        paths.append(name)
+    if n_sources != 1:
+        raise _cut_error(backbone, f"its channels come from {n_sources} modules, not from one")
+    return list(dict.fromkeys(paths))
 
 
-def _keep(backbone: Backbone, module: nn.Module, path: str, indices: NDArray[np.intp]) -> None:
+def _slice_module(
+    backbone: Backbone, module: nn.Module, path: str, indices: NDArray[np.intp]
+) -> None:
     """Keep some output channels of a module, in place."""
     import torch
     from torch import nn
@@ -121,66 +127,68 @@ def _keep(backbone: Backbone, module: nn.Module, path: str, indices: NDArray[np.
     widths = {nn.Conv2d: "out_channels", nn.Linear: "out_features", _BatchNorm: "num_features"}
     width = next((name for kind, name in widths.items() if isinstance(module, kind)), None)
     if width is None or int(indices.max()) >= getattr(module, width):
-        raise _refusal(backbone, f"{path!r} has no such output channels")
-    kept = torch.from_numpy(indices.astype(np.int64))
+        raise _cut_error(backbone, f"{path!r} has no such output channels")
+    channels = torch.from_numpy(indices.astype(np.int64))
     for name, weight in list(module.named_parameters(recurse=False)):
-        setattr(module, name, nn.Parameter(weight[kept].clone(), requires_grad=False))
+        setattr(module, name, nn.Parameter(weight[channels].clone(), requires_grad=False))
     for name, buffer in list(module.named_buffers(recurse=False)):
         if buffer.ndim == 1:
-            setattr(module, name, buffer[kept].clone())
+            setattr(module, name, buffer[channels].clone())
     setattr(module, width, int(indices.size))
 
 
-def savings(whole: Backbone, cut: Backbone, n_kept: int, n_present: int) -> dict[str, Any]:
-    """Compare a network before and after, each with a linear head on what it gives.
+def measure_savings(
+    before: Backbone, after: Backbone, n_kept: int, n_present: int
+) -> dict[str, Any]:
+    """Compare two networks, each with a linear head on its output.
 
     Parameters
     ----------
-    whole, cut: the backbones.
-    n_kept: neurons that the second gives.
-    n_present: rows of the head; 0 without.
+    before, after: the whole network and the one with fewer channels.
+    n_kept: number of neurons that the second returns.
+    n_present: rows of the head; 0 without a head.
 
     Returns
     -------
-    parameters and multiply-adds of one image, and milliseconds of one image on this machine
-    (median and fastest of interleaved runs), each before and after; JSON-able.
+    JSON-able: number of parameters, multiply-adds of one image, and milliseconds of one image on
+    this machine (median and fastest of interleaved runs), each before and after.
     """
     import torch
 
     counter = import_package("torch_pruning", "export").utils
-    example = _example(whole)
-    nets = [copy.deepcopy(one.model.root).eval() for one in (whole, cut)]
+    example = _example_image(before)
+    nets = [copy.deepcopy(backbone.model.root).eval() for backbone in (before, after)]
     with torch.inference_mode():
         widths = [int(net(example).shape[1]) for net in nets]
-        times = _times(nets, example)
-    rows: dict[str, Any] = {"n_kept": n_kept, "pixels": int(example.shape[-1])}
-    for when, net, width, spent in zip(("before", "after"), nets, widths, times, strict=True):
+        seconds = _time_runs(nets, example)
+    savings: dict[str, Any] = {"n_kept": n_kept, "pixels": int(example.shape[-1])}
+    for when, net, width, runs in zip(("before", "after"), nets, widths, seconds, strict=True):
         macs, parameters = counter.count_ops_and_params(net, example)
-        rows |= {
+        savings |= {
             f"parameters_{when}": int(parameters) + n_present * (width + 1),
             f"multiply_adds_{when}": int(macs) + n_present * width,
-            f"milliseconds_{when}": round(statistics.median(spent) * 1e3, 3),
-            f"milliseconds_fastest_{when}": round(min(spent) * 1e3, 3),
+            f"milliseconds_{when}": round(statistics.median(runs) * 1e3, 3),
+            f"milliseconds_fastest_{when}": round(min(runs) * 1e3, 3),
         }
-    return {**rows, "runs": len(times[0]), "threads": int(torch.get_num_threads())}
+    return {**savings, "runs": len(seconds[0]), "threads": int(torch.get_num_threads())}
 
 
-def _times(nets: Sequence[nn.Module], example: Tensor) -> list[list[float]]:
-    """Time one image in turn in each network: seconds per run."""
-    spent: list[list[float]] = [[] for _ in nets]
+def _time_runs(nets: Sequence[nn.Module], example: Tensor) -> list[list[float]]:
+    """Run one image in each network in turn; -> seconds per run of each network."""
+    seconds: list[list[float]] = [[] for _ in nets]
     for net in nets:
         net(example)
     begin = time.perf_counter()
-    while len(spent[-1]) < _RUNS and time.perf_counter() - begin < _SECONDS:
-        for net, mine in zip(nets, spent, strict=True):
+    while len(seconds[-1]) < _MAX_RUNS and time.perf_counter() - begin < _MAX_SECONDS:
+        for net, runs in zip(nets, seconds, strict=True):
             start = time.perf_counter()
             net(example)
-            mine.append(time.perf_counter() - start)
-    return spent
+            runs.append(time.perf_counter() - start)
+    return seconds
 
 
-def _example(backbone: Backbone) -> Tensor:
-    """Return one scaled image as the network itself takes it."""
+def _example_image(backbone: Backbone) -> Tensor:
+    """Return one scaled image for the network, (1, 3, height, width) zeros."""
     import torch
 
     preprocess = backbone.model.preprocess
@@ -188,8 +196,8 @@ def _example(backbone: Backbone) -> Tensor:
     return torch.zeros(1, 3, preprocess.pixels, preprocess.pixels)
 
 
-def _refusal(backbone: Backbone, why: str) -> CriticalMassError:
+def _cut_error(backbone: Backbone, reason: str) -> CriticalMassError:
     return CriticalMassError(
-        f"cutting channels for {backbone.layer!r} of {backbone.model.name!r} would change the kept "
-        f"neurons or is not possible: {why}; export without cut"
+        f"removing channels of layer {backbone.layer!r} of {backbone.model.name!r} would change "
+        f"the kept neurons or is not possible: {reason}; export without cut"
     )

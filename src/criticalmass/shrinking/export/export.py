@@ -1,7 +1,7 @@
-"""``export``: what was kept, in the form that the place of use reads.
+"""``export``: write a slim model in the format of another program.
 
-Every format writes one folder with ``export.json`` (what was kept, of what, by which versions)
-beside its own files. None holds pickled code.
+Every format writes one folder with its own files and ``export.json``, which describes the model,
+the kept neurons and the versions. No format contains pickled code.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from criticalmass.core.arguments import checked
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.shrinking.export import (
     faiss_index,
@@ -24,8 +24,8 @@ from criticalmass.shrinking.export import (
     sql,
     torch_folder,
 )
-from criticalmass.shrinking.export.folder import Facts, written
-from criticalmass.shrinking.export.request import DEFAULTS, Request
+from criticalmass.shrinking.export.folder import Metadata, write_export_folder
+from criticalmass.shrinking.export.request import DEFAULTS, ExportRequest
 from criticalmass.shrinking.slim_model import SlimModel
 
 if TYPE_CHECKING:
@@ -40,21 +40,21 @@ class ExportFormat:
 
     Attributes
     ----------
-    name: what the user writes.
-    write: writes the files into a folder and returns what ``export.json`` says besides.
+    name: value of the parameter ``format``.
+    write: writes the files into a folder and returns its entries of ``export.json``.
     description: one line for the help.
-    options: parameters of `export` that it understands besides ``out``.
+    options: parameters of `export` that apply to it, besides ``out``.
     """
 
     name: str
-    write: Callable[[Request, Path], Facts]
+    write: Callable[[ExportRequest, Path], Metadata]
     description: str
     options: tuple[str, ...] = ()
 
 
 _ALL = (
-    ExportFormat("indices", indices.write, "the kept neurons as JSON and .npy"),
-    ExportFormat("sklearn", sklearn_pipeline.write, "a scikit-learn pipeline in skops' format"),
+    ExportFormat("indices", indices.write, "kept neurons as JSON and .npy"),
+    ExportFormat("sklearn", sklearn_pipeline.write, "scikit-learn pipeline in the skops format"),
     ExportFormat(
         "torch",
         torch_folder.write,
@@ -70,23 +70,21 @@ _ALL = (
     ExportFormat(
         "sentence-transformers",
         sentence_transformer.write,
-        "a folder for SentenceTransformer(path) that gives the short vectors",
+        "folder for SentenceTransformer(path) that returns the short vectors",
         ("model", "normalise"),
     ),
     ExportFormat(
         "faiss",
         faiss_index.write,
-        "an existing FAISS index on the kept dimensions alone",
+        "existing FAISS index, rebuilt on the kept dimensions",
         ("index", "normalise"),
     ),
-    ExportFormat(
-        "sql", sql.write, "statements for pgvector and DuckDB", ("table", "column", "normalise")
-    ),
+    ExportFormat("sql", sql.write, "SQL for pgvector and DuckDB", ("table", "column", "normalise")),
 )
-FORMATS: Mapping[str, ExportFormat] = MappingProxyType({one.name: one for one in _ALL})
+FORMATS: Mapping[str, ExportFormat] = MappingProxyType({entry.name: entry for entry in _ALL})
 
 
-@checked
+@validate_arguments
 def export(
     slim: SlimModel | str | os.PathLike[str],
     *,
@@ -100,22 +98,24 @@ def export(
     column: str = "embedding",
     normalise: bool = False,
 ) -> Path:
-    """Write a slim model in the form that the place of use reads.
+    """Write a slim model in the format of another program.
 
     Parameters
     ----------
-    slim: what `shrink` wrote, or the path of its folder.
+    slim: a slim model from `shrink`, or the path of its folder.
     format: ``indices``, ``sklearn``, ``torch``, ``onnx``, ``sentence-transformers``, ``faiss`` or
         ``sql``.
     out: folder to write; an earlier export in it is replaced.
-    model: for ``torch``, ``onnx``, ``sentence-transformers``: the backbone, by default the one
-        whose features were shrunk; ``"none"``: leave it out, so that whole vectors go in.
-    weights: of a ``timm:`` or ``module:`` backbone, a file with a state dict.
-    cut: for ``torch``, ``onnx``: take the channels that nobody reads out of the network too.
-    index: for ``faiss``: the file of the index on whole vectors.
-    table, column: for ``sql``: where the whole vectors are; ``schema.table`` is understood.
+    model: for ``torch``, ``onnx``, ``sentence-transformers``: the backbone. Default: the model
+        whose features were shrunk. ``"none"`` exports without a backbone, for whole vectors as
+        input.
+    weights: file with the state dict of a ``timm:`` or ``module:`` backbone.
+    cut: for ``torch``, ``onnx``: also remove the channels of neurons that are not kept from the
+        network.
+    index: for ``faiss``: file of the index on whole vectors.
+    table, column: for ``sql``: table and column of the whole vectors; ``schema.table`` is allowed.
     normalise: for ``sentence-transformers``, ``faiss``, ``sql``: scale short vectors to length 1,
-        as an index by inner product that stands for cosine needs.
+        for indexes that compute cosines as inner products.
 
     Returns
     -------
@@ -123,14 +123,14 @@ def export(
 
     Raises
     ------
-    CriticalMassError: an unknown format, an option of another format, a backbone that is not the
-        one whose features were shrunk, or a folder that holds something else.
-    StoreError: no slim model there, or a damaged one.
-    MissingExtraError: a library that the format needs is not installed.
+    CriticalMassError: if the format is unknown, an option belongs to another format, the backbone
+        is not the one whose features were shrunk, or the folder holds something else.
+    StoreError: if there is no slim model, or it is damaged.
+    MissingExtraError: if a library that the format needs is not installed.
     """
     if format not in FORMATS:
         raise unknown_name("export format", format, FORMATS)
-    chosen = FORMATS[format]
+    entry = FORMATS[format]
     options = {
         "model": model,
         "weights": weights,
@@ -141,10 +141,12 @@ def export(
         "normalise": normalise,
     }
     for name, value in options.items():
-        if value != DEFAULTS[name] and name not in chosen.options:
-            users = [one.name for one in _ALL if name in one.options]
+        if value != DEFAULTS[name] and name not in entry.options:
+            users = [other.name for other in _ALL if name in other.options]
             raise CriticalMassError(
                 f"{name}={value!r} is for format {' or '.join(users)}, not {format!r}; leave it out"
             )
-    request = Request(SlimModel.open(slim), **options)  # type: ignore[arg-type]
-    return written(Path(out), request.slim, format, lambda part: chosen.write(request, part))
+    request = ExportRequest(SlimModel.open(slim), **options)  # type: ignore[arg-type]
+    return write_export_folder(
+        Path(out), request.slim, format, lambda folder: entry.write(request, folder)
+    )

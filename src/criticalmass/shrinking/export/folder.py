@@ -1,4 +1,4 @@
-"""The folder of an export: whole or absent, and it says what it is."""
+"""The folder of an export: written atomically, with a description in ``export.json``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.shrinking.slim_model import SlimModel
-from criticalmass.storage.files import scratch_beside, write_json
+from criticalmass.storage.files import scratch_path, write_json
 
-ABOUT = "export.json"
-Facts = dict[str, Any]
-_FROM_RECORD = (
+EXPORT_FILE = "export.json"
+Metadata = dict[str, Any]
+_RECORD_KEYS = (
     "model",
     "model_spec",
     "weights_digest",
@@ -34,50 +34,52 @@ _FROM_RECORD = (
 )
 
 
-def written(out: Path, slim: SlimModel, name: str, write: Callable[[Path], Facts]) -> Path:
-    """Write an export beside its place, then put it there at once.
+def write_export_folder(
+    out: Path, slim: SlimModel, name: str, write: Callable[[Path], Metadata]
+) -> Path:
+    """Write an export into a temporary folder, then move it to its path.
 
     Parameters
     ----------
-    out: the place; an earlier export there is replaced.
-    slim: what is exported.
-    name: of the format.
-    write: fills a folder and returns what ``export.json`` says besides.
+    out: path of the export; an earlier export there is replaced.
+    slim: the exported model.
+    name: name of the format.
+    write: writes the files into a folder and returns its entries of ``export.json``.
 
     Raises
     ------
-    CriticalMassError: something that is no export is there.
+    CriticalMassError: if the path exists and is no export.
     """
-    _check_free(out)
-    place = out.resolve()
-    part, old = scratch_beside(place), scratch_beside(place, "old")
-    part.mkdir(parents=True)
+    _check_replaceable(out)
+    target = out.resolve()
+    scratch, replaced = scratch_path(target), scratch_path(target, "old")
+    scratch.mkdir(parents=True)
     try:
-        facts = write(part)
-        write_json(part / ABOUT, {**about(slim, name), **facts})
-        if place.exists():
-            os.replace(place, old)
-        os.replace(part, place)
+        metadata = write(scratch)
+        write_json(scratch / EXPORT_FILE, {**describe_export(slim, name), **metadata})
+        if target.exists():
+            os.replace(target, replaced)
+        os.replace(scratch, target)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
     return out
 
 
-def about(slim: SlimModel, name: str) -> Facts:
-    """Say what was kept of what; JSON-able."""
+def describe_export(slim: SlimModel, name: str) -> Metadata:
+    """Return what every ``export.json`` says: format, version, and the kept neurons."""
     return {
         "format": f"criticalmass-export-{name}",
         "format_version": 1,
         "criticalmass": version("criticalmass"),
-        **{key: slim.record.get(key) for key in _FROM_RECORD},
+        **{key: slim.record.get(key) for key in _RECORD_KEYS},
     }
 
 
-def _check_free(out: Path) -> None:
-    if not out.exists() or (out / ABOUT).is_file():
+def _check_replaceable(out: Path) -> None:
+    if not out.exists() or (out / EXPORT_FILE).is_file():
         return
     if not out.is_dir() or any(out.iterdir()):
         raise CriticalMassError(
-            f"{str(out)!r} is there and holds no earlier export; choose another folder"
+            f"{str(out)!r} exists and holds no earlier export; choose another folder"
         )

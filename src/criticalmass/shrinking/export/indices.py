@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from criticalmass.shrinking.export.folder import Facts
-from criticalmass.shrinking.export.request import Request
+from criticalmass.shrinking.export.folder import Metadata
+from criticalmass.shrinking.export.request import ExportRequest
 from criticalmass.storage.files import write_array, write_json
 
 
-def write(request: Request, folder: Path) -> Facts:
+def write(request: ExportRequest, folder: Path) -> Metadata:
     """Write ``indices.npy``, (n_kept,) int64 ascending, and the same in ``indices.json``."""
     indices = request.slim.indices.astype(np.int64)
     write_array(folder / "indices.npy", indices)

@@ -1,4 +1,4 @@
-"""Backbone, kept neurons and head as one ONNX graph, checked by running it."""
+"""Backbone, kept neurons and head as one ONNX graph, whose outputs are compared with torch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.models.optional_imports import import_torch
 from criticalmass.extraction.models.preprocess import TextPreprocess
 from criticalmass.shrinking.export.backbone import Backbone
-from criticalmass.shrinking.export.folder import Facts
-from criticalmass.shrinking.export.request import Request
-from criticalmass.shrinking.export.torch_folder import assemble, compare, sample_inputs
+from criticalmass.shrinking.export.folder import Metadata
+from criticalmass.shrinking.export.request import ExportRequest
+from criticalmass.shrinking.export.torch_folder import (
+    build_modules,
+    check_deviation,
+    to_input_tensors,
+)
 from criticalmass.storage.files import write_json
 
 FILE = "model.onnx"
@@ -24,21 +28,23 @@ CONFIG = "config.json"
 _OPSET = 17
 
 
-def write(request: Request, folder: Path) -> Facts:
-    """Write ``model.onnx`` and ``config.json``; any batch size, of texts any length.
+def write(request: ExportRequest, folder: Path) -> Metadata:
+    """Write ``model.onnx`` and ``config.json``.
+
+    The graph takes any batch size and texts of any length.
 
     Raises
     ------
-    MissingExtraError: torch, onnx or onnxruntime is not installed.
-    CriticalMassError: a backbone that cannot be traced, or whose graph gives other numbers.
+    MissingExtraError: if torch, onnx or onnxruntime is not installed.
+    CriticalMassError: if the backbone cannot be traced, or the outputs of the graph differ.
     """
     torch = import_torch()
     from criticalmass.extraction.engines import quiet_tracing
 
     import_package("onnx", "export")
     runtime = import_package("onnxruntime", "export")
-    module, backbone, config = assemble(request)
-    inputs = _inputs(backbone, request.slim.n_neurons)
+    module, backbone, config = build_modules(request)
+    inputs = _trace_inputs(backbone, request.slim.n_neurons)
     names: list[str] = [*config["inputs"], *config["outputs"]]
     axes = {name: {0: "batch"} for name in names}
     for name in ("input_ids", "attention_mask"):
@@ -48,7 +54,7 @@ def write(request: Request, folder: Path) -> Facts:
     with quiet_tracing(), warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         try:
-            # The tracing exporter: it sees the layer that a hook reads.
+            # The tracing exporter, because it follows the hook that reads the layer.
             torch.onnx.export(
                 module,
                 inputs,
@@ -61,60 +67,65 @@ def write(request: Request, folder: Path) -> Facts:
             )
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-            raise CriticalMassError(f"this backbone cannot be made ONNX: {reason}") from error
-        gap = max(_gap(runtime, file, module, one) for one in _checks(inputs))
+            raise CriticalMassError(
+                f"this backbone cannot be converted to ONNX ({reason}); use model='none'"
+            ) from error
+        deviation = max(
+            _deviation(runtime, file, module, checked) for checked in _check_inputs(inputs)
+        )
     write_json(folder / CONFIG, config)
     if backbone is not None and isinstance(backbone.model.preprocess, TextPreprocess):
         backbone.model.preprocess.tokenizer.save_pretrained(str(folder))
     return {
         "files": sorted(path.name for path in folder.iterdir()),
         "opset": _OPSET,
-        "deviation": gap,
+        "deviation": deviation,
     }
 
 
-def _inputs(backbone: Backbone | None, n_neurons: int) -> tuple[Any, ...]:
-    """Return inputs to trace with: two items at least, one alone may be taken for a constant."""
+def _trace_inputs(backbone: Backbone | None, n_neurons: int) -> tuple[Any, ...]:
+    """Return inputs of two items to trace with: a batch size of 1 may become a constant."""
     import torch
 
-    batch = None if backbone is None else backbone.sample()
+    batch = None if backbone is None else backbone.sample_batch()
     if backbone is None or batch is None:
-        width = n_neurons if backbone is None else _width_in(backbone)
+        width = n_neurons if backbone is None else _input_width(backbone)
         rows = np.random.default_rng(0).standard_normal((2, width))
         return (torch.from_numpy(rows.astype(np.float32)),)
-    return sample_inputs(backbone, np.concatenate([batch, batch])[:2])
+    return to_input_tensors(np.concatenate([batch, batch])[:2], has_mask=backbone.has_mask)
 
 
-def _width_in(backbone: Backbone) -> int:
-    """Return the width of the vectors that a backbone takes: that of its first linear module."""
+def _input_width(backbone: Backbone) -> int:
+    """Return the width of a backbone's input vectors: that of its first linear module."""
     from torch import nn
 
     for module in backbone.model.root.modules():
         if isinstance(module, nn.Linear):
             return module.in_features
     raise CriticalMassError(
-        f"how wide vectors model {backbone.model.spec!r} takes is unclear, as it has no linear "
-        "module; use model='none' and put the graph behind it"
+        f"the input width of model {backbone.model.spec!r} is unknown: it has no linear module; "
+        "use model='none' and run the graph on its outputs"
     )
 
 
-def _checks(inputs: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-    """Return what to compare on: the traced inputs, and others of another batch size."""
+def _check_inputs(inputs: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """Return the inputs to compare on: the traced ones, and a batch of another size."""
     import torch
 
-    more = tuple(torch.cat([one, one.flip(0), one])[:5] for one in inputs)
+    larger = tuple(torch.cat([tensor, tensor.flip(0), tensor])[:5] for tensor in inputs)
     if len(inputs) == 2:
         # Longer texts, one of them with padding.
-        ids, mask = (torch.cat([one, one], dim=1) for one in more)
+        ids, mask = (torch.cat([tensor, tensor], dim=1) for tensor in larger)
         mask[0, mask.shape[1] // 2 :] = 0
         return [inputs, (ids, mask)]
-    return [inputs, more]
+    return [inputs, larger]
 
 
-def _gap(runtime: Any, file: Path, module: Any, inputs: tuple[Any, ...]) -> float:
-    """Return the graph's largest relative difference from torch."""
+def _deviation(runtime: Any, file: Path, module: Any, inputs: tuple[Any, ...]) -> float:
+    """Return the largest relative difference of the graph's outputs from those of torch."""
     session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    given = [one.numpy() for one in inputs]
-    fed = {spec.name: one for spec, one in zip(session.get_inputs(), given, strict=True)}
-    found: list[NDArray[Any]] = session.run(None, fed)
-    return compare(found, [output.numpy() for output in module(*inputs)], "the ONNX graph")
+    names = [spec.name for spec in session.get_inputs()]
+    feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+    outputs: list[NDArray[Any]] = session.run(None, feed)
+    expected = [output.numpy() for output in module(*inputs)]
+    return check_deviation(outputs, expected, "the ONNX graph")

@@ -1,4 +1,4 @@
-"""What an export is asked for."""
+"""The arguments of an export."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
-    """A slim model and the options of `criticalmass.export`, which explains them."""
+class ExportRequest:
+    """A slim model and the options of `criticalmass.export`, which documents them."""
 
     slim: SlimModel
     model: str | FrozenModel | None = None
@@ -29,5 +29,5 @@ class Request:
 
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType(
-    {field.name: field.default for field in fields(Request) if field.name != "slim"}
+    {field.name: field.default for field in fields(ExportRequest) if field.name != "slim"}
 )

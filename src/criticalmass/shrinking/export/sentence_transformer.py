@@ -1,7 +1,7 @@
-"""A sentence-transformers folder that gives the short vectors, made of the library's own parts.
+"""A sentence-transformers folder that returns the short vectors, made of the library's stages.
 
-After the encoder's own stages comes a linear stage without bias whose rows are unit vectors: it
-picks the kept neurons, exactly.
+The encoder's own stages are followed by a linear stage without bias whose rows are unit vectors.
+It selects the kept neurons exactly.
 """
 
 from __future__ import annotations
@@ -15,33 +15,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.shrinking.export.backbone import backbone_of
-from criticalmass.shrinking.export.folder import Facts
-from criticalmass.shrinking.export.request import Request
+from criticalmass.shrinking.export.backbone import load_backbone
+from criticalmass.shrinking.export.folder import Metadata
+from criticalmass.shrinking.export.request import ExportRequest
 
 
-def write(request: Request, folder: Path) -> Facts:
+def write(request: ExportRequest, folder: Path) -> Metadata:
     """Write the folder of ``SentenceTransformer(path)``.
 
-    It gives float32 vectors; a smaller precision is a matter of where they are stored.
+    It returns float32 vectors; a smaller precision must be applied where they are stored.
 
     Raises
     ------
-    MissingExtraError: sentence-transformers is not installed.
-    CriticalMassError: the vectors are not of a sentence-transformers model.
+    MissingExtraError: if sentence-transformers is not installed.
+    CriticalMassError: if the vectors are not those of a sentence-transformers model.
     """
-    backbone = backbone_of(request)
-    if backbone is None or not backbone.takes_mask:
+    backbone = load_backbone(request)
+    if backbone is None or not backbone.has_mask:
         raise CriticalMassError(
             f"the vectors of {request.slim.record['model']!r} are not those of a "
-            "sentence-transformers model; name it: model='st:FOLDER'"
+            "sentence-transformers model; if they are, name it with model='st:FOLDER'"
         )
     from criticalmass.extraction.models.text_models import open_encoder, save_encoder
 
     encoder = open_encoder(backbone.model.spec)
     stages = _stages()
-    picker = _picker(stages, request.slim.indices, request.slim.n_neurons)
-    encoder.append(picker)
+    encoder.append(_selection_stage(stages, request.slim.indices, request.slim.n_neurons))
     if request.normalise:
         encoder.append(stages.Normalize())
     save_encoder(encoder, folder)
@@ -49,14 +48,14 @@ def write(request: Request, folder: Path) -> Facts:
 
 
 def _stages() -> Any:
-    """Import the module that holds Dense and Normalize; version 6 moved it."""
-    moved = importlib.util.find_spec("sentence_transformers.base") is not None
-    name = "sentence_transformers.base.modules" if moved else "sentence_transformers.models"
+    """Import the module of Dense and Normalize, which version 6 moved."""
+    is_moved = importlib.util.find_spec("sentence_transformers.base") is not None
+    name = "sentence_transformers.base.modules" if is_moved else "sentence_transformers.models"
     return importlib.import_module(name)
 
 
-def _picker(stages: Any, indices: NDArray[np.intp], n_neurons: int) -> Any:
-    """Return the stage that keeps ``indices`` of vectors of ``n_neurons``."""
+def _selection_stage(stages: Any, indices: NDArray[np.intp], n_neurons: int) -> Any:
+    """Return the linear stage that keeps the columns ``indices`` of ``n_neurons``."""
     import torch
 
     matrix = torch.zeros(indices.size, n_neurons)

@@ -1,7 +1,7 @@
-"""A scikit-learn pipeline of the kept neurons, their precision and the head, in skops' format.
+"""A scikit-learn pipeline of the kept neurons, their precision and the head, in the skops format.
 
-It is made of scikit-learn's own types alone, so ``skops.io.load(file)`` needs to trust nothing
-further and this package is not needed where it runs.
+It consists of scikit-learn's own types only. Therefore ``skops.io.load(file)`` has no further type
+to trust, and this package is not needed where the pipeline runs.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.probes.task import LinearHead
 from criticalmass.shrinking.codec import Codec
-from criticalmass.shrinking.export.folder import Facts
-from criticalmass.shrinking.export.request import Request
+from criticalmass.shrinking.export.folder import Metadata
+from criticalmass.shrinking.export.request import ExportRequest
 from criticalmass.shrinking.slim_model import SlimModel
 from criticalmass.storage.files import write_bytes
 
 FILE = "pipeline.skops"
 
 
-def write(request: Request, folder: Path) -> Facts:
+def write(request: ExportRequest, folder: Path) -> Metadata:
     """Write ``pipeline.skops``.
 
     Raises
     ------
-    MissingExtraError: skops is not installed.
-    CriticalMassError: scikit-learn's types are not trusted by the installed skops.
+    MissingExtraError: if skops is not installed.
+    CriticalMassError: if the installed skops does not trust scikit-learn's types.
     """
     sio = import_package("skops.io", "export")
     content = sio.dumps(make_pipeline(request.slim))
-    trusted = list(sio.get_untrusted_types(data=content))
-    if trusted:
+    untrusted = list(sio.get_untrusted_types(data=content))
+    if untrusted:
         raise CriticalMassError(
-            f"the installed skops does not trust {', '.join(trusted)}; update skops"
+            f"the installed skops does not trust {', '.join(untrusted)}; update skops"
         )
     write_bytes(folder / FILE, content)
-    return {"files": [FILE], "trusted": trusted}
+    return {"files": [FILE], "trusted": untrusted}
 
 
 def make_pipeline(slim: SlimModel) -> Any:
@@ -48,44 +48,44 @@ def make_pipeline(slim: SlimModel) -> Any:
 
     Returns
     -------
-    A scikit-learn ``Pipeline``: takes (n_samples, n_neurons) whole vectors; ``predict`` gives
-    class ids, ``decision_function`` the head's logits (of two classes, their difference). All
-    steps but ``head`` give the kept values as they read back from their storage.
+    A scikit-learn ``Pipeline`` for (n_samples, n_neurons) whole vectors. ``predict`` returns class
+    ids, ``decision_function`` the head's logits (for two classes, their difference). The steps
+    before ``head`` return the kept values, encoded and decoded in their precision.
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.pipeline import Pipeline
 
-    # A "fit" on zeros only tells the widths; everything learned comes from the slim model.
-    kept = ColumnTransformer(
+    # The fit on zeros sets the widths only; the learned values come from the slim model.
+    columns = ColumnTransformer(
         [("kept", "passthrough", slim.indices.tolist())], remainder="drop"
     ).fit(np.zeros((2, slim.n_neurons), dtype=np.float32))
-    steps = [("kept", kept), *_stored(slim.codec)]
+    steps = [("kept", columns), *_precision_steps(slim.codec)]
     if slim.head is not None:
         steps.append(("head", _classifier(slim.head)))
     return Pipeline(steps)
 
 
-def _stored(codec: Codec) -> list[tuple[str, Any]]:
-    """Return steps that write values in a precision and read them back."""
+def _precision_steps(codec: Codec) -> list[tuple[str, Any]]:
+    """Return the steps that encode values in the precision and decode them."""
     from sklearn.preprocessing import Binarizer, FunctionTransformer, StandardScaler
 
     d = int(codec.offset.size)
-    shape = np.zeros((2, d), dtype=np.float32)
+    zeros = np.zeros((2, d), dtype=np.float32)
     if codec.precision == "float32":
         return []
     if codec.precision == "float16":
-        narrow = FunctionTransformer(np.float16).fit(shape)
-        return [("stored", narrow), ("read", FunctionTransformer(np.float32).fit(shape))]
+        encoder = FunctionTransformer(np.float16).fit(zeros)
+        return [("stored", encoder), ("read", FunctionTransformer(np.float32).fit(zeros))]
     if codec.precision == "binary":
-        centre = StandardScaler(with_std=False).fit(shape)
+        centre = StandardScaler(with_std=False).fit(zeros)
         centre.mean_ = codec.offset
         two, one = np.full(d, 2.0, np.float32), np.ones(d, np.float32)
         return [
             ("centred", centre),
-            ("stored", Binarizer().fit(shape)),
+            ("stored", Binarizer().fit(zeros)),
             ("read", _affine(two, -one)),
         ]
-    return [("stored", _levels(codec)), ("read", _affine(codec.step, codec.offset))]
+    return [("stored", _quantiser(codec)), ("read", _affine(codec.step, codec.offset))]
 
 
 def _affine(scale: NDArray[np.float32], shift: NDArray[np.float32]) -> Any:
@@ -97,17 +97,17 @@ def _affine(scale: NDArray[np.float32], shift: NDArray[np.float32]) -> Any:
     return scaler
 
 
-def _levels(codec: Codec) -> Any:
-    """Return a transformer of values to their int8 level 0..255, as `Codec.encode` rounds them."""
+def _quantiser(codec: Codec) -> Any:
+    """Return a transformer of values to their int8 levels 0..255, rounded as in `Codec.encode`."""
     from sklearn.preprocessing import KBinsDiscretizer
 
-    edges = first_of_level(codec)
-    n_kept, inner = edges.shape
+    edges = level_edges(codec)
+    n_kept, n_edges = edges.shape
     bins = KBinsDiscretizer(
-        n_bins=inner + 1, encode="ordinal", strategy="uniform", subsample=None, dtype=np.float32
+        n_bins=n_edges + 1, encode="ordinal", strategy="uniform", subsample=None, dtype=np.float32
     )
     bins.n_features_in_ = n_kept
-    bins.n_bins_ = np.full(n_kept, inner + 1)
+    bins.n_bins_ = np.full(n_kept, n_edges + 1)
     bins.bin_edges_ = np.empty(n_kept, dtype=object)
     for neuron in range(n_kept):
         bins.bin_edges_[neuron] = np.concatenate(
@@ -116,11 +116,11 @@ def _levels(codec: Codec) -> Any:
     return bins
 
 
-def first_of_level(codec: Codec) -> NDArray[np.float32]:
-    """Find the smallest float32 that an int8 codec gives each level or more.
+def level_edges(codec: Codec) -> NDArray[np.float32]:
+    """Find the smallest float32 that an int8 codec encodes as each level or a higher one.
 
-    Rounding rises with the value, so bisection over all float32 numbers, in their order as
-    integers, finds the edge exactly; a formula would be off by a rounding error here and there.
+    The level does not decrease with the value, so a bisection over all float32 numbers, in their
+    order as integers, finds each edge exactly. A formula would have rounding errors.
 
     Returns
     -------
@@ -134,26 +134,25 @@ def first_of_level(codec: Codec) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):
         while (low < high).any():
             middle = (low + high) >> 1
-            found = codec.encode(_nth_float(middle).T).T
-            reached = found >= levels
-            high = np.where(reached, middle, high)
-            low = np.where(reached, low, np.minimum(middle + 1, high))
-    return _nth_float(high)
+            is_reached = levels <= codec.encode(_float_of_rank(middle).T).T
+            high = np.where(is_reached, middle, high)
+            low = np.where(is_reached, low, np.minimum(middle + 1, high))
+    return _float_of_rank(high)
 
 
-def _nth_float(rank: NDArray[np.int64]) -> NDArray[np.float32]:
+def _float_of_rank(rank: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return the float32 of a rank: rank r > 0 is the r-th above zero, -r its negative."""
-    size = np.abs(rank).astype(np.int32).view(np.float32)
-    return np.where(rank < 0, -size, size)
+    magnitude = np.abs(rank).astype(np.int32).view(np.float32)
+    return np.where(rank < 0, -magnitude, magnitude)
 
 
 def _classifier(head: LinearHead) -> Any:
-    """Return scikit-learn's logistic regression with the head's weights."""
+    """Return a scikit-learn logistic regression with the head's weights."""
     from sklearn.linear_model import LogisticRegression
 
     coef, intercept = head.coef.astype(np.float64), head.intercept.astype(np.float64)
     if head.classes.size == 2:
-        # scikit-learn keeps one row for two classes: the second's logit minus the first's.
+        # scikit-learn has one row for two classes: the second's logit minus the first's.
         coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
     model = LogisticRegression()
     model.classes_, model.coef_, model.intercept_ = head.classes, coef, intercept

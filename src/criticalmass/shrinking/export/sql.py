@@ -1,4 +1,4 @@
-"""Statements that shorten vectors inside a database: PostgreSQL with pgvector, and DuckDB."""
+"""SQL that shortens vectors inside a database: PostgreSQL with pgvector, and DuckDB."""
 
 from __future__ import annotations
 
@@ -6,105 +6,116 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.shrinking.export.folder import Facts
-from criticalmass.shrinking.export.request import Request
+from criticalmass.shrinking.export.folder import Metadata
+from criticalmass.shrinking.export.request import ExportRequest
 from criticalmass.storage.files import write_bytes
 
-# PostgreSQL cuts longer names silently.
-_LONGEST = 63
+# PostgreSQL truncates longer names without an error.
+_MAX_NAME_BYTES = 63
 _SUFFIX = "_slim"
 _FUNCTION = "kept_neurons"
 
 
-def write(request: Request, folder: Path) -> Facts:
+def write(request: ExportRequest, folder: Path) -> Metadata:
     """Write ``pgvector.sql`` and ``duckdb.sql``.
 
     Raises
     ------
-    CriticalMassError: a table or column that no database takes as a name.
+    CriticalMassError: if the table or column is no valid name.
     """
-    places = (request.slim.indices + 1).tolist()
-    table, column = request.table, request.column
-    shape = (request.slim.n_neurons, request.normalise)
-    write_bytes(folder / "pgvector.sql", pgvector(table, column, places, shape).encode())
-    write_bytes(folder / "duckdb.sql", duckdb(table, column, places, shape).encode())
-    return {"files": ["pgvector.sql", "duckdb.sql"], "normalised": request.normalise}
+    positions = (request.slim.indices + 1).tolist()
+    n_neurons, normalise = request.slim.n_neurons, request.normalise
+    for name, format_sql in (("pgvector.sql", format_pgvector), ("duckdb.sql", format_duckdb)):
+        text = format_sql(
+            request.table, request.column, positions, n_neurons=n_neurons, normalise=normalise
+        )
+        write_bytes(folder / name, text.encode())
+    return {"files": ["pgvector.sql", "duckdb.sql"], "normalised": normalise}
 
 
-def pgvector(table: str, column: str, places: Sequence[int], shape: tuple[int, bool]) -> str:
-    """Word the statements for PostgreSQL with pgvector.
+def format_pgvector(
+    table: str, column: str, positions: Sequence[int], *, n_neurons: int, normalise: bool
+) -> str:
+    """Return the statements for PostgreSQL with pgvector.
 
     Parameters
     ----------
-    table, column: where the whole vectors are, as the user wrote them.
-    places: kept dimensions, counted from 1.
-    shape: width of the whole vectors, and whether short ones are scaled to length 1.
+    table, column: table and column of the whole vectors, not quoted.
+    positions: kept dimensions, counted from 1.
+    n_neurons: width of the whole vectors.
+    normalise: whether short vectors are scaled to length 1.
     """
-    n_neurons, normalise = shape
-    kept = f"vector({len(places)})"
+    short_type = f"vector({len(positions)})"
     value = f"((whole::vector({n_neurons}))::real[])[place]"
     if normalise:
-        # Not l2_normalize, which pgvector has since 0.7 only.
+        # Not l2_normalize, which exists since pgvector 0.7 only.
         value = f"{value} / coalesce(nullif(sqrt(sum({value} ^ 2) OVER ()), 0), 1)"
-    at, whole, new = qualified(table), quoted(column), quoted(column + _SUFFIX)
+    target, full, short = _quote_names(table, column)
     return f"""\
--- Keeps {len(places)} of {n_neurons} dimensions. Use the same function on queries:
---   ORDER BY {new} <=> {_FUNCTION}(query) LIMIT 10
+-- Keeps {len(positions)} of {n_neurons} dimensions. Use the same function on queries:
+--   ORDER BY {short} <=> {_FUNCTION}(query) LIMIT 10
 BEGIN;
 CREATE OR REPLACE FUNCTION {_FUNCTION}(whole vector) RETURNS vector
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
-  SELECT array_agg(value ORDER BY number)::{kept} FROM (
+  SELECT array_agg(value ORDER BY number)::{short_type} FROM (
     SELECT number, {value} AS value
-    FROM unnest(ARRAY[{", ".join(map(str, places))}]) WITH ORDINALITY AS kept(place, number)
+    FROM unnest(ARRAY[{", ".join(map(str, positions))}]) WITH ORDINALITY AS kept(place, number)
   ) AS short
 $$;
-ALTER TABLE {at} ADD COLUMN {new} {kept};
-UPDATE {at} SET {new} = {_FUNCTION}({whole});
+ALTER TABLE {target} ADD COLUMN {short} {short_type};
+UPDATE {target} SET {short} = {_FUNCTION}({full});
 COMMIT;
 """  # noqa: S608 - names are quoted
 
 
-def duckdb(table: str, column: str, places: Sequence[int], shape: tuple[int, bool]) -> str:
-    """Word the statements for DuckDB; parameters as in `pgvector`."""
-    n_neurons, normalise = shape
-    kept = f"FLOAT[{len(places)}]"
-    short = f"list_select(whole::FLOAT[{n_neurons}]::FLOAT[], [{', '.join(map(str, places))}])"
+def format_duckdb(
+    table: str, column: str, positions: Sequence[int], *, n_neurons: int, normalise: bool
+) -> str:
+    """Return the statements for DuckDB; parameters as in `format_pgvector`."""
+    short_type = f"FLOAT[{len(positions)}]"
+    numbers = ", ".join(map(str, positions))
+    value = f"list_select(whole::FLOAT[{n_neurons}]::FLOAT[], [{numbers}])"
     if normalise:
-        length = f"sqrt(list_inner_product({short}, {short}))"
-        short = f"list_transform({short}, lambda v: v / coalesce(nullif({length}, 0), 1))"
-    at, whole, new = qualified(table), quoted(column), quoted(column + _SUFFIX)
+        length = f"sqrt(list_inner_product({value}, {value}))"
+        value = f"list_transform({value}, lambda v: v / coalesce(nullif({length}, 0), 1))"
+    target, full, short = _quote_names(table, column)
     return f"""\
--- Keeps {len(places)} of {n_neurons} dimensions. Use the same macro on queries:
---   ORDER BY array_cosine_distance({new}, {_FUNCTION}(query)) LIMIT 10
+-- Keeps {len(positions)} of {n_neurons} dimensions. Use the same macro on queries:
+--   ORDER BY array_cosine_distance({short}, {_FUNCTION}(query)) LIMIT 10
 BEGIN;
 CREATE OR REPLACE MACRO {_FUNCTION}(whole) AS
-  ({short})::{kept};
-ALTER TABLE {at} ADD COLUMN {new} {kept};
-UPDATE {at} SET {new} = {_FUNCTION}({whole});
+  ({value})::{short_type};
+ALTER TABLE {target} ADD COLUMN {short} {short_type};
+UPDATE {target} SET {short} = {_FUNCTION}({full});
 COMMIT;
 """  # noqa: S608 - names are quoted
 
 
-def qualified(name: str) -> str:
-    """Quote a table's name; a dot stands between schema and table.
+def _quote_names(table: str, column: str) -> tuple[str, str, str]:
+    """Return the quoted names of the table, the column, and the column of short vectors."""
+    return quote_table(table), quote_identifier(column), quote_identifier(column + _SUFFIX)
+
+
+def quote_table(name: str) -> str:
+    """Quote the name of a table; a dot separates schema and table.
 
     Raises
     ------
-    CriticalMassError: a part that no database takes as a name.
+    CriticalMassError: if a part is no valid name.
     """
-    return ".".join(quoted(part) for part in name.split("."))
+    return ".".join(quote_identifier(part) for part in name.split("."))
 
 
-def quoted(name: str) -> str:
-    """Quote one identifier, so that whatever it holds it stays a name.
+def quote_identifier(name: str) -> str:
+    """Quote one identifier so that its content cannot end the quotes.
 
     Raises
     ------
-    CriticalMassError: it is empty, too long, or holds a character that cannot be printed.
+    CriticalMassError: if it is empty, too long, or contains a character that is not printable.
     """
-    if not name or not name.isprintable() or len(name.encode()) > _LONGEST:
+    if not name or not name.isprintable() or len(name.encode()) > _MAX_NAME_BYTES:
         raise CriticalMassError(
-            f"{name!r} is no name for a table or column; it must have 1 to {_LONGEST} printable "
-            "bytes"
+            f"{name!r} is no valid name of a table or column; give 1 to {_MAX_NAME_BYTES} "
+            "printable bytes"
         )
     return '"' + name.replace('"', '""') + '"'

@@ -1,8 +1,8 @@
 """Backbone, kept neurons and head as safetensors with a ``config.json``, and their reader.
 
-Nothing in the folder is pickled. Networks of timm are built by name and filled from the file; a
-sentence encoder is a sentence-transformers folder inside; a backbone that the user's own code
-made needs that code again, and the reader's word that it is trusted.
+Nothing in the folder is pickled. A timm network is built by its name and its weights are read
+from the file. A sentence encoder is stored as a sentence-transformers folder. A backbone from the
+user's own code is built by that code, which the reader must trust explicitly.
 """
 
 from __future__ import annotations
@@ -17,29 +17,40 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.core.arguments import checked
+from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.models.optional_imports import import_torch
 from criticalmass.extraction.models.preprocess import Preprocess, VectorPreprocess
-from criticalmass.shrinking.export.backbone import ENCODER, Backbone, backbone_of, describe, rebuild
-from criticalmass.shrinking.export.channel_pruning import cut_at, cut_channels, savings
-from criticalmass.shrinking.export.folder import Facts
-from criticalmass.shrinking.export.request import Request
+from criticalmass.shrinking.export.backbone import (
+    ENCODER,
+    Backbone,
+    describe_backbone,
+    load_backbone,
+    rebuild_backbone,
+)
+from criticalmass.shrinking.export.channel_pruning import (
+    cut_channels,
+    keep_channels,
+    measure_savings,
+)
+from criticalmass.shrinking.export.folder import Metadata
+from criticalmass.shrinking.export.request import ExportRequest
 from criticalmass.shrinking.slim_model import SlimModel
 from criticalmass.storage.files import write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from criticalmass.shrinking.export.torch_modules import Slim
+    from criticalmass.shrinking.export.torch_modules import SlimModule
 
 CONFIG = "config.json"
+_TEXT_INPUTS = ("input_ids", "attention_mask")
 WEIGHTS = "model.safetensors"
 FORMAT = "criticalmass-torch"
 FORMAT_VERSION = 1
-#: Largest difference from the slim model's own numbers, relative to the largest of them.
-AGREEMENT = 1e-4
+#: Largest allowed difference from the outputs of the slim model, relative to the largest of them.
+MAX_DEVIATION = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +60,13 @@ class SlimTorch:
     Attributes
     ----------
     module: torch module; input batches -> short vectors (n, n_kept) and, with a head, logits
-        (n, n_present). Images go in as (n, 3, height, width) uint8, texts as token ids and
-        attention mask, vectors as (n, n_neurons) float32.
+        (n, n_present). Inputs are images as (n, 3, height, width) uint8, texts as token ids and
+        attention mask, or vectors as (n, n_neurons) float32.
     preprocess: turns items into input batches.
-    config: what the folder says.
+    config: content of ``config.json``.
     """
 
-    module: Slim
+    module: SlimModule
     preprocess: Preprocess
     config: dict[str, Any]
 
@@ -68,16 +79,16 @@ class SlimTorch:
 
         Raises
         ------
-        CriticalMassError: if it has none.
+        CriticalMassError: if the export has no head.
         """
         if self.config["classes"] is None:
             raise CriticalMassError(
-                "this export has no head; shrink with measure='logistic' for one"
+                "this export has no head; shrink with measure='logistic' to get one"
             )
         return self._run(items)[1]
 
     def predict(self, items: Sequence[Any] | NDArray[Any]) -> NDArray[np.int64]:
-        """Return (n,) class ids; raises as `scores` does."""
+        """Return (n,) class ids; raises the same errors as `scores`."""
         best = np.argmax(self.scores(items), axis=1)
         classes = np.asarray(self.config["classes"], dtype=np.int64)
         return np.asarray(classes[best])
@@ -86,60 +97,66 @@ class SlimTorch:
         import torch
 
         device = self.module.kept.indices.device
-        takes_mask = self.config["inputs"] == ["input_ids", "attention_mask"]
-        rows, parts = [], []
+        has_mask = self.config["inputs"] == list(_TEXT_INPUTS)
+        positions, outputs = [], []
         with torch.inference_mode():
-            for places, batch in self.preprocess.batches(items, None):
-                given = torch.from_numpy(np.require(batch, requirements=["C", "W"])).to(device)
-                inputs = (given, torch.ones_like(given)) if takes_mask else (given,)
-                parts.append([output.cpu().numpy() for output in self.module(*inputs)])
-                rows.append(places)
-        if not rows:
+            for batch_positions, batch in self.preprocess.batches(items, None):
+                inputs = to_input_tensors(batch, has_mask=has_mask)
+                results = self.module(*(tensor.to(device) for tensor in inputs))
+                outputs.append([result.cpu().numpy() for result in results])
+                positions.append(batch_positions)
+        if not positions:
             raise CriticalMassError("no items given; give at least one")
-        back = np.argsort(np.concatenate(rows))
-        return [np.concatenate(part)[back] for part in zip(*parts, strict=True)]
+        # Batches may be in another order than the items.
+        order = np.argsort(np.concatenate(positions))
+        return [np.concatenate(output)[order] for output in zip(*outputs, strict=True)]
 
 
-def write(request: Request, folder: Path) -> Facts:
-    """Write ``config.json``, ``model.safetensors`` and, of a text model, its encoder.
+def write(request: ExportRequest, folder: Path) -> Metadata:
+    """Write ``config.json``, ``model.safetensors`` and, for a text model, its encoder.
 
     Raises
     ------
-    MissingExtraError: torch or safetensors is not installed.
-    CriticalMassError: a backbone that is not the one whose features were shrunk.
+    MissingExtraError: if torch or safetensors is not installed.
+    CriticalMassError: if the backbone is not the one whose features were shrunk.
     """
     import_torch()
     safetensors = import_package("safetensors.torch", "torch")
-    module, backbone, config = assemble(request)
+    module, backbone, config = build_modules(request)
     state = dict(module.state_dict())
-    if backbone is not None and backbone.takes_mask:
+    if backbone is not None and backbone.has_mask:
         from criticalmass.extraction.models.text_models import open_encoder, save_encoder
 
         save_encoder(open_encoder(backbone.model.spec), folder / ENCODER)
         state = {name: value for name, value in state.items() if not name.startswith("backbone.")}
-    # Cloned, since a file of safetensors holds no two names for one memory.
-    content = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    safetensors.save_file(content, folder / WEIGHTS, metadata={"format": "pt"})
+    # Cloned: safetensors does not store two names of the same memory.
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    safetensors.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     write_json(folder / CONFIG, config)
     return {"files": sorted(path.name for path in folder.iterdir())}
 
 
-def assemble(request: Request) -> tuple[Slim, Backbone | None, dict[str, Any]]:
-    """Build the modules of a request and check them against the slim model's own numbers.
+def build_modules(request: ExportRequest) -> tuple[SlimModule, Backbone | None, dict[str, Any]]:
+    """Build the modules of a request and compare their outputs with those of the slim model.
 
     Returns
     -------
-    Modules, backbone (or None) and the description of both, JSON-able.
-    """
-    from criticalmass.shrinking.export.torch_modules import slim_module
+    Modules, backbone or None, and the JSON-able configuration of both.
 
-    slim, backbone = request.slim, backbone_of(request)
-    used = backbone
+    Raises
+    ------
+    CriticalMassError: if the backbone cannot be exported, or the outputs differ.
+    """
+    from criticalmass.shrinking.export.torch_modules import make_slim_module
+
+    slim, backbone = request.slim, load_backbone(request)
+    exported = backbone
     if request.cut:
         if backbone is None:
             raise CriticalMassError("cut=True needs a backbone; leave it out for vectors")
-        used = cut_channels(backbone, slim.indices, slim.n_neurons)
-    module = slim_module(slim, None if used is None else used.module(), is_cut=request.cut)
+        exported = cut_channels(backbone, slim.indices, slim.n_neurons)
+    backbone_module = None if exported is None else exported.build_module()
+    module = make_slim_module(slim, backbone_module, is_cut=request.cut)
     config = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -153,99 +170,119 @@ def assemble(request: Request) -> tuple[Slim, Backbone | None, dict[str, Any]]:
         "outputs": ["short"] if slim.head is None else ["short", "logits"],
         "backbone": None,
     }
-    if backbone is not None and used is not None:
+    if backbone is not None and exported is not None:
         names = {"image": ["images"], "vector": ["vectors"]}
-        config["inputs"] = names.get(backbone.model.modality, ["input_ids", "attention_mask"])
-        config["backbone"] = describe(used)
-        _check(slim, backbone, module)
+        config["inputs"] = names.get(backbone.model.modality, list(_TEXT_INPUTS))
+        config["backbone"] = describe_backbone(exported)
+        _check_modules(slim, backbone, module)
         if request.cut:
             n_present = 0 if slim.head is None else int(slim.head.classes.size)
-            config["savings"] = savings(backbone, used, slim.n_kept, n_present)
-    return module, used, config
+            config["savings"] = measure_savings(backbone, exported, slim.n_kept, n_present)
+    return module, exported, config
 
 
-def sample_inputs(backbone: Backbone, batch: NDArray[Any]) -> tuple[Tensor, ...]:
-    """Return what the modules take for an input batch."""
+def to_input_tensors(batch: NDArray[Any], *, has_mask: bool) -> tuple[Tensor, ...]:
+    """Return an input batch as the tensors that the modules take.
+
+    Parameters
+    ----------
+    batch: input batch of the preprocessing.
+    has_mask: whether an attention mask of ones is added.
+    """
     import torch
 
-    given = torch.from_numpy(np.require(batch, requirements=["C", "W"]))
-    return (given, torch.ones_like(given)) if backbone.takes_mask else (given,)
+    tensor = torch.from_numpy(np.require(batch, requirements=["C", "W"]))
+    return (tensor, torch.ones_like(tensor)) if has_mask else (tensor,)
 
 
-def compare(found: Sequence[NDArray[Any]], wanted: Sequence[NDArray[Any]], what: str) -> float:
+def check_deviation(
+    outputs: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]], name: str
+) -> float:
     """Return the largest difference, relative to the largest number of each output.
+
+    Parameters
+    ----------
+    outputs, expected: the compared outputs, in the same order.
+    name: what is checked, for the error message.
 
     Raises
     ------
-    CriticalMassError: above `AGREEMENT`.
+    CriticalMassError: if the difference is above `MAX_DEVIATION`.
     """
-    gap = max(
-        float(np.abs(one - two).max() / max(np.abs(two).max(), np.finfo(np.float32).tiny))
-        for one, two in zip(found, wanted, strict=True)
+    tiny = np.finfo(np.float32).tiny
+    deviation = max(
+        float(np.abs(output - reference).max() / max(np.abs(reference).max(), tiny))
+        for output, reference in zip(outputs, expected, strict=True)
     )
-    if not gap <= AGREEMENT:
+    if not deviation <= MAX_DEVIATION:
         raise CriticalMassError(
-            f"{what} is off from the slim model's numbers by {gap:.1e}; nothing was written"
+            f"the outputs of {name} differ from those of the slim model by {deviation:.1e}, "
+            f"more than {MAX_DEVIATION:.0e}; nothing was written"
         )
-    return gap
+    return deviation
 
 
-def _check(slim: SlimModel, backbone: Backbone, module: Slim) -> None:
+def _check_modules(slim: SlimModel, backbone: Backbone, module: SlimModule) -> None:
+    """Compare the outputs on a small batch with those of the slim model."""
     import torch
 
-    batch = backbone.sample()
+    batch = backbone.sample_batch()
     if batch is None:
         return
-    whole = backbone.whole(batch)
-    wanted = [slim.transform(whole)] + ([] if slim.head is None else [slim.scores(whole)])
+    vectors = backbone.layer_output(batch)
+    expected = [slim.transform(vectors)] + ([] if slim.head is None else [slim.scores(vectors)])
+    inputs = to_input_tensors(batch, has_mask=backbone.has_mask)
     with torch.inference_mode():
-        found = [output.numpy() for output in module(*sample_inputs(backbone, batch))]
-    compare(found, wanted, "the torch module")
+        outputs = [output.numpy() for output in module(*inputs)]
+    check_deviation(outputs, expected, "the torch module")
 
 
-@checked
+@validate_arguments
 def load_slim_torch(
     path: str | os.PathLike[str], *, device: str = "auto", trust_code: bool = False
 ) -> SlimTorch:
-    """Load what ``export(..., format="torch")`` wrote.
+    """Load an export that ``export(..., format="torch")`` wrote.
 
     Parameters
     ----------
     path: the folder.
     device: ``"auto"`` (the GPU if there is one), ``"cpu"`` or ``"cuda"``.
-    trust_code: whether a backbone of the user's own code (``module:``) may be built: its factory
-        is run.
+    trust_code: whether the factory of a backbone from the user's own code (``module:``) may run.
 
     Raises
     ------
-    CriticalMassError: no such export, a newer one, weights that do not fit, or untrusted code.
-    MissingExtraError: a library that it needs is not installed.
+    CriticalMassError: if there is no such export, it is of a newer version, its weights do not
+        fit, or its code is not trusted.
+    MissingExtraError: if a library that it needs is not installed.
     """
     folder = Path(path)
     config = _read_config(folder)
     import_torch()
     safetensors = import_package("safetensors.torch", "torch")
     from criticalmass.extraction.models.loading import resolve_device
-    from criticalmass.shrinking.export.torch_modules import empty_slim
+    from criticalmass.shrinking.export.torch_modules import make_empty_module
 
-    entry, chosen, made = config["backbone"], resolve_device(device), None
+    entry, torch_device = config["backbone"], resolve_device(device)
+    backbone_module = None
     preprocess: Preprocess = VectorPreprocess()
     if entry is not None:
-        backbone = rebuild(entry, folder, trust_code=trust_code)
+        backbone = rebuild_backbone(entry, folder, trust_code=trust_code)
         if entry["cut"]:
-            kept = np.asarray(config["indices"], dtype=np.intp)
-            backbone = cut_at(backbone, entry["cut"], kept)
-        made, preprocess = backbone.module(), backbone.model.preprocess
+            indices = np.asarray(config["indices"], dtype=np.intp)
+            backbone = keep_channels(backbone, entry["cut"], indices)
+        backbone_module, preprocess = backbone.build_module(), backbone.model.preprocess
     n_present = None if config["classes"] is None else len(config["classes"])
-    module = empty_slim(made, int(config["n_kept"]), str(config["precision"]), n_present)
+    module = make_empty_module(
+        backbone_module, int(config["n_kept"]), str(config["precision"]), n_present
+    )
     file = folder / WEIGHTS
     if not file.is_file():
         raise CriticalMassError(f"{str(file)!r} is missing; export again")
     try:
         state = safetensors.load_file(file)
         if entry is not None and entry["kind"] == "sentence-transformers":
-            whole = module.state_dict()
-            state |= {name: whole[name] for name in whole if name.startswith("backbone.")}
+            initial = module.state_dict()
+            state |= {name: initial[name] for name in initial if name.startswith("backbone.")}
         module.load_state_dict(state, strict=True)
     except (
         RuntimeError,
@@ -254,7 +291,7 @@ def load_slim_torch(
     ) as error:
         reason = " ".join(str(error).split())[:200]
         raise CriticalMassError(f"{str(file)!r} does not fit its {CONFIG}: {reason}") from error
-    return SlimTorch(module.to(chosen), preprocess, config)
+    return SlimTorch(module.to(torch_device), preprocess, config)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -264,12 +301,16 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CriticalMassError(f"{str(path)!r} is not readable JSON ({error})") from error
+        raise CriticalMassError(
+            f"{str(path)!r} is not readable JSON ({error}); export again"
+        ) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise CriticalMassError(f"{str(path)!r} is not of a torch export")
+        raise CriticalMassError(
+            f"{str(path)!r} is not the config of a torch export; export with format='torch'"
+        )
     if config.get("format_version") != FORMAT_VERSION:
         raise CriticalMassError(
-            f"{str(path)!r} has the format version {config.get('format_version')!r}, this "
+            f"{str(path)!r} has the format version {config.get('format_version')!r} but this "
             f"criticalmass reads {FORMAT_VERSION}; update criticalmass or export again"
         )
     return config

@@ -1,6 +1,7 @@
-"""Torch modules of an export: a backbone's layer, the kept neurons, the head.
+"""Torch modules of an export: layer of a backbone, kept neurons and head.
 
-Imported only where torch is needed.
+Attribute names are keys of the exported state dict. This module is imported only where torch is
+needed.
 """
 
 from __future__ import annotations
@@ -10,19 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from criticalmass.extraction.models.frozen import FrozenModel, Tap
-from criticalmass.extraction.models.wrappers import SentenceEmbedder, Tapped
+from criticalmass.extraction.models.wrappers import SentenceEmbedder, TappedModel
 from criticalmass.shrinking.slim_model import SlimModel
 
 _TOP_LEVEL = 255.0
 
 
-class Kept(nn.Module):
-    """The kept neurons of whole vectors, as they read back from their storage.
+class KeptNeurons(nn.Module):
+    """The kept neurons of whole vectors, encoded and decoded in the precision.
 
     Attributes
     ----------
     indices: (n_kept,) int64, columns to keep.
-    offset, step: (n_kept,) float32 of the precision; see `criticalmass.shrinking.codec`.
+    offset, step: (n_kept,) float32 of the `Codec`.
     """
 
     indices: Tensor
@@ -36,24 +37,24 @@ class Kept(nn.Module):
         self.register_buffer("offset", torch.zeros(n_kept))
         self.register_buffer("step", torch.ones(n_kept))
 
-    def forward(self, whole: Tensor) -> Tensor:
-        """Keep (n, n_neurons) -> (n, n_kept)."""
-        kept = whole.index_select(1, self.indices)
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Return the kept values: (n, n_neurons) -> (n, n_kept)."""
+        values = vectors.index_select(1, self.indices)
         if self.precision == "float16":
-            return kept.half().float()
+            return values.half().float()
         if self.precision == "int8":
-            level = ((kept - self.offset) / self.step).round().clamp(0.0, _TOP_LEVEL)
-            return self.offset + self.step * level
+            levels = ((values - self.offset) / self.step).round().clamp(0.0, _TOP_LEVEL)
+            return self.offset + self.step * levels
         if self.precision == "binary":
-            return (kept > self.offset).float() * 2.0 - 1.0
-        return kept
+            return (values > self.offset).float() * 2.0 - 1.0
+        return values
 
 
-class Slim(nn.Module):
-    """Backbone, kept neurons and head; each of the outer two may be missing."""
+class SlimModule(nn.Module):
+    """Backbone, kept neurons and head; backbone and head are optional."""
 
     def __init__(
-        self, backbone: nn.Module | None, kept: Kept, head: nn.Linear | None = None
+        self, backbone: nn.Module | None, kept: KeptNeurons, head: nn.Linear | None = None
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -61,18 +62,18 @@ class Slim(nn.Module):
         self.head = head
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the short vectors (n, n_kept) and, with a head, its logits (n, n_present)."""
-        whole = inputs[0] if self.backbone is None else self.backbone(*inputs)
-        short = self.kept(whole)
+        """Return the short vectors (n, n_kept) and, with a head, the logits (n, n_present)."""
+        vectors = inputs[0] if self.backbone is None else self.backbone(*inputs)
+        short = self.kept(vectors)
         return (short,) if self.head is None else (short, self.head(short))
 
 
-class LayerOf(nn.Module):
-    """One layer of a model as (n, n_neurons)."""
+class LayerOutput(nn.Module):
+    """One layer of a model: input batches -> (n, n_neurons)."""
 
     def __init__(self, model: FrozenModel, tap: Tap) -> None:
         super().__init__()
-        self.tapped = Tapped(model, [tap])
+        self.tapped = TappedModel(model, [tap])
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Run one batch."""
@@ -81,7 +82,7 @@ class LayerOf(nn.Module):
 
 
 class MaskedEmbedder(nn.Module):
-    """A sentence encoder for batches with padding."""
+    """A sentence encoder for token ids and an attention mask."""
 
     def __init__(self, embedder: SentenceEmbedder) -> None:
         super().__init__()
@@ -89,34 +90,43 @@ class MaskedEmbedder(nn.Module):
         self.stages = embedder.stages
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Embed (n, tokens) int64, with a mask that is 0 on padding, -> (n, d)."""
-        found = self.transformer(input_ids=input_ids, attention_mask=attention_mask)
-        features = {"token_embeddings": found.last_hidden_state, "attention_mask": attention_mask}
+        """Embed (n, tokens) int64 token ids; the mask is 0 on padding; -> (n, d)."""
+        output = self.transformer(input_ids=input_ids, attention_mask=attention_mask)
+        features = {"token_embeddings": output.last_hidden_state, "attention_mask": attention_mask}
         for stage in self.stages:
             features = stage(features)
         embedding: Tensor = features["sentence_embedding"]
         return embedding
 
 
-def empty_slim(
+def make_empty_module(
     backbone: nn.Module | None, n_kept: int, precision: str, n_present: int | None
-) -> Slim:
-    """Build the modules without their numbers; ``n_present``: rows of the head, None without."""
+) -> SlimModule:
+    """Build the modules without their weights.
+
+    Parameters
+    ----------
+    backbone: takes input batches, returns vectors; or None.
+    n_kept, precision: number of kept neurons and the type that they are stored in.
+    n_present: rows of the head; None for no head.
+    """
     head = None if n_present is None else nn.Linear(n_kept, n_present)
-    return Slim(backbone, Kept(n_kept, precision), head).eval().requires_grad_(False)
+    return SlimModule(backbone, KeptNeurons(n_kept, precision), head).eval().requires_grad_(False)
 
 
-def slim_module(slim: SlimModel, backbone: nn.Module | None, *, is_cut: bool = False) -> Slim:
+def make_slim_module(
+    slim: SlimModel, backbone: nn.Module | None, *, is_cut: bool = False
+) -> SlimModule:
     """Build the modules of a slim model.
 
     Parameters
     ----------
     slim: indices, codec and head.
     backbone: takes input batches, returns (n, n_neurons); or None.
-    is_cut: whether the backbone returns the kept neurons alone.
+    is_cut: whether the backbone returns only the kept neurons.
     """
-    present = None if slim.head is None else int(slim.head.classes.size)
-    module = empty_slim(backbone, slim.n_kept, slim.precision, present)
+    n_present = None if slim.head is None else int(slim.head.classes.size)
+    module = make_empty_module(backbone, slim.n_kept, slim.precision, n_present)
     columns = np.arange(slim.n_kept) if is_cut else slim.indices
     module.kept.indices.copy_(torch.from_numpy(columns.astype(np.int64)))
     module.kept.offset.copy_(torch.from_numpy(slim.codec.offset))

@@ -1,11 +1,11 @@
-"""Representations whose redundancy is known: what a measurement of it must find.
+"""Representations of known redundancy, against which measurements can be checked.
 
-Each is a population: two classes, equally likely, each Gaussian with the same covariance,
-x = means[y] + loadings z with z ~ N(0, 1). The best accuracy that any probe can have on a
-subset is then Phi(D / 2), with D the Mahalanobis distance of the classes on that subset
-(Hastie, Tibshirani and Friedman 2009, section 4.3), and its linear CKA with the whole layer
-follows from the population's covariance. A logistic, LDA or ridge probe tends to the former
-as the training set grows, the CKA of a sample to the latter.
+Each is a population of two equally likely Gaussian classes with the same covariance,
+x = means[y] + loadings z with z ~ N(0, 1). The best accuracy that any probe can have on a subset
+is Phi(D / 2), with D the Mahalanobis distance of the classes on that subset (Hastie, Tibshirani
+and Friedman 2009, section 4.3). The linear CKA of a subset with the whole layer follows from the
+population's covariance. As the training set grows, the accuracy of a logistic, LDA or ridge probe
+tends to the former; the CKA of a sample tends to the latter.
 
     from criticalmass.theory import synthetic
     population = synthetic.diffuse(n_neurons=64, n_factors=8)

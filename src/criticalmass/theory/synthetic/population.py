@@ -1,4 +1,4 @@
-"""A population of two Gaussian classes, and the constructions whose redundancy is known."""
+"""Populations of two Gaussian classes whose redundancy is known."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from criticalmass.errors import CriticalMassError
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """Two Gaussian classes of one covariance, from which representations are drawn.
+    """Two Gaussian classes with the same covariance, from which representations are drawn.
 
     Attributes
     ----------
     name: of the construction.
     means: (2, n_neurons) class means.
     loadings: (n_neurons, n_factors) x = means[y] + loadings @ z, z standard normal.
-    exact: selector -> (n_neurons,) best accuracy at every size, the mean over its subsets,
-        where it is known in closed form.
+    exact: selector -> (n_neurons,) best accuracy at every size, averaged over its subsets, for
+        selectors with a closed form.
     """
 
     name: str
@@ -37,13 +37,13 @@ class Population:
 
     @property
     def covariance(self) -> FloatArray:
-        """(n_neurons, n_neurons) of both classes together, as CKA sees it."""
+        """(n_neurons, n_neurons) covariance of both classes together, which determines CKA."""
         half = 0.5 * (self.means[1] - self.means[0])
         return np.asarray(self.loadings @ self.loadings.T + np.outer(half, half))
 
 
 def best_accuracy(distance: npt.ArrayLike) -> FloatArray:
-    """Accuracy of the best rule between two classes at a Mahalanobis distance: Phi(D / 2)."""
+    """Return the accuracy of the best rule for two classes at a Mahalanobis distance, Phi(D/2)."""
     from scipy.stats import norm
 
     return np.asarray(norm.cdf(0.5 * np.asarray(distance, dtype=np.float64)))
@@ -59,26 +59,26 @@ def diffuse(
 ) -> Population:
     """Latent factors spread over all neurons by a random rotation.
 
-    Without noise any ``n_factors`` neurons carry all that the layer carries: the critical
-    mass of accuracy is at most ``n_factors``, and equal to it at delta = 1.
+    Without noise any ``n_factors`` neurons carry all information of the layer: the critical mass
+    of accuracy is at most ``n_factors``, and equal to it at delta = 1.
 
     Parameters
     ----------
     n_neurons: width of the layer.
     n_factors: latent dimensions, at most ``n_neurons``; each carries the same share of the
         difference between the classes.
-    noise: standard deviation of each neuron's own noise, where a neuron's share of the
-        factors has about 1.
+    noise: standard deviation of each neuron's independent noise; that of its combination of the
+        factors is about 1.
     separation: Mahalanobis distance of the classes in the factors.
     seed: of the rotation.
 
     Raises
     ------
-    CriticalMassError: for counts, noise or a separation that cannot be.
+    CriticalMassError: for an invalid count, noise or separation.
     """
     _check(n_neurons, separation, n_factors=n_factors)
     if not noise >= 0.0:
-        raise CriticalMassError(f"noise={noise} but a standard deviation is 0 or more")
+        raise CriticalMassError(f"noise={noise} but a standard deviation must be 0 or more")
     if n_factors > n_neurons:
         raise CriticalMassError(
             f"n_factors={n_factors} but {n_neurons} neurons; ask for at most {n_neurons} factors"
@@ -87,26 +87,26 @@ def diffuse(
     axes, _ = np.linalg.qr(rng.standard_normal((n_neurons, n_factors)))
     spread = np.asarray(axes) * np.sqrt(n_neurons / n_factors)
     shift = spread @ np.full(n_factors, separation / np.sqrt(n_factors))
-    own = noise * np.eye(n_neurons) if noise > 0.0 else np.empty((n_neurons, 0))
-    return Population("diffuse", _around_zero(shift), np.hstack([spread, own]))
+    noise_loadings = noise * np.eye(n_neurons) if noise > 0.0 else np.empty((n_neurons, 0))
+    return Population("diffuse", _class_means(shift), np.hstack([spread, noise_loadings]))
 
 
 def duplicated(n_sources: int = 8, n_copies: int = 8, *, separation: float = 3.0) -> Population:
     """Independent sources, each copied into a block of neurons.
 
-    A subset carries as many sources as it has blocks; each carries the same share of the
-    difference between the classes. How many blocks a random subset meets is a
-    classical occupancy count, so its expected accuracy is known exactly.
+    A subset contains as many sources as different blocks; each source carries the same share of
+    the difference between the classes. The number of blocks in a random subset follows the
+    classical occupancy distribution, so the expected accuracy is known exactly.
 
     Parameters
     ----------
     n_sources: number of blocks.
-    n_copies: neurons a block, exact copies.
+    n_copies: neurons per block, exact copies of each other.
     separation: Mahalanobis distance of the classes.
 
     Raises
     ------
-    CriticalMassError: for counts or a separation that cannot be.
+    CriticalMassError: for an invalid count or separation.
     """
     n_neurons = n_sources * n_copies
     _check(n_neurons, separation, n_sources=n_sources, n_copies=n_copies)
@@ -114,25 +114,27 @@ def duplicated(n_sources: int = 8, n_copies: int = 8, *, separation: float = 3.0
     shift = np.full(n_neurons, separation / np.sqrt(n_sources))
     blocks = np.arange(1, n_sources + 1)
     accuracy = best_accuracy(separation * np.sqrt(blocks / n_sources))
-    exact = np.array([_blocks_met(n_sources, n_copies, k) @ accuracy for k in _sizes(n_neurons)])
-    return Population("duplicated", _around_zero(shift), loadings, {"random": exact})
+    exact = np.array(
+        [_block_distribution(n_sources, n_copies, k) @ accuracy for k in _sizes(n_neurons)]
+    )
+    return Population("duplicated", _class_means(shift), loadings, {"random": exact})
 
 
 def needle(n_neurons: int = 64, *, at: int = 0, separation: float = 3.0) -> Population:
-    """One informative neuron among independent noise of the same spread.
+    """One informative neuron among neurons of independent noise with the same variance.
 
-    A random subset of k neurons holds it with probability k / n_neurons, so the expected
-    accuracy rises along a straight line: no redundancy.
+    A random subset of k neurons contains it with probability k / n_neurons, so the expected
+    accuracy rises linearly with k: there is no redundancy.
 
     Parameters
     ----------
     n_neurons: width of the layer.
-    at: which neuron is informative.
+    at: index of the informative neuron.
     separation: Mahalanobis distance of the classes.
 
     Raises
     ------
-    CriticalMassError: for a width, place or separation that cannot be.
+    CriticalMassError: for an invalid width, index or separation.
     """
     _check(n_neurons, separation)
     if not 0 <= at < n_neurons:
@@ -144,25 +146,25 @@ def needle(n_neurons: int = 64, *, at: int = 0, separation: float = 3.0) -> Popu
         "random": 0.5 + (best - 0.5) * sizes / n_neurons,
         "first": np.where(sizes > at, best, 0.5),
     }
-    return Population("needle", _around_zero(shift), np.eye(n_neurons), exact)
+    return Population("needle", _class_means(shift), np.eye(n_neurons), exact)
 
 
 def nested(n_neurons: int = 64, *, decay: float = 0.9, separation: float = 3.0) -> Population:
-    """Information in the prefix, as Matryoshka training orders it.
+    """Information concentrated in the first neurons, as after Matryoshka training.
 
-    Neuron j carries the share decay^j (normalised) of the squared distance of the classes
-    and of the variance; neurons are independent. With the selector ``first`` few neurons
-    do; random ones need more.
+    Neuron j carries the share decay^j (normalised) of the squared distance of the classes and of
+    the variance; neurons are independent. The selector ``first`` needs few neurons, ``random``
+    needs more.
 
     Parameters
     ----------
     n_neurons: width of the layer.
-    decay: of the information from a neuron to the next, in (0, 1].
+    decay: factor of the information from a neuron to the next, in (0, 1].
     separation: Mahalanobis distance of the classes.
 
     Raises
     ------
-    CriticalMassError: for a width, decay or separation that cannot be.
+    CriticalMassError: for an invalid width, decay or separation.
     """
     _check(n_neurons, separation)
     if not 0.0 < decay <= 1.0:
@@ -172,11 +174,11 @@ def nested(n_neurons: int = 64, *, decay: float = 0.9, separation: float = 3.0) 
     scale = np.sqrt(weight)
     exact = best_accuracy(separation * np.sqrt(np.cumsum(share)))
     shift = scale * separation * np.sqrt(share)
-    return Population("nested", _around_zero(shift), np.diag(scale), {"first": exact})
+    return Population("nested", _class_means(shift), np.diag(scale), {"first": exact})
 
 
-def _around_zero(shift: FloatArray) -> FloatArray:
-    """(2, n_neurons) class means that differ by ``shift``."""
+def _class_means(shift: FloatArray) -> FloatArray:
+    """Return (2, n_neurons) class means that differ by ``shift`` and are centred on 0."""
     return np.stack([-0.5 * shift, 0.5 * shift])
 
 
@@ -184,10 +186,10 @@ def _sizes(n_neurons: int) -> IndexArray:
     return np.arange(1, n_neurons + 1)
 
 
-def _blocks_met(n_blocks: int, n_copies: int, n_kept: int) -> FloatArray:
-    """(n_blocks,) probability that n_kept of the neurons meet exactly 1, 2, ... blocks.
+def _block_distribution(n_blocks: int, n_copies: int, n_kept: int) -> FloatArray:
+    """Return the probabilities that n_kept neurons are of 1, 2, ... blocks, (n_blocks,).
 
-    Inclusion and exclusion over the blocks that are missed, in whole numbers.
+    By inclusion and exclusion over the absent blocks, in integers.
     """
     from math import comb
 
@@ -201,12 +203,12 @@ def _blocks_met(n_blocks: int, n_copies: int, n_kept: int) -> FloatArray:
 
 
 def _check(n_neurons: int, separation: float, **counts: int) -> None:
-    """Refuse what no population has."""
+    """Check the parameters that all populations have."""
     for name, value in {"n_neurons": n_neurons, **counts}.items():
         if value < 1:
-            raise CriticalMassError(f"{name}={value} but there is at least 1")
+            raise CriticalMassError(f"{name}={value} but it must be at least 1")
     if not (np.isfinite(separation) and separation > 0.0):
         raise CriticalMassError(
-            f"separation={separation} but classes differ by a distance above 0; 3 gives an "
-            "accuracy of 0.93"
+            f"separation={separation} but it must be finite and above 0; 3 gives an accuracy of "
+            "0.93"
         )

@@ -1,4 +1,4 @@
-"""Samples of a population, and the feature store that a sweep reads."""
+"""Samples of a population, and feature stores of them, which a sweep can read."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ LAYER = "penultimate"
 
 @dataclass(frozen=True, eq=False)
 class Synthetic:
-    """A sample of a population, and the population itself: the truth.
+    """A sample of a population, with the population.
 
     Attributes
     ----------
     x_train: (n_train, n_neurons) float32; y_train: (n_train,) int64, 0 or 1.
     x_test: (n_test, n_neurons) float32; y_test: (n_test,) int64.
-    population: what they were drawn from.
+    population: the population from which the sample was drawn.
     """
 
     x_train: npt.NDArray[np.float32]
@@ -42,7 +42,7 @@ class Synthetic:
 def draw(
     population: Population, *, n_train: int = 2000, n_test: int = 2000, seed: int = 0
 ) -> Synthetic:
-    """Draw a training and a test set, the classes as even as can be and in random order.
+    """Draw a training and a test set, with balanced classes in random order.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def draw(
     """
     for name, n in (("n_train", n_train), ("n_test", n_test)):
         if n < 2:
-            raise CriticalMassError(f"{name}={n} but each of 2 classes needs a sample")
+            raise CriticalMassError(f"{name}={n} but there are 2 classes; give 2 or more")
     rng = np.random.default_rng(seed)
     (x_train, y_train), (x_test, y_test) = (_sample(population, n, rng) for n in (n_train, n_test))
     return Synthetic(x_train, y_train, x_test, y_test, population)
@@ -61,7 +61,7 @@ def to_store(data: Synthetic, out: str | os.PathLike[str]) -> FeatureStore:
 
     Raises
     ------
-    StoreError: if ``out`` holds another store.
+    StoreError: if ``out`` contains another store.
     """
     parts = {"train": (data.x_train, data.y_train), "test": (data.x_test, data.y_test)}
     splits = {
@@ -77,7 +77,7 @@ def to_store(data: Synthetic, out: str | os.PathLike[str]) -> FeatureStore:
 def _header(
     parts: Mapping[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]],
 ) -> dict[str, Any]:
-    """Describe the sample as `import_features` describes arrays of the same content."""
+    """Return the manifest entries that `import_features` writes for arrays of this content."""
     digest = hashlib.sha256()
     for split, (x, y) in parts.items():
         digest.update(f"{split}{x.dtype.str}{x.shape}".encode())

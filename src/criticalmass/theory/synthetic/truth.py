@@ -1,4 +1,4 @@
-"""What a measurement with infinite data would find: expected curves and the critical mass."""
+"""Expected curves and critical mass of a population, as measured with infinite data."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from criticalmass.theory.synthetic.population import Population, best_accuracy
 
 MEASURES = ("accuracy", "cka")
 SELECTORS = ("random", "first")
-# Neurons whose noise is explained by others to this relative error are taken to be copies.
+# A neuron is a copy if others explain its noise up to this relative error.
 _COPY = 1e-9
-_BATCH = 64
+_ORDERS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Expected:
-    """Mean over subsets of every size: ``mean`` and its standard ``error``, (n_neurons,).
+    """Mean over the subsets of every size and its standard error, each (n_neurons,).
 
-    The error is 0 where the mean is known in closed form or there is but one subset a size.
+    The error is 0 where the mean is known in closed form, or if there is one subset per size.
     """
 
     mean: FloatArray
@@ -32,16 +32,16 @@ class Expected:
 
 
 def prefix_accuracy(population: Population, orders: npt.ArrayLike) -> FloatArray:
-    """Best accuracy on every prefix of some orders.
+    """Return the best accuracy on every prefix of orders.
 
-    The distance of the classes on a prefix adds up neuron by neuron: what a neuron's mean
-    difference says beyond the neurons before it, over the noise that they do not explain
-    (the diagonal of a Cholesky factor, which copies leave at 0).
+    The squared distance of the classes on a prefix is a sum over its neurons. The term of a neuron
+    is its mean difference minus the part predicted from the neurons before it, divided by its
+    unexplained noise (the diagonal of a Cholesky factor, which is 0 for a copy).
 
     Parameters
     ----------
     population: of n_neurons.
-    orders: (n_orders, n_neurons) permutations, or one.
+    orders: (n_orders, n_neurons) permutations, or a single one.
 
     Returns
     -------
@@ -49,11 +49,10 @@ def prefix_accuracy(population: Population, orders: npt.ArrayLike) -> FloatArray
     """
     index = np.asarray(orders, dtype=np.intp)
     batch = np.atleast_2d(index)
-    parts = [
-        _squared_distance(population, batch[a : a + _BATCH]) for a in range(0, len(batch), _BATCH)
-    ]
-    found = best_accuracy(np.sqrt(np.concatenate(parts)))
-    return found if index.ndim == 2 else found[0]
+    starts = range(0, len(batch), _ORDERS_AT_ONCE)
+    parts = [_squared_distance(population, batch[a : a + _ORDERS_AT_ONCE]) for a in starts]
+    accuracy = best_accuracy(np.sqrt(np.concatenate(parts)))
+    return accuracy if index.ndim == 2 else accuracy[0]
 
 
 def expected(
@@ -64,27 +63,27 @@ def expected(
     n_orders: int = 1000,
     seed: int = 0,
 ) -> Expected:
-    """Mean over the subsets of every size, with infinite training and test sets.
+    """Return the mean over the subsets of every size, for infinite training and test sets.
 
     Parameters
     ----------
-    population: the truth.
+    population: the population.
     measure: "accuracy" (of the best probe) or "cka" (linear, with the whole layer).
     selector: "random" or "first".
-    n_orders: orders over which "random" is averaged where there is no closed form.
+    n_orders: number of orders over which "random" is averaged if there is no closed form.
     seed: of these orders.
 
     Raises
     ------
-    CriticalMassError: for a measure or selector that has no known truth.
+    CriticalMassError: for another measure or selector.
     """
     if measure not in MEASURES:
         raise unknown_name("measure with a known truth", measure, MEASURES)
     if selector not in SELECTORS:
         raise unknown_name("selector with a known truth", selector, SELECTORS)
     if measure == "accuracy" and selector in population.exact:
-        known = population.exact[selector]
-        return Expected(known, np.zeros_like(known))
+        mean = population.exact[selector]
+        return Expected(mean, np.zeros_like(mean))
     values = _values(population, measure, _orders(population.n_neurons, selector, n_orders, seed))
     n = len(values)
     error = values.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros(values.shape[1])
@@ -100,9 +99,9 @@ def critical_mass(
     n_orders: int = 1000,
     seed: int = 0,
 ) -> int:
-    """Fewest neurons at which the expected value reaches ``delta`` of the whole layer's.
+    """Return the fewest neurons at which the expected value reaches ``delta`` of the full value.
 
-    Parameters are those of `expected`; every size counts, not only those of a grid.
+    Every size is considered, not only those of a grid. Parameters are those of `expected`.
 
     Raises
     ------
@@ -112,12 +111,12 @@ def critical_mass(
     curve = expected(
         population, measure=measure, selector=selector, n_orders=n_orders, seed=seed
     ).mean
-    # The sums behind a curve that has reached its end differ by rounding alone.
+    # The tolerance covers the rounding of a curve that has reached its final value.
     return int(np.argmax(reaches(curve + 1e-9, curve[-1:], delta)) + 1)
 
 
 def _values(population: Population, measure: str, orders: IndexArray) -> FloatArray:
-    """(n_orders, n_neurons) of a measure on every prefix."""
+    """Return the values of a measure on every prefix, (n_orders, n_neurons)."""
     if measure == "accuracy":
         return prefix_accuracy(population, orders)
     covariance = population.covariance
@@ -125,7 +124,7 @@ def _values(population: Population, measure: str, orders: IndexArray) -> FloatAr
 
 
 def _orders(n_neurons: int, selector: str, n_orders: int, seed: int) -> IndexArray:
-    """(n, n_neurons) orders of a selector; ``first`` has but one."""
+    """Return orders of a selector, (n_orders, n_neurons); ``first`` has only one."""
     if selector == "first":
         return np.arange(n_neurons, dtype=np.intp)[None]
     rng = np.random.default_rng(seed)
@@ -133,26 +132,31 @@ def _orders(n_neurons: int, selector: str, n_orders: int, seed: int) -> IndexArr
 
 
 def _squared_distance(population: Population, orders: IndexArray) -> FloatArray:
-    """(n_orders, n_neurons) squared Mahalanobis distance of the classes on every prefix."""
+    """Return squared Mahalanobis distances of the classes on every prefix, (n_orders, n_neurons).
+
+    Gram-Schmidt over the loadings of the neurons, for all orders at once.
+    """
     rows = population.loadings[orders]
     shift = (population.means[1] - population.means[0])[orders]
     n, d, n_factors = rows.shape
     basis = np.zeros((n, d, n_factors))
-    along = np.zeros((n, d))
+    coordinates = np.zeros((n, d))
     for k in range(d):
-        left, said = rows[:, k].copy(), np.zeros(n)
-        # Twice is enough (Kahan, in Parlett 1980): the second pass removes what rounding left.
+        residual, predicted = rows[:, k].copy(), np.zeros(n)
+        # Twice is enough (Kahan, in Parlett 1980): the second pass removes the rounding errors.
         for _ in range(2):
-            share = np.einsum("nkf,nf->nk", basis[:, :k], left)
-            left -= np.einsum("nk,nkf->nf", share, basis[:, :k])
-            said += np.einsum("nk,nk->n", share, along[:, :k])
+            weights = np.einsum("nkf,nf->nk", basis[:, :k], residual)
+            residual -= np.einsum("nk,nkf->nf", weights, basis[:, :k])
+            predicted += np.einsum("nk,nk->n", weights, coordinates[:, :k])
         scale = np.linalg.norm(rows[:, k], axis=1)
-        own = np.linalg.norm(left, axis=1)
-        fresh = own > _COPY * scale
-        beyond = shift[:, k] - said
-        # A difference without noise separates the classes for certain.
-        certain = np.where(np.abs(beyond) > _COPY * np.abs(shift).max(), np.inf, 0.0)
-        unit = np.where(fresh, own, 1.0)
-        along[:, k] = np.where(fresh, beyond / unit, certain)
-        basis[:, k] = np.where(fresh[:, None], left / unit[:, None], 0.0)
-    return np.cumsum(along**2, axis=1)
+        norm = np.linalg.norm(residual, axis=1)
+        is_new = norm > _COPY * scale
+        unexplained = shift[:, k] - predicted
+        # A difference without noise separates the classes perfectly.
+        is_perfect = np.abs(unexplained) > _COPY * np.abs(shift).max()
+        divisor = np.where(is_new, norm, 1.0)
+        coordinates[:, k] = np.where(
+            is_new, unexplained / divisor, np.where(is_perfect, np.inf, 0.0)
+        )
+        basis[:, k] = np.where(is_new[:, None], residual / divisor[:, None], 0.0)
+    return np.cumsum(coordinates**2, axis=1)
