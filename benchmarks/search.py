@@ -68,7 +68,7 @@ class ComparisonRow:
 
 
 @dataclass(eq=False)
-class SearchResult:
+class OurSearchResult:
     """The result of one run of our search."""
 
     task: SearchTask
@@ -77,9 +77,9 @@ class SearchResult:
     n_not_converged: int = 0
 
 
-def our_search(task: SearchTask, tol: float) -> SearchResult:
+def our_search(task: SearchTask, tol: float) -> OurSearchResult:
     """Search all subsets of all orders and the whole layer once, as ``sweep`` does."""
-    result = SearchResult(task)
+    result = OurSearchResult(task)
     full_size = tuple(k for k in task.sizes if k == task.n_neurons)
     parts = [
         (task.orders, task.sizes[: len(task.sizes) - len(full_size)]),
@@ -185,7 +185,7 @@ class _OurRuns:
 
     tolerance: Tolerance
     tol: float
-    result: SearchResult | None = None
+    result: OurSearchResult | None = None
     searches: list[Seconds] = field(default_factory=list)
     grids: list[Seconds] = field(default_factory=list)
 
@@ -309,7 +309,7 @@ def _comparison_rows(
     ]
 
 
-def _accuracy(task: SearchTask, ours: SearchResult, pairs: dict[tuple[int, int], PeerProbe]) -> str:
+def _accuracy(task: SearchTask, ours: OurSearchResult, pairs: dict[tuple[int, int], PeerProbe]) -> str:
     """Return both mean test accuracies on the peer's probes, and their difference, as text."""
     y = task.layer.y_test
     own = np.mean([ours.predictions[key] == y for key in pairs], axis=0)

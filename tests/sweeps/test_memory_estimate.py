@@ -16,12 +16,16 @@ import pytest
 import criticalmass as cm
 from criticalmass.core.memory import MemoryLimit, memory_limits
 from criticalmass.errors import CriticalMassError
+from criticalmass.measures.logistic import memory as logistic_memory
+from criticalmass.measures.logistic.memory import logistic_bytes, row_bytes
 from criticalmass.measures.logistic.training_rows import (
     HeldRows,
     StreamedRows,
     ordered_rows,
     override_held_bytes,
 )
+from criticalmass.measures.memory import LayerSizes
+from criticalmass.measures.registry import MEASURES
 from criticalmass.measures.scaling import column_scaling
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
@@ -29,7 +33,7 @@ from criticalmass.sweeps import memory_estimate
 from criticalmass.sweeps.plan import make_request
 
 GIB = 1 << 30
-BIG = memory_estimate.LayerSizes(200_000, 10_000, 2048, 10, 2, (205, 1024, 1843, 2048), 10, 2, GIB)
+BIG = LayerSizes(200_000, 10_000, 2048, 10, 2, (205, 1024, 1843, 2048), 10, 2, GIB)
 
 
 def make_sweep_request(store: FeatureStore, **changes: Any) -> Any:
@@ -47,11 +51,9 @@ def test_rows_are_held_up_to_the_limit_and_else_read_in_blocks() -> None:
     """200,000 rows of 205 neurons are 164 MB, of 2,048 (and of 1,843) more than a gibibyte."""
     mib = 1 << 20
     wide = replace(BIG, sizes=(1024, 2048))
-    assert memory_estimate._row_bytes(wide) == 48 * mib + 4 * 200_000 * 1024
-    assert memory_estimate._row_bytes(BIG) <= (48 + 2.5 * 64) * mib
-    assert memory_estimate._row_bytes(replace(wide, held_bytes=0)) < memory_estimate._row_bytes(
-        wide
-    )
+    assert row_bytes(wide) == 48 * mib + 4 * 200_000 * 1024
+    assert row_bytes(BIG) <= (48 + 2.5 * 64) * mib
+    assert row_bytes(replace(wide, held_bytes=0)) < row_bytes(wide)
 
 
 @pytest.mark.parametrize(
@@ -66,12 +68,9 @@ def test_rows_are_held_up_to_the_limit_and_else_read_in_blocks() -> None:
 )
 def test_more_of_anything_needs_more(more: dict[str, Any]) -> None:
     for name in ("logistic", "ridge", "cka", "knn", "sgd"):
-        assert memory_estimate._measure_bytes(
-            name, replace(BIG, **more)
-        ) >= memory_estimate._measure_bytes(name, BIG)
-    assert memory_estimate._logistic_bytes(replace(BIG, **more)) > memory_estimate._logistic_bytes(
-        BIG
-    )
+        entry = MEASURES[name]
+        assert entry.workspace_bytes(replace(BIG, **more)) >= entry.workspace_bytes(BIG)
+    assert logistic_bytes(replace(BIG, **more)) > logistic_bytes(BIG)
 
 
 def test_mapped_features_count_against_address_space_alone(store: FeatureStore) -> None:
@@ -93,7 +92,7 @@ def test_fewer_rows_are_kept_if_memory_is_short(
     request = make_sweep_request(store)
     set_free_memory(monkeypatch, 100 * GIB)
     assert memory_estimate.row_memory_limit(store, request) is None
-    monkeypatch.setattr(memory_estimate, "_row_bytes", lambda sizes: sizes.held_bytes)
+    monkeypatch.setattr(logistic_memory, "row_bytes", lambda sizes: sizes.held_bytes)
     set_free_memory(
         monkeypatch,
         memory_estimate.estimate_memory(store, request, GIB // 4).counted_bytes(

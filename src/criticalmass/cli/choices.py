@@ -126,6 +126,12 @@ def _backends() -> Iterable[str]:
     return SWEEP_BACKENDS
 
 
+def _extraction_backends() -> Iterable[str]:
+    from criticalmass.core.backends import BACKENDS
+
+    return BACKENDS
+
+
 def _devices() -> Iterable[str]:
     from criticalmass.extraction.models.loading import DEVICES
 
@@ -190,6 +196,7 @@ MEASURE = NameChoice("measure", _measures)
 PROBE = NameChoice("probe", _probes)
 RERUN = NameChoice("rerun", _reruns)
 BACKEND = NameChoice("backend", _backends, with_suffix=True)
+EXTRACTION_BACKEND = NameChoice("backend", _extraction_backends, with_suffix=True)
 DEVICE = NameChoice("device", _devices, with_suffix=True)
 DTYPE = NameChoice("dtype", _dtypes)
 ENGINE = NameChoice("engine", _engines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +12,7 @@ import click
 
 from criticalmass.cli.choices import (
     BACKEND,
+    EXTRACTION_BACKEND,
     MEASURE,
     POOL,
     PRECISION,
@@ -19,13 +20,12 @@ from criticalmass.cli.choices import (
     TABLE_FORMAT,
     NumberOrAuto,
 )
-from criticalmass.errors import CriticalMassError
+from criticalmass.errors import CriticalMassError, unknown_name
 
 if TYPE_CHECKING:
     from criticalmass.core.backends import Backend
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-_RAY_BACKENDS = ("ray", "ray-rows")
 
 
 class LibraryCommand(click.Command):
@@ -98,9 +98,16 @@ def drop_unset(**options: Any) -> dict[str, Any]:
 
 
 def make_backend(
-    backend: str | None, ray_address: str | None, ray_cpus: int | None
+    backend: str | None,
+    ray_address: str | None,
+    ray_cpus: int | None,
+    registry: Mapping[str, Callable[..., Backend]] | None = None,
 ) -> str | Backend | None:
     """Make one backend of ``--backend``, ``--ray-address`` and ``--ray-cpus``.
+
+    Parameters
+    ----------
+    registry: name -> what makes the backend; those of a sweep by default.
 
     Raises
     ------
@@ -109,14 +116,17 @@ def make_backend(
     ray_options = drop_unset(address=ray_address, cpus=ray_cpus)
     if not ray_options:
         return backend
+    from criticalmass.sweeps.backends import SWEEP_BACKENDS
+
+    makers = SWEEP_BACKENDS if registry is None else registry
     name = backend or "ray"
-    if name not in _RAY_BACKENDS:
+    if name not in makers:
+        raise unknown_name("backend", name, makers)
+    if not name.startswith("ray"):
         raise CriticalMassError(
             f"--backend {name} does not use --ray-{next(iter(ray_options))}; leave one of them out"
         )
-    from criticalmass.sweeps.backends import SWEEP_BACKENDS
-
-    return SWEEP_BACKENDS[name](**ray_options)
+    return makers[name](**ray_options)
 
 
 def out(required: bool = True, what: str = "Folder to write.") -> Callable[[Function], Function]:
@@ -162,11 +172,15 @@ def _combine(*decorators: Callable[[Function], Function]) -> Callable[[Function]
     return decorate
 
 
-# Where the work runs.
-where = _combine(
-    option("--backend", type=BACKEND, help="Where the work runs; ray may be ray:HOST:PORT."),
+_RAY_OPTIONS = (
     option("--ray-address", help="HOST:PORT of a Ray cluster; RAY_ADDRESS is used without it."),
     option("--ray-cpus", type=int, help="Threads of each Ray worker; 1 without it."),
+)
+_BACKEND_HELP = "Where the work runs; ray may be ray:HOST:PORT."
+# Where a sweep runs, and where an extraction runs.
+where = _combine(option("--backend", type=BACKEND, help=_BACKEND_HELP), *_RAY_OPTIONS)
+where_extraction = _combine(
+    option("--backend", type=EXTRACTION_BACKEND, help=_BACKEND_HELP), *_RAY_OPTIONS
 )
 # Which layers of a model are read, and how.
 reading = _combine(

@@ -18,6 +18,7 @@ from criticalmass.cli.options import (
     several,
     sweeping,
     where,
+    where_extraction,
 )
 from criticalmass.cli.output import show_redundancy
 from criticalmass.errors import CriticalMassError
@@ -114,7 +115,7 @@ def measure(
 @_device
 @option("--dtype", type=DTYPE, help="Type of the stored features.")
 @option("--engine", type=ENGINE, help="Engine that runs the model.")
-@where
+@where_extraction
 @quiet
 def extract(
     model: str,
@@ -137,6 +138,7 @@ def extract(
 
     The model runs once over the data, for any number of layers.
     """
+    from criticalmass.core.backends import BACKENDS
     from criticalmass.extraction.extract import extract as run_extract
 
     options = drop_unset(
@@ -149,7 +151,7 @@ def extract(
         device=device,
         dtype=dtype,
         engine=engine,
-        backend=make_backend(backend, ray_address, ray_cpus),
+        backend=make_backend(backend, ray_address, ray_cpus, BACKENDS),
     )
     click.echo(str(run_extract(model, dataset, out=out, **options).path))
 

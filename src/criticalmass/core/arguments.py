@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from criticalmass.core.arrays import as_numpy
 from criticalmass.errors import CriticalMassError
 
 __all__ = ["validate_arguments"]
@@ -140,6 +141,13 @@ _MAX_SEEDS = 10_000
 # Each thread allocates its own workspace.
 _MAX_THREADS = 1024
 _SEEDS = f"a whole number of seeds up to {_MAX_SEEDS:,}, seeds (whole, 0 or more), or 'auto'"
+# Parameters that are arrays, and pairs of arrays; arrays of other libraries are converted.
+_ARRAYS = (
+    *("second_moment", "moment_of_squares", "x", "order", "orders", "values"),
+    *("value_full", "ranked", "relevant", "gains"),
+)
+_PAIRS = ("train", "test", "validation")
+_CONVERTED = frozenset((*_ARRAYS, *_PAIRS, "y", "fractions", "sizes", "l2s", "l2"))
 _RULES: dict[str, tuple[Predicate, str]] = {
     "level": (_between(1e-6, 1), "a confidence between 0 and 1, e.g. 0.95"),
     "refine_level": (_is_real, "a confidence between 0 and 1, e.g. 0.95"),
@@ -166,17 +174,9 @@ _RULES: dict[str, tuple[Predicate, str]] = {
     "sizes": (_one_or_more(_is_finite), "whole numbers of neurons, at least 1"),
     "fractions": (_any_of(_is_text, _one_or_more(_is_real)), "numbers in (0, 1], at least one"),
     "members": (_one_or_more(_integer_from(1)), "whole numbers of at least 1"),
-    **dict.fromkeys(
-        (
-            *("second_moment", "moment_of_squares", "x", "order", "orders", "values"),
-            *("value_full", "ranked", "relevant", "gains"),
-        ),
-        (_is_numeric_array, "an array of real numbers"),
-    ),
+    **dict.fromkeys(_ARRAYS, (_is_numeric_array, "an array of real numbers")),
     "y": (_is_labels, "an array of labels"),
-    **dict.fromkeys(
-        ("train", "test", "validation"), (_is_labelled_rows, "a pair of rows and labels")
-    ),
+    **dict.fromkeys(_PAIRS, (_is_labelled_rows, "a pair of rows and labels")),
     "backend": (lambda value: _is_text(value) or hasattr(value, "map"), "a text, e.g. local"),
     **dict.fromkeys(("run", "run_or_runs"), (_one_or_more(_is_artifact), "a run or its folder")),
     **dict.fromkeys(
@@ -242,7 +242,7 @@ _WRAPPED = frozenset(("deltas", "sizes", "l2s"))
 def validate_arguments(function: Callable[P, R]) -> Callable[P, R]:
     """Check the arguments of a public function before it runs.
 
-    ``None`` passes where it is the default.
+    ``None`` passes where it is the default. Arrays of other libraries become NumPy arrays.
 
     Raises
     ------
@@ -259,6 +259,8 @@ def validate_arguments(function: Callable[P, R]) -> Callable[P, R]:
             if name not in rules or (value is None and signature.parameters[name].default is None):
                 continue
             predicate, expected = rules[name]
+            if name in _CONVERTED:
+                value = bound.arguments[name] = _convert_arrays(value, name)
             if not _passes(predicate, value):
                 raise CriticalMassError(f"{name}={_shorten(value)} must be {expected}")
             if isinstance(value, np.generic):
@@ -268,6 +270,13 @@ def validate_arguments(function: Callable[P, R]) -> Callable[P, R]:
         return function(*bound.args, **bound.kwargs)
 
     return call
+
+
+def _convert_arrays(value: Any, name: str) -> Any:
+    """Convert an array, or each array of a pair, to NumPy if another library made it."""
+    if name in _PAIRS and isinstance(value, (tuple, list)):
+        return tuple(as_numpy(item, name) for item in value)
+    return as_numpy(value, name)
 
 
 def _passes(predicate: Predicate, value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from criticalmass.core.progress import write_line
 from criticalmass.errors import CriticalMassError, StoreError, unknown_name
 from criticalmass.extraction.datasets import Dataset, load_dataset
 from criticalmass.extraction.datasets.undecodable import report_all_broken
-from criticalmass.extraction.engines import ENGINES, PRECISIONS
+from criticalmass.extraction.engines import ENGINES, PRECISIONS, EngineError, reference_name
+from criticalmass.extraction.engines.registry import warn_fallback
 from criticalmass.extraction.layers import (
     LayerSelection,
     select_by_name,
@@ -36,7 +38,7 @@ from criticalmass.storage.features_writer import (
     describe_differences,
     different_request_error,
 )
-from criticalmass.storage.files import MANIFEST, read_manifest
+from criticalmass.storage.files import MANIFEST, read_manifest, resolve_inside
 
 DTYPES = ("float32", "float16")
 _ALLOWED = {"dtype": DTYPES, "engine": ENGINES, "precision": PRECISIONS}
@@ -81,8 +83,9 @@ def extract(
     engine: ``"auto"``, ``"openvino"``, ``"torch"`` or, for ONNX graphs, ``"onnxruntime"``.
     weights: file to load into a ``timm:`` or ``module:`` model; becomes part of its spec.
     pool: how the positions of a convolution and the tokens of a transformer become one vector:
-        ``"mean"`` (the default), ``"max"``, ``"flatten"`` or, for tokens, ``"cls"``; becomes part
-        of the spec.
+        ``"mean"``, ``"max"``, ``"flatten"`` or, for tokens, ``"cls"`` and ``"last"``; becomes part
+        of the spec. The default is ``"last"`` for the tokens of a causal text model (a decoder)
+        and otherwise ``"mean"``.
     skip_broken: leave out images that cannot be decoded. Each image is decoded once before the
         model runs, and the manifest names the images left out.
     precision: precision of the computation: ``"float32"``, or ``"bf16"``, which is faster and
@@ -116,18 +119,58 @@ def extract(
     store = _open_finished(Path(out), model_entry(frozen), data, selection, options)
     if store is not None:
         return store
+    options = _engine_of_interrupted(Path(out), frozen, options)
+
     extraction = prepare_extraction(frozen, data, selection, samples, options)
-    splits = {name: SplitInfo(split.labels, split.ids) for name, split in data.splits.items()}
-    writer = StoreWriter.begin(out, extraction.header, splits)
-    with report_all_broken(data):
-        if isinstance(runner, Local):
-            extraction.write_missing(writer)
-        else:
-            task = ShardTask(
-                model, dataset, skip_broken, device, selection, options, extraction.header
-            )
-            task.write_missing(writer, runner, extraction.label, extraction.unit)
-    return writer.finish()
+
+    def write() -> FeatureStore:
+        writer = StoreWriter.begin(out, extraction.header, _split_infos(data))
+        with report_all_broken(data):
+            if isinstance(runner, Local):
+                extraction.write_missing(writer)
+            else:
+                task = ShardTask(
+                    model, dataset, skip_broken, device, selection, options, extraction.header
+                )
+                task.write_missing(writer, runner, extraction.label, extraction.unit)
+        return writer.finish()
+
+    try:
+        return write()
+    except EngineError as error:
+        reference = reference_name(frozen)
+        if options.engine != "auto" or extraction.engine.info["name"] == reference:
+            raise
+        warn_fallback(frozen, error)
+        _discard_features(Path(out))
+        options = replace(options, engine=reference)
+        extraction = prepare_extraction(frozen, data, selection, samples, options)
+        return write()
+
+
+def _split_infos(data: Dataset) -> dict[str, SplitInfo]:
+    return {name: SplitInfo(split.labels, split.ids) for name, split in data.splits.items()}
+
+
+def _discard_features(out: Path) -> None:
+    """Remove the manifest and the shards of an interrupted store, so that it is begun again."""
+    for layer in read_manifest(out)["layers"].values():
+        for shards in layer["shards"].values():
+            for shard in shards:
+                resolve_inside(out, shard["path"]).unlink(missing_ok=True)
+    (out / MANIFEST).unlink()
+
+
+def _engine_of_interrupted(
+    out: Path, model: FrozenModel, options: ExtractionOptions
+) -> ExtractionOptions:
+    """Continue an interrupted store of the reference engine with that engine."""
+    if options.engine != "auto" or not (out / MANIFEST).is_file():
+        return options
+    manifest = read_manifest(out)
+    name = reference_name(model)
+    is_reference = manifest.get("engine", {}).get("name") == name
+    return replace(options, engine=name) if is_reference else options
 
 
 def _check_request(layers: Sequence[str], options: ExtractionOptions) -> tuple[str, ...]:

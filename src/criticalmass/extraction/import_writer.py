@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from criticalmass.core.progress import Progress, write_line
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.vectors import Vectors, VectorSource
-from criticalmass.extraction.vectors.source import check_vectors
+from criticalmass.extraction.vectors.source import check_finite
 from criticalmass.storage import features_writer
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.features_writer import (
@@ -93,9 +93,9 @@ def write_store(out: Path, plan: ImportPlan) -> FeatureStore:
     if not plan.copy and _write_link(out, plan):
         write_line(f"{plan.vectors.name} is linked, not copied")
         return FeatureStore.open(out)
-    for part, source in plan.vectors.sources.items():
+    for source in plan.vectors.sources.values():
         if source.mapped is not None:
-            _check_finite(source, f"features of {part!r}")
+            _check_finite(source)
     is_new = not (out / MANIFEST).exists()
     writer = StoreWriter.begin(out, plan.header, plan.split_infos())
     try:
@@ -139,19 +139,17 @@ def _write_link(out: Path, plan: ImportPlan) -> bool:
     matrix = source.mapped
     if matrix is None or not matrix.is_storable:
         return False
-    _check_finite(source, f"the vectors in {str(matrix.path)!r}")
+    _check_finite(source)
     rows = {name: split.rows for name, split in plan.splits.items()}
     link = LinkPlan(matrix.path, matrix.offset, matrix.open(), plan.layer, rows)
     return write_linked(out, plan.request(), link, plan.split_infos())
 
 
-def _check_finite(source: VectorSource, what: str) -> None:
+def _check_finite(source: VectorSource) -> None:
     """Check that all values are finite, before anything is written."""
     row = 0
     for chunk in source.chunks():
-        # If the sum is finite, so are all values. If it is not, check each: it may have overflowed.
-        if not np.isfinite(chunk.sum(dtype=np.float64)):
-            check_vectors(np.asarray(chunk), f"{what}, rows from {row} on,")
+        check_finite(chunk, source.name, row)
         row += len(chunk)
 
 
@@ -169,18 +167,19 @@ def _write_shards(writer: StoreWriter, plan: ImportPlan) -> None:
                 if split.part == part
             ]
             if any(filler.shards for filler in fillers):
-                _read_part(source, fillers, part)
+                _read_part(source, fillers)
 
 
-def _read_part(source: VectorSource, fillers: list[_ShardFiller], part: str) -> None:
+def _read_part(source: VectorSource, fillers: list[_ShardFiller]) -> None:
     row = 0
     for chunk in source.chunks():
+        check_finite(chunk, source.name, row)
         for filler in fillers:
             filler.add(chunk, row)
         row += len(chunk)
     if row != source.shape[0]:
         raise CriticalMassError(
-            f"{part!r} has {row} vectors, but its file states {source.shape[0]}; check that no "
+            f"{source.name} has {row} vectors, but {source.shape[0]} were counted; check that no "
             "other program is writing to the file"
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from criticalmass.core.arguments import validate_arguments
-from criticalmass.core.progress import write_line
+from criticalmass.core.progress import warn_user, write_line
 from criticalmass.errors import CriticalMassError
-from criticalmass.extraction.datasets.arrays import as_integer_labels, encode_labels
 from criticalmass.extraction.datasets.splits import (
     SPLIT_SEED,
     TEST_SHARE,
@@ -23,12 +23,28 @@ from criticalmass.extraction.datasets.splits import (
     stratified_test_mask,
 )
 from criticalmass.extraction.import_writer import ImportPlan, SplitRows, write_store
-from criticalmass.extraction.vectors import Vectors, VectorSource, open_vectors
-from criticalmass.extraction.vectors.source import check_vectors
+from criticalmass.extraction.labels import (
+    LabelColumn,
+    check_hidden_labels,
+    count_labels,
+    describe_classes,
+    describe_samples,
+    encode_labels,
+    read_mask_or_texts,
+)
+from criticalmass.extraction.vectors import (
+    VectorRequest,
+    Vectors,
+    VectorSource,
+    open_objects,
+    open_vectors,
+)
+from criticalmass.extraction.vectors.tables import SPLIT_COLUMN, name_some
 from criticalmass.storage.digests import file_digest
 from criticalmass.storage.features import UNLABELLED, FeatureStore
 
 LAYER = "penultimate"
+NO_LABELS = "none"
 
 
 @validate_arguments
@@ -49,123 +65,190 @@ def import_features(
     the file and an index of the rows of each split. The link survives deletion of the original.
     If a program writes into the original, opening the store raises an error.
 
+    A column or array that could hold the vectors, by its name or type, is read or refused; it is
+    never replaced by another one. One line says what was read and what was not, and another one
+    counts samples and classes. Classes with too few samples are a warning.
+
     Parameters
     ----------
     path_or_arrays: (n_samples, n_neurons) vectors, or one such array per split
-        (``{"train": X, "test": X}``), or a file: ``.npy``; ``.npz`` with ``X`` (and ``y``) or
-        ``x_train``, ``x_test`` (and ``y_train``, ``y_test``); ``.parquet`` with a column of
-        lists, or a column per neuron; ``.safetensors``; ``.faiss`` or ``.index`` (quantised
-        indexes return approximate vectors).
+        (``{"train": X, "test": X}``): NumPy, torch, scipy.sparse, lists; a table of pandas,
+        polars or pyarrow; or a file. Tables (``.parquet``, ``.csv``, ``.tsv``, ``.jsonl``,
+        ``.ndjson``, ``.feather``, ``.arrow``, and a folder or pattern of files of one of these)
+        have a column of vectors in any form (lists, tensors, texts such as ``[0.1, 0.2]``), or a
+        column per neuron. Named arrays (``.npz``, ``.safetensors``, ``.pt``, ``.pth``, ``.h5``,
+        ``.hdf5``) have one matrix, ``X``, or ``x_train`` and ``x_test``. Single matrices:
+        ``.npy``, ``.npz`` of scipy.sparse, ``.fvecs``, ``.bvecs``, ``.ivecs``, and ``.faiss`` or
+        ``.index`` (quantised indexes return approximate vectors).
     out: the folder of the store.
-    labels: (n_samples,) whole numbers or texts, or one array per split; a column of the Parquet
-        file; an ``.npy`` file, or a ``.txt`` file with one label per line. Without labels (and
-        without ``y`` in the ``.npz``) there is one class, and only measures that need no labels
-        apply.
+    labels: (n_samples,) whole numbers or texts of any type, or one array per split; the name of a
+        column or array of the file; an ``.npy`` file, or a ``.txt`` file with one label per line.
+        By default the column or array called ``label``, ``labels``, ``target``, ``class`` or
+        ``y``, in any case (in split files ``y_train`` and ``y_test`` ...). ``"none"``, or no such
+        column: there is one class, and only measures that need no labels apply.
     split: (n_samples,) texts ``"train"`` and ``"test"`` (``"val"``), a boolean mask of the test
         samples, or a column or file of either; by default a single matrix is split by class (at
         random without labels), a quarter for the test, seed 0.
-    column: the column, array or tensor of the vectors, if the file has several.
+    column: the column, array or tensor of the vectors, if there are several; a pattern such as
+        ``"d*"`` names the columns of a table that has a column per neuron.
     copy: copy the vectors even if their file can be linked.
 
     Raises
     ------
-    CriticalMassError: no such file, column or tensor; values that are not finite; shapes that do
+    CriticalMassError: no such file, column or tensor; no clear choice; values that are not
+        finite; missing labels, or labels that are neither whole numbers nor texts; shapes that do
         not fit.
     StoreError: ``out`` holds another request's features.
     MissingExtraError: the library that reads the file is not installed.
     """
     vectors = _open_input(path_or_arrays, labels, split, column)
-    label_values, label_source = _read_labels(vectors, labels)
-    class_names, class_numbers = _encode_classes(vectors.sources, label_values)
+    given = _read_labels(vectors, labels, column)
+    _write_summary(vectors, given.source)
+    class_names, class_numbers = _encode_classes(vectors, given)
     if len({source.shape[1] for source in vectors.sources.values()}) != 1:
         shapes = ", ".join(f"{name} {source.shape}" for name, source in vectors.sources.items())
         raise CriticalMassError(f"the splits differ in width: {shapes}")
     splits, rule = _assign_rows(vectors, class_numbers, split)
-    notes = {"split": rule, "labels": label_source}
+    labels_of_splits = {name: class_numbers[rows.part][rows.rows] for name, rows in splits.items()}
+    check_hidden_labels(labels_of_splits, class_names, given.owner)
+    notes = {"split": rule, "labels": given.source}
     if vectors.notes:
         notes["vectors"] = "; ".join(vectors.notes)
     header = _manifest_header(vectors, class_numbers, class_names, notes)
-    return write_store(Path(out), ImportPlan(LAYER, vectors, class_numbers, splits, header, copy))
+    store = write_store(Path(out), ImportPlan(LAYER, vectors, class_numbers, splits, header, copy))
+    _write_counts(store, vectors, labels_of_splits, class_names)
+    return store
+
+
+def _write_counts(
+    store: FeatureStore,
+    vectors: Vectors,
+    labels: Mapping[str, NDArray[np.int64]],
+    class_names: tuple[str, ...],
+) -> None:
+    """Write rows, neurons, classes and samples in one line; warn of classes without samples."""
+    rows = sum(len(numbers) for numbers in labels.values())
+    width = next(iter(vectors.sources.values())).shape[1]
+    counts = describe_samples(labels, class_names)
+    write_line(f"{store.path}: {rows:,} rows, {width:,} neurons, {counts}")
+    problems = describe_classes(labels, class_names)
+    serious = [problem.text for problem in problems if problem.is_serious]
+    if serious:
+        warn_user(f"{vectors.name}: {'; '.join(serious)}")
+    others = [problem.text for problem in problems if not problem.is_serious]
+    if others:
+        write_line(f"{vectors.name}: {'; '.join(others)}")
 
 
 def _open_input(path_or_arrays: Any, labels: Any, split: Any, column: str | None) -> Vectors:
     """Open the file, or wrap the arrays."""
+    request = VectorRequest(
+        column,
+        labels if isinstance(labels, str) else None,
+        split if isinstance(split, str) else None,
+        find_labels=labels is None,
+    )
     if isinstance(path_or_arrays, (str, Path)):
-        other_columns = frozenset(name for name in (labels, split) if isinstance(name, str))
-        vectors = open_vectors(Path(path_or_arrays), column, other_columns)
-        for note in vectors.notes:
-            write_line(note)
+        vectors = open_vectors(Path(path_or_arrays), request)
     else:
-        if column is not None:
-            raise CriticalMassError(f"column={column!r} is for files; leave it out for arrays")
-        if isinstance(path_or_arrays, Mapping):
-            arrays = {str(name): _as_array(x, "features") for name, x in path_or_arrays.items()}
-        else:
-            arrays = {"all": _as_array(path_or_arrays, "features")}
-        for name, array in arrays.items():
-            check_vectors(array, f"features of {name!r}")
-        sources = {
-            name: VectorSource.from_array(x, f"features of {name!r}") for name, x in arrays.items()
-        }
-        vectors = Vectors("arrays", sources)
+        vectors = open_objects(path_or_arrays, request)
     if set(vectors.sources) not in ({"all"}, {"train", "test"}):
         raise CriticalMassError(f"splits must be 'train' and 'test', got {sorted(vectors.sources)}")
     return vectors
 
 
-def _as_array(values: Any, name: str) -> NDArray[Any]:
-    """Convert an argument to an array; ``name`` is that of the argument.
+@dataclass(frozen=True)
+class _GivenLabels:
+    """The labels of all parts, as given.
 
-    Raises
-    ------
-    CriticalMassError: its rows differ in length.
+    Attributes
+    ----------
+    columns: part -> labels; None without labels.
+    source: where they come from, for the manifest.
+    are_chosen: whether they were chosen by their name, and not named by the user.
     """
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        text = " ".join(repr(values).split())[:80]
-        raise CriticalMassError(
-            f"{name}={text} cannot be made an array; all rows must have the same length"
-        ) from error
+
+    columns: Mapping[str, LabelColumn] | None
+    source: str
+    are_chosen: bool = False
+
+    @property
+    def owner(self) -> str:
+        return next(iter(self.columns.values())).source if self.columns else "labels"
 
 
-def _read_labels(vectors: Vectors, labels: Any) -> tuple[Mapping[str, NDArray[Any]] | None, str]:
-    """Read the labels of every part, None without labels; return them and their source."""
-    if labels is None and not vectors.labels:
-        write_line(f"{vectors.name} without labels: measures such as cka and retrieval need none")
-        return None, "none"
+def _read_labels(vectors: Vectors, labels: Any, column: str | None) -> _GivenLabels:
+    """Read the labels of every part."""
+    if labels == NO_LABELS if isinstance(labels, str) else labels is None and not vectors.labels:
+        named = vectors.read_column(NO_LABELS) if labels == NO_LABELS else None
+        if named is None:
+            write_line(
+                f"{vectors.name} without labels: measures such as cka and retrieval need none"
+            )
+            return _GivenLabels(None, "none")
+        return _GivenLabels(named, f"{vectors.unit} {NO_LABELS!r}")
     if labels is None:
-        values, source = dict(vectors.labels), f"as in {vectors.name}"
-    elif isinstance(labels, (str, Path)):
-        array, source = read_column_or_file(labels, vectors, "label")
-        values = {"all": array}
+        is_usual = vectors.unit == "column" or vectors.label_source == f"as in {vectors.name}"
+        if column is not None and not is_usual:
+            warn_user(
+                f"{vectors.name}: the labels are {vectors.label_source}; labels='none' (--labels "
+                "none) leaves them out"
+            )
+        return _GivenLabels(vectors.labels, vectors.label_source, are_chosen=True)
+    if isinstance(labels, (str, Path)):
+        columns, source = read_column_or_file(labels, vectors, "label")
     elif isinstance(labels, Mapping):
-        values = {str(name): _as_array(x, "labels") for name, x in labels.items()}
+        columns = {
+            str(part): LabelColumn(values, f"labels of {str(part)!r}")
+            for part, values in labels.items()
+        }
         source = "as given"
     else:
-        values, source = {"all": _as_array(labels, "labels")}, "as given"
-    if set(values) != set(vectors.sources):
+        columns, source = {"all": LabelColumn(labels)}, "as given"
+    if set(columns) != set(vectors.sources):
         raise CriticalMassError(
-            f"features have the splits {sorted(vectors.sources)}, labels {sorted(values)}; "
+            f"features have the splits {sorted(vectors.sources)}, labels {sorted(columns)}; "
             "give both the same splits"
         )
-    return values, source
+    return _GivenLabels(columns, source)
+
+
+def _write_summary(vectors: Vectors, label_source: str) -> None:
+    """Write in one line what was read and what was not."""
+    if not vectors.origin:
+        return
+    rows = sum(source.shape[0] for source in vectors.sources.values())
+    width = next(iter(vectors.sources.values())).shape[1]
+    line = f"{vectors.name}: {rows:,} rows of {width:,} numbers from {vectors.origin}"
+    line += f"; labels: {label_source}"
+    if vectors.unread:
+        line += f"; not read: {name_some(vectors.unread)}"
+    exact = [note for note in vectors.notes if not note.startswith(("read of", "not read of"))]
+    write_line("; ".join([line, *exact]))
 
 
 def _encode_classes(
-    sources: Mapping[str, VectorSource], labels: Mapping[str, NDArray[Any]] | None
+    vectors: Vectors, labels: _GivenLabels
 ) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]]]:
     """Return the class names, and part -> (n,) class numbers."""
-    if labels is None:
+    sources = vectors.sources
+    if labels.columns is None:
         return UNLABELLED, {n: np.zeros(s.shape[0], np.int64) for n, s in sources.items()}
-    for name, source in sources.items():
-        if labels[name].shape != (source.shape[0],):
-            raise CriticalMassError(
-                f"{source.shape[0]} features of {name!r} but labels of shape "
-                f"{labels[name].shape}; give one label per vector"
-            )
-    class_names, class_numbers = encode_labels([labels[name] for name in sources])
-    return class_names, dict(zip(sources, class_numbers, strict=True))
+    for part, source in sources.items():
+        _check_length(source, labels.columns[part])
+    cure = "; or leave the labels out with labels='none' (--labels none)"
+    columns = [labels.columns[part] for part in sources]
+    class_names, numbers = encode_labels(columns, cure if labels.are_chosen else "")
+    return class_names, dict(zip(sources, numbers, strict=True))
+
+
+def _check_length(source: VectorSource, column: LabelColumn) -> None:
+    n = count_labels(column)
+    if n != source.shape[0]:
+        raise CriticalMassError(
+            f"there are {source.shape[0]} vectors ({source.name}) but {n} labels "
+            f"({column.source}); give one label per vector"
+        )
 
 
 def _assign_rows(
@@ -180,16 +263,18 @@ def _assign_rows(
             for name, source in vectors.sources.items()
         }
         return splits, "as given"
-    if split is None:
+    if split is None and vectors.split_column == SPLIT_COLUMN:
+        values, rule = vectors.read_column(SPLIT_COLUMN), "by the names of the files"
+    elif split is None:
         mask = stratified_test_mask(labels["all"], TEST_SHARE, SPLIT_SEED)
         rule = default_split_rule(labels["all"])
         rows = {"train": np.flatnonzero(~mask), "test": np.flatnonzero(mask)}
+        return {name: SplitRows("all", indices) for name, indices in rows.items()}, rule
+    elif isinstance(split, (str, Path)):
+        values, rule = read_column_or_file(split, vectors, "split")
     else:
-        if isinstance(split, (str, Path)):
-            values, rule = read_column_or_file(split, vectors, "split")
-        else:
-            values, rule = _as_array(split, "split"), "as given"
-        rows = rows_by_split(values, vectors.sources["all"].shape[0])
+        values, rule = {"all": LabelColumn(split, "split")}, "as given"
+    rows = rows_by_split((values or {})["all"], vectors.sources["all"].shape[0])
     return {name: SplitRows("all", indices) for name, indices in rows.items()}, rule
 
 
@@ -201,11 +286,11 @@ def _manifest_header(
 ) -> dict[str, Any]:
     """Describe the import for the manifest; equal headers mean equal content."""
     digest = hashlib.sha256()
-    if vectors.path is not None:
-        digest.update(file_digest(vectors.path).encode())
+    for file in vectors.files:
+        digest.update(file_digest(file).encode())
     for name, source in vectors.sources.items():
         digest.update(f"{name}{source.dtype.str}{source.shape}".encode())
-        if vectors.path is None:
+        if not vectors.files:
             for chunk in source.chunks():
                 digest.update(np.ascontiguousarray(chunk).tobytes())
         digest.update(labels[name].tobytes())
@@ -245,55 +330,59 @@ _SPLIT_NAMES = {
 
 def read_column_or_file(
     column_or_path: str | Path, vectors: Vectors, what: str
-) -> tuple[NDArray[Any], str]:
+) -> tuple[Mapping[str, LabelColumn], str]:
     """Read one value per vector.
 
     Parameters
     ----------
-    column_or_path: a column of the vectors' table, an ``.npy`` file, or a ``.txt`` file with one
-        value per line. A column takes precedence over a file of the same name.
+    column_or_path: a column of the vectors' table, an array of their file, an ``.npy`` file, or a
+        ``.txt`` file with one value per line. A column takes precedence over a file of the same
+        name.
     vectors: the vectors that the values belong to.
     what: "label" or "split", for errors.
 
     Returns
     -------
-    (n,) values, and a description of their source.
+    Part -> (n,) values, and a description of their source.
 
     Raises
     ------
     CriticalMassError: neither a column nor a file of that name, or a line without a value.
     """
     name = str(column_or_path)
-    if vectors.read_column is not None and isinstance(column_or_path, str):
-        values = vectors.read_column(name)
-        if values is not None:
-            return values, f"column {name!r}"
+    if isinstance(column_or_path, str):
+        columns = vectors.read_column(name)
+        if columns is not None:
+            return columns, f"{vectors.unit} {name!r}"
     path = Path(column_or_path)
     if path.suffix == ".txt" and path.is_file():
-        return _read_lines(path, what), f"file {path.name}"
+        return {"all": LabelColumn(_read_lines(path, what), repr(name), True)}, f"file {path.name}"
     if path.suffix == ".npy" and path.is_file():
         try:
-            return np.asarray(np.load(path, allow_pickle=False)), f"file {path.name}"
+            values = np.load(path, allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
-            raise CriticalMassError(f"{name!r} cannot be read as an array: {error}") from error
+            raise CriticalMassError(
+                f"{name!r} cannot be read as an array of numbers or texts; save it again, objects "
+                "as texts: np.save(path, labels.astype(str))"
+            ) from error
+        return {"all": LabelColumn(values, repr(name))}, f"file {path.name}"
     if path.is_file():
         raise CriticalMassError(
             f"{name!r} must be a .npy file, or a .txt file with one {what} per line"
         )
     files = [p.name for p in path.parent.glob("*") if p.suffix in (".txt", ".npy")]
-    candidates = [*vectors.column_names, *files]
-    close = difflib.get_close_matches(path.name, candidates, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(path.name, [*vectors.column_names, *files], n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     column = "column and no " if vectors.column_names else ""
     raise CriticalMassError(f"no {column}file {name!r} to read a {what} per vector from{hint}")
 
 
-def _read_lines(path: Path, what: str) -> NDArray[Any]:
-    """Read one value per line; integers if all are."""
+def _read_lines(path: Path, what: str) -> list[str]:
+    """Read one value per line."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
-        raise CriticalMassError(f"{str(path)!r} is no UTF-8 text: {error}") from error
+        raise CriticalMassError(f"{str(path)!r} is no UTF-8 text; save it as UTF-8") from error
     while lines and not lines[-1]:
         lines.pop()
     if "" in lines:
@@ -302,32 +391,39 @@ def _read_lines(path: Path, what: str) -> NDArray[Any]:
         )
     if not lines:
         raise CriticalMassError(f"{str(path)!r} is empty; write one {what} per line")
-    return as_integer_labels(np.array(lines))
+    return lines
 
 
-def rows_by_split(split: NDArray[Any], n: int) -> dict[str, NDArray[np.intp]]:
+def rows_by_split(split: LabelColumn, n: int) -> dict[str, NDArray[np.intp]]:
     """Convert one split name per vector, or a mask of the test samples, to rows of each split.
 
     Raises
     ------
     CriticalMassError: another length or other names, or no samples for training or testing.
     """
-    if split.shape != (n,):
-        raise CriticalMassError(f"split has shape {split.shape}, but there are {n} samples")
-    if split.dtype == np.bool_:
-        split = np.where(split, "test", "train")
-    names = {str(name) for name in np.unique(split)} if split.dtype.kind in "US" else set()
-    if not names or not names <= _SPLIT_NAMES.keys():
+    size = count_labels(split)
+    if size != n:
         raise CriticalMassError(
-            "split must hold 'train' and 'test' (and 'val'), or be a mask of test samples"
+            f"{split.source} has {size} values, but there are {n} samples; give one per sample"
+        )
+    values = read_mask_or_texts(split)
+    if values is not None and values.dtype == np.bool_:
+        values = np.where(values, "test", "train")
+    names = set() if values is None else {str(name) for name in np.unique(values)}
+    if values is None or not names or not names <= _SPLIT_NAMES.keys():
+        others = sorted(names - _SPLIT_NAMES.keys())
+        hint = f", and not {name_some(others)}" if others else ""
+        raise CriticalMassError(
+            f"{split.source} must hold 'train' and 'test' (and 'val'), or be a mask of test "
+            f"samples{hint}"
         )
     roles = {name: _SPLIT_NAMES[name] for name in names}
-    if "test" not in names:
+    if "test" not in roles.values():
         roles = {name: "test" if role == "val" else role for name, role in roles.items()}
     rows = {
-        role: np.flatnonzero(np.isin(split, [name for name in names if roles[name] == role]))
+        role: np.flatnonzero(np.isin(values, [name for name in names if roles[name] == role]))
         for role in ("train", "test", "val")
     }
     if not rows["train"].size or not rows["test"].size:
-        raise CriticalMassError("split leaves train or test without samples")
+        raise CriticalMassError(f"{split.source} leaves train or test without samples")
     return {role: indices for role, indices in rows.items() if indices.size}

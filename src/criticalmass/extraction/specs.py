@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from criticalmass.errors import CriticalMassError, unknown_name
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,68 @@ class Spec:
     scheme: str
     name: str
     options: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class SpecSource(Generic[T]):
+    """One entry of the registry of models or datasets.
+
+    Attributes
+    ----------
+    form: ``scheme:name``; a placeholder in capitals, as in ``csv:FILE``, stands for any name.
+    load: loads what a spec of this form names.
+    description: one line for ``criticalmass list``.
+    options: options that the spec accepts; the same for all forms of a scheme.
+    """
+
+    form: str
+    load: Callable[..., T]
+    description: str
+    options: tuple[str, ...] = ()
+
+    @property
+    def scheme(self) -> str:
+        """The part before the first colon."""
+        return self.form.partition(":")[0]
+
+    @property
+    def name(self) -> str:
+        """The part after the first colon: a name or a placeholder."""
+        return self.form.partition(":")[2]
+
+    @property
+    def takes_any_name(self) -> bool:
+        """Whether the name is a placeholder."""
+        return self.name.isupper()
+
+
+def options_of(sources: Sequence[SpecSource[T]]) -> dict[str, tuple[str, ...]]:
+    """Return scheme -> the options that it accepts."""
+    return {source.scheme: source.options for source in sources}
+
+
+def find_source(kind: str, spec: Spec, sources: Sequence[SpecSource[T]]) -> SpecSource[T]:
+    """Return the entry that loads a spec.
+
+    Parameters
+    ----------
+    kind: what the spec names, e.g. ``"dataset"``; used in errors.
+    spec: a spec of a known scheme.
+    sources: the registry.
+
+    Raises
+    ------
+    CriticalMassError: the scheme has no such name, and no form that takes any name.
+    """
+    of_scheme = [source for source in sources if source.scheme == spec.scheme]
+    for source in of_scheme:
+        if source.name == spec.name:
+            return source
+    for source in of_scheme:
+        if source.takes_any_name:
+            return source
+    names = [source.name for source in of_scheme]
+    raise unknown_name(f"{spec.scheme}: {kind}", spec.name, names)
 
 
 def parse_spec(kind: str, text: str, schemes: Mapping[str, Collection[str]]) -> Spec:

@@ -7,15 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 _GROUP = 32
+_LARGEST = np.finfo(np.float32).max
 
 
 @numba.njit(cache=True, fastmath={"reassoc", "nnan", "ninf", "nsz"}, boundscheck=False)
 def update_nearest(
-    dots: NDArray[np.float32],
-    offsets: NDArray[np.float32],
-    factors: NDArray[np.float32],
+    dots: NDArray[np.floating],
+    offsets: NDArray[np.floating],
+    factors: NDArray[np.floating],
     ids: NDArray[np.int32],
-    best: NDArray[np.float32],
+    best: NDArray[np.floating],
     best_ids: NDArray[np.int32],
 ) -> None:
     """Insert the nearest candidates of a tile into every query's list of nearest neighbours.
@@ -29,7 +30,8 @@ def update_nearest(
 
     Parameters
     ----------
-    dots: (n_queries, n_tile) inner products of queries and candidates.
+    dots: (n_queries, n_tile) inner products of queries and candidates, float32 or float64;
+        the other floats have the same precision.
     offsets, factors: (n_tile,) of the candidates.
     ids: (n_tile,) numbers or class ids of the candidates.
     best: (n_queries, n_neighbours) dissimilarities, ascending, changed in place.
@@ -37,12 +39,12 @@ def update_nearest(
     """
     n_queries, n_tile = dots.shape
     last = best.shape[1] - 1
-    values = np.empty(_GROUP, dtype=np.float32)
+    values = np.empty(_GROUP, dtype=dots.dtype)
     for q in range(n_queries):
         row, row_best, row_ids = dots[q], best[q], best_ids[q]
         for start in range(0, n_tile, _GROUP):
             size = min(_GROUP, n_tile - start)
-            smallest = np.float32(np.finfo(np.float32).max)
+            smallest = dots.dtype.type(_LARGEST)
             for i in range(size):
                 values[i] = offsets[start + i] + factors[start + i] * row[start + i]
                 smallest = min(smallest, values[i])

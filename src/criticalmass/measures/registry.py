@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from criticalmass.errors import unknown_name
+from criticalmass.measures.memory import LayerSizes, workspace_bytes
 from criticalmass.measures.protocol import VALIDATION_SEED, VALIDATION_SHARE
 
 if TYPE_CHECKING:
@@ -27,36 +28,79 @@ _IDENTITY = ("model", "layer", "dataset", "split", "selector", "seed", "n_kept",
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One entry of the registry.
+    """One entry of the registry: all that the package knows of a measure.
 
     Attributes
     ----------
     name: name of the measure, as the user writes it.
-    function: ``"module:function"`` within ``criticalmass`` that computes it.
+    kind: "probe" (trains on labels and is scored by accuracy) or "similarity" (compares the
+        subset with its whole layer).
+    function: the function that computes it, or ``"module:function"`` within ``criticalmass``.
+    description: one line for ``criticalmass list`` and for the page.
     label: axis label in figures.
-    is_probe: whether the measure trains on labels and scores by accuracy.
+    quantity: what is kept, in "keep 90 % of the ..."; empty: accuracy, or the similarity's name.
+    value_name: the value in the sentences of a slim model; empty: the measure's name.
+    plural: the fitted probes as the subject of a sentence; empty: the measure's name.
+    settings: returns the rest of the protocol, JSON-able; loads the measure's module.
     version: raised when the code changes, so that old values are computed again.
+    memory: bytes of the workspace as a function of `LayerSizes`, or ``"module:function"``.
+    min_test_samples: fewest test samples that have a value.
     one_order_per_job: whether a job takes one order at a time: because an order takes long, or
         because the randomness of the probe must depend on that order's seed alone.
     full_value_is_shared: whether the whole layer has the same value whatever the order.
-    settings: returns the rest of the protocol, JSON-able; loads the measure's module.
     every_size: whether all prefixes of an order cost no more than one.
+    law: the law that predicts its curve, from which `shrink` starts its search; None: no law.
+    query_score: the score of the stored vectors that a query finds, by which `shrink` evaluates
+        a retrieval measure; None: `shrink` calls ``function``.
     """
 
     name: str
-    function: str
-    settings: Callable[[], Mapping[str, Any]]
+    kind: Literal["probe", "similarity"]
+    function: str | Callable[..., Any]
+    description: str
     label: str = PROBE_LABEL
-    is_probe: bool = False
+    quantity: str = ""
+    value_name: str = ""
+    plural: str = ""
+    settings: Callable[[], Mapping[str, Any]] = dict
     version: int = 1
+    memory: str | Callable[[LayerSizes], int] = workspace_bytes
+    min_test_samples: int = 1
     one_order_per_job: bool = False
     full_value_is_shared: bool = True
     every_size: bool = False
+    law: Literal["cka", "ridge"] | None = None
+    query_score: Literal["ndcg", "recall"] | None = None
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether the measure trains on labels and scores by accuracy."""
+        return self.kind == "probe"
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the measure needs labels of at least two classes."""
+        return self.is_probe
 
     @property
     def protocol(self) -> dict[str, Any]:
         """All that a value depends on except the data and the subset; JSON-able."""
         return {"version": self.version, **self.settings()}
+
+    def load_function(self) -> Any:
+        """Return the function that computes the measure; its module is imported here."""
+        return _load(self.function)
+
+    def workspace_bytes(self, sizes: LayerSizes) -> int:
+        """Return the bytes of the measure's workspace on a layer."""
+        return int(_load(self.memory)(sizes))
+
+
+def _load(function: str | Callable[..., Any]) -> Any:
+    if not isinstance(function, str):
+        return function
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(f"criticalmass.{module}"), name)
 
 
 def identity(
@@ -130,71 +174,150 @@ def _neighbours(metric: str, **extra: str) -> dict[str, Any]:
 _ALL = (
     Measure(
         name="logistic",
+        kind="probe",
         function="measures.logistic.probe:logistic",
+        description="logistic regression on standardised neurons, with the strength of "
+        "regularisation chosen on a validation part of the training split, scored by accuracy on "
+        "the test split",
+        plural="Logistic probes",
         settings=_logistic,
-        is_probe=True,
+        memory="measures.logistic.memory:logistic_bytes",
         one_order_per_job=True,
+        law="ridge",
     ),
     Measure(
         name="ridge",
+        kind="probe",
         function="measures.probes.closed_form:ridge",
+        description="ridge regression onto the classes, scored by accuracy on the test split",
+        plural="Ridge probes",
         settings=_closed_form,
-        is_probe=True,
+        memory=partial(workspace_bytes, n_squares=6),
+        law="ridge",
     ),
     Measure(
-        name="lda", function="measures.probes.closed_form:lda", settings=_closed_form, is_probe=True
+        name="lda",
+        kind="probe",
+        function="measures.probes.closed_form:lda",
+        description="linear discriminant analysis, scored by accuracy on the test split",
+        plural="Linear discriminant probes",
+        settings=_closed_form,
+        memory=partial(workspace_bytes, n_squares=6),
+        law="ridge",
     ),
-    Measure(name="knn", function="measures.probes.knn:knn", settings=_knn, is_probe=True),
-    Measure(name="centroid", function="measures.probes.knn:centroid", settings=dict, is_probe=True),
+    Measure(
+        name="knn",
+        kind="probe",
+        function="measures.probes.knn:knn",
+        description="nearest neighbours, scored by accuracy on the test split",
+        plural="Nearest-neighbour classifiers",
+        settings=_knn,
+        law="ridge",
+    ),
+    Measure(
+        name="centroid",
+        kind="probe",
+        function="measures.probes.knn:centroid",
+        description="nearest class centroid, scored by accuracy on the test split",
+        plural="Nearest-centroid classifiers",
+        law="ridge",
+    ),
     Measure(
         name="sgd",
+        kind="probe",
         function="measures.probes.sgd:sgd",
+        description="the paper's protocol (a linear probe trained by gradient descent), scored by "
+        "accuracy on the test split",
+        plural="Linear probes trained by gradient descent",
         settings=_sgd,
-        is_probe=True,
+        memory="measures.probes.sgd:workspace",
         one_order_per_job=True,
         full_value_is_shared=False,
+        law="ridge",
     ),
     Measure(
         name="cka",
+        kind="similarity",
         function="measures.similarity.task:cka",
-        settings=_jackknife,
+        description="linear centred kernel alignment of the subset with its whole layer, on the "
+        "test split",
         label="linear CKA with the whole layer",
+        quantity="similarity (CKA) to the whole layer",
+        settings=_jackknife,
+        memory=partial(workspace_bytes, n_squares=4),
+        min_test_samples=4,
         every_size=True,
+        law="cka",
     ),
     Measure(
         name="cka-debiased",
+        kind="similarity",
         function="measures.similarity.task:cka_debiased",
-        settings=_jackknife,
+        description="debiased linear CKA of the subset with its whole layer, on the test split",
         label="debiased linear CKA with the whole layer",
+        quantity="similarity (debiased CKA) to the whole layer",
+        settings=_jackknife,
+        memory=partial(workspace_bytes, n_squares=4),
+        min_test_samples=6,
         every_size=True,
+        law="cka",
     ),
     Measure(
         name="procrustes",
+        kind="similarity",
         function="measures.similarity.task:procrustes",
-        settings=_jackknife,
+        description="orthogonal Procrustes similarity of the subset with its whole layer (nuclear "
+        "norm of their cross-covariance over the product of their norms), on the test split",
         label="Procrustes similarity with the whole layer",
+        quantity="Procrustes similarity to the whole layer",
+        settings=_jackknife,
+        memory=partial(workspace_bytes, n_squares=8),
+        min_test_samples=4,
     ),
     Measure(
         name="mutual-knn",
+        kind="similarity",
         function="measures.similarity.task:mutual_knn",
-        settings=partial(_neighbours, "euclidean"),
+        description="share of the 10 nearest test samples (Euclidean distance on raw features) "
+        "that the subset has in common with its whole layer; at most 4,096 test samples are "
+        "queries",
         label="nearest neighbours shared with the whole layer",
+        quantity="nearest neighbours in the whole layer",
+        settings=partial(_neighbours, "euclidean"),
+        min_test_samples=2,
     ),
     Measure(
         name="retrieval",
+        kind="similarity",
         function="measures.similarity.task:retrieval",
-        settings=partial(_neighbours, "cosine", gains="linear"),
+        description="nDCG@10 of the test samples that the subset retrieves by cosine similarity "
+        "of raw vectors; the whole layer's 10 nearest have the relevances 10, 9, ..., 1; at most "
+        "4,096 test samples are queries",
         label="nDCG@10 of the whole layer's neighbours",
+        quantity="retrieval quality (nDCG@10)",
+        value_name="nDCG@10 of retrieval",
+        settings=partial(_neighbours, "cosine", gains="linear"),
+        min_test_samples=2,
+        query_score="ndcg",
     ),
     Measure(
         name="retrieval-recall",
+        kind="similarity",
         function="measures.similarity.task:retrieval_recall",
-        settings=partial(_neighbours, "cosine"),
+        description="share of the whole layer's 10 nearest test samples, by cosine similarity of "
+        "raw vectors, that are among the subset's 10 nearest; at most 4,096 test samples are "
+        "queries",
         label="recall@10 of the whole layer's neighbours",
+        quantity="ten nearest vectors that the whole layer retrieves",
+        value_name="recall@10 of retrieval",
+        settings=partial(_neighbours, "cosine"),
+        min_test_samples=2,
+        query_score="recall",
     ),
 )
 
-MEASURES: Mapping[str, Measure] = MappingProxyType({m.name: m for m in _ALL})
+_BY_NAME: dict[str, Measure] = {measure.name: measure for measure in _ALL}
+MEASURES: Mapping[str, Measure] = MappingProxyType(_BY_NAME)
 
 
 def is_similarity(measure: str) -> bool:
@@ -207,30 +330,42 @@ def measure_label(measure: str) -> str:
     return MEASURES[measure].label if measure in MEASURES else PROBE_LABEL
 
 
-class _LazyFunctions(Mapping[str, Any]):
-    """Name -> function; the module of a function is imported on first use."""
+def measure_quantity(measure: str) -> str:
+    """Return what is kept of a layer, in "keep 90 % of the ..."."""
+    if not is_similarity(measure):
+        return "accuracy"
+    return MEASURES[measure].quantity or f"similarity ({measure}) to the whole layer"
 
-    def __init__(self, measures: Mapping[str, Measure]) -> None:
-        self._paths = {name: measure.function for name, measure in measures.items()}
+
+def measure_value_name(measure: str) -> str:
+    """Return the value that a slim model keeps, as sentences name it."""
+    entry = MEASURES[measure]
+    return entry.value_name or (f"accuracy ({measure})" if entry.is_probe else measure)
+
+
+class _Functions(Mapping[str, Any]):
+    """Name -> function, of the measures of one kind."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
 
     def __getitem__(self, name: str) -> Any:
-        module, _, function = self._paths[name].partition(":")
-        return getattr(importlib.import_module(f"criticalmass.{module}"), function)
+        if name not in self:
+            raise KeyError(name)
+        return MEASURES[name].load_function()
 
     def __contains__(self, name: object) -> bool:
-        return name in self._paths
+        return name in MEASURES and MEASURES[str(name)].kind == self._kind
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
+        return (name for name, entry in MEASURES.items() if entry.kind == self._kind)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return sum(1 for _ in self)
 
 
-PROBES: Mapping[str, Probe] = _LazyFunctions({n: m for n, m in MEASURES.items() if m.is_probe})
-SIMILARITIES: Mapping[str, Similarity] = _LazyFunctions(
-    {n: m for n, m in MEASURES.items() if not m.is_probe}
-)
+PROBES: Mapping[str, Probe] = _Functions("probe")
+SIMILARITIES: Mapping[str, Similarity] = _Functions("similarity")
 
 
 def get_probe(name: str) -> Probe:

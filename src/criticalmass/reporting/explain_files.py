@@ -44,11 +44,11 @@ def write_explanation(explanation: Explanation, folder: Path) -> None:
     write_atomically(folder / PARAGRAPH_FILE, lambda file: file.write(text))
     for name, table in tables.items():
         write_atomically(folder / f"{name}.csv", partial(_write_csv, table))
-    for name, figure in draw_explanation(explanation).items():
+    for name, figure in _draw_figures(explanation).items():
         write_atomically(folder / f"{name}.svg", partial(_write_svg, figure))
 
 
-def draw_explanation(explanation: Explanation) -> dict[str, Figure]:
+def _draw_figures(explanation: Explanation) -> dict[str, Figure]:
     """Draw the spectrum, the predicted curves and, with a run, the measured ones."""
     from criticalmass.reporting.figures import predictions
     from criticalmass.reporting.figures.style import new_axes

@@ -225,10 +225,10 @@ def intervals(
 def sparkline(values: Iterable[Any]) -> str:
     """Draw numbers as a line of blocks of eight heights; a missing one is a space."""
     numbers = [None if is_missing(value) else float(value) for value in values]
-    known = [number for number in numbers if number is not None]
-    if not known:
+    present = [number for number in numbers if number is not None]
+    if not present:
         return ""
-    low, spread = min(known), max(known) - min(known)
+    low, spread = min(present), max(present) - min(present)
     return "".join(
         " "
         if number is None

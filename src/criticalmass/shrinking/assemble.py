@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from criticalmass.measures.probes.task import LinearHead
-from criticalmass.measures.registry import MEASURES
+from criticalmass.measures.registry import measure_value_name
 from criticalmass.shrinking.candidates import Candidate, Goal
 from criticalmass.shrinking.certify import SubsetCertificate
 from criticalmass.shrinking.codec import Codec, bytes_per_vector
@@ -131,7 +131,7 @@ def _record(decision: Decision, subset: _KeptSubset) -> dict[str, Any]:
         "dataset_spec": store.manifest["dataset"].get("spec"),
         "layer": parts.layer,
         "measure": decision.measure,
-        "value_name": _value_name(decision.measure),
+        "value_name": measure_value_name(decision.measure),
         "n_judged": _n_scored(scores, parts),
         "n_neurons": d,
         "n_kept": subset.size,
@@ -151,14 +151,6 @@ def _record(decision: Decision, subset: _KeptSubset) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in _LIBRARIES},
     }
-
-
-def _value_name(measure: str) -> str:
-    """Return the name of the kept value as sentences use it."""
-    if MEASURES[measure].is_probe:
-        return f"accuracy ({measure})"
-    names = {"retrieval": "nDCG@10 of retrieval", "retrieval-recall": "recall@10 of retrieval"}
-    return names.get(measure, measure)
 
 
 def _n_scored(scores: SubsetScores, parts: DataParts) -> int:

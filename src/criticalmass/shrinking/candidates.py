@@ -220,14 +220,13 @@ def geometric_sizes(low: int, high: int, n: int) -> tuple[int, ...]:
 
 # Factors on the predicted size: chosen subsets need fewer neurons than random ones, rarely more.
 _LOWEST, _HIGHEST, _STEP = 0.25, 2.0, 2**0.5
-_CKA_MEASURES = ("cka", "cka-debiased")
 
 
 def predict_size(measure: str, parts: DataParts, keep: float) -> int | None:
     """Predict how many random neurons keep a share of the whole layer's value.
 
-    CKA measures use the law of CKA, probes the law of ridge probes, both on the fit and selection
-    parts. The prediction only sets where the search starts: a wrong one costs extra sizes.
+    The measure's registry entry names the law; it is evaluated on the fit and selection parts.
+    The prediction only sets where the search starts: a wrong one costs extra sizes.
 
     Parameters
     ----------
@@ -243,11 +242,11 @@ def predict_size(measure: str, parts: DataParts, keep: float) -> int | None:
     from criticalmass.theory.eigenbasis import eigenbasis
     from criticalmass.theory.prediction import cka_curve, ridge_curve
 
-    fit, selection = parts.fit, parts.selection
+    law, fit, selection = MEASURES[measure].law, parts.fit, parts.selection
     try:
-        if measure in _CKA_MEASURES:
+        if law == "cka":
             curve = cka_curve(moments(selection.rows).scatter)
-        elif MEASURES[measure].is_probe:
+        elif law == "ridge":
             basis = eigenbasis(fit.rows, fit.labels, n_classes=len(parts.class_names))
             curve = ridge_curve(basis, selection.rows, selection.labels, law="exchangeable")
         else:

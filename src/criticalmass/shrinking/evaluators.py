@@ -10,7 +10,6 @@ from criticalmass.measures.registry import MEASURES
 from criticalmass.shrinking.data_parts import DataParts, sample_indices
 from criticalmass.shrinking.probe_evaluator import Evaluator, LabelledRows, ProbeEvaluator
 from criticalmass.shrinking.retrieval_evaluator import (
-    QUERY_MEASURES,
     RELEVANCES,
     Relevance,
     RetrievalEvaluator,
@@ -32,7 +31,7 @@ def check_relevance(relevance: str, measure: str) -> Relevance:
     """
     for name in RELEVANCES:
         if relevance == name:
-            if name == "labels" and measure not in QUERY_MEASURES:
+            if name == "labels" and MEASURES[measure].query_score is None:
                 raise CriticalMassError(
                     "relevance='labels' applies to retrieval measures only; got "
                     f"measure={measure!r}, use measure='retrieval'"
@@ -66,14 +65,14 @@ def make_evaluator(
     """
     check_measure(measure)
     train, held_out = (parts.train, parts.test) if certifying else (parts.fit, parts.selection)
+    if MEASURES[measure].needs_labels and len(parts.class_names) < 2:
+        raise CriticalMassError(
+            f"measure={measure!r} needs labels of at least 2 classes but the store has "
+            f"{len(parts.class_names)}; use measure='retrieval' or 'cka'"
+        )
     if MEASURES[measure].is_probe:
-        if len(parts.class_names) < 2:
-            raise CriticalMassError(
-                f"measure={measure!r} needs labels of at least 2 classes but the store has "
-                f"{len(parts.class_names)}; use measure='retrieval' or 'cka'"
-            )
         return ProbeEvaluator(measure, train, held_out, len(parts.class_names))
-    if measure in QUERY_MEASURES:
+    if MEASURES[measure].query_score is not None:
         max_queries = _MAX_TEST_QUERIES if certifying else _MAX_SELECTION_QUERIES
         corpus = parts.train if certifying else parts.fit_pool
         queries = _sample_rows(held_out, max_queries)

@@ -14,7 +14,7 @@ from criticalmass.core.moments import FloatArray
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.nearest import CandidateRows, Matrix
-from criticalmass.measures.registry import get_similarity
+from criticalmass.measures.registry import MEASURES, get_similarity
 from criticalmass.measures.similarity.retrieval import N_NEIGHBOURS, graded_gains, ndcg, recall
 from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
 from criticalmass.shrinking.codec import Codec, round_trip
@@ -28,7 +28,6 @@ from criticalmass.shrinking.probe_evaluator import (
 #: What is relevant to a query: the whole vectors' own neighbours, or vectors of its own class.
 Relevance = Literal["neighbours", "labels"]
 RELEVANCES: tuple[Relevance, ...] = ("neighbours", "labels")
-QUERY_MEASURES = ("retrieval", "retrieval-recall")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +47,10 @@ class RetrievalEvaluator:
     corpus: LabelledRows
     queries: LabelledRows
     relevance: Relevance = "neighbours"
+
+    @property
+    def _query_score(self) -> str | None:
+        return MEASURES[self.measure].query_score
 
     @cached_property
     def scores_full(self) -> FloatArray:
@@ -93,8 +96,8 @@ class RetrievalEvaluator:
             hits = self.corpus.labels[neighbours] == self.queries.labels[:, None]
             n_classes = int(self.queries.labels.max()) + 1
             per_class = np.bincount(self.corpus.labels, minlength=n_classes)
-            return _label_scores(hits, per_class[self.queries.labels], self.measure)
-        if self.measure == "retrieval":
+            return _label_scores(hits, per_class[self.queries.labels], self._query_score)
+        if self._query_score == "ndcg":
             return ndcg(neighbours, self._neighbours_full, graded_gains(self._n_neighbours))
         return recall(neighbours, self._neighbours_full)
 
@@ -126,7 +129,9 @@ class SimilarityEvaluator:
         return WholeLayer(self.held_out.rows)
 
 
-def _label_scores(hits: NDArray[np.bool_], n_relevant: IndexArray, measure: str) -> FloatArray:
+def _label_scores(
+    hits: NDArray[np.bool_], n_relevant: IndexArray, query_score: str | None
+) -> FloatArray:
     """Score (n_queries, k) hits, given the (n_queries,) numbers of relevant vectors.
 
     Recall@10 divides by the number of relevant vectors that fit in 10. A query whose class has
@@ -134,7 +139,7 @@ def _label_scores(hits: NDArray[np.bool_], n_relevant: IndexArray, measure: str)
     """
     k = hits.shape[1]
     possible = np.minimum(n_relevant, k)
-    if measure == "retrieval":
+    if query_score == "ndcg":
         discounts = 1.0 / np.log2(np.arange(2.0, k + 2.0))
         ideal = np.concatenate([[0.0], np.cumsum(discounts)])[possible]
         gained = hits @ discounts

@@ -15,7 +15,18 @@ from scipy.special import softmax
 
 from criticalmass.analysis.agreement import pair_agreement
 from criticalmass.analysis.bootstrap import averaged_over_seeds, resampled_means, seed_counts
-from criticalmass.analysis.columns import Draws, LayerKey, percentile_interval, typed_table
+from criticalmass.analysis.columns import (
+    COUNT,
+    FLOAT,
+    LAYER_KEY_COLUMNS,
+    SEED_COLUMNS,
+    TEXT,
+    Draws,
+    LayerKey,
+    interval_columns,
+    percentile_interval,
+    typed_table,
+)
 from criticalmass.analysis.predictions import Predictions
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray
@@ -31,20 +42,16 @@ from criticalmass.sweeps.layer_data import LayerData, SweepData
 __all__ = ["ENSEMBLE_COLUMNS", "KINDS", "ensembles", "hard_vote", "soft_vote"]
 
 KINDS = ("member", "hard vote", "soft vote", "one probe", "whole layer")
-_TEXT, _COUNT, _FLOAT = "string", "Int64", "Float64"
-_CHUNK = 2048
+_CHUNK_ROWS = 2048
 # Column of the table -> kind whose accuracy is subtracted.
 _REFERENCES = {"value": None, "against_whole": "whole layer", "against_one_probe": "one probe"}
 ENSEMBLE_COLUMNS: dict[str, str] = (
-    dict.fromkeys(("model", "layer", "dataset", "measure"), _TEXT)
-    | {"n_kept": _COUNT, "members": _COUNT, "kind": _TEXT, "n_used": _COUNT, "n_neurons": _COUNT}
-    | {
-        f"{name}{end}": _FLOAT
-        for name in ("value", "against_whole", "against_one_probe")
-        for end in ("", "_low", "_high")
-    }
-    | {"kappa": _FLOAT, "error_consistency": _FLOAT}
-    | {"level": _FLOAT, "n_seeds": _COUNT, "n_test": _COUNT, "n_not_converged": _COUNT}
+    LAYER_KEY_COLUMNS
+    | {"n_kept": COUNT, "members": COUNT, "kind": TEXT, "n_used": COUNT, "n_neurons": COUNT}
+    | interval_columns(*_REFERENCES)
+    | {"kappa": FLOAT, "error_consistency": FLOAT}
+    | SEED_COLUMNS
+    | {"n_test": COUNT, "n_not_converged": COUNT}
 )
 
 
@@ -313,8 +320,8 @@ def _probabilities(
     Classes that the head does not know have the probability 0.
     """
     probabilities = np.zeros((int(rows.shape[0]), n_classes))
-    for start in range(0, len(probabilities), _CHUNK):
-        block = np.asarray(rows[start : start + _CHUNK])[:, columns].astype(np.float64)
+    for start in range(0, len(probabilities), _CHUNK_ROWS):
+        block = np.asarray(rows[start : start + _CHUNK_ROWS])[:, columns].astype(np.float64)
         logits = block @ head.coef.T.astype(np.float64) + head.intercept
         probabilities[start : start + len(block), head.classes] = softmax(logits, axis=1)
     return probabilities

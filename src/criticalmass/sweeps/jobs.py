@@ -18,9 +18,13 @@ from criticalmass.measures.registry import MEASURES, get_probe, get_similarity
 from criticalmass.measures.similarity.task import SimilarityTask
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.sweeps.layer_data import SweepData
-from criticalmass.sweeps.plan import FULL, SweepJob
+from criticalmass.sweeps.plan import FULL, SPLIT, SweepJob
 
 Orders = Mapping[tuple[str, int], NDArray[np.intp]]
+_NOT_FINITE = (
+    "the value or the {kind} of {measure} are NaN or infinite; rescale the features, e.g. divide "
+    "them by their largest absolute value"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,7 @@ def run_job(data: SweepData, job: SweepJob) -> JobResult:
     """Compute the cells of a job; an expected error gives rows with status "failed"."""
     started = time.perf_counter()
     try:
+        _check_test_samples(data, job.measure)
         if MEASURES[job.measure].is_probe:
             return _run_probe(data, job)
         return _run_similarity(data, job, started)
@@ -54,6 +59,14 @@ def run_job(data: SweepData, job: SweepJob) -> JobResult:
                 {**asdict(cell), **counts, "status": "failed", "error": text, "artifact": None}
                 for cell in job.cells
             ]
+        )
+
+
+def _check_test_samples(data: SweepData, measure: str) -> None:
+    n_test, fewest = int(data.y_test.size), MEASURES[measure].min_test_samples
+    if n_test < fewest:
+        raise CriticalMassError(
+            f"{measure} needs at least {fewest} test samples; the split {SPLIT!r} has {n_test}"
         )
 
 
@@ -120,18 +133,20 @@ def _run_similarity(data: SweepData, job: SweepJob, started: float) -> JobResult
     scores = get_similarity(job.measure)(task)
     indices = [job.grid_index(cell) for cell in job.cells]
     seconds_per_cell = (time.perf_counter() - started) / len(indices)
-    rows = [
-        {
-            **asdict(cell),
-            **_sample_counts(data, job),
-            "value": float(scores.values[index]),
-            "seconds": seconds_per_cell,
-            "status": "ok",
-        }
-        for cell, index in zip(job.cells, indices, strict=True)
-    ]
     values = np.stack([scores.bootstrap_values[index] for index in indices])
-    artifact = Artifact(scores.kind, values)
+    rows: list[dict[str, Any]] = []
+    for i, (cell, index) in enumerate(zip(job.cells, indices, strict=True)):
+        row = {**asdict(cell), **_sample_counts(data, job)}
+        if np.isfinite(scores.values[index]) and np.isfinite(values[i]).all():
+            value = float(scores.values[index])
+            rows.append({**row, "value": value, "seconds": seconds_per_cell, "status": "ok"})
+        else:
+            # Row i of the artifact belongs to row i, and an artifact holds finite values only.
+            values[i] = 0.0
+            text = _NOT_FINITE.format(measure=job.measure, kind=scores.kind)
+            rows.append({**row, "status": "failed", "error": text})
+    is_any_ok = any(row["status"] == "ok" for row in rows)
+    artifact = Artifact(scores.kind, values) if is_any_ok else None
     return JobResult(rows, artifact, _requested_orders(job, job_orders))
 
 

@@ -7,13 +7,14 @@ the allocator does not return. docs/performance.md compares them with measured s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from criticalmass.core.memory import MemoryLimit, memory_limits, pending_arrow_reserve
 from criticalmass.core.progress import warn_user
 from criticalmass.core.threads import thread_count
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.logistic.training_rows import held_bytes
+from criticalmass.measures.memory import LayerSizes
 from criticalmass.measures.registry import MEASURES
 from criticalmass.selectors.registry import SELECTORS
 from criticalmass.selectors.sizes import sizes_for
@@ -26,52 +27,6 @@ _LIBRARY_SPACE, _LIBRARY_MEMORY = 150 * _MIB, 100 * _MIB
 # Stack and allocator arena of a thread.
 _THREAD_SPACE = 24 * _MIB
 _SLACK = 1.15
-# Vectors of the L-BFGS solver per problem: ten pairs, weights, gradients, directions and trials.
-_LBFGS_VECTORS = 28
-_N_STRENGTHS = 5
-# Buffers of the row reader: a block of standardised rows, a chunk of raw rows, a block of logits.
-_ROW_BLOCK, _RAW_CHUNK, _LOGIT_BLOCK = 48 * _MIB, 64 * _MIB, 256 * _MIB
-# Raw rows, the requested ones of them, and a flag for each value, in units of the raw rows.
-_READ_FACTOR = 2.5
-_STACKED_HEADS = 640
-# Factors of the second moment that are cached, one per ridge, and those a factorisation needs.
-_CACHED_FACTORS, _WORK_FACTORS = 8, 2
-_TILES = 320 * _MIB
-
-
-@dataclass(frozen=True)
-class LayerSizes:
-    """The sizes that determine the memory of one layer of a sweep.
-
-    Attributes
-    ----------
-    n_train, n_test, n_neurons, n_classes: sizes of the data.
-    item_bytes: bytes of a stored feature.
-    sizes: numbers of kept neurons, ascending; the last is the whole layer.
-    n_orders: number of orders and projections.
-    n_threads: number of compute threads.
-    held_bytes: largest size of an order's standardised rows that stay in memory.
-    """
-
-    n_train: int
-    n_test: int
-    n_neurons: int
-    n_classes: int
-    item_bytes: int
-    sizes: tuple[int, ...]
-    n_orders: int
-    n_threads: int
-    held_bytes: int
-
-    @property
-    def mapped_bytes(self) -> int:
-        """Bytes of the memory-mapped features, which need not stay in memory."""
-        return (self.n_train + self.n_test) * self.n_neurons * self.item_bytes
-
-    @property
-    def square_bytes(self) -> int:
-        """Bytes of a float64 matrix (n_neurons, n_neurons)."""
-        return 8 * self.n_neurons**2
 
 
 @dataclass(frozen=True)
@@ -190,7 +145,7 @@ def _layer_sizes(
 
 def _memory_parts(sizes: LayerSizes, request: SweepRequest) -> list[MemoryPart]:
     shared = _selector_bytes(sizes, request) + _similarity_moment_bytes(sizes, request)
-    workspaces = {name: _measure_bytes(name, sizes) for name in request.measures}
+    workspaces = {name: MEASURES[name].workspace_bytes(sizes) for name in request.measures}
     largest = max(workspaces, key=lambda name: workspaces[name])
     return [
         MemoryPart("selectors and similarities", int(_SLACK * shared)),
@@ -211,46 +166,6 @@ def _similarity_moment_bytes(sizes: LayerSizes, request: SweepRequest) -> int:
     return 3 * sizes.square_bytes if has_similarities else 0
 
 
-def _measure_bytes(name: str, sizes: LayerSizes) -> int:
-    """Return the bytes of a measure's workspace."""
-    if name == "logistic":
-        return _logistic_bytes(sizes)
-    n_squares = {"cka": 4, "cka-debiased": 4, "procrustes": 8, "ridge": 6, "lda": 6}
-    n_bytes = n_squares.get(name, 1) * sizes.square_bytes + _TILES
-    n_bytes += 8 * sizes.n_orders * len(sizes.sizes) * min(sizes.n_test, 4096)
-    if name == "sgd":
-        rows = 4 * sizes.n_train * sizes.n_neurons
-        n_bytes += rows if rows <= 1 << 30 else 0
-    return n_bytes + 8 * sizes.n_classes * sum(sizes.sizes) * 4
-
-
-def _logistic_bytes(sizes: LayerSizes) -> int:
-    c, width = sizes.n_classes, sizes.n_neurons
-    solver = 4 * c * sum(sizes.sizes) * _LBFGS_VECTORS * _N_STRENGTHS
-    stacked = 4 * max(_STACKED_HEADS, c) * width * (sizes.n_threads + 2)
-    squares = 4 * width**2 * (_CACHED_FACTORS + _WORK_FACTORS * sizes.n_threads + 4)
-    head = 4 * sizes.n_train * c
-    logits = max(head, min(_LOGIT_BLOCK, head * len(sizes.sizes)))
-    test = min(4 * sizes.n_test * width, max(sizes.held_bytes, _ROW_BLOCK))
-    return solver + stacked + squares + logits + _row_bytes(sizes) + test
-
-
-def _row_bytes(sizes: LayerSizes) -> int:
-    """Return the bytes of the standardised rows of one order.
-
-    They are held, or read a block at a time together with the raw rows of the block. The widest
-    subset of a job with the whole layer and that of a job without it are considered.
-    """
-    widest = {k: 4 * sizes.n_train * k for k in sizes.sizes[-2:]}
-    held = max((size for size in widest.values() if size <= sizes.held_bytes), default=0)
-    streamed = [
-        min(_RAW_CHUNK, _ROW_BLOCK * sizes.item_bytes * sizes.n_neurons // (4 * k))
-        for k, size in widest.items()
-        if size > sizes.held_bytes
-    ]
-    return _ROW_BLOCK + max(held, int(_READ_FACTOR * max(streamed, default=0)))
-
-
 def _too_little_memory(
     store: FeatureStore, request: SweepRequest, estimate: MemoryEstimate, limit: MemoryLimit
 ) -> str:
@@ -263,7 +178,7 @@ def _too_little_memory(
     cures = [limit.cure]
     if len(request.measures) > 1 and largest.name in request.measures:
         cures.append(f"leave out the measure {largest.name!r}")
-    if largest.name == "logistic" and len(request.fractions) > 1:
+    if _fewer_fractions_help(store, request, largest):
         cures.append("use fewer fractions")
     if thread_count() > 1:
         cures.append("use fewer threads (CRITICALMASS_THREADS=1)")
@@ -272,6 +187,13 @@ def _too_little_memory(
         f"sweeping {store.dataset} needs about {_gb(estimate.counted_bytes(limit))} more "
         f"({', '.join(parts)}), but {limit.name} leaves {_gb(limit.free)}; {', or '.join(cures)}"
     )
+
+
+def _fewer_fractions_help(store: FeatureStore, request: SweepRequest, largest: MemoryPart) -> bool:
+    """Return whether the largest part shrinks by a tenth if only one fraction is measured."""
+    single = replace(request, fractions=request.fractions[:1])
+    part = estimate_memory(store, single, 0).parts[-1]
+    return part.n_bytes < 0.9 * largest.n_bytes
 
 
 def _gb(n_bytes: int) -> str:

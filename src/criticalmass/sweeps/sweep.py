@@ -254,7 +254,7 @@ def _check_splits(store: FeatureStore) -> None:
 
 
 def _check_classes(store: FeatureStore, request: SweepRequest) -> None:
-    probes = [name for name in request.measures if MEASURES[name].is_probe]
+    probes = [name for name in request.measures if MEASURES[name].needs_labels]
     if probes and len(store.class_names) < 2:
         raise CriticalMassError(
             f"{store.dataset} has {len(store.class_names)} class, but {', '.join(probes)} needs "

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from criticalmass.errors import CriticalMassError, DataUnavailableError
 from criticalmass.extraction.datasets import Dataset, Split, load_dataset
@@ -141,7 +142,10 @@ def test_the_digest_covers_items_labels_and_classes():
 
 def picture(path, colour):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (4, 3), colour).save(path)
+    # The comment makes the bytes of each file different: equal files are reported.
+    info = PngInfo()
+    info.add_text("Comment", str(path))
+    Image.new("RGB", (4, 3), colour).save(path, pnginfo=info)
 
 
 def test_class_folders_are_split(tmp_path):
@@ -237,6 +241,23 @@ def test_npz_with_splits_is_kept(tmp_path):
 )
 def test_bad_npz_gets_one_line(tmp_path, arrays, message):
     np.savez(tmp_path / "f.npz", **arrays)
+    with pytest.raises(CriticalMassError, match=message):
+        load_dataset(f"npz:{tmp_path / 'f.npz'}")
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("X_test", np.ones(4), "^X_test in '.*f.npz'"),
+        ("X_train", np.full((4, 2), np.inf), "^X_train in '.*f.npz'"),
+        ("y_train", np.arange(3), r"^y_train in '.*f.npz' has shape \(3,\); it must be \(4,\)"),
+        ("y_test", [0.0, 1.0, 0.25, 1.0], "^y_test in '.*f.npz': the label in row 2 is 0.25"),
+    ],
+)
+def test_the_arrays_of_an_archive_are_named_as_in_the_file(tmp_path, name, array, message):
+    arrays = {f"X_{split}": np.ones((4, 2)) for split in ("train", "test")}
+    arrays |= {f"y_{split}": np.arange(4) % 2 for split in ("train", "test")}
+    np.savez(tmp_path / "f.npz", **{**arrays, name: array})
     with pytest.raises(CriticalMassError, match=message):
         load_dataset(f"npz:{tmp_path / 'f.npz'}")
 

@@ -31,9 +31,9 @@ def cut(path):
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("cat", "dog"):
+    for base, name in enumerate(("cat", "dog")):
         for number in range(8):
-            noise(tmp_path / "data" / name / f"{number}.jpg", number)
+            noise(tmp_path / "data" / name / f"{number}.jpg", 8 * base + number)
     return tmp_path / "data"
 
 

@@ -132,11 +132,19 @@ def test_no_sample_is_its_own_neighbour_even_among_equal_rows():
     assert by_distance[0, 3].tolist() == [0, 1, 2, *range(4, 11)]
 
 
+@pytest.mark.parametrize("name", ["retrieval", "retrieval-recall", "mutual-knn"])
+@pytest.mark.parametrize("n", [2, 4, 11])
+def test_samples_whose_neighbours_are_all_others_are_too_few(name, n, x):
+    task = SimilarityTask(WholeLayer(x[:n]), np.arange(12)[None], (2, 12))
+    message = f"{n} test samples are too few .* 10 .*all {n - 1} others.*at least 12 test samples"
+    with pytest.raises(CriticalMassError, match=message):
+        get_similarity(name)(task)
+    scores = get_similarity(name)(replace(task, whole_layer=WholeLayer(x[:12])))
+    assert scores.bootstrap_values.shape == (1, 2, 12)
+    assert scores.values[0, 0] < 1.0
+
+
 def test_few_samples_have_few_neighbours(x):
-    scores = get_similarity("retrieval")(
-        SimilarityTask(WholeLayer(x[:4]), np.arange(12)[None], (2, 12))
-    )
-    assert scores.bootstrap_values.shape == (1, 2, 4)
     assert NeighbourFinder.of(x[:4], "cosine", query_rows=np.arange(4)).n_neighbours == 3
 
 
@@ -209,7 +217,7 @@ def test_a_sweep_of_neighbours_takes_more_test_samples_than_queries(tmp_path):
     split = np.array(["test"] * n + ["train"] * 60)
     store = cm.import_features(rows, out=tmp_path / "store", labels=y, split=split)
     measures = ("retrieval", "retrieval-recall", "mutual-knn", "knn")
-    run = cm.sweep(store, out=tmp_path / "run", measures=measures, fractions=(0.5, 1.0), seeds=3)
+    run = cm.sweep(store, out=tmp_path / "run", measures=measures, fractions=(0.5,), seeds=1)
     frame = run.frame()
     assert set(frame["status"]) == {"ok"}
     assert set(frame["n_test"]) == {n}
@@ -239,3 +247,151 @@ def test_a_sweep_of_neighbours_takes_more_test_samples_than_queries(tmp_path):
     assert len(cm.redundancy(run)) == 4
     assert len(cm.pareto(run)) > 0
     assert cm.report(run, out=tmp_path / "page.html").is_file()
+
+
+def nearest_by_cosine(rows, query_rows, count=10):
+    """Brute force in float64: (n_queries, count) nearest other rows by cosine."""
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines = unit[query_rows] @ unit.T
+    cosines[np.arange(len(query_rows)), query_rows] = -np.inf
+    return np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+
+
+def cosine_measures(rows, order, sizes):
+    """Values of retrieval and retrieval-recall by brute force, (2, n_sizes)."""
+    rows = rows.astype(np.float64)
+    every = np.arange(len(rows))
+    whole = nearest_by_cosine(rows, every)
+    lists = [nearest_by_cosine(rows[:, order[:k]], every) for k in sizes]
+    values = [
+        [ndcg(nearest, whole, graded_gains(10)).mean() for nearest in lists],
+        [recall(nearest, whole).mean() for nearest in lists],
+    ]
+    return np.array(values), whole, lists
+
+
+def far_from_zero(deviations, dtype):
+    rng = np.random.default_rng(20)
+    rows = rng.standard_normal((600, 40)) @ rng.standard_normal((40, 40)) / 6.0
+    return (rows + deviations * rng.choice([-1.0, 1.0], 40)).astype(dtype)
+
+
+def massive_neurons(deviation, mean):
+    rng = np.random.default_rng(21)
+    rows = rng.standard_normal((600, 40))
+    rows[:, 3] = mean + deviation * rng.standard_normal(600)
+    rows[:, 17] = -mean + deviation * rng.standard_normal(600)
+    return rows.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        far_from_zero(3.0, np.float32),
+        far_from_zero(350.0, np.float32),
+        far_from_zero(3500.0, np.float32),
+        far_from_zero(3500.0, np.float64),
+        far_from_zero(1e4, np.float64),
+        massive_neurons(3000.0, 0.0),
+        massive_neurons(300.0, 2000.0),
+        massive_neurons(1.0, 5000.0),
+    ],
+    ids=["ordinary", "350", "3500", "3500 float64", "1e4 float64", "massive", "both", "constant"],
+)
+def test_neighbours_by_cosine_are_those_of_float64(rows):
+    order, sizes = np.random.default_rng(22).permutation(40), (8, 20, 32)
+    want, whole, lists = cosine_measures(rows, order, sizes)
+    layer = WholeLayer(rows)
+    # Where float32 is good enough, two neighbours that tie to its precision may be swapped.
+    assert (layer.neighbours_by_cosine == whole).mean() > 0.998
+    assert (layer.finder("cosine")(order, sizes) == np.stack(lists)).mean() > 0.998
+    task = SimilarityTask(layer, order[None], sizes)
+    got = [get_similarity(name)(task).values[0] for name in ("retrieval", "retrieval-recall")]
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_neighbours_in_a_projection_far_from_zero_are_those_of_float64():
+    rows = far_from_zero(3500.0, np.float32)
+    projection = np.random.default_rng(23).standard_normal((40, 12))
+    finder = WholeLayer(rows).finder("cosine", projection)
+    projected = rows.astype(np.float64) @ projection
+    for size, lists in zip((6, 12), finder(np.arange(12), (6, 12)), strict=True):
+        want = nearest_by_cosine(projected[:, :size], np.arange(600))
+        np.testing.assert_array_equal(lists, want)
+
+
+def test_equal_cosines_go_to_the_earlier_sample():
+    """A single neuron has cosines of 1 and -1 only."""
+    values = np.random.default_rng(24).standard_normal((300, 1)).astype(np.float32)
+    finder = NeighbourFinder.of(values, "cosine", query_rows=np.arange(300))
+    (lists,) = finder(np.arange(1), (1,))
+    for row, nearest in enumerate(lists):
+        same_sign = np.flatnonzero(np.sign(values[:, 0]) == np.sign(values[row, 0]))
+        assert nearest.tolist() == [i for i in same_sign if i != row][:10]
+
+
+@pytest.mark.parametrize("name", ["mutual-knn", "retrieval", "retrieval-recall"])
+@pytest.mark.parametrize(
+    ("exponent", "dtype"),
+    [
+        (60, np.float32),
+        (67, np.float32),
+        (120, np.float32),
+        (-100, np.float32),
+        (400, np.float64),
+        (-400, np.float64),
+    ],
+)
+@pytest.mark.parametrize("is_projection", [False, True])
+def test_features_of_extreme_size_have_the_same_neighbours(x, name, exponent, dtype, is_projection):
+    if is_projection:
+        subsets = np.random.default_rng(25).standard_normal((12, 8))
+    else:
+        subsets = np.random.default_rng(25).permutation(12)[None]
+    one, other = (
+        get_similarity(name)(SimilarityTask(WholeLayer(rows), subsets, (3, 7), is_projection))
+        for rows in (x, np.ldexp(x.astype(dtype), exponent))
+    )
+    np.testing.assert_array_equal(one.bootstrap_values, other.bootstrap_values)
+    assert (one.values < 0.95).all()
+
+
+def test_rows_of_different_extreme_sizes_have_the_same_cosines(x):
+    exponents = np.random.default_rng(26).integers(-90, 90, len(x))
+    scaled = np.ldexp(x, exponents[:, None])
+    want = nearest_by_cosine(x.astype(np.float64), np.arange(len(x)))
+    np.testing.assert_array_equal(WholeLayer(scaled).neighbours_by_cosine, want)
+
+
+@pytest.mark.parametrize("scale", [2.0**61, 2.0**67, 2.0**-100])
+def test_a_sweep_of_features_of_extreme_size_has_the_same_values(scale, tmp_path):
+    rng = np.random.default_rng(27)
+    rows = (rng.standard_normal((90, 12)) @ rng.standard_normal((12, 12))).astype(np.float32)
+    split = np.array(["train"] * 30 + ["test"] * 60)
+    frames = []
+    for name, factor in (("ordinary", 1.0), ("extreme", scale)):
+        store = cm.import_features(
+            rows * np.float32(factor), out=tmp_path / name, labels=np.arange(90) % 3, split=split
+        )
+        measures = ("procrustes", "mutual-knn", "retrieval", "retrieval-recall")
+        run = cm.sweep(
+            store, out=tmp_path / f"run-{name}", measures=measures, fractions=0.5, seeds=1
+        )
+        frames.append(run.frame())
+    assert set(frames[1]["status"]) == {"ok"}
+    assert frames[0]["value"].tolist() == frames[1]["value"].tolist()
+
+
+def test_a_sweep_of_too_few_samples_fails_those_cells_only(tmp_path):
+    rows = np.random.default_rng(28).standard_normal((40, 12)).astype(np.float32)
+    split = np.array(["train"] * 30 + ["test"] * 10)
+    store = cm.import_features(rows, out=tmp_path / "s", labels=np.arange(40) % 3, split=split)
+    measures = ("mutual-knn", "retrieval", "cka")
+    with pytest.warns(UserWarning, match="cells failed"):
+        frame = cm.sweep(
+            store, out=tmp_path / "r", measures=measures, fractions=0.5, seeds=1
+        ).frame()
+    is_failed = frame["status"] == "failed"
+    assert set(frame[is_failed]["measure"]) == {"mutual-knn", "retrieval"}
+    assert set(frame[~is_failed]["measure"]) == {"cka"}
+    assert frame[is_failed]["error"].str.contains("10 test samples are too few").all()

@@ -190,3 +190,22 @@ def test_an_unknown_similarity_is_named():
 
 def test_measures_that_are_no_probes_are_the_similarities():
     assert set(COMPARED) == set(SIMILARITIES)
+
+
+@pytest.mark.parametrize("exponent", [60, 100, -100, 300, -300])
+@pytest.mark.parametrize("is_projection", [False, True])
+def test_procrustes_does_not_depend_on_extreme_scales(x, exponent, is_projection):
+    rng = np.random.default_rng(10)
+    subsets = rng.standard_normal((24, 9)) if is_projection else rng.permutation(24)[None]
+    one, other = (
+        get_similarity("procrustes")(
+            SimilarityTask(WholeLayer(rows), subsets, (3, 9), is_projection)
+        )
+        for rows in (x, np.ldexp(x, exponent))
+    )
+    np.testing.assert_array_equal(one.values, other.values)
+    np.testing.assert_array_equal(one.bootstrap_values, other.bootstrap_values)
+    subset = x @ subsets if is_projection else x[:, subsets[0]]
+    want = [textbook_procrustes(subset[:, :k], x) for k in (3, 9)]
+    np.testing.assert_allclose(other.values[0], want, atol=1e-7)
+    assert np.isfinite(other.bootstrap_values).all()

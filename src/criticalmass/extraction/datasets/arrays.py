@@ -1,4 +1,4 @@
-"""Datasets in arrays: scikit-learn's digits and NumPy archives; class numbers of labels."""
+"""Datasets in arrays: scikit-learn's digits and NumPy archives."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from criticalmass.extraction.datasets.splits import (
     split_notes,
     train_test_split,
 )
+from criticalmass.extraction.labels import LabelColumn, check_hidden_labels, encode_labels
 from criticalmass.extraction.vectors.source import check_vectors
 from criticalmass.storage.untrusted import check_zip
 
@@ -60,31 +61,35 @@ def load_npz(spec: str, file: str) -> Dataset:
     names = {name.lower(): name for name in arrays}
     notes: dict[str, Any] = {}
     if {"x", "y"} <= names.keys():
-        pairs = {"all": (arrays[names["x"]], arrays[names["y"]])}
+        array_names = {"all": (names["x"], names["y"])}
     elif {"x_train", "y_train", "x_test", "y_test"} <= names.keys():
-        pairs = {
-            split: (arrays[names[f"x_{split}"]], arrays[names[f"y_{split}"]])
-            for split in ("train", "test")
+        array_names = {
+            split: (names[f"x_{split}"], names[f"y_{split}"]) for split in ("train", "test")
         }
     else:
         raise CriticalMassError(
             f"{file!r} holds {sorted(arrays)}; it must hold X and y, "
             "or x_train, y_train, x_test and y_test"
         )
-    for split, (x, y) in pairs.items():
-        check_vectors(x, f"X of {split!r} in {file!r}")
+    for x_name, y_name in array_names.values():
+        x, y = arrays[x_name], arrays[y_name]
+        check_vectors(x, f"{x_name} in {file!r}")
         if y.shape != (len(x),):
             raise CriticalMassError(
-                f"y of {split!r} in {file!r} has shape {y.shape}; it must be ({len(x)},)"
+                f"{y_name} in {file!r} has shape {y.shape}; it must be ({len(x)},)"
             )
-    classes, class_numbers = encode_labels([y for _, y in pairs.values()])
+    classes, class_numbers = encode_labels(
+        [LabelColumn(arrays[y_name], f"{y_name} in {file!r}") for _, y_name in array_names.values()]
+    )
     splits = {
-        split: Split(x, numbers, [f"{split}-{row}" for row in range(len(x))])
-        for (split, (x, _)), numbers in zip(pairs.items(), class_numbers, strict=True)
+        split: Split(arrays[x_name], numbers, [f"{split}-{row}" for row in range(len(numbers))])
+        for (split, (x_name, _)), numbers in zip(array_names.items(), class_numbers, strict=True)
     }
     if "all" in splits:
         splits = train_test_split(splits["all"], TEST_SHARE, SPLIT_SEED)
         notes = {"split": split_notes()}
+    numbers_of_splits = {split: part.labels for split, part in splits.items()}
+    check_hidden_labels(numbers_of_splits, classes, f"y in {file!r}")
     return Dataset(spec, Path(file).stem, "vector", splits, classes, notes=notes)
 
 
@@ -107,37 +112,3 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise CriticalMassError(f"{str(path)!r} cannot be read as NumPy arrays: {error}") from error
     raise CriticalMassError(f"{str(path)!r} is a single array, not an .npz archive")
-
-
-def encode_labels(
-    labels: list[NDArray[Any]],
-) -> tuple[tuple[str, ...], list[NDArray[np.int64]]]:
-    """Assign class numbers to the distinct labels of several splits.
-
-    Returns
-    -------
-    The class names, and for each split its (n,) class numbers.
-
-    Raises
-    ------
-    CriticalMassError: labels that are neither whole numbers nor texts.
-    """
-    all_labels = np.concatenate(labels)
-    if all_labels.dtype.kind not in "iubUS":
-        raise CriticalMassError(
-            f"labels are of type {all_labels.dtype}; they must be whole numbers or texts"
-        )
-    classes, class_numbers = np.unique(all_labels, return_inverse=True)
-    ends = np.cumsum([len(split) for split in labels])[:-1]
-    names = tuple(str(name) for name in classes.tolist())
-    return names, [numbers.astype(np.int64) for numbers in np.split(class_numbers, ends)]
-
-
-def as_integer_labels(labels: NDArray[Any]) -> NDArray[Any]:
-    """Convert texts to integers if all are integers, so that class 2 comes before class 10."""
-    try:
-        integers = labels.astype(np.int64)
-    except (ValueError, OverflowError):
-        return labels
-    # A text such as "007" is a name, not an integer.
-    return integers if np.array_equal(integers.astype(str), labels) else labels

@@ -24,6 +24,7 @@ _IMAGE_NAMES = (
     "path",
 )
 _SPLIT_NAMES = ("split", "fold", "subset")
+# Where a table has such columns but none with a usual name, the user must name the label.
 _LABEL_KINDS = ("class", "number", "text")
 
 
@@ -71,7 +72,7 @@ def choose_columns(kinds: Mapping[str, str], spec: Spec) -> ColumnChoice:
     split = spec.options.get("split") or _find_by_name(kinds, _SPLIT_NAMES)
     content, is_image = _choose_content(kinds, spec, {split, spec.options.get("label")})
     label = _choose_label(kinds, spec, {content, split})
-    if label is not None and kinds[label] not in _LABEL_KINDS:
+    if label is not None and kinds[label] == "image":
         raise CriticalMassError(
             f"column {label!r} of {spec.name!r} is no label: it must hold whole numbers or texts"
         )
@@ -134,7 +135,9 @@ def _choose_label(kinds: Mapping[str, str], spec: Spec, excluded: set[str | None
     classes = [name for name, kind in candidates.items() if kind == "class"]
     if len(classes) == 1:
         return classes[0]
-    label = _find_by_name(candidates, _LABEL_NAMES, _LABEL_KINDS)
+    # A column of decimals or lists may hold whole numbers, or it is refused by its values.
+    kinds_of_labels = tuple(set(candidates.values()) - {"image"})
+    label = _find_by_name(candidates, _LABEL_NAMES, kinds_of_labels)
     if label is not None or not any(kind in _LABEL_KINDS for kind in candidates.values()):
         return label
     raise CriticalMassError(

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.extraction.datasets.images import EncodedImages, header_fault
+from criticalmass.extraction.datasets.images import EncodedImages, read_header
 
 Modality = Literal["image", "text", "vector"]
+FRAMES_NOTE = "first_frame_of"
+"""The note with the number of images of which only the first frame or page is used."""
 
 
 @runtime_checkable
@@ -98,7 +100,7 @@ class Dataset:
     faults: tuple[ImageFault, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the labels; compute the digest if it is empty."""
+        """Check the labels; compute the digest, and what is noted of the images, if it is empty."""
         for name, split in self.splits.items():
             if not len(split):
                 raise CriticalMassError(f"split {name!r} of {self.spec!r} has no samples")
@@ -109,14 +111,35 @@ class Dataset:
                     f"but there are {len(self.class_names)} classes"
                 )
         if not self.digest:
-            digest, faults = _digest(self)
-            object.__setattr__(self, "digest", digest)
-            object.__setattr__(self, "faults", faults)
+            inspection = _inspect(self)
+            object.__setattr__(self, "digest", inspection.digest)
+            object.__setattr__(self, "faults", inspection.faults)
+            notes = {key: value for key, value in self.notes.items() if key != FRAMES_NOTE}
+            if inspection.n_with_frames:
+                notes[FRAMES_NOTE] = inspection.n_with_frames
+            object.__setattr__(self, "notes", notes)
 
 
-def _digest(dataset: Dataset) -> tuple[str, tuple[ImageFault, ...]]:
+@dataclass(frozen=True)
+class _Inspection:
+    """What one pass over all content of a dataset finds.
+
+    Attributes
+    ----------
+    digest: SHA-256 over items, labels and class names.
+    faults: images with a broken header.
+    n_with_frames: images with several frames or pages.
+    """
+
+    digest: str
+    faults: tuple[ImageFault, ...]
+    n_with_frames: int
+
+
+def _inspect(dataset: Dataset) -> _Inspection:
     """Digest all content, and check the header of each encoded image in the same pass."""
     faults: list[ImageFault] = []
+    n_with_frames = 0
     digest = hashlib.sha256(dataset.modality.encode())
     for class_name in dataset.class_names:
         digest.update(b"\0class" + class_name.encode())
@@ -126,11 +149,12 @@ def _digest(dataset: Dataset) -> tuple[str, tuple[ImageFault, ...]]:
         for index, content in enumerate(_contents(split.items)):
             digest.update(hashlib.sha256(content).digest())
             if isinstance(split.items, EncodedImages):
-                reason = header_fault(content)
-                if reason is not None:
-                    image_name = split.items.name(index)
-                    faults.append(ImageFault(name, index, split.ids[index], image_name, reason))
-    return digest.hexdigest(), tuple(faults)
+                header = read_header(content)
+                n_with_frames += header.has_frames
+                if header.fault is not None:
+                    image_name, sample_id = split.items.name(index), split.ids[index]
+                    faults.append(ImageFault(name, index, sample_id, image_name, header.fault))
+    return _Inspection(digest.hexdigest(), tuple(faults), n_with_frames)
 
 
 def _contents(items: Sequence[Any] | NDArray[Any]) -> Iterable[bytes]:

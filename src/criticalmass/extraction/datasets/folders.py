@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from criticalmass.core.progress import warn_user, write_line
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets.dataset import Dataset, Split
-from criticalmass.extraction.datasets.images import EncodedImages
+from criticalmass.extraction.datasets.folder_files import (
+    FolderFiles,
+    describe_suffixes,
+    is_skipped,
+    list_files,
+)
+from criticalmass.extraction.datasets.images import EncodedImages, FileContent, read_header
 from criticalmass.extraction.datasets.splits import arrange_splits
 from criticalmass.storage.features import UNLABELLED
 
-_SPLIT_FOLDERS = ("train", "test", "val", "validation", "valid")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+_ROLES: Mapping[str, tuple[str, ...]] = {
+    "training": ("train", "training"),
+    "test": ("test", "testing"),
+    "validation": ("val", "valid", "validation"),
+}
+_ROLE_OF_NAME = {name: role for role, names in _ROLES.items() for name in names}
+_MAX_NAMED = 5
 
 
 def load_image_folder(spec: str, folder: str) -> Dataset:
@@ -22,65 +38,217 @@ def load_image_folder(spec: str, folder: str) -> Dataset:
     Parameters
     ----------
     spec: the spec that named the dataset.
-    folder: holds ``train/CLASS/*`` and ``test/CLASS/*`` or ``val/CLASS/*`` (or all three); or
-        ``CLASS/*``, which is split (stratified, a quarter for the test, seed 0); or only images,
-        which then have no labels.
+    folder: holds ``train/CLASS/*`` and ``test/CLASS/*`` or ``val/CLASS/*`` (or all three; also
+        ``Training``, ``Testing``, ``valid`` and ``validation``, in any case); or ``CLASS/*``,
+        which is split (stratified, a quarter for the test, seed 0); or only images, which then
+        have no labels. Hidden files and folders are skipped. Files of suffixes that Pillow cannot
+        decode and empty class folders are left out, which the user is informed of.
 
     Raises
     ------
-    CriticalMassError: no such folder, no images, a single class, or a class in the test folder
-        that the train folder does not have.
+    CriticalMassError: no such folder, no images, a single class, two folders for one split, or a
+        class in the test folder that the train folder does not have.
     """
     root = Path(folder)
     if not root.is_dir():
         raise CriticalMassError(f"no folder {folder!r}")
-    split_folders = [name for name in _SPLIT_FOLDERS if (root / name).is_dir()]
-    if "train" in split_folders and len(split_folders) > 1:
-        names = _class_names(root / "train")
-        parts = {name: _read_classes(root, root / name, names) for name in split_folders}
-    else:
-        names = _class_names(root)
-        parts = {"all": _read_classes(root, root, names)}
+    part_folders = _part_folders(root)
+    if not part_folders:
+        part_folders = {"all": root}
+    contents = {part: _ClassFolders(part_folder) for part, part_folder in part_folders.items()}
+    names = next(iter(contents.values())).class_names()
+    parts = {part: content.split(root, names) for part, content in contents.items()}
     splits, rule = arrange_splits(parts, spec)
-    return Dataset(spec, root.resolve().name, "image", splits, names, notes={"split": rule})
+    omissions = _omissions(root, part_folders, contents)
+    notes = {"split": rule, **omissions, **_check_duplicates(spec, splits)}
+    return Dataset(spec, root.resolve().name, "image", splits, names, notes=notes)
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
-    names = tuple(
-        sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    )
-    if not names and _image_files(folder):
-        return UNLABELLED
-    if len(names) < 2:
-        raise CriticalMassError(
-            f"{str(folder)!r} has {len(names)} class folders; it needs one folder per class, "
-            "at least two, or only images, which then have no labels"
-        )
-    return names
+def _part_folders(root: Path) -> dict[str, Path]:
+    """Return the folders of the published splits, the training one first; empty without them."""
+    by_role: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(root.iterdir()):
+        role = _ROLE_OF_NAME.get(path.name.lower())
+        if role is not None and path.is_dir():
+            by_role[role].append(path)
+    if "training" not in by_role or len(by_role) < 2:
+        return {}
+    for role, paths in by_role.items():
+        if len(paths) > 1:
+            raise CriticalMassError(
+                f"{str(root)!r} has the {role} folders "
+                f"{' and '.join(repr(path.name) for path in paths)}; merge them or remove one"
+            )
+    return {by_role[role][0].name: by_role[role][0] for role in _ROLES if role in by_role}
 
 
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES)
+class _ClassFolders:
+    """The class folders of one split.
 
+    Attributes
+    ----------
+    folder: the folder of the split.
+    classes: class name -> its files.
+    loose: the files of the folder itself.
+    """
 
-def _read_classes(root: Path, folder: Path, names: tuple[str, ...]) -> Split:
-    unknown = sorted({p.name for p in folder.iterdir() if p.is_dir()} - set(names))
-    unknown = [name for name in unknown if not name.startswith(".")]
-    if unknown:
-        raise CriticalMassError(
-            f"{str(folder)!r} has the class {unknown[0]!r}, the train folder does not; "
-            "remove it or add it to the train folder"
-        )
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folders = [p for p in sorted(folder.iterdir()) if p.is_dir() and not is_skipped(p.name)]
+        self.classes = {path.name: list_files(path) for path in folders}
+        self.loose = list_files(folder, subfolders=False)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the classes with images, sorted."""
+        return sorted(name for name, files in self.classes.items() if files.images)
+
+    @property
+    def empty(self) -> dict[str, FolderFiles]:
+        """The class folders without images."""
+        return {name: files for name, files in self.classes.items() if not files.images}
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return the classes of a training folder; ``UNLABELLED`` if it holds only images."""
+        if not self.names and self.loose.images:
+            return UNLABELLED
+        if len(self.classes) < 2:
+            raise CriticalMassError(
+                f"{str(self.folder)!r} has {len(self.classes)} class folders; it needs one folder "
+                "per class, at least two, or only images, which then have no labels"
+            )
+        if not self.names:
+            raise self._no_images()
+        if len(self.names) < 2:
+            raise CriticalMassError(
+                f"{str(self.folder)!r} has images in one class folder, {self.names[0]!r}, and none "
+                f"in {_name_some(list(self.empty))}{self._unread()}; it needs at least two"
+            )
+        return tuple(self.names)
+
+    def split(self, root: Path, names: tuple[str, ...]) -> Split:
+        """Return the images of these classes; their ids are paths relative to ``root``."""
         if names == UNLABELLED:
-            files = _image_files(folder)
+            files = [self.loose.images]
+            unknown = self.names
         else:
-            files = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES)
-        paths += files
-        labels += [label] * len(files)
-    if not paths:
-        raise CriticalMassError(f"{str(folder)!r} holds no images ({', '.join(SUFFIXES)})")
-    ids = [path.relative_to(root).as_posix() for path in paths]
-    return Split(EncodedImages.of_files(paths), np.array(labels, dtype=np.int64), ids)
+            files = [self.classes[name].images if name in self.classes else [] for name in names]
+            unknown = sorted(set(self.names) - set(names))
+        if unknown:
+            raise CriticalMassError(
+                f"{str(self.folder)!r} has the class {unknown[0]!r}, the train folder does not; "
+                "remove it or add it to the train folder"
+            )
+        paths = [path for images in files for path in images]
+        if not paths:
+            raise self._no_images()
+        labels = np.repeat(np.arange(len(names)), [len(images) for images in files])
+        ids = [path.relative_to(root).as_posix() for path in paths]
+        return Split(EncodedImages.of_files(paths), labels.astype(np.int64), ids)
+
+    def _no_images(self) -> CriticalMassError:
+        return CriticalMassError(
+            f"{str(self.folder)!r} holds no images that Pillow can read{self._unread()}"
+        )
+
+    def _unread(self) -> str:
+        text = describe_suffixes(self.unread())
+        return f" (files not read: {text})" if text else ""
+
+    def unread(self) -> Counter[str]:
+        """Count the files that are not read: suffix -> number."""
+        counts = Counter(self.loose.unread)
+        for files in self.classes.values():
+            counts.update(files.unread)
+        return counts
+
+
+def _omissions(
+    root: Path, part_folders: Mapping[str, Path], contents: Mapping[str, _ClassFolders]
+) -> dict[str, Any]:
+    """Inform the user of what is not read; return it as notes."""
+    notes: dict[str, Any] = {}
+    unread: Counter[str] = Counter()
+    empty: list[str] = []
+    without_class = 0
+    for content in contents.values():
+        unread.update(content.unread())
+        empty += [(content.folder / name).relative_to(root).as_posix() for name in content.empty]
+        without_class += len(content.loose.images) if content.names else 0
+    if unread:
+        notes["files_not_read"] = dict(sorted(unread.items()))
+        write_line(f"files in {str(root)!r} that are not read: {describe_suffixes(unread)}")
+    if empty:
+        notes["folders_without_images"] = empty
+        warn_user(f"folders in {str(root)!r} without images are no classes: {_name_some(empty)}")
+    if without_class:
+        notes["images_without_class"] = without_class
+        warn_user(
+            f"{without_class:,} images in {str(root)!r} are in no class folder and are not read"
+        )
+    others = _other_folders(root, part_folders) if "all" not in part_folders else []
+    if others:
+        notes["folders_not_read"] = others
+        warn_user(
+            f"folders in {str(root)!r} other than {', '.join(map(repr, part_folders))} are not "
+            f"read: {_name_some(others)}"
+        )
+    return notes
+
+
+def _other_folders(root: Path, part_folders: Mapping[str, Path]) -> list[str]:
+    return [
+        path.name
+        for path in sorted(root.iterdir())
+        if path.is_dir() and path.name not in part_folders and not is_skipped(path.name)
+    ]
+
+
+def _check_duplicates(spec: str, splits: Mapping[str, Split]) -> dict[str, int]:
+    """Warn of test images with the bytes of a training image; return their number as a note."""
+    pairs = _duplicates(splits["train"], splits["test"])
+    if not pairs:
+        return {}
+    test, train = pairs[0]
+    warn_user(
+        f"{len(pairs):,} of {len(splits['test']):,} test images of {spec!r} are also training "
+        f"images (equal bytes), first {test!r} and {train!r}: scores on them are too high; remove "
+        "the copies"
+    )
+    return {"test_images_in_train": len(pairs)}
+
+
+def _duplicates(train: Split, test: Split) -> list[tuple[str, str]]:
+    """Return the ids of each test image with the bytes of a training image, and of that one."""
+    test_sizes = {path.stat().st_size for path in _paths(test) if path.is_file()}
+    train_ids: dict[bytes, str] = {}
+    train_sizes = set()
+    for sample_id, path in zip(train.ids, _paths(train), strict=True):
+        if path.is_file() and (size := path.stat().st_size) in test_sizes:
+            train_sizes.add(size)
+            train_ids.setdefault(_digest(path.read_bytes()), sample_id)
+    pairs = []
+    for sample_id, path in zip(test.ids, _paths(test), strict=True):
+        # Only files of equal size are read.
+        if path.is_file() and path.stat().st_size in train_sizes:
+            content = path.read_bytes()
+            train_id = train_ids.get(_digest(content))
+            # Broken images are reported as such.
+            if train_id is not None and read_header(content).fault is None:
+                pairs.append((sample_id, train_id))
+    return pairs
+
+
+def _paths(split: Split) -> list[Path]:
+    assert isinstance(split.items, EncodedImages)
+    assert isinstance(split.items.source, FileContent)
+    return [split.items.source.paths[row] for row in split.items.rows]
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def _name_some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(map(repr, names[:_MAX_NAMED])) + more

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError, DataUnavailableError
-from criticalmass.extraction.datasets.arrays import encode_labels
 from criticalmass.extraction.datasets.columns import ColumnChoice, choose_columns
 from criticalmass.extraction.datasets.dataset import Dataset, Split
+from criticalmass.extraction.datasets.hidden_labels import (
+    PartLabels,
+    drop_hidden_parts,
+    encode_column_labels,
+)
 from criticalmass.extraction.datasets.images import EncodedImages
 from criticalmass.extraction.datasets.splits import arrange_splits
+from criticalmass.extraction.labels import LabelColumn, check_hidden_labels
 from criticalmass.extraction.models.hub import hub_or_cache
 from criticalmass.extraction.specs import Spec
 from criticalmass.storage.features import UNLABELLED
@@ -58,6 +62,9 @@ def load_hub_data(spec: Spec) -> Dataset:
             items = _texts(parts[part], columns.content, spec)
         samples[part] = Split(items, class_numbers, ids)
     splits, rule = arrange_splits(samples, spec.text)
+    split_labels = {split: part.labels for split, part in splits.items()}
+    source = f"column {columns.label!r} of {spec.name!r}"
+    check_hidden_labels(split_labels, labels.class_names, source)
     notes: dict[str, Any] = {"split": rule, "columns": _column_notes(columns)}
     if labels.unlabelled_parts:
         notes["parts_without_labels"] = labels.unlabelled_parts
@@ -113,33 +120,23 @@ def _feature_kind(library: Any, feature: Any) -> str:
     return type(feature).__name__
 
 
-@dataclass(frozen=True)
-class _PartLabels:
-    """The labels of a dataset's parts.
-
-    Attributes
-    ----------
-    class_names: the name of each class.
-    class_numbers: part -> (n,) class numbers, for the parts with labels.
-    unlabelled_parts: parts that were published without labels.
-    """
-
-    class_names: tuple[str, ...]
-    class_numbers: dict[str, NDArray[np.int64]]
-    unlabelled_parts: list[str]
-
-
 def _read_labels(
     parts: Mapping[str, Any], columns: ColumnChoice, features: Any, spec: Spec
-) -> _PartLabels:
+) -> PartLabels:
     if columns.label is None:
         zeros = {name: np.zeros(len(part), np.int64) for name, part in parts.items()}
-        return _PartLabels(UNLABELLED, zeros, [])
-    values = {name: np.asarray(part[columns.label][:]) for name, part in parts.items()}
+        return PartLabels(UNLABELLED, zeros)
     class_names = getattr(features[columns.label], "names", None)
     if class_names is None:
-        encoded_names, class_numbers = encode_labels(list(values.values()))
-        return _PartLabels(encoded_names, dict(zip(values, class_numbers, strict=True)), [])
+        source = f"column {columns.label!r} of {spec.name!r}"
+        label_columns = [
+            LabelColumn(list(part[columns.label]), f"{source}, part {name!r}")
+            for name, part in parts.items()
+        ]
+        encoded_names, class_numbers = encode_column_labels(label_columns)
+        numbers_of_parts = dict(zip(parts, class_numbers, strict=True))
+        return drop_hidden_parts(PartLabels(encoded_names, numbers_of_parts), source)
+    values = {name: np.asarray(part[columns.label][:]) for name, part in parts.items()}
     # Competitions publish their test part with -1 for every label.
     unlabelled = [name for name, labels in values.items() if len(labels) and (labels == -1).all()]
     labelled = {
@@ -156,7 +153,7 @@ def _read_labels(
             f"column {columns.label!r} of {spec.name!r} is -1 (no label) in all rows; "
             "use another column, or label=none"
         )
-    return _PartLabels(tuple(class_names), labelled, unlabelled)
+    return PartLabels(tuple(class_names), labelled, unlabelled)
 
 
 def _texts(part: Any, column: str, spec: Spec) -> list[str]:

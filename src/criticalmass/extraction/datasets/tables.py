@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.extraction.datasets.arrays import as_integer_labels, encode_labels
 from criticalmass.extraction.datasets.columns import COLUMN_OPTIONS, ColumnChoice, choose_columns
+from criticalmass.extraction.datasets.csv_files import (
+    check_header,
+    check_long_cells,
+    check_rows,
+    find_separator,
+    scan_quotes,
+)
 from criticalmass.extraction.datasets.dataset import Dataset, Split
+from criticalmass.extraction.datasets.hidden_labels import (
+    PartLabels,
+    drop_hidden_parts,
+    encode_column_labels,
+)
 from criticalmass.extraction.datasets.images import EncodedContent, EncodedImages, FileContent
 from criticalmass.extraction.datasets.splits import arrange_splits, take_rows
+from criticalmass.extraction.labels import LabelColumn, check_hidden_labels
 from criticalmass.extraction.specs import Spec
 from criticalmass.storage.features import UNLABELLED
 
@@ -35,7 +47,8 @@ def load_table(spec: Spec) -> Dataset:
     spec: ``csv:FILE``, ``parquet:FILE`` or ``jsonl:FILE``. Columns are chosen by type and name,
         or by options: ``?text=COLUMN`` or ``?image=COLUMN`` (paths, relative to the file's
         folder, or encoded images), ``label=COLUMN`` (``none``: without labels), ``split=COLUMN``
-        (train, test, val); ``sep=`` is the CSV's separator, one character or ``tab``.
+        (train, test, val); ``sep=`` is the CSV's separator, one character or ``tab``; without it
+        the header line tells ``, ; tab |`` apart.
 
     Raises
     ------
@@ -47,18 +60,35 @@ def load_table(spec: Spec) -> Dataset:
     import pyarrow as pa
 
     try:
-        table, columns = _READERS[spec.scheme](path, spec)
+        content = _READERS[spec.scheme](path, spec)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowKeyError, OSError) as error:
         raise CriticalMassError(
             f"{spec.name!r} cannot be read as {spec.scheme}: {' '.join(str(error).split())}"
         ) from error
-    if not table.num_rows:
+    if not content.table.num_rows:
         raise CriticalMassError(f"{spec.name!r} has no rows")
-    return _dataset(table, columns, spec)
+    return _dataset(content, spec)
 
 
-def _dataset(table: Any, columns: ColumnChoice, spec: Spec) -> Dataset:
+@dataclass(frozen=True)
+class TableContent:
+    """The chosen columns of a table.
+
+    Attributes
+    ----------
+    table: an Arrow table with these columns.
+    columns: what each of them holds.
+    notes: how the file was read, for the notes of the dataset.
+    """
+
+    table: Any
+    columns: ColumnChoice
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+def _dataset(content: TableContent, spec: Spec) -> Dataset:
     path = Path(spec.name)
+    table, columns = content.table, content.columns
     names, class_numbers = _read_labels(table, columns, spec)
     items: Any
     if columns.is_image:
@@ -70,13 +100,25 @@ def _dataset(table: Any, columns: ColumnChoice, spec: Spec) -> Dataset:
     parts = {"all": samples}
     if columns.split is not None:
         parts = split_by_column(samples, _texts(table, columns.split, spec))
+    labels = PartLabels(names, {part: split.labels for part, split in parts.items()})
+    if columns.label is not None:
+        labels = drop_hidden_parts(labels, _label_owner(columns, spec))
+    parts = {
+        part: Split(parts[part].items, numbers, parts[part].ids)
+        for part, numbers in labels.class_numbers.items()
+    }
     splits, rule = arrange_splits(parts, spec.text)
+    split_labels = {name: split.labels for name, split in splits.items()}
+    check_hidden_labels(split_labels, labels.class_names, _label_owner(columns, spec))
     roles = {"text": columns.content, "label": columns.label, "split": columns.split}
     if columns.is_image:
         roles["image"] = roles.pop("text")
-    notes = {"split": rule, "columns": {role: name for role, name in roles.items() if name}}
+    names_of_roles = {role: name for role, name in roles.items() if name}
+    notes: dict[str, Any] = {"split": rule, "columns": names_of_roles, **content.notes}
+    if labels.unlabelled_parts:
+        notes["parts_without_labels"] = labels.unlabelled_parts
     modality: Any = "image" if columns.is_image else "text"
-    return Dataset(spec.text, path.stem, modality, splits, names, notes=notes)
+    return Dataset(spec.text, path.stem, modality, splits, labels.class_names, notes=notes)
 
 
 def split_by_column(samples: Split, values: list[str]) -> dict[str, Split]:
@@ -112,12 +154,15 @@ def _read_labels(
     """Return the class names and the (n,) class numbers."""
     if columns.label is None:
         return UNLABELLED, np.zeros(table.num_rows, dtype=np.int64)
-    _require_values(table, columns.label, spec)
-    labels = np.asarray(table[columns.label].to_pylist())
-    if spec.scheme == "csv":
-        labels = as_integer_labels(labels)
-    names, class_numbers = encode_labels([labels])
+    labels = LabelColumn(
+        table[columns.label], _label_owner(columns, spec), is_untyped=spec.scheme == "csv"
+    )
+    names, class_numbers = encode_column_labels([labels])
     return names, class_numbers[0]
+
+
+def _label_owner(columns: ColumnChoice, spec: Spec) -> str:
+    return f"column {columns.label!r} of {spec.name!r}"
 
 
 @dataclass(frozen=True)
@@ -175,20 +220,21 @@ def _arrow_kind(arrow_type: Any) -> str:
     return str(arrow_type)
 
 
-def _read_csv(path: Path, spec: Spec) -> tuple[Any, ColumnChoice]:
+def _read_csv(path: Path, spec: Spec) -> TableContent:
     import pyarrow as pa
     from pyarrow import csv
 
-    option = spec.options.get("sep", "tab" if path.suffix == ".tsv" else ",")
-    separator = "\t" if option == "tab" else option
-    if len(separator) != 1:
-        raise CriticalMassError(f"sep={option!r} in {spec.text!r} must be one character, or tab")
-    parse = csv.ParseOptions(delimiter=separator, newlines_in_values=True)
+    separator = find_separator(path, spec)
+    scan = scan_quotes(path, separator.character, spec)
+    parse = csv.ParseOptions(delimiter=separator.character, newlines_in_values=True)
     # Only an empty cell is a missing value: "NA" and "null" are texts, and may be labels.
     cells: dict[str, Any] = {"null_values": [""], "strings_can_be_null": True}
     convert = csv.ConvertOptions(**cells)
-    with csv.open_csv(path, parse_options=parse, convert_options=convert) as reader:
+    # Only a single thread names the row of an error.
+    one_thread = csv.ReadOptions(use_threads=False)
+    with csv.open_csv(path, one_thread, parse_options=parse, convert_options=convert) as reader:
         inferred = arrow_kinds(reader.schema)
+    check_header(list(inferred), separator, spec)
     # A column that an option names as text is text, even if all its cells are numbers.
     texts = {spec.options[key] for key in ("text", "image", "split") if key in spec.options}
     kinds = {
@@ -198,23 +244,31 @@ def _read_csv(path: Path, spec: Spec) -> tuple[Any, ColumnChoice]:
     # Arrow infers types from the first block of the file: later cells may be of other types.
     cells["column_types"] = {name: pa.string() for name in columns.names()}
     convert = csv.ConvertOptions(include_columns=columns.names(), **cells)
-    return csv.read_csv(path, parse_options=parse, convert_options=convert), columns
+    try:
+        table = csv.read_csv(path, parse_options=parse, convert_options=convert)
+    except pa.ArrowInvalid:
+        table = csv.read_csv(path, one_thread, parse_options=parse, convert_options=convert)
+    check_rows(scan, table.num_rows, spec)
+    if columns.label is not None:
+        labels = table[columns.label].unique().to_pylist()
+        check_long_cells(scan, separator.character, list(inferred), columns.label, labels, spec)
+    return TableContent(table, columns, {**separator.notes(), **scan.notes()})
 
 
-def _read_parquet(path: Path, spec: Spec) -> tuple[Any, ColumnChoice]:
+def _read_parquet(path: Path, spec: Spec) -> TableContent:
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:
         columns = choose_columns(arrow_kinds(file.schema_arrow), spec)
-        return file.read(columns=columns.names()), columns
+        return TableContent(file.read(columns=columns.names()), columns)
 
 
-def _read_jsonl(path: Path, spec: Spec) -> tuple[Any, ColumnChoice]:
+def _read_jsonl(path: Path, spec: Spec) -> TableContent:
     from pyarrow import json
 
     table = json.read_json(path)
     columns = choose_columns(arrow_kinds(table.schema), spec)
-    return table.select(columns.names()), columns
+    return TableContent(table.select(columns.names()), columns)
 
 
 _READERS = {"csv": _read_csv, "parquet": _read_parquet, "jsonl": _read_jsonl}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from criticalmass.core.progress import write_line
 from criticalmass.errors import CriticalMassError, DataUnavailableError, unknown_name
 from criticalmass.extraction.datasets.dataset import Dataset, Split
 from criticalmass.extraction.datasets.debian_packages import cache_folder
-from criticalmass.extraction.datasets.images import EncodedImages
+from criticalmass.extraction.datasets.images import EncodedImages, to_rgb
 from criticalmass.extraction.datasets.splits import arrange_splits
 from criticalmass.extraction.models.optional_imports import import_torchvision
 from criticalmass.extraction.specs import Spec
@@ -218,9 +219,18 @@ def _images(source: Any) -> Any:
 
 def _matches(source: Any, candidate: Any) -> bool:
     return len(candidate) == len(source) and all(
-        np.array_equal(_pixels(sample[0]), _pixels(candidate[index]))
+        np.array_equal(_pixels(sample[0]), _pixels(_as_torchvision(candidate, index)))
         for index, sample in _test_samples(source)
     )
+
+
+def _as_torchvision(candidate: Any, index: int) -> Any:
+    """Return an image as torchvision reads it: not turned, and 16-bit grey levels cut to 8 bits."""
+    from PIL import Image
+
+    if isinstance(candidate, EncodedImages):
+        return Image.open(io.BytesIO(candidate.encoded(index)))
+    return candidate[index]
 
 
 def _pixels(image: Any) -> NDArray[np.uint8]:
@@ -301,7 +311,7 @@ class TorchvisionImages(Sequence[Any]):
         """Decode one image, or return a slice of the sequence."""
         if isinstance(key, slice):
             return TorchvisionImages(self.source, self.rows[key])
-        return self.source[int(self.rows[key])][0].convert("RGB")
+        return to_rgb(self.source[int(self.rows[key])][0])
 
     def subset(self, rows: NDArray[np.intp]) -> TorchvisionImages:
         """Return some of the images, in the order of ``rows``."""

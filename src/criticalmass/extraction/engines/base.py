@@ -21,6 +21,10 @@ Outputs = Mapping[str, NDArray[np.float32]]
 Reference = Callable[[NDArray[Any]], list[NDArray[np.float32]]]
 
 
+class EngineError(CriticalMassError):
+    """An engine cannot convert or run a model."""
+
+
 class Engine(Protocol):
     """Runs batches and writes each layer's features to the rows of the batch."""
 

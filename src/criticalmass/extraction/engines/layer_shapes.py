@@ -15,9 +15,12 @@ from criticalmass.extraction.engines.torch_engine import (
     device_of,
     exact_float32,
     explain_input_errors,
+    tapped_model,
+    torch_pass,
 )
 from criticalmass.extraction.models import FrozenModel, Tap
 from criticalmass.extraction.models.onnx_models import OnnxGraph
+from criticalmass.extraction.models.penultimate import input_width
 from criticalmass.extraction.models.pooling import pool_values
 from criticalmass.extraction.models.preprocess import ImagePreprocess
 
@@ -80,7 +83,7 @@ def building_blocks(model: FrozenModel, batch: NDArray[Any]) -> tuple[str, ...]:
         readable = {
             layer.layer for layer in list_layer_shapes(model, batch) if layer.neurons is not None
         }
-        excluded = {model.penultimate.path} if model.penultimate.side == "input" else set()
+        excluded = set(model.penultimate.paths) if model.penultimate.side == "input" else set()
         blocks = [path for path in _block_paths(model.root) if path in readable - excluded]
         compound = [path for path in blocks if any(model.root.get_submodule(path).children())]
         if blocks:
@@ -109,18 +112,14 @@ def example_batch(model: FrozenModel) -> NDArray[Any]:
 
 
 def _input_width(model: FrozenModel) -> int:
-    if isinstance(model.module, OnnxGraph):
-        width = model.module.shape[0]
-    else:
-        matrices = (weight for weight in model.module.parameters() if weight.ndim == 2)
-        first = next(matrices, None)
-        width = -1 if first is None else int(first.shape[1])
-    if width < 1:
+    is_graph = isinstance(model.module, OnnxGraph)
+    width = model.module.shape[0] if is_graph else input_width(model.module)
+    if width is None or width < 1:
         raise CriticalMassError(
             f"model {model.spec!r} does not show the width of its input vectors; "
             "extract a layer by its name"
         )
-    return width
+    return int(width)
 
 
 def _is_graph(model: FrozenModel) -> bool:
@@ -135,15 +134,21 @@ def _layer_shape(
         return LayerShape(layer, kind, (), None)
     shape = runs[0]
     try:
-        vectors, _ = pool_values(
-            np.broadcast_to(np.float32(0.0), shape),
-            model.pool,
-            channels_last=getattr(model.root, "output_fmt", None) == "NHWC",
-            has_class=getattr(model.root, "num_prefix_tokens", 1) > 0,
-        )
+        neurons = _n_neurons(model, shape)
     except CriticalMassError:
         return LayerShape(layer, kind, shape[1:], None)
-    return LayerShape(layer, kind, shape[1:], int(vectors.shape[1]))
+    return LayerShape(layer, kind, shape[1:], neurons)
+
+
+def _n_neurons(model: FrozenModel, shape: tuple[int, ...]) -> int:
+    """Return the number of neurons after pooling.
+
+    Raises
+    ------
+    CriticalMassError: the shape cannot be pooled.
+    """
+    values = np.broadcast_to(np.float32(0.0), shape)
+    return int(pool_values(values, model.pool, model.token_layout)[0].shape[1])
 
 
 def _graph_shapes(model: FrozenModel, batch: NDArray[Any]) -> dict[Tap, list[tuple[int, ...]]]:
@@ -167,7 +172,8 @@ def _module_shapes(model: FrozenModel, batch: NDArray[Any]) -> dict[Tap, list[tu
             shapes[tap].append(())
 
     handles = []
-    for tap in taps:
+    single = [tap for tap in taps if not tap.more_paths]
+    for tap in single:
         module = model.root.get_submodule(tap.path)
         if tap.side == "input":
             handles.append(
@@ -185,6 +191,10 @@ def _module_shapes(model: FrozenModel, batch: NDArray[Any]) -> dict[Tap, list[tu
             handle.remove()
     if not model.penultimate.path and model.penultimate.side == "output":
         record(model.penultimate, output)
+    if model.penultimate not in single:
+        # Only a second pass joins the inputs of several classifiers.
+        joined = torch_pass(tapped_model(model, [model.penultimate]), batch, device_of(model))
+        shapes[model.penultimate].append(joined[0].shape)
     return shapes
 
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from criticalmass.core.optional import import_package
 from criticalmass.core.threads import thread_count
 from criticalmass.errors import CriticalMassError
-from criticalmass.extraction.engines.base import Outputs, TappedLayer
+from criticalmass.extraction.engines.base import EngineError, Outputs, TappedLayer
 from criticalmass.extraction.engines.openvino_engine import OpenVinoSource, compile_onnx
 from criticalmass.extraction.models import FrozenModel, Tap
 from criticalmass.extraction.models.frozen import error_reason
 from criticalmass.extraction.models.onnx_models import ONNX_EXTRA, OnnxGraph
-from criticalmass.extraction.models.pooling import pool_values
+from criticalmass.extraction.models.pooling import TokenLayout, pool_values
 from criticalmass.extraction.models.preprocess import Batch
 
 # ONNX Runtime's log level for errors only.
@@ -72,9 +72,7 @@ class OnnxEngine:
         CriticalMassError: the tensor has a shape that cannot be pooled.
         """
         try:
-            vectors, pooling = pool_values(
-                value, self._model.pool, channels_last=False, has_class=True
-            )
+            vectors, pooling = pool_values(value, self._model.pool, TokenLayout())
         except CriticalMassError as error:
             raise CriticalMassError(
                 f"layer {layer!r} of {self._model.name!r} has {error}"
@@ -113,7 +111,12 @@ class OnnxEngine:
         return [np.concatenate(values) for values in zip(*outputs, strict=True)]
 
     def _run(self, prepared: NDArray[Any]) -> list[NDArray[Any]]:
-        values = self._session.run(self._tensors, {self._graph.input: prepared})
+        try:
+            values = self._session.run(self._tensors, {self._graph.input: prepared})
+        except Exception as error:
+            raise EngineError(
+                f"ONNX Runtime does not run {self._model.name!r} ({error_reason(error)})"
+            ) from error
         return [np.asarray(value) for value in values]
 
 
@@ -146,8 +149,8 @@ def _open_session(graph: OnnxGraph, tensors: Sequence[str]) -> Any:
         return runtime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-    except (runtime.capi.onnxruntime_pybind11_state.Fail, ValueError) as error:
-        raise CriticalMassError(
+    except Exception as error:
+        raise EngineError(
             f"ONNX Runtime cannot open {str(graph.path)!r}: {error_reason(error)}"
         ) from error
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from criticalmass.core.progress import write_line
 from criticalmass.core.threads import thread_count
 from criticalmass.errors import CriticalMassError, missing_extra
-from criticalmass.extraction.engines.base import Outputs, Reference
+from criticalmass.extraction.engines.base import EngineError, Outputs, Reference
 from criticalmass.extraction.models.preprocess import Batch
 
 if TYPE_CHECKING:
@@ -88,8 +88,9 @@ class OpenVinoEngine:
 
     Raises
     ------
-    CriticalMassError: the conversion fails, differs from the reference, or computes in another
+    EngineError: the conversion fails, differs from the reference, or computes in another
         precision.
+    MissingExtraError: OpenVINO is not installed.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class OpenVinoEngine:
         for batch in samples:
             for difference in self._differences(batch):
                 if not difference.largest <= MAX_DIFFERENCE * difference.scale:
-                    raise CriticalMassError(
+                    raise EngineError(
                         f"OpenVINO's output for layer {difference.layer!r} of {source.name!r} "
                         f"differs from {source.library}'s by up to {difference.largest:.1e} "
                         f"(largest value {difference.scale:.1e})"
@@ -122,16 +123,19 @@ class OpenVinoEngine:
     def _compile(self, precision: str) -> None:
         source, streams = self._source, thread_count()
         self._requests.clear()
+        # Tracing, converting and compiling raise errors of many kinds, of torch and of OpenVINO.
         try:
             self._compiled = source.compile(streams, precision)
-        except RuntimeError as error:
-            raise CriticalMassError(
+        except CriticalMassError:
+            raise
+        except Exception as error:
+            raise EngineError(
                 f"OpenVINO does not convert {source.name!r} ({_conversion_reason(error)})"
             ) from error
         # OpenVINO may compute in another precision than requested, and reports it only here.
         hint = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if _HINT_PRECISIONS.get(hint) != precision:
-            raise CriticalMassError(f"OpenVINO computes in {hint}, not in {precision}")
+            raise EngineError(f"OpenVINO computes {source.name!r} in {hint}, not in {precision}")
         self._requests += [
             self._compiled.create_infer_request() for _ in range(_REQUESTS_PER_STREAM * streams)
         ]
@@ -166,17 +170,22 @@ class OpenVinoEngine:
         This thread fetches the results, oldest first; with two requests per stream no stream has
         to wait for it. (A queue with callbacks would run Python in OpenVINO's own threads. If one
         of these drops the last reference to the compiled model, the process aborts.)
+
+        Raises
+        ------
+        EngineError: OpenVINO fails on a batch.
         """
         idle = list(self._requests)
         running: deque[tuple[Any, NDArray[np.intp]]] = deque()
 
         def fetch_oldest() -> None:
             request, rows = running[0]
-            request.wait()
+            with self._explain_failures():
+                request.wait()
             for layer, index in zip(self._source.layers, self._source.outputs, strict=True):
                 vectors = self._source.finish(layer, request.get_output_tensor(index).data)
                 if len(vectors) != len(rows):
-                    raise CriticalMassError(
+                    raise EngineError(
                         f"OpenVINO's output for layer {layer!r} of {self._source.name!r} has "
                         f"{len(vectors)} rows for {len(rows)} samples"
                     )
@@ -188,13 +197,33 @@ class OpenVinoEngine:
             for rows, inputs in batches:
                 if not idle:
                     fetch_oldest()
-                running.append((idle.pop(), rows))
-                running[-1][0].start_async({0: self._source.prepare(inputs)})
+                request, prepared = idle.pop(), self._source.prepare(inputs)
+                with self._explain_failures():
+                    request.start_async({0: prepared})
+                running.append((request, rows))
             while running:
                 fetch_oldest()
         finally:
+            # After an error the other requests must end before their buffers are freed. The first
+            # error is the one to report.
             for request, _ in running:
-                request.wait()
+                with contextlib.suppress(Exception):
+                    request.wait()
+
+    @contextlib.contextmanager
+    def _explain_failures(self) -> Iterator[None]:
+        """Turn any error of OpenVINO into one line.
+
+        Raises
+        ------
+        EngineError: OpenVINO fails.
+        """
+        try:
+            yield
+        except Exception as error:
+            raise EngineError(
+                f"OpenVINO does not run {self._source.name!r} ({_conversion_reason(error)})"
+            ) from error
 
 
 def import_openvino() -> Any:
@@ -248,7 +277,7 @@ def compile_torch(
 
     Raises
     ------
-    RuntimeError: OpenVINO's own error: it cannot trace, convert or compile the module.
+    Exception: any error of torch's tracer or of OpenVINO's converter and compiler.
     """
     openvino = import_openvino()
     import torch
@@ -332,9 +361,9 @@ def quiet_tracing() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _conversion_reason(error: RuntimeError) -> str:
-    """Extract the line with the cause from an error of OpenVINO's front end."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+def _conversion_reason(error: Exception) -> str:
+    """Extract the line with the cause from an error of torch's tracer or of OpenVINO."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
     if "Exception:" in lines[:-1]:
         return lines[lines.index("Exception:") + 1][:160]
-    return (lines or ["no message"])[-1][:160]
+    return (lines or [type(error).__name__])[-1][:160]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from numpy.typing import NDArray
@@ -27,7 +28,15 @@ from criticalmass.extraction.engines.torch_engine import (
 from criticalmass.extraction.models import FrozenModel, Tap
 from criticalmass.extraction.models.onnx_models import OnnxGraph
 
-ENGINES = ("auto", "openvino", "torch", "onnxruntime")
+#: Name of an engine -> its description.
+ENGINES: Mapping[str, str] = MappingProxyType(
+    {
+        "auto": "OpenVINO on the CPU if it runs the model, else the model's own library",
+        "openvino": "OpenVINO on the CPU, compared with torch or ONNX Runtime before it is used",
+        "torch": "torch on the CPU or a GPU; runs every model but ONNX graphs",
+        "onnxruntime": "ONNX Runtime on the CPU; runs ONNX graphs",
+    }
+)
 
 
 def inspect_layers(
@@ -81,7 +90,7 @@ def make_engine(
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
     is_graph = isinstance(model.module, OnnxGraph)
-    reference = "onnxruntime" if is_graph else "torch"
+    reference = reference_name(model)
     if name not in ("auto", "openvino", reference):
         raise CriticalMassError(f"engine {name!r} does not run {model.spec!r}; use {reference!r}")
     device = "cpu" if is_graph else device_of(model)
@@ -101,8 +110,21 @@ def make_engine(
     except CriticalMassError as error:
         if name == "openvino":
             raise
-        warn_user(f"{error}; features are computed with {reference}, which is slower")
+        warn_fallback(model, error)
         return _reference_engine(model, taps, precision)
+
+
+def reference_name(model: FrozenModel) -> str:
+    """Return the name of the engine that the others are compared with."""
+    return "onnxruntime" if isinstance(model.module, OnnxGraph) else "torch"
+
+
+def warn_fallback(model: FrozenModel, error: CriticalMassError) -> None:
+    """Tell the user in one line that the reference takes over from another engine, and why."""
+    warn_user(
+        f"{error}; features of {model.name!r} are computed with {reference_name(model)}, "
+        "which is slower"
+    )
 
 
 def _reference_engine(model: FrozenModel, taps: Sequence[Tap], precision: str) -> Engine:

@@ -20,12 +20,21 @@ if TYPE_CHECKING:
     from criticalmass.extraction.models.wrappers import TappedModel
 
 
+# What a user can try if a ready-made network does not run on its input.
+_CURES = {
+    "image": "try another px",
+    "text": "shorten the texts, or use another model",
+    "vector": "give vectors of the width that it takes",
+}
+
+
 class TorchEngine:
     """Plain torch, in float32 or with its products in bfloat16."""
 
     def __init__(
         self, model: FrozenModel, taps: Sequence[Tap], device: str, precision: str = "float32"
     ) -> None:
+        self._model = model
         self._tapped = tapped_model(model, taps)
         self._device = device
         self._precision = precision
@@ -49,7 +58,8 @@ class TorchEngine:
     def run(self, batches: Iterable[Batch], out: Outputs, on_done: Callable[[int], None]) -> None:
         """Run the batches one after the other."""
         for rows, inputs in batches:
-            outputs = torch_pass(self._tapped, inputs, self._device, self._precision)
+            with explain_input_errors(self._model):
+                outputs = torch_pass(self._tapped, inputs, self._device, self._precision)
             for tap, output in zip(self._tapped.taps, outputs, strict=True):
                 out[tap.layer][rows] = output
             on_done(len(rows))
@@ -99,11 +109,14 @@ def explain_input_errors(model: FrozenModel) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, AssertionError) as error:
+    except CriticalMassError:
+        raise
+    except Exception as error:
         if model.spec.startswith("module:"):
             raise
         raise CriticalMassError(
-            f"{model.spec!r} does not run on its input ({error_reason(error)}); try another px"
+            f"{model.spec!r} does not run on its input ({error_reason(error)}); "
+            f"{_CURES[model.modality]}"
         ) from error
 
 

@@ -13,11 +13,11 @@ from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.extraction.models.frozen import (
     FrozenModel,
     WeightSource,
-    find_classifier,
     state_digest,
 )
 from criticalmass.extraction.models.image_models import image_model, with_file_scaling
 from criticalmass.extraction.models.optional_imports import import_torch
+from criticalmass.extraction.models.penultimate import find_penultimate, input_width
 from criticalmass.extraction.models.preprocess import ImagePreprocess, VectorPreprocess
 from criticalmass.extraction.models.weight_files import WeightFile, read_weights
 from criticalmass.extraction.models.weight_names import load_into
@@ -107,5 +107,10 @@ def _freeze(
         preprocess=VectorPreprocess(),
         weights=source.description,
         weights_digest=source.digest,
-        penultimate=find_classifier(module, spec.text),
+        penultimate=find_penultimate(module, lambda: _run_vectors(module)),
     )
+
+
+def _run_vectors(module: nn.Module) -> Any:
+    """Run a network on two vectors of the width that its first matrix takes."""
+    return module(import_torch().zeros(2, input_width(module) or 1))

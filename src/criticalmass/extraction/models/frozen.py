@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.extraction.models.pooling import TokenLayout
 from criticalmass.extraction.models.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -28,16 +29,25 @@ class Tap:
     layer: the name that the user gave, e.g. ``"penultimate"`` or ``"blocks.3.1"``.
     path: dotted path below the model's root; empty for the whole model.
     side: ``"output"`` of that module, or its (first) ``"input"``.
+    more_paths: further modules whose inputs are read as well (of several classifiers).
     """
 
     layer: str
     path: str
     side: Literal["input", "output"]
+    more_paths: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The path of every module that is read."""
+        return (self.path, *self.more_paths)
 
     @property
     def description(self) -> str:
-        """Side and path in words."""
-        return f"{self.side} of {self.path!r}" if self.path else "output of the model"
+        """Side and paths in words."""
+        if not self.path:
+            return "output of the model"
+        return f"{self.side} of {' and '.join(repr(path) for path in self.paths)}"
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,7 @@ class FrozenModel:
     weights_digest: SHA-256 of the weights (of their files if they come from files).
     penultimate: the tap of the layer name ``penultimate``.
     pool: how the positions or tokens of a layer become one vector, see `models.pooling`.
+    is_causal: whether a token depends on the tokens before it only (decoders).
     """
 
     spec: str
@@ -82,6 +93,16 @@ class FrozenModel:
     weights_digest: str
     penultimate: Tap
     pool: str = "mean"
+    is_causal: bool = False
+
+    @property
+    def token_layout(self) -> TokenLayout:
+        """What the axes of the network's layers are."""
+        return TokenLayout(
+            channels_last=getattr(self.root, "output_fmt", None) == "NHWC",
+            has_class=not self.is_causal and getattr(self.root, "num_prefix_tokens", 1) > 0,
+            is_text=self.modality == "text",
+        )
 
     @property
     def preprocessing(self) -> Mapping[str, Any]:
@@ -182,33 +203,6 @@ def _pattern_regex(pattern: str) -> re.Pattern[str]:
             wildcards.get(part, part if part[:1] == "[" and part[-1:] == "]" else re.escape(part))
             for part in parts
         )
-    )
-
-
-def find_classifier(root: nn.Module, spec: str) -> Tap:
-    """Find the classifier of a network; its input is the penultimate layer.
-
-    The classifier is the module that the network's ``get_classifier`` returns (timm), otherwise
-    the last linear module.
-
-    Raises
-    ------
-    CriticalMassError: the network has no classifier.
-    """
-    from torch import nn
-
-    modules = {name: module for name, module in root.named_modules() if name}
-    get_classifier = getattr(root, "get_classifier", None)
-    classifier = get_classifier() if callable(get_classifier) else None
-    for name, module in modules.items():
-        if module is classifier:
-            return Tap(PENULTIMATE, name, "input")
-    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
-    if linear:
-        return Tap(PENULTIMATE, linear[-1], "input")
-    raise CriticalMassError(
-        f"model {spec!r} has no linear classifier, so it has no layer 'penultimate'; "
-        f"name another layer, e.g. {next(reversed(modules), '')!r}"
     )
 
 

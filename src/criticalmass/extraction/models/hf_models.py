@@ -31,6 +31,8 @@ _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "
 # A tokenizer without a limit reports a number far above this one.
 _NO_LIMIT = 10**6
 _DEFAULT_MAX_TOKENS = 512
+# Names of the modules that hold one embedding per position.
+_POSITION_TABLES = ("position_embeddings", "position_embedding", "wpe")
 # Image processors with crop_pct crop only images smaller than this.
 _CROPPED_BELOW = 384
 
@@ -38,8 +40,11 @@ _CROPPED_BELOW = 384
 def load_hf(spec: Spec) -> FrozenModel:
     """Load a model of transformers; ``penultimate`` is its last hidden states, pooled.
 
-    Of a model with two towers (CLIP), the image tower is loaded unless ``modality=text``. Code
-    that comes with a model is not run.
+    Of a model with two towers (CLIP), the image tower is loaded unless ``modality=text``. Of an
+    encoder-decoder (T5), the encoder is loaded. The default pooling is the mean, and of a causal
+    model (a decoder such as GPT-2 or Llama) the last token, which alone has seen the whole text.
+    Weights are computed with in float32, also if they are stored in fewer bits. Code that comes
+    with a model is not run.
 
     Parameters
     ----------
@@ -56,7 +61,7 @@ def load_hf(spec: Spec) -> FrozenModel:
     with offline() if folder.is_dir() else hub_or_cache():
         model = _open_part(transformers, spec, "AutoModel")
         modality = _modality(spec, model)
-        net = _tower(model, modality)
+        net = _tower(model, modality).float()
         preprocess = (
             _image_preprocess(spec, _open_part(transformers, spec, "AutoImageProcessor"))
             if modality == "image"
@@ -72,9 +77,10 @@ def load_hf(spec: Spec) -> FrozenModel:
 def _freeze(
     spec: Spec, net: nn.Module, preprocess: ImagePreprocess | TextPreprocess, source: WeightSource
 ) -> FrozenModel:
-    from criticalmass.extraction.models.wrappers import HiddenStates, ScaledInput
+    from criticalmass.extraction.models.wrappers import HiddenStates, ScaledInput, is_causal
 
     net.eval().requires_grad_(False)
+    is_decoder = isinstance(preprocess, TextPreprocess) and is_causal(net)
     if isinstance(preprocess, ImagePreprocess):
         states = HiddenStates(net, "pixel_values")
         module: nn.Module = ScaledInput(states, preprocess.mean, preprocess.std)
@@ -90,6 +96,8 @@ def _freeze(
         weights=source.description,
         weights_digest=source.digest,
         penultimate=Tap(PENULTIMATE, "", "output"),
+        pool="last" if is_decoder else "mean",
+        is_causal=is_decoder,
     )
 
 
@@ -112,7 +120,8 @@ def _open_part(transformers: Any, spec: Spec, auto_class: str) -> Any:
             )
     except pickle.UnpicklingError as error:
         raise pickled_code_error(spec.name, "instead of weights") from error
-    except (OSError, ValueError, RuntimeError, LookupError) as error:
+    except Exception as error:
+        # The code of each architecture, and the libraries that it imports, raise their own errors.
         kind = CriticalMassError if Path(spec.name).is_dir() else DataUnavailableError
         raise kind(
             f"{auto_class} of {spec.text!r} cannot be loaded: {error_reason(error)}"
@@ -136,7 +145,9 @@ def _tower(model: Any, modality: str) -> Any:
     name = {"image": "vision_model", "text": "text_model"}[modality]
     if hasattr(model, "vision_model") and hasattr(model, "text_model"):
         return getattr(model, name)
-    if getattr(model.config, "is_encoder_decoder", False):
+    # A saved encoder of T5 is opened with an untrained decoder, and says it is not an
+    # encoder-decoder.
+    if hasattr(model, "encoder") and hasattr(model, "decoder") and hasattr(model, "get_encoder"):
         return model.get_encoder()
     return model
 
@@ -148,7 +159,24 @@ def _text_preprocess(net: Any, tokenizer: Any) -> TextPreprocess:
             getattr(net.config, "max_position_embeddings", _DEFAULT_MAX_TOKENS)
             or _DEFAULT_MAX_TOKENS
         )
+    limit = min(limit, _n_positions(net) or limit)
     return TextPreprocess(tokenizer, limit, stages=("last hidden states",))
+
+
+def _n_positions(net: nn.Module) -> int | None:
+    """Return the number of positions that a table of position embeddings has; None without one.
+
+    RoBERTa and its descendants count positions from the index of the padding, so that the first
+    rows of their table stay unused.
+    """
+    from torch import nn
+
+    for name, module in net.named_modules():
+        is_table = name.rpartition(".")[2] in _POSITION_TABLES
+        if is_table and isinstance(module, nn.Embedding):
+            n_unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - n_unused
+    return None
 
 
 def _image_preprocess(spec: Spec, processor: Any) -> ImagePreprocess:

@@ -17,12 +17,12 @@ from criticalmass.extraction.models.frozen import (
     WeightSource,
     error_reason,
     files_digest,
-    find_classifier,
     state_digest,
     unknown_name_of_many,
 )
 from criticalmass.extraction.models.hub import hub_or_cache
 from criticalmass.extraction.models.optional_imports import import_after_torchvision, import_torch
+from criticalmass.extraction.models.penultimate import find_penultimate
 from criticalmass.extraction.models.preprocess import ImagePreprocess
 from criticalmass.extraction.models.weight_files import WeightFile, read_weights
 from criticalmass.extraction.models.weight_names import load_into
@@ -239,17 +239,20 @@ def image_model(
     """Freeze a network that takes scaled RGB images."""
     from criticalmass.extraction.models.wrappers import ScaledInput
 
+    torch = import_torch()
     net.eval().requires_grad_(False)
+    module = ScaledInput(net, preprocess.mean, preprocess.std).eval()
+    example = torch.zeros(2, 3, preprocess.pixels, preprocess.pixels, dtype=torch.uint8)
     return FrozenModel(
         spec=spec.text,
         name=name,
         modality="image",
-        module=ScaledInput(net, preprocess.mean, preprocess.std).eval(),
+        module=module,
         root=net,
         preprocess=preprocess,
         weights=source.description,
         weights_digest=source.digest,
-        penultimate=find_classifier(net, spec.text),
+        penultimate=find_penultimate(net, lambda: module(example)),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from criticalmass.core.arguments import validate_arguments
@@ -12,7 +12,6 @@ from criticalmass.extraction.models.factories import load_factory
 from criticalmass.extraction.models.frozen import FrozenModel, files_digest
 from criticalmass.extraction.models.hf_models import load_hf
 from criticalmass.extraction.models.image_models import (
-    lite_names,
     lite_weights,
     load_lite,
     load_timm,
@@ -26,18 +25,82 @@ from criticalmass.extraction.models.text_models import (
     load_sentence_transformer,
     minilm_folder,
 )
-from criticalmass.extraction.specs import Spec, parse_spec
+from criticalmass.extraction.specs import (
+    Spec,
+    SpecSource,
+    find_source,
+    options_of,
+    parse_spec,
+)
 
 MINILM = "minilm-l6"
-# Scheme -> the options that it accepts.
-_OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "pypi": ("px", "init", "pool"),
-    "timm": ("px", "init", "weights", "pool"),
-    "hf": ("px", "modality", "pool"),
-    "st": ("pool",),
-    "onnx": ("px", "norm", "pool"),
-    "module": ("px", "modality", "weights", "pool"),
-}
+_PYPI_OPTIONS = ("px", "init", "pool")
+_TIMM_OPTIONS = ("px", "init", "weights", "pool")
+#: Every form of a model's spec. A loader takes the spec, and the weight file if the form has the
+#: option ``weights``.
+MODEL_SOURCES: tuple[SpecSource[FrozenModel], ...] = (
+    SpecSource(
+        "pypi:efficientnet-lite0",
+        load_lite,
+        "EfficientNet-Lite0, ImageNet-1k, 1,280 neurons (extra: demo)",
+        _PYPI_OPTIONS,
+    ),
+    SpecSource(
+        "pypi:efficientnet-lite1",
+        load_lite,
+        "EfficientNet-Lite1, ImageNet-1k, 1,280 neurons",
+        _PYPI_OPTIONS,
+    ),
+    SpecSource(
+        "pypi:efficientnet-lite2",
+        load_lite,
+        "EfficientNet-Lite2, ImageNet-1k, 1,280 neurons",
+        _PYPI_OPTIONS,
+    ),
+    SpecSource(
+        f"pypi:{MINILM}",
+        load_minilm,
+        "all-MiniLM-L6-v2 sentence encoder, 384 neurons (extra: demo)",
+        _PYPI_OPTIONS,
+    ),
+    SpecSource(
+        "timm:NAME",
+        load_timm,
+        "any timm model, with its own weights or --weights (extra: torch)",
+        _TIMM_OPTIONS,
+    ),
+    SpecSource(
+        "timm:resnet50_mrl",
+        load_timm,
+        "networks of the paper; also resnet50_ff8 and wide_resnet50_4",
+        _TIMM_OPTIONS,
+    ),
+    SpecSource(
+        "hf:FOLDER_OR_ID",
+        load_hf,
+        "a transformers model for images or texts (extra: text)",
+        ("px", "modality", "pool"),
+    ),
+    SpecSource(
+        "onnx:FILE",
+        load_onnx,
+        "an ONNX graph whose input is images or vectors (extra: export)",
+        ("px", "norm", "pool"),
+    ),
+    SpecSource(
+        "st:FOLDER_OR_ID",
+        load_sentence_transformer,
+        "a sentence-transformers model (extra: text)",
+        ("pool",),
+    ),
+    SpecSource(
+        "module:PACKAGE.MODULE:FACTORY",
+        load_factory,
+        "your own torch module",
+        ("px", "modality", "weights", "pool"),
+    ),
+)
+_OPTIONS: Mapping[str, tuple[str, ...]] = options_of(MODEL_SOURCES)
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -54,7 +117,8 @@ def load_model(
         ``st:FOLDER_OR_ID``, ``onnx:FILE``, ``module:package.module:factory``. Image models take
         ``?px=NUMBER``, the side of their square input. ``?init=random`` (``timm:`` and
         ``pypi:``) leaves a network untrained. ``?pool=`` says how positions and tokens become
-        vectors: ``mean`` (default), ``max``, ``flatten`` or ``cls``.
+        vectors: ``mean``, ``max``, ``flatten``, ``cls`` or ``last``; the default is ``last`` for
+        causal text models (decoders) and otherwise ``mean``.
     weights: for ``timm:`` and ``module:``, a safetensors file, a state dict of torch, or the
         ``.npz`` file of a vision transformer; the same as ``?weights=FILE``.
     device: ``"auto"`` (the GPU if there is one), ``"cpu"`` or ``"cuda"``.
@@ -73,8 +137,11 @@ def load_model(
         model = spec
     elif isinstance(spec, str):
         parsed = _parse_model_spec(spec)
-        pool = check_pool(parsed.options.get("pool", "mean"))
-        model = dataclasses.replace(_load_parsed(parsed, _weight_path(parsed, weights)), pool=pool)
+        pool = parsed.options.get("pool")
+        if pool is not None:
+            check_pool(pool)
+        model = _load_parsed(parsed, _weight_path(parsed, weights))
+        model = model if pool is None else dataclasses.replace(model, pool=pool)
     else:
         raise CriticalMassError(f"model {spec!r} must be a spec (text) or a FrozenModel")
     if not isinstance(model.module, OnnxGraph):
@@ -174,9 +241,7 @@ def check_model_spec(text: str) -> None:
 
 def _parse_model_spec(text: str) -> Spec:
     spec = parse_spec("model", text, _OPTIONS)
-    packaged = (*lite_names(), MINILM)
-    if spec.scheme == "pypi" and spec.name not in packaged:
-        raise unknown_name("pypi: model", spec.name, packaged)
+    find_source("model", spec, MODEL_SOURCES)
     return spec
 
 
@@ -195,12 +260,5 @@ def _weight_path(spec: Spec, weights: str | Path | None) -> Path | None:
 
 
 def _load_parsed(spec: Spec, weights: Path | None) -> FrozenModel:
-    loaders: Mapping[str, Callable[[], FrozenModel]] = {
-        "pypi": lambda: load_minilm(spec) if spec.name == MINILM else load_lite(spec),
-        "timm": lambda: load_timm(spec, weights),
-        "hf": lambda: load_hf(spec),
-        "onnx": lambda: load_onnx(spec),
-        "st": lambda: load_sentence_transformer(spec),
-        "module": lambda: load_factory(spec, weights),
-    }
-    return loaders[spec.scheme]()
+    source = find_source("model", spec, MODEL_SOURCES)
+    return source.load(spec, weights) if "weights" in source.options else source.load(spec)

@@ -221,6 +221,7 @@ class TextPreprocess:
         if not texts:
             return
         tokens = self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
+        tokens = [ids or self._empty_text() for ids in tokens]
         lengths = np.array([len(ids) for ids in tokens])
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)
@@ -228,6 +229,22 @@ class TextPreprocess:
             for start in range(0, len(rows), step):
                 part = rows[start : start + step]
                 yield part, np.array([tokens[row] for row in part], dtype=np.int64)
+
+    def _empty_text(self) -> list[int]:
+        """Return the tokens of an empty text, for a tokenizer that adds none by itself (GPT-2).
+
+        Raises
+        ------
+        CriticalMassError: the tokenizer has no token for the start or the end of a text.
+        """
+        for name in ("bos_token_id", "eos_token_id", "cls_token_id", "unk_token_id"):
+            token = getattr(self.tokenizer, name, None)
+            if token is not None:
+                return [int(token)]
+        raise CriticalMassError(
+            "a text is empty and the model's tokenizer has no token for an empty text; "
+            "remove empty texts"
+        )
 
 
 @dataclass(frozen=True)

@@ -153,9 +153,9 @@ def _randomise_weights(encoder: Any) -> None:
 
 
 def _freeze(spec: Spec, name: str, encoder: Any, source: WeightSource) -> FrozenModel:
-    from criticalmass.extraction.models.wrappers import SentenceEmbedder
+    from criticalmass.extraction.models.wrappers import SentenceEmbedder, is_causal
 
-    encoder.eval().requires_grad_(False)
+    encoder.float().eval().requires_grad_(False)
     first, *stages = list(encoder)
     transformer = getattr(first, "auto_model", None)
     if transformer is None:
@@ -165,6 +165,7 @@ def _freeze(spec: Spec, name: str, encoder: Any, source: WeightSource) -> Frozen
         raise CriticalMassError(
             f"text model {spec.text!r} excludes its prompt from the pooling, which is not supported"
         )
+    is_decoder = is_causal(transformer)
     return FrozenModel(
         spec=spec.text,
         name=name,
@@ -177,6 +178,8 @@ def _freeze(spec: Spec, name: str, encoder: Any, source: WeightSource) -> Frozen
         weights=source.description,
         weights_digest=source.digest,
         penultimate=Tap(PENULTIMATE, "", "output"),
+        pool="last" if is_decoder else "mean",
+        is_causal=is_decoder,
     )
 
 

@@ -5,7 +5,9 @@ This module imports torch, so it is only imported by functions that need torch.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +15,11 @@ from torch import Tensor, nn
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.models.frozen import FrozenModel, Tap
+from criticalmass.extraction.models.penultimate import TRIAL_ERRORS
 from criticalmass.extraction.models.pooling import pool_values
+
+# Largest change of hidden states that counts as rounding, relative to a change by another token.
+_SAME_STATES = 1e-5
 
 
 class ScaledInput(nn.Module):
@@ -44,10 +50,11 @@ class SentenceEmbedder(nn.Module):
         super().__init__()
         self.transformer = transformer
         self.stages = nn.ModuleList(stages)
+        self._without_cache = without_cache(transformer)
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Embed (n, tokens) int64 -> (n, d)."""
-        tokens = self.transformer(input_ids=token_ids).last_hidden_state
+        tokens = self.transformer(input_ids=token_ids, **self._without_cache).last_hidden_state
         features: dict[str, Any] = {
             "token_embeddings": tokens,
             "attention_mask": torch.ones_like(token_ids),
@@ -56,6 +63,14 @@ class SentenceEmbedder(nn.Module):
             features = stage(features)
         embedding: Tensor = features["sentence_embedding"]
         return embedding
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What one module read or returned in one run: the raw tensor, and its vectors."""
+
+    raw: Tensor
+    vectors: Tensor
 
 
 class TappedModel(nn.Module):
@@ -75,17 +90,25 @@ class TappedModel(nn.Module):
         self.pooling: dict[str, str] = {}
         self._model_name = model.name
         self._pool = model.pool
-        self._modality = model.modality
-        self._tapped_modules = {tap.layer: model.root.get_submodule(tap.path) for tap in self.taps}
-        self._channels_last = getattr(model.root, "output_fmt", None) == "NHWC"
-        self._has_class = getattr(model.root, "num_prefix_tokens", 1) > 0
+        self._layout = model.token_layout
+        self._tapped_modules = {
+            tap.layer: [model.root.get_submodule(path) for path in tap.paths] for tap in self.taps
+        }
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Run one batch."""
-        vectors: dict[str, list[Tensor]] = {tap.layer: [] for tap in self.taps}
+        # Layer -> runs of each of its modules.
+        readings: dict[str, list[list[_Reading]]] = {
+            tap.layer: [[] for _ in tap.paths] for tap in self.taps
+        }
         of_model = [tap for tap in self.taps if not tap.path and tap.side == "output"]
         handles = [
-            self._register_hook(tap, vectors[tap.layer]) for tap in self.taps if tap not in of_model
+            self._register_hook(tap, module, runs)
+            for tap in self.taps
+            if tap not in of_model
+            for module, runs in zip(
+                self._tapped_modules[tap.layer], readings[tap.layer], strict=True
+            )
         ]
         try:
             output = self.module(inputs)
@@ -93,48 +116,56 @@ class TappedModel(nn.Module):
             for handle in handles:
                 handle.remove()
         for tap in of_model:
-            vectors[tap.layer].append(self._vector(tap, output))
-        for layer, runs in vectors.items():
-            if len(runs) != 1:
-                raise CriticalMassError(
-                    f"layer {layer!r} of {self._model_name!r} runs {len(runs)} times in one "
-                    "pass; choose a layer that runs once"
-                )
-        return tuple(runs[0] for runs in vectors.values())
+            readings[tap.layer][0].append(self._read(tap, output))
+        return tuple(self._join(layer, modules) for layer, modules in readings.items())
 
-    def _register_hook(self, tap: Tap, runs: list[Tensor]) -> Any:
-        """Append the vectors of a tap to a list in each run of its module."""
-        module = self._tapped_modules[tap.layer]
+    def _register_hook(self, tap: Tap, module: nn.Module, runs: list[_Reading]) -> Any:
+        """Append what a tap reads to a list in each run of its module."""
         # The vectors are made inside the hook, because a later module may overwrite the value in
         # place.
         if tap.side == "input":
 
             def before(_: nn.Module, args: Any) -> None:
-                runs.append(self._vector(tap, args))
+                runs.append(self._read(tap, args))
 
             return module.register_forward_pre_hook(before)
 
         def after(_: nn.Module, args: Any, output: Any) -> None:
-            runs.append(self._vector(tap, output))
+            runs.append(self._read(tap, output))
 
         return module.register_forward_hook(after)
 
-    def _vector(self, tap: Tap, raw: Any) -> Tensor:
+    def _join(self, layer: str, modules: Sequence[Sequence[_Reading]]) -> Tensor:
+        """Join the vectors of a layer's modules; modules with the same input count once."""
+        for runs in modules:
+            if len(runs) != 1:
+                raise CriticalMassError(
+                    f"layer {layer!r} of {self._model_name!r} runs {len(runs)} times in one "
+                    "pass; choose a layer that runs once"
+                )
+        different = distinct_inputs([runs[0].raw for runs in modules])
+        vectors = [modules[index][0].vectors for index in different]
+        return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=1)
+
+    def _read(self, tap: Tap, raw: Any) -> _Reading:
         try:
             value = first_tensor(raw)
-            if self._pool == "flatten" and self._modality == "text" and value.ndim > 2:
+            if self._pool == "flatten" and self._layout.is_text and value.ndim > 2:
                 raise CriticalMassError(
-                    "as many tokens as the text; use pool='mean', 'max' or 'cls'"
+                    "as many tokens as the text; use pool='mean', 'max', 'cls' or 'last'"
                 )
-            pooled, self.pooling[tap.layer] = pool_values(
-                value, self._pool, channels_last=self._channels_last, has_class=self._has_class
-            )
+            pooled, self.pooling[tap.layer] = pool_values(value, self._pool, self._layout)
         except CriticalMassError as error:
             raise CriticalMassError(
                 f"layer {tap.layer!r} of {self._model_name!r} has {error}"
             ) from error
-        vector: Tensor = pooled.clone() if pooled is value else pooled
-        return vector
+        return _Reading(value, pooled.clone() if pooled is value else pooled)
+
+
+def distinct_inputs(values: Sequence[Tensor]) -> list[int]:
+    """Return the indices of the first occurrence of each tensor object."""
+    first = {id(value): index for index, value in reversed([*enumerate(values)])}
+    return sorted(first.values())
 
 
 def first_tensor(value: Any) -> Tensor:
@@ -161,11 +192,45 @@ class HiddenStates(nn.Module):
         super().__init__()
         self.transformer = transformer
         self._argument = argument
+        self._without_cache = without_cache(transformer)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Run (n, tokens) int64 or (n, 3, height, width) -> (n, tokens, d) or a map."""
-        states: Tensor = self.transformer(**{self._argument: inputs}).last_hidden_state
+        arguments = {self._argument: inputs, **self._without_cache}
+        states: Tensor = self.transformer(**arguments).last_hidden_state
         return states
+
+
+def without_cache(transformer: nn.Module) -> dict[str, bool]:
+    """Return the argument that keeps a decoder from returning its cache of keys and values.
+
+    Features do not need the cache, and OpenVINO cannot convert it.
+    """
+    is_optional = "use_cache" in inspect.signature(transformer.forward).parameters
+    return {"use_cache": False} if is_optional else {}
+
+
+def is_causal(transformer: Any) -> bool:
+    """Whether a token's hidden states depend on the tokens before it only.
+
+    Two texts that differ in their last token only are run. In a causal model the states of the
+    tokens before it stay the same. A model that does not run on the texts counts as not causal.
+
+    Parameters
+    ----------
+    transformer: model of transformers that takes token ids.
+    """
+    try:
+        special = (transformer.config.pad_token_id, transformer.config.eos_token_id)
+        n_ids = transformer.get_input_embeddings().num_embeddings
+        *start, one, other = [token for token in range(n_ids) if token not in special][:6]
+        texts = torch.tensor([[*start, one], [*start, other]])
+        with torch.no_grad():
+            states = HiddenStates(transformer, "input_ids")(texts)
+    except TRIAL_ERRORS:
+        return False
+    change = (states[0] - states[1]).abs().amax(dim=-1)
+    return bool(change[:-1].max() <= _SAME_STATES * change[-1])
 
 
 class BlurredConvolution(nn.Module):

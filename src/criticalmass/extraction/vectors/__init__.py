@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from criticalmass.extraction.vectors.objects import open_objects
 from criticalmass.extraction.vectors.opening import open_vectors
-from criticalmass.extraction.vectors.source import MappedMatrix, Vectors, VectorSource
+from criticalmass.extraction.vectors.source import (
+    MappedMatrix,
+    VectorRequest,
+    Vectors,
+    VectorSource,
+)
 
-__all__ = ["MappedMatrix", "VectorSource", "Vectors", "open_vectors"]
+__all__ = [
+    "MappedMatrix",
+    "VectorRequest",
+    "VectorSource",
+    "Vectors",
+    "open_objects",
+    "open_vectors",
+]

@@ -12,12 +12,17 @@ from numpy.typing import NDArray
 
 from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
-from criticalmass.extraction.vectors.source import MappedMatrix, Vectors, VectorSource
+from criticalmass.extraction.vectors.source import (
+    MappedMatrix,
+    VectorRequest,
+    Vectors,
+    VectorSource,
+)
 
 _N_COMPARED = 8
 
 
-def open_faiss(path: Path, column: str | None, other_columns: frozenset[str]) -> Vectors:
+def open_faiss(path: Path, request: VectorRequest) -> Vectors:
     """Open a FAISS index; see ``open_vectors``. Vectors are in the order they were added in.
 
     Raises
@@ -25,27 +30,27 @@ def open_faiss(path: Path, column: str | None, other_columns: frozenset[str]) ->
     MissingExtraError: faiss is not installed.
     CriticalMassError: not an index, a binary index, or one that cannot reconstruct its vectors.
     """
-    if column is not None:
-        raise CriticalMassError(f"{str(path)!r} is an index; leave out column={column!r}")
+    if request.column is not None:
+        raise CriticalMassError(f"{str(path)!r} is an index; leave out column={request.column!r}")
     faiss = import_package("faiss", "data")
     outer_index = _read_index(faiss, path)
     index = _unwrap_id_map(faiss, outer_index)
     shape = (int(index.ntotal), int(index.d))
     if 0 in shape:
         raise CriticalMassError(f"the index in {str(path)!r} holds no vectors")
+    kind = type(index).__name__
     matrix = _map_flat_index(faiss, index, path, shape)
     if matrix is not None:
         source = VectorSource.from_mapped(matrix, str(path))
-        return Vectors(path.name, {"all": source}, path=path)
+        return Vectors(path.name, {"all": source}, files=(path,), origin=kind)
     if hasattr(index, "make_direct_map"):
         index.make_direct_map()
     # One call before any loop: FAISS ends the process on an error in its own parallel loop.
     _reconstruct(index, 0, path)
-    kind = type(index).__name__
     notes = (f"the vectors of {path.name} are as its {kind} gives them back",)
     chunks = partial(_chunks, index, path, shape, outer_index)
-    source = VectorSource(shape, np.dtype(np.float32), chunks)
-    return Vectors(path.name, {"all": source}, path=path, notes=notes)
+    source = VectorSource(shape, np.dtype(np.float32), chunks, name=repr(str(path)))
+    return Vectors(path.name, {"all": source}, files=(path,), notes=notes, origin=kind)
 
 
 def _read_index(faiss: Any, path: Path) -> Any:

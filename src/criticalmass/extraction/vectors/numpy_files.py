@@ -1,34 +1,40 @@
-"""Vectors in NumPy's ``.npy`` and ``.npz`` files."""
+"""Vectors in NumPy's ``.npy`` and ``.npz`` files, and in ``.npz`` files of scipy.sparse."""
 
 from __future__ import annotations
 
 import math
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.vectors.archives import ArrayInfo, open_archive
 from criticalmass.extraction.vectors.source import (
     MappedMatrix,
+    VectorRequest,
     Vectors,
     VectorSource,
     check_matrix,
 )
+from criticalmass.extraction.vectors.sparse import is_sparse_archive, open_sparse
 from criticalmass.storage.untrusted import check_zip, read_header
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+_OBJECTS = "it holds Python objects, and reading these could run code; save numbers or texts"
 
 
-def open_npy(path: Path, column: str | None, other_columns: frozenset[str]) -> Vectors:
+def open_npy(path: Path, request: VectorRequest) -> Vectors:
     """Open an ``.npy`` file; see ``open_vectors``."""
-    if column is not None:
-        raise CriticalMassError(f"{str(path)!r} holds one array; leave out column={column!r}")
-    return Vectors(path.name, {"all": _npy_source(path)}, path=path)
+    if request.column is not None:
+        raise CriticalMassError(
+            f"{str(path)!r} holds one array; leave out column={request.column!r}"
+        )
+    return Vectors(path.name, {"all": _npy_source(path)}, files=(path,), origin="an array")
 
 
 def _npy_source(path: Path) -> VectorSource:
@@ -38,7 +44,7 @@ def _npy_source(path: Path) -> VectorSource:
             shape, column_major, dtype = read_header(file)
             offset = file.tell()
         if dtype.hasobject:
-            raise ValueError("it holds Python objects")
+            raise ValueError(_OBJECTS)
         if path.stat().st_size < offset + math.prod(shape) * dtype.itemsize:
             raise ValueError("it is truncated")
     except (ValueError, OSError, EOFError) as error:
@@ -49,38 +55,44 @@ def _npy_source(path: Path) -> VectorSource:
     return VectorSource.from_mapped(MappedMatrix(path, offset, dtype, (shape[0], shape[1])), what)
 
 
-def open_npz(path: Path, column: str | None, other_columns: frozenset[str]) -> Vectors:
-    """Open an ``.npz`` file with ``X``, or ``x_train`` and ``x_test``; see ``open_vectors``."""
+def open_npz(path: Path, request: VectorRequest) -> Vectors:
+    """Open an ``.npz`` file of named arrays, or of a sparse matrix; see ``open_vectors``."""
     check_zip(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {
-                info.filename.removesuffix(".npy"): info
-                for info in archive.infolist()
-                if info.filename.endswith(".npy")
-            }
-    except (zipfile.BadZipFile, OSError) as error:
-        raise CriticalMassError(f"{str(path)!r} cannot be read as NumPy arrays: {error}") from error
-    names = {name.lower(): name for name in members}
-    if column is not None:
-        if column not in members:
-            raise unknown_name(f"array in {str(path)!r}", column, members)
-        pairs = {"all": (column, "y")}
-    elif "x" in names:
-        pairs = {"all": ("x", "y")}
-    elif {"x_train", "x_test"} <= names.keys():
-        pairs = {split: (f"x_{split}", f"y_{split}") for split in ("train", "test")}
-    elif len(members) == 1:
-        pairs = {"all": (next(iter(names)), "y")}
-    else:
-        raise CriticalMassError(
-            f"{str(path)!r} holds {sorted(members)}; it must hold X, or x_train and x_test; or "
-            "name the array with column= (--column)"
-        )
-    arrays = {part: (names.get(x.lower(), x), names.get(y)) for part, (x, y) in pairs.items()}
-    sources = {part: _member_source(path, members[x]) for part, (x, _) in arrays.items()}
-    labels = {part: _load_member(path, y) for part, (_, y) in arrays.items() if y is not None}
-    return Vectors(path.name, sources, labels, path=path)
+    archive = _NpzArchive(path)
+    if is_sparse_archive(archive.arrays) and request.column is None:
+        return open_sparse(path)
+    return open_archive(archive, request)
+
+
+class _NpzArchive:
+    """The arrays of an ``.npz`` file; uncompressed ones are memory-mapped."""
+
+    unit = "array"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.members: dict[str, zipfile.ZipInfo] = {}
+        arrays: dict[str, ArrayInfo] = {}
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for info in archive.infolist():
+                    if info.filename.endswith(".npy"):
+                        name = info.filename.removesuffix(".npy")
+                        with archive.open(info) as file:
+                            shape, _, dtype = read_header(file)
+                        self.members[name] = info
+                        arrays[name] = ArrayInfo(shape, str(dtype), dtype.kind in "fiu")
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise _unreadable(path, error) from error
+        self.arrays: Mapping[str, ArrayInfo] = arrays
+
+    def source(self, name: str) -> VectorSource:
+        """Return a matrix of vectors, which is read later."""
+        return _member_source(self.path, name, self.members[name])
+
+    def load(self, name: str) -> NDArray[Any]:
+        """Read an array of labels."""
+        return _load_member(self.path, name)
 
 
 def _load_member(path: Path, name: str) -> NDArray[Any]:
@@ -88,28 +100,34 @@ def _load_member(path: Path, name: str) -> NDArray[Any]:
         with np.load(path, allow_pickle=False) as archive:
             return np.asarray(archive[name])
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise CriticalMassError(f"{str(path)!r} cannot be read as NumPy arrays: {error}") from error
+        if "allow_pickle" in str(error):
+            raise CriticalMassError(f"array {name!r} of {str(path)!r}: {_OBJECTS}") from error
+        raise _unreadable(path, error) from error
 
 
-def _member_source(path: Path, info: zipfile.ZipInfo) -> VectorSource:
-    what = f"array {info.filename.removesuffix('.npy')!r} in {str(path)!r}"
+def _unreadable(path: Path, error: Exception) -> CriticalMassError:
+    return CriticalMassError(f"{str(path)!r} cannot be read as NumPy arrays: {error}")
+
+
+def _member_source(path: Path, name: str, info: zipfile.ZipInfo) -> VectorSource:
+    what = f"array {name!r} in {str(path)!r}"
     try:
         with zipfile.ZipFile(path) as archive, archive.open(info) as file:
             shape, column_major, dtype = read_header(file)
             header = file.tell()
-        if dtype.hasobject:
-            raise ValueError("it holds Python objects")
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise CriticalMassError(f"{str(path)!r} cannot be read as NumPy arrays: {error}") from error
+        raise _unreadable(path, error) from error
+    if dtype.hasobject:
+        raise CriticalMassError(f"{what}: {_OBJECTS}")
     check_matrix(shape, dtype, what)
     if column_major:
-        return VectorSource.from_array(_load_member(path, info.filename.removesuffix(".npy")), what)
+        return VectorSource.from_array(_load_member(path, name), what)
     matrix_shape = (shape[0], shape[1])
     if info.compress_type == zipfile.ZIP_STORED:
         offset = _data_offset(path, info) + header
         return VectorSource.from_mapped(MappedMatrix(path, offset, dtype, matrix_shape), what)
     return VectorSource(
-        matrix_shape, dtype, lambda: _read_compressed(path, info, matrix_shape, dtype)
+        matrix_shape, dtype, lambda: _read_compressed(path, info, matrix_shape, dtype), name=what
     )
 
 
@@ -133,4 +151,4 @@ def _read_compressed(
                 content = file.read(min(rows, shape[0] - start) * row_bytes)
                 yield np.frombuffer(content, dtype).reshape(-1, shape[1])
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise CriticalMassError(f"{str(path)!r} cannot be read as NumPy arrays: {error}") from error
+        raise _unreadable(path, error) from error

@@ -9,79 +9,101 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.vectors.archives import ArrayInfo, open_archive
 from criticalmass.extraction.vectors.source import (
     MappedMatrix,
+    VectorRequest,
     Vectors,
     VectorSource,
     check_matrix,
 )
 
-_TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2", "I8": "i1", "U8": "u1"}
+_FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2"}
+_INTEGERS = {f"{sign}{8 * n}": f"<{kind}{n}" for sign, kind in (("I", "i"), ("U", "u"))
+             for n in (1, 2, 4, 8)}  # fmt: skip
+_TYPES = {**_FLOATS, **_INTEGERS, "BOOL": "?"}
 _MAX_HEADER_BYTES = 100_000_000
 
 
-def open_safetensors(path: Path, column: str | None, other_columns: frozenset[str]) -> Vectors:
+def open_safetensors(path: Path, request: VectorRequest) -> Vectors:
     """Open a ``.safetensors`` file; see ``open_vectors``."""
     try:
-        tensors, start = _read_header(path)
-        matrices = {name: entry for name, entry in tensors.items() if len(entry["shape"]) == 2}
-        if column is not None and column not in tensors:
-            raise unknown_name(f"tensor in {str(path)!r}", column, tensors)
-        if column is None and {"x_train", "x_test"} <= matrices.keys():
-            names = {"train": "x_train", "test": "x_test"}
-        elif column is None and len(matrices) != 1:
-            listing = ", ".join(f"{name!r} {entry['shape']}" for name, entry in tensors.items())
-            raise CriticalMassError(
-                f"which tensor of {str(path)!r} holds the vectors? It has {listing}; name it with "
-                "column= (--column)"
-            )
-        else:
-            names = {"all": column or next(iter(matrices))}
-        sources = {part: _source(path, name, tensors, start) for part, name in names.items()}
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        if isinstance(error, CriticalMassError):
-            raise
+        archive = _SafetensorsArchive(path)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         raise CriticalMassError(
-            f"{str(path)!r} cannot be read as safetensors: {' '.join(str(error).split())}"
+            f"{str(path)!r} cannot be read as safetensors: {' '.join(str(error).split())}; save it "
+            "again"
         ) from error
-    return Vectors(path.name, sources, path=path)
+    return open_archive(archive, request)
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """Read the header; return name -> entry, and the offset of the values."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(_MAX_HEADER_BYTES, path.stat().st_size - 8):
-            raise ValueError(f"its header would have {length} bytes")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    return header, 8 + length
+class _SafetensorsArchive:
+    """The tensors of a file, which are memory-mapped."""
 
+    unit = "tensor"
 
-def _source(path: Path, name: str, tensors: dict[str, Any], start: int) -> VectorSource:
-    entry = tensors[name]
-    what = f"tensor {name!r} in {str(path)!r}"
-    if entry["dtype"] not in _TYPES:
-        raise CriticalMassError(
-            f"{what} is of type {entry['dtype']}; it must be one of {', '.join(_TYPES)}"
-        )
-    dtype, shape = np.dtype(_TYPES[entry["dtype"]]), tuple(int(n) for n in entry["shape"])
-    check_matrix(shape, dtype, what)
-    first, last = entry["data_offsets"]
-    if last - first != math.prod(shape) * dtype.itemsize or start + last > path.stat().st_size:
-        raise ValueError(f"{name!r} does not fit into the file")
-    matrix = MappedMatrix(path, start + first, dtype, (shape[0], shape[1]))
-    if entry["dtype"] != "BF16":
-        return VectorSource.from_mapped(matrix, what)
-    return VectorSource(matrix.shape, np.dtype(np.float32), lambda: _widen_bfloat16(matrix))
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(_MAX_HEADER_BYTES, path.stat().st_size - 8):
+                raise ValueError(f"its header would have {length} bytes")
+            self.entries = json.loads(file.read(length))
+        self.entries.pop("__metadata__", None)
+        self.start = 8 + length
+        self.arrays: Mapping[str, ArrayInfo] = {name: self._info(name) for name in self.entries}
+
+    def _info(self, name: str) -> ArrayInfo:
+        entry = self.entries[name]
+        shape = tuple(int(n) for n in entry["shape"])
+        first, last = (int(offset) for offset in entry["data_offsets"])
+        kind = entry["dtype"]
+        if kind in _TYPES:
+            n_bytes = math.prod(shape) * np.dtype(_TYPES[kind]).itemsize
+            is_inside = first >= 0 and self.start + last <= self.path.stat().st_size
+            if min(shape, default=0) < 0 or last - first != n_bytes or not is_inside:
+                raise ValueError(f"{name!r} does not fit into the file")
+        return ArrayInfo(shape, kind, is_real=kind in _TYPES and kind != "BOOL")
+
+    def source(self, name: str) -> VectorSource:
+        """Return a matrix of vectors, which is read later."""
+        what = f"tensor {name!r} in {str(self.path)!r}"
+        kind, shape = self.entries[name]["dtype"], self.arrays[name].shape
+        if kind not in _TYPES:
+            raise CriticalMassError(
+                f"{what} is of type {kind}; it must be one of {', '.join(_TYPES)}"
+            )
+        check_matrix(shape, np.dtype(_TYPES[kind]), what)
+        matrix = self._matrix(name, (shape[0], shape[1]))
+        if kind != "BF16":
+            return VectorSource.from_mapped(matrix, what)
+        dtype = np.dtype(np.float32)
+        return VectorSource(matrix.shape, dtype, lambda: _widen_bfloat16(matrix), name=what)
+
+    def _matrix(self, name: str, shape: tuple[int, int]) -> MappedMatrix:
+        entry = self.entries[name]
+        offset = self.start + int(entry["data_offsets"][0])
+        return MappedMatrix(self.path, offset, np.dtype(_TYPES[entry["dtype"]]), shape)
+
+    def load(self, name: str) -> NDArray[Any]:
+        """Read an array of labels."""
+        info = self.arrays[name]
+        if info.kind not in _TYPES or 0 in info.shape:
+            raise CriticalMassError(
+                f"tensor {name!r} in {str(self.path)!r} of type {info.kind} and shape "
+                f"{list(info.shape)} cannot be labels; they must be whole numbers"
+            )
+        matrix = self._matrix(name, (1, math.prod(info.shape)))
+        values = matrix.open() if info.kind != "BF16" else next(_widen_bfloat16(matrix))
+        return np.asarray(values).reshape(info.shape)
 
 
 def _widen_bfloat16(matrix: MappedMatrix) -> Iterator[NDArray[Any]]:

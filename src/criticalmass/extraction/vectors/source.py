@@ -11,8 +11,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.labels import LabelColumn
 
 ChunkReader = Callable[[], Iterator[NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class VectorRequest:
+    """What the user asks of a file or table.
+
+    Attributes
+    ----------
+    column: name of the column, array or tensor of the vectors; a pattern with ``*`` or ``?``
+        names the columns of a table with one column per neuron. None: choose by name and type.
+    labels: name of the column or array of the labels, or of a file.
+    split: name of the column of the splits, or of a file.
+    find_labels: whether to use a column or array with a usual name of labels.
+    """
+
+    column: str | None = None
+    labels: str | None = None
+    split: str | None = None
+    find_labels: bool = True
 
 
 @dataclass(frozen=True)
@@ -52,6 +72,7 @@ class VectorSource:
     dtype: type of the values.
     chunks: reads the matrix once, from the first row to the last, in blocks of rows.
     mapped: the matrix in its file, if it can be memory-mapped.
+    name: what holds the vectors, for messages: "column 'vector' of 'table.parquet'".
     chunk_rows: number of rows that all readers read at a time.
     """
 
@@ -61,32 +82,37 @@ class VectorSource:
     dtype: np.dtype[Any]
     chunks: ChunkReader
     mapped: MappedMatrix | None = None
+    name: str = "the vectors"
 
     @classmethod
     def from_array(
-        cls, array: NDArray[Any], what: str, mapped: MappedMatrix | None = None
+        cls, array: NDArray[Any], name: str, mapped: MappedMatrix | None = None
     ) -> VectorSource:
         """Make a source from an array or a memory-map.
 
         Raises
         ------
         CriticalMassError: it is not (n_samples, n_neurons) real numbers; the message calls it
-            ``what``.
+            ``name``.
         """
-        check_matrix(array.shape, array.dtype, what)
+        check_matrix(array.shape, array.dtype, name)
         shape = (int(array.shape[0]), int(array.shape[1]))
 
         def chunks() -> Iterator[NDArray[Any]]:
             for start in range(0, shape[0], cls.chunk_rows):
                 yield array[start : start + cls.chunk_rows]
 
-        return cls(shape, array.dtype, chunks, mapped)
+        return cls(shape, array.dtype, chunks, mapped, name)
 
     @classmethod
-    def from_mapped(cls, matrix: MappedMatrix, what: str) -> VectorSource:
+    def from_mapped(cls, matrix: MappedMatrix, name: str) -> VectorSource:
         """Make a source from a matrix in a file."""
-        check_matrix(matrix.shape, matrix.dtype, what)
-        return cls.from_array(matrix.open(), what, matrix)
+        check_matrix(matrix.shape, matrix.dtype, name)
+        return cls.from_array(matrix.open(), name, matrix)
+
+
+def _no_column(_: str) -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -97,46 +123,92 @@ class Vectors:
     ----------
     name: name of the file, or "arrays".
     sources: part -> matrix; a single part is called "all".
-    labels: part -> (n_samples,), if the file holds labels.
-    read_column: reads a column of the same table by its name; None if the file is no table.
-    column_names: the columns of that table.
-    path: path of the file; None for arrays.
-    notes: remarks for the user: columns that were not read, vectors that are not exact.
+    labels: part -> labels that were chosen by their name.
+    label_source: what holds these labels, for the manifest.
+    read_column: reads a column or array by its name; returns part -> its values, or None.
+    column_names: the names that ``read_column`` knows.
+    files: the files; empty for arrays.
+    notes: remarks for the manifest: columns that were not read, vectors that are not exact.
+    origin: the columns or arrays of the vectors, for the user: "column 'vector'".
+    unread: names of columns or arrays that were not read.
+    split_column: name of the column of the splits, if the table has one.
+    unit: what the format calls a column or array.
     """
 
     name: str
     sources: Mapping[str, VectorSource]
-    labels: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    read_column: Callable[[str], NDArray[Any] | None] | None = None
+    labels: Mapping[str, LabelColumn] = field(default_factory=dict)
+    label_source: str = ""
+    read_column: Callable[[str], Mapping[str, LabelColumn] | None] = _no_column
     column_names: tuple[str, ...] = ()
-    path: Path | None = None
+    files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    origin: str = ""
+    unread: tuple[str, ...] = ()
+    split_column: str | None = None
+    unit: str = "column"
 
 
-def check_matrix(shape: tuple[int, ...], dtype: np.dtype[Any], what: str) -> None:
+def check_matrix(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> None:
     """Check that a shape and a type are those of (n_samples, n_neurons) real numbers.
 
     Raises
     ------
-    CriticalMassError: they are not; the message begins with ``what``.
+    CriticalMassError: they are not; the message begins with ``name``.
     """
     if len(shape) != 2 or 0 in shape:
-        raise CriticalMassError(f"{what} has shape {shape}; it must be (n_samples, n_neurons)")
+        cure = ""
+        if len(shape) > 2:
+            cure = "; average or flatten the other axes, e.g. x.reshape(len(x), -1)"
+        raise CriticalMassError(
+            f"{name} has shape {shape}; it must be (n_samples, n_neurons){cure}"
+        )
     if not (np.issubdtype(dtype, np.floating) or np.issubdtype(dtype, np.integer)):
-        raise CriticalMassError(f"{what} is of type {dtype}; it must hold real numbers")
+        raise CriticalMassError(f"{name} is of type {dtype}; it must hold real numbers")
 
 
-def check_vectors(x: NDArray[Any], what: str) -> None:
+def check_finite(x: NDArray[Any], name: str, first_row: int | None = None) -> None:
+    """Check that vectors are finite, also as float32.
+
+    Parameters
+    ----------
+    x: (n_rows, n_neurons).
+    name: what holds them, for the message.
+    first_row: row number of the first of these rows; None if these are all rows.
+
+    Raises
+    ------
+    CriticalMassError: a value is NaN, infinite or beyond float32; the message names the first row.
+    """
+    if x.dtype.kind != "f" or not x.size:
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        # If the sum is finite, so are all values. If it is not, check each: it may have overflowed.
+        total = x.sum(dtype=np.float64)
+        largest = np.abs(x).max() if x.dtype.itemsize > 4 else 0.0
+    if not np.isfinite(total):
+        finite = np.isfinite(x).all(axis=1)
+        row = (first_row or 0) + int(np.argmin(finite))
+        count = f" in {int((~finite).sum())} rows" if first_row is None else ""
+        if not finite.all():
+            raise CriticalMassError(
+                f"{name} is not finite{count}, first in row {row}; drop such rows, or fill in "
+                "their values"
+            )
+    if largest > np.finfo(np.float32).max:
+        row = (first_row or 0) + int(np.argmax(np.abs(x).max(axis=1)))
+        raise CriticalMassError(
+            f"{name} has a value of {largest:.3g} in row {row}, which is too large for float32; "
+            "scale the vectors"
+        )
+
+
+def check_vectors(x: NDArray[Any], name: str) -> None:
     """Check that ``x`` is (n_samples, n_neurons) real numbers, all finite.
 
     Raises
     ------
-    CriticalMassError: it is not; the message begins with ``what``.
+    CriticalMassError: it is not; the message begins with ``name``.
     """
-    check_matrix(x.shape, x.dtype, what)
-    finite = np.isfinite(x).all(axis=1)
-    if not finite.all():
-        raise CriticalMassError(
-            f"{what} is not finite in {int((~finite).sum())} rows, first in row "
-            f"{int(np.argmin(finite))}"
-        )
+    check_matrix(x.shape, x.dtype, name)
+    check_finite(x, name)

@@ -135,14 +135,29 @@ def _optimise_intercepts(
 def _hessian_factor(
     square: NDArray[np.float64], mean: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], bool]:
-    """Factor the intercepts' Hessian, made definite in the direction that shifts all of them."""
+    """Factor the intercepts' Hessian, made definite in the direction that shifts all of them.
+
+    float32 probabilities have errors of about 1e-7, so a ridge of that share of the Hessian keeps
+    it definite. Where nearly all of them are 0 or 1, p(1 - p) itself is a rounding error: there
+    the ridge grows until the matrix is definite. That shortens Newton's step, but not the bound,
+    which holds for any intercepts.
+    """
     n_classes = mean.size
     hessian = np.diag(mean) - square
     level = float(np.trace(hessian)) / n_classes
     hessian += level / n_classes
-    # float32 probabilities have errors of about 1e-7; a ridge of that size keeps it definite.
     hessian.flat[:: n_classes + 1] += 1e-6 * level + 1e-12
-    factor: tuple[NDArray[np.float64], bool] = cho_factor(hessian, lower=True)
+    ridge = float(np.abs(hessian).max())
+    factor: tuple[NDArray[np.float64], bool]
+    for share in (0.0, 1e-4, 1e-2, 1.0):
+        hessian.flat[:: n_classes + 1] += share * ridge
+        try:
+            factor = cho_factor(hessian, lower=True)
+        except np.linalg.LinAlgError:
+            continue
+        return factor
+    # Larger than any eigenvalue of the Hessian of mean cross-entropy.
+    factor = cho_factor(np.eye(n_classes), lower=True)
     return factor
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from criticalmass.core.rows import Rows, check_finite, chunks, rows_as_float32, rows_per_chunk
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.columns import take_columns
+from criticalmass.measures.memory import LayerSizes, workspace_bytes
 from criticalmass.measures.prefix_heads import (
     prefix_scores,
     smallest_first,
@@ -161,6 +162,12 @@ class HeadStack:
             np.float32(momentum),
             np.float32(weight_decay),
         )
+
+
+def workspace(sizes: LayerSizes) -> int:
+    """Return the bytes of the measure's workspace, with the training rows if they are held."""
+    rows = 4 * sizes.n_train * sizes.n_neurons
+    return workspace_bytes(sizes) + (rows if rows <= MAX_BYTES_IN_MEMORY else 0)
 
 
 def sgd(

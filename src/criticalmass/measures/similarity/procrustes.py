@@ -9,6 +9,7 @@ norm.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from criticalmass.core.moments import FloatArray, IndexArray, Moments
+from criticalmass.measures.nearest import scaling_exponent
 from criticalmass.measures.similarity.checks import check_order, check_projection, check_sizes
 from criticalmass.measures.similarity.cka_jackknife import N_BLOCKS, JackknifeBlocks
 
@@ -60,8 +62,9 @@ def prefix_procrustes_replicates(
     indices = [check_order(order, d) for order in np.atleast_2d(np.asarray(orders))]
     last = check_sizes(sizes, min(index.size for index in indices))
     jackknife = JackknifeBlocks.split(rows, n_blocks, layer_moments)
-    scatter = jackknife.moments.scatter
-    results = [_compare(jackknife, _Columns(scatter[:, i], i), last) for i in indices]
+    factor, scatter = _scale(jackknife)
+    layer = _Layer(jackknife, scatter, factor)
+    results = [_compare(layer, _Columns(scatter[:, i], i), last) for i in indices]
     values, replicates = zip(*results, strict=True)
     return np.stack(values), np.stack(replicates)
 
@@ -93,9 +96,26 @@ def projection_procrustes_replicates(
     p = check_projection(projection, int(rows.shape[1]))
     last = check_sizes(sizes, p.shape[1])
     jackknife = JackknifeBlocks.split(rows, n_blocks, layer_moments)
-    columns = _Columns(jackknife.moments.scatter @ p, p)
-    values, replicates = _compare(jackknife, columns, last)
+    factor, scatter = _scale(jackknife)
+    columns = _Columns(scatter @ p, p)
+    values, replicates = _compare(_Layer(jackknife, scatter, factor), columns, last)
     return values[None], replicates[None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """The whole layer, scaled by a power of two.
+
+    Attributes
+    ----------
+    jackknife: rows, moments and blocks, not scaled.
+    scatter: (n_neurons, n_neurons) centred second moment of scaled rows.
+    factor: the power of two; 1 unless the features are of extreme size.
+    """
+
+    jackknife: JackknifeBlocks
+    scatter: FloatArray
+    factor: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,13 +153,23 @@ class _Columns:
         return np.asarray(np.einsum("ij,ij->j", self.transform, self.cross))
 
 
-def _compare(
-    jackknife: JackknifeBlocks, columns: _Columns, last: IndexArray
-) -> tuple[FloatArray, FloatArray]:
+def _scale(jackknife: JackknifeBlocks) -> tuple[float, FloatArray]:
+    """Return a power of two, and the second moment of rows that are multiplied by it.
+
+    The similarity does not depend on it, but float32 overlaps of extreme features overflow.
+    """
+    scatter = jackknife.moments.scatter
+    exponent = scaling_exponent(float(np.sqrt(np.diagonal(scatter).max())))
+    if exponent == 0:
+        return 1.0, scatter
+    return math.ldexp(1.0, exponent), np.ldexp(scatter, 2 * exponent)
+
+
+def _compare(layer: _Layer, columns: _Columns, last: IndexArray) -> tuple[FloatArray, FloatArray]:
     """Return (n_sizes,) similarities, and (n_sizes, n_blocks) without each block."""
     overlaps, rotations = np.zeros(last.size), []
     gram = columns.cross.T @ columns.cross
-    variances, layer_variance = columns.variances, np.diagonal(jackknife.moments.scatter).sum()
+    variances, layer_variance = columns.variances, np.diagonal(layer.scatter).sum()
     for j, k in enumerate(last + 1):
         if columns.is_whole_layer(k):
             overlaps[j], rotation = layer_variance, columns.inverse_order()
@@ -148,8 +178,8 @@ def _compare(
         rotations.append(rotation)
     totals = np.cumsum(variances)
     values = np.minimum(_normalise(overlaps, totals[last], layer_variance), 1.0)
-    replicates = np.empty((last.size, len(jackknife.blocks)))
-    for b, loss in enumerate(_block_losses(jackknife, columns, rotations)):
+    replicates = np.empty((last.size, len(layer.jackknife.blocks)))
+    for b, loss in enumerate(_block_losses(layer, columns, rotations)):
         reduced = np.cumsum(variances - loss.variances)
         reduced = np.where(reduced > 1e-13 * totals, reduced, 0.0)
         replicates[:, b] = _normalise(
@@ -168,14 +198,14 @@ class _BlockLoss:
 
 
 def _block_losses(
-    jackknife: JackknifeBlocks, columns: _Columns, rotations: Sequence[npt.NDArray[np.float32]]
+    layer: _Layer, columns: _Columns, rotations: Sequence[npt.NDArray[np.float32]]
 ) -> Iterator[_BlockLoss]:
     """Yield the loss of every block.
 
     Overlaps are computed in float32: they are small against the sums they are subtracted from.
     """
-    for members in jackknife.blocks:
-        block = jackknife.update_rows(members)
+    for members in layer.jackknife.blocks:
+        block = layer.jackknife.update_rows(members) * layer.factor
         block_columns = columns.of(block)
         cross = block.T.astype(np.float32) @ block_columns.astype(np.float32)
         overlaps = np.zeros(len(rotations))

@@ -17,7 +17,7 @@ from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray, IndexArray
 from criticalmass.core.rows import Rows, check_finite
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures.nearest import CandidateRows, Matrix, Metric
+from criticalmass.measures.nearest import CandidateRows, ExactMatrix, Matrix, Metric, scale_rows
 
 #: Neighbours of a sample that are compared; with fewer samples, all other samples.
 N_NEIGHBOURS = 10
@@ -128,12 +128,14 @@ class NeighbourFinder:
     query_rows: (n_queries,) row numbers of the queries.
     queries: (n_queries, n_neurons) features of the queries.
     most_neighbours: neighbours to find; with fewer samples, all other samples.
+    exact_queries: the queries in float64, for cosines; None for distances.
     """
 
     candidates: CandidateRows
     query_rows: IndexArray
     queries: Matrix
     most_neighbours: int = N_NEIGHBOURS
+    exact_queries: ExactMatrix | None = None
 
     @classmethod
     def of(
@@ -144,6 +146,7 @@ class NeighbourFinder:
         query_rows: IndexArray,
         most_neighbours: int = N_NEIGHBOURS,
         transform: RowTransform | None = None,
+        exact_transform: RowTransform | None = None,
     ) -> NeighbourFinder:
         """Make a finder for the samples of a layer.
 
@@ -155,24 +158,38 @@ class NeighbourFinder:
         most_neighbours: neighbours to find; with fewer samples, all other samples.
         transform: applied to raw rows before they are compared, e.g. centring or a projection;
             none by default. The result is rounded to float32.
+        exact_transform: the same in float64, for cosines that float32 cannot tell apart; by
+            default ``transform``.
 
         Raises
         ------
         CriticalMassError: if a feature is NaN or infinite.
         """
+        is_cosine = metric == "cosine"
 
         def apply(block: npt.NDArray[Any]) -> Matrix:
             values = block if transform is None else transform(block)
+            if is_cosine and values.dtype == np.float64:
+                values = scale_rows(values)
             return np.ascontiguousarray(values, dtype=np.float32)
+
+        def apply_exactly(block: npt.NDArray[Any]) -> ExactMatrix:
+            function = exact_transform or transform
+            return np.asarray(block if function is None else function(block), dtype=np.float64)
 
         def read(source: Rows, start: int, stop: int) -> Matrix:
             block = source[start:stop]
             check_finite(block, start, "x_test")
             return apply(block)
 
+        def read_exact(source: Rows, start: int, stop: int) -> ExactMatrix:
+            return apply_exactly(source[start:stop])
+
         ids = np.arange(int(rows.shape[0]), dtype=np.int32)
-        candidates = CandidateRows(rows, ids, read, metric)
-        return cls(candidates, query_rows, apply(rows[query_rows]), most_neighbours)
+        candidates = CandidateRows(rows, ids, read, metric, read_exact=read_exact)
+        queries = rows[query_rows]
+        exact_queries = apply_exactly(queries) if is_cosine else None
+        return cls(candidates, query_rows, apply(queries), most_neighbours, exact_queries)
 
     @property
     def n_neighbours(self) -> int:
@@ -182,7 +199,7 @@ class NeighbourFinder:
     def __call__(self, order: IndexArray, sizes: tuple[int, ...]) -> npt.NDArray[np.int32]:
         """Return the nearest other samples, (n_sizes, n_queries, n_neighbours), nearest first."""
         count = self.n_neighbours + 1
-        nearest = self.candidates.nearest(self.queries, order, sizes, count)
+        nearest = self.candidates.nearest(self.queries, order, sizes, count, self.exact_queries)
         # One more than needed, because the sample itself is removed. Among many equal rows it may
         # not be in the list; then the last neighbour is removed.
         is_other = nearest != self.query_rows[:, None]

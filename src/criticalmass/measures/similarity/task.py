@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.core.moments import FloatArray, IndexArray, Moments, moments
-from criticalmass.core.rows import Rows
-from criticalmass.measures.nearest import Metric
+from criticalmass.core.rows import CHUNK_ROWS, Rows
+from criticalmass.errors import CriticalMassError
+from criticalmass.measures.nearest import Metric, scale_rows, scaling_exponent
 from criticalmass.measures.scaling import column_scaling
 from criticalmass.measures.similarity.cka_jackknife import (
     prefix_cka_replicates,
@@ -69,6 +70,18 @@ class WholeLayer:
         return column_scaling(self.rows).mean
 
     @cached_property
+    def distance_exponent(self) -> int:
+        """Power of two that centred rows are multiplied by before they become float32.
+
+        It is 0 unless squares of the largest centred value leave the range of float32.
+        """
+        n, peak = int(self.rows.shape[0]), 0.0
+        for start in range(0, n, CHUNK_ROWS):
+            block = np.asarray(self.rows[start : start + CHUNK_ROWS])
+            peak = max(peak, float(np.abs(block - self.mean).max()))
+        return scaling_exponent(peak)
+
+    @cached_property
     def query_rows(self) -> IndexArray:
         """(n_queries,) row numbers of the samples whose neighbours are compared."""
         return choose_queries(int(self.rows.shape[0]), self.most_queries)
@@ -91,13 +104,24 @@ class WholeLayer:
         """Return a finder of neighbours in the layer's neurons, or in a projection of them.
 
         Distances are those of centred rows: centring does not change them, but preserves the
-        digits of features far from zero. Cosines are those of raw rows, as in a vector store.
+        digits of features far from zero. Cosines are those of raw rows, as in a vector store;
+        where float32 cannot tell them apart they are computed in float64. Features of extreme
+        size are scaled by a power of two, which changes neither.
         """
         matrix = None if projection is None else projection.astype(np.float32)
+        exponent = 0 if metric == "cosine" else self.distance_exponent
 
         def transform(block: NDArray[Any]) -> NDArray[np.floating]:
             rows = block if metric == "cosine" else block - self.mean
-            return rows if matrix is None else np.asarray(rows, dtype=np.float32) @ matrix
+            rows = np.ldexp(rows, exponent) if exponent else rows
+            if matrix is None:
+                return rows
+            rows = scale_rows(rows) if metric == "cosine" else rows
+            return np.asarray(rows, dtype=np.float32) @ matrix
+
+        def exact_transform(block: NDArray[Any]) -> NDArray[np.floating]:
+            rows = np.asarray(block, dtype=np.float64)
+            return rows if projection is None else rows @ projection
 
         return NeighbourFinder.of(
             self.rows,
@@ -105,6 +129,7 @@ class WholeLayer:
             query_rows=self.query_rows,
             most_neighbours=self.most_neighbours,
             transform=transform,
+            exact_transform=exact_transform if metric == "cosine" else None,
         )
 
 
@@ -176,21 +201,38 @@ def procrustes(task: SimilarityTask) -> SimilarityScores:
 
 def retrieval(task: SimilarityTask) -> SimilarityScores:
     """nDCG@10 of the whole layer's neighbours by cosine, in every subset."""
-    relevant = task.whole_layer.neighbours_by_cosine
+    relevant = _require_samples(task.whole_layer).neighbours_by_cosine
     gains = graded_gains(relevant.shape[1])
     return _score_neighbours(task, "cosine", lambda nearest: ndcg(nearest, relevant, gains))
 
 
 def retrieval_recall(task: SimilarityTask) -> SimilarityScores:
     """Recall@10 of the whole layer's neighbours by cosine, in every subset."""
-    relevant = task.whole_layer.neighbours_by_cosine
+    relevant = _require_samples(task.whole_layer).neighbours_by_cosine
     return _score_neighbours(task, "cosine", lambda nearest: recall(nearest, relevant))
 
 
 def mutual_knn(task: SimilarityTask) -> SimilarityScores:
     """Share of the whole layer's 10 nearest neighbours by distance, in every subset."""
-    relevant = task.whole_layer.neighbours_by_distance
+    relevant = _require_samples(task.whole_layer).neighbours_by_distance
     return _score_neighbours(task, "euclidean", lambda nearest: recall(nearest, relevant))
+
+
+def _require_samples(layer: WholeLayer) -> WholeLayer:
+    """Return the layer after checking that a sample has others that are no neighbours.
+
+    Raises
+    ------
+    CriticalMassError: for so few samples that all others are neighbours in every subset.
+    """
+    n, fewest = int(layer.rows.shape[0]), layer.most_neighbours + 2
+    if n < fewest:
+        raise CriticalMassError(
+            f"{n} test samples are too few to compare the {layer.most_neighbours} nearest "
+            f"neighbours of each: all {n - 1} others are neighbours in every subset; give at least "
+            f"{fewest} test samples, or measure 'cka'"
+        )
+    return layer
 
 
 def _score_neighbours(

@@ -57,9 +57,9 @@ def classes_against_fraction(
     smallest = rows[rows["n_kept"] == rows["n_kept"].min()]
     ranking = smallest.sort_values("relative_loss", ascending=False, kind="stable")["class_id"]
     if losses is not None:
-        known = losses[losses["relative_loss"].notna()]
-        ranking = _require_one_curve(known, "class").sort_values("rank")["class_id"]
-        row = known.iloc[0]
+        losses = _require_one_curve(losses[losses["relative_loss"].notna()], "class")
+        ranking = losses.sort_values("rank")["class_id"]
+        row = losses.iloc[0]
         ax.axvline(
             float(row["n_kept"] / row["n_neurons"]),
             color=FAINT,
@@ -115,11 +115,11 @@ def gini_against_accuracy(table: pd.DataFrame, ax: Axes) -> Axes:
         label=f"subsets, {rows['selector'].iloc[0]} (neurons kept)",
         zorder=3,
     )
-    known = rows["gini_neutral"].notna().to_numpy(bool)
-    if known.any():
+    has_baseline = rows["gini_neutral"].notna().to_numpy(bool)
+    if has_baseline.any():
         ax.plot(
-            x[known],
-            rows["gini_neutral"].to_numpy(float)[known],
+            x[has_baseline],
+            rows["gini_neutral"].to_numpy(float)[has_baseline],
             color=COLOURS[1],
             linestyle=(0, (6, 1.5)),
             linewidth=1.6,
@@ -202,11 +202,11 @@ def draw_class_figure(
 
     compute = {"classes": class_accuracy, "gini": fairness, "agreement": agreement}[name]
     table = compute(run)
-    known = list(dict.fromkeys(table["measure"]))
+    available = list(dict.fromkeys(table["measure"]))
     for measure in measures:
-        if measure not in known:
-            raise unknown_name("measure with predictions", measure, known)
-    table = table[table["measure"].isin(list(measures) or known[:1])]
+        if measure not in available:
+            raise unknown_name("measure with predictions", measure, available)
+    table = table[table["measure"].isin(list(measures) or available[:1])]
     if name == "gini":
         return gini_against_accuracy(table, ax)
     if name == "agreement":

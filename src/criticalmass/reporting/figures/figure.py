@@ -179,13 +179,15 @@ def _draw_curves(name: str, run: Any, ax: Axes, options: _FigureOptions) -> None
 
 def _select_rows(name: str, table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
     """Return the rows of the measures that "value", "cka" or "dr" shows."""
-    known = list(dict.fromkeys(table["measure"]))
+    available = list(dict.fromkeys(table["measure"]))
     for measure in measures:
-        if measure not in known:
-            raise unknown_name("measure", measure, known)
-    drawable = [m for m in measures or known if name == "dr" or is_similarity(m) == (name == "cka")]
+        if measure not in available:
+            raise unknown_name("measure", measure, available)
+    drawable = [
+        m for m in measures or available if name == "dr" or is_similarity(m) == (name == "cka")
+    ]
     if not drawable:
         raise CriticalMassError(
-            f"nothing for the {name!r} figure: the run has the measures {', '.join(known)}"
+            f"nothing for the {name!r} figure: the run has the measures {', '.join(available)}"
         )
     return table[table["measure"].isin(drawable if name != "cka" else drawable[:1])]

@@ -141,11 +141,11 @@ def draw_heat_map(name: str, run: Any, ax: Axes, measures: Sequence[str] = ()) -
     from criticalmass.analysis.redundancy import curves
 
     table = curves(run) if name == "layers" else agreement_matrix(run)
-    known = list(dict.fromkeys(table["measure"].astype(str)))
+    available = list(dict.fromkeys(table["measure"].astype(str)))
     for measure in measures:
-        if measure not in known:
-            raise unknown_name("measure", measure, known)
-    measure = measures[0] if measures else min(known, key=is_similarity)
+        if measure not in available:
+            raise unknown_name("measure", measure, available)
+    measure = measures[0] if measures else min(available, key=is_similarity)
     rows = table[table["measure"] == measure]
     if name == "matrix":
         return agreement_by_group(rows, ax)

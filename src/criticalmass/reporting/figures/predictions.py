@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from criticalmass.errors import CriticalMassError
+from criticalmass.measures.registry import is_similarity, measure_label
 from criticalmass.reporting.figures.axes import set_fraction_axis
 from criticalmass.reporting.figures.style import (
     COLOURS,
@@ -25,9 +26,8 @@ from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.collections import FillBetweenPolyCollection
     from numpy.typing import NDArray
-
-_MEASURE_LABELS = {"cka": "linear CKA with the whole layer", "ridge": "accuracy of a ridge probe"}
 
 
 def spectrum(table: pd.DataFrame, ax: Axes) -> Axes:
@@ -96,9 +96,8 @@ def predicted_curve(table: pd.DataFrame, ax: Axes, *, measure: str) -> Axes:
     # A sweep starts at this fraction.
     rows = rows[rows["fraction"] >= min(DEFAULT_FRACTIONS[0], float(rows["fraction"].max()))]
     fraction = rows["fraction"].to_numpy(float)
-    draw_band(
-        ax, fraction, rows["low"], rows["high"], COLOURS[0], label="range of means over seeds"
-    )
+    band = draw_band(ax, fraction, rows["low"], rows["high"], COLOURS[0])
+    _set_label(band, "range of means over seeds")
     ax.plot(
         fraction, rows["mean"].to_numpy(float), color=COLOURS[0], linewidth=1.6, label="predicted"
     )
@@ -107,7 +106,7 @@ def predicted_curve(table: pd.DataFrame, ax: Axes, *, measure: str) -> Axes:
         label="whole layer",
     )  # fmt: skip
     set_fraction_axis(ax, float(fraction.min()))
-    ax.set_ylabel(_MEASURE_LABELS.get(measure, measure))
+    ax.set_ylabel(_curve_label(measure))
     style_axes(ax)
     ax.legend(loc="lower right", frameon=False, fontsize="small", labelcolor=INK)
     return ax
@@ -137,21 +136,23 @@ def predicted_over_measured(
         )
     fraction = _fractions(rows)
     smallest = float(fraction.min())
-    draw_band(
-        ax, fraction, rows["measured_low"], rows["measured_high"], COLOURS[1],
-        label="interval of the measured mean",
-    )  # fmt: skip
+    band = draw_band(ax, fraction, rows["measured_low"], rows["measured_high"], COLOURS[1])
+    _set_label(band, "interval of the measured mean")
     ax.plot(
         fraction, rows["measured"].to_numpy(float), color=COLOURS[1], linestyle="none", marker="s",
         markersize=3.5, label="measured", zorder=3,
     )  # fmt: skip
-    shown = line[line["fraction"] >= smallest * 0.88]
+    line = line[line["fraction"] >= smallest * 0.88]
     ax.plot(
-        shown["fraction"].to_numpy(float), shown["mean"].to_numpy(float), color=COLOURS[0],
-        linewidth=1.6, label="predicted", zorder=4,
-    )  # fmt: skip
+        line["fraction"].to_numpy(float),
+        line["mean"].to_numpy(float),
+        color=COLOURS[0],
+        linewidth=1.6,
+        label="predicted",
+        zorder=4,
+    )
     set_fraction_axis(ax, smallest)
-    ax.set_ylabel(_MEASURE_LABELS.get(measure, measure))
+    ax.set_ylabel(_curve_label(measure))
     style_axes(ax)
     ax.legend(loc="lower right", frameon=False, fontsize="small", labelcolor=INK)
     return ax
@@ -177,7 +178,7 @@ def residual_against_fraction(compared: pd.DataFrame, ax: Axes, *, measure: str)
         )
     fraction = _fractions(rows)
     reach = 1.96 * rows["error"].to_numpy(float)
-    draw_band(ax, fraction, -reach, reach, COLOURS[0], label="predicted 95 % range")
+    _set_label(draw_band(ax, fraction, -reach, reach, COLOURS[0]), "predicted 95 % range")
     ax.axhline(0.0, color=COLOURS[0], linewidth=1.2, zorder=2)
     residual = rows["residual"].to_numpy(float)
     ax.plot(
@@ -192,6 +193,17 @@ def residual_against_fraction(compared: pd.DataFrame, ax: Axes, *, measure: str)
     ax.grid(axis="y", color=GRID, linewidth=0.8)
     ax.legend(loc="upper right", frameon=False, fontsize="small", labelcolor=INK)
     return ax
+
+
+def _set_label(band: FillBetweenPolyCollection | None, label: str) -> None:
+    """Name a band in the legend, if it was drawn."""
+    if band is not None:
+        band.set_label(label)
+
+
+def _curve_label(measure: str) -> str:
+    """Return the axis label of a predicted measure."""
+    return measure_label(measure) if is_similarity(measure) else f"accuracy of a {measure} probe"
 
 
 def _fractions(rows: pd.DataFrame) -> NDArray[np.float64]:

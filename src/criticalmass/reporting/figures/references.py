@@ -110,14 +110,14 @@ def points_for_figure(
     figure: a key of `REFERENCED`.
     rows: a table of a run, with columns model, dataset and measure.
     """
-    known = {name: set(rows[name].astype(str)) for name in ("model", "dataset", "measure")}
+    present = {name: set(rows[name].astype(str)) for name in ("model", "dataset", "measure")}
     return [
         point
         for point in points
         if point.figure == figure
-        and point.measure in known["measure"]
-        and (not point.model or point.model in known["model"])
-        and (not point.dataset or point.dataset in known["dataset"])
+        and point.measure in present["measure"]
+        and (not point.model or point.model in present["model"])
+        and (not point.dataset or point.dataset in present["dataset"])
     ]
 
 
@@ -158,10 +158,10 @@ def _point_from_mapping(attributes: Mapping[str, Any]) -> ReferencePoint:
     """Make a point of a mapping; missing values count as absent."""
     import pandas as pd
 
-    known = {field.name for field in fields(ReferencePoint)}
+    names = {field.name for field in fields(ReferencePoint)}
     for name in attributes:
-        if name not in known:
-            raise unknown_name("column of a reference", str(name), sorted(known))
+        if name not in names:
+            raise unknown_name("column of a reference", str(name), sorted(names))
     values = {name: value for name, value in attributes.items() if not pd.isna(value)}
     for name in ("source", "measure", "x", "y"):
         if name not in values:

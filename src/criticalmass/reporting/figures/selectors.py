@@ -149,10 +149,10 @@ def draw_selector_figure(name: str, run: Any, ax: Axes, measures: Sequence[str])
             f"the {name!r} figure draws one measure, not {', '.join(measures)}; pass one of them"
         )
     table = (diffuseness if name == "diffuseness" else pareto)(run)
-    known = list(dict.fromkeys(table["measure"].astype(str)))
-    if measures and measures[0] not in known:
-        raise unknown_name("measure", measures[0], known)
-    measure = measures[0] if measures else min(known, key=is_similarity)
+    available = list(dict.fromkeys(table["measure"].astype(str)))
+    if measures and measures[0] not in available:
+        raise unknown_name("measure", measures[0], available)
+    measure = measures[0] if measures else min(available, key=is_similarity)
     draw = choice_against_fraction if name == "diffuseness" else size_against_value
     draw(table, ax, measure=measure)
 

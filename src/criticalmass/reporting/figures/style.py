@@ -18,6 +18,7 @@ from criticalmass.analysis.columns import CurveKey
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.collections import FillBetweenPolyCollection
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike, NDArray
 
@@ -115,10 +116,8 @@ def draw_band(
     low: ArrayLike,
     high: ArrayLike,
     colour: str,
-    *,
     alpha: float = 0.18,
-    label: str | None = None,
-) -> None:
+) -> FillBetweenPolyCollection | None:
     """Shade an interval where both of its ends are known.
 
     Parameters
@@ -127,14 +126,18 @@ def draw_band(
     x, low, high: (n,) positions and ends.
     colour: of the band.
     alpha: opacity.
-    label: legend entry; none by default.
+
+    Returns
+    -------
+    The shaded area, or None if no interval is known.
     """
     lows, highs = _floats(low), _floats(high)
     known = np.isfinite(lows) & np.isfinite(highs)
-    if known.any():
-        ax.fill_between(
-            x[known], lows[known], highs[known], color=colour, alpha=alpha, linewidth=0, label=label
-        )
+    if not known.any():
+        return None
+    return ax.fill_between(
+        x[known], lows[known], highs[known], color=colour, alpha=alpha, linewidth=0
+    )
 
 
 def error_lengths(rows: pd.DataFrame, value: str, low: str, high: str) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from criticalmass.analysis.columns import CurveKey
-from criticalmass.measures.registry import is_similarity
+from criticalmass.measures.registry import is_similarity, measure_quantity
 from criticalmass.reporting.formatting import integer, is_missing, percent
 
 if TYPE_CHECKING:
@@ -16,14 +16,6 @@ if TYPE_CHECKING:
 _PREFERRED_DELTA = 0.9
 #: Explains an interval that consists of one size.
 UNTESTED_BETWEEN = "sizes between were not tested"
-_MEASURED_QUANTITIES = {
-    "cka": "similarity (CKA) to the whole layer",
-    "cka-debiased": "similarity (debiased CKA) to the whole layer",
-    "procrustes": "Procrustes similarity to the whole layer",
-    "mutual-knn": "nearest neighbours in the whole layer",
-    "retrieval": "retrieval quality (nDCG@10)",
-    "retrieval-recall": "ten nearest vectors that the whole layer retrieves",
-}
 
 
 @dataclass(frozen=True)
@@ -121,7 +113,7 @@ def headline(row: pd.Series | None, smaller: int | None = None) -> Headline:
 
 def _goal(measure: str, delta: float) -> str:
     """Name the share and the quantity that is kept."""
-    return f"{percent(delta)} of the {_MEASURED_QUANTITIES.get(measure, 'accuracy')}"
+    return f"{percent(delta)} of the {measure_quantity(measure)}"
 
 
 def _subject(selector: str, n_kept: int, n_neurons: int) -> tuple[str, str]:

@@ -96,7 +96,7 @@ class FigureRenderer:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> FigureRenderer:
-        """Start the second process, if it is wanted and there is a core for it."""
+        """Start the second process, if there is more than one core."""
         if self._parallel and sys.executable and thread_count() > 1:
             paths = os.pathsep.join(path for path in sys.path if path)
             self._process = subprocess.Popen(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from criticalmass.measures.registry import is_similarity
+from criticalmass.measures.registry import MEASURES, is_similarity
 from criticalmass.reporting.formatting import (
     count_of,
     distinct_counts,
@@ -20,34 +20,12 @@ from criticalmass.storage.features import UNLABELLED
 if TYPE_CHECKING:
     import pandas as pd
 
-#: With fewer seeds the spread over subsets is hardly known.
+#: Fewer seeds say little about the spread over subsets.
 ENOUGH_SEEDS = 5
 #: With fewer test samples the error of an accuracy is about a percentage point or more.
 ENOUGH_TEST_SAMPLES = 2000
 _MAX_NAMED_IMAGES = 3
 ENGINE_LABELS = {"openvino": "OpenVINO", "torch": "PyTorch", "imported": "imported vectors"}
-MEASURE_DESCRIPTIONS = {
-    "logistic": "logistic regression on standardised neurons, with the strength of regularisation "
-    "chosen on a validation part of the training split, scored by accuracy on the test split",
-    "lda": "linear discriminant analysis, scored by accuracy on the test split",
-    "ridge": "ridge regression onto the classes, scored by accuracy on the test split",
-    "knn": "nearest neighbours, scored by accuracy on the test split",
-    "centroid": "nearest class centroid, scored by accuracy on the test split",
-    "sgd": "the paper's protocol (a linear probe trained by gradient descent), scored by accuracy "
-    "on the test split",
-    "cka": "linear centred kernel alignment of the subset with its whole layer, on the test split",
-    "cka-debiased": "debiased linear CKA of the subset with its whole layer, on the test split",
-    "procrustes": "orthogonal Procrustes similarity of the subset with its whole layer (nuclear "
-    "norm of their cross-covariance over the product of their norms), on the test split",
-    "mutual-knn": "share of the 10 nearest test samples (Euclidean distance on raw features) that "
-    "the subset has in common with its whole layer; at most 4,096 test samples are queries",
-    "retrieval": "nDCG@10 of the test samples that the subset retrieves by cosine similarity of "
-    "raw vectors; the whole layer's 10 nearest have the relevances 10, 9, ..., 1; at most 4,096 "
-    "test samples are queries",
-    "retrieval-recall": "share of the whole layer's 10 nearest test samples, by cosine "
-    "similarity of raw vectors, that are among the subset's 10 nearest; at most 4,096 test samples "
-    "are queries",
-}
 
 
 @dataclass(frozen=True)
@@ -80,16 +58,6 @@ def facts(manifest: Mapping[str, Any], frame: pd.DataFrame) -> list[Fact]:
     return [fact for fact in entries if fact.text]
 
 
-_PROBE_NAMES = {
-    "logistic": "Logistic probes",
-    "lda": "Linear discriminant probes",
-    "ridge": "Ridge probes",
-    "knn": "Nearest-neighbour classifiers",
-    "centroid": "Nearest-centroid classifiers",
-    "sgd": "Linear probes trained by gradient descent",
-}
-
-
 def method_summary(frame: pd.DataFrame, row: pd.Series | None) -> str:
     """Write in a sentence how the values of the headline were measured.
 
@@ -111,7 +79,7 @@ def method_summary(frame: pd.DataFrame, row: pd.Series | None) -> str:
         return f"The similarity to the whole layer ({measure}) was measured for {subsets}."
     counts = frame.loc[frame["measure"] == measure, ["n_train", "n_test"]].max()
     n_train = "" if pd.isna(counts["n_train"]) else f" to {integer(counts['n_train'])} samples"
-    probes = _PROBE_NAMES.get(measure, f"{measure} probes")
+    probes = (MEASURES[measure].plural if measure in MEASURES else "") or f"{measure} probes"
     return (
         f"{probes} were fitted{n_train} and scored on {integer(counts['n_test'])} others, for "
         f"{subsets} and for the whole layer."
@@ -189,7 +157,7 @@ def _dataset_note_facts(notes: Mapping[str, Any]) -> Iterator[Fact]:
 def _protocol_facts(frame: pd.DataFrame) -> Iterator[Fact]:
     """Describe measures and selectors."""
     for measure in sorted(frame["measure"].unique(), key=is_similarity):
-        text = MEASURE_DESCRIPTIONS.get(measure, "")
+        text = MEASURES[measure].description if measure in MEASURES else ""
         fits = frame[frame["measure"] == measure]
         if fits["l2"].notna().any():
             low, high = fits["l2"].min(), fits["l2"].max()

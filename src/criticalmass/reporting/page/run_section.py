@@ -157,8 +157,7 @@ def run_section(run: Run, number: int, options: SectionOptions) -> RunSection:
     plots = _curve_plots(curve_table, slider_masses, numbers, options.references)
     # The other process renders these figures while this one computes the side effects.
     for plot in plots:
-        job = DrawingJob(f"{identity}-{plot.name}", plot.drawing, plot.summary)
-        options.renderer.add(job)
+        options.renderer.add(DrawingJob(f"{identity}-{plot.name}", plot.drawing, plot.summary))
     effects = _side_effects(run, best, curve_table)
     sliders = slider_curves(masses, curve_table, effects.worst, options.strings)
     headline_curve = None if best is None else numbers[curve_key(best)]
@@ -183,9 +182,8 @@ def run_section(run: Run, number: int, options: SectionOptions) -> RunSection:
         facts=facts(run.manifest, frame),
         caveats=caveats(frame, table),
         references=[
-            point
-            for figure in ("value", "dr")
-            for point in points_for_figure(options.references, figure, curve_table)
+            *points_for_figure(options.references, "value", curve_table),
+            *points_for_figure(options.references, "dr", curve_table),
         ],
         rows=curve_rows(curve_table),
         notes=effects.notes,

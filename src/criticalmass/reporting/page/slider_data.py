@@ -42,7 +42,7 @@ class ClassLoss:
     high: float
 
 
-#: Curve -> size -> the class that loses most there.
+#: Curve -> size -> the class that loses most at this size.
 WorstClasses = Mapping[CurveKey, Mapping[int, ClassLoss]]
 
 

@@ -1,0 +1,238 @@
+"""Vectors in memory: arrays, tensors, sparse matrices, data frames and Arrow tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from criticalmass.core.arrays import as_numpy, is_sparse
+from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.labels import LabelColumn
+from criticalmass.extraction.vectors.arrow_cells import CellError, read_vectors, to_number_lists
+from criticalmass.extraction.vectors.arrow_files import ArrowTable
+from criticalmass.extraction.vectors.names import find_label_name, is_key_name
+from criticalmass.extraction.vectors.source import (
+    VectorRequest,
+    Vectors,
+    VectorSource,
+    check_vectors,
+)
+from criticalmass.extraction.vectors.sparse import sparse_source
+from criticalmass.extraction.vectors.tables import name_some, open_table
+
+_NAME = "arrays"
+
+
+def open_objects(values: Any, request: VectorRequest) -> Vectors:
+    """Open vectors in memory.
+
+    Parameters
+    ----------
+    values: (n_samples, n_neurons) array of NumPy, torch or scipy.sparse, a list of vectors, a
+        column of vectors of pandas, polars or pyarrow, one such array per split; or a table of
+        pandas, polars or pyarrow.
+    request: columns of a table.
+
+    Raises
+    ------
+    CriticalMassError: not (n_samples, n_neurons) finite real numbers.
+    """
+    if _is_frame(values):
+        return _open_frame(values, request)
+    if request.column is not None:
+        raise CriticalMassError(
+            f"column={request.column!r} is for files and tables; leave it out for arrays"
+        )
+    if isinstance(values, Mapping):
+        sources = {
+            str(part): _array_source(array, f"the vectors of {str(part)!r}")
+            for part, array in values.items()
+        }
+    else:
+        sources = {"all": _array_source(values, "the array of vectors")}
+    return Vectors(_NAME, sources)
+
+
+def _array_source(values: Any, name: str) -> VectorSource:
+    if is_sparse(values):
+        return sparse_source(values, name)
+    array = as_matrix(values, name)
+    check_vectors(array, name)
+    return VectorSource.from_array(array, name)
+
+
+def as_matrix(values: Any, name: str = "features") -> NDArray[Any]:
+    """Convert vectors of any library to an array.
+
+    Raises
+    ------
+    CriticalMassError: the rows differ in length, or hold no numbers.
+    """
+    values = as_numpy(values, name)
+    kind = type(values).__module__.partition(".")[0]
+    if kind == "polars" and hasattr(values, "to_arrow"):
+        values, kind = values.to_arrow(), "pyarrow"
+    if kind == "pyarrow":
+        return _arrow_matrix(values, name)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise _ragged_error(values) from error
+    if array.dtype == object and array.ndim == 1 and array.size:
+        return _stack(array, name)
+    return array
+
+
+def _stack(rows: NDArray[Any], name: str) -> NDArray[Any]:
+    """Stack a column of objects, one vector each: lists, arrays, tensors or texts."""
+    import pyarrow as pa
+
+    first = next((row for row in rows if row is not None), None)
+    if isinstance(first, str):
+        try:
+            return _arrow_matrix(pa.array(rows, pa.string()), name)
+        except pa.ArrowException as error:
+            raise CriticalMassError(f"{name} mixes texts and other values") from error
+    vectors: list[NDArray[Any]] = []
+    for row, value in enumerate(rows):
+        try:
+            vector = np.asarray(as_numpy(value, name)).squeeze()
+        except ValueError as error:
+            raise CriticalMassError(f"{name} has no vector in row {row}") from error
+        if vector.dtype.kind not in "fiu" or vector.ndim != 1:
+            raise CriticalMassError(
+                f"{name} has {_shorten(value)} in row {row}; give a list of numbers per row"
+            )
+        if vectors and len(vector) != len(vectors[0]):
+            raise CriticalMassError(
+                f"{name} has {len(vector)} numbers in row {row} and {len(vectors[0])} in row 0; "
+                "all vectors must have the same length"
+            )
+        vectors.append(vector)
+    return np.stack(vectors)
+
+
+def _arrow_matrix(values: Any, name: str) -> NDArray[Any]:
+    import pyarrow as pa
+
+    if not hasattr(values, "type"):
+        return np.asarray(values)
+    cells = values.combine_chunks() if hasattr(values, "combine_chunks") else values
+    if isinstance(cells, pa.ChunkedArray):
+        cells = pa.concat_arrays(cells.chunks)
+    if not len(cells):
+        raise CriticalMassError(f"{name} has no rows")
+    try:
+        first = to_number_lists(cells.slice(0, 1))
+        dtype = np.dtype(first.type.value_type.to_pandas_dtype())
+        return np.concatenate(list(read_vectors([cells], len(first[0]), dtype)))
+    except CellError as error:
+        raise CriticalMassError(error.describe(name)) from error
+
+
+def _ragged_error(values: Any) -> CriticalMassError:
+    return CriticalMassError(
+        f"features={_shorten(values)} cannot be made an array; all rows must have the same length"
+    )
+
+
+def _shorten(value: Any) -> str:
+    return " ".join(repr(value).split())[:80]
+
+
+# Tables
+
+
+def _is_frame(values: Any) -> bool:
+    """Return whether a value is a table of pandas, polars or pyarrow."""
+    module = type(values).__module__.partition(".")[0]
+    if module not in ("pandas", "polars", "pyarrow"):
+        return False
+    return hasattr(values, "columns") or hasattr(values, "collect")
+
+
+def _open_frame(frame: Any, request: VectorRequest) -> Vectors:
+    module = type(frame).__module__.partition(".")[0]
+    if hasattr(frame, "collect"):
+        raise CriticalMassError("the table is lazy; give it collected, e.g. frame.collect()")
+    if module == "pyarrow":
+        import pyarrow as pa
+
+        is_batch = isinstance(frame, pa.RecordBatch)
+        return open_table(ArrowTable(pa.table(frame) if is_batch else frame), request)
+    numbers = _number_columns(frame)
+    if request.column is None and len(numbers) == len(frame.columns):
+        return _open_numbers(frame, numbers, request)
+    if module == "polars":
+        return open_table(ArrowTable(frame.to_arrow()), request)
+    return open_table(ArrowTable(_pandas_to_arrow(frame)), request)
+
+
+def _number_columns(frame: Any) -> list[Any]:
+    """Return the columns of real numbers of a data frame."""
+    if type(frame).__module__.startswith("polars"):
+        return [name for name, kind in frame.schema.items() if kind.is_numeric()]
+    return [
+        name
+        for name, kind in zip(frame.columns, frame.dtypes, strict=True)
+        if getattr(kind, "kind", "") in tuple("fiu")
+    ]
+
+
+def _open_numbers(frame: Any, numbers: list[Any], request: VectorRequest) -> Vectors:
+    """Open a data frame of numbers only, a neuron per column except keys and labels."""
+    names = {str(name): name for name in numbers}
+    label = request.labels
+    if request.find_labels:
+        label = find_label_name([n for n in names if n != request.split], "the table's columns")
+    others = {label, request.split}
+    neurons = [name for name in names if name not in others and not is_key_name(name)]
+    unread = tuple(name for name in names if name not in {*neurons, *others})
+    if not neurons:
+        raise CriticalMassError(
+            f"the table holds no vectors: its columns are {name_some(list(names))}; give the "
+            "columns of the vectors, e.g. frame[['d0', 'd1']]"
+        )
+
+    def read_column(name: str) -> Mapping[str, LabelColumn] | None:
+        if name not in names:
+            return None
+        return {"all": LabelColumn(frame[names[name]], f"column {name!r} of the table")}
+
+    labels = read_column(label) if request.find_labels and label is not None else None
+    is_whole = len(neurons) == len(names)
+    rows = frame if is_whole else frame[[names[name] for name in neurons]]
+    source = _array_source(rows, "the table")
+    origin = f"{len(neurons)} columns of numbers, {name_some(neurons)}"
+    notes = () if is_whole else (f"read of {_NAME}: {origin}",)
+    if unread:
+        notes = (*notes, f"not read of {_NAME}: {', '.join(map(repr, unread))}")
+    vectors = Vectors(_NAME, {"all": source}, labels or {}, f"column {label!r}", read_column)
+    return replace(vectors, column_names=tuple(names), notes=notes, origin=origin, unread=unread)
+
+
+def _pandas_to_arrow(frame: Any) -> Any:
+    """Convert a data frame column by column, so that an error names its column."""
+    import pyarrow as pa
+
+    names = [str(name) for name in frame.columns]
+    columns = []
+    for position in range(len(names)):
+        series = frame.iloc[:, position]
+        try:
+            columns.append(pa.array(_plain_objects(series), from_pandas=True))
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            # Values of several types: texts of them, which the choice of columns can name.
+            columns.append(pa.array([str(value) for value in series], pa.string()))
+    return pa.Table.from_arrays(columns, names=names)
+
+
+def _plain_objects(series: Any) -> Any:
+    """Return a column of tensors as a column of arrays; any other column unchanged."""
+    if series.dtype != object:
+        return series
+    return [as_numpy(value, str(series.name)) for value in series]

@@ -1,0 +1,158 @@
+"""Contract of timm's networks: ``penultimate`` is what their classifiers read."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+import criticalmass as cm
+from criticalmass.extraction.datasets import Dataset, Split
+from criticalmass.extraction.models import load_model
+from criticalmass.extraction.models.optional_imports import import_after_torchvision
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("tokenizers", reason="timm's import needs the extra [torch]")
+timm = import_after_torchvision("timm", "torch")
+
+# The windows of these two need sides of a multiple of 160 pixels.
+PIXELS = {"test_coatnet": 160, "test_maxvit": 160}
+# Small networks of timm whose classifier is not one linear layer, and two that have none.
+NETS = """
+import torch
+from timm.models.crossvit import CrossVit
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.efficientvim import EfficientViM, EfficientViMDistilled
+from timm.models.levit import Levit, LevitDistilled
+from timm.models.pit import PoolingVisionTransformer
+from timm.models.vision_transformer import VisionTransformer
+
+VIT = {"img_size": 32, "patch_size": 16, "embed_dim": 8, "depth": 2, "num_heads": 2}
+
+def crossvit(**options):
+    return CrossVit(
+        img_size=32, img_scale=(1.0, 1.0), patch_size=(8, 16), embed_dim=(8, 16),
+        depth=((1, 2, 0),), num_heads=(2, 2), mlp_ratio=(2.0, 2.0, 1.0), **options)
+
+def levit(kind, **options):
+    return kind(
+        img_size=64, embed_dim=(8, 16), key_dim=4, depth=(1, 1), num_heads=(2, 2), **options)
+
+def pit(**options):
+    return PoolingVisionTransformer(
+        img_size=32, patch_size=8, stride=8, stem_type="overlap", base_dims=(4, 4), depth=(1, 1),
+        heads=(2, 4), mlp_ratio=2, distilled=True, **options)
+
+def vim(kind, **options):
+    return kind(embed_dim=(8, 8, 16), depths=(1, 1, 1), state_dim=(4, 4, 4), **options)
+
+MAKERS = {
+    "crossvit": crossvit,
+    "crossvit_bare": lambda: crossvit(num_classes=0),
+    "deit": lambda: VisionTransformerDistilled(**VIT),
+    "deit_bare": lambda: VisionTransformerDistilled(**VIT, num_classes=0),
+    "levit": lambda: levit(LevitDistilled),
+    "levit_plain": lambda: levit(Levit),
+    "pit": pit,
+    "vim": lambda: vim(EfficientViM),
+    "vim_distilled": lambda: vim(EfficientViMDistilled),
+    "dino": lambda: VisionTransformer(**VIT, num_classes=0),
+}
+
+def seeded(make):
+    def factory():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return make().eval()
+    return factory
+
+globals().update({name: seeded(make) for name, make in MAKERS.items()})
+"""
+
+
+@pytest.fixture(scope="module")
+def nets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("timm")
+    (folder / "timm_nets.py").write_text(NETS)
+    sys.path.insert(0, str(folder))
+    yield "module:timm_nets"
+    sys.path.remove(str(folder))
+    sys.modules.pop("timm_nets", None)
+
+
+def photos(n: int, side: int) -> Dataset:
+    pixels = np.random.default_rng(0).integers(0, 256, (n, side, side, 3)).astype(np.uint8)
+    split = Split(pixels, np.arange(n) % 2, [str(i) for i in range(n)])
+    return Dataset("photos", "photos", "image", {"test": split}, ("a", "b"))
+
+
+def network_input(model, data):
+    """The scaled images of a dataset that are of the network's size already."""
+    pixels = np.moveaxis(data.splits["test"].items, 3, 1)
+    assert model.preprocess.pixels == pixels.shape[2]
+    scaled = (torch.from_numpy(pixels).float() / 255 - model.module.mean) / model.module.std
+    return scaled.contiguous()
+
+
+@pytest.mark.parametrize("name", timm.list_models("test_*"))
+def test_penultimate_is_what_the_classifier_reads(name, tmp_path):
+    side = PIXELS.get(name, 64)
+    data = photos(4, side)
+    model = load_model(f"timm:{name}?init=random&px={side}", device="cpu")
+    # A fallback from OpenVINO would be a warning, which is an error here.
+    store = cm.extract(model, data, out=tmp_path / "s", batch_size=4)
+    net = model.root
+    assert store.manifest["engine"]["name"] == "openvino"
+    features = store.features("test").array()
+    assert features.shape == (4, net.get_classifier().in_features)
+    assert features.shape[1] in (net.num_features, net.head_hidden_size)
+    with torch.no_grad():
+        images = torch.from_numpy(data.splits["test"].items)
+        assert images.shape[1] == model.preprocess.pixels
+        # timm's own preprocessing enlarges and crops; the network's input is compared, not that.
+        _, batch = next(iter(model.preprocess.batches(data.splits["test"].items, None)))
+        inputs = (torch.from_numpy(batch).float() / 255 - model.module.mean) / model.module.std
+        expected = net.forward_head(net.forward_features(inputs), pre_logits=True).numpy()
+    assert np.abs(features - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [
+        ("crossvit", 24),  # the class tokens of both branches, 8 + 16
+        ("deit", 16),  # class token and distillation token, 8 each
+        ("levit", 16),  # two heads read the same
+        ("levit_plain", 16),
+        ("pit", 32),  # class token and distillation token, 16 each
+        ("vim", 48),  # the states of three stages and the last map
+        ("vim_distilled", 48),
+    ],
+)
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_all_the_classifiers_of_a_network_are_read(nets, tmp_path, name, width, engine):
+    spec = f"{nets}:{name}?px={64 if 'levit' in name or 'vim' in name else 32}"
+    model = load_model(spec, device="cpu")
+    data = photos(4, model.preprocess.pixels)
+    store = cm.extract(spec, data, out=tmp_path / "s", device="cpu", engine=engine)
+    features = store.features("test").array()
+    assert features.shape == (4, width)
+    # Of a linear function of the features nothing is left but the logits.
+    with torch.no_grad():
+        logits = model.root(network_input(model, data)).numpy()
+    columns = np.concatenate([features, np.ones((4, 1))], axis=1)
+    assert np.abs(logits).max() > 0
+    residual = logits - columns @ np.linalg.lstsq(columns, logits, rcond=None)[0]
+    assert np.abs(residual).max() <= 1e-4 * np.abs(logits).max()
+
+
+@pytest.mark.parametrize(("name", "width"), [("crossvit_bare", 24), ("deit_bare", 8), ("dino", 8)])
+def test_networks_without_classes_give_their_output(nets, tmp_path, name, width):
+    spec = f"{nets}:{name}?px=32"
+    model = load_model(spec, device="cpu")
+    data = photos(4, 32)
+    store = cm.extract(spec, data, out=tmp_path / "s", device="cpu")
+    with torch.no_grad():
+        expected = model.root(network_input(model, data)).numpy()
+    assert expected.shape == (4, width)
+    np.testing.assert_allclose(store.features("test").array(), expected, atol=1e-5)
