@@ -309,7 +309,9 @@ def _comparison_rows(
     ]
 
 
-def _accuracy(task: SearchTask, ours: OurSearchResult, pairs: dict[tuple[int, int], PeerProbe]) -> str:
+def _accuracy(
+    task: SearchTask, ours: OurSearchResult, pairs: dict[tuple[int, int], PeerProbe]
+) -> str:
     """Return both mean test accuracies on the peer's probes, and their difference, as text."""
     y = task.layer.y_test
     own = np.mean([ours.predictions[key] == y for key in pairs], axis=0)

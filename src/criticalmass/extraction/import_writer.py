@@ -156,6 +156,8 @@ def _check_finite(source: VectorSource) -> None:
 def _write_shards(writer: StoreWriter, plan: ImportPlan) -> None:
     """Read every part once and write each shard when it is full."""
     shards = list(writer.missing())
+    if not shards:
+        return
     total = sum(shard.stop - shard.start for shard in shards)
     with Progress(f"vectors of {plan.vectors.name}", total, "vectors") as bar:
         for part, source in plan.vectors.sources.items():

@@ -18,12 +18,14 @@ from criticalmass.extraction.vectors.names import (
     SPLITS,
     find_label_name,
     group_by_split,
+    is_label_name,
     is_vector_name,
     simplify,
 )
 from criticalmass.extraction.vectors.source import VectorRequest, Vectors, VectorSource
 
 _MAX_NAMES = 12
+_WEIGHT_ENDS = ("bias", "running_mean")
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,13 @@ def _choose_vectors(archive: ArrayArchive, request: VectorRequest) -> dict[str, 
         and (len(info.shape) != 1 or info.kind == "object")
     ]
     candidates = matrices if len(matrices) == 1 else named
+    if any(name.endswith(_WEIGHT_ENDS) for name in arrays) and not named:
+        raise CriticalMassError(
+            f"{str(archive.path)!r} seems to hold the weights of a network "
+            f"({next(iter(arrays))!r} ...): extract features with them (criticalmass extract "
+            f"MODEL DATA --weights FILE), or name the {archive.unit} of the vectors with column= "
+            "(--column)"
+        )
     if len(candidates) == 1 and not (unreadable and candidates != named):
         return {"all": candidates[0]}
     items = [f"{name!r} {info}" for name, info in archive.arrays.items()]
@@ -173,7 +182,7 @@ def _choose_vectors(archive: ArrayArchive, request: VectorRequest) -> dict[str, 
 
 
 def _is_matrix(name: str, info: ArrayInfo) -> bool:
-    is_label = name.lower() in LABEL_NAMES and info.shape[-1:] == (1,)
+    is_label = is_label_name(name) and info.shape[-1:] == (1,)
     return info.is_real and len(info.shape) == 2 and not is_label
 
 
@@ -207,7 +216,7 @@ def _find_labels(archive: ArrayArchive, sizes: Mapping[str, int], used: set[str]
     """Return part -> name of the array of its labels; empty if there are none."""
     owner = f"the {archive.unit}s of {str(archive.path)!r}"
     if set(sizes) == {"all"}:
-        names = [n for n in archive.arrays if n.lower() in LABEL_NAMES and n not in used]
+        names = [n for n in archive.arrays if is_label_name(n) and n not in used]
         fitting = [n for n in names if archive.arrays[n].shape[:1] == (sizes["all"],)]
         if names and not fitting:
             raise _length_error(archive, names[0], sizes["all"])

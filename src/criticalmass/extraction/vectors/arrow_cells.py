@@ -18,7 +18,7 @@ class CellError(Exception):
     Attributes
     ----------
     row: row of the cell in the column; None if no cell of the type holds a vector.
-    reason: what the cell holds.
+    reason: what the cell holds, or the type.
     cure: the end of the message.
     """
 
@@ -56,9 +56,11 @@ def _is_list_view(kind: Any) -> bool:
 
 
 def is_text(kind: Any) -> bool:
-    """Return whether a type is text."""
+    """Return whether a type is text, plain or as a dictionary."""
     from pyarrow import types
 
+    if types.is_dictionary(kind):
+        kind = kind.value_type
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
@@ -125,7 +127,7 @@ def to_number_lists(cells: Any) -> Any:
         elif is_list(kind) and holds_numbers(kind.value_type):
             cells = _remove_level(cells)
         else:
-            raise CellError(None, f"{kind}")
+            raise CellError(None, f"values of type {kind}")
 
 
 def _remove_level(cells: Any) -> Any:

@@ -46,6 +46,17 @@ def is_vector_name(name: str) -> bool:
     return plain in _VECTOR_NAMES or plain.endswith(_VECTOR_ENDS) or plain.startswith("hidden")
 
 
+def is_surely_vector_name(name: str) -> bool:
+    """Return whether a name stands for vectors and hardly for a text: not ``features``."""
+    plain = simplify(name)
+    return "embed" in plain or "vector" in plain or plain.endswith(("emb", "vec", "embs", "vecs"))
+
+
+def is_label_name(name: str) -> bool:
+    """Return whether a name, after the groups before ``/``, is a usual name of labels."""
+    return name.rpartition("/")[2].lower() in LABEL_NAMES
+
+
 def is_key_name(name: str) -> bool:
     """Return whether a name says that a column of numbers is a key, a label or a price."""
     plain = re.sub(r"[_\d]*level_\d+_*$", "index", simplify(name)) if "level_" in name else None
@@ -75,7 +86,7 @@ def find_label_name(names: Iterable[str], owner: str) -> str | None:
     ------
     CriticalMassError: several such names.
     """
-    matches = [name for name in names if name.lower() in LABEL_NAMES]
+    matches = [name for name in names if is_label_name(name)]
     if len(matches) > 1:
         raise CriticalMassError(
             f"which of {owner} are the labels, {' or '.join(map(repr, matches))}? Name them with "

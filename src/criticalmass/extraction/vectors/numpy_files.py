@@ -101,7 +101,10 @@ def _load_member(path: Path, name: str) -> NDArray[Any]:
             return np.asarray(archive[name])
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         if "allow_pickle" in str(error):
-            raise CriticalMassError(f"array {name!r} of {str(path)!r}: {_OBJECTS}") from error
+            raise CriticalMassError(
+                f"array {name!r} of {str(path)!r} cannot be read: {_OBJECTS}, e.g. with "
+                f"{name}.astype(str)"
+            ) from error
         raise _unreadable(path, error) from error
 
 
@@ -118,7 +121,7 @@ def _member_source(path: Path, name: str, info: zipfile.ZipInfo) -> VectorSource
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise _unreadable(path, error) from error
     if dtype.hasobject:
-        raise CriticalMassError(f"{what}: {_OBJECTS}")
+        raise CriticalMassError(f"{what} cannot be read: {_OBJECTS}")
     check_matrix(shape, dtype, what)
     if column_major:
         return VectorSource.from_array(_load_member(path, name), what)

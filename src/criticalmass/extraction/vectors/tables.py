@@ -28,6 +28,7 @@ from criticalmass.extraction.vectors.arrow_cells import (
 from criticalmass.extraction.vectors.names import (
     find_label_name,
     is_key_name,
+    is_surely_vector_name,
     is_vector_name,
     name_pattern,
 )
@@ -37,6 +38,7 @@ from criticalmass.storage.untrusted import check_unpacked
 #: The column in which the files of a folder named ``train...`` and ``test...`` differ.
 SPLIT_COLUMN = "split by the names of the files"
 _SAMPLE_ROWS = 16
+_LONG_WORD = 20
 _MAX_NAMES = 10
 
 
@@ -171,10 +173,17 @@ def open_table(table: VectorTable, request: VectorRequest) -> Vectors:
 def _notes(
     table: VectorTable, choice: _Choice, origin: str, unread: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Return the remarks of the manifest; those of usual tables must never change."""
-    if choice.is_usual and not table.files:
+    """Return the remarks of the manifest.
+
+    Those of inputs that the first versions could read must never change: the notes are a part of
+    the request by which an existing store is recognised.
+    """
+    if not table.files and choice.is_usual and len(choice.names) == len(table.schema):
         return ()
-    notes = () if choice.is_usual else (f"read of {table.name}: {origin}",)
+    is_parquet = [file.name for file in table.files] == [
+        table.name
+    ] and table.name.lower().endswith(".parquet")
+    notes = () if choice.is_usual and is_parquet else (f"read of {table.name}: {origin}",)
     if unread:
         notes = (*notes, f"not read of {table.name}: {', '.join(map(repr, unread))}")
     return notes
@@ -182,8 +191,16 @@ def _notes(
 
 def _describe_columns(table: VectorTable, choice: _Choice) -> str:
     if not choice.is_wide:
-        return f"column {choice.names[0]!r} ({table.schema[choice.names[0]]})"
+        return f"column {choice.names[0]!r} ({_describe_type(table.schema[choice.names[0]])})"
     return f"{len(choice.names)} columns of numbers, {name_some(choice.names)}"
+
+
+def _describe_type(kind: Any) -> str:
+    if is_number_list(kind):
+        return f"lists of {kind.value_type}"
+    if is_text(kind):
+        return "texts"
+    return str(kind).partition("<")[0] if "extension" not in str(kind) else "tensors"
 
 
 def name_some(names: Sequence[str]) -> str:
@@ -257,21 +274,33 @@ class _Chooser:
         return _Choice((column,), is_wide=False, is_usual=False)
 
     def _judge(self, usual: set[str]) -> tuple[list[str], dict[str, str]]:
-        """Return columns of vectors in unusual forms, and name -> why a column is unreadable."""
-        readable, unreadable = [], {}
+        """Return columns of vectors in unusual forms, and name -> what an unreadable one has."""
+        readable: list[str] = []
+        unreadable: dict[str, str] = {}
         for name, kind in self.fields.items():
             if name in usual or self._is_number(name):
                 continue
             if not (holds_numbers(kind) or is_text(kind)):
                 if is_vector_name(name):
-                    unreadable[name] = f"{kind}"
+                    unreadable[name] = "no numbers"
                 continue
             reason = self._problem(name)
             if reason is None:
                 readable.append(name)
-            elif holds_numbers(kind) or is_vector_name(name):
+            elif holds_numbers(kind) or (is_vector_name(name) and self._may_be_encoded(name)):
                 unreadable[name] = reason
         return readable, unreadable
+
+    def _may_be_encoded(self, name: str) -> bool:
+        """Return whether a column of texts could hold vectors in a form that is not known.
+
+        A column called ``features`` may as well hold sentences.
+        """
+        if is_surely_vector_name(name) or self._samples is None:
+            return True
+        first = next((text for text in self._samples[name].to_pylist() if text), "")
+        n_digits = sum(letter.isdigit() for letter in first)
+        return n_digits > len(first) / 3 or (len(first) > _LONG_WORD and " " not in first)
 
     def _problem(self, name: str) -> str | None:
         """Return why the first cells of a column hold no vectors; None if they do."""
@@ -284,7 +313,7 @@ class _Chooser:
             to_number_lists(cells.filter(cells.is_valid()))
         except CellError as error:
             return error.reason
-        return None if cells.null_count < len(cells) else "no value in the first rows"
+        return None if cells.null_count < len(cells) else "no value"
 
     def _is_number(self, name: str) -> bool:
         from pyarrow import types
@@ -327,7 +356,7 @@ class _Chooser:
             cure += " (--column)"
         return CriticalMassError(
             f"column {name!r} of {self.table.owner} could hold the vectors but cannot be read: it "
-            f"is of type {self.table.schema[name]} and has {reason}; {cure}"
+            f"is of type {self.table.schema[name]} and has {reason} in its first rows; {cure}"
         )
 
     def _ambiguous_error(self, candidates: Sequence[str], wide: Sequence[str]) -> CriticalMassError:
