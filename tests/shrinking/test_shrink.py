@@ -276,3 +276,19 @@ def test_the_command(needle: cm.FeatureStore, tmp_path: Path) -> None:
     assert SlimModel.open(tmp_path / "slim").n_kept == 1
     as_json = CliRunner().invoke(cli, [*arguments, "--selector", "anova", "--format", "json"])
     assert json.loads(as_json.output)[0]["selector"] == "anova"
+
+
+def test_a_measure_of_neighbours_is_bounded_by_its_queries(tmp_path: Path) -> None:
+    """Half of the neurons are faint noise: without them most neighbours stay, but not all."""
+    rng = np.random.default_rng(0)
+    x = 0.1 * rng.standard_normal((1200, 12)).astype(np.float32)
+    x[:, ::2] = rng.standard_normal((1200, 6))
+    store = cm.import_features(x, out=tmp_path / "store")
+    plan = cm.shrink(store, keep=0.7, measure="mutual-knn")
+    assert plan.safe
+    assert plan.slim.indices.size < 12
+    measured = plan.slim.record["measured"]["value"]
+    bound = plan.slim.record["promise"]["ratio_bound"]
+    assert 0.7 <= bound < measured < 1.0
+    # The mean of 300 scores in [0, 1] is known to a few hundredths.
+    assert measured - bound < 0.06

@@ -109,8 +109,13 @@ class SimilarityEvaluator:
     measure: str
     held_out: LabelledRows
 
-    def evaluate(self, order: IndexArray, sizes: tuple[int, ...], precision: str) -> Similarities:
+    def evaluate(
+        self, order: IndexArray, sizes: tuple[int, ...], precision: str
+    ) -> Similarities | QueryScores:
         """Score the first ``sizes`` neurons of (n_neurons,) ``order``.
+
+        A measure of neighbours, such as ``mutual-knn``, gives one score per query and the others
+        give replicates.
 
         Raises
         ------
@@ -122,7 +127,10 @@ class SimilarityEvaluator:
                 f"precision={precision!r}; shrink by measure='retrieval' or by a probe"
             )
         scores = get_similarity(self.measure)(SimilarityTask(self._layer, order[None], sizes))
-        return Similarities(sizes, scores.values[0], scores.bootstrap_values[0].astype(np.float64))
+        values = scores.bootstrap_values[0]
+        if scores.kind == "scores":
+            return QueryScores(sizes, values, np.ones(values.shape[1]))
+        return Similarities(sizes, scores.values[0], values.astype(np.float64))
 
     @cached_property
     def _layer(self) -> WholeLayer:
