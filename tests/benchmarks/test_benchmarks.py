@@ -20,7 +20,7 @@ RATIO = re.compile(r"\*\*\d[\d.e+]* x\*\*")
 def run(*arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

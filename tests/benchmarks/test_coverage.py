@@ -63,7 +63,7 @@ def test_the_table_is_printed(known: Any) -> None:
             sys.executable, "-m", "benchmarks.coverage", "--repeats", "2", "--workers", "1",
             "--only", "coarse", "--only", "pair",
         ],
-        cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")][2:]

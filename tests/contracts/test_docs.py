@@ -29,7 +29,7 @@ def run_block(language: str, code: str, folder: Path) -> subprocess.CompletedPro
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -106,7 +106,7 @@ def test_importing_openvino_sends_no_usage_report():
         "assert utils.tm.__name__.endswith('telemetry_stub'), utils.tm; "
         "assert 'openvino_telemetry' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
 
 
 def test_an_engine_leaves_no_hooks_on_the_model(model, engine):

@@ -16,8 +16,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers", reason="timm's import needs the extra [torch]")
 timm = import_after_torchvision("timm", "torch")
 
-# The windows of these two need sides of a multiple of 160 pixels.
-PIXELS = {"test_coatnet": 160, "test_maxvit": 160}
+PIXELS = 64
 # Small networks of timm whose classifier is not one linear layer, and two that have none.
 NETS = """
 import torch
@@ -67,7 +66,8 @@ def seeded(make):
             return make().eval()
     return factory
 
-globals().update({name: seeded(make) for name, make in MAKERS.items()})
+factories = {f"make_{name}": seeded(make) for name, make in MAKERS.items()}
+globals().update(factories)
 """
 
 
@@ -76,7 +76,7 @@ def nets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("timm")
     (folder / "timm_nets.py").write_text(NETS)
     sys.path.insert(0, str(folder))
-    yield "module:timm_nets"
+    yield "module:timm_nets:make"
     sys.path.remove(str(folder))
     sys.modules.pop("timm_nets", None)
 
@@ -97,9 +97,8 @@ def network_input(model, data):
 
 @pytest.mark.parametrize("name", timm.list_models("test_*"))
 def test_penultimate_is_what_the_classifier_reads(name, tmp_path):
-    side = PIXELS.get(name, 64)
-    data = photos(4, side)
-    model = load_model(f"timm:{name}?init=random&px={side}", device="cpu")
+    data = photos(4, PIXELS)
+    model = load_model(f"timm:{name}?init=random&px={PIXELS}", device="cpu")
     # A fallback from OpenVINO would be a warning, which is an error here.
     store = cm.extract(model, data, out=tmp_path / "s", batch_size=4)
     net = model.root
@@ -108,8 +107,6 @@ def test_penultimate_is_what_the_classifier_reads(name, tmp_path):
     assert features.shape == (4, net.get_classifier().in_features)
     assert features.shape[1] in (net.num_features, net.head_hidden_size)
     with torch.no_grad():
-        images = torch.from_numpy(data.splits["test"].items)
-        assert images.shape[1] == model.preprocess.pixels
         # timm's own preprocessing enlarges and crops; the network's input is compared, not that.
         _, batch = next(iter(model.preprocess.batches(data.splits["test"].items, None)))
         inputs = (torch.from_numpy(batch).float() / 255 - model.module.mean) / model.module.std
@@ -131,7 +128,7 @@ def test_penultimate_is_what_the_classifier_reads(name, tmp_path):
 )
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_all_the_classifiers_of_a_network_are_read(nets, tmp_path, name, width, engine):
-    spec = f"{nets}:{name}?px={64 if 'levit' in name or 'vim' in name else 32}"
+    spec = f"{nets}_{name}?px={64 if 'levit' in name or 'vim' in name else 32}"
     model = load_model(spec, device="cpu")
     data = photos(4, model.preprocess.pixels)
     store = cm.extract(spec, data, out=tmp_path / "s", device="cpu", engine=engine)
@@ -148,7 +145,7 @@ def test_all_the_classifiers_of_a_network_are_read(nets, tmp_path, name, width, 
 
 @pytest.mark.parametrize(("name", "width"), [("crossvit_bare", 24), ("deit_bare", 8), ("dino", 8)])
 def test_networks_without_classes_give_their_output(nets, tmp_path, name, width):
-    spec = f"{nets}:{name}?px=32"
+    spec = f"{nets}_{name}?px=32"
     model = load_model(spec, device="cpu")
     data = photos(4, 32)
     store = cm.extract(spec, data, out=tmp_path / "s", device="cpu")

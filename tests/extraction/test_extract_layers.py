@@ -14,7 +14,7 @@ from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.extraction.datasets import Dataset, Split
 from criticalmass.extraction.models import load_model, with_options
 from criticalmass.extraction.models.frozen import FrozenModel, Tap
-from criticalmass.extraction.models.pooling import pool_values
+from criticalmass.extraction.models.pooling import TokenLayout, pool_values
 from criticalmass.storage import features_writer
 
 torch = pytest.importorskip("torch")
@@ -112,18 +112,24 @@ def test_pooling_by_hand():
     }
     for pool, (expected, description) in cases.items():
         for value in (x, torch.from_numpy(x)):
-            found, pooling = pool_values(value, pool, channels_last=False, has_class=True)
+            found, pooling = pool_values(value, pool, TokenLayout())
             np.testing.assert_array_equal(np.asarray(found), expected)
             assert pooling == description
-    last, _ = pool_values(np.moveaxis(x, 1, 3), "max", channels_last=True, has_class=True)
+    last, _ = pool_values(np.moveaxis(x, 1, 3), "max", TokenLayout(channels_last=True))
     np.testing.assert_array_equal(last, [[11.0, 23.0]])
     tokens = x[0]
-    for pool, expected in (("cls", tokens[:, 0]), ("mean", tokens.mean(1)), ("max", tokens[:, 2])):
-        found, _ = pool_values(tokens, pool, channels_last=False, has_class=True)
+    for pool, expected in (
+        ("cls", tokens[:, 0]), ("last", tokens[:, 2]), ("mean", tokens.mean(1)),
+        ("max", tokens[:, 2]),
+    ):  # fmt: skip
+        found, _ = pool_values(tokens, pool, TokenLayout(is_text=True))
         np.testing.assert_array_equal(found, expected)
     for value, has_class in ((x, True), (tokens, False)):
         with pytest.raises(CriticalMassError, match="without a class token"):
-            pool_values(value, "cls", channels_last=False, has_class=has_class)
+            pool_values(value, "cls", TokenLayout(has_class=has_class))
+    for value, is_text in ((x, True), (tokens, False)):
+        with pytest.raises(CriticalMassError, match="not tokens of a text"):
+            pool_values(value, "last", TokenLayout(is_text=is_text))
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])

@@ -89,7 +89,7 @@ def test_the_same_again_is_reused_and_another_refused(tmp_path):
     ("given_x", "options", "message"),
     [
         (X[0], {"labels": Y}, r"shape \(3,\)"),
-        (X, {"labels": Y[:3]}, "40 features of 'all' but labels of shape"),
+        (X, {"labels": Y[:3]}, r"40 vectors \(.*\) but 3 labels"),
         (X * np.nan, {"labels": Y}, "not finite in 40 rows"),
         (X, {"labels": Y / 2}, "whole numbers or texts"),
         (X, {"labels": Y, "split": np.zeros(40, bool)}, "leaves train or test"),
@@ -103,7 +103,8 @@ def test_the_same_again_is_reused_and_another_refused(tmp_path):
             "differ in width",
         ),
         ("nowhere.npy", {"labels": Y}, "no file 'nowhere.npy'"),
-        ("nowhere.csv", {"labels": Y}, "must end in .npy, .npz, .parquet"),
+        ("nowhere.csv", {"labels": Y}, "no file 'nowhere.csv'"),
+        ("nowhere.txt", {"labels": Y}, "must end in .npy, .npz, .parquet"),
     ],
 )
 def test_bad_input_gets_one_line(tmp_path, given_x, options, message):

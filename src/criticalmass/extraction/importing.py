@@ -110,7 +110,8 @@ def import_features(
         raise CriticalMassError(f"the splits differ in width: {shapes}")
     splits, rule = _assign_rows(vectors, class_numbers, split)
     labels_of_splits = {name: class_numbers[rows.part][rows.rows] for name, rows in splits.items()}
-    check_hidden_labels(labels_of_splits, class_names, given.owner)
+    owners = {name: given.source_of(rows.part) for name, rows in splits.items()}
+    check_hidden_labels(labels_of_splits, class_names, owners)
     notes = {"split": rule, "labels": given.source}
     if vectors.notes:
         notes["vectors"] = "; ".join(vectors.notes)
@@ -172,9 +173,9 @@ class _GivenLabels:
     source: str
     are_chosen: bool = False
 
-    @property
-    def owner(self) -> str:
-        return next(iter(self.columns.values())).source if self.columns else "labels"
+    def source_of(self, part: str) -> str:
+        """Return what holds the labels of a part, for messages."""
+        return self.columns[part].source if self.columns else "labels"
 
 
 def _read_labels(vectors: Vectors, labels: Any, column: str | None) -> _GivenLabels:

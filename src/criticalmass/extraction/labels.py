@@ -165,6 +165,8 @@ def _as_vector(column: LabelColumn) -> NDArray[Any]:
     elif isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
         missing = np.ma.getmaskarray(values).ravel()
         raise _missing_error(missing, column.source)
+    elif hasattr(values, "columns"):
+        values = np.asarray(values)
     elif hasattr(values, "dtype"):
         is_plain = isinstance(values.dtype, np.dtype)
         values = np.asarray(values) if is_plain else np.asarray(values, dtype=object)
@@ -186,12 +188,24 @@ def _as_vector(column: LabelColumn) -> NDArray[Any]:
 
 def _from_arrow(values: Any) -> NDArray[Any]:
     import pyarrow as pa
+    from pyarrow import types
 
     if not hasattr(values, "null_count"):
         return np.asarray(values)
-    if pa.types.is_primitive(values.type) and not values.null_count:
+    if types.is_primitive(values.type) and not values.null_count:
         return np.asarray(values)
-    return _objects(values.to_pylist())
+    if types.is_string(values.type) or types.is_string_view(values.type):
+        values = values.cast(pa.large_string())
+    if types.is_large_string(values.type):
+        values = values.dictionary_encode()
+    if not types.is_dictionary(values.type):
+        return _objects(values.to_pylist())
+    # Equal texts share one object, so that a million labels take little memory.
+    parts = []
+    for chunk in values.chunks if isinstance(values, pa.ChunkedArray) else [values]:
+        texts = _objects([*chunk.dictionary.to_pylist(), None])
+        parts.append(texts[np.asarray(chunk.indices.fill_null(len(texts) - 1))])
+    return np.concatenate(parts) if parts else np.empty(0, dtype=object)
 
 
 def _from_list(items: list[Any]) -> NDArray[Any]:
@@ -230,17 +244,21 @@ def _code_objects(values: NDArray[Any], column: LabelColumn) -> _Coded:
     missing = np.asarray(pd.isna(values), dtype=bool)
     if missing.any():
         raise _missing_error(missing, column.source)
-    codes, distinct = pd.factorize(values)
-    kinds = set(map(type, distinct))
-    if str not in kinds:
-        return (
-            _code_floats(values.astype(np.float64), column.source)
-            if float in kinds
-            else _Coded(codes, distinct.tolist())
-        )
-    if kinds != {str}:
+    kinds = set(map(type, values))
+    if str in kinds and kinds != {str}:
         write_line(f"{column.source}: texts and numbers are mixed; all become texts")
-    return _code_texts(codes, [str(value) for value in distinct], column)
+        values, kinds = _objects([_as_text(value) for value in values]), {str}
+    codes, distinct = pd.factorize(values)
+    if str in kinds:
+        return _code_texts(codes, distinct.tolist(), column)
+    if float in kinds:
+        return _code_floats(values.astype(np.float64), column.source)
+    return _Coded(codes, distinct.tolist())
+
+
+def _as_text(value: bool | int | float | str) -> str:
+    is_whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if is_whole else value)
 
 
 def _scalar(value: Any, row: int, column: LabelColumn) -> Any:
@@ -359,7 +377,9 @@ def _shorten(value: Any) -> str:
 
 
 def check_hidden_labels(
-    labels: Mapping[str, NDArray[np.int64]], class_names: Sequence[str], source: str = "labels"
+    labels: Mapping[str, NDArray[np.int64]],
+    class_names: Sequence[str],
+    source: str | Mapping[str, str] = "labels",
 ) -> None:
     """Refuse the label -1 unless it is a class, with samples for training and for testing.
 
@@ -367,7 +387,7 @@ def check_hidden_labels(
     ----------
     labels: split -> (n,) class numbers.
     class_names: the name of each class.
-    source: what holds the labels, for the message.
+    source: what holds the labels, for the message; or one text per split.
 
     Raises
     ------
@@ -381,6 +401,8 @@ def check_hidden_labels(
         return
     split = next(name for name, count in counts.items() if count)
     total = len(labels[split])
+    if not isinstance(source, str):
+        source = source.get(split, "labels")
     if counts["train"]:
         row = int(np.argmax(labels["train"] == hidden))
         raise CriticalMassError(
@@ -445,7 +467,8 @@ def describe_classes(
     largest = int(np.argmax(total))
     if np.count_nonzero(total) <= 1:
         text = f"all labels are {class_names[largest]!r}: with a single class nothing is learnt"
-        return [ClassProblem(text, is_serious=True)]
+        # Measures that need labels refuse a single class.
+        return [ClassProblem(text, is_serious=False)]
     problems = []
     share = total[largest] / total.sum()
     if share > _MAJORITY_SHARE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,16 +50,16 @@ def check_zip(path: Path) -> None:
     CriticalMassError: if the archive is over the limits, or an array in it declares another size
         than it has.
     """
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             check_unpacked(path, sum(info.file_size for info in members))
             for info in members:
                 if info.filename.endswith(".npy"):
                     _check_array(path, archive, info)
-    except (zipfile.BadZipFile, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, RuntimeError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise CriticalMassError(
             f"{str(path)!r} is not a readable archive ({error}); save it again"
         ) from error

@@ -86,7 +86,7 @@ def fresh() -> Callable[..., str]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=600,
         )
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout

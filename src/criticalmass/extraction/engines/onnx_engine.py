@@ -177,11 +177,11 @@ def openvino_source(model: FrozenModel, taps: Sequence[Tap]) -> OpenVinoSource:
 
     Raises
     ------
-    CriticalMassError: the graph takes batches of one size only.
+    EngineError: the graph takes batches of one size only.
     """
     graph, reference = graph_of(model), OnnxEngine(model, taps)
     if graph.batch is not None:
-        raise CriticalMassError(
+        raise EngineError(
             f"{model.spec!r} takes {graph.batch} samples at a time, but OpenVINO needs a graph "
             "with a free batch size"
         )

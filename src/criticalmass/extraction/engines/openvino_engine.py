@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from criticalmass.core.progress import write_line
 from criticalmass.core.threads import thread_count
-from criticalmass.errors import CriticalMassError, missing_extra
+from criticalmass.errors import MissingExtraError, missing_extra
 from criticalmass.extraction.engines.base import EngineError, Outputs, Reference
 from criticalmass.extraction.models.preprocess import Batch
 
@@ -126,7 +126,7 @@ class OpenVinoEngine:
         # Tracing, converting and compiling raise errors of many kinds, of torch and of OpenVINO.
         try:
             self._compiled = source.compile(streams, precision)
-        except CriticalMassError:
+        except MissingExtraError:
             raise
         except Exception as error:
             raise EngineError(

@@ -7,11 +7,18 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.core.progress import warn_user
-from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.extraction.engines.base import PRECISIONS, Engine, TappedLayer, require_bf16
+from criticalmass.errors import CriticalMassError, MissingExtraError, unknown_name
+from criticalmass.extraction.engines.base import (
+    PRECISIONS,
+    Engine,
+    EngineError,
+    TappedLayer,
+    require_bf16,
+)
 from criticalmass.extraction.engines.onnx_engine import OnnxEngine, inspect_graph, openvino_source
 from criticalmass.extraction.engines.openvino_engine import (
     OpenVinoEngine,
@@ -107,7 +114,7 @@ def make_engine(
             openvino_source(model, taps) if is_graph else _torch_source(model, taps, samples[0])
         )
         return OpenVinoEngine(source, samples, precision)
-    except CriticalMassError as error:
+    except (EngineError, MissingExtraError) as error:
         if name == "openvino":
             raise
         warn_fallback(model, error)
@@ -141,6 +148,11 @@ def _reference_engine(model: FrozenModel, taps: Sequence[Tap], precision: str) -
 def _torch_source(model: FrozenModel, taps: Sequence[Tap], batch: NDArray[Any]) -> OpenVinoSource:
     tapped = tapped_model(model, taps)
     any_length = model.modality == "text"
+
+    def reference(inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
+        with explain_input_errors(model):
+            return torch_pass(tapped, inputs, "cpu")
+
     return OpenVinoSource(
         name=model.name,
         layers=[tap.layer for tap in taps],
@@ -148,6 +160,6 @@ def _torch_source(model: FrozenModel, taps: Sequence[Tap], batch: NDArray[Any]) 
         compile=functools.partial(compile_torch, tapped, batch, any_length),
         prepare=lambda inputs: inputs,
         finish=lambda _, output: output,
-        reference=functools.partial(torch_pass, tapped, device="cpu"),
+        reference=reference,
         library="torch",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,7 +86,7 @@ def _freeze(
         states = HiddenStates(net, "pixel_values")
         module: nn.Module = ScaledInput(states, preprocess.mean, preprocess.std)
     else:
-        module = HiddenStates(net, "input_ids")
+        module = HiddenStates(net, "input_ids", with_mask=is_decoder)
     return FrozenModel(
         spec=spec.text,
         name=Path(spec.name).name,
@@ -145,9 +146,8 @@ def _tower(model: Any, modality: str) -> Any:
     name = {"image": "vision_model", "text": "text_model"}[modality]
     if hasattr(model, "vision_model") and hasattr(model, "text_model"):
         return getattr(model, name)
-    # A saved encoder of T5 is opened with an untrained decoder, and says it is not an
-    # encoder-decoder.
-    if hasattr(model, "encoder") and hasattr(model, "decoder") and hasattr(model, "get_encoder"):
+    # The folder of T5's encoder alone does not say that the class is an encoder-decoder.
+    if "decoder_input_ids" in inspect.signature(model.forward).parameters:
         return model.get_encoder()
     return model
 
@@ -155,10 +155,9 @@ def _tower(model: Any, modality: str) -> Any:
 def _text_preprocess(net: Any, tokenizer: Any) -> TextPreprocess:
     limit = int(min(tokenizer.model_max_length, _NO_LIMIT))
     if limit == _NO_LIMIT:
-        limit = int(
-            getattr(net.config, "max_position_embeddings", _DEFAULT_MAX_TOKENS)
-            or _DEFAULT_MAX_TOKENS
-        )
+        # XLNet says -1: its positions have no end.
+        n_positions = int(getattr(net.config, "max_position_embeddings", None) or 0)
+        limit = n_positions if n_positions > 0 else _DEFAULT_MAX_TOKENS
     limit = min(limit, _n_positions(net) or limit)
     return TextPreprocess(tokenizer, limit, stages=("last hidden states",))
 

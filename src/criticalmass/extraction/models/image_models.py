@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,7 +210,10 @@ def _resize_input(net: Any, pixels: int, spec: Spec) -> None:
     if not hasattr(net, "set_input_size"):
         return
     try:
-        net.set_input_size(img_size=pixels)
+        with warnings.catch_warnings():
+            # torch warns of how timm interpolates relative positions, which is not the user's code.
+            warnings.simplefilter("ignore", UserWarning)
+            net.set_input_size(img_size=pixels)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise CriticalMassError(
             f"{spec.text!r} does not take px={pixels}; use a larger px"

@@ -170,7 +170,7 @@ def _freeze(spec: Spec, name: str, encoder: Any, source: WeightSource) -> Frozen
         spec=spec.text,
         name=name,
         modality="text",
-        module=SentenceEmbedder(transformer, stages).eval(),
+        module=SentenceEmbedder(transformer, stages, with_mask=is_decoder).eval(),
         root=transformer,
         preprocess=TextPreprocess(
             encoder.tokenizer, int(encoder.max_seq_length), prompt, stages=_stage_names(stages)

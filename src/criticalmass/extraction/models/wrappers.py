@@ -42,21 +42,24 @@ class ScaledInput(nn.Module):
 class SentenceEmbedder(nn.Module):
     """A transformer and the pooling and normalising stages after it, for unpadded batches.
 
-    Without padding the attention mask is all ones; the transformer gets no mask, which gives the
-    same numbers with less work.
+    Without padding the attention mask is all ones. An encoder gets no mask, which gives the same
+    numbers with less work.
     """
 
-    def __init__(self, transformer: nn.Module, stages: Sequence[nn.Module]) -> None:
+    def __init__(
+        self, transformer: nn.Module, stages: Sequence[nn.Module], *, with_mask: bool = False
+    ) -> None:
         super().__init__()
         self.transformer = transformer
         self.stages = nn.ModuleList(stages)
-        self._without_cache = without_cache(transformer)
+        self._with_mask = with_mask
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Embed (n, tokens) int64 -> (n, d)."""
-        tokens = self.transformer(input_ids=token_ids, **self._without_cache).last_hidden_state
         features: dict[str, Any] = {
-            "token_embeddings": tokens,
+            "token_embeddings": _hidden_states(
+                self.transformer, "input_ids", token_ids, with_mask=self._with_mask
+            ),
             "attention_mask": torch.ones_like(token_ids),
         }
         for stage in self.stages:
@@ -186,28 +189,40 @@ def first_tensor(value: Any) -> Tensor:
 
 
 class HiddenStates(nn.Module):
-    """A transformers model that returns only its last hidden states."""
+    """A transformers model that returns only its last hidden states.
 
-    def __init__(self, transformer: nn.Module, argument: str) -> None:
+    Parameters
+    ----------
+    transformer: the model.
+    argument: name of its input.
+    with_mask: whether to pass an attention mask of ones. Decoders need it: without one they look
+        for several texts in one row, which OpenVINO cannot convert.
+    """
+
+    def __init__(self, transformer: nn.Module, argument: str, *, with_mask: bool = False) -> None:
         super().__init__()
         self.transformer = transformer
         self._argument = argument
-        self._without_cache = without_cache(transformer)
+        self._with_mask = with_mask
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Run (n, tokens) int64 or (n, 3, height, width) -> (n, tokens, d) or a map."""
-        arguments = {self._argument: inputs, **self._without_cache}
-        states: Tensor = self.transformer(**arguments).last_hidden_state
-        return states
+        return _hidden_states(self.transformer, self._argument, inputs, with_mask=self._with_mask)
 
 
-def without_cache(transformer: nn.Module) -> dict[str, bool]:
-    """Return the argument that keeps a decoder from returning its cache of keys and values.
-
-    Features do not need the cache, and OpenVINO cannot convert it.
-    """
-    is_optional = "use_cache" in inspect.signature(transformer.forward).parameters
-    return {"use_cache": False} if is_optional else {}
+def _hidden_states(
+    transformer: nn.Module, argument: str, inputs: Tensor, *, with_mask: bool
+) -> Tensor:
+    """Run a transformers model and return its last hidden states."""
+    parameters = inspect.signature(transformer.forward).parameters
+    options: dict[str, Any] = {}
+    if "use_cache" in parameters:
+        # Features do not need a decoder's cache of keys and values, and OpenVINO cannot convert it.
+        options["use_cache"] = False
+    if with_mask and "attention_mask" in parameters:
+        options["attention_mask"] = torch.ones_like(inputs)
+    states: Tensor = transformer(**{argument: inputs}, **options).last_hidden_state
+    return states
 
 
 def is_causal(transformer: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.vectors.arrow_cells import is_text
 from criticalmass.extraction.vectors.tables import FileTable, VectorTable, check_distinct
 
 _BUFFER_BYTES = 1 << 16
@@ -39,14 +40,20 @@ class ParquetTable(FileTable):
             parquet.ParquetFile(self.path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file,
         ):
             for batch in file.iter_batches(batch_size=rows, columns=list(names)):
-                yield {name: batch.column(name) for name in names}
+                columns = {name: batch.column(name) for name in names}
+                for column in columns.values():
+                    if is_text(column.type):
+                        column.validate(full=True)
+                yield columns
 
     def values(self, name: str) -> Any:
         """Read a column, one value per row."""
         from pyarrow import parquet
 
         with readable(self.path, "Parquet"), parquet.ParquetFile(self.path) as file:
-            return file.read(columns=[name]).column(name)
+            column = file.read(columns=[name]).column(name)
+            column.validate(full=True)
+            return column
 
 
 class ArrowFileTable(FileTable):
@@ -233,7 +240,7 @@ def readable(path: Path, kind: str) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         # Arrow's own texts are for programmers; they remain in the traceback.
         reason = getattr(error, "strerror", None) or "it is damaged, cut off or of another format"
         raise CriticalMassError(

@@ -22,6 +22,8 @@ from criticalmass.extraction.vectors.source import (
 from criticalmass.storage.untrusted import check_unpacked
 
 _MAX_DEPTH = 8
+# What h5py raises for damaged files.
+_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, MemoryError)
 
 
 def open_hdf5(path: Path, request: VectorRequest) -> Vectors:
@@ -50,18 +52,26 @@ class _Hdf5Archive:
         self.path = path
         arrays: dict[str, ArrayInfo] = {}
         with self._open() as file:
-            self._list(file, "", set(), arrays)
+            try:
+                self._list(file, "", set(), arrays)
+            except _ERRORS as error:
+                if isinstance(error, CriticalMassError):
+                    raise
+                raise self._unreadable_error() from error
         self.arrays: Mapping[str, ArrayInfo] = arrays
 
     def _open(self) -> Any:
         h5py = importlib.import_module("h5py")
         try:
             return h5py.File(self.path, "r")
-        except OSError as error:
-            raise CriticalMassError(
-                f"{str(self.path)!r} cannot be read as HDF5: it is damaged, cut off or of another "
-                "format; write the file again"
-            ) from error
+        except _ERRORS as error:
+            raise self._unreadable_error() from error
+
+    def _unreadable_error(self) -> CriticalMassError:
+        return CriticalMassError(
+            f"{str(self.path)!r} cannot be read as HDF5: it is damaged, cut off or of another "
+            "format; write the file again"
+        )
 
     def _list(
         self, group: Any, prefix: str, visited: set[int], arrays: dict[str, ArrayInfo]
@@ -73,7 +83,7 @@ class _Hdf5Archive:
                 raise self._elsewhere_error(f"{prefix}{key}")
             try:
                 item = group[key]
-            except (KeyError, OSError) as error:
+            except _ERRORS as error:
                 raise self._damaged_error(f"{prefix}{key}") from error
             address = int(h5py.h5o.get_info(item.id).addr)
             if address in visited:
@@ -126,5 +136,5 @@ class _Hdf5Archive:
     def _read(self, file: Any, name: str, rows: Any) -> NDArray[Any]:
         try:
             return np.asarray(file[name][rows])
-        except (OSError, KeyError, ValueError, TypeError) as error:
+        except _ERRORS as error:
             raise self._damaged_error(name) from error

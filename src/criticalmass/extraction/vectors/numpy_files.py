@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,11 @@ from criticalmass.extraction.vectors.sparse import is_sparse_archive, open_spars
 from criticalmass.storage.untrusted import check_zip, read_header
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+# What damaged archives raise: RuntimeError for encrypted ones and unknown compressions.
+_ERRORS = (
+    *(ValueError, OSError, EOFError, SyntaxError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 _OBJECTS = "it holds Python objects, and reading these could run code; save numbers or texts"
 
 
@@ -47,7 +53,7 @@ def _npy_source(path: Path) -> VectorSource:
             raise ValueError(_OBJECTS)
         if path.stat().st_size < offset + math.prod(shape) * dtype.itemsize:
             raise ValueError("it is truncated")
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, SyntaxError) as error:
         raise CriticalMassError(f"{str(path)!r} cannot be read as an array: {error}") from error
     check_matrix(shape, dtype, what)
     if column_major:
@@ -82,7 +88,7 @@ class _NpzArchive:
                             shape, _, dtype = read_header(file)
                         self.members[name] = info
                         arrays[name] = ArrayInfo(shape, str(dtype), dtype.kind in "fiu")
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except _ERRORS as error:
             raise _unreadable(path, error) from error
         self.arrays: Mapping[str, ArrayInfo] = arrays
 
@@ -99,7 +105,7 @@ def _load_member(path: Path, name: str) -> NDArray[Any]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return np.asarray(archive[name])
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _ERRORS as error:
         if "allow_pickle" in str(error):
             raise CriticalMassError(
                 f"array {name!r} of {str(path)!r} cannot be read: {_OBJECTS}, e.g. with "
@@ -118,7 +124,7 @@ def _member_source(path: Path, name: str, info: zipfile.ZipInfo) -> VectorSource
         with zipfile.ZipFile(path) as archive, archive.open(info) as file:
             shape, column_major, dtype = read_header(file)
             header = file.tell()
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _ERRORS as error:
         raise _unreadable(path, error) from error
     if dtype.hasobject:
         raise CriticalMassError(f"{what} cannot be read: {_OBJECTS}")
@@ -153,5 +159,5 @@ def _read_compressed(
             for start in range(0, shape[0], rows):
                 content = file.read(min(rows, shape[0] - start) * row_bytes)
                 yield np.frombuffer(content, dtype).reshape(-1, shape[1])
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _ERRORS as error:
         raise _unreadable(path, error) from error

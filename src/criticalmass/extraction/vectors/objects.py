@@ -100,9 +100,13 @@ def _stack(rows: NDArray[Any], name: str) -> NDArray[Any]:
     vectors: list[NDArray[Any]] = []
     for row, value in enumerate(rows):
         try:
-            vector = np.asarray(as_numpy(value, name)).squeeze()
+            vector = np.asarray(as_numpy(value, name))
         except ValueError as error:
-            raise CriticalMassError(f"{name} has no vector in row {row}") from error
+            raise CriticalMassError(
+                f"{name} has {_shorten(value)} in row {row}; give a list of numbers per row"
+            ) from error
+        if vector.size == max(vector.shape, default=0):
+            vector = vector.ravel()
         if vector.dtype.kind not in "fiu" or vector.ndim != 1:
             raise CriticalMassError(
                 f"{name} has {_shorten(value)} in row {row}; give a list of numbers per row"
@@ -152,7 +156,7 @@ def _is_frame(values: Any) -> bool:
     module = type(values).__module__.partition(".")[0]
     if module not in ("pandas", "polars", "pyarrow"):
         return False
-    return hasattr(values, "columns") or hasattr(values, "collect")
+    return hasattr(values, "collect") or hasattr(values, "columns")
 
 
 def _open_frame(frame: Any, request: VectorRequest) -> Vectors:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zipfile
+import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,11 @@ from criticalmass.extraction.vectors.source import Vectors, VectorSource, check_
 from criticalmass.storage.untrusted import MAX_EXPANSION, MAX_UNPACKED_BYTES
 
 _STORED_BYTES = 4
+# What scipy raises if arrays are missing, of the wrong type, or do not fit together.
+_ERRORS = (
+    *(ValueError, TypeError, KeyError, AttributeError, OSError, IndexError, OverflowError),
+    *(EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 
 def is_sparse_archive(names: Collection[str]) -> bool:
@@ -36,7 +44,7 @@ def open_sparse(path: Path) -> Vectors:
             # Indices outside the matrix would write outside its memory.
             matrix.check_format(full_check=True)
         source = sparse_source(matrix, f"the sparse matrix in {str(path)!r}", path.stat().st_size)
-    except (ValueError, TypeError, KeyError, AttributeError, OSError, IndexError) as error:
+    except _ERRORS as error:
         if isinstance(error, CriticalMassError):
             raise
         raise CriticalMassError(

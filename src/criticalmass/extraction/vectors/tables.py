@@ -308,12 +308,13 @@ class _Chooser:
             names = [n for n, k in self.table.schema.items() if holds_numbers(k) or is_text(k)]
             self._samples = next(self.table.batches(names, _SAMPLE_ROWS))
         cells = self._samples[name]
-        try:
-            # A missing vector further down is reported with its row when the rows are read.
-            to_number_lists(cells.filter(cells.is_valid()))
-        except CellError as error:
-            return error.reason
-        return None if cells.null_count < len(cells) else "no value"
+        cells = cells.filter(cells.is_valid())
+        if not len(cells):
+            return "no value"
+        # A cell further down that holds no vector is reported with its row when it is read.
+        reasons = [_cell_problem(cells.slice(row, 1)) for row in range(len(cells))]
+        problems = [reason for reason in reasons if reason is not None]
+        return problems[0] if 2 * len(problems) > len(reasons) else None
 
     def _is_number(self, name: str) -> bool:
         from pyarrow import types
@@ -381,6 +382,14 @@ class _Chooser:
             f"{self.table.owner} holds no vectors: it has neither a column of lists of numbers nor "
             f"columns of numbers; it has {self._listing()}{cure}"
         )
+
+
+def _cell_problem(cells: Any) -> str | None:
+    try:
+        to_number_lists(cells)
+    except CellError as error:
+        return error.reason
+    return None
 
 
 def _cell_source(table: VectorTable, choice: _Choice) -> VectorSource:

@@ -6,6 +6,7 @@ Plain text has no types. A column is what its first rows are, and every later ro
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.vectors.tables import FileTable, check_distinct
 
 _BLOCK_BYTES = 1 << 24
+_HEADER_CHARACTERS = 1 << 20
 _TYPE_ROWS = 256
 _SEPARATORS = ",;\t|"
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
@@ -48,14 +50,12 @@ class CsvTable(FileTable):
         """Return the separator, the names of the columns, and whether the first line has them."""
         try:
             with self.path.open(encoding="utf-8-sig", newline="") as file:
-                line = file.readline(_BLOCK_BYTES)
-                if self.path.suffix == ".tsv":
-                    separator = "\t"
-                else:
-                    outside = re.sub(r'"[^"]*"', "", line)
-                    separator = max(_SEPARATORS, key=outside.count)
-                file.seek(0)
-                names = next(csv.reader(file, delimiter=separator), [])
+                start = file.read(_HEADER_CHARACTERS)
+            outside_quotes = re.sub(r'"[^"]*"', "", start).partition("\n")[0]
+            separator = max(_SEPARATORS, key=outside_quotes.count)
+            if self.path.suffix == ".tsv":
+                separator = "\t"
+            names = next(csv.reader(io.StringIO(start, newline=""), delimiter=separator), [])
         except (UnicodeDecodeError, csv.Error, OSError) as error:
             raise CriticalMassError(
                 f"{self.owner} cannot be read as CSV: its first line is not UTF-8 text with the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 import warnings
@@ -15,7 +16,9 @@ from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.vectors.archives import ArrayInfo, open_archive
 from criticalmass.extraction.vectors.source import VectorRequest, Vectors, VectorSource
-from criticalmass.storage.untrusted import check_zip
+from criticalmass.storage.untrusted import check_unpacked, check_zip
+
+_STORED_BYTES = 4
 
 
 def open_torch(path: Path, request: VectorRequest) -> Vectors:
@@ -34,7 +37,7 @@ def open_torch(path: Path, request: VectorRequest) -> Vectors:
             raise CriticalMassError(
                 f"{str(path)!r} holds one tensor; leave out column={request.column!r}"
             )
-        source = VectorSource.from_array(as_numpy(content, repr(str(path))), f"{str(path)!r}")
+        source = _tensor_source(content, f"the tensor in {str(path)!r}", path)
         return Vectors(path.name, {"all": source}, files=(path,), origin="a tensor")
     if isinstance(content, (list, tuple)):
         content = {str(index): value for index, value in enumerate(content)}
@@ -63,11 +66,18 @@ class _TensorArchive:
         what = f"tensor {name!r} of {str(self.path)!r}"
         if not is_tensor(self.tensors[name]):
             raise CriticalMassError(f"{what} is a list; the vectors must be a tensor")
-        return VectorSource.from_array(as_numpy(self.tensors[name], what), what)
+        return _tensor_source(self.tensors[name], what, self.path)
 
     def load(self, name: str) -> Any:
         """Read an array of labels."""
+        check_unpacked(self.path, _STORED_BYTES * math.prod(self.arrays[name].shape))
         return self.tensors[name]
+
+
+def _tensor_source(tensor: Any, name: str, path: Path) -> VectorSource:
+    # An expanded or sparse tensor has few values in the file, whatever its shape.
+    check_unpacked(path, _STORED_BYTES * math.prod(tensor.shape))
+    return VectorSource.from_array(as_numpy(tensor, name), name)
 
 
 def _info(value: Any) -> ArrayInfo:
