@@ -60,7 +60,7 @@ def test_an_import_continues_after_a_full_disk(
     small_disk: Path, vectors: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = small_disk / "features"
-    code, err = run_command_line(capsys, "import", vectors, "--out", out, "--copy")
+    code, err = run_command_line(capsys, "import", vectors, "-q", "--out", out, "--copy")
     assert code == 2
     assert "No space left" in err
     assert "free some" in err
@@ -68,7 +68,7 @@ def test_an_import_continues_after_a_full_disk(
     assert err.count("error: ") == 1
     assert not list(small_disk.rglob(".*.part"))
     enlarge(small_disk)
-    assert run_command_line(capsys, "import", vectors, "--out", out, "--copy")[0] == 0
+    assert run_command_line(capsys, "import", vectors, "-q", "--out", out, "--copy")[0] == 0
     stored = np.concatenate(
         [FeatureStore.open(out).features(split).array() for split in ("train", "test")]
     )
@@ -79,7 +79,7 @@ def test_a_sweep_continues_after_a_full_disk(
     small_disk: Path, vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, out = tmp_path / "features", small_disk / "run"
-    run_command_line(capsys, "import", vectors, "--out", store)
+    run_command_line(capsys, "import", vectors, "-q", "--out", store)
     # Leave space for a few files, so that the sweep stops in the middle.
     (small_disk / "other").write_bytes(bytes(216 * 1024))
     code, err = run_command_line(capsys, "sweep", store, "--out", out, *SWEEP)
@@ -100,7 +100,7 @@ def test_a_disk_that_cannot_be_written(
     small_disk: Path, vectors: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     enlarge(small_disk, "ro")
-    code, err = run_command_line(capsys, "import", vectors, "--out", small_disk / "features")
+    code, err = run_command_line(capsys, "import", vectors, "-q", "--out", small_disk / "features")
     assert code == 2
     assert "Read-only file system" in err
     assert "choose another path" in err
@@ -132,20 +132,25 @@ def test_an_error_of_the_system_is_one_line(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", open_or_fail)
-        code, err = run_command_line(capsys, "import", vectors, "--out", tmp_path / "out", "--copy")
+        code, err = run_command_line(
+            capsys, "import", vectors, "-q", "--out", tmp_path / "out", "--copy"
+        )
     assert code == 2
     assert os.strerror(number) in err
     assert str(tmp_path / "out") in err
     assert err.count("\n") == 1
     assert not list(tmp_path.rglob(".*.part"))
-    assert run_command_line(capsys, "import", vectors, "--out", tmp_path / "out", "--copy")[0] == 0
+    assert (
+        run_command_line(capsys, "import", vectors, "-q", "--out", tmp_path / "out", "--copy")[0]
+        == 0
+    )
 
 
 def test_two_processes_on_one_run(
     vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, out = tmp_path / "features", tmp_path / "run"
-    run_command_line(capsys, "import", vectors, "--out", store)
+    run_command_line(capsys, "import", vectors, "-q", "--out", store)
     run_command_line(capsys, "sweep", store, "--out", out, *SWEEP)
     before = Run.open(out).frame()
     writer = subprocess.Popen(

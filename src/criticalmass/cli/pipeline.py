@@ -165,13 +165,18 @@ def extract(
 @out()
 @option(
     "--labels",
-    help="Column, .npy file, or .txt file with one label per line; without it there are no labels.",
+    help="Column or array of labels, .npy file, or .txt file with one label per line; none for no "
+    "labels; without it the column or array called label, labels, target, class or y.",
 )
 @option(
     "--split",
     help="Column or file of train and test; without it a quarter of the vectors is for the test.",
 )
-@option("--column", help="Column, array or tensor of the vectors, if the file has several.")
+@option(
+    "--column",
+    help="Column, array or tensor of the vectors, if there are several; a pattern such as d* for "
+    "a column per neuron.",
+)
 @option(
     "--copy", is_flag=True, default=None, help="Copy the vectors even if their file can be linked."
 )
@@ -186,8 +191,9 @@ def import_(
 ) -> None:
     """Make a feature store of VECTORS.
 
-    VECTORS is a .npy, .npz, .parquet, .safetensors or .faiss file. A file in the format of the
-    store is linked and not copied.
+    VECTORS is a table (.parquet, .csv, .tsv, .jsonl, .feather, .arrow), a folder or quoted pattern
+    of such files, or a file of arrays (.npy, .npz, .safetensors, .pt, .h5, .fvecs, .bvecs, .ivecs,
+    .faiss). A file in the format of the store is linked and not copied.
     """
     from criticalmass.extraction.importing import import_features
 

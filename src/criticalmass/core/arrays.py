@@ -40,7 +40,7 @@ def as_numpy(value: Any, name: str) -> Any:
     CriticalMassError: a tensor that has no values or cannot be converted.
     """
     if is_tensor(value):
-        return _tensor_to_numpy(value, name)
+        return tensor_to_numpy(value, name)
     if isinstance(value, (list, tuple)) and value and is_tensor(value[0]):
         return [as_numpy(item, name) for item in value]
     if is_sparse(value):
@@ -58,20 +58,27 @@ def _is_nullable(value: Any) -> bool:
     return is_number and not all(isinstance(dtype, np.dtype) for dtype in dtypes)
 
 
-def _tensor_to_numpy(tensor: Any, name: str) -> Any:
+def tensor_to_numpy(value: Any, name: str) -> Any:
+    """Convert a torch tensor to NumPy; return any other value unchanged.
+
+    Raises
+    ------
+    CriticalMassError: a tensor that has no values or cannot be converted.
+    """
+    if not is_tensor(value):
+        return value
     try:
-        plain = tensor.detach().cpu()
+        plain = value.detach().cpu()
         if plain.is_quantized:
             plain = plain.dequantize()
-        if plain.is_sparse or "strided" not in str(plain.layout):
+        if "strided" not in str(plain.layout):
             plain = plain.to_dense()
         if str(plain.dtype).startswith(_NARROW_FLOATS):
             plain = plain.float()
         return plain.resolve_conj().resolve_neg().numpy()
     except (RuntimeError, TypeError, ValueError) as error:
-        shape = tuple(getattr(tensor, "shape", ()))
         raise CriticalMassError(
-            f"{name} is a tensor of type {tensor.dtype} and shape {shape} on {tensor.device}, "
-            "which cannot be converted to a NumPy array; give dense values on the CPU, e.g. "
-            f"{name}.float().cpu()"
+            f"{name} is a tensor of type {value.dtype} and shape {tuple(value.shape)} on "
+            f"{value.device}, which cannot be converted to a NumPy array; give dense values on "
+            f"the CPU, e.g. {name}.float().cpu()"
         ) from error

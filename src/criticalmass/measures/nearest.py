@@ -27,7 +27,7 @@ Metric = Literal["euclidean", "cosine"]
 Matrix = NDArray[np.float32]
 ExactMatrix = NDArray[np.float64]
 _LARGEST = float(np.finfo(np.float32).max)
-# Cosines of the nearest and the last neighbour that differ by less than this are not told apart
+# Cosines of the nearest and the last neighbour that differ by less than this are not distinguished
 # reliably by float32, whose errors are of some 10 units of rounding in a long sum.
 _DOUBTFUL_SPREAD = 1024.0 * float(np.finfo(np.float32).eps)
 # If more queries than this share are doubtful, all of that size are searched again.

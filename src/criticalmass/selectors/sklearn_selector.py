@@ -12,6 +12,7 @@ from sklearn.feature_selection import SelectorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from criticalmass.core.arrays import tensor_to_numpy
 from criticalmass.errors import CriticalMassError
 from criticalmass.selectors.inputs import SelectorInput
 from criticalmass.selectors.registry import select, selector_info
@@ -78,6 +79,7 @@ class NeuronSelector(SelectorMixin, BaseEstimator):  # type: ignore[misc]
         ------
         CriticalMassError: for an unknown selector, a projection, or more columns than X has.
         """
+        X, y = tensor_to_numpy(X, "X"), tensor_to_numpy(y, "y")
         if self.indices is not None:
             x = validate_data(self, X, dtype=np.float64)
             self.indices_ = self._checked_indices(int(x.shape[1]))
@@ -102,6 +104,10 @@ class NeuronSelector(SelectorMixin, BaseEstimator):  # type: ignore[misc]
         assert order is not None
         self.indices_ = np.sort(order[: self._count(d)])
         return self
+
+    def transform(self, X: ArrayLike) -> Any:
+        """Return the kept columns of X, (n_samples, n_kept)."""
+        return super().transform(tensor_to_numpy(X, "X"))
 
     def _count(self, d: int) -> int:
         """Return the number of columns to keep of ``d``."""

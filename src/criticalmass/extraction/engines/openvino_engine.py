@@ -286,7 +286,13 @@ def compile_torch(
 
     with quiet_tracing(), torch.inference_mode():
         # The front end is called directly, because openvino.convert_model sends a usage report.
-        decoder = TorchScriptPythonDecoder(tapped, example_input=torch.from_numpy(batch[:2]))
+        # The tracer's own check runs the network three more times; the comparison with torch
+        # makes it unnecessary.
+        decoder = TorchScriptPythonDecoder(
+            tapped,
+            example_input=torch.from_numpy(batch[:2]),
+            trace_kwargs={"check_trace": False},
+        )
         frontend = FrontEndManager().load_by_framework("pytorch")
         converted = frontend.convert(frontend.load(decoder))
     inner_shape = [-1] * (batch.ndim - 1) if any_length else list(batch.shape[1:])

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from criticalmass.core.arguments import validate_arguments
+from criticalmass.core.arrays import tensor_to_numpy
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.logistic.certificate import FitCertificate, certify
@@ -79,6 +80,7 @@ class ProbeFits:
         -------
         (n_seeds, n_sizes, n_l2s, n_samples) labels.
         """
+        x = tensor_to_numpy(x, "x")
         rows: Any = x if hasattr(x, "shape") else np.asarray(x)
         if len(rows.shape) != 2 or rows.shape[1] != self.orders.shape[1]:
             raise CriticalMassError(

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from criticalmass.core.arrays import tensor_to_numpy
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.logistic.fit_probes import fit_probes
 
@@ -56,6 +57,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Fit on X, (n_samples, n_features), and labels y, (n_samples,)."""
+        X, y = tensor_to_numpy(X, "X"), tensor_to_numpy(y, "y")
         x, labels = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
         check_classification_targets(labels)
         self.classes_ = np.unique(labels)
@@ -105,6 +107,6 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _logits(self, X: ArrayLike) -> NDArray[np.float64]:
         check_is_fitted(self)
-        x = validate_data(self, X, dtype=np.float64, reset=False)
+        x = validate_data(self, tensor_to_numpy(X, "X"), dtype=np.float64, reset=False)
         logits: NDArray[np.float64] = x @ self.coef_.T + self.intercept_
         return logits
