@@ -114,9 +114,12 @@ def explain_input_errors(model: FrozenModel) -> Iterator[None]:
     except Exception as error:
         if model.spec.startswith("module:"):
             raise
+        reason = error_reason(error)
+        cure = _CURES[model.modality]
+        if isinstance(error, MemoryError) or "out of memory" in reason.lower():
+            cure = "use a smaller batch_size"
         raise CriticalMassError(
-            f"{model.spec!r} does not run on its input ({error_reason(error)}); "
-            f"{_CURES[model.modality]}"
+            f"{model.spec!r} does not run on its input ({reason}); {cure}"
         ) from error
 
 
