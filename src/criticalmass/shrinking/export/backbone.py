@@ -123,7 +123,8 @@ def remove_classifier(backbone: Backbone) -> Backbone:
     from torch import nn
 
     tap = backbone.model.tap(backbone.layer)
-    if backbone.kind != "timm" or tap.side != "input":
+    # Some networks with several classifiers do not run without one of them.
+    if backbone.kind != "timm" or tap.side != "input" or tap.more_paths:
         return backbone
     old = backbone.model
     # One copy of both, so that the copied root is a part of the copied module.
