@@ -104,13 +104,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}")
     parser.add_argument("--only", metavar="NAME", action="append", help="only this network")
     parser.add_argument("--dir", type=Path, help="also write networks.csv there")
+    parser.add_argument("--minutes", type=float, help="begin no network after this time")
     options = parser.parse_args(arguments)
     names = options.only or (QUICK if options.quick else tuple(NETWORKS))
     log(f"{len(names)} networks on {describe_machine()}")
     print("| network | penultimate | read at | engine | from torch | from timm | s | |")
     print("| - | -: | - | - | -: | -: | -: | - |")
-    results = []
+    start = time.perf_counter()
+    results: list[Result] = []
     for name in names:
+        if options.minutes is not None and time.perf_counter() - start > 60 * options.minutes:
+            log(f"{len(names) - len(results)} networks are left out, after {options.minutes} min")
+            break
         results.append(measure(name, NETWORKS.get(name)))
         print(_row(results[-1]), flush=True)
     print(f"\n{summary(results)}")

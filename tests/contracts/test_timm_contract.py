@@ -9,8 +9,10 @@ import pytest
 
 import criticalmass as cm
 from criticalmass.extraction.datasets import Dataset, Split
+from criticalmass.extraction.engines import run_torch
 from criticalmass.extraction.models import load_model
 from criticalmass.extraction.models.optional_imports import import_after_torchvision
+from criticalmass.shrinking.export.backbone import Backbone, remove_classifier
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers", reason="timm's import needs the extra [torch]")
@@ -175,3 +177,13 @@ def test_networks_without_classes_give_their_output(nets, tmp_path, name, width)
         expected = model.root(network_input(model, data)).numpy()
     assert expected.shape == (4, width)
     np.testing.assert_allclose(store.features("test").array(), expected, atol=1e-5)
+
+
+def test_an_export_keeps_every_classifier_that_the_network_needs(nets):
+    # CrossViT returns its tokens, and runs no head, if the first head is taken away.
+    model = load_model(f"{nets}_crossvit?px=32", device="cpu")
+    backbone = remove_classifier(Backbone(model, "timm", "penultimate"))
+    batch = backbone.sample_batch()
+    with torch.no_grad():
+        vectors = backbone.build_module()(torch.from_numpy(batch)).numpy()
+    np.testing.assert_allclose(vectors, run_torch(model, "penultimate", batch), atol=1e-6)

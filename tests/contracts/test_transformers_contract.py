@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -367,3 +369,27 @@ def test_an_engine_reads_a_causal_model_of_any_length(tmp_path):
         for engine, out in zip(engines, outputs, strict=True):
             engine.run([(np.arange(2), batch)], out, lambda _: None)
         assert_close(outputs[1]["penultimate"], outputs[0]["penultimate"])
+
+
+def test_a_sentence_encoder_made_of_a_decoder(tmp_path):
+    library = import_after_torchvision("sentence_transformers", "text")
+    net = save(tmp_path / "gpt2", *DECODERS["gpt2"][:2])
+    make_tokenizer(tmp_path / "gpt2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        parts = importlib.import_module("sentence_transformers.models")
+        transformer = parts.Transformer(str(tmp_path / "gpt2"))
+        pooling = parts.Pooling(16, pooling_mode="lasttoken")
+        encoder = library.SentenceTransformer(modules=[transformer, pooling], device="cpu")
+        encoder.save(str(tmp_path / "st"))
+    store = cm.extract(
+        f"st:{tmp_path / 'st'}",
+        dataset("text", texts()),
+        out=tmp_path / "s",
+        layers=("penultimate", "h.0"),
+    )
+    assert store.manifest["engine"]["name"] == "openvino"
+    expected = encoder.encode(texts(), show_progress_bar=False)
+    assert_close(store.features("test").array(), expected)
+    states, mask = padded_states(net, tmp_path / "gpt2", "right", 1)
+    assert_close(store.features("test", "h.0").array(), pooled(states, mask, "last"))

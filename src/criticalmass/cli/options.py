@@ -193,7 +193,8 @@ reading = _combine(
     option(
         "--pool",
         type=POOL,
-        help="Pooling of a feature map or of tokens to one vector; mean without it.",
+        help="Pooling of a feature map or of tokens to one vector; without it mean, "
+        "and last for the tokens of decoders.",
     ),
     option(
         "--skip-broken",

@@ -120,7 +120,6 @@ def extract(
     if store is not None:
         return store
     options = _engine_of_interrupted(Path(out), frozen, options)
-
     extraction = prepare_extraction(frozen, data, selection, samples, options)
 
     def write() -> FeatureStore:

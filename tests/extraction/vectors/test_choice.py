@@ -60,6 +60,7 @@ UNREADABLE = {
     ),
     "lists of booleans": ("e", [[True, False]] * N, "list<"),
     "bytes": ("embedding", [row.tobytes() for row in X], "binary"),
+    "bytes of a model": ("embedding_v3", [row.tobytes() for row in X], "binary"),
     "nothing": ("vector", pa.nulls(N), "null"),
     "other texts": ("embedding", ["see attachment"] * N, "the text 'see attachment'"),
     "base64": ("features", ["P4AAAEAAAABAQAAAQIAAAECgAAA="] * N, "the text 'P4AA"),
@@ -151,6 +152,19 @@ def test_keys_labels_and_prices_are_no_neurons(tmp_path, said):
         "labels: column 'label'; not read: 'id', 'Unnamed: 0', '__index_level_0__', 'doc_id', "
         "'score', 'sale price', 'timestamp', 'price'"
     )
+
+
+def test_coordinates_are_no_labels(tmp_path):
+    frame = pd.DataFrame({"x": X[:, 0], "y": X[:, 1], "label": KINDS})
+    frame.to_parquet(tmp_path / "v.parquet")
+    frame.to_csv(tmp_path / "v.csv")
+    for name in ("v.parquet", "v.csv"):
+        store = cm.import_features(tmp_path / name, out=tmp_path / f"{name}-s")
+        np.testing.assert_array_equal(rows(store), X[:, :2])
+        assert store.class_names == ("ant", "bee", "cat")
+    frame.assign(y=Y).drop(columns="label").to_parquet(tmp_path / "w.parquet")
+    store = cm.import_features(tmp_path / "w.parquet", out=tmp_path / "w")
+    assert (rows(store).shape[1], store.class_names) == (1, ("0", "1", "2"))
 
 
 def test_keys_alone_are_refused_unless_they_are_named(tmp_path):

@@ -138,9 +138,9 @@ def open_table(table: VectorTable, request: VectorRequest) -> Vectors:
     if split is None and SPLIT_COLUMN in fields:
         split = SPLIT_COLUMN
     if request.find_labels:
+        excluded = {request.column, split, *_coordinates(fields)}
         label = find_label_name(
-            [name for name in fields if name not in (request.column, split)],
-            f"the columns of {table.owner}",
+            [name for name in fields if name not in excluded], f"the columns of {table.owner}"
         )
     others = {name for name in (label, split) if name is not None}
     choice = _Chooser(table, others).choose(request.column)
@@ -170,6 +170,14 @@ def open_table(table: VectorTable, request: VectorRequest) -> Vectors:
     )
 
 
+def _coordinates(fields: Mapping[str, Any]) -> list[str]:
+    """Return the columns ``x`` and ``y`` of decimal numbers: ``y`` is then no label."""
+    from pyarrow import types
+
+    names = [n for n, kind in fields.items() if n.lower() in ("x", "y") and types.is_floating(kind)]
+    return names if len(names) == 2 else []
+
+
 def _notes(
     table: VectorTable, choice: _Choice, origin: str, unread: tuple[str, ...]
 ) -> tuple[str, ...]:
@@ -180,10 +188,10 @@ def _notes(
     """
     if not table.files and choice.is_usual and len(choice.names) == len(table.schema):
         return ()
-    is_parquet = [file.name for file in table.files] == [
-        table.name
-    ] and table.name.lower().endswith(".parquet")
-    notes = () if choice.is_usual and is_parquet else (f"read of {table.name}: {origin}",)
+    names = [file.name for file in table.files if file.suffix.lower() == ".parquet"]
+    notes = (
+        () if choice.is_usual and names == [table.name] else (f"read of {table.name}: {origin}",)
+    )
     if unread:
         notes = (*notes, f"not read of {table.name}: {', '.join(map(repr, unread))}")
     return notes
@@ -230,7 +238,9 @@ class _Chooser:
         unusual, unreadable = self._judge(set(usual))
         candidates = [*usual, *unusual]
         named = [name for name in candidates if is_vector_name(name)]
-        named_unreadable = [name for name in unreadable if is_vector_name(name)]
+        named_unreadable = [
+            name for name in unreadable if is_vector_name(name) or is_surely_vector_name(name)
+        ]
         if len(usual) == 1 and (named == usual or not (named or named_unreadable)):
             return _Choice((usual[0],), is_wide=False, is_usual=not self.table.is_untyped)
         if len(named) == 1 and not (named_unreadable and named != usual):
@@ -275,13 +285,16 @@ class _Chooser:
 
     def _judge(self, usual: set[str]) -> tuple[list[str], dict[str, str]]:
         """Return columns of vectors in unusual forms, and name -> what an unreadable one has."""
+        from pyarrow import types
+
         readable: list[str] = []
         unreadable: dict[str, str] = {}
         for name, kind in self.fields.items():
             if name in usual or self._is_number(name):
                 continue
             if not (holds_numbers(kind) or is_text(kind)):
-                if is_vector_name(name):
+                is_blob = types.is_binary(kind) or types.is_large_binary(kind)
+                if is_vector_name(name) or (is_blob and is_surely_vector_name(name)):
                     unreadable[name] = "no numbers"
                 continue
             reason = self._problem(name)
@@ -335,7 +348,8 @@ class _Chooser:
         whole = [name for name, kind in self.fields.items() if types.is_integer(kind)]
         usual = tuple(floats or whole)
         numbers = [name for name in self.fields if self._is_number(name)]
-        neurons = [name for name in numbers if not is_key_name(name)]
+        coordinates = _coordinates(self.fields)
+        neurons = [n for n in numbers if n in coordinates or not is_key_name(n)]
         decimals = [name for name in neurons if name not in whole]
         patterns = {name_pattern(name) for name in decimals if name_pattern(name) != name}
         if decimals and not self.table.is_untyped:

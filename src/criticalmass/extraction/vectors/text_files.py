@@ -17,7 +17,7 @@ from typing import Any
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.vectors.tables import FileTable, check_distinct
 
-_BLOCK_BYTES = 1 << 24
+_BLOCK_BYTES = 1 << 23
 _HEADER_CHARACTERS = 1 << 20
 _TYPE_ROWS = 256
 _SEPARATORS = ",;\t|"
