@@ -217,6 +217,26 @@ def test_critical_mass_in_neurons_by_hand(tmp_path):
     assert by["strict"]["n_seeds"].tolist() == [3, 3, 3]
 
 
+def test_the_tested_sizes_around_the_critical_mass_are_given(tmp_path):
+    run = a_run(tmp_path / "r", steady)
+    table = redundancy(run, (0.5, 0.9, 0.99)).set_index("delta")
+    assert set(table["estimator"]) == {"monotone"}
+    assert table["largest_failing"].tolist() == [pd.NA, 5, 10]
+    assert table["smallest_passing"].tolist() == [2, 10, 20]
+    assert table["critical_mass"].tolist()[::2] == [2, 20]
+    assert 5 < table.loc[0.9, "critical_mass"] < 10
+
+
+def test_a_strict_interval_covers_the_gap_between_tested_sizes(tmp_path):
+    # Every draw answers 10. What was measured is that 5 fail and 10 pass, so the interval is 6 to
+    # 10 and never [10, 10].
+    run = a_run(tmp_path / "r", lambda size, seed: {2: 0.2, 5: 0.4, 10: 0.75}[size])
+    row = redundancy(run, 0.75, "strict").iloc[0]
+    assert row["critical_mass"] == 10
+    assert (row["critical_mass_low"], row["critical_mass_high"]) == (6, 10)
+    assert (row["dr_low"], row["dr_high"]) == pytest.approx((0.5, 0.7))
+
+
 def test_interpolated_neurons_are_rounded_up(tmp_path):
     run = a_run(tmp_path / "r", lambda size, seed: {2: 0.4, 5: 0.7, 10: 0.76}[size])
     # 0.72 lies one third up from 5 to 10: 6.67 neurons.
@@ -287,7 +307,10 @@ def test_failed_cells_are_counted_and_never_averaged(tmp_path):
         pytest.approx(0.7), 2, 1, 1,
     ]  # fmt: skip
     assert table.loc[10, ["n_seeds", "n_failed"]].tolist() == [3, 0]
-    assert redundancy(run).iloc[0][["critical_mass", "n_failed"]].tolist() == [10, 1]
+    assert redundancy(run, estimator="strict").iloc[0][["critical_mass", "n_failed"]].tolist() == [
+        10,
+        1,
+    ]
 
 
 def test_without_a_value_of_the_whole_layer_nothing_is_claimed(tmp_path):
@@ -321,7 +344,7 @@ def test_cka_replicates_give_an_interval(tmp_path):
     assert wide[0] == pytest.approx(2 * 1.96 * noise.std() * np.sqrt(31), rel=0.1)
     assert wide[1] == pytest.approx(wide[0] / 2, rel=1e-6)
     assert table["full_low"].tolist() == table["full_high"].tolist() == [1.0, 1.0]
-    assert redundancy(run)["dr"].tolist() == [0.5]
+    assert redundancy(run, estimator="strict")["dr"].tolist() == [0.5]
 
 
 def test_scores_of_samples_are_resampled(tmp_path):
@@ -339,9 +362,9 @@ def test_a_run_its_path_and_lists_of_them(tmp_path):
     one = a_run(tmp_path / "one", steady)
     two = a_run(tmp_path / "two", steady, full=0.9)
     pd.testing.assert_frame_equal(redundancy(one), redundancy(str(one.path)))
-    both = redundancy([one, two.path])
+    both = redundancy([one, two.path], estimator="strict")
     assert both["critical_mass"].tolist() == [10, 20]
-    pd.testing.assert_frame_equal(both.iloc[:1], redundancy(one))
+    pd.testing.assert_frame_equal(both.iloc[:1], redundancy(one, estimator="strict"))
     empty = Run.create(tmp_path / "empty", {})
     assert list(redundancy(empty).columns) == list(REDUNDANCY_COLUMNS)
     assert len(redundancy(empty)) == len(curves(empty)) == 0

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.interpolate import PchipInterpolator
 
 from criticalmass.analysis.estimators import diffused_redundancy
 
-ESTIMATORS = ("strict", "interpolated", "nearest")
+ESTIMATORS = ("monotone", "strict", "interpolated", "nearest")
+CROSSINGS = ("monotone", "strict", "interpolated")
 deltas = st.floats(0.01, 1.0)
 
 
@@ -36,7 +38,7 @@ def test_dr_lies_between_zero_and_one(some, delta):
 @given(curve(), deltas, deltas)
 def test_a_larger_delta_never_gives_more_redundancy(some, one, two):
     low, high = sorted((one, two))
-    for estimator in ("strict", "interpolated"):
+    for estimator in CROSSINGS:
         at_low = diffused_redundancy(*some, low, estimator=estimator)
         assert at_low >= diffused_redundancy(*some, high, estimator=estimator) - 1e-12
 
@@ -44,7 +46,24 @@ def test_a_larger_delta_never_gives_more_redundancy(some, one, two):
 @given(curve(), deltas)
 def test_interpolation_never_needs_more_than_the_next_grid_point(some, delta):
     strict = diffused_redundancy(*some, delta)
-    assert diffused_redundancy(*some, delta, estimator="interpolated") >= strict - 1e-12
+    for estimator in ("monotone", "interpolated"):
+        assert diffused_redundancy(*some, delta, estimator=estimator) >= strict - 1e-12
+
+
+@given(curve(), deltas)
+def test_the_monotone_cubic_is_scipys(some, delta):
+    fractions, values, full = some
+    means = values.mean(axis=1)
+    got = 1.0 - diffused_redundancy(*some, delta, estimator="monotone")
+    passes = np.flatnonzero(means >= delta * full)
+    first = int(passes[0])
+    if first == 0 or fractions[first] == 1.0:
+        assert got == pytest.approx(fractions[first])
+        return
+    cubic = PchipInterpolator(np.log(fractions), means)
+    # The cubic crosses the threshold there: just before it is below, there it is not.
+    assert fractions[first - 1] <= got <= fractions[first] + 1e-12
+    assert float(cubic(np.log(got))) == pytest.approx(delta * full, abs=1e-8)
 
 
 @given(curve(), deltas, st.randoms(use_true_random=False))
@@ -53,7 +72,7 @@ def test_the_order_of_seeds_and_fractions_does_not_matter(some, delta, random):
     seeds, rows = list(range(values.shape[1])), list(range(len(fractions)))
     random.shuffle(seeds)
     random.shuffle(rows)
-    for estimator in ("strict", "interpolated"):
+    for estimator in CROSSINGS:
         want = diffused_redundancy(fractions, values, full, delta, estimator=estimator)
         got = diffused_redundancy(
             fractions[rows], values[rows][:, seeds], full, delta, estimator=estimator
@@ -72,7 +91,7 @@ def test_the_unit_of_the_measure_does_not_matter(some, delta, unit):
 def test_a_curve_equal_everywhere_is_at_the_floor(some, delta):
     fractions, values, _ = some
     flat = np.full_like(values, 0.7)
-    for estimator in ("strict", "interpolated"):
+    for estimator in CROSSINGS:
         got = diffused_redundancy(fractions, flat, 0.7, delta, estimator=estimator)
         assert got == pytest.approx(1.0 - fractions[0], abs=1e-12)
 

@@ -56,6 +56,24 @@ def test_the_view_has_bounds_and_intervals() -> None:
     assert list(shown["delta"]) == ["0.80", "0.95"]
 
 
+def test_tested_sizes_and_the_size_for_most_subsets_stand_beside_the_mass() -> None:
+    table = masses().assign(
+        estimator=["monotone", "strict"],
+        largest_failing=[pd.NA, 190],
+        smallest_passing=[13, 214],
+        pass_share=0.95,
+        pass_mass=[13, 230],
+        worst_selector=[pd.NA, "norm-low"],
+        worst_ratio=[pd.NA, 0.56],
+    )
+    shown = tables.redundancy_view(table)
+    assert list(shown["tested"]) == ["13 passes", "190 fails, 214 passes"]
+    assert list(shown["k for 95 %"]) == ["13", "230"]
+    assert list(shown["worst selector"]) == ["", "norm-low keeps 56 %"]
+    # A strict critical mass is what was measured: it lies between two tested sizes.
+    assert list(shown["k*"]) == ["     <= 13 [ 13,    13]", "191 to 214 [190, 1,242]"]
+
+
 def test_a_delta_that_no_subset_reaches_is_named() -> None:
     table = masses().assign(reached=[True, False])
     assert list(tables.redundancy_view(table)["k*"])[1] == "not reached"

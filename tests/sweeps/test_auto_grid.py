@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import t
 
 import criticalmass as cm
+from criticalmass.analysis.predicted_curves import PredictedCurve
 from criticalmass.errors import CriticalMassError
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 from criticalmass.storage.features import FeatureStore
@@ -24,7 +25,6 @@ from criticalmass.sweeps.auto_grid import (
     is_auto,
     parse_half_width,
 )
-from criticalmass.theory.prediction import PredictedCurve
 
 
 def curve(mean: np.ndarray, std: float = 0.0) -> PredictedCurve:

@@ -27,12 +27,15 @@ from criticalmass.analysis.columns import (
 )
 from criticalmass.analysis.curves import ValueCurve, curves_of, refined_intervals
 from criticalmass.analysis.estimators import (
+    DEFAULT_ESTIMATOR,
     check_estimator,
     checked_deltas,
     critical_size,
     diffused_redundancy,
     reaches,
 )
+from criticalmass.analysis.predicted_curves import read_curves
+from criticalmass.analysis.subset_spread import check_pass_share, passing_size, worst_selector
 from criticalmass.core.arguments import validate_arguments
 
 __all__ = ["CURVE_COLUMNS", "REDUNDANCY_COLUMNS", "curves", "diffused_redundancy", "redundancy"]
@@ -51,6 +54,9 @@ REDUNDANCY_COLUMNS: dict[str, str] = (
     | {"delta": FLOAT, "estimator": TEXT, "n_neurons": COUNT, "value_full": FLOAT}
     | dict.fromkeys(("critical_mass", "critical_mass_low", "critical_mass_high"), COUNT)
     | interval_columns("dr")
+    | dict.fromkeys(("largest_failing", "smallest_passing"), COUNT)
+    | {"pass_share": FLOAT, "pass_mass": COUNT, "spread_source": TEXT}
+    | {"worst_selector": TEXT, "worst_ratio": FLOAT}
     | dict.fromkeys(("at_floor", "reached", "refined"), FLAG)
     | _SUPPORT_COLUMNS
 )
@@ -97,57 +103,79 @@ def curves(
 def redundancy(
     run: RunLike | Sequence[RunLike],
     deltas: float | Sequence[float] = (0.9,),
-    estimator: str = "strict",
+    estimator: str = DEFAULT_ESTIMATOR,
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
+    pass_share: float = 0.95,
 ) -> pd.DataFrame:
     """Compute critical mass and diffused redundancy, with intervals.
+
+    The critical mass is where the mean over subsets first reaches delta times the value of the
+    whole layer. Between tested sizes it is read off a monotone cubic in log k; the tested sizes
+    on both sides are in the table as well. About half of the random subsets of this size miss the
+    threshold: ``pass_mass`` is the size at which the share ``pass_share`` of them reaches it.
 
     Each bootstrap draw resamples the seeds of a selector and the test samples, with the whole
     layer on the same test samples, and applies the estimator to the draw. The interval is the
     percentile interval over draws. For one seed, or a selector without randomness, only the test
-    samples vary.
-
-    On a run that was refined for a delta, the size one neuron below the critical mass was tested
-    too, but not all sizes further away. The critical mass of a draw then lies between two tested
-    sizes: the interval is interpolated linearly between sizes, and it covers all sizes that
-    refining left open.
+    samples vary. An interval covers the sizes that were not tested: with the estimator "strict" a
+    draw answers with the sizes from above the largest that fails to the smallest that passes,
+    and so does every estimator below the smallest tested size. On a run that was refined for a
+    delta, the interval covers all sizes that refining left open.
 
     Parameters
     ----------
     run: a run, its path, or several of them.
     deltas: shares of the whole layer's value, each in (0, 1].
-    estimator: "strict", "interpolated" or "nearest", see `diffused_redundancy`.
+    estimator: "monotone", "strict", "interpolated" or "nearest", see `diffused_redundancy`.
     level: confidence level of the percentile intervals.
     resamples: number of bootstrap draws.
     seed: seed of the draws.
+    pass_share: share of the random subsets that reach the threshold at ``pass_mass``, in
+        [0.5, 1).
 
     Returns
     -------
     One row per model x layer x dataset x selector x measure x delta, `REDUNDANCY_COLUMNS`.
-    ``critical_mass`` is in neurons, ``dr = 1 - critical_mass / n_neurons``. ``at_floor``: the
-    smallest tested size passes and has more than one neuron, so DR is a lower bound.
-    ``reached``: a size below the whole layer passes. ``refined``: the size one neuron below the
-    first that passes was tested and does not pass, so ``strict`` is exact to one neuron on these
-    subsets and test samples. These columns are missing if the whole layer or every size failed.
+    ``critical_mass`` is in neurons, ``dr = 1 - critical_mass / n_neurons``.
+    ``largest_failing`` and ``smallest_passing``: the tested sizes on both sides of the crossing;
+    a critical mass of "strict" is the latter. ``pass_mass``: see `passing_size`, with the source
+    of its spread, "law" or "seeds", in ``spread_source``; missing for a selector without
+    randomness and for fewer than 3 seeds without a law. ``worst_selector`` and ``worst_ratio``:
+    of the random selectors' rows, the measured selector of neurons that keeps least at this size,
+    and the share that it keeps.
+    ``at_floor``: the smallest tested size passes and has more than one neuron, so DR is a lower
+    bound. ``reached``: a size below the whole layer passes. ``refined``: the size one neuron
+    below the first that passes was tested and does not pass. These columns are missing if the
+    whole layer or every size failed.
 
     Raises
     ------
-    CriticalMassError: if a delta, the estimator, level or resamples is invalid, or a run is
-        damaged.
+    CriticalMassError: if a delta, the estimator, level, resamples or pass_share is invalid, or a
+        run is damaged.
     """
     delta_list = checked_deltas(deltas)
     check_estimator(estimator)
+    check_pass_share(pass_share)
     draws = Draws(level, resamples, seed)
     rows = []
     for one in open_runs(run):
-        open_intervals = refined_intervals(one)
-        for curve in curves_of(one, draws):
+        open_intervals, predicted = refined_intervals(one), read_curves(one)
+        run_curves = list(curves_of(one, draws))
+        for curve in run_curves:
             support = _support(_columns(curve.rows), _columns(curve.used))
-            for delta in delta_list:
-                key = (curve.key.layer, curve.key.selector, curve.key.measure, delta)
-                row = _redundancy_row(curve, delta, estimator, open_intervals.get(key))
+            key = curve.key
+            rivals = [c for c in run_curves if c.key._replace(selector=key.selector) == key]
+            source, masses = passing_size(curve, delta_list, pass_share, estimator, predicted)
+            for i, delta in enumerate(delta_list):
+                open_key = (key.layer, key.selector, key.measure, delta)
+                row = _redundancy_row(curve, delta, estimator, open_intervals.get(open_key))
+                if source and row["critical_mass"] is not None:
+                    row |= {"pass_share": pass_share, "spread_source": source}
+                    row["pass_mass"] = max(masses[i], row["critical_mass"])
+                    worst = worst_selector(curve, rivals, row["critical_mass"])
+                    row["worst_selector"], row["worst_ratio"] = worst or (None, None)
                 rows.append(row | support)
     return typed_table(rows, REDUNDANCY_COLUMNS)
 
@@ -204,10 +232,18 @@ def _redundancy_row(
     means = np.vstack([curve.mean, curve.mean_draws])
     sizes = curve.sizes.astype(np.float64)
     mass = np.ceil(critical_size(sizes, means, full, delta, estimator, float(d)) - 1e-9)
-    low, high = (int(end) for end in curve.outward_interval(mass[1:]))
+    bracket = _brackets(curve.sizes, reaches(means, full, delta), d)
     passes = reaches(means[:1], full[:1], delta)[0]
+    is_strict = estimator == "strict"
+    # Sizes that were not tested: between two sizes for "strict", below the smallest, and between
+    # the largest and the whole layer. There a draw answers with the whole gap.
+    is_open = (bracket[0] == 0) | (mass == d) | is_strict
+    lowest = np.where(is_open, bracket[0] + 1.0, mass)
+    low = int(curve.outward_interval(lowest[1:])[0])
+    high = int(curve.outward_interval(mass[1:])[1])
     if open_interval is not None and estimator != "nearest":
-        between = critical_size(sizes, means[1:], full[1:], delta, "interpolated", float(d))
+        rule = "interpolated" if is_strict else estimator
+        between = critical_size(sizes, means[1:], full[1:], delta, rule, float(d))
         ends = curve.outward_interval(np.ceil(between - 1e-9))
         low, high = min(int(ends[0]), open_interval[0]), max(int(ends[1]), open_interval[1])
     return row | {
@@ -217,10 +253,25 @@ def _redundancy_row(
         "dr": 1.0 - mass[0] / d,
         "dr_low": 1.0 - high / d,
         "dr_high": 1.0 - low / d,
+        "largest_failing": int(bracket[0][0]) or None,
+        "smallest_passing": int(bracket[1][0]),
         "at_floor": bool(passes[0]) and int(sizes[0]) > 1,
         "reached": bool(passes[curve.sizes < d].any()),
         "refined": _size_below(curve.sizes, passes, d) in {0, *curve.sizes.tolist()},
     }
+
+
+def _brackets(
+    sizes: npt.NDArray[np.int64], passes: npt.NDArray[np.bool_], n_neurons: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the largest failing and the smallest passing size of every curve, (n_curves,).
+
+    0 if the smallest tested size passes; the whole layer if no tested size does.
+    """
+    first, any_passes = np.argmax(passes, axis=1), passes.any(axis=1)
+    smallest = np.where(any_passes, sizes[first], n_neurons)
+    below = np.where(first > 0, sizes[first - 1], 0)
+    return np.where(any_passes, below, sizes[-1] % n_neurons), smallest
 
 
 def _size_below(sizes: npt.NDArray[np.int64], passes: npt.NDArray[np.bool_], n_neurons: int) -> int:

@@ -39,12 +39,15 @@ def show_redundancy(
     deltas: Sequence[float] = (),
     estimator: str | None = None,
     level: float | None = None,
+    pass_share: float | None = None,
 ) -> None:
     """Print the table of redundancy; in the terminal each row has a sparkline of its curve."""
     from criticalmass.analysis.redundancy import curves, redundancy
     from criticalmass.reporting.tables import redundancy_view, write_table
 
-    options = drop_unset(deltas=tuple(deltas), estimator=estimator, level=level)
+    options = drop_unset(
+        deltas=tuple(deltas), estimator=estimator, level=level, pass_share=pass_share
+    )
     table = redundancy(runs, **options)
     view = redundancy_view(table, curves(runs)) if form == "table" else None
     write_table(table, form=form, out=out, view=view)
@@ -57,6 +60,7 @@ def show_redundancy(
 @runs
 @several("--delta", "deltas", "Share of the whole layer's value to keep.", float)
 @option("--estimator", type=ESTIMATOR, help="Estimator of the critical mass.")
+@option("--pass-share", type=float, help="Share of random subsets that the last size is for.")
 @level
 @table_format
 @out_file
@@ -65,12 +69,21 @@ def redundancy(
     runs: tuple[str, ...],
     deltas: tuple[float, ...],
     estimator: str | None,
+    pass_share: float | None,
     level: float | None,
     form: str,
     out: str | None,
 ) -> None:
     """Print critical mass and DR, with intervals."""
-    show_redundancy(runs, form, out=out, deltas=deltas, estimator=estimator, level=level)
+    show_redundancy(
+        runs,
+        form,
+        out=out,
+        deltas=deltas,
+        estimator=estimator,
+        level=level,
+        pass_share=pass_share,
+    )
 
 
 @command("reporting.figures.figure:figure", "criticalmass figure value run --out curve.pdf")

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,11 +162,18 @@ def redundancy_view(table: pd.DataFrame, curves: pd.DataFrame | None = None) -> 
     view["whole layer"] = [decimal(value, 3) for value in table["value_full"]]
     view["neurons"] = [integer(value) for value in table["n_neurons"]]
     view["k*"] = intervals(
-        table["critical_mass"],
+        _critical_masses(table),
         table["critical_mass_low"],
         table["critical_mass_high"],
         marks=["<= " if is_bound else "" for is_bound in at_floor],
     )
+    if "largest_failing" in table:
+        view["tested"] = [tested_sizes_text(row) for row in table.to_dict("records")]
+    if "pass_mass" in table and table["pass_mass"].notna().any():
+        share = float(table["pass_share"].dropna().iloc[0])
+        view[f"k for {share * 100:g} %"] = [integer(mass) for mass in table["pass_mass"]]
+        if table["worst_ratio"].notna().any():
+            view["worst selector"] = [_worst_text(row) for row in table.to_dict("records")]
     view["DR"] = intervals(
         table["dr"],
         table["dr_low"],
@@ -180,6 +187,41 @@ def redundancy_view(table: pd.DataFrame, curves: pd.DataFrame | None = None) -> 
         lines = {group: sparkline(rows["mean"]) for group, rows in curves.groupby(key, sort=False)}
         view["curve"] = [lines.get(tuple(row), "") for row in table[key].itertuples(index=False)]
     return view
+
+
+def _critical_masses(table: pd.DataFrame) -> list[Any]:
+    """Return the critical masses; that of the estimator "strict" is a range of sizes."""
+    if "largest_failing" not in table:
+        return list(table["critical_mass"])
+    return [
+        f"{int(row['largest_failing']) + 1:,} to {int(row['critical_mass']):,}"
+        if row["estimator"] == "strict"
+        and not is_missing(row["largest_failing"])
+        and row["critical_mass"] - row["largest_failing"] > 1
+        else row["critical_mass"]
+        for row in table.to_dict("records")
+    ]
+
+
+def tested_sizes_text(row: Mapping[str, Any]) -> str:
+    """Name the tested sizes on both sides of a critical mass: ``64 fails, 128 passes``.
+
+    Parameters
+    ----------
+    row: of `criticalmass.redundancy`.
+    """
+    if is_missing(row["critical_mass"]):
+        return ""
+    fails, passes = row["largest_failing"], row["smallest_passing"]
+    end = f"{integer(passes)} passes"
+    return end if is_missing(fails) else f"{integer(fails)} fails, {end}"
+
+
+def _worst_text(row: Mapping[str, Any]) -> str:
+    """Name the worst selector and what it keeps."""
+    if is_missing(row["worst_ratio"]):
+        return ""
+    return f"{row['worst_selector']} keeps {row['worst_ratio'] * 100:.0f} %"
 
 
 def level_texts(table: pd.DataFrame) -> list[str]:
@@ -208,12 +250,19 @@ def intervals(
 
     Parameters
     ----------
-    centre, low, high: (n,) numbers; a missing one is a dash.
+    centre, low, high: (n,) numbers, or texts that stay as they are; a missing one is a dash.
     digits: decimals; 0 writes integers with commas between thousands.
     marks: (n,) text before each centre, such as ``">= "`` for a lower bound.
     """
     columns = [
-        [decimal(value, digits) if digits else integer(value) for value in column]
+        [
+            value
+            if isinstance(value, str)
+            else decimal(value, digits)
+            if digits
+            else integer(value)
+            for value in column
+        ]
         for column in (centre, low, high)
     ]
     if marks is not None:

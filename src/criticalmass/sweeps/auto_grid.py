@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from criticalmass.analysis.predicted_curves import PredictedCurve
 from criticalmass.core.moments import FloatArray, moments
 from criticalmass.core.progress import warn_user, write_line
 from criticalmass.errors import CriticalMassError
@@ -23,7 +24,7 @@ from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 from criticalmass.sweeps.plan import SPLIT, SweepRequest
-from criticalmass.theory.prediction import PredictedCurve, cka_curve, ridge_curve
+from criticalmass.theory.prediction import cka_curve, ridge_curve
 
 AUTO = "auto"
 #: Number of sizes that "auto" chooses: as many as the default fractions.

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from criticalmass.analysis.estimators import check_delta
+from criticalmass.analysis.predicted_curves import mean_interval
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray, IndexArray
 from criticalmass.errors import CriticalMassError
@@ -271,29 +271,6 @@ def _expand(m: SubsetMoments, total: float) -> tuple[FloatArray, FloatArray]:
     first = m.mean_n / np.sqrt(m.mean_d * total)
     mean = first * (1.0 - m.cov / 2 + 3.0 * m.var_d / 8)
     return mean, first**2 * (m.var_n + m.var_d / 4 - m.cov)
-
-
-def mean_interval(
-    mean: FloatArray, std: FloatArray, n_seeds: int, level: float
-) -> tuple[FloatArray, FloatArray]:
-    """Return the interval of a mean over subsets, by normal approximation, within [0, 1].
-
-    Parameters
-    ----------
-    mean, std: over single subsets.
-    n_seeds: number of independent subsets in the mean.
-    level: coverage of the interval.
-
-    Raises
-    ------
-    CriticalMassError: for fewer than 1 seed, or a level outside (0, 1).
-    """
-    if n_seeds < 1 or not 0.0 < level < 1.0:
-        raise CriticalMassError(
-            f"n_seeds={n_seeds}, level={level}: give at least 1 seed and a level in (0, 1)"
-        )
-    half = NormalDist().inv_cdf(0.5 + level / 2) * std / np.sqrt(n_seeds)
-    return np.maximum(mean - half, 0.0), np.minimum(mean + half, 1.0)
 
 
 def _first_reaching(sizes: IndexArray, values: FloatArray, delta: float) -> int | None:

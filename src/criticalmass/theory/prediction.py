@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from numpy.typing import NDArray
 
-from criticalmass.analysis.estimators import check_delta
+from criticalmass.analysis.predicted_curves import PredictedCurve
 from criticalmass.core.moments import FloatArray
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
 from criticalmass.selectors.sizes import sizes_for
-from criticalmass.theory.cka import expected_cka, mean_interval
+from criticalmass.theory.cka import expected_cka
 
 if TYPE_CHECKING:
     from criticalmass.theory.eigenbasis import Eigenbasis
@@ -34,87 +33,6 @@ _SMALL_SIZES = (1, 2, 4, 8, 16, 32, 64)
 _LAW_FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7)
 # The values of `PredictedCurve.source`.
 LAW, SAMPLED, SUBSETS, WHOLE = "law", "law with sampled remainder", "drawn subsets", "whole layer"
-
-
-@dataclass(frozen=True, eq=False)
-class PredictedCurve:
-    """Predicted values of random subsets, by size.
-
-    Attributes
-    ----------
-    measure: "cka" or "ridge".
-    n_neurons: width of the layer.
-    value_full: value of the whole layer.
-    sizes: (n_sizes,) subset sizes, ascending; the last is the whole layer.
-    mean, std: (n_sizes,) over subsets.
-    source: (n_sizes,) the source of each value: the law alone, the law with its sampled remainder,
-        drawn subsets, or the whole layer.
-    l2: (n_sizes,) penalty of the probe; nan for CKA.
-    """
-
-    measure: str
-    n_neurons: int
-    value_full: float
-    sizes: NDArray[np.int64]
-    mean: FloatArray
-    std: FloatArray
-    source: tuple[str, ...]
-    l2: FloatArray
-
-    def interpolate(self, sizes: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """Return mean and standard deviation at any sizes, each (n,).
-
-        They are interpolated by monotone cubics in log k.
-
-        Parameters
-        ----------
-        sizes: (n,) subset sizes, each from 1 to n_neurons.
-        """
-        from scipy.interpolate import PchipInterpolator
-
-        ks = np.asarray(sizes, dtype=np.float64)
-        if self.sizes.size == 1:
-            return np.full(ks.shape, self.mean[0]), np.full(ks.shape, self.std[0])
-        nodes, logs = np.log(self.sizes), np.log(np.maximum(ks, self.sizes[0]))
-        mean = PchipInterpolator(nodes, self.mean)(logs)
-        std = PchipInterpolator(nodes, self.std)(logs)
-        return np.asarray(mean), np.asarray(np.maximum(std, 0.0))
-
-    def band(self, sizes: npt.ArrayLike, n_seeds: int, level: float) -> tuple[FloatArray, ...]:
-        """Return mean, low and high, each (n,): the interval of the mean over ``n_seeds`` subsets.
-
-        Normal approximation. The interval includes neither the noise of the test samples nor the
-        error of the law.
-
-        Raises
-        ------
-        CriticalMassError: for fewer than 1 seed, or a level outside (0, 1).
-        """
-        mean, std = self.interpolate(sizes)
-        return mean, *mean_interval(mean, std, n_seeds, level)
-
-    def critical_mass(self, delta: float, n_seeds: int, level: float) -> tuple[int, int, int]:
-        """Return the fewest neurons whose mean reaches ``delta`` of the full value, with interval.
-
-        The ends of the interval are where the upper and the lower edge of the band reach it.
-
-        Returns
-        -------
-        Critical mass, low, high.
-
-        Raises
-        ------
-        CriticalMassError: for a delta outside (0, 1], or as `band`.
-        """
-        check_delta(delta)
-        sizes = np.arange(1, self.n_neurons + 1)
-        threshold = delta * self.value_full - 1e-12
-        masses = []
-        for values in self.band(sizes, n_seeds, level):
-            reaching = np.flatnonzero(values >= threshold)
-            masses.append(int(sizes[reaching[0]]) if reaching.size else self.n_neurons)
-        of_mean, of_low, of_high = masses
-        return of_mean, of_high, of_low
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from criticalmass.analysis.predicted_curves import (
+    FILE,
+    VERSION,
+    curve_from_json,
+    curve_to_json,
+    read_layers,
+)
 from criticalmass.core.moments import Moments
-from criticalmass.storage.digests import verified, with_digest
+from criticalmass.storage.digests import with_digest
 from criticalmass.storage.files import write_atomically
-from criticalmass.theory.prediction import PredictedCurve, Prediction, cka_curve, ridge_curve
+from criticalmass.theory.prediction import Prediction, cka_curve, ridge_curve
 from criticalmass.theory.spectrum import correlation, diagonal_share, participation_ratio
 
 if TYPE_CHECKING:
     from criticalmass.storage.run import Run
     from criticalmass.theory.eigenbasis import Eigenbasis
-
-FILE = "prediction.json"
-
-#: Raised when a law changes; predictions of another version are not read.
-VERSION = 1
 
 
 def predict_from_moments(
@@ -84,43 +86,19 @@ def read_predictions(run: Run) -> dict[str, Prediction]:
     Returns nothing if the file cannot be read or has another version; the next sweep predicts
     again.
     """
-    path = run.path / FILE
     try:
-        content = verified(json.loads(path.read_text(encoding="utf-8")))
-        if content is None or content.get("version") != VERSION:
-            return {}
-        predictions = [_prediction_from_json(layer) for layer in content["layers"].values()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        predictions = [_prediction_from_json(layer) for layer in read_layers(run)]
+    except (ValueError, KeyError, TypeError, AttributeError):
         return {}
-    layers = run.manifest.get("layers", {})
-    return {
-        prediction.layer: prediction
-        for prediction in predictions
-        if prediction.digest == layers.get(prediction.layer, {}).get("digest")
-    }
+    return {prediction.layer: prediction for prediction in predictions}
 
 
 def _to_json(prediction: Prediction) -> dict[str, Any]:
     """Return a prediction as JSON values, with all digits."""
     content = asdict(prediction)
     for curve in content["curves"]:
-        curve["sizes"] = curve["sizes"].tolist()
-        curve["mean"] = curve["mean"].tolist()
-        curve["std"] = curve["std"].tolist()
-        curve["l2"] = None if np.isnan(curve["l2"]).all() else curve["l2"].tolist()
-        curve["source"] = _run_lengths(curve["source"])
+        curve_to_json(curve)
     return content
-
-
-def _run_lengths(names: Iterable[str]) -> list[list[Any]]:
-    """Return a sequence with many repetitions as [name, count] pairs."""
-    pairs: list[list[Any]] = []
-    for name in names:
-        if pairs and pairs[-1][0] == name:
-            pairs[-1][1] += 1
-        else:
-            pairs.append([name, 1])
-    return pairs
 
 
 def _prediction_from_json(content: Mapping[str, Any]) -> Prediction:
@@ -130,20 +108,5 @@ def _prediction_from_json(content: Mapping[str, Any]) -> Prediction:
     if test is not None:
         features = tuple(NeuronProperty(**feature) for feature in test["features"])
         test = Exchangeability(**{**test, "features": features})
-    curves = tuple(_curve_from_json(curve) for curve in content["curves"])
+    curves = tuple(curve_from_json(curve) for curve in content["curves"])
     return Prediction(**{**content, "curves": curves, "diffuseness": test})
-
-
-def _curve_from_json(content: Mapping[str, Any]) -> PredictedCurve:
-    sizes = np.asarray(content["sizes"], dtype=np.int64)
-    l2 = content["l2"]
-    return PredictedCurve(
-        measure=str(content["measure"]),
-        n_neurons=int(content["n_neurons"]),
-        value_full=float(content["value_full"]),
-        sizes=sizes,
-        mean=np.asarray(content["mean"], dtype=np.float64),
-        std=np.asarray(content["std"], dtype=np.float64),
-        source=tuple(name for name, count in content["source"] for _ in range(int(count))),
-        l2=np.full(sizes.size, np.nan) if l2 is None else np.asarray(l2, dtype=np.float64),
-    )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from criticalmass.analysis.columns import CurveKey
 from criticalmass.measures.registry import is_similarity, measure_quantity
 from criticalmass.reporting.formatting import integer, is_missing, percent
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 #: The headline is about this delta, or the nearest one in the table.
 _PREFERRED_DELTA = 0.9
-#: Explains an interval that consists of one size.
-UNTESTED_BETWEEN = "sizes between were not tested"
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,8 @@ class Headline:
 
     Attributes
     ----------
-    before, number, after: the sentence, e.g. "Any", "214 of the 1,280 neurons", "keep ...".
+    before, number, after: the sentence, e.g. "On average, random", "214 of the 1,280 neurons",
+        "keep ...".
     detail: interval or limit in parentheses, e.g. "(95 % interval 190 to 242)"; may be empty.
     n_kept, n_neurons: the critical mass and the size of the layer; both 0 without a value.
     """
@@ -71,30 +70,8 @@ def headline_row(table: pd.DataFrame) -> pd.Series | None:
     return rows.loc[ranks.sort_values(order, kind="stable").index[0]]
 
 
-def next_smaller(row: pd.Series | None, curves: pd.DataFrame) -> int | None:
-    """Return the largest tested size below a critical mass, or None if there is none.
-
-    Parameters
-    ----------
-    row: one row of `criticalmass.redundancy`, or None.
-    curves: rows of `criticalmass.curves` of the same run.
-    """
-    if row is None:
-        return None
-    key = list(CurveKey._fields)
-    same_curve = (curves[key] == row[key]).all(axis=1)
-    smaller = curves.loc[same_curve & (curves["n_kept"] < row["critical_mass"]), "n_kept"]
-    return int(smaller.max()) if len(smaller) else None
-
-
-def headline(row: pd.Series | None, smaller: int | None = None) -> Headline:
-    """Write a row of the redundancy table as a sentence.
-
-    Parameters
-    ----------
-    row: one row of `criticalmass.redundancy`, or None if a run has no value.
-    smaller: the next smaller tested size, named if the interval is a single size.
-    """
+def headline(row: Mapping[Any, Any] | pd.Series | None) -> Headline:
+    """Write a row of the redundancy table as a sentence; None if a run has no value."""
     if row is None:
         return Headline("", "No answer yet:", "no cell of this run has a value", "")
     n_neurons, n_kept = int(row["n_neurons"]), round(float(row["critical_mass"]))
@@ -107,7 +84,7 @@ def headline(row: pd.Series | None, smaller: int | None = None) -> Headline:
     before, number = _subject(str(row["selector"]), n_kept, n_neurons)
     at_floor = bool(row["at_floor"])
     after = f"{'already ' if at_floor else ''}{'keeps' if n_kept == 1 else 'keep'} {goal}"
-    detail = "(the smallest tested subset; fewer may do)" if at_floor else _interval(row, smaller)
+    detail = "(the smallest tested subset; fewer may do)" if at_floor else _detail(row)
     return Headline(before, number, after, detail, n_kept, n_neurons)
 
 
@@ -120,7 +97,7 @@ def _subject(selector: str, n_kept: int, n_neurons: int) -> tuple[str, str]:
     """Name the subset: its selector, and its size."""
     size = f"{n_kept:,} of the {n_neurons:,} neurons"
     if selector == "random":
-        return "Any", size
+        return "On average, random", size
     if selector.startswith("projection"):
         return "Random projections to", f"{n_kept:,} dimensions of the {n_neurons:,}-neuron layer"
     if selector.startswith("pca"):
@@ -129,11 +106,16 @@ def _subject(selector: str, n_kept: int, n_neurons: int) -> tuple[str, str]:
     return f"With the selector {selector!r},", size
 
 
-def _interval(row: pd.Series, smaller: int | None) -> str:
-    """Write the interval of the critical mass, or nothing if it is missing."""
-    low, high, level = row["critical_mass_low"], row["critical_mass_high"], row["level"]
-    if is_missing(low) or is_missing(high):
-        return ""
-    if low == high and smaller is not None:
-        return f"({smaller:,} do not, at {percent(level)} confidence; {UNTESTED_BETWEEN})"
-    return f"({percent(level)} interval {integer(low)} to {integer(high)})"
+def _detail(row: Mapping[Any, Any] | pd.Series) -> str:
+    """Write the interval, the tested sizes on both sides, and the size that most subsets need."""
+    parts = []
+    low, high = row["critical_mass_low"], row["critical_mass_high"]
+    if not is_missing(low) and not is_missing(high):
+        parts.append(f"{percent(row['level'])} interval {integer(low)} to {integer(high)}")
+    fails, passes = row["largest_failing"], row["smallest_passing"]
+    if not is_missing(fails):
+        parts.append(f"tested: {integer(fails)} fails, {integer(passes)} passes")
+    if not is_missing(row["pass_mass"]):
+        share = percent(row["pass_share"])
+        parts.append(f"{share} of random subsets pass with {integer(row['pass_mass'])}")
+    return f"({'; '.join(parts)})" if parts else ""

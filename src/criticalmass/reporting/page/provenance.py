@@ -13,6 +13,7 @@ from criticalmass.reporting.formatting import (
     distinct_names,
     duration,
     integer,
+    is_missing,
     percent,
 )
 from criticalmass.storage.features import UNLABELLED
@@ -255,28 +256,39 @@ def _grid_caveats(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[Caveat]:
         )
         text = f"No subset reaches delta for {where}; DR is reported as 0."
         yield Caveat("Delta not reached", text, False)
-    yield from _gap_caveat(frame, table[reached & ~at_floor])
+    between = table[reached & ~at_floor]
+    if len(between):
+        nearest = (between["delta"] - 0.9).abs().sort_values(kind="stable").index[0]
+        row = between.loc[nearest]
+        yield from _subset_caveat(row)
+        yield from _gap_caveat(row)
 
 
-def _gap_caveat(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[Caveat]:
-    """Report the gap between a critical mass and the next smaller size, for the delta near 0.9.
-
-    Parameters
-    ----------
-    frame: the run's long table.
-    table: rows of the redundancy table whose critical mass is neither a bound nor not reached.
-    """
-    table = table[table["estimator"] == "strict"]
-    if table.empty:
+def _subset_caveat(row: pd.Series) -> Iterator[Caveat]:
+    """Say that a critical mass is about random subsets on average, and what others keep."""
+    if is_missing(row["pass_mass"]):
         return
-    row = table.loc[(table["delta"] - 0.9).abs().sort_values(kind="stable").index[0]]
-    same_curve = (frame["selector"] == row["selector"]) & (frame["layer"] == row["layer"])
-    sizes = frame.loc[same_curve, "n_kept"].unique()
-    smaller = [size for size in sizes if size < row["critical_mass"]]
-    if smaller and row["critical_mass"] - max(smaller) > 1:
+    text = (
+        f"{row['measure']}: about half of the random subsets of {integer(row['critical_mass'])} "
+        f"neurons miss {percent(row['delta'])}. With {integer(row['pass_mass'])} neurons "
+        f"{percent(row['pass_share'])} of them pass, by the spread "
+        f"{'of the law' if row['spread_source'] == 'law' else 'between the measured seeds'}."
+    )
+    if not is_missing(row["worst_ratio"]):
+        text += (
+            f" {integer(row['critical_mass'])} neurons chosen by {row['worst_selector']} keep "
+            f"{percent(round(row['worst_ratio'], 2))}."
+        )
+    yield Caveat("Random subsets, on average", text, False)
+
+
+def _gap_caveat(row: pd.Series) -> Iterator[Caveat]:
+    """Report the gap between the tested sizes around a critical mass."""
+    fails, passes = row["largest_failing"], row["smallest_passing"]
+    if not is_missing(fails) and passes - fails > 1:
         text = (
-            f"{row['measure']}: {max(smaller):,} neurons do not reach {percent(row['delta'])}, "
-            f"{integer(row['critical_mass'])} do. Sizes between were not tested, so the critical "
-            "mass may be smaller."
+            f"{row['measure']}: {integer(fails)} neurons do not reach {percent(row['delta'])}, "
+            f"{integer(passes)} do. Sizes between were not tested: refining the run to "
+            f"{percent(row['delta'])} tests them."
         )
         yield Caveat("Gap between tested sizes", text, False)

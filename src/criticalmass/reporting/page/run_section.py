@@ -20,7 +20,7 @@ from criticalmass.reporting.page.curve_plots import (
     layers_plot,
     value_plots,
 )
-from criticalmass.reporting.page.headline import Headline, headline, headline_row, next_smaller
+from criticalmass.reporting.page.headline import Headline, headline, headline_row
 from criticalmass.reporting.page.parallel_drawing import DrawingJob
 from criticalmass.reporting.page.plot_spec import Plot
 from criticalmass.reporting.page.prediction_section import PredictionSection, prediction_sections
@@ -159,7 +159,7 @@ def run_section(run: Run, number: int, options: SectionOptions) -> RunSection:
     for plot in plots:
         options.renderer.add(DrawingJob(f"{identity}-{plot.name}", plot.drawing, plot.summary))
     effects = _side_effects(run, best, curve_table)
-    sliders = slider_curves(masses, curve_table, effects.worst, options.strings)
+    sliders = slider_curves(masses, effects.worst, options.strings)
     headline_curve = None if best is None else numbers[curve_key(best)]
     layers = frame["layer"].unique()
     return RunSection(
@@ -167,7 +167,7 @@ def run_section(run: Run, number: int, options: SectionOptions) -> RunSection:
         title=f"{_names_text(frame['model'])} on {_names_text(frame['dataset'])}",
         subtitle=f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers",
         path=str(run.path),
-        headline=headline(best, next_smaller(best, curve_table)),
+        headline=headline(best),
         readouts=_initial_readouts(sliders, best, options.strings),
         headline_curve=headline_curve,
         delta=0.0 if best is None else _nearest_stop(float(best["delta"])),

@@ -5,8 +5,7 @@ The numbers are rows of `criticalmass.redundancy`; the page's script selects one
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,8 @@ from criticalmass.reporting.formatting import (
     with_minus_sign,
 )
 from criticalmass.reporting.page.curve_plots import curve_key
-from criticalmass.reporting.page.headline import UNTESTED_BETWEEN, Headline, headline
+from criticalmass.reporting.page.headline import Headline, headline
+from criticalmass.reporting.tables import tested_sizes_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,14 +79,13 @@ class SliderCurve:
 
 
 def slider_curves(
-    redundancy: pd.DataFrame, curves: pd.DataFrame, worst: WorstClasses, strings: StringTable
+    redundancy: pd.DataFrame, worst: WorstClasses, strings: StringTable
 ) -> list[SliderCurve]:
     """Write what the page shows of each curve at every stop of the slider.
 
     Parameters
     ----------
     redundancy: rows of `criticalmass.redundancy` at all of `SLIDER_DELTAS`.
-    curves: rows of `criticalmass.curves` of the same run.
     worst: the class that loses most, by curve and size, as far as it is known.
     strings: collects the texts.
 
@@ -94,12 +93,11 @@ def slider_curves(
     -------
     One entry per curve, in the order of `curve_keys`.
     """
-    sizes = {key: sorted(rows["n_kept"].astype(int)) for key, rows in _by_curve(curves)}
     entries = []
     for key, table in _by_curve(redundancy):
         by_stop = {round(row["delta"] * 1000): row for row in table.to_dict("records")}
         losses = worst.get(key)
-        rows = [_slider_row(by_stop[stop], sizes.get(key, []), losses, strings) for stop in STOPS]
+        rows = [_slider_row(by_stop[stop], losses, strings) for stop in STOPS]
         entries.append(SliderCurve(key, int(table["n_neurons"].iloc[0]), rows))
     return entries
 
@@ -119,19 +117,19 @@ def saved_bytes_text(n_kept: int, n_neurons: int) -> str:
     return f"{saved:,} of {total:,} bytes per vector ({share}), {million} per million vectors"
 
 
-def worst_class_text(worst: ClassLoss | None, *, is_whole_layer: bool) -> str:
-    """Write which class loses most, and how much of its accuracy."""
+def worst_class_text(worst: ClassLoss | None, n_kept: int, *, is_whole_layer: bool) -> str:
+    """Write which class loses most, and how much of its accuracy, at a tested size."""
     if is_whole_layer:
         return "none: all neurons are kept"
     if worst is None:
         return "not computed for this curve"
     if worst.loss <= 0:
-        return "no class loses accuracy"
+        return f"no class loses accuracy with {n_kept:,} neurons"
     interval = ""
     if not is_missing(worst.low) and not is_missing(worst.high):
         interval = f" ({_whole_percent(worst.low)} to {_whole_percent(worst.high)})"
     loss = f"{_whole_percent(worst.loss)}\N{NO-BREAK SPACE}%"
-    return f"{worst.name} loses {loss} of its accuracy{interval}"
+    return f"{worst.name} loses {loss} of its accuracy{interval} with {n_kept:,} neurons"
 
 
 def _whole_percent(share: float) -> str:
@@ -145,7 +143,6 @@ def _by_curve(table: pd.DataFrame) -> list[tuple[CurveKey, pd.DataFrame]]:
 
 def _slider_row(
     row: dict[str, Any],
-    sizes: Sequence[int],
     losses: Mapping[int, ClassLoss] | None,
     strings: StringTable,
 ) -> dict[str, Any]:
@@ -159,26 +156,24 @@ def _slider_row(
         indices = _string_indices(headline(None), readouts, strings)
         return {"strings": indices, "kept": 0, "mass": None, "field_label": 0}
     mass, n_neurons = int(row["critical_mass"]), int(row["n_neurons"])
-    position = bisect_left(sizes, mass)
-    smaller = sizes[position - 1] if position else None
     low = _or_default(row["critical_mass_low"], mass)
     high = _or_default(row["critical_mass_high"], mass)
     at_floor = bool(row["at_floor"])
     interval = f"{percent(float(row['level']))} interval {integer(low)} to {integer(high)}"
-    if low == high and smaller is not None and not at_floor:
-        interval = f"{smaller:,} do not; {UNTESTED_BETWEEN}"
+    interval = f"{interval}; {tested_sizes_text(row)}"
     dr = float(row["dr"])
     dr_low, dr_high = (_or_default(row[name], dr) for name in ("dr_low", "dr_high"))
-    worst = None if losses is None else losses.get(mass)
+    tested = int(row["smallest_passing"])
+    worst = None if losses is None else losses.get(tested)
     readouts = {
         "mass": f"{'≤ ' if at_floor else ''}{mass:,} ({interval})",
         "dr": f"{'≥ ' if at_floor else ''}{decimal(dr, 2)} "
         f"({decimal(dr_low, 2)} to {decimal(dr_high, 2)})",
         "saved": saved_bytes_text(mass, n_neurons),
-        "worst": worst_class_text(worst, is_whole_layer=mass >= n_neurons),
+        "worst": worst_class_text(worst, tested, is_whole_layer=mass >= n_neurons),
     }
     return {
-        "strings": _string_indices(headline(row, smaller), readouts, strings),
+        "strings": _string_indices(headline(row), readouts, strings),
         "field_label": strings.index(f"{mass:,} of {n_neurons:,} neurons"),
         "kept": mass,
         "mass": round(mass / n_neurons, 5),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from criticalmass.analysis.columns import CurveKey
 from criticalmass.reporting.formatting import decimal, integer, is_missing, percent
 from criticalmass.reporting.page.svg import share_bar
+from criticalmass.reporting.tables import tested_sizes_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +47,7 @@ def _block_row(row: Any) -> dict[str, Any]:
         "has_value": True,
         "reached": bool(row.reached),
         "mass": ("≤ " if row.at_floor else "") + mass,
-        "mass_interval": f"{low} to {high}",
+        "mass_interval": f"{low} to {high}; {tested_sizes_text(row._asdict())}",
         "dr": ("≥ " if row.at_floor else "") + decimal(row.dr, 2),
         "dr_interval": f"{decimal(row.dr_low, 2)} to {decimal(row.dr_high, 2)}",
         "bar": share_bar(*shares),
