@@ -16,6 +16,7 @@ from criticalmass.analysis.estimators import critical_size
 from criticalmass.analysis.predicted_curves import PredictedCurve
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import CriticalMassError
+from criticalmass.measures.registry import is_similarity
 from criticalmass.selectors.registry import SELECTORS
 
 #: Sources of the spread, in the column ``spread_source``.
@@ -41,8 +42,9 @@ def passing_size(
 
     Values of subsets of one size are taken as normal: the size is where the mean less z standard
     deviations crosses the threshold. The standard deviation is that of the law where the run has
-    one for this measure (CKA, ridge). Elsewhere it is that of the measured seeds, pooled over
-    neighbouring sizes, and z becomes the bound of Student's distribution on one further subset.
+    one for this measure (CKA, ridge), and for CKA the mean is as well. Elsewhere both are those
+    of the measured seeds: the standard deviation is pooled over neighbouring sizes, and z becomes
+    the bound of Student's distribution on one further subset.
 
     Parameters
     ----------
@@ -63,19 +65,22 @@ def passing_size(
     if info is None or not info.is_random or not curve.full or not curve.sizes.size:
         return "", []
     law = predicted.get((curve.key.layer, curve.key.measure))
+    sizes, mean = curve.sizes, curve.mean
     margin: FloatArray | None
     if law is not None and law.n_neurons == curve.n_neurons and curve.key.selector == "random":
-        source, margin = LAW, NormalDist().inv_cdf(pass_share) * law.interpolate(curve.sizes)[1]
+        if is_similarity(law.measure):
+            # The law of CKA is exact for these features; five measured subsets are a sample.
+            sizes, mean = law.sizes, law.mean
+        source, margin = LAW, NormalDist().inv_cdf(pass_share) * law.interpolate(sizes)[1]
     else:
         source, margin = SEEDS, _measured_margin(curve, pass_share)
     if margin is None:
         return "", []
-    margin = np.where(curve.sizes >= curve.n_neurons, 0.0, margin)
-    means = (curve.mean - margin)[None]
+    means = np.where(sizes >= curve.n_neurons, mean, mean - margin)[None]
     rule = "monotone" if estimator == "nearest" else estimator
     full, width = np.array([curve.full]), float(curve.n_neurons)
-    sizes = curve.sizes.astype(np.float64)
-    masses = [critical_size(sizes, means, full, delta, rule, width)[0] for delta in deltas]
+    nodes = sizes.astype(np.float64)
+    masses = [critical_size(nodes, means, full, delta, rule, width)[0] for delta in deltas]
     return source, [int(np.ceil(mass - 1e-9)) for mass in masses]
 
 
