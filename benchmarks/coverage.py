@@ -26,7 +26,8 @@ from benchmarks.timing import describe_machine, limit_to_one_thread, log
 from criticalmass.analysis.estimators import critical_size
 
 DELTA, LEVEL, RESAMPLES = 0.9, 0.95, 1000
-QUANTITIES = ("value", "ratio", "k* interpolated", "k* strict")
+ESTIMATORS = ("monotone", "interpolated", "strict")
+QUANTITIES = ("value", "ratio", *(f"k* {name}" for name in ESTIMATORS))
 Hits = dict[str, list[bool]]
 
 
@@ -39,7 +40,7 @@ def measure_case(case: str, repeat: int) -> Hits:
         run = simulation.run(Path(folder) / "run", np.random.default_rng([7, repeat]), repeat)
         table = cm.curves(run, level=LEVEL, resamples=RESAMPLES, seed=repeat)
         hits = _curve_hits(table, simulation, true_values(case))
-        for estimator in ("interpolated", "strict"):
+        for estimator in ESTIMATORS:
             row = cm.redundancy(run, DELTA, estimator, LEVEL, RESAMPLES, repeat).iloc[0]
             expected = true_critical_mass(true_values(case), simulation.n_neurons, estimator)
             is_inside = row["critical_mass_low"] <= expected <= row["critical_mass_high"]
@@ -55,7 +56,7 @@ def compare_pair(case: str, repeat: int) -> Hits:
     hits: Hits = {"value": [], "ratio": []}
     with tempfile.TemporaryDirectory() as folder, limit_to_one_thread():
         runs = pair.runs(Path(folder), np.random.default_rng([11, repeat]))
-        for estimator in ("interpolated", "strict"):
+        for estimator in ESTIMATORS:
             table = cm.compare(
                 *runs, deltas=DELTA, estimator=estimator, level=LEVEL, paired=pair.paired,
                 resamples=RESAMPLES, seed=2 * repeat,
@@ -128,8 +129,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     print(describe_machine())
     print(f"{options.repeats} repetitions, {RESAMPLES} resamples, delta = {DELTA}\n")
-    print("| case | value (sizes) | ratio (sizes) | k* interpolated | k* strict |")
-    print("| --- | --- | --- | --- | --- |", flush=True)
+    print(f"| case | value (sizes) | ratio (sizes) | {' | '.join(QUANTITIES[2:])} |")
+    print(f"|{' --- |' * (1 + len(QUANTITIES))}", flush=True)
     started = time.perf_counter()
     for case in options.only or (*CASES, *PAIRS):
         hits = repeat_case(case, options.repeats, options.workers)

@@ -118,7 +118,7 @@ def test_the_strict_and_the_interpolated_difference(two: Runs) -> None:
     between = {2: 0.1, 4: 0.2, 12: 0.6, 20: 0.8}
     slow, fast = two(between, {2: 0.2, 4: 0.6, 12: 0.7, 20: 0.8})
     # Half of 0.8: slow crosses at 4 + 8 * 0.2/0.4 = 8, fast at 2 + 2 * 0.2/0.4 = 3.
-    table = compare(fast, slow, deltas=0.5)
+    table = compare(fast, slow, deltas=0.5, estimator="interpolated")
     assert one(table, "critical_mass")["difference"] == -5
     assert one(table, "dr")["difference"] == pytest.approx(0.25)
     assert one(table, "dr")["bound"] == ""
@@ -274,7 +274,7 @@ def test_a_layer_without_value_gives_no_difference(two: Runs) -> None:
 
 def test_at_the_floor_a_difference_is_a_bound(two: Runs) -> None:
     slow, fast = two({2: 0.1, 10: 0.6, 20: 0.8}, {2: 0.7, 10: 0.75, 20: 0.8})
-    table = compare(fast, slow, deltas=0.5)
+    table = compare(fast, slow, deltas=0.5, estimator="interpolated")
     dr, mass = one(table, "dr"), one(table, "critical_mass")
     # The slow one crosses 0.4 at 2 + 8 * 0.6 = 6.8, so 7; the fast one passes at 2 already.
     assert (dr["bound"], dr["difference"]) == (">=", pytest.approx(5 / 20))

@@ -31,6 +31,7 @@ from criticalmass.analysis.comparison_pairs import (
 from criticalmass.analysis.comparison_text import sentence
 from criticalmass.analysis.curves import ValueCurve, curves_of
 from criticalmass.analysis.estimators import (
+    DEFAULT_ESTIMATOR,
     check_estimator,
     checked_deltas,
     critical_size,
@@ -64,7 +65,7 @@ def compare(
     b: RunLike | None = None,
     *,
     deltas: float | Sequence[float] = (0.9,),
-    estimator: str = "interpolated",
+    estimator: str = DEFAULT_ESTIMATOR,
     level: float = 0.95,
     by: str | None = None,
     paired: bool | None = None,
@@ -80,8 +81,8 @@ def compare(
     same width are compared at every number of neurons that both tested; curves of different
     widths are compared at every fraction.
 
-    The default estimator is "interpolated": a strict critical mass is always a tested size, so a
-    difference of two would jump with the steps of the grid.
+    A critical mass of the estimator "strict" is always a tested size, so a difference of two of
+    them jumps with the steps of the grid.
 
     DR at the smallest tested size is only a bound, and so is DR where no subset reaches delta. In
     every draw the critical mass is then any size that the grid leaves open, and the interval

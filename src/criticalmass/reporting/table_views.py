@@ -218,7 +218,7 @@ def predicted_and_measured_view(explanation: Explanation) -> pd.DataFrame:
     if table is None or table.empty:
         return pd.DataFrame()
     view = pd.DataFrame(index=table.index)
-    view["k*"] = "predicted and measured (interpolated linearly between tested sizes)"
+    view["k*"] = "predicted and measured (interpolated in log k between tested sizes)"
     view["measure"] = table["measure"].astype(str)
     view["to keep"] = [f"{delta * 100:g} %" for delta in table["delta"]]
     view["seeds"] = table["n_seeds"].astype(str)

@@ -102,11 +102,12 @@ def compare_critical_masses(
     """
     import pandas as pd
 
+    from criticalmass.analysis.estimators import DEFAULT_ESTIMATOR
     from criticalmass.analysis.redundancy import redundancy
 
     rows = []
     if not run.frame().empty:
-        table = redundancy(run, deltas=tuple(deltas), estimator="interpolated", level=level)
+        table = redundancy(run, deltas=tuple(deltas), estimator=DEFAULT_ESTIMATOR, level=level)
         table = table[(table["layer"] == prediction.layer) & (table["selector"] == "random")]
         for row in table[table["critical_mass"].notna()].to_dict("records"):
             curve = prediction.curve(str(row["measure"]))
