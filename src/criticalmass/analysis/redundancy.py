@@ -25,6 +25,7 @@ from criticalmass.analysis.columns import (
     open_runs,
     typed_table,
 )
+from criticalmass.analysis.constant_answer import ConstantAnswer
 from criticalmass.analysis.curves import ValueCurve, curves_of, refined_intervals
 from criticalmass.analysis.estimators import (
     check_estimator,
@@ -33,9 +34,20 @@ from criticalmass.analysis.estimators import (
     diffused_redundancy,
     reaches,
 )
+from criticalmass.analysis.predictions import is_correct
 from criticalmass.core.arguments import validate_arguments
+from criticalmass.core.progress import warn_user
+from criticalmass.measures.registry import is_similarity
+from criticalmass.storage.run import Run
 
-__all__ = ["CURVE_COLUMNS", "REDUNDANCY_COLUMNS", "curves", "diffused_redundancy", "redundancy"]
+__all__ = [
+    "CURVE_COLUMNS",
+    "REDUNDANCY_COLUMNS",
+    "curves",
+    "diffused_redundancy",
+    "redundancy",
+    "redundancy_table",
+]
 
 _SUPPORT_COLUMNS = SEED_COLUMNS | SAMPLE_COLUMNS | STATUS_COLUMNS
 CURVE_COLUMNS: dict[str, str] = (
@@ -46,9 +58,11 @@ CURVE_COLUMNS: dict[str, str] = (
     | dict.fromkeys(("value_full", "full_low", "full_high"), FLOAT)
     | _SUPPORT_COLUMNS
 )
+_MAX_NAMED = 5
 REDUNDANCY_COLUMNS: dict[str, str] = (
     CURVE_KEY_COLUMNS
     | {"delta": FLOAT, "estimator": TEXT, "n_neurons": COUNT, "value_full": FLOAT}
+    | {"majority_accuracy": FLOAT}
     | dict.fromkeys(("critical_mass", "critical_mass_low", "critical_mass_high"), COUNT)
     | interval_columns("dr")
     | dict.fromkeys(("at_floor", "reached", "refined"), FLAG)
@@ -126,8 +140,11 @@ def redundancy(
     Returns
     -------
     One row per model x layer x dataset x selector x measure x delta, `REDUNDANCY_COLUMNS`.
-    ``critical_mass`` is in neurons, ``dr = 1 - critical_mass / n_neurons``. ``at_floor``: the
-    smallest tested size passes and has more than one neuron, so DR is a lower bound.
+    ``majority_accuracy`` is the accuracy of always answering the largest class of the test
+    samples; missing for similarities. A warning names probes that are no better than this on the
+    whole layer, by an exact sign test at ``level``. ``critical_mass`` is in neurons,
+    ``dr = 1 - critical_mass / n_neurons``. ``at_floor``: the smallest tested size passes and has
+    more than one neuron, so DR is a lower bound.
     ``reached``: a size below the whole layer passes. ``refined``: the size one neuron below the
     first that passes was tested and does not pass, so ``strict`` is exact to one neuron on these
     subsets and test samples. These columns are missing if the whole layer or every size failed.
@@ -137,19 +154,64 @@ def redundancy(
     CriticalMassError: if a delta, the estimator, level or resamples is invalid, or a run is
         damaged.
     """
+    draws = Draws(level, resamples, seed)
+    runs = open_runs(run)
+    table = redundancy_table(runs, deltas, estimator, draws)
+    for one in runs:
+        _warn_of_useless_probes(one, level)
+    return table
+
+
+def redundancy_table(
+    runs: Sequence[Run], deltas: float | Sequence[float], estimator: str, draws: Draws
+) -> pd.DataFrame:
+    """Return the table of `redundancy` without its warning."""
     delta_list = checked_deltas(deltas)
     check_estimator(estimator)
-    draws = Draws(level, resamples, seed)
     rows = []
-    for one in open_runs(run):
+    for one in runs:
         open_intervals = refined_intervals(one)
+        labels = None
         for curve in curves_of(one, draws):
             support = _support(_columns(curve.rows), _columns(curve.used))
+            if not is_similarity(curve.key.measure):
+                labels = one.labels() if labels is None else labels
+                support["majority_accuracy"] = ConstantAnswer.best(labels).accuracy
             for delta in delta_list:
                 key = (curve.key.layer, curve.key.selector, curve.key.measure, delta)
                 row = _redundancy_row(curve, delta, estimator, open_intervals.get(key))
                 rows.append(row | support)
     return typed_table(rows, REDUNDANCY_COLUMNS)
+
+
+def _warn_of_useless_probes(run: Run, level: float) -> None:
+    """Warn of probes that are no better on the whole layer than a constant answer."""
+    frame = run.frame()
+    has_predictions = frame["artifact"].fillna("").str.startswith("predictions/")
+    rows = frame[(frame["selector"] == "full") & (frame["status"] != "failed") & has_predictions]
+    if not len(rows):
+        return
+    labels = run.labels()
+    if labels.min() == labels.max():
+        return  # the accuracy is the recall of this class, whose constant answer is always right
+    constant = ConstantAnswer.best(labels)
+    correct = is_correct(run, run.predictions(rows))
+    p_values = np.array([constant.p_value(row, labels) for row in correct])
+    useless = [
+        f"{measure} on {layer} ({part['value'].mean():.3f})"
+        for (layer, measure), part in rows.assign(p=p_values).groupby(["layer", "measure"])
+        if part["p"].min() > 1.0 - level
+    ]
+    if not useless:
+        return
+    names = run.class_names
+    name = names[constant.class_id] if constant.class_id < len(names) else constant.class_id
+    more = f" and {len(useless) - _MAX_NAMED:,} more" if len(useless) > _MAX_NAMED else ""
+    warn_user(
+        f"{run.path}: always answering the largest class, {str(name)!r}, has an accuracy of "
+        f"{constant.accuracy:.3f}, and the whole layer is not significantly better by "
+        f"{', '.join(useless[:_MAX_NAMED])}{more}: a small critical mass means nothing there"
+    )
 
 
 def _curve_rows(curve: ValueCurve) -> list[dict[str, Any]]:
@@ -240,7 +302,7 @@ def _columns(rows: pd.DataFrame) -> _Columns:
     }
 
 
-def _support(rows: _Columns, used: _Columns) -> dict[str, int]:
+def _support(rows: _Columns, used: _Columns) -> dict[str, Any]:
     """Count the neurons, seeds, samples and failed cells behind a number."""
     return {
         "n_neurons": int(rows["n_neurons"].max()),

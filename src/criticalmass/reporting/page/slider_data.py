@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from criticalmass.analysis.columns import CurveKey
+from criticalmass.reporting.figures.curves import curve_key
 from criticalmass.reporting.formatting import (
     MISSING,
     decimal,
@@ -19,7 +20,6 @@ from criticalmass.reporting.formatting import (
     percent,
     with_minus_sign,
 )
-from criticalmass.reporting.page.curve_plots import curve_key
 from criticalmass.reporting.page.headline import UNTESTED_BETWEEN, Headline, headline
 
 if TYPE_CHECKING:
