@@ -24,7 +24,7 @@ from benchmarks.figures_theory import (
 from benchmarks.timing import log, time_call
 from criticalmass.core.moments import moments
 from criticalmass.measures.similarity.cka import prefix_cka
-from criticalmass.reporting.figures.style import new_axes
+from criticalmass.reporting.figures.draw import new_axes
 from criticalmass.storage.features import FeatureStore
 from criticalmass.theory.cka import ExpectedSimilarity, expected_cka
 from criticalmass.theory.spectrum import correlation, diagonal_share, participation_ratio

@@ -104,9 +104,11 @@ class FolderKind:
     read: Callable[[Path], str]
 
     def files(self) -> list[Path]:
-        """Return the files that are read; a slim model's card and indices.json are not."""
+        """Return the files that are read."""
         paths = (path.relative_to(self.folder) for path in self.folder.rglob("*"))
-        unread = {"README.md", "indices.json"} if self.name == "slim model" else set()
+        unread = {"run.lock"} if self.name == "run" else set()
+        if self.name == "slim model":
+            unread = {"README.md", "indices.json"}
         return sorted(p for p in paths if (self.folder / p).is_file() and p.name not in unread)
 
 

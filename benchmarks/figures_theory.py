@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.reporting.figures.axes import set_fraction_axis
-from criticalmass.reporting.figures.style import COLOURS, DASHES, FAINT, INK, MARKERS, style_axes
+from criticalmass.reporting.figures.draw import DASHES, set_axis, style_axes
+from criticalmass.reporting.plots import COLOURS, FAINT, INK, MARKERS, share_axis
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ def law_over_measured(
         rows["value"].to_numpy(float),
         linestyle="none", marker="o", markersize=4, color=COLOURS[1], label="measured",
     )  # fmt: skip
-    set_fraction_axis(ax, float(fractions.min()))
+    set_axis(ax, "x", share_axis(float(fractions.min()), n_neurons))
     ax.set_ylabel("linear CKA with the whole layer")
     ax.set_ylim(0.0, 1.02)
     style_axes(ax)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.reporting.figures.style import COLOURS, DASHES, FAINT, MARKERS, style_axes
+from criticalmass.reporting.figures.draw import DASHES, style_axes
+from criticalmass.reporting.plots import COLOURS, FAINT, MARKERS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from criticalmass.core import progress
 from criticalmass.measures.probes.task import ProbeScores, ProbeTask
 from criticalmass.measures.registry import get_probe, get_similarity
 from criticalmass.measures.similarity.task import SimilarityScores, SimilarityTask
@@ -24,14 +23,6 @@ from criticalmass.sweeps import jobs as job_module
 N_CLASSES, N_TRAIN, N_TEST, N_NEURONS = 3, 90, 45, 12
 RUN_TEST, RUN_NEURONS = 3000, 100
 RUN_ACCURACY = {5: 0.50, 10: 0.70, 20: 0.78, 50: 0.80, 100: 0.80}
-
-
-@pytest.fixture(autouse=True)
-def _restore_progress() -> Iterator[None]:
-    """Restore progress, which the command line switches on for the whole process."""
-    before = progress.is_enabled()
-    yield
-    progress.enable(before)
 
 
 def _labels(n: int) -> NDArray[np.int64]:

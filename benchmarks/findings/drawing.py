@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from criticalmass.reporting.figures.style import COLOURS, DASHES, FAINT, INK, MARKERS, style_axes
+from criticalmass.reporting.figures.draw import DASHES, style_axes
+from criticalmass.reporting.plots import COLOURS, FAINT, INK, MARKERS
 from criticalmass.storage.files import scratch_path
 
 if TYPE_CHECKING:

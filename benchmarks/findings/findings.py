@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from benchmarks.findings.drawing import draw_findings
 from benchmarks.findings.evidence import StudyRuns, make_tables
 from benchmarks.findings.writing import render
 from criticalmass.errors import CriticalMassError
-from criticalmass.storage.files import scratch_path
+from criticalmass.storage.files import write_bytes
 from criticalmass.studies.tables import write_tables
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -58,9 +57,7 @@ def write_findings(folder: Path, runs: StudyRuns) -> Path:
     draw_findings(tables, results)
     text = render(results, images="")
     target = results / "results.md"
-    scratch = scratch_path(target)
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, target)
+    write_bytes(target, text.encode())
     return target
 
 

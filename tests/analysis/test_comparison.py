@@ -132,7 +132,7 @@ def test_a_representation_against_its_copy_differs_by_nothing(two: Runs) -> None
     paired = table[table["quantity"].isin(["value", "ratio"])]
     assert len(paired)
     assert paired[["difference", "low", "high"]].to_numpy(dtype=float) == pytest.approx(0.0)
-    assert table["sentence"].str.startswith("no difference").all()
+    assert table["sentence"].str.startswith("No difference").all()
 
 
 def test_same_samples_are_resampled_together(two: Runs) -> None:
@@ -266,7 +266,7 @@ def test_a_layer_without_value_gives_no_difference(two: Runs) -> None:
     table = compare(slow, fast)
     assert table["quantity"].tolist() == ["dr", "critical_mass"]
     assert table[["difference", "low", "high"]].isna().all(axis=None)
-    assert table["sentence"][0].startswith("slow and fast cannot be compared in DR(0.9)")
+    assert table["sentence"][0].startswith("No comparison of slow and fast in DR(0.9)")
 
 
 # --- bounds ---
@@ -297,7 +297,7 @@ def test_two_bounds_leave_the_difference_open(two: Runs) -> None:
     assert row["bound"] == "open"
     assert pd.isna(row["difference"])
     assert (row["low"], row["high"]) == pytest.approx((-1 / 20, 1 / 20))
-    assert row["sentence"].startswith("no difference in DR(0.5) between fast and slow was detected")
+    assert row["sentence"].startswith("No difference in DR(0.5) between fast and slow was detected")
     assert row["sentence"].count("already at the smallest tested size") == 2
 
 
@@ -338,7 +338,7 @@ CURVE = {"n_kept_a": 64, "n_kept_b": 64, "fraction": 0.05}
         ),
         (
             {"low": -0.02, "high": 0.031},
-            f"no difference in DR(0.9) between lite2 and lite0 was detected {TAIL}: "
+            f"No difference in DR(0.9) between lite2 and lite0 was detected {TAIL}: "
             "-2 to +3 percentage points",
         ),
         (
@@ -349,35 +349,35 @@ CURVE = {"n_kept_a": 64, "n_kept_b": 64, "fraction": 0.05}
         ({"bound": "<="}, f"DR(0.9) is 3 to 9 {HIGHER} {TAIL}"),
         (
             {"quantity": "critical_mass", "low": -1200.0, "high": -40.0},
-            "lite2 needs 40 to 1,200 fewer neurons than lite0 to keep 90 % of the whole layer's "
-            f"value {TAIL}",
+            "To keep 90 % of the whole layer's value, lite2 needs 40 to 1,200 fewer neurons than "
+            f"lite0 {TAIL}",
         ),
         (
             {"quantity": "critical_mass", "low": 1.0, "high": 1.0},
-            f"lite2 needs 1 more neuron than lite0 to keep 90 % of the whole layer's value {TAIL}",
+            f"To keep 90 % of the whole layer's value, lite2 needs 1 more neuron than lite0 {TAIL}",
         ),
         (
             {"quantity": "value", **CURVE},
-            f"logistic accuracy with 64 neurons is 3 to 9 {HIGHER} {TAIL}",
+            f"The logistic accuracy with 64 neurons is 3 to 9 {HIGHER} {TAIL}",
         ),
         (
             {"quantity": "ratio", **CURVE, "n_kept_b": 63},
-            "the share of the whole layer's value kept with 5 % of the neurons is "
+            "The share of the whole layer's value kept with 5 % of the neurons is "
             f"3 to 9 {HIGHER} {TAIL}",
         ),
         (
             {"quantity": "value", **CURVE, "measure": "cka"},
-            "cka with 64 neurons is 0.031 to 0.092 higher for lite2 than for lite0 on "
+            "The cka with 64 neurons is 0.031 to 0.092 higher for lite2 than for lite0 on "
             "fashion-mnist (random, cka)",
         ),
         (
             {"quantity": "whole layer", "low": 0.0, "high": 0.0},
-            "no difference in logistic accuracy with the whole layer between lite2 and lite0 was "
-            f"detected {TAIL}: 0 percentage points",
+            "No difference in the logistic accuracy with the whole layer between lite2 and lite0 "
+            f"was detected {TAIL}: 0 percentage points",
         ),
         (
             {"low": None},
-            f"lite2 and lite0 cannot be compared in DR(0.9) {TAIL}: one of them has no value",
+            f"No comparison of lite2 and lite0 in DR(0.9) {TAIL}: one of them has no value",
         ),
     ],
 )  # fmt: skip

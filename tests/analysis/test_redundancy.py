@@ -5,11 +5,13 @@ import pandas as pd
 import pytest
 from scipy.stats import norm, t
 
+from criticalmass.analysis import curves as curves_module
 from criticalmass.analysis.bootstrap import (
     averaged_over_seeds,
     resampled_means,
     resampled_replicates,
 )
+from criticalmass.analysis.curves import CachedRun
 from criticalmass.analysis.estimators import diffused_redundancy
 from criticalmass.analysis.redundancy import CURVE_COLUMNS, REDUNDANCY_COLUMNS, curves, redundancy
 from criticalmass.errors import CriticalMassError, RunError
@@ -374,6 +376,26 @@ def test_the_same_seed_gives_the_same_interval_and_another_another(tmp_path):
     run = a_run(tmp_path / "r", lambda s, seed: steady(s) + 0.01 * seed)
     pd.testing.assert_frame_equal(curves(run, seed=1), curves(run, seed=1))
     assert not curves(run, seed=1)["low"].equals(curves(run, seed=2)["low"])
+
+
+def test_a_cached_run_gives_the_same_tables_from_curves_computed_once(tmp_path, monkeypatch):
+    run = a_run(tmp_path, lambda size, seed: 0.5 + 0.01 * size)
+    tables = [curves(run), redundancy(run), curves(run, seed=1)]
+    n_computed = []
+
+    def counted(*arguments):
+        n_computed.append(arguments)
+        return compute(*arguments)
+
+    compute = curves_module._compute_curves
+    monkeypatch.setattr(curves_module, "_compute_curves", counted)
+    cached = CachedRun.of(run)
+    again = [curves(cached), redundancy(cached), curves(cached, seed=1)]
+    for table, other in zip(tables, again, strict=True):
+        pd.testing.assert_frame_equal(table, other)
+    assert len(n_computed) == 2  # one for each seed of the draws
+    curves(CachedRun.of(run))
+    assert len(n_computed) == 3  # nothing outlives the cached run
 
 
 def test_predictions_that_contradict_the_value_are_refused(tmp_path):

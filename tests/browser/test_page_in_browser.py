@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.reporting.figure_words import Words, described_words, example_plots
+
+from criticalmass.reporting.plots import PALETTE, Plot
 
 HOSTILE = '<script>alert(1)</script>"\u2028&'
 
@@ -228,3 +232,65 @@ def test_print_shows_the_record_and_no_buttons(opened: Watched) -> None:
     assert not opened.page.locator(".settings").is_visible()
     assert opened.page.locator("details.record dl").first.is_visible()
     assert opened.page.pdf().startswith(b"%PDF")
+
+
+def invented(drawn: set[str], words: Words) -> set[str]:
+    """Return the words of a drawing that are not described; long names may end with a dot."""
+    described = {word.strip() for word in words.required | words.optional}
+    return {
+        word
+        for word in (text.strip() for text in drawn)
+        if word not in described
+        and not (word[-1] == "…" and any(one.startswith(word[:-1]) for one in described))
+    }
+
+
+def test_both_renderers_draw_the_words_of_each_description(
+    browser: Any, opened: Watched, written: Path
+) -> None:
+    specs = json.loads(str(opened.page.locator("#page-data").text_content()))["plots"]
+    context = browser.new_context(java_script_enabled=False)
+    without_script = context.new_page()
+    without_script.goto(written.as_uri())
+    assert len(specs) >= 10
+    for plot_id, spec in specs.items():
+        words = described_words(spec)
+        for page, texts in (
+            (opened.page, ".chart .canvas text, .chart .legend span"),
+            (without_script, "noscript svg text"),
+        ):
+            figure = page.locator(f"figure[id='{plot_id}']")
+            drawn = set(figure.locator(texts).all_text_contents())
+            assert invented(drawn, words) == set()
+            assert words.required <= drawn
+    context.close()
+
+
+_DRAW = """(spec) => {
+  const figure = charts.html("figure", {}, document.querySelector("main"));
+  charts.html("div", { class: "chart" }, figure);
+  new charts.Chart(figure, JSON.parse(spec)).draw();
+  const all = (selector) => [...figure.querySelectorAll(selector)];
+  const colours = all(".line, .ring, .error-bar").map((one) => getComputedStyle(one).stroke);
+  colours.push(...all(".dot, .band").map((one) => getComputedStyle(one).fill));
+  const words = all(".canvas text, .legend span").map((one) => one.textContent);
+  return { words, colours, dashed: all(".canvas .line[stroke-dasharray*=' ']").length };
+}"""
+
+
+@pytest.mark.parametrize("opened", [{"color_scheme": "light"}], indirect=True)
+@pytest.mark.parametrize("plot", example_plots(), ids=lambda plot: plot.name)
+def test_the_script_draws_the_words_and_colours_of_the_description(
+    opened: Watched, plot: Plot
+) -> None:
+    spec = plot.spec()
+    drawn = opened.page.evaluate(_DRAW, json.dumps(spec))
+    words = described_words(spec)
+    assert invented(set(drawn["words"]), words) == set()
+    assert words.required <= set(drawn["words"])
+    tones = {PALETTE.get(series.tone, series.tone) for series in plot.series}
+    rgb = {f"rgb({int(c[1:3], 16)}, {int(c[3:5], 16)}, {int(c[5:], 16)})" for c in tones}
+    assert set(drawn["colours"]) == rgb
+    lines = [one for one in plot.series if one.shape in ("line", "bare", "steps")]
+    assert drawn["dashed"] == sum(bool(one.dashes) for one in lines)
+    assert opened.messages == []

@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +24,6 @@ from criticalmass.cli import catalogue
 from criticalmass.cli.choices import NameChoice
 from criticalmass.cli.main import cli, main
 from criticalmass.cli.options import LibraryCommand, LibraryOption
-from criticalmass.core import progress
 from criticalmass.errors import CriticalMassError, DataUnavailableError, MissingExtraError
 from criticalmass.reporting.tables import FORMATS as TABLE_FORMATS
 from criticalmass.storage.features import FeatureStore
@@ -63,12 +62,7 @@ TABLE_COMMANDS = (
     "pareto",
 )
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(autouse=True)
-def _progress_off() -> Iterator[None]:
-    yield
-    progress.enable(False)
+README = Path(__file__).parents[2] / "README.md"
 
 
 def run(*arguments: str) -> int:
@@ -153,8 +147,15 @@ def test_help_shows_the_defaults_of_the_library(name: str, capsys: Capture) -> N
     parameters = inspect.signature(COMMANDS[name].library_function()).parameters
     for option in COMMANDS[name].params:
         default = getattr(parameters.get(option.name or ""), "default", None)
-        if isinstance(option, LibraryOption) and type(default) in (str, int, float):
+        if not isinstance(option, LibraryOption) or default in (None, (), inspect.Parameter.empty):
+            continue
+        assert option.to_info_dict()["default"] is None, f"{option.name} has a default of its own"
+        if isinstance(default, tuple):
+            default = ", ".join(map(str, default))
+        if not isinstance(default, bool):
             assert f"[default: {default}]" in shown
+        elif option.secondary_opts:
+            assert f"[default: {'' if default else 'no-'}{option.opts[0].lstrip('-')}]" in shown
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
@@ -171,6 +172,21 @@ def test_every_choice_completes_and_names_the_nearest(name: str) -> None:
                 assert option.type.convert(choice, option, context) == choice
                 with pytest.raises(CriticalMassError, match=r"^no .*; (did you mean|known)"):
                     option.type.convert(f"{choice}x", option, context)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_line_of_the_readme_completes_in_a_shell(
+    shell: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    assert f"_CRITICALMASS_COMPLETE={shell}_source criticalmass" in README.read_text()
+    monkeypatch.setenv("_CRITICALMASS_COMPLETE", f"{shell}_source")
+    assert run() == 0
+    assert f"_CRITICALMASS_COMPLETE={shell}_complete" in capsys.readouterr().out
+    monkeypatch.setenv("_CRITICALMASS_COMPLETE", f"{shell}_complete")
+    monkeypatch.setenv("COMP_WORDS", "criticalmass sweep store --measure centr")
+    monkeypatch.setenv("COMP_CWORD", "centr" if shell == "fish" else "4")
+    assert run() == 0
+    assert "centroid" in capsys.readouterr().out
 
 
 def test_options_are_named_parameters() -> None:
@@ -243,8 +259,8 @@ def test_parquet_reaches_a_pipe(vectors: Path, tmp_path: Path) -> None:
         (("list", "models", "timm:x"), "leave out 'timm:x'"),
         (("list", "models", "--format", "jsn"), "no format 'jsn'; did you mean 'json'?"),
         (("info", "nowhere"), "'nowhere' is neither a feature store nor a run"),
-        (("redundancy", "nowhere"), "no run at nowhere"),
-        (("report", "nowhere"), "no run at nowhere"),
+        (("redundancy", "nowhere"), "no run at 'nowhere'"),
+        (("report", "nowhere"), "no run at 'nowhere'"),
         (("figure", "valeu", "nowhere", "--out", "x.pdf"), "did you mean 'value'?"),
         (("import", "nowhere.npz", "--out", "s"), "nowhere.npz"),
         (("extract", "pypi:efficientnet-lite9", "sklearn:digits", "--out", "s"), "did you mean"),
@@ -428,7 +444,7 @@ def test_measure_makes_features_run_and_page(
 
 def test_describe_refuses_a_damaged_run(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(CriticalMassError, match="cannot be read"):
+    with pytest.raises(CriticalMassError, match="is not readable JSON"):
         catalogue.describe(tmp_path)
 
 

@@ -102,8 +102,9 @@ def test_no_machine_paths_stubs_or_registry_hosts(pattern: str) -> None:
     assert found == []
 
 
-def test_importing_the_package_loads_neither_torch_nor_numba() -> None:
-    code = "import sys, criticalmass; print([m for m in ('torch', 'numba') if m in sys.modules])"
+def test_importing_the_package_loads_no_heavy_library() -> None:
+    names = ("torch", "numba", "pydantic", "psutil")
+    code = f"import sys, criticalmass; print([m for m in {names} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

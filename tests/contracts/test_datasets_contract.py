@@ -114,7 +114,7 @@ def hf_images(tmp_path):
     parts = {}
     for part, n in (("train", 6), ("validation", 4)):
         rows = {
-            "image": [{"bytes": png(number), "path": None} for number in range(n)],
+            "image": [{"bytes": png(10 * n + number), "path": None} for number in range(n)],
             "label": [number % 2 for number in range(n)],
         }
         parts[part] = datasets.Dataset.from_dict(rows, features=kinds)

@@ -46,7 +46,7 @@ def test_an_old_store_opens_and_is_not_imported_again(old: Path) -> None:
     test_rows = [int(name.removeprefix("all-")) for name in store.sample_ids("test")]
     np.testing.assert_array_equal(store.features("test").array(), vectors[test_rows])
     before = contents(old / "store")
-    again = cm.import_features("vectors.npy", out="store", labels="labels.txt", copy=True)
+    again = cm.import_features("vectors.npy", out="store", labels="labels.txt")
     assert contents(old / "store") == before
     assert again.digest("penultimate") == store.digest("penultimate")
 

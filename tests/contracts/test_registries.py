@@ -23,6 +23,7 @@ from criticalmass.shrinking.export.export import FORMATS
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 from criticalmass.sweeps import memory_estimate
+from criticalmass.sweeps.layer_info import describe_layers
 from criticalmass.sweeps.plan import make_request
 
 Capture = pytest.CaptureFixture[str]
@@ -89,14 +90,13 @@ class TestOneEntryAddsAMeasure:
 
     def test_its_memory_is_estimated(self, toy: Measure, store: FeatureStore) -> None:
         request = make_request(
-            store,
-            layers=None,
+            describe_layers(store),
             selectors="random",
             fractions=FRACTIONS,
             seeds=1,
             measures=(toy.name, "cka"),
         )
-        largest = memory_estimate.estimate_memory(store, request, 0).parts[-1]
+        largest = memory_estimate.estimate_memory(request, 0).parts[-1]
         assert largest.name == toy.name
         assert largest.n_bytes == int(1.15 * TOY_BYTES)
 

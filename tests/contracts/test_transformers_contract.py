@@ -68,6 +68,32 @@ ENCODERS: dict[str, Family] = {
         "layers.0",
     ),
 }  # fmt: skip
+# Further families, of which the last hidden states alone are compared.
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "albert": ("AlbertModel", {**USUAL, "embedding_size": 8}),
+    "deberta-v2": (
+        "DebertaV2Model",
+        {
+            **USUAL,
+            "relative_attention": True,
+            "pos_att_type": ["c2p", "p2c"],
+            "position_biased_input": False,
+        },
+    ),
+    "xlnet": (
+        "XLNetModel",
+        {"vocab_size": 32, "d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 32, **IDS},
+    ),
+    "mistral": ("MistralModel", GROUPED),
+    "gemma": ("GemmaModel", {**GROUPED, "head_dim": 8}),
+    "phi": ("PhiModel", USUAL),
+    "gpt-neox": ("GPTNeoXModel", USUAL),
+    "bloom": (
+        "BloomModel",
+        {"vocab_size": 32, "hidden_size": 16, "n_layer": 2, "n_head": 2, **IDS},
+    ),
+}
+BIDIRECTIONAL = ("albert", "deberta-v2", "xlnet")
 DECODERS: dict[str, Family] = {
     "gpt2": (
         "GPT2Model",
@@ -219,6 +245,23 @@ def test_a_decoders_features_are_those_of_its_last_token(name, tmp_path):
             assert_close(features, pooled(states, mask, "last"))
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_features_of_further_families_are_their_last_hidden_states(name, tmp_path):
+    net = save(tmp_path / name, *OTHERS[name])
+    make_tokenizer(tmp_path / name)
+    store = cm.extract(f"hf:{tmp_path / name}", dataset("text", texts()), out=tmp_path / "s")
+    assert store.manifest["engine"]["name"] == "openvino"
+    pool = "mean" if name in BIDIRECTIONAL else "last"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / name)
+    expected = []
+    for text in texts():
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            states = net(input_ids=ids).last_hidden_state
+        expected.append(pooled(states, torch.ones_like(ids, dtype=torch.bool), pool))
+    assert_close(store.features("test").array(), np.concatenate(expected))
+
+
 def test_every_pooling_of_a_decoder(tmp_path, capsys):
     net = save(tmp_path / "gpt2", *DECODERS["gpt2"][:2])
     make_tokenizer(tmp_path / "gpt2")
@@ -324,6 +367,19 @@ def test_an_image_models_features_are_its_mean_hidden_states(name, tmp_path):
         assert_close(store.features("test", layer).array(), expected)
 
 
+def test_a_masked_autoencoder_sees_every_patch(tmp_path):
+    net = save(tmp_path / "mae", "ViTMAEModel", BLOCKS)
+    prepare = transformers.ViTImageProcessor(size={"height": 16, "width": 16})
+    prepare.save_pretrained(tmp_path / "mae")
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3)).astype(np.uint8)
+    store = cm.extract(f"hf:{tmp_path / 'mae'}", dataset("image", pictures), out=tmp_path / "s",
+                       device="cpu", engine="torch")  # fmt: skip
+    net.config.mask_ratio = 0.0
+    with torch.no_grad():
+        states = net(prepare(list(pictures), return_tensors="pt")["pixel_values"])
+    assert_close(store.features("test").array(), states.last_hidden_state.mean(1).numpy())
+
+
 def test_a_model_that_openvino_does_not_convert_runs_in_torch(tmp_path, capsys):
     # A mixture of experts counts the tokens of each, for which OpenVINO has no operation.
     options = {**GROUPED, "num_local_experts": 4}
@@ -355,6 +411,16 @@ def test_a_model_that_does_not_run_says_so_in_one_line(tmp_path):
     with pytest.raises(CriticalMassError, match="does not run on its input") as caught:
         cm.extract(f"hf:{tmp_path / 'dpr'}", dataset("text", texts()), out=tmp_path / "s")
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_audio_is_refused_by_its_input(tmp_path):
+    options = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    options |= {"conv_dim": [8], "conv_stride": [2], "conv_kernel": [3], "intermediate_size": 32}
+    options |= {"num_feat_extract_layers": 1, "num_conv_pos_embedding_groups": 2}
+    kind = transformers.Wav2Vec2Model
+    kind(kind.config_class(**options)).save_pretrained(tmp_path / "wav2vec2")
+    with pytest.raises(CriticalMassError, match=r"takes 'input_values', e\.g\. audio; only"):
+        load_model(f"hf:{tmp_path / 'wav2vec2'}", device="cpu")
 
 
 def test_an_engine_reads_a_causal_model_of_any_length(tmp_path):

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from criticalmass.cli.options import make_backend
-from criticalmass.core.backends import Local, get_backend, map_in_order
+from criticalmass.core import memory, threads
+from criticalmass.core.backends import (
+    Local,
+    get_backend,
+    hold_rows,
+    map_in_order,
+    start_workers,
+)
+from criticalmass.core.compute import DEFAULT_COMPUTE, Compute
 from criticalmass.core.threads import THREADS_VARIABLE, limit_threads, thread_count
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.storage.features import FeatureStore
@@ -71,15 +80,24 @@ def test_map_in_order_works_with_any_backend() -> None:
         assert list(map_in_order(backend, str, [])) == []
 
 
+def test_a_backend_without_workers_runs_the_function_here() -> None:
+    for backend in (Backwards(), Local()):
+        with start_workers(backend, str) as run_tasks:
+            assert sorted(run_tasks(range(3))) == ["0", "1", "2"]
+            assert list(run_tasks([7])) == ["7"]
+        with hold_rows(backend, DEFAULT_COMPUTE) as compute:
+            assert compute is DEFAULT_COMPUTE
+
+
 def test_sweep_data_is_pickled_as_a_path(make_store: Callable[..., FeatureStore]) -> None:
     store = make_store()
-    data = SweepData.from_store(store)
+    data = SweepData.from_store(store, Compute(threads=3, held_bytes=7))
     data.layer("penultimate").whole_layer.moments  # noqa: B018  must not be pickled
     packed = pickle.dumps(data)
     assert len(packed) < 5_000
     loaded = pickle.loads(packed)  # noqa: S301
-    assert pickle.loads(packed) is loaded  # noqa: S301  the next task uses what it has read
     assert loaded.store.path == store.path.resolve()
+    assert loaded.compute == data.compute
     np.testing.assert_array_equal(loaded.y_train, data.y_train)
     np.testing.assert_array_equal(loaded.validation, data.validation)
     rows = loaded.layer("penultimate").train[0:3]
@@ -89,7 +107,7 @@ def test_sweep_data_is_pickled_as_a_path(make_store: Callable[..., FeatureStore]
 def test_another_store_at_the_same_path_is_refused(
     make_store: Callable[..., FeatureStore], tmp_path: Path
 ) -> None:
-    packed = pickle.dumps(SweepData.from_store(make_store("a")))
+    packed = pickle.dumps(SweepData.from_store(make_store("a"), DEFAULT_COMPUTE))
     other = make_store("b", model="other")
     (tmp_path / "a" / "manifest.json").write_bytes((other.path / "manifest.json").read_bytes())
     with pytest.raises(StoreError, match="differs from the feature store"):
@@ -105,6 +123,23 @@ def test_the_variable_sets_the_number_of_threads(monkeypatch: pytest.MonkeyPatch
             thread_count()
     monkeypatch.delenv(THREADS_VARIABLE)
     assert 1 <= thread_count() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"), [("150000 100000", 2), ("max 100000", 6), ("800000 100000", 6)]
+)
+def test_a_container_has_the_cores_of_its_quota(
+    quota: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "cgroup").write_text("1:cpu:/\n0::/outer/inner\n")
+    (tmp_path / "outer" / "inner").mkdir(parents=True)
+    (tmp_path / "outer" / "cpu.max").write_text(f"{quota}\n")
+    files = partial(memory.group_files, proc=tmp_path, groups=tmp_path)
+    monkeypatch.setattr(threads, "group_files", files)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.delenv(THREADS_VARIABLE, raising=False)
+    assert thread_count() == expected
 
 
 def test_a_limit_applies_to_blas_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:

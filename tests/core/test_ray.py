@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import criticalmass as cm
-from criticalmass.core.backends import map_in_order
+from criticalmass.core.backends import map_in_order, start_workers
 from criticalmass.core.threads import limit_threads, thread_count
 from criticalmass.errors import CriticalMassError
 from criticalmass.storage.features import FeatureStore
@@ -91,6 +91,27 @@ def assert_equal_runs(one: Run, two: Run) -> None:
     }
 
 
+class Loaded:
+    """A function that leaves the number of each process that loads it in a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load, (self.mark,)
+
+    def __call__(self, x: int) -> int:
+        return -x
+
+
+def load(mark: Path) -> Loaded:
+    if not mark.parent.exists():
+        raise CriticalMassError(f"{mark.name} has no folder")
+    with mark.open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    return Loaded(mark)
+
+
 @pytest.fixture
 def local_run(store: FeatureStore, tmp_path: Path) -> Run:
     with limit_threads(1):
@@ -147,6 +168,23 @@ def test_a_killed_worker_is_replaced(cluster: Any, tmp_path: Path) -> None:
     assert sorted(Ray().map(die_once, marks)) == ["a", "b", "c"]
     with pytest.raises(CriticalMassError, match="died again and again"):
         list(Ray(retries=0).map(die, [1]))
+
+
+def test_a_worker_loads_the_function_once_for_several_maps(cluster: Any, tmp_path: Path) -> None:
+    with start_workers(Ray(), Loaded(tmp_path / "loads")) as run_tasks:
+        for tasks in (range(6), range(6, 9)):
+            assert sorted(run_tasks(tasks)) == sorted(-x for x in tasks)
+    loads = (tmp_path / "loads").read_text().split()
+    assert 1 <= len(loads) <= 2  # the cluster has two workers
+    assert len(set(loads)) == len(loads)
+    assert not {int(pid) for pid in loads} & {os.getpid()}
+
+
+def test_an_error_while_the_function_is_loaded_reaches_the_caller(
+    cluster: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(CriticalMassError, match=r"^loads has no folder$"):
+        list(Ray().map(Loaded(tmp_path / "missing" / "loads"), [1]))
 
 
 def test_more_cpus_than_a_node_has_are_refused(cluster: Any) -> None:

@@ -287,14 +287,11 @@ def test_values_that_are_not_finite_are_refused():
         )  # fmt: skip
 
 
-def test_progress_is_silent_until_it_is_enabled(capsys):
+def test_progress_is_silent_outside_of_a_display(capsys):
     cm.extract(NET, DIGITS, out="quiet", device="cpu", engine="torch")
     assert capsys.readouterr() == ("", "")
-    progress.enable()
-    try:
+    with progress.display():
         cm.extract(NET, DIGITS, out="loud", device="cpu", engine="torch")
-    finally:
-        progress.enable(False)
     out, err = capsys.readouterr()
     assert out == ""
     first, last = err.splitlines()

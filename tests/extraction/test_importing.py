@@ -30,6 +30,7 @@ def test_an_array_is_split_by_class(tmp_path):
     assert "seed 0" in store.manifest["dataset"]["notes"]["split"]
 
 
+@pytest.mark.filterwarnings("ignore:.* are also training ")
 @settings(max_examples=20, deadline=None)
 @given(st.integers(2, 30), st.integers(1, 5), st.booleans())
 def test_given_splits_are_kept(tmp_path_factory, n, d, half):
@@ -104,7 +105,8 @@ def test_the_same_again_is_reused_and_another_refused(tmp_path):
         ),
         ("nowhere.npy", {"labels": Y}, "no file 'nowhere.npy'"),
         ("nowhere.csv", {"labels": Y}, "no file 'nowhere.csv'"),
-        ("nowhere.txt", {"labels": Y}, "must end in .npy, .npz, .parquet"),
+        ("pyproject.toml", {"labels": Y}, "must end in .npy, .npz, .parquet"),
+        ("pyproject.tml", {"labels": Y}, "no file .*; did you mean 'pyproject.toml'"),
     ],
 )
 def test_bad_input_gets_one_line(tmp_path, given_x, options, message):
@@ -112,3 +114,30 @@ def test_bad_input_gets_one_line(tmp_path, given_x, options, message):
         cm.import_features(given_x, out=tmp_path / "s", **options)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "s").exists()
+
+
+def test_test_vectors_that_are_training_vectors_are_counted(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    x[30:] = x[5:15]
+    split = np.arange(40) >= 28
+    message = r"10 of 12 test vectors of .* \(equal bytes\), first 'all-30' and 'all-5'"
+    with pytest.warns(UserWarning, match=message):
+        cm.import_features(x, out=tmp_path / "arrays", split=split)
+    np.save(tmp_path / "v.npy", x)
+    for link in (False, True):
+        with pytest.warns(UserWarning, match=message):
+            cm.import_features(tmp_path / "v.npy", out=tmp_path / f"{link}", split=split, link=link)
+    parts = {"train": x[:28], "test": x[28:]}
+    with pytest.warns(UserWarning, match="10 of 12 .* first 'test-2' and 'train-5'"):
+        cm.import_features(parts, out=tmp_path / "parts")
+    cm.import_features(x[:28], out=tmp_path / "different")
+
+
+def test_names_of_splits_are_read_in_any_case(tmp_path):
+    split = np.repeat(["Training", "TEST", "Valid"], [20, 12, 8])
+    store = cm.import_features(X, out=tmp_path / "s", labels=Y, split=split)
+    assert {name: len(store.labels(name)) for name in store.splits} == {
+        "train": 20,
+        "test": 12,
+        "val": 8,
+    }

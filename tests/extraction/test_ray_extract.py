@@ -43,7 +43,6 @@ def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "ray_nets.py").write_text(NETS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(features_writer.StoreWriter, "shard_rows", 7)
-    monkeypatch.setattr("criticalmass.extraction.shards._WORKER_CACHE", {})
     yield
     sys.modules.pop("ray_nets", None)
 

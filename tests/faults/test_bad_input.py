@@ -1,4 +1,4 @@
-"""Bad input: benchmarks/bad_input.py with over a thousand calls, and some typical mistakes."""
+"""Bad input: benchmarks/bad_input.py with some hundreds of calls, and some typical mistakes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from criticalmass.storage.run import Run
 ROOT = Path(__file__).parent.parent.parent
 
 
-def test_a_thousand_bad_calls_each_raise_in_one_line(tmp_path: Path) -> None:
+def test_hundreds_of_bad_calls_each_raise_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.bad_input", "--dir", str(tmp_path), "--count", "1200"],
+        [sys.executable, "-m", "benchmarks.bad_input", "--dir", str(tmp_path), "--count", "400"],
         cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     count = re.search(r"^([\d,]+) calls", done.stdout, re.MULTILINE)
     assert count is not None
-    assert int(count[1].replace(",", "")) >= 1000
+    assert int(count[1].replace(",", "")) >= 350
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -57,10 +58,16 @@ def enlarge(disk: Path, options: str = "size=64m") -> None:
 
 
 def test_an_import_continues_after_a_full_disk(
-    small_disk: Path, vectors: Path, capsys: pytest.CaptureFixture[str]
+    small_disk: Path,
+    vectors: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The space may be gone only after it was checked."""
     out = small_disk / "features"
-    code, err = run_command_line(capsys, "import", vectors, "-q", "--out", out, "--copy")
+    usage = shutil.disk_usage(vectors.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 40))
+    code, err = run_command_line(capsys, "import", vectors, "-q", "--out", out)
     assert code == 2
     assert "No space left" in err
     assert "free some" in err
@@ -68,11 +75,37 @@ def test_an_import_continues_after_a_full_disk(
     assert err.count("error: ") == 1
     assert not list(small_disk.rglob(".*.part"))
     enlarge(small_disk)
-    assert run_command_line(capsys, "import", vectors, "-q", "--out", out, "--copy")[0] == 0
+    assert run_command_line(capsys, "import", vectors, "-q", "--out", out)[0] == 0
     stored = np.concatenate(
         [FeatureStore.open(out).features(split).array() for split in ("train", "test")]
     )
     np.testing.assert_allclose(stored.sum(), np.load(vectors)["X"].sum())
+
+
+def test_an_import_that_cannot_fit_is_refused_before_it_writes(
+    vectors: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, array = tmp_path / "features", tmp_path / "x.npy"
+    np.save(array, np.load(vectors)["X"])
+    n_bytes = array.stat().st_size
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=n_bytes // 2))
+    code, err = run_command_line(capsys, "import", array, "-q", "--out", out)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert f"takes {n_bytes / 1e9:.3g} GB" in err
+    assert "use --link" in err
+    assert not out.exists()
+    assert run_command_line(capsys, "import", array, "-q", "--out", out, "--link")[0] == 0
+    table = tmp_path / "x.csv"
+    np.savetxt(table, np.load(array), delimiter=",")
+    code, err = run_command_line(capsys, "import", table, "-q", "--out", tmp_path / "other")
+    assert code == 2
+    assert "--link" not in err
+    assert "free some space" in err
 
 
 def test_a_sweep_continues_after_a_full_disk(
@@ -132,18 +165,13 @@ def test_an_error_of_the_system_is_one_line(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", open_or_fail)
-        code, err = run_command_line(
-            capsys, "import", vectors, "-q", "--out", tmp_path / "out", "--copy"
-        )
+        code, err = run_command_line(capsys, "import", vectors, "-q", "--out", tmp_path / "out")
     assert code == 2
     assert os.strerror(number) in err
     assert str(tmp_path / "out") in err
     assert err.count("\n") == 1
     assert not list(tmp_path.rglob(".*.part"))
-    assert (
-        run_command_line(capsys, "import", vectors, "-q", "--out", tmp_path / "out", "--copy")[0]
-        == 0
-    )
+    assert run_command_line(capsys, "import", vectors, "-q", "--out", tmp_path / "out")[0] == 0
 
 
 def test_two_processes_on_one_run(
@@ -166,10 +194,10 @@ def test_two_processes_on_one_run(
     finally:
         writer.kill()
         writer.communicate()
-    # The lock of the killed process still exists, and the next process takes it over.
-    assert (out / "lock").exists()
+    # The system has freed the lock of the killed process; what it wrote of itself is replaced.
+    assert (out / "writer.json").exists()
     assert run_command_line(capsys, "sweep", store, "--out", out, *SWEEP, "--seeds", "3")[0] == 0
-    assert not (out / "lock").exists()
+    assert not (out / "writer.json").exists()
     assert len(Run.open(out).frame()) > len(before)
 
 

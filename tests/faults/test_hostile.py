@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from matplotlib.figure import Figure
+from tests.reporting.page.test_rendering import plots
 
 import criticalmass as cm
 from criticalmass.core import ray_backend
@@ -21,7 +21,7 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets import load_dataset
 from criticalmass.extraction.models import load_model
 from criticalmass.extraction.models.optional_imports import import_after_torchvision
-from criticalmass.reporting.page import parallel_drawing
+from criticalmass.reporting.page import rendering
 from criticalmass.storage.untrusted import MAX_UNPACKED_BYTES, check_inside_folder
 
 onnx = pytest.importorskip("onnx")
@@ -182,8 +182,9 @@ def test_names_reach_no_shell(tmp_path: Path, name: str, monkeypatch: pytest.Mon
     """Programs are started with lists of words (ruff's S602 to S605 refuse anything else)."""
     started: list[object] = []
     monkeypatch.setattr(os, "system", started.append)
-    x = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
-    store = cm.import_features(x, out=tmp_path / "store", labels=[name, "other"] * 20)
+    x = np.random.default_rng(0).standard_normal((80, 4)).astype(np.float32)
+    x[::2, 0] += 9.0
+    store = cm.import_features(x, out=tmp_path / "store", labels=[name, "other"] * 40)
     assert name in store.class_names
     run = cm.sweep(store, out=tmp_path / "run", fractions=(0.5,), measures=("ridge",), seeds=2)
     page = cm.report(run, tmp_path / "page.html").read_text()
@@ -198,11 +199,11 @@ def test_modules_in_the_working_folder_are_not_run(
     (tmp_path / f"{name}.py").write_text("import pathlib; pathlib.Path('ran').touch()")
     monkeypatch.chdir(tmp_path)
     assert ray_backend._connection_status("nowhere:1", module=name) is not None
-    monkeypatch.setattr(parallel_drawing, "thread_count", lambda: 2)
-    job = parallel_drawing.DrawingJob("figure", Figure(figsize=(1, 1)), "nothing")
-    with parallel_drawing.FigureRenderer(parallel=True) as renderer:
-        renderer.add(job)
-        assert set(renderer.finish()) == {"figure"}
+    monkeypatch.setattr(rendering, "thread_count", lambda: 2)
+    with rendering.second_process(wanted=True) as process:
+        assert len(rendering.render_all(plots(2), process)) == 2
+    assert process is not None
+    assert process.returncode == 0
     assert not (tmp_path / "ran").exists()
 
 

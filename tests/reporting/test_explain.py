@@ -21,8 +21,8 @@ from criticalmass.reporting.explanation import (
     TASK_DELTA,
     Explanation,
 )
+from criticalmass.reporting.figures.draw import new_axes
 from criticalmass.reporting.figures.predictions import predicted_curve, spectrum
-from criticalmass.reporting.figures.style import new_axes
 from criticalmass.storage.features import FeatureStore
 from criticalmass.theory.degrees_of_freedom import full_penalty
 from criticalmass.theory.eigenbasis import eigenbasis
@@ -236,9 +236,17 @@ def test_tiny_layers(width: int, tmp_path: Path) -> None:
     assert explanation.paragraph
 
 
+@pytest.mark.filterwarnings("ignore:.*are also training vectors")
 def test_a_constant_layer_is_refused(tmp_path: Path) -> None:
     store = import_features(np.ones((40, 5), np.float32), out=tmp_path / "store")
-    with pytest.raises(CriticalMassError, match="every neuron is constant"):
+    with pytest.raises(CriticalMassError, match="every neuron of layer 'penultimate' is constant"):
+        explain(store)
+
+
+def test_one_test_sample_is_refused(tmp_path: Path) -> None:
+    x, y = blobs(1)
+    store = import_features(x, labels=y, split=np.arange(len(y)) == 0, out=tmp_path / "store")
+    with pytest.raises(StoreError, match=r"'test' of .* has 1 sample, and"):
         explain(store)
 
 

@@ -63,6 +63,7 @@ def test_the_predicted_size_is_that_of_the_law(parts: DataParts) -> None:
     assert predict_size("retrieval", parts, 0.9) is None
 
 
+@pytest.mark.filterwarnings("ignore:.*are also training vectors")
 def test_data_on_which_the_law_fails_have_no_prediction(tmp_path: Path) -> None:
     x = np.ones((200, 6), np.float32)
     constant = split_data(import_features(x, out=tmp_path / "store"), None)

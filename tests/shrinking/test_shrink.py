@@ -185,7 +185,7 @@ def test_a_damaged_folder_is_named(needle: cm.FeatureStore, tmp_path: Path) -> N
         SlimModel.open(tmp_path / "slim")
     with pytest.raises(StoreError, match="no slim model at"):
         SlimModel.open(tmp_path)
-    with pytest.raises(StoreError, match="is not a slim model"):
+    with pytest.raises(StoreError, match="holds no slim model"):
         SlimModel.open(needle.path)
 
 
@@ -292,3 +292,36 @@ def test_a_measure_of_neighbours_is_bounded_by_its_queries(tmp_path: Path) -> No
     assert 0.7 <= bound < measured < 1.0
     # The mean of 300 scores in [0, 1] is known to a few hundredths.
     assert measured - bound < 0.06
+
+
+def few_shots(folder: Path, per_class: int) -> cm.FeatureStore:
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(20), per_class + 1)
+    x = 3 * rng.standard_normal((20, 8))[y] + rng.standard_normal((y.size, 8))
+    is_test = np.arange(y.size) % (per_class + 1) == 0
+    return cm.import_features(x, labels=y, split=is_test, out=folder / "store")
+
+
+@pytest.mark.filterwarnings("ignore:.*single training sample")
+def test_one_training_sample_per_class_is_refused_and_the_cures_work(tmp_path: Path) -> None:
+    one = few_shots(tmp_path / "one", 1)
+    with pytest.raises(CriticalMassError, match="has a single sample, but shrink") as caught:
+        cm.shrink(one, measure="ridge")
+    assert "give some classes two or more, or use measure='retrieval' or 'cka'" in str(caught.value)
+    for measure in ("retrieval", "cka"):
+        assert cm.shrink(one, measure=measure).n_kept <= 8
+    assert cm.shrink(few_shots(tmp_path / "two", 2), measure="logistic").n_kept <= 8
+
+
+@pytest.mark.filterwarnings("ignore:.*training sample")
+def test_test_classes_without_training_samples_are_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(8), 20)
+    x = 3 * rng.standard_normal((8, 6))[y] + rng.standard_normal((y.size, 6))
+    store = cm.import_features(x, labels=y, split=y >= 4, out=tmp_path / "store")
+    with pytest.raises(CriticalMassError, match=r"no class of the split 'test' .* training sample"):
+        cm.shrink(store)
+    with pytest.raises(CriticalMassError, match="relevance='neighbours'"):
+        cm.shrink(store, measure="retrieval", relevance="labels")
+    for measure in ("retrieval", "cka"):
+        assert cm.shrink(store, measure=measure).slim.record["measured"]["value_full"] == 1.0

@@ -203,7 +203,7 @@ def test_other_manifests_are_refused(tmp_path):
     with pytest.raises(StoreError, match="update criticalmass"):
         FeatureStore.open(folder)
     edit(folder, lambda manifest: manifest.update(format="something"))
-    with pytest.raises(StoreError, match="is not a feature store"):
+    with pytest.raises(StoreError, match="holds no feature store"):
         FeatureStore.open(folder)
     (folder / "manifest.json").write_text("{")
     with pytest.raises(StoreError, match="not readable JSON"):

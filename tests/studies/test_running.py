@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 import criticalmass as cm
 from criticalmass.cli.main import cli, run_command
 from criticalmass.errors import CriticalMassError, DataUnavailableError
+from criticalmass.measures import registry
 from criticalmass.studies.feature_stores import StoredLayers, StudyFeatures
 from criticalmass.studies.grid import ModelDatasetPair
 
@@ -95,6 +97,18 @@ def test_differences_of_selectors_are_selector_minus_random(folder: Path) -> Non
         size = row["n_kept_a"]
         assert row["difference"] == pytest.approx(means["norm-high", size] - means["random", size])
         assert row["low"] <= row["difference"] <= row["high"]
+
+
+def test_ensembles_are_of_the_first_probe_that_is_not_slow(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = replace(registry.MEASURES["centroid"], is_slow=True)
+    monkeypatch.setitem(registry._BY_NAME, "centroid", slow)
+    text = STUDY.replace("[centroid, cka]", "[centroid, knn]").replace("agreement", "ensembles")
+    (folder / "votes.yaml").write_text(text.replace("[0.25, 0.5, 1.0]", "[0.5]"))
+    result = cm.study(folder / "votes.yaml", out=folder / "out", pages=False)
+    table = pd.read_csv(result.folders["votes"] / "ensembles.csv")
+    assert set(table["measure"]) == {"knn"}
 
 
 def test_the_protocol_can_be_replaced(folder: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import criticalmass as cm
+from criticalmass.core.compute import DEFAULT_COMPUTE
 from criticalmass.errors import CriticalMassError
 from criticalmass.reporting.table_views import INTERVAL_SUFFIXES, fairness_view
 from criticalmass.storage.features import FeatureStore
@@ -97,7 +98,7 @@ def test_a_split_into_all_neurons_is_the_layer_itself(store: FeatureStore) -> No
 
 def test_soft_votes_are_means_of_softmax(store: FeatureStore) -> None:
     """The soft vote of a single head is the prediction of that head."""
-    data = SweepData.from_store(store)
+    data = SweepData.from_store(store, DEFAULT_COMPUTE)
     layer = data.layer("penultimate")
     order = np.random.default_rng(0).permutation(12)[None]
     scores = ensembles_module._fit(data, layer, order, 5, "logistic")

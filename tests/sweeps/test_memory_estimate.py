@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 import criticalmass as cm
@@ -22,7 +23,6 @@ from criticalmass.measures.logistic.training_rows import (
     HeldRows,
     StreamedRows,
     ordered_rows,
-    override_held_bytes,
 )
 from criticalmass.measures.memory import LayerSizes
 from criticalmass.measures.registry import MEASURES
@@ -30,6 +30,7 @@ from criticalmass.measures.scaling import column_scaling
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 from criticalmass.sweeps import memory_estimate
+from criticalmass.sweeps.layer_info import describe_layers
 from criticalmass.sweeps.plan import make_request
 
 GIB = 1 << 30
@@ -38,13 +39,12 @@ BIG = LayerSizes(200_000, 10_000, 2048, 10, 2, (205, 1024, 1843, 2048), 10, 2, G
 
 def make_sweep_request(store: FeatureStore, **changes: Any) -> Any:
     arguments: dict[str, Any] = {
-        "layers": None,
         "selectors": "random",
         "fractions": (0.25, 0.5, 1.0),
         "seeds": 2,
         "measures": ("logistic", "cka"),
     }
-    return make_request(store, **{**arguments, **changes})
+    return make_request(describe_layers(store), **{**arguments, **changes})
 
 
 def test_rows_are_held_up_to_the_limit_and_else_read_in_blocks() -> None:
@@ -74,7 +74,7 @@ def test_more_of_anything_needs_more(more: dict[str, Any]) -> None:
 
 
 def test_mapped_features_count_against_address_space_alone(store: FeatureStore) -> None:
-    estimate = memory_estimate.estimate_memory(store, make_sweep_request(store), GIB)
+    estimate = memory_estimate.estimate_memory(make_sweep_request(store), GIB)
     assert estimate.mapped_bytes == (90 + 45) * 12 * 4
     space, memory = MemoryLimit("a", 0, True, ""), MemoryLimit("b", 0, False, "")
     difference = estimate.counted_bytes(space) - estimate.counted_bytes(memory)
@@ -91,16 +91,16 @@ def test_fewer_rows_are_kept_if_memory_is_short(
 ) -> None:
     request = make_sweep_request(store)
     set_free_memory(monkeypatch, 100 * GIB)
-    assert memory_estimate.row_memory_limit(store, request) is None
+    assert memory_estimate.row_memory_limit(request) == GIB
     monkeypatch.setattr(logistic_memory, "row_bytes", lambda sizes: sizes.held_bytes)
     set_free_memory(
         monkeypatch,
-        memory_estimate.estimate_memory(store, request, GIB // 4).counted_bytes(
+        memory_estimate.estimate_memory(request, GIB // 4).counted_bytes(
             memory_estimate.memory_limits()[0]
         ),
     )
     with pytest.warns(UserWarning, match=r"at most 0\.27 GB of rows are kept in memory"):
-        assert memory_estimate.row_memory_limit(store, request) == GIB // 4
+        assert memory_estimate.row_memory_limit(request) == GIB // 4
 
 
 def test_too_little_memory_is_an_error_in_one_line_with_cures(
@@ -171,7 +171,6 @@ def system(tmp_path: Path) -> Callable[..., tuple[MemoryLimit, ...]]:
 
 def test_the_tightest_group_above_a_process_counts(system: Callable[..., Any]) -> None:
     limits = system(
-        proc__meminfo="MemTotal: 8000 kB\nMemAvailable:    5000 kB\n",
         proc__self__cgroup="0::/job/step\n",
         groups__job__memory_dot_max="4000000\n",
         groups__job__memory_dot_current="3000000\n",
@@ -180,12 +179,25 @@ def test_the_tightest_group_above_a_process_counts(system: Callable[..., Any]) -
         groups__job__step__memory_dot_current="2000000\n",
     )
     by_name = {limit.name: limit.free for limit in limits}
-    assert by_name["the machine's memory"] == 5000 * 1024
     assert by_name["the control group's memory limit"] == 4_000_000 - 3_000_000 + 250_000
 
 
-def test_a_system_without_information_has_no_limits(system: Callable[..., Any]) -> None:
-    assert system() == ()
+def test_without_control_groups_the_limit_is_the_memory_that_the_machine_has_free(
+    system: Callable[..., Any],
+) -> None:
+    (limit,) = (limit for limit in system() if not limit.is_address_space)
+    assert limit.name == "the machine's memory"
+    assert 0 < limit.free < psutil.virtual_memory().total
+
+
+def test_the_address_space_is_limited_by_what_the_process_has_reserved() -> None:
+    code = (
+        "import resource; from criticalmass.core.memory import memory_limits;"
+        "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30));"
+        "print(*[limit.free for limit in memory_limits() if limit.is_address_space])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 1 << 29 < int(done.stdout) < 2 << 30
 
 
 def test_rows_are_held_in_any_order_and_streamed_if_too_large() -> None:
@@ -199,5 +211,5 @@ def test_rows_are_held_in_any_order_and_streamed_if_too_large() -> None:
     assert isinstance(ranked, HeldRows)
     np.testing.assert_array_equal(ranked.x, plain.x[rank])
     np.testing.assert_array_equal(ranked.y, y[rank])
-    with override_held_bytes(700 * 3 * 4 - 1):
-        assert isinstance(ordered_rows(x, y, scaling, kept, rank=rank), StreamedRows)
+    streamed = ordered_rows(x, y, scaling, kept, rank=rank, limit=700 * 3 * 4 - 1)
+    assert isinstance(streamed, StreamedRows)

@@ -358,11 +358,8 @@ def test_steps_and_answers_are_shown(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     plant(monkeypatch, steady)
-    progress.enable(True)
-    try:
+    with progress.display():
         run_sweep(wide, tmp_path / "run")
-    finally:
-        progress.enable(False)
     shown = capsys.readouterr().err
     assert "refine, step 2 (24 neurons): 5 of 5 cells" in shown
     assert "knn, delta 0.9: critical mass 29 neurons, exact to one neuron" in shown

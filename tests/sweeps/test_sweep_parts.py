@@ -74,14 +74,11 @@ def test_the_registries_agree_and_suggest() -> None:
 def test_progress_reports_that_there_is_nothing_to_do(
     store: FeatureStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    progress.enable(True)
-    try:
+    with progress.display():
         quick(store, tmp_path / "run")
         assert "14 of 14 cells" in capsys.readouterr().err
         quick(store, tmp_path / "run")
         assert "every cell is already computed" in capsys.readouterr().err
-    finally:
-        progress.enable(False)
 
 
 def test_validation_share_and_seed_are_part_of_a_protocol_that_uses_them() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
-from criticalmass.reporting.figures.style import new_axes
+from criticalmass.reporting.figures.draw import new_axes
 from criticalmass.theory.cka import (
     cka_critical_mass_interval,
     debiased_terms,

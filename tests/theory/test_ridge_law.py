@@ -10,7 +10,9 @@ import pytest
 from benchmarks.what_if_ridge import ridge_by_classes, ridge_by_members, ridge_by_samples
 
 import criticalmass as cm
+from criticalmass.core import progress
 from criticalmass.errors import CriticalMassError
+from criticalmass.theory import ridge
 from criticalmass.theory.degrees_of_freedom import degrees_of_freedom, full_penalty
 from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
 from criticalmass.theory.held_out import Sampling
@@ -56,6 +58,42 @@ def fitted(
         out[0, s] = (responses.argmax(axis=1) == test[1]).mean()
         out[1, s] = ((responses - truth) ** 2).sum(axis=1).mean()
     return out
+
+
+@pytest.mark.parametrize("law", [exchangeable_heads, lambda *args: neuron_heads(*args)[0]])
+def test_with_more_classes_than_neurons_the_heads_are_those_of_all_classes(law: Any) -> None:
+    train, _ = task(12, n=240, classes=30)
+    basis = eigenbasis(*train)
+    compact, axes = basis.with_class_axes()
+    assert axes is not None
+    assert axes.shape == (12, 30)
+    heads, along_axes = law(basis, 5, 1e-2), law(compact, 5, 1e-2)
+    np.testing.assert_allclose(along_axes.mean @ axes, heads.mean, atol=1e-6)
+    covariance = axes.T @ along_axes.root @ along_axes.root.T @ axes
+    np.testing.assert_allclose(covariance, heads.root @ heads.root.T, atol=1e-6)
+    assert compact.n_classes == basis.n_classes
+
+
+def test_with_more_classes_than_neurons_the_law_is_near_fitted_subsets() -> None:
+    train, test = task(24, n=3000, classes=40)
+    law = predict_ridge(train, test, [12, 24], l2=1e-2, sampling=FINE)
+    accuracy, error = fitted(eigenbasis(*train), test, 12, 1e-2, 60)
+    assert law.accuracy[0, 0] == pytest.approx(accuracy.mean(), abs=0.02)
+    assert law.error[0, 0] == pytest.approx(error.mean(), rel=0.01)
+    assert law.accuracy[1, 0] == law.accuracy_full
+
+
+def test_thousands_of_classes_are_scored_on_fewer_rows_and_it_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ridge, "_MOST_RESPONSES", 4 * 200)
+    train, test = task(12, n=200)
+    with progress.display():
+        few = predict_ridge(train, test, [6], l2=1e-2)
+    said = capsys.readouterr().err
+    assert "4 classes drawn heads are scored on 200 of 1,000 test samples" in said
+    asked = predict_ridge(train, test, [6], l2=1e-2, sampling=Sampling(rows=200))
+    assert few.accuracy_std == pytest.approx(asked.accuracy_std)
 
 
 @pytest.mark.parametrize("law", ["exchangeable", "neuron"])

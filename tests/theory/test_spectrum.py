@@ -46,6 +46,22 @@ def test_for_standardised_neurons_the_share_is_effective_dimensions_per_neuron()
     assert cm.diagonal_share(c) == pytest.approx(cm.participation_ratio(c) / 12, rel=1e-12)
 
 
+@pytest.mark.parametrize("function", [cm.participation_ratio, cm.diagonal_share])
+def test_rounding_of_float32_is_no_asymmetry(function):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 12)) @ rng.standard_normal((12, 12))
+    c = scatter(x).astype(np.float32)
+    rounding = np.triu(rng.uniform(-1, 1, c.shape), 1).astype(np.float32)
+    uneven = c + c.max() * np.float32(1e-5) * rounding
+    assert function(uneven) == pytest.approx(function(c), rel=1e-3)
+    symmetric = as_second_moment(uneven)
+    np.testing.assert_array_equal(symmetric, symmetric.T)
+    with pytest.raises(CriticalMassError, match="not symmetric"):
+        function(uneven.astype(np.float64))
+    with pytest.raises(CriticalMassError, match="not symmetric"):
+        function(c + 1e-3 * c.max() * rounding)
+
+
 def test_limits_by_hand():
     assert cm.diagonal_share(np.eye(5)) == 1.0
     assert cm.participation_ratio(np.eye(5)) == 5.0

@@ -288,7 +288,9 @@ def _curve_rows(pair: CurvePair) -> list[dict[str, Any]]:
                 | _interval(pair, a.mean_draws[:, i] - b.mean_draws[:, j])
             )
         if not is_full:
-            ratio_draws = a.mean_draws[:, i] / a.full_draws - b.mean_draws[:, j] / b.full_draws
+            # A draw in which the whole layer is never right has no ratio, and no interval follows.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio_draws = a.mean_draws[:, i] / a.full_draws - b.mean_draws[:, j] / b.full_draws
             rows.append(
                 size
                 | {"quantity": "ratio"}

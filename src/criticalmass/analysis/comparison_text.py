@@ -11,7 +11,7 @@ _POINTS, _NEURONS = "percentage points", "neurons"
 
 
 def sentence(row: Mapping[str, Any]) -> str:
-    """Describe one row of a comparison.
+    """Describe one row of a comparison in a sentence without its full stop.
 
     Parameters
     ----------
@@ -23,12 +23,16 @@ def sentence(row: Mapping[str, Any]) -> str:
     "DR(0.9) is 3 to 9 percentage points higher for lite2 than for lite0 on fashion-mnist (random,
     logistic)", or a sentence that says that the interval contains 0, or that there is no value.
     """
+    text = _sentence(row)
+    return text[0].upper() + text[1:]
+
+
+def _sentence(row: Mapping[str, Any]) -> str:
+    # It never begins with a name, which must not be capitalised.
     a, b = str(row["a"]), str(row["b"])
     context = _context(row)
     if row.get("low") is None or row.get("high") is None:
-        return (
-            f"{a} and {b} cannot be compared in {_subject(row)}{context}: one of them has no value"
-        )
+        return f"no comparison of {a} and {b} in {_subject(row)}{context}: one of them has no value"
     low, high, unit = _scaled_interval(row)
     if low <= 0.0 <= high:
         return (
@@ -46,8 +50,8 @@ def _difference(row: Mapping[str, Any], a: str, b: str, size: str, is_more: bool
     if row["quantity"] == "critical_mass":
         number, _, unit = size.rpartition(" ")
         word = "more" if is_more else "fewer"
-        purpose = f"to keep {row['delta'] * 100:g} % of the whole layer's value"
-        return f"{a} needs {number} {word} {unit} than {b} {purpose}"
+        share = f"{row['delta'] * 100:g} % of the whole layer's value"
+        return f"to keep {share}, {a} needs {number} {word} {unit} than {b}"
     word = "higher" if is_more else "lower"
     return f"{_subject(row)} is {size} {word} for {a} than for {b}"
 
@@ -71,8 +75,8 @@ def _score(row: Mapping[str, Any]) -> str:
     """Name the measured value: accuracy, or the similarity measure."""
     measure = row.get("measure")
     if measure is None:
-        return "accuracy"
-    return str(measure) if is_similarity(measure) else f"{measure} accuracy"
+        return "the accuracy"
+    return f"the {measure}" if is_similarity(measure) else f"the {measure} accuracy"
 
 
 def _with_size(row: Mapping[str, Any]) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
-from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -25,6 +23,7 @@ from criticalmass.analysis.predictions import check_values, is_correct
 from criticalmass.core.moments import FloatArray
 from criticalmass.core.threads import map_in_threads
 from criticalmass.storage.run import Run
+from criticalmass.storage.run_view import RunView
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,34 +69,44 @@ class ValueCurve:
         return outward_interval(draws, self.level)
 
 
-_CACHE: ContextVar[dict[tuple[Run, Draws], tuple[ValueCurve, ...]] | None] = ContextVar(
-    "curve_cache", default=None
-)
+class CurveCache:
+    """The curves of one run, computed once for each `Draws`; the run must not change meanwhile."""
+
+    def __init__(self) -> None:
+        self._curves: dict[Draws, tuple[ValueCurve, ...]] = {}
+
+    def curves(self, run: Run, draws: Draws) -> tuple[ValueCurve, ...]:
+        """Return the curves of the run."""
+        if draws not in self._curves:
+            self._curves[draws] = tuple(_compute_curves(run, draws))
+        return self._curves[draws]
 
 
-@contextlib.contextmanager
-def curve_cache() -> Iterator[None]:
-    """Compute the curves of each run once for all tables that are made inside this context.
+@dataclass(frozen=True)
+class CachedRun(RunView):
+    """A run whose table is read once and whose curves are computed once.
 
-    Use it where one run gives many tables, such as a report. The runs must not change inside.
+    Use it where one run gives many tables, such as a report.
+
+    Attributes
+    ----------
+    cache: the curves.
     """
-    token = _CACHE.set({})
-    try:
-        yield
-    finally:
-        _CACHE.reset(token)
+
+    cache: CurveCache = field(default_factory=CurveCache, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, run: Run) -> CachedRun:
+        """Return the same run, or view of a run, with its table read."""
+        return cls(run.path, table=run.frame())
 
 
 def curves_of(run: Run, draws: Draws) -> Iterator[ValueCurve]:
     """Yield the curves of a run; the curves of one layer and measure share their test samples."""
-    cache = _CACHE.get()
-    if cache is None:
+    if isinstance(run, CachedRun):
+        yield from run.cache.curves(run, draws)
+    else:
         yield from _compute_curves(run, draws)
-        return
-    key = (run, draws)
-    if key not in cache:
-        cache[key] = tuple(_compute_curves(run, draws))
-    yield from cache[key]
 
 
 def refined_intervals(run: Run) -> dict[tuple[str, str, str, float], tuple[int, int]]:

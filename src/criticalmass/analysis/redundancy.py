@@ -25,6 +25,7 @@ from criticalmass.analysis.columns import (
     open_runs,
     typed_table,
 )
+from criticalmass.analysis.constant_answer import ConstantAnswer
 from criticalmass.analysis.curves import ValueCurve, curves_of, refined_intervals
 from criticalmass.analysis.estimators import (
     DEFAULT_ESTIMATOR,
@@ -35,10 +36,21 @@ from criticalmass.analysis.estimators import (
     reaches,
 )
 from criticalmass.analysis.predicted_curves import read_curves
+from criticalmass.analysis.predictions import is_correct
 from criticalmass.analysis.subset_spread import check_pass_share, passing_size, worst_selector
 from criticalmass.core.arguments import validate_arguments
+from criticalmass.core.progress import warn_user
+from criticalmass.measures.registry import is_similarity
+from criticalmass.storage.run import Run
 
-__all__ = ["CURVE_COLUMNS", "REDUNDANCY_COLUMNS", "curves", "diffused_redundancy", "redundancy"]
+__all__ = [
+    "CURVE_COLUMNS",
+    "REDUNDANCY_COLUMNS",
+    "curves",
+    "diffused_redundancy",
+    "redundancy",
+    "redundancy_table",
+]
 
 _SUPPORT_COLUMNS = SEED_COLUMNS | SAMPLE_COLUMNS | STATUS_COLUMNS
 CURVE_COLUMNS: dict[str, str] = (
@@ -49,9 +61,11 @@ CURVE_COLUMNS: dict[str, str] = (
     | dict.fromkeys(("value_full", "full_low", "full_high"), FLOAT)
     | _SUPPORT_COLUMNS
 )
+_MAX_NAMED = 5
 REDUNDANCY_COLUMNS: dict[str, str] = (
     CURVE_KEY_COLUMNS
     | {"delta": FLOAT, "estimator": TEXT, "n_neurons": COUNT, "value_full": FLOAT}
+    | {"majority_accuracy": FLOAT}
     | dict.fromkeys(("critical_mass", "critical_mass_low", "critical_mass_high"), COUNT)
     | interval_columns("dr")
     | dict.fromkeys(("largest_failing", "smallest_passing"), COUNT)
@@ -138,12 +152,15 @@ def redundancy(
     Returns
     -------
     One row per model x layer x dataset x selector x measure x delta, `REDUNDANCY_COLUMNS`.
-    ``critical_mass`` is in neurons, ``dr = 1 - critical_mass / n_neurons``.
+    ``majority_accuracy`` is the accuracy of always answering the largest class of the test
+    samples; missing for similarities. A warning names probes that are no better than this on the
+    whole layer, by an exact sign test at ``level``. ``critical_mass`` is in neurons,
+    ``dr = 1 - critical_mass / n_neurons``.
     ``largest_failing`` and ``smallest_passing``: the tested sizes on both sides of the crossing;
     a critical mass of "strict" is the latter. ``pass_mass``: see `passing_size`, with the source
     of its spread, "law" or "seeds", in ``spread_source``; missing for a selector without
-    randomness and for fewer than 3 seeds without a law. ``worst_selector`` and ``worst_ratio``:
-    of the random selectors' rows, the measured selector of neurons that keeps least at this size,
+    randomness and for fewer than 3 seeds without a law. ``worst_selector`` and ``worst_ratio``,
+    in rows of random selectors: the measured selector of neurons that keeps least at this size,
     and the share that it keeps.
     ``at_floor``: the smallest tested size passes and has more than one neuron, so DR is a lower
     bound. ``reached``: a size below the whole layer passes. ``refined``: the size one neuron
@@ -155,17 +172,34 @@ def redundancy(
     CriticalMassError: if a delta, the estimator, level, resamples or pass_share is invalid, or a
         run is damaged.
     """
+    draws = Draws(level, resamples, seed)
+    runs = open_runs(run)
+    table = redundancy_table(runs, deltas, estimator, draws, pass_share)
+    for one in runs:
+        _warn_of_useless_probes(one, level)
+    return table
+
+
+def redundancy_table(
+    runs: Sequence[Run],
+    deltas: float | Sequence[float],
+    estimator: str,
+    draws: Draws,
+    pass_share: float = 0.95,
+) -> pd.DataFrame:
+    """Return the table of `redundancy` without its warning."""
     delta_list = checked_deltas(deltas)
     check_estimator(estimator)
     check_pass_share(pass_share)
-    draws = Draws(level, resamples, seed)
     rows = []
-    for one in open_runs(run):
+    for one in runs:
         open_intervals, predicted = refined_intervals(one), read_curves(one)
         run_curves = list(curves_of(one, draws))
         for curve in run_curves:
-            support = _support(_columns(curve.rows), _columns(curve.used))
             key = curve.key
+            support = _support(_columns(curve.rows), _columns(curve.used))
+            if not is_similarity(key.measure):
+                support["majority_accuracy"] = ConstantAnswer.best(one.labels()).accuracy
             rivals = [c for c in run_curves if c.key._replace(selector=key.selector) == key]
             source, masses = passing_size(curve, delta_list, pass_share, estimator, predicted)
             for i, delta in enumerate(delta_list):
@@ -178,6 +212,36 @@ def redundancy(
                     row["worst_selector"], row["worst_ratio"] = worst or (None, None)
                 rows.append(row | support)
     return typed_table(rows, REDUNDANCY_COLUMNS)
+
+
+def _warn_of_useless_probes(run: Run, level: float) -> None:
+    """Warn of probes that are no better on the whole layer than a constant answer."""
+    frame = run.frame()
+    has_predictions = frame["artifact"].fillna("").str.startswith("predictions/")
+    rows = frame[(frame["selector"] == "full") & (frame["status"] != "failed") & has_predictions]
+    if not len(rows):
+        return
+    labels = run.labels()
+    if labels.min() == labels.max():
+        return  # the accuracy is the recall of this class, whose constant answer is always right
+    constant = ConstantAnswer.best(labels)
+    correct = is_correct(run, run.predictions(rows))
+    p_values = np.array([constant.p_value(row, labels) for row in correct])
+    useless = [
+        f"{measure} on {layer} ({part['value'].mean():.3f})"
+        for (layer, measure), part in rows.assign(p=p_values).groupby(["layer", "measure"])
+        if part["p"].min() > 1.0 - level
+    ]
+    if not useless:
+        return
+    names = run.class_names
+    name = names[constant.class_id] if constant.class_id < len(names) else constant.class_id
+    more = f" and {len(useless) - _MAX_NAMED:,} more" if len(useless) > _MAX_NAMED else ""
+    warn_user(
+        f"{run.path}: always answering the largest class, {str(name)!r}, has an accuracy of "
+        f"{constant.accuracy:.3f}, and the whole layer is not significantly better by "
+        f"{', '.join(useless[:_MAX_NAMED])}{more}: a small critical mass means nothing there"
+    )
 
 
 def _curve_rows(curve: ValueCurve) -> list[dict[str, Any]]:
@@ -291,7 +355,7 @@ def _columns(rows: pd.DataFrame) -> _Columns:
     }
 
 
-def _support(rows: _Columns, used: _Columns) -> dict[str, int]:
+def _support(rows: _Columns, used: _Columns) -> dict[str, Any]:
     """Count the neurons, seeds, samples and failed cells behind a number."""
     return {
         "n_neurons": int(rows["n_neurons"].max()),

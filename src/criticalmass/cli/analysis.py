@@ -8,14 +8,10 @@ from criticalmass.cli.choices import COMPARABLE_COLUMN, ESTIMATOR, PROBE
 from criticalmass.cli.options import (
     command,
     drop_unset,
-    level,
     option,
-    out_file,
-    quiet,
-    resamples,
     runs,
     several,
-    table_format,
+    tabulated,
 )
 
 _measure = option("--measure", help="One measure of the runs; all by default.")
@@ -23,11 +19,7 @@ _measure = option("--measure", help="One measure of the runs; all by default.")
 
 @command("analysis.fairness:fairness", "criticalmass fairness run --format csv")
 @runs
-@level
-@resamples
-@table_format
-@out_file
-@quiet
+@tabulated
 def fairness(
     runs: tuple[str, ...],
     level: float | None,
@@ -51,11 +43,7 @@ def fairness(
 )
 @runs
 @several("--delta", "deltas", "Share of the whole layer's accuracy to keep.", float)
-@level
-@resamples
-@table_format
-@out_file
-@quiet
+@tabulated
 def class_losses(
     runs: tuple[str, ...],
     deltas: tuple[float, ...],
@@ -81,11 +69,7 @@ def class_losses(
 
 @command("analysis.agreement:agreement", "criticalmass agreement run")
 @runs
-@level
-@resamples
-@table_format
-@out_file
-@quiet
+@tabulated
 def agreement(
     runs: tuple[str, ...],
     level: float | None,
@@ -109,11 +93,7 @@ def agreement(
 @option("--seeds", type=int, help="Number of permutations.")
 @option("--probe", type=PROBE, help="Probe of each member.")
 @option("--layer", help="Layer of the store.")
-@level
-@resamples
-@table_format
-@out_file
-@quiet
+@tabulated
 def ensembles(
     store: str,
     fractions: tuple[float, ...],
@@ -151,11 +131,7 @@ def ensembles(
 @runs
 @option("--summary", is_flag=True, help="Print one row per measure, with leads over all sizes.")
 @_measure
-@level
-@resamples
-@table_format
-@out_file
-@quiet
+@tabulated
 def diffuseness(
     runs: tuple[str, ...],
     summary: bool,
@@ -189,11 +165,7 @@ def diffuseness(
 @runs
 @option("--projections/--no-projections", default=None, help="Include projection selectors.")
 @_measure
-@level
-@resamples
-@table_format
-@out_file
-@quiet
+@tabulated
 def pareto(
     runs: tuple[str, ...],
     projections: bool | None,
@@ -227,16 +199,12 @@ def pareto(
     help="Column that differs; by default the first that has several values.",
 )
 @option("--estimator", type=ESTIMATOR, help="Estimator of the critical mass.")
-@level
 @option(
     "--paired/--independent",
     default=None,
     help="Whether both runs have the same test samples; by default the datasets are compared.",
 )
-@resamples
-@table_format
-@out_file
-@quiet
+@tabulated
 def compare(
     a: str,
     b: str | None,

@@ -75,7 +75,8 @@ def describe(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from criticalmass.storage.run import Run
+    from criticalmass.storage.files import is_kind
+    from criticalmass.storage.run import RUN
 
     folder = Path(path)
     if not (folder / "manifest.json").is_file():
@@ -83,8 +84,7 @@ def describe(path: str | os.PathLike[str]) -> pd.DataFrame:
             f"{str(path)!r} is neither a feature store nor a run; extract, import and sweep "
             "write them"
         )
-    is_run = Run(folder).manifest.get("format") == "criticalmass-run"
-    rows = _run_facts(folder) if is_run else _store_facts(folder)
+    rows = _run_facts(folder) if is_kind(folder, RUN) else _store_facts(folder)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return pd.DataFrame([*rows, ("size", f"{size / 1e6:,.1f} MB")], columns=["fact", "value"])
 

@@ -6,12 +6,18 @@ quickly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import importlib
 from typing import Any
 
 import click
 
 from criticalmass.errors import unknown_name
+
+
+def load_name(path: str) -> Any:
+    """Import "module:name", the module relative to the package."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(f"criticalmass.{module}"), name)
 
 
 class NameChoice(click.Choice):  # type: ignore[type-arg]  # generic since click 8.4
@@ -20,22 +26,20 @@ class NameChoice(click.Choice):  # type: ignore[type-arg]  # generic since click
     Parameters
     ----------
     kind: what the names stand for, as in the error text, e.g. "selector".
-    load: returns the names.
+    names: "module:name" of the collection of names, as `load_name` takes it.
     with_suffix: accept a name followed by a colon and more text, e.g. "cuda:1".
     """
 
-    def __init__(
-        self, kind: str, load: Callable[[], Iterable[str]], *, with_suffix: bool = False
-    ) -> None:
+    def __init__(self, kind: str, names: str, *, with_suffix: bool = False) -> None:
         self.case_sensitive = True
         self._kind = kind
-        self._load = load
+        self._names = names
         self._with_suffix = with_suffix
 
     @property
     def choices(self) -> tuple[str, ...]:  # type: ignore[override]  # loaded on use
         """Return the names."""
-        return tuple(self._load())
+        return tuple(load_name(self._names))
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name unchanged.
@@ -66,143 +70,23 @@ class NumberOrAuto(click.ParamType):  # type: ignore[type-arg]  # generic since 
         return self._number.convert(value, param, ctx)
 
 
-def _table_formats() -> Iterable[str]:
-    from criticalmass.reporting.tables import FORMATS
-
-    return FORMATS
-
-
-def _export_formats() -> Iterable[str]:
-    from criticalmass.shrinking.export.export import FORMATS
-
-    return FORMATS
-
-
-def _figures() -> Iterable[str]:
-    from criticalmass.reporting.figures.figure import FIGURES
-
-    return FIGURES
-
-
-def _estimators() -> Iterable[str]:
-    from criticalmass.analysis.estimators import ESTIMATORS
-
-    return ESTIMATORS
-
-
-def _comparable_columns() -> Iterable[str]:
-    from criticalmass.analysis.comparison import COMPARABLE
-
-    return COMPARABLE
-
-
-def _selectors() -> Iterable[str]:
-    from criticalmass.selectors.registry import SELECTORS
-
-    return SELECTORS
-
-
-def _measures() -> Iterable[str]:
-    from criticalmass.measures.registry import MEASURES
-
-    return MEASURES
-
-
-def _probes() -> Iterable[str]:
-    from criticalmass.measures.registry import PROBES
-
-    return PROBES
-
-
-def _reruns() -> Iterable[str]:
-    from criticalmass.sweeps.sweep import RERUNS
-
-    return RERUNS
-
-
-def _backends() -> Iterable[str]:
-    from criticalmass.sweeps.backends import SWEEP_BACKENDS
-
-    return SWEEP_BACKENDS
-
-
-def _extraction_backends() -> Iterable[str]:
-    from criticalmass.core.backends import BACKENDS
-
-    return BACKENDS
-
-
-def _devices() -> Iterable[str]:
-    from criticalmass.extraction.models.loading import DEVICES
-
-    return DEVICES
-
-
-def _dtypes() -> Iterable[str]:
-    from criticalmass.extraction.extract import DTYPES
-
-    return DTYPES
-
-
-def _engines() -> Iterable[str]:
-    from criticalmass.extraction.engines.registry import ENGINES
-
-    return ENGINES
-
-
-def _precisions() -> Iterable[str]:
-    from criticalmass.extraction.engines.base import PRECISIONS
-
-    return PRECISIONS
-
-
-def _pools() -> Iterable[str]:
-    from criticalmass.extraction.models.pooling import POOLS
-
-    return POOLS
-
-
-def _protocols() -> Iterable[str]:
-    from criticalmass.studies.schema import PROTOCOLS
-
-    return PROTOCOLS
-
-
-def _stored_precisions() -> Iterable[str]:
-    from criticalmass.shrinking.codec import BITS
-
-    return BITS
-
-
-def _relevances() -> Iterable[str]:
-    from criticalmass.shrinking.retrieval_evaluator import RELEVANCES
-
-    return RELEVANCES
-
-
-def _lists() -> Iterable[str]:
-    from criticalmass.cli.catalogue import LISTS
-
-    return LISTS
-
-
-TABLE_FORMAT = NameChoice("format", _table_formats)
-EXPORT_FORMAT = NameChoice("export format", _export_formats)
-FIGURE = NameChoice("figure", _figures)
-ESTIMATOR = NameChoice("estimator", _estimators)
-COMPARABLE_COLUMN = NameChoice("column to compare by", _comparable_columns)
-SELECTOR = NameChoice("selector", _selectors)
-MEASURE = NameChoice("measure", _measures)
-PROBE = NameChoice("probe", _probes)
-RERUN = NameChoice("rerun", _reruns)
-BACKEND = NameChoice("backend", _backends, with_suffix=True)
-EXTRACTION_BACKEND = NameChoice("backend", _extraction_backends, with_suffix=True)
-DEVICE = NameChoice("device", _devices, with_suffix=True)
-DTYPE = NameChoice("dtype", _dtypes)
-ENGINE = NameChoice("engine", _engines)
-PRECISION = NameChoice("precision", _precisions)
-POOL = NameChoice("pooling", _pools)
-PROTOCOL = NameChoice("protocol", _protocols)
-STORED_PRECISION = NameChoice("precision", _stored_precisions)
-RELEVANCE = NameChoice("relevance", _relevances)
-LIST = NameChoice("list", _lists)
+TABLE_FORMAT = NameChoice("format", "reporting.tables:FORMATS")
+EXPORT_FORMAT = NameChoice("export format", "shrinking.export.export:FORMATS")
+FIGURE = NameChoice("figure", "reporting.figures.figure:FIGURES")
+ESTIMATOR = NameChoice("estimator", "analysis.estimators:ESTIMATORS")
+COMPARABLE_COLUMN = NameChoice("column to compare by", "analysis.comparison:COMPARABLE")
+SELECTOR = NameChoice("selector", "selectors.registry:SELECTORS")
+MEASURE = NameChoice("measure", "measures.registry:MEASURES")
+PROBE = NameChoice("probe", "measures.registry:PROBES")
+RERUN = NameChoice("rerun", "sweeps.sweep:RERUNS")
+BACKEND = NameChoice("backend", "sweeps.backends:SWEEP_BACKENDS", with_suffix=True)
+EXTRACTION_BACKEND = NameChoice("backend", "core.backends:BACKENDS", with_suffix=True)
+DEVICE = NameChoice("device", "extraction.models.loading:DEVICES", with_suffix=True)
+DTYPE = NameChoice("dtype", "extraction.extract:DTYPES")
+ENGINE = NameChoice("engine", "extraction.engines.registry:ENGINES")
+PRECISION = NameChoice("precision", "extraction.engines.base:PRECISIONS")
+POOL = NameChoice("pooling", "extraction.models.pooling:POOLS")
+PROTOCOL = NameChoice("protocol", "studies.schema:PROTOCOLS")
+STORED_PRECISION = NameChoice("precision", "shrinking.codec:BITS")
+RELEVANCE = NameChoice("relevance", "shrinking.retrieval_evaluator:RELEVANCES")
+LIST = NameChoice("list", "cli.catalogue:LISTS")

@@ -6,7 +6,10 @@ a traceback.
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -28,8 +31,20 @@ _CURES = {
     **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), _OTHER_PATH),
     **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EBUSY), _OTHER_PATH),
     errno.EIO: "the disk cannot be read or written there; choose another path",
+    errno.ENOLCK: "the file system there has no locks; choose a path on another one",
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
 }
+
+# Characters that our tables, bars and texts use.
+_ASCII = str.maketrans(
+    {
+        **{chr(code): "+" for code in range(0x2500, 0x2580)},  # lines of boxes
+        **dict.fromkeys("─━═╌╍┄┅┈┉╴╶╸╺╼╾–—−·•", "-"),
+        **dict.fromkeys("│┃║╎╏┆┇┊┋", "|"),
+        **dict(zip("▁▂▃▄▅▆▇█", "12345678", strict=True)),
+        **{"±": "+-", "×": "x", "≤": "<=", "≥": ">=", "≈": "~", "…": "...", "’": "'"},
+    }
+)
 
 
 class _Group(click.Group):
@@ -67,7 +82,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its exit code."""
     # Must run before pandas loads Arrow; it has no effect unless the address space is limited.
     limit_allocator_reserves()
+    _make_output_safe()
+    # It reports that it stores fonts in a temporary folder, which happens in read-only containers.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     sys.exit(run_command(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _make_output_safe() -> None:
+    """Let the terminal's or pipe's encoding lack characters: they are written in ASCII."""
+    codecs.register_error("criticalmass", _spell_in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="criticalmass")
+
+
+def _spell_in_ascii(error: UnicodeError) -> tuple[str, int]:
+    r"""Spell what an encoding lacks; letters of other alphabets become ``\u4e2d``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(_ASCII)
+    return text.encode("ascii", "backslashreplace").decode(), error.end
 
 
 def run_command(arguments: list[str]) -> int:
@@ -92,7 +126,17 @@ def run_command(arguments: list[str]) -> int:
             return 130
         except CriticalMassError as error:
             return _report_mistake(_name_option(str(error), arguments))
+        except UnicodeEncodeError as error:
+            if "surrogates" not in error.reason:
+                raise
+            # Python writes bytes that are no UTF-8 as surrogates, in names of files only.
+            near = error.object[max(0, error.start - 30) : error.end + 30]
+            return _report_mistake(
+                f"the name of a file or folder is not UTF-8 text, near {near!r}; rename it"
+            )
         except OSError as error:
+            if error.errno is None and "MPLCONFIGDIR" in str(error):
+                return _report_mistake(str(error))  # It names the cure.
             if error.errno not in _CURES:
                 raise
             # If a file could not be moved, the target is the path that the user knows.

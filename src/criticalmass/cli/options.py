@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,6 +18,7 @@ from criticalmass.cli.choices import (
     SELECTOR,
     TABLE_FORMAT,
     NumberOrAuto,
+    load_name,
 )
 from criticalmass.errors import CriticalMassError, unknown_name
 
@@ -33,8 +33,7 @@ class LibraryCommand(click.Command):
 
     Parameters
     ----------
-    function: "module:name" of the function, the module relative to the package. Help takes the
-        defaults of options from its signature.
+    function: "module:name" of the function. Help takes the defaults of options from its signature.
     """
 
     def __init__(self, *args: Any, function: str, **kwargs: Any) -> None:
@@ -43,10 +42,7 @@ class LibraryCommand(click.Command):
 
     def library_function(self) -> Callable[..., Any]:
         """Import the function."""
-        module, _, name = self._function.partition(":")
-        function: Callable[..., Any] = getattr(
-            importlib.import_module(f"criticalmass.{module}"), name
-        )
+        function: Callable[..., Any] = load_name(self._function)
         return function
 
 
@@ -92,7 +88,7 @@ def command(
     )
 
 
-def drop_unset(**options: Any) -> dict[str, Any]:
+def drop_unset(**options: object) -> dict[str, Any]:
     """Return the options that the user gave; for the others the library's defaults apply."""
     return {name: value for name, value in options.items() if value is not None and value != ()}
 
@@ -150,15 +146,17 @@ def quiet(function: Function) -> Function:
         "--quiet",
         is_flag=True,
         expose_value=False,
-        callback=_enable_progress,
+        callback=_show_progress,
         help="Show no progress.",
     )(function)
 
 
-def _enable_progress(ctx: click.Context, parameter: click.Parameter, is_quiet: bool) -> None:
+def _show_progress(ctx: click.Context, parameter: click.Parameter, is_quiet: bool) -> None:
+    """Show progress until the command ends."""
     from criticalmass.core import progress
 
-    progress.enable(not is_quiet)
+    if not is_quiet:
+        ctx.with_resource(progress.display())
 
 
 def _combine(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
@@ -239,3 +237,5 @@ runs = click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=cl
 level = option("--level", type=float, help="Confidence level of the intervals.")
 resamples = option("--resamples", type=int, help="Number of bootstrap draws.")
 out_file = out(required=False, what="File to write instead of standard output.")
+# What the commands share that print a table with intervals.
+tabulated = _combine(level, resamples, table_format, out_file, quiet)

@@ -178,7 +178,10 @@ def extract(
     "a column per neuron.",
 )
 @option(
-    "--copy", is_flag=True, default=None, help="Copy the vectors even if their file can be linked."
+    "--link",
+    is_flag=True,
+    default=None,
+    help="Refer to the file of vectors instead of copying it: .npy, .npz, .safetensors, .faiss.",
 )
 @quiet
 def import_(
@@ -187,17 +190,17 @@ def import_(
     labels: str | None,
     split: str | None,
     column: str | None,
-    copy: bool | None,
+    link: bool | None,
 ) -> None:
     """Make a feature store of VECTORS.
 
     VECTORS is a table (.parquet, .csv, .tsv, .jsonl, .feather, .arrow), a folder or quoted pattern
     of such files, or a file of arrays (.npy, .npz, .safetensors, .pt, .h5, .fvecs, .bvecs, .ivecs,
-    .faiss). A file in the format of the store is linked and not copied.
+    .faiss). They are copied, unless --link is given.
     """
     from criticalmass.extraction.importing import import_features
 
-    options = drop_unset(labels=labels, split=split, column=column, copy=copy)
+    options = drop_unset(labels=labels, split=split, column=column, link=link)
     click.echo(str(import_features(vectors, out=out, **options).path))
 
 
@@ -282,7 +285,7 @@ def study(
     parts are not computed again. Parts whose model or data is unavailable are listed and the rest
     runs; the exit status is then 2.
     """
-    from criticalmass.studies import study as run_study
+    from criticalmass.studies.study import study as run_study
 
     options = drop_unset(
         features=features,

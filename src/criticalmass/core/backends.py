@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+from criticalmass.core.compute import Compute
 from criticalmass.errors import CriticalMassError, unknown_name
 
 Task = TypeVar("Task")
@@ -23,6 +26,60 @@ class Backend(Protocol):
         uses other processes pickles the function once and every task; both must be small.
         """
         ...
+
+
+@runtime_checkable
+class WorkerBackend(Protocol):
+    """A backend whose workers keep a function, and what it has read, for several maps."""
+
+    def workers(
+        self, function: Callable[[Task], Result]
+    ) -> contextlib.AbstractContextManager[Callable[[Iterable[Task]], Iterator[Result]]]:
+        """Start workers; see `start_workers`."""
+        ...
+
+
+@runtime_checkable
+class RowBackend(Protocol):
+    """A backend that runs tasks in this process and has workers that hold their rows."""
+
+    def hold_rows(self, compute: Compute) -> contextlib.AbstractContextManager[Compute]:
+        """Start workers; see `hold_rows`."""
+        ...
+
+
+@contextlib.contextmanager
+def start_workers(
+    backend: Backend, function: Callable[[Task], Result]
+) -> Iterator[Callable[[Iterable[Task]], Iterator[Result]]]:
+    """Give a function to the workers of a backend, which keep it until the end of the block.
+
+    What a worker has read for one task it has for the next, also for tasks of another call.
+
+    Yields
+    ------
+    The function of tasks that yields their results, as `Backend.map` does.
+    """
+    if isinstance(backend, WorkerBackend):
+        with backend.workers(function) as run_tasks:
+            yield run_tasks
+    else:
+        yield partial(backend.map, function)
+
+
+@contextlib.contextmanager
+def hold_rows(backend: Backend, compute: Compute) -> Iterator[Compute]:
+    """Let the workers of a backend hold the rows until the end of the block, if it has such.
+
+    Yields
+    ------
+    The means of a computation: ``compute``, or the same with the workers as executor.
+    """
+    if isinstance(backend, RowBackend):
+        with backend.hold_rows(compute) as with_workers:
+            yield with_workers
+    else:
+        yield compute
 
 
 def _make_ray(*address: Any, **options: Any) -> Backend:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from pathlib import Path
 _M_ARENA_MAX = -8
 _ARENAS = 2
 _ARROW_RESERVE = 1 << 30
+# Where Linux mounts the process and control group file systems.
+PROC, GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -31,27 +35,22 @@ class MemoryLimit:
     cure: str
 
 
-def memory_limits(
-    proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")
-) -> tuple[MemoryLimit, ...]:
-    """List the limits that apply to this process; empty where the system reports none.
+def memory_limits(proc: Path = PROC, groups: Path = GROUPS) -> tuple[MemoryLimit, ...]:
+    """List the limits that apply to this process.
 
     Parameters
     ----------
     proc, groups: where Linux mounts the process and control group file systems.
     """
-    limits = []
+    import psutil
+
+    machine = psutil.virtual_memory().available
+    limits = [MemoryLimit("the machine's memory", machine, False, "use a machine with more")]
     address_limit = _address_limit()
-    status = _read_kilobytes(proc / "self" / "status")
-    if address_limit is not None and "VmSize" in status:
-        free = address_limit - status["VmSize"]
+    if address_limit is not None:
+        free = max(0, address_limit - psutil.Process().memory_info().vms)
         cure = "raise it (ulimit -v)"
-        limits.append(MemoryLimit("the address-space limit", max(0, free), True, cure))
-    machine = _read_kilobytes(proc / "meminfo").get("MemAvailable")
-    if machine is not None:
-        limits.append(
-            MemoryLimit("the machine's memory", machine, False, "use a machine with more")
-        )
+        limits.insert(0, MemoryLimit("the address-space limit", free, True, cure))
     group = _group_free(proc, groups)
     if group is not None:
         limits.append(MemoryLimit("the control group's memory limit", group, False, "raise it"))
@@ -96,38 +95,37 @@ def _address_limit() -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
+def group_files(
+    names: Sequence[str], proc: Path = PROC, groups: Path = GROUPS
+) -> Iterator[tuple[str, ...]]:
+    """Yield the texts of some files of each version 2 control group that holds this process.
+
+    Parameters
+    ----------
+    names: of the files, e.g. ``memory.max``; the text of a missing file is empty.
+    proc, groups: as of `memory_limits`.
+    """
+    own = re.search(r"^0::/(.*)$", _read_text(proc / "self" / "cgroup"), re.MULTILINE)
+    folder = groups / own[1] if own else Path()
+    while folder.is_relative_to(groups):
+        yield tuple(_read_text(folder / name) for name in names)
+        folder = folder.parent
+
+
 def _group_free(proc: Path, groups: Path) -> int | None:
-    """Return the free bytes of the tightest version 2 control group that holds this process."""
-    lines = _read_lines(proc / "self" / "cgroup")
-    own = next((line for line in lines if line.startswith("0::")), None)
-    if own is None:
-        return None
-    folder = groups / own[3:].lstrip("/")
+    """Return the free bytes of the tightest control group."""
     free = []
-    for group in (folder, *folder.parents):
-        if not group.is_relative_to(groups):
-            break
-        limit, used = _read_integer(group / "memory.max"), _read_integer(group / "memory.current")
-        if limit is not None and used is not None:
+    names = ("memory.max", "memory.current", "memory.stat")
+    for limit, used, stat in group_files(names, proc, groups):
+        if limit.isdecimal() and used.isdecimal():
             # The kernel drops inactive file pages when memory is needed.
-            stat = dict(line.split() for line in _read_lines(group / "memory.stat"))
-            free.append(limit - used + int(stat.get("inactive_file", 0)))
+            pages = re.search(r"inactive_file (\d+)", stat)
+            free.append(int(limit) - int(used) + int(pages[1] if pages else 0))
     return max(0, min(free)) if free else None
 
 
-def _read_kilobytes(path: Path) -> dict[str, int]:
-    """Read lines of the form ``Name:  123 kB``; return name -> bytes."""
-    fields = [line.split() for line in _read_lines(path)]
-    return {f[0].rstrip(":"): int(f[1]) * 1024 for f in fields if len(f) == 3 and f[2] == "kB"}
-
-
-def _read_integer(path: Path) -> int | None:
-    lines = _read_lines(path)
-    return int(lines[0]) if lines and lines[0].strip().isdecimal() else None
-
-
-def _read_lines(path: Path) -> list[str]:
+def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        return []
+        return ""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -88,19 +86,12 @@ class Moments:
         return Moments(self.n, self.mean[columns], scatter, self.class_counts, means)
 
 
-#: A function of (rows, labels, n_classes) that computes moments, e.g. on a cluster.
-MomentsFunction = Callable[[Any, IntArray | None, int | None], Moments]
-_OVERRIDE: ContextVar[MomentsFunction | None] = ContextVar("moments_override", default=None)
+class MomentsExecutor(Protocol):
+    """Computes moments, e.g. on the workers of a cluster that hold the rows."""
 
-
-@contextlib.contextmanager
-def override_moments(function: MomentsFunction | None) -> Iterator[None]:
-    """Override how `moments` is computed inside this block; None restores the default."""
-    token = _OVERRIDE.set(function)
-    try:
-        yield
-    finally:
-        _OVERRIDE.reset(token)
+    def moments(self, rows: Any, labels: IntArray | None, n_classes: int | None) -> Moments:
+        """Compute the moments of rows with checked labels."""
+        ...
 
 
 def as_index(index: npt.ArrayLike, n_neurons: int) -> IndexArray:
@@ -131,6 +122,7 @@ def moments(
     *,
     n_classes: int | None = None,
     chunk: int = 2048,
+    executor: MomentsExecutor | None = None,
 ) -> Moments:
     """Compute the moments of a representation in float64, ``chunk`` rows at a time.
 
@@ -144,6 +136,7 @@ def moments(
     labels: (n_samples,) classes 0..n_classes-1, for class counts and means.
     n_classes: number of classes; by default the largest label plus one.
     chunk: rows held in float64 at a time.
+    executor: computes them; None computes them in this process.
 
     Raises
     ------
@@ -151,9 +144,8 @@ def moments(
     """
     n, d = _shape(rows, chunk)
     classes = None if labels is None else _check_labels(labels, n, n_classes)
-    override = _OVERRIDE.get()
-    if override is not None:
-        return override(rows, *(classes or (None, None)))
+    if executor is not None:
+        return executor.moments(rows, *(classes or (None, None)))
     # A constant neuron minus its first value is exactly 0, so its variance is exactly 0.
     shift = np.asarray(rows[0:1], dtype=np.float64).reshape(d)
     mean = np.zeros(d)

@@ -1,71 +1,86 @@
-"""Progress on stderr: a bar with rate and time left. Off by default."""
+"""Progress on stderr: bars on a terminal, lines elsewhere, nothing outside of `display`."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 import warnings
-from types import TracebackType
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-_state = {"on": False}
+
+@dataclass
+class _Display:
+    """What this process shows: the open tasks, the outermost first, and the bars of a terminal."""
+
+    is_on: bool = False
+    tasks: list[Progress] = field(default_factory=list)
+    bars: RichProgress | None = None
+
+    def console(self) -> Console:
+        """Return the console that has the bars, or a new one: notebooks replace sys.stderr."""
+        if self.bars is not None:
+            return self.bars.console
+        return Console(file=sys.stderr, soft_wrap=True, highlight=False)
 
 
-def enable(on: bool = True) -> None:
-    """Switch progress on, as the command line does, or off, the default."""
-    _state["on"] = on
+_display = _Display()
 
 
-def is_enabled() -> bool:
-    """Return whether progress is on."""
-    return _state["on"]
-
-
-def _console() -> Console:
-    # Not cached: pytest and notebooks replace sys.stderr.
-    return Console(file=sys.stderr, soft_wrap=True, highlight=False)
+@contextlib.contextmanager
+def display() -> Iterator[None]:
+    """Show progress while the block runs, as the command line does without ``--quiet``."""
+    before, _display.is_on = _display.is_on, True
+    try:
+        yield
+    finally:
+        _display.is_on = before
 
 
 def write_line(line: str) -> None:
-    """Write one line to stderr if progress is on."""
-    if is_enabled():
-        _console().print(line, markup=False)
+    """Write one line to stderr if progress is shown."""
+    if _display.is_on:
+        _display.console().print(line, markup=False)
 
 
 def warn_user(line: str) -> None:
-    """Write one line to stderr if progress is on; otherwise issue a ``UserWarning``."""
-    if is_enabled():
+    """Write one line to stderr if progress is shown; otherwise issue a ``UserWarning``."""
+    if _display.is_on:
         write_line(line)
     else:
         warnings.warn(line, UserWarning, stacklevel=3)
 
 
-class _RateColumn(ProgressColumn):
-    """Shows the current rate in units per second."""
+def format_duration(seconds: float) -> str:
+    """Format seconds: 42 s, 3 min 05 s, 2 h 07 min."""
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60:02d} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"
 
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self.unit = unit
+
+class _PaceColumn(ProgressColumn):
+    """Shows the current rate in units per second and the time left, or the text of the task."""
 
     def render(self, task: Task) -> Text:
-        """Return the rate of a task as text."""
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f} {self.unit}/s")
+        """Return the pace of a task."""
+        speed, left = task.finished_speed or task.speed, task.time_remaining
+        if task.fields["pace"] is not None or speed is None:
+            return Text("" if task.finished else task.fields["pace"] or "")
+        rate = f"{speed:,.0f} {task.fields['unit']}/s"
+        return Text(rate if not left else f"{rate}, {format_duration(left)} left")
 
 
 class Progress:
-    """The progress of one task, as a context manager.
+    """The progress of one task, as a context manager; a task inside another has its own bar.
 
     ``with Progress("features", 70000, "images") as bar: bar.advance(32)``
 
@@ -81,50 +96,65 @@ class Progress:
         self.total = total
         self.unit = unit
         self.done = 0
-        self._bar: RichProgress | None = None
+        self._bar: TaskID | None = None
         self._started = 0.0
 
     def __enter__(self) -> Progress:
-        """Draw the bar on a terminal; write an opening line elsewhere."""
+        """Draw the bar on a terminal; elsewhere write an opening line, if no task is around."""
         self._started = time.perf_counter()
-        if not is_enabled():
+        _display.tasks.append(self)
+        if not _display.is_on:
             return self
-        console = _console()
+        console = _display.console()
         if console.is_terminal:
-            self._bar = RichProgress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                _RateColumn(self.unit),
-                TimeRemainingColumn(),
-                console=console,
+            if _display.bars is None:
+                name = TextColumn("{task.description}", markup=False)
+                columns = (name, BarColumn(), MofNCompleteColumn(), _PaceColumn())
+                _display.bars = RichProgress(*columns, console=console)
+                _display.bars.start()
+            self._bar = _display.bars.add_task(
+                self.label, total=self.total, unit=self.unit, pace=None
             )
-            self._bar.start()
-            self._bar.add_task(self.label, total=self.total)
-        else:
+        elif _display.tasks[0] is self:
             write_line(f"{self.label}: {self.total:,} {self.unit}")
         return self
 
     def advance(self, units: int = 1) -> None:
         """Add completed units."""
         self.done += units
-        if self._bar is not None:
-            self._bar.advance(self._bar.task_ids[0], units)
+        if _display.bars is not None and self._bar is not None:
+            _display.bars.advance(self._bar, units)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def begin(self, step: str, left: float | None = None) -> None:
+        """Name the unit that begins.
+
+        Parameters
+        ----------
+        step: what it does.
+        left: estimate of the seconds that the rest of the task will take.
+        """
+        pace = "" if left is None else f"about {format_duration(left)} left"
+        if _display.bars is not None and self._bar is not None:
+            _display.bars.update(self._bar, description=step, pace=pace)
+        else:
+            count = f"{self.label} {self.done + 1}/{self.total}"
+            write_line(f"{count}: {step}{f', {pace}' if pace else ''}")
+
+    def __exit__(self, *error: object) -> None:
         """Close the bar, or write a closing line with the rate."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-        elif is_enabled():
-            seconds = time.perf_counter() - self._started
-            rate = self.done / seconds if seconds > 0 else 0.0
-            write_line(
-                f"{self.label}: {self.done:,} of {self.total:,} {self.unit} "
-                f"in {seconds:.1f} s ({rate:,.0f} {self.unit}/s)"
-            )
+        _display.tasks.remove(self)
+        bars = _display.bars
+        if bars is None:
+            if not _display.tasks:
+                seconds = time.perf_counter() - self._started
+                rate = self.done / seconds if seconds > 0 else 0.0
+                elapsed = f"{seconds:.1f} s" if seconds < 60 else format_duration(seconds)
+                pace = f" ({rate:,.0f} {self.unit}/s)" if rate >= 0.5 else ""
+                write_line(
+                    f"{self.label}: {self.done:,} of {self.total:,} {self.unit} in {elapsed}{pace}"
+                )
+        elif not _display.tasks:
+            bars.stop()
+            _display.bars = None
+        elif self._bar is not None:
+            bars.remove_task(self._bar)

@@ -1,12 +1,14 @@
 """Run tasks on a Ray cluster, or on this machine's cores in separate processes.
 
-Tasks go to whichever worker is free. The function is sent to the cluster once. Ray repeats the
-unfinished tasks of a worker or node that died on another one. Results return to the caller, and
+A worker is an actor: it loads the function once and keeps what the function has read until the
+caller has all results. Tasks go to whichever worker is free. Ray replaces a worker that died, on
+another node if its node died, and repeats its unfinished tasks. Results return to the caller, and
 only the caller writes files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -14,10 +16,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +48,9 @@ _SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO
 # Seconds between two counts of a cluster's nodes.
 _MONITOR_INTERVAL = 5.0
 
+# A worker has the next task before it returns a result, so it does not wait for the caller.
+_TASKS_PER_WORKER = 2
+
 _CONNECT_TIMEOUT = 20.0
 
 _AUTH_MODE = "RAY_AUTH_MODE"
@@ -56,8 +61,8 @@ _HANDSHAKE_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
-class Ray:
-    """Runs tasks on the workers of a Ray cluster.
+class RayOptions:
+    """The cluster and its workers.
 
     Parameters
     ----------
@@ -87,6 +92,11 @@ class Ray:
         if importlib.util.find_spec("ray") is None:
             raise missing_extra("ray", "ray")
 
+
+@dataclass(frozen=True)
+class Ray(RayOptions):
+    """Runs tasks on the workers of a Ray cluster; see `RayOptions`."""
+
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """Yield ``function(task)`` for every task, each as soon as it completes.
 
@@ -95,34 +105,144 @@ class Ray:
         CriticalMassError: no cluster at the address, no node with ``cpus`` CPUs, a worker that
             cannot run the function, or a task whose workers died more often than ``retries``.
         """
+        with self.workers(function) as run_tasks:
+            yield from run_tasks(tasks)
+
+    @contextlib.contextmanager
+    def workers(
+        self, function: Callable[[Task], Result]
+    ) -> Iterator[Callable[[Iterable[Task]], Iterator[Result]]]:
+        """Start workers with a function; see `backends.start_workers`, and `map` for errors."""
         ray = connect(self.address)
         _check_cpus(ray, self.cpus)
-        # With tasks spread over the nodes, few are lost when one node dies.
-        worker = ray.remote(_run_task).options(
-            num_cpus=self.cpus, max_retries=self.retries, scheduling_strategy="SPREAD"
-        )
-        env = ray.put(WorkerEnv.current(self.cpus))
-        function_ref = ray.put(function)
-        return self._results(ray, lambda task: worker.remote(env, function_ref, task), tasks)
+        # As bytes, so that an error while the function is loaded is an error of the first task.
+        function_ref = [ray.put(ray.cloudpickle.dumps(function))]
+        actors = Actors(ray, _Worker, WorkerEnv.current(self.cpus))
+        try:
+            yield lambda tasks: self._results(ray, actors, function_ref, tasks)
+        finally:
+            actors.kill()
 
     def _results(
-        self, ray: Any, start: Callable[[Task], Any], tasks: Iterable[Task]
+        self, ray: Any, actors: Actors, function_ref: list[Any], tasks: Iterable[Task]
     ) -> Iterator[Any]:
-        """Keep twice as many tasks started as there are workers; yield results as they complete."""
-        remaining = iter(tasks)
+        """Give every worker two tasks at a time; yield results as they complete."""
         monitor = ClusterMonitor(ray, self.cpus)
-        pending = [start(task) for task in islice(remaining, 2 * monitor.workers)]
-        try:
-            while pending:
-                done, pending = ray.wait(pending, timeout=_MONITOR_INTERVAL)
-                monitor.update()
-                n_free = max(0, 2 * monitor.workers - len(pending))
-                pending += [start(task) for task in islice(remaining, n_free)]
-                for reference in done:
-                    yield get_result(ray, reference)
-        finally:
-            for reference in pending:
-                ray.cancel(reference, force=True)
+        remaining = ((task, self.retries) for task in tasks)
+        repeated: deque[tuple[Task, int]] = deque()
+        running: dict[Any, tuple[Any, tuple[Task, int]]] = {}
+        free = deque(_TASKS_PER_WORKER * (actors.handles or actors.start(monitor.nodes())))
+        while True:
+            while free and (entry := repeated.popleft() if repeated else next(remaining, None)):
+                actor = free.popleft()
+                running[actor.run.remote(function_ref, entry[0])] = actor, entry
+            if not running:
+                return
+            done, _ = ray.wait(list(running), timeout=_MONITOR_INTERVAL)
+            if monitor.update():
+                free.extend(_TASKS_PER_WORKER * actors.start(monitor.nodes()))
+            for reference in done:
+                actor, (task, retries) = running.pop(reference)
+                try:
+                    result = get_result(ray, reference)
+                except WorkerLostError:
+                    if not retries:
+                        raise
+                    repeated.append((task, retries - 1))
+                    new = _TASKS_PER_WORKER * actors.replace(actor)
+                    free = deque([*(one for one in free if one is not actor), *new])
+                    continue
+                free.append(actor)
+                yield result
+
+
+class WorkerLostError(CriticalMassError):
+    """A worker died before the caller had its result."""
+
+
+class Actors:
+    """Ray actors of one class: one for every ``env.threads`` CPUs of every node.
+
+    Parameters
+    ----------
+    ray: the connected module.
+    kind: the class, whose parameter is ``env``.
+    env: of the actors.
+    restarts, retries: times that Ray replaces a dead actor, and that it repeats a call of one; -1
+        for no limit.
+    """
+
+    def __init__(
+        self, ray: Any, kind: type, env: WorkerEnv, *, restarts: int = 0, retries: int = 0
+    ) -> None:
+        self._ray, self._kind, self._env = ray, ray.remote(kind), env
+        # No reserved CPUs: if a node dies, the others can run its actors.
+        self._options = {"num_cpus": 0, "max_restarts": restarts, "max_task_retries": retries}
+        self._node_ids: dict[Any, str] = {}
+
+    @property
+    def handles(self) -> list[Any]:
+        """Handles of the actors."""
+        return list(self._node_ids)
+
+    def start(self, nodes: Iterable[Any]) -> list[Any]:
+        """Start actors on the nodes for which none was started yet; return their handles."""
+        started = set(self._node_ids.values())
+        new = [node for node in nodes if node["NodeID"] not in started]
+        return [
+            self._start_one(node["NodeID"])
+            for node in sorted(new, key=lambda node: str(node["NodeID"]))
+            for _ in range(_worker_count(node, self._env.threads))
+        ]
+
+    def replace(self, actor: Any) -> list[Any]:
+        """End an actor and start another one; return its handle, none if that is done already."""
+        node_id = self._node_ids.pop(actor, None)
+        if node_id is None:
+            return []
+        self._ray.kill(actor)
+        return [self._start_one(node_id)]
+
+    def kill(self) -> None:
+        """End all actors."""
+        for actor in self.handles:
+            self._ray.kill(actor)
+
+    def _start_one(self, node_id: str) -> Any:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        # Soft: on another node if this one has died.
+        strategy = NodeAffinitySchedulingStrategy(node_id, soft=True)
+        kind = self._kind.options(scheduling_strategy=strategy, **self._options)
+        actor = kind.remote(self._env)
+        self._node_ids[actor] = node_id
+        return actor
+
+
+class _Worker:
+    """A Ray actor that runs one function on tasks.
+
+    Parameters
+    ----------
+    env: the environment to take over.
+    """
+
+    def __init__(self, env: WorkerEnv) -> None:
+        self._env = env
+        self._function: Callable[[Any], Any] | None = None
+
+    def run(self, function_ref: list[Any], task: Any) -> Any:
+        """Run one task; ``function_ref`` is a list of one reference to the pickled function.
+
+        Ray does not resolve a reference inside a list, so the function is fetched only once.
+        """
+        if self._function is None:
+            import ray
+
+            self._env.apply()
+            self._function = ray.cloudpickle.loads(ray.get(function_ref[0]))
+        with limit_threads(self._env.threads):
+            return self._function(task)
 
 
 @dataclass(frozen=True)
@@ -232,25 +352,18 @@ def get_result(ray: Any, reference: Any) -> Any:
 
     Raises
     ------
-    CriticalMassError: Ray gave up on the task because its workers died.
+    WorkerLostError: a worker died, or all that Ray started in its place.
     """
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         raise (error.cause or error) from error
     except ray.exceptions.RayError as error:
-        raise CriticalMassError(
+        raise WorkerLostError(
             f"a worker of the Ray cluster died again and again ({_first_line(error)}); finished "
             "results are kept: give workers more memory or fewer tasks at once, and run the same "
             "command again"
         ) from error
-
-
-def _run_task(env: WorkerEnv, function: Callable[[Task], Result], task: Task) -> Result:
-    """Run one task in a worker."""
-    env.apply()
-    with limit_threads(env.threads):
-        return function(task)
 
 
 class ClusterMonitor:
@@ -274,10 +387,15 @@ class ClusterMonitor:
         self.workers = 1
         self.update()
 
-    def update(self) -> None:
-        """Count again, unless the last count is less than ``interval`` seconds old."""
+    def update(self) -> bool:
+        """Count again, unless the last count is less than ``interval`` seconds old.
+
+        Returns
+        -------
+        Whether the nodes were counted.
+        """
         if time.monotonic() < self._next_count:
-            return
+            return False
         self._next_count = time.monotonic() + self._interval
         nodes = self.nodes()
         alive = {node["NodeID"] for node in nodes}
@@ -289,6 +407,7 @@ class ClusterMonitor:
                 "unfinished tasks are repeated"
             )
         self.workers = max(1, workers)
+        return True
 
     def nodes(self) -> list[Any]:
         """Return the nodes that are alive."""

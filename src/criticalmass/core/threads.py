@@ -8,10 +8,12 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from math import ceil
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from criticalmass.core.memory import group_files
 from criticalmass.errors import CriticalMassError
 
 THREADS_VARIABLE = "CRITICALMASS_THREADS"
@@ -30,6 +32,8 @@ Result = TypeVar("Result")
 def thread_count() -> int:
     """Return the number of threads to use: ``CRITICALMASS_THREADS``, or the available cores.
 
+    The available cores are those of this process, and at most the CPU quota of its container.
+
     Raises
     ------
     CriticalMassError: ``CRITICALMASS_THREADS`` is not a whole number of at least 1.
@@ -41,9 +45,12 @@ def thread_count() -> int:
                 f"{THREADS_VARIABLE}={setting!r}; give a whole number of at least 1"
             )
         return int(setting)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    quotas = (text.split() for (text,) in group_files(["cpu.max"]))
+    # Microseconds of CPU time in each period, and the period; "max" without a quota.
+    limits = [ceil(int(q[0]) / int(q[1])) for q in quotas if q and q[0].isdecimal()]
+    return min([cores, *limits])
 
 
 @contextlib.contextmanager

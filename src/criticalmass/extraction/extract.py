@@ -12,6 +12,7 @@ from criticalmass.core.backends import Backend, Local, get_backend
 from criticalmass.core.progress import write_line
 from criticalmass.errors import CriticalMassError, StoreError, unknown_name
 from criticalmass.extraction.datasets import Dataset, load_dataset
+from criticalmass.extraction.datasets.dataset import CLASSES_NOTE, UNITS
 from criticalmass.extraction.datasets.undecodable import report_all_broken
 from criticalmass.extraction.engines import ENGINES, PRECISIONS, EngineError, reference_name
 from criticalmass.extraction.engines.registry import warn_fallback
@@ -23,7 +24,6 @@ from criticalmass.extraction.layers import (
 )
 from criticalmass.extraction.models import FrozenModel, load_model, with_options
 from criticalmass.extraction.shards import (
-    UNITS,
     ExtractionOptions,
     ShardTask,
     dataset_entry,
@@ -38,9 +38,14 @@ from criticalmass.storage.features_writer import (
     describe_differences,
     different_request_error,
 )
-from criticalmass.storage.files import MANIFEST, read_manifest, resolve_inside
+from criticalmass.storage.files import MANIFEST, STORE, read_manifest, resolve_inside
 
 DTYPES = ("float32", "float16")
+# Stores of earlier versions lack these remarks.
+_LATER_NOTES = tuple(
+    f"dataset.notes.{note}"
+    for note in (CLASSES_NOTE, *(f"test_{unit}_in_train" for unit in UNITS.values()))
+)
 _ALLOWED = {"dtype": DTYPES, "engine": ENGINES, "precision": PRECISIONS}
 
 
@@ -153,7 +158,7 @@ def _split_infos(data: Dataset) -> dict[str, SplitInfo]:
 
 def _discard_features(out: Path) -> None:
     """Remove the manifest and the shards of an interrupted store, so that it is begun again."""
-    for layer in read_manifest(out)["layers"].values():
+    for layer in read_manifest(out, STORE)["layers"].values():
         for shards in layer["shards"].values():
             for shard in shards:
                 resolve_inside(out, shard["path"]).unlink(missing_ok=True)
@@ -166,7 +171,7 @@ def _engine_of_interrupted(
     """Continue an interrupted store of the reference engine with that engine."""
     if options.engine != "auto" or not (out / MANIFEST).is_file():
         return options
-    manifest = read_manifest(out)
+    manifest = read_manifest(out, STORE)
     name = reference_name(model)
     is_reference = manifest.get("engine", {}).get("name") == name
     return replace(options, engine=name) if is_reference else options
@@ -215,7 +220,7 @@ def _open_finished(
     """
     if not (out / MANIFEST).is_file() or model["weights_digest"] is None:
         return None
-    manifest = read_manifest(out)
+    manifest = read_manifest(out, STORE)
     if not manifest.get("complete"):
         return None
     stored = {
@@ -232,7 +237,7 @@ def _open_finished(
         "engine": stored["engine"] if options.engine == "auto" else options.engine,
         "precision": options.precision,
     }
-    changes = describe_differences(stored, requested)
+    changes = describe_differences(stored, requested, ignore=_LATER_NOTES)
     if changes:
         raise different_request_error(out, changes)
     try:

@@ -1,4 +1,4 @@
-"""Write imported vectors to a feature store: as a link to their file, or copied into shards."""
+"""Write imported vectors to a feature store: copied into shards, or as a link to their file."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.core.progress import Progress, write_line
+from criticalmass.core.progress import Progress, warn_user
 from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.datasets.dataset import SampleCopies, row_digests
 from criticalmass.extraction.vectors import Vectors, VectorSource
 from criticalmass.extraction.vectors.source import check_finite
 from criticalmass.storage import features_writer
@@ -25,8 +26,7 @@ from criticalmass.storage.features_writer import (
     different_request_error,
     recorded_request,
 )
-from criticalmass.storage.files import MANIFEST, read_manifest
-from criticalmass.storage.linked_features import LinkPlan, write_linked
+from criticalmass.storage.files import MANIFEST, PLAIN_VERSION, STORE, read_manifest
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ImportPlan:
     labels: part -> (n,) class numbers.
     splits: split -> its rows.
     header: the entries of the manifest that describe the import.
-    copy: whether to copy the vectors even if their file can be linked.
+    link: whether to refer to the file of the vectors instead of copying them.
     """
 
     layer: str
@@ -62,7 +62,7 @@ class ImportPlan:
     labels: Mapping[str, NDArray[np.int64]]
     splits: Mapping[str, SplitRows]
     header: dict[str, Any]
-    copy: bool
+    link: bool
 
     def request(self) -> dict[str, Any]:
         """Return the header with the shard size, as a finished manifest records them."""
@@ -84,27 +84,38 @@ def write_store(out: Path, plan: ImportPlan) -> FeatureStore:
 
     Raises
     ------
-    CriticalMassError: values that are not finite.
+    CriticalMassError: values that are not finite; too little free space for a copy; a link is
+        requested, but the file cannot be linked.
     StoreError: ``out`` holds another request's features, or other files.
     """
     store = _open_linked_store(out, plan)
     if store is not None:
         return store
-    if not plan.copy and _write_link(out, plan):
-        write_line(f"{plan.vectors.name} is linked, not copied")
-        return FeatureStore.open(out)
-    for source in plan.vectors.sources.values():
+    matrix = _storable_matrix(plan)
+    if plan.link and matrix is None:
+        raise CriticalMassError(
+            f"{plan.vectors.name} cannot be linked: only one row-major float32 or float16 matrix "
+            "that its file stores uncompressed can (.npy, .npz, .safetensors, a flat FAISS index); "
+            "leave out --link (link=True) to copy it"
+        )
+    digests = _RowDigests()
+    for part, source in plan.vectors.sources.items():
         if source.mapped is not None:
-            _check_finite(source)
+            _check_finite(part, source, digests)
     is_new = not (out / MANIFEST).exists()
     writer = StoreWriter.begin(out, plan.header, plan.split_infos())
+    if plan.link and matrix is not None and not writer.manifest["complete"]:
+        rows = {name: split.rows for name, split in plan.splits.items()}
+        writer.link(plan.layer, matrix, rows)
     try:
-        _write_shards(writer, plan)
+        _check_space(writer, plan, matrix is not None)
+        _write_shards(writer, plan, digests)
     except CriticalMassError:
         # The user must repair the file, which makes it another request: shards are of no use then.
         if is_new:
             shutil.rmtree(out)
         raise
+    digests.warn_of_copies(plan)
     return writer.finish()
 
 
@@ -117,43 +128,84 @@ def _open_linked_store(out: Path, plan: ImportPlan) -> FeatureStore | None:
     """
     if not (out / MANIFEST).is_file():
         return None
-    manifest = read_manifest(out)
+    manifest = read_manifest(out, STORE)
+    if manifest["format_version"] == PLAIN_VERSION:
+        return None
     differences = describe_differences(recorded_request(manifest), plan.request())
+    if not plan.link:
+        differences.append("the vectors are linked there, but a copy is requested")
     if differences:
         raise different_request_error(out, differences)
-    shards = manifest["layers"][plan.layer]["shards"]
-    is_linked = any("linked" in entry for entries in shards.values() for entry in entries)
-    if is_linked and plan.copy:
-        raise different_request_error(
-            out, ["the vectors are linked there, but a copy is requested"]
+    return FeatureStore.open(out)
+
+
+def _storable_matrix(plan: ImportPlan) -> np.memmap[Any, Any] | None:
+    """Return the memory map of the vectors if a store can refer to it."""
+    first, *others = [source.mapped for source in plan.vectors.sources.values()]
+    return None if others or first is None or not first.is_storable else first.open()
+
+
+def _check_space(writer: StoreWriter, plan: ImportPlan, can_link: bool) -> None:
+    """Raise an error if the missing shards do not fit on the disk."""
+    rows = sum(shard.stop - shard.start for shard in writer.missing())
+    entry = writer.manifest["layers"][plan.layer]
+    needed = rows * int(entry["shape"][0]) * np.dtype(entry["dtype"]).itemsize
+    free = shutil.disk_usage(writer.path).free
+    if needed > free:
+        cure = "free some space or choose another folder"
+        if can_link:
+            cure = "use --link (link=True) to refer to the file instead, or " + cure
+        raise CriticalMassError(
+            f"a copy of {plan.vectors.name} takes {needed / 1e9:,.3g} GB, but {str(writer.path)!r} "
+            f"has {free / 1e9:,.3g} GB free; {cure}"
         )
-    # Damaged shards are written again; a link has no shards to write.
-    return FeatureStore.open(out) if is_linked else None
 
 
-def _write_link(out: Path, plan: ImportPlan) -> bool:
-    """Write a store that links the file of the vectors; return False if that is not possible."""
-    if len(plan.vectors.sources) != 1 or (out.exists() and any(out.iterdir())):
-        return False
-    (source,) = plan.vectors.sources.values()
-    matrix = source.mapped
-    if matrix is None or not matrix.is_storable:
-        return False
-    _check_finite(source)
-    rows = {name: split.rows for name, split in plan.splits.items()}
-    link = LinkPlan(matrix.path, matrix.offset, matrix.open(), plan.layer, rows)
-    return write_linked(out, plan.request(), link, plan.split_infos())
+class _RowDigests:
+    """Digests of the rows of each part, by which test vectors that are training vectors are found.
+
+    Attributes
+    ----------
+    parts: part -> digest of each row that was read.
+    """
+
+    def __init__(self) -> None:
+        self.parts: dict[str, list[bytes]] = {}
+
+    def add(self, part: str, row: int, chunk: NDArray[Any]) -> None:
+        """Add the rows of a chunk whose first row is row ``row``, unless they were read before."""
+        digests = self.parts.setdefault(part, [])
+        if row == len(digests):
+            digests.extend(row_digests(chunk))
+
+    def warn_of_copies(self, plan: ImportPlan) -> None:
+        """Warn if a test vector equals a training vector. All rows must have been read."""
+        if not {"train", "test"} <= plan.splits.keys():
+            return
+        train, test = plan.splits["train"], plan.splits["test"]
+        if not {train.part, test.part} <= self.parts.keys():
+            return
+        first: dict[bytes, int] = {}
+        for row in train.rows.tolist():
+            first.setdefault(self.parts[train.part][row], row)
+        rows = [row for row in test.rows.tolist() if self.parts[test.part][row] in first]
+        if rows:
+            train_row = first[self.parts[test.part][rows[0]]]
+            ids = f"{test.part}-{rows[0]}", f"{train.part}-{train_row}"
+            copies = SampleCopies(len(rows), *ids)
+            warn_user(copies.describe("vectors", len(test.rows), plan.vectors.name))
 
 
-def _check_finite(source: VectorSource) -> None:
+def _check_finite(part: str, source: VectorSource, digests: _RowDigests) -> None:
     """Check that all values are finite, before anything is written."""
     row = 0
     for chunk in source.chunks():
         check_finite(chunk, source.name, row)
+        digests.add(part, row, chunk)
         row += len(chunk)
 
 
-def _write_shards(writer: StoreWriter, plan: ImportPlan) -> None:
+def _write_shards(writer: StoreWriter, plan: ImportPlan, digests: _RowDigests) -> None:
     """Read every part once and write each shard when it is full."""
     shards = list(writer.missing())
     if not shards:
@@ -169,13 +221,16 @@ def _write_shards(writer: StoreWriter, plan: ImportPlan) -> None:
                 if split.part == part
             ]
             if any(filler.shards for filler in fillers):
-                _read_part(source, fillers)
+                _read_part(part, source, fillers, digests)
 
 
-def _read_part(source: VectorSource, fillers: list[_ShardFiller]) -> None:
+def _read_part(
+    part: str, source: VectorSource, fillers: list[_ShardFiller], digests: _RowDigests
+) -> None:
     row = 0
     for chunk in source.chunks():
         check_finite(chunk, source.name, row)
+        digests.add(part, row, chunk)
         for filler in fillers:
             filler.add(chunk, row)
         row += len(chunk)

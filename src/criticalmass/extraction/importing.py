@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.progress import warn_user, write_line
 from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.datasets.dataset import CLASSES_NOTE
 from criticalmass.extraction.datasets.splits import (
     SPLIT_SEED,
     TEST_SHARE,
@@ -27,8 +28,6 @@ from criticalmass.extraction.labels import (
     LabelColumn,
     check_hidden_labels,
     count_labels,
-    describe_classes,
-    describe_samples,
     encode_labels,
     read_mask_or_texts,
 )
@@ -40,6 +39,7 @@ from criticalmass.extraction.vectors import (
     open_vectors,
 )
 from criticalmass.extraction.vectors.tables import SPLIT_COLUMN, name_some
+from criticalmass.storage.class_counts import describe_classes, describe_samples, report_classes
 from criticalmass.storage.digests import file_digest
 from criticalmass.storage.features import UNLABELLED, FeatureStore
 
@@ -55,15 +55,13 @@ def import_features(
     labels: str | Path | ArrayLike | Mapping[str, ArrayLike] | None = None,
     split: str | Path | ArrayLike | None = None,
     column: str | None = None,
-    copy: bool = False,
+    link: bool = False,
 ) -> FeatureStore:
     """Make a feature store from existing vectors; its layer is ``penultimate``.
 
-    Files are read in chunks of rows, never as a whole. A row-major float32 or float16 matrix that
-    its file stores uncompressed (``.npy``, an uncompressed ``.npz``, ``.safetensors``, a flat
-    FAISS index) is not copied if the file system has hard links: the store then holds a link to
-    the file and an index of the rows of each split. The link survives deletion of the original.
-    If a program writes into the original, opening the store raises an error.
+    Files are read in chunks of rows, never as a whole, and copied. With ``link`` the store has no
+    copy, but the path of the file, its size, its time, its digests and an index of the rows of each
+    split. Opening it is an error if the file is missing or its vectors have changed.
 
     A column or array that could hold the vectors, by its name or type, is read or refused; it is
     never replaced by another one. One line says what was read and what was not, and another one
@@ -91,13 +89,15 @@ def import_features(
         random without labels), a quarter for the test, seed 0.
     column: the column, array or tensor of the vectors, if there are several; a pattern such as
         ``"d*"`` names the columns of a table that has a column per neuron.
-    copy: copy the vectors even if their file can be linked.
+    link: refer to the file instead of copying it. It must hold one row-major float32 or float16
+        matrix, uncompressed: ``.npy``, ``.npz``, ``.safetensors``, a flat FAISS index.
 
     Raises
     ------
     CriticalMassError: no such file, column or tensor; no clear choice; values that are not
         finite; missing labels, or labels that are neither whole numbers nor texts; shapes that do
-        not fit.
+        not fit;
+        too little free space for a copy; ``link`` of a file that cannot be linked.
     StoreError: ``out`` holds another request's features.
     MissingExtraError: the library that reads the file is not installed.
     """
@@ -115,9 +115,13 @@ def import_features(
     notes = {"split": rule, "labels": given.source}
     if vectors.notes:
         notes["vectors"] = "; ".join(vectors.notes)
+    problems = describe_classes(labels_of_splits, class_names)
+    if problems:
+        notes[CLASSES_NOTE] = "; ".join(problem.text for problem in problems)
     header = _manifest_header(vectors, class_numbers, class_names, notes)
-    store = write_store(Path(out), ImportPlan(LAYER, vectors, class_numbers, splits, header, copy))
+    store = write_store(Path(out), ImportPlan(LAYER, vectors, class_numbers, splits, header, link))
     _write_counts(store, vectors, labels_of_splits, class_names)
+    report_classes(vectors.name, problems)
     return store
 
 
@@ -127,18 +131,13 @@ def _write_counts(
     labels: Mapping[str, NDArray[np.int64]],
     class_names: tuple[str, ...],
 ) -> None:
-    """Write rows, neurons, classes and samples in one line; warn of classes without samples."""
+    """Write counts and the place of the vectors in one line."""
     rows = sum(len(numbers) for numbers in labels.values())
     width = next(iter(vectors.sources.values())).shape[1]
     counts = describe_samples(labels, class_names)
-    write_line(f"{store.path}: {rows:,} rows, {width:,} neurons, {counts}")
-    problems = describe_classes(labels, class_names)
-    serious = [problem.text for problem in problems if problem.is_serious]
-    if serious:
-        warn_user(f"{vectors.name}: {'; '.join(serious)}")
-    others = [problem.text for problem in problems if not problem.is_serious]
-    if others:
-        write_line(f"{vectors.name}: {'; '.join(others)}")
+    link = store.manifest["layers"][LAYER].get("linked")
+    place = "copied" if link is None else f"linked to {link['path']}"
+    write_line(f"{store.path}: {rows:,} rows, {width:,} neurons, {counts}; vectors {place}")
 
 
 def _open_input(path_or_arrays: Any, labels: Any, split: Any, column: str | None) -> Vectors:
@@ -322,10 +321,13 @@ def _manifest_header(
 
 _SPLIT_NAMES = {
     "train": "train",
+    "training": "train",
     "test": "test",
+    "testing": "test",
     "val": "val",
     "validation": "val",
     "valid": "val",
+    "dev": "val",
 }
 
 
@@ -410,6 +412,8 @@ def rows_by_split(split: LabelColumn, n: int) -> dict[str, NDArray[np.intp]]:
     values = read_mask_or_texts(split)
     if values is not None and values.dtype == np.bool_:
         values = np.where(values, "test", "train")
+    elif values is not None:
+        values = np.char.lower(values)
     names = set() if values is None else {str(name) for name in np.unique(values)}
     if values is None or not names or not names <= _SPLIT_NAMES.keys():
         others = sorted(names - _SPLIT_NAMES.keys())

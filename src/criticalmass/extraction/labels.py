@@ -1,4 +1,4 @@
-"""Class numbers of labels, judged by their values and not by their type; counts of the classes.
+"""Class numbers of labels, judged by their values and not by their type.
 
 Whole numbers of any type (``1``, ``1.0``, ``True``, nullable, decimal) and texts of any type
 (``str``, bytes, categories) are labels. Missing values, fractions, and several labels per row are
@@ -20,14 +20,10 @@ from numpy.typing import NDArray
 from criticalmass.core.arrays import as_numpy, is_tensor
 from criticalmass.core.progress import write_line
 from criticalmass.errors import CriticalMassError
-from criticalmass.storage.features import UNLABELLED
 
 HIDDEN_LABEL = "-1"
 """The class name under which benchmarks publish a test part whose labels are secret."""
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_MAX_NAMES = 5
-_MAJORITY_SHARE = 0.95
-_FEW_SHOT = 2
 
 
 @dataclass(frozen=True)
@@ -288,6 +284,9 @@ def _scalar(value: Any, row: int, column: LabelColumn) -> Any:
         return int(value) if isinstance(value, Integral) else float(value)
     if type(value).__name__ in ("NAType", "NaTType"):
         return None
+    if type(value).__name__ == "Interval":
+        # Of pandas.cut.
+        return str(value)
     raise CriticalMassError(
         f"{column.source}: the label in row {row} is {_shorten(value)} of type "
         f"{type(value).__name__}; labels must be whole numbers or texts"
@@ -354,7 +353,7 @@ def _fraction_error(value: float, row: int, source: str) -> CriticalMassError:
     return CriticalMassError(
         f"{source}: the label in row {row} is {float(value)}; labels must be whole numbers or "
         "texts, because regression is not supported (make classes of the values, e.g. with "
-        "pandas.cut)"
+        "pandas.cut(values, 5).astype(str))"
     )
 
 
@@ -373,7 +372,7 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:60]}..."
 
 
-# Classes of the splits
+# Hidden labels
 
 
 def check_hidden_labels(
@@ -415,88 +414,3 @@ def check_hidden_labels(
         "training: -1 stands for a hidden label; leave the part out (a quarter of the rest is then "
         "for the test), or choose the test rows with split (--split)"
     )
-
-
-def describe_samples(labels: Mapping[str, NDArray[np.int64]], class_names: Sequence[str]) -> str:
-    """Count classes and samples of each split: ``3 classes, 45 train and 15 test samples``."""
-    sizes = [f"{len(numbers):,} {split}" for split, numbers in labels.items()]
-    samples = f"{', '.join(sizes[:-1])} and {sizes[-1]}" if len(sizes) > 1 else sizes[0]
-    if tuple(class_names) == UNLABELLED:
-        return f"no labels, {samples} samples"
-    return f"{_count(len(class_names), 'class')}, {samples} samples"
-
-
-@dataclass(frozen=True)
-class ClassProblem:
-    """What a probe cannot learn, or not be scored on, for lack of samples.
-
-    Attributes
-    ----------
-    text: the sentence for the user.
-    is_serious: whether scores are misleading because of it.
-    """
-
-    text: str
-    is_serious: bool
-
-
-def describe_classes(
-    labels: Mapping[str, NDArray[np.int64]], class_names: Sequence[str]
-) -> list[ClassProblem]:
-    """Describe the classes that lack samples, by name.
-
-    Parameters
-    ----------
-    labels: split -> (n,) class numbers; with ``train`` and ``test``.
-    class_names: the name of each class.
-
-    Returns
-    -------
-    One sentence for each of: a single class, and a class with more than 95 % of the samples; test
-    classes without training samples, classes with neither, without test samples, and with one
-    training sample. Empty if there is nothing to say, or without labels.
-    """
-    if tuple(class_names) == UNLABELLED:
-        return []
-    counts = {
-        split: np.bincount(numbers, minlength=len(class_names)) for split, numbers in labels.items()
-    }
-    none = np.zeros(len(class_names), dtype=np.intp)
-    train, test = counts.get("train", none), counts.get("test", none)
-    total = np.sum(list(counts.values()), axis=0)
-    largest = int(np.argmax(total))
-    if np.count_nonzero(total) <= 1:
-        text = f"all labels are {class_names[largest]!r}: with a single class nothing is learnt"
-        # Measures that need labels refuse a single class.
-        return [ClassProblem(text, is_serious=False)]
-    problems = []
-    share = total[largest] / total.sum()
-    if share > _MAJORITY_SHARE:
-        text = (
-            f"{share:.1%} of the samples are of class {class_names[largest]!r}: always answering "
-            f"this majority class has an accuracy of {share:.3f}"
-        )
-        problems.append(ClassProblem(text, is_serious=True))
-    rules = (
-        ((test > 0) & (train == 0), "of the test part", "no training sample, not to be predicted"),
-        ((test == 0) & (train == 0), "", "neither a training nor a test sample"),
-        ((test == 0) & (train > 0), "", "no test sample, not to be scored"),
-        ((train > 0) & (train < _FEW_SHOT), "", "a single training sample, hardly to be learnt"),
-    )
-    for index, (mask, where, lack) in enumerate(rules):
-        if mask.any():
-            names = [class_names[i] for i in np.flatnonzero(mask).tolist()]
-            subject = " ".join(filter(None, (_count(len(names), "class"), where)))
-            verb = "has" if len(names) == 1 else "have"
-            text = f"{subject} {verb} {lack}: {_name_some(names)}"
-            problems.append(ClassProblem(text, is_serious=index == 0))
-    return problems
-
-
-def _count(n: int, unit: str) -> str:
-    return f"{n:,} {unit}{'' if n == 1 else 'es'}"
-
-
-def _name_some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMES:,} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(map(repr, names[:_MAX_NAMES])) + more

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -17,13 +18,13 @@ from criticalmass.core.backends import Backend, map_in_order
 from criticalmass.core.progress import Progress
 from criticalmass.errors import StoreError
 from criticalmass.extraction.datasets import Dataset, load_dataset
+from criticalmass.extraction.datasets.dataset import UNITS
 from criticalmass.extraction.datasets.splits import take_items
 from criticalmass.extraction.engines import Engine, TappedLayer, inspect_layers, make_engine
 from criticalmass.extraction.layers import LayerSelection
 from criticalmass.extraction.models import FrozenModel, fingerprint, load_model
 from criticalmass.storage.features_writer import ShardPlan, StoreWriter, describe_differences
 
-UNITS = {"image": "images", "text": "texts", "vector": "vectors"}
 _CHECK_SAMPLES = 16
 _LIBRARIES = ("criticalmass", "numpy", "pillow")
 
@@ -142,19 +143,17 @@ class ShardTask:
                 bar.advance(plan.stop - plan.start)
 
     def __call__(self, plan: ShardPlan) -> dict[str, NDArray[np.float32]]:
-        """Compute one shard; a process loads model and dataset for its first shard only.
+        """Compute one shard; a worker loads model and dataset for its first shard only.
 
         Raises
         ------
         StoreError: this process would compute other features than the header describes.
         """
-        key = repr(self.header)
-        if key not in _WORKER_CACHE:
-            _WORKER_CACHE.clear()
-            _WORKER_CACHE[key] = self._load()
-        return _WORKER_CACHE[key].compute_shard(plan)
+        return self._extraction.compute_shard(plan)
 
-    def _load(self) -> Extraction:
+    @cached_property
+    def _extraction(self) -> Extraction:
+        """The extraction of the process that computes shards."""
         model = load_model(self.model, device=self.device)
         dataset = load_dataset(self.dataset, skip_broken=self.skip_broken)
         samples = sample_batches(model, next(iter(dataset.splits.values())).items)
@@ -169,10 +168,6 @@ class ShardTask:
                 "the cluster"
             )
         return extraction
-
-
-# Header of an extraction -> what this worker process has loaded for it; at most one entry.
-_WORKER_CACHE: dict[str, Extraction] = {}
 
 
 def prepare_extraction(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from criticalmass.errors import CriticalMassError, unknown_name
@@ -154,3 +156,22 @@ def choice_option(spec: Spec, key: str, default: str, allowed: Collection[str]) 
     if value not in allowed:
         raise unknown_name(f"{key} of {spec.text!r}:", value, allowed)
     return value
+
+
+def missing_path(path: Path, kind: str = "file") -> CriticalMassError:
+    """Make the error for a file or folder that does not exist, with a did-you-mean.
+
+    Parameters
+    ----------
+    path: as the user gave it.
+    kind: ``"file"`` or ``"folder"``.
+    """
+    text = f"no {kind} {str(path)!r}"
+    if path.exists():
+        return CriticalMassError(f"{text}: it is a {'folder' if path.is_dir() else 'file'}")
+    if not path.parent.is_dir():
+        return CriticalMassError(f"{text}: there is no folder {str(path.parent)!r}")
+    names = [entry.name for entry in path.parent.iterdir()]
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    hint = f"; did you mean {str(path.parent / close[0])!r}?" if close else ""
+    return CriticalMassError(f"{text}{hint}")

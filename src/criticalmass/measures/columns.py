@@ -5,10 +5,10 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.compilation import njit
 from criticalmass.core.threads import thread_count
 from criticalmass.measures.scaling import Scaling
 
@@ -74,7 +74,7 @@ def standardised_columns(
             job.result()
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _take_columns(
     block: NDArray[np.float32], columns: NDArray[np.intp], out: NDArray[np.float32]
 ) -> None:
@@ -84,7 +84,7 @@ def _take_columns(
             out[i, j] = block[i, np.uint64(columns[j])]
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _widen_columns(
     block: NDArray[np.uint16], columns: NDArray[np.intp], out: NDArray[np.uint32]
 ) -> None:
@@ -96,7 +96,7 @@ def _widen_columns(
             out[i, j] = sign | ((bits & np.uint32(0x7FFF)) << np.uint32(13))
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _shift_and_scale(out: Any, mean: Any, factor: Any, rebias: Any) -> None:
     # The mean is subtracted before scaling, so a column far from zero keeps its digits.
     for i in range(out.shape[0]):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from criticalmass.core.compilation import njit
 
 _GROUP = 32
 _LARGEST = np.finfo(np.float32).max
 
 
-@numba.njit(cache=True, fastmath={"reassoc", "nnan", "ninf", "nsz"}, boundscheck=False)
+@njit(fastmath={"reassoc", "nnan", "ninf", "nsz"}, boundscheck=False)
 def update_nearest(
     dots: NDArray[np.floating],
     offsets: NDArray[np.floating],
@@ -61,7 +62,7 @@ def update_nearest(
                     row_ids[slot] = ids[start + i]
 
 
-@numba.njit(cache=True)
+@njit()
 def majority_vote(
     neighbours: NDArray[np.int32], n_classes: int, out: NDArray[np.unsignedinteger]
 ) -> None:

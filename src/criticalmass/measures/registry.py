@@ -12,6 +12,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from criticalmass.errors import unknown_name
+from criticalmass.measures.flops import (
+    closed_form_flops,
+    iterative_flops,
+    moment_flops,
+    neighbour_flops,
+    singular_value_flops,
+)
 from criticalmass.measures.memory import LayerSizes, workspace_bytes
 from criticalmass.measures.protocol import VALIDATION_SEED, VALIDATION_SHARE
 
@@ -23,6 +30,8 @@ if TYPE_CHECKING:
     Similarity = Callable[[SimilarityTask], SimilarityScores]
 
 PROBE_LABEL = "accuracy on held-out data"
+# With fewer, the 10 nearest neighbours of a sample are all others, in every subset.
+_MIN_NEIGHBOUR_SAMPLES = 12
 _IDENTITY = ("model", "layer", "dataset", "split", "selector", "seed", "n_kept", "measure")
 
 
@@ -44,11 +53,13 @@ class Measure:
     settings: returns the rest of the protocol, JSON-able; loads the measure's module.
     version: raised when the code changes, so that old values are computed again.
     memory: bytes of the workspace as a function of `LayerSizes`, or ``"module:function"``.
+    flops: floating-point operations of a sweep as a function of `LayerSizes`.
     min_test_samples: fewest test samples that have a value.
     one_order_per_job: whether a job takes one order at a time: because an order takes long, or
         because the randomness of the probe must depend on that order's seed alone.
     full_value_is_shared: whether the whole layer has the same value whatever the order.
     every_size: whether all prefixes of an order cost no more than one.
+    is_slow: whether a fit takes so long that the tables of a study do not fit it again.
     law: the law that predicts its curve, from which `shrink` starts its search; None: no law.
     query_score: the score of the stored vectors that a query finds, by which `shrink` evaluates
         a retrieval measure; None: `shrink` calls ``function``.
@@ -65,10 +76,12 @@ class Measure:
     settings: Callable[[], Mapping[str, Any]] = dict
     version: int = 1
     memory: str | Callable[[LayerSizes], int] = workspace_bytes
+    flops: Callable[[LayerSizes], float] = moment_flops
     min_test_samples: int = 1
     one_order_per_job: bool = False
     full_value_is_shared: bool = True
     every_size: bool = False
+    is_slow: bool = False
     law: Literal["cka", "ridge"] | None = None
     query_score: Literal["ndcg", "recall"] | None = None
 
@@ -125,10 +138,7 @@ def identity(
 def _logistic() -> dict[str, Any]:
     from criticalmass.measures.logistic.probe import LogisticProtocol
 
-    protocol = asdict(LogisticProtocol())
-    # The device does not change the value: a run can be continued on another machine.
-    del protocol["device"]
-    return {**protocol, **_validation()}
+    return {**asdict(LogisticProtocol()), **_validation()}
 
 
 def _closed_form() -> dict[str, Any]:
@@ -182,6 +192,7 @@ _ALL = (
         plural="Logistic probes",
         settings=_logistic,
         memory="measures.logistic.memory:logistic_bytes",
+        flops=partial(iterative_flops, passes=40),
         one_order_per_job=True,
         law="ridge",
     ),
@@ -193,6 +204,7 @@ _ALL = (
         plural="Ridge probes",
         settings=_closed_form,
         memory=partial(workspace_bytes, n_squares=6),
+        flops=closed_form_flops,
         law="ridge",
     ),
     Measure(
@@ -203,6 +215,7 @@ _ALL = (
         plural="Linear discriminant probes",
         settings=_closed_form,
         memory=partial(workspace_bytes, n_squares=6),
+        flops=closed_form_flops,
         law="ridge",
     ),
     Measure(
@@ -212,6 +225,7 @@ _ALL = (
         description="nearest neighbours, scored by accuracy on the test split",
         plural="Nearest-neighbour classifiers",
         settings=_knn,
+        flops=partial(neighbour_flops, in_train=True),
         law="ridge",
     ),
     Measure(
@@ -220,6 +234,7 @@ _ALL = (
         function="measures.probes.knn:centroid",
         description="nearest class centroid, scored by accuracy on the test split",
         plural="Nearest-centroid classifiers",
+        flops=partial(iterative_flops, passes=1),
         law="ridge",
     ),
     Measure(
@@ -231,8 +246,10 @@ _ALL = (
         plural="Linear probes trained by gradient descent",
         settings=_sgd,
         memory="measures.probes.sgd:workspace",
+        flops=partial(iterative_flops, passes=100),
         one_order_per_job=True,
         full_value_is_shared=False,
+        is_slow=True,
         law="ridge",
     ),
     Measure(
@@ -272,6 +289,7 @@ _ALL = (
         quantity="Procrustes similarity to the whole layer",
         settings=_jackknife,
         memory=partial(workspace_bytes, n_squares=8),
+        flops=singular_value_flops,
         min_test_samples=4,
     ),
     Measure(
@@ -284,7 +302,8 @@ _ALL = (
         label="nearest neighbours shared with the whole layer",
         quantity="nearest neighbours in the whole layer",
         settings=partial(_neighbours, "euclidean"),
-        min_test_samples=2,
+        flops=partial(neighbour_flops, in_train=False),
+        min_test_samples=_MIN_NEIGHBOUR_SAMPLES,
     ),
     Measure(
         name="retrieval",
@@ -297,7 +316,8 @@ _ALL = (
         quantity="retrieval quality (nDCG@10)",
         value_name="nDCG@10 of retrieval",
         settings=partial(_neighbours, "cosine", gains="linear"),
-        min_test_samples=2,
+        flops=partial(neighbour_flops, in_train=False),
+        min_test_samples=_MIN_NEIGHBOUR_SAMPLES,
         query_score="ndcg",
     ),
     Measure(
@@ -311,7 +331,8 @@ _ALL = (
         quantity="ten nearest vectors that the whole layer retrieves",
         value_name="recall@10 of retrieval",
         settings=partial(_neighbours, "cosine"),
-        min_test_samples=2,
+        flops=partial(neighbour_flops, in_train=False),
+        min_test_samples=_MIN_NEIGHBOUR_SAMPLES,
         query_score="recall",
     ),
 )

@@ -27,7 +27,7 @@ from criticalmass.reporting.explanation import (
 )
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
-from criticalmass.theory.degrees_of_freedom import degrees_of_freedom, full_penalty
+from criticalmass.theory.degrees_of_freedom import degrees_of_freedom
 from criticalmass.theory.prediction import Prediction, ridge_curve
 from criticalmass.theory.prediction_check import compare_critical_masses, residuals
 from criticalmass.theory.prediction_file import (
@@ -78,8 +78,8 @@ def explain(
 
     Raises
     ------
-    CriticalMassError: if layer, deltas, seeds or level is invalid.
-    StoreError: if the store has no split ``test``.
+    CriticalMassError: if layer, deltas, seeds or level is invalid, or all neurons are constant.
+    StoreError: if the store has no split ``test``, or it has fewer than 2 samples.
     RunError: if the run was measured on other features.
     """
     started = time.perf_counter()
@@ -145,6 +145,11 @@ def _predict(
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(1) as executor:
         basis_future = None if system is None else executor.submit(decompose, *system)
         test_moments = moments(test_rows)
+        if not np.diagonal(test_moments.scatter).any():
+            raise CriticalMassError(
+                f"every neuron of layer {layer!r} is constant on the split 'test' of "
+                f"{str(store.path)!r}, so there is nothing to predict; choose another layer"
+            )
         basis = None if basis_future is None else basis_future.result()
         prediction_future = executor.submit(
             predict_from_moments,
@@ -165,7 +170,7 @@ def _resolve_layer(store: FeatureStore, layer: str | None) -> str:
 
     Raises
     ------
-    StoreError: if the store has no split ``test``.
+    StoreError: if the store has no split ``test``, or it has fewer than 2 samples.
     CriticalMassError: if the store does not have the layer, or no layer is given and it has
         several.
     """
@@ -173,6 +178,12 @@ def _resolve_layer(store: FeatureStore, layer: str | None) -> str:
         raise StoreError(
             f"{str(store.path)!r} has no split 'test', only {', '.join(store.splits) or 'none'}; "
             "CKA is predicted for the test split: import the features with one"
+        )
+    n_test = store.labels("test").size
+    if n_test < 2:
+        raise StoreError(
+            f"the split 'test' of {str(store.path)!r} has {n_test} sample, and explain needs at "
+            "least 2; import or extract more test samples"
         )
     if layer is None:
         layer = "penultimate" if "penultimate" in store.layers else store.layers[0]
@@ -312,7 +323,7 @@ def _task_requirement(
         return None
     mass, _, _ = curve.critical_mass(TASK_DELTA, n_seeds, level)
     l2 = float(curve.l2[np.searchsorted(curve.sizes, mass)])
-    mu = float(full_penalty(basis.eigenvalues, [mass], l2)[0])
+    mu = basis.full_penalty(mass, l2)
     freedom = degrees_of_freedom(basis.eigenvalues, mu)
     # With twice as many neurons and every eigenvalue doubled, the same head needs k' neurons:
     # k' = sum (2e + l2)/(2e + 2mu) + d l2/(2mu) = k + l2/(2mu) df(mu).

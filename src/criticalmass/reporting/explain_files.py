@@ -51,22 +51,18 @@ def write_explanation(explanation: Explanation, folder: Path) -> None:
 def _draw_figures(explanation: Explanation) -> dict[str, Figure]:
     """Draw the spectrum, the predicted curves and, with a run, the measured ones."""
     from criticalmass.reporting.figures import predictions
-    from criticalmass.reporting.figures.style import new_axes
+    from criticalmass.reporting.figures.draw import draw_alone
 
-    figures = {}
-    figures["spectrum"], ax = new_axes()
-    predictions.spectrum(explanation.spectrum, ax)
-    compared = explanation.compared
+    plots = {"spectrum": predictions.spectrum_plot(explanation.spectrum)}
+    curves, compared = explanation.curves, explanation.compared
     for curve in explanation.prediction.curves:
         measure = curve.measure
-        figures[measure], ax = new_axes()
         if compared is None or not (compared["measure"] == measure).any():
-            predictions.predicted_curve(explanation.curves, ax, measure=measure)
+            plots[measure] = predictions.prediction_plot(curves, measure)
             continue
-        predictions.predicted_over_measured(explanation.curves, compared, ax, measure=measure)
-        figures[f"{measure}-residual"], ax = new_axes()
-        predictions.residual_against_fraction(compared, ax, measure=measure)
-    return figures
+        plots[measure] = predictions.comparison_plot(curves, compared, measure)
+        plots[f"{measure}-residual"] = predictions.residual_plot(compared, measure)
+    return {name: draw_alone(plot) for name, plot in plots.items()}
 
 
 def _write_csv(table: pd.DataFrame, file: BinaryIO) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from criticalmass.analysis.columns import CurveKey
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.reporting.formatting import MISSING, decimal, integer, is_missing
-from criticalmass.storage.files import scratch_path
+from criticalmass.storage.files import write_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,21 +62,19 @@ def write_table(
     else:
         content = as_bytes(frame, form)
     if out is not None:
-        target = Path(out)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = scratch_path(target)
-        scratch.write_bytes(content)
-        os.replace(scratch, target)
-    elif form == "parquet":
-        if sys.stdout.isatty():
+        write_bytes(Path(out), content)
+    elif form == "table":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        if form == "parquet" and sys.stdout.isatty():
             raise CriticalMassError(
                 "--format parquet is binary; name a file with --out or redirect the output"
             )
+        # What a program reads is UTF-8, whatever the encoding of the terminal.
+        sys.stdout.flush()
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
-    else:
-        sys.stdout.write(content.decode())
-        sys.stdout.flush()
 
 
 def as_bytes(frame: pd.DataFrame, form: str) -> bytes:
@@ -141,7 +139,8 @@ def redundancy_view(table: pd.DataFrame, curves: pd.DataFrame | None = None) -> 
 
     Parameters
     ----------
-    table: rows of `criticalmass.redundancy`.
+    table: rows of `criticalmass.redundancy`; the accuracy of the largest class is shown if it is
+        at least half of a whole layer's.
     curves: rows of `criticalmass.curves`, for the sparklines; none by default.
 
     Returns
@@ -160,6 +159,8 @@ def redundancy_view(table: pd.DataFrame, curves: pd.DataFrame | None = None) -> 
         view["level"] = level_texts(table)
     view["delta"] = [f"{delta:.3f}".rstrip("0").ljust(4, "0") for delta in table["delta"]]
     view["whole layer"] = [decimal(value, 3) for value in table["value_full"]]
+    if "majority_accuracy" in table and _is_majority_close(table):
+        view["majority class"] = [decimal(value, 3) for value in table["majority_accuracy"]]
     view["neurons"] = [integer(value) for value in table["n_neurons"]]
     view["k*"] = intervals(
         _critical_masses(table),
@@ -222,6 +223,11 @@ def _worst_text(row: Mapping[str, Any]) -> str:
     if is_missing(row["worst_ratio"]):
         return ""
     return f"{row['worst_selector']} keeps {row['worst_ratio'] * 100:.0f} %"
+
+
+def _is_majority_close(table: pd.DataFrame) -> bool:
+    """Whether always answering the largest class has half of some whole layer's accuracy."""
+    return bool((2.0 * table["majority_accuracy"] >= table["value_full"]).fillna(False).any())
 
 
 def level_texts(table: pd.DataFrame) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from criticalmass.core.compilation import njit
 from criticalmass.core.moments import FloatArray, IndexArray
 from criticalmass.selectors.pivoting import TIE
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def greedy(matrix: FloatArray, scale: float, worst: bool) -> IndexArray:
     """Order neurons greedily by CKA(X_S, X) = ||C[S,:]||^2 / (||C[S,S]|| ||C||).
 

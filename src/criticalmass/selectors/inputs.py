@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from criticalmass.core.compute import DEFAULT_COMPUTE, Compute
 from criticalmass.core.moments import FloatArray, IntArray, Moments, moments
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
@@ -37,6 +38,7 @@ class SelectorInput:
     n_classes: number of classes; 0 takes it from the labels.
     validation: (n_train,) bool, training rows on which the probe's penalty is chosen.
     known_moments: moments to use instead of computing those of ``rows``.
+    compute: threads, device, memory and workers of the moments and the probe.
     """
 
     n_neurons: int
@@ -45,6 +47,7 @@ class SelectorInput:
     n_classes: int = 0
     validation: npt.NDArray[np.bool_] | None = None
     known_moments: Moments | None = None
+    compute: Compute = DEFAULT_COMPUTE
 
     @cached_property
     def moments(self) -> Moments:
@@ -60,7 +63,12 @@ class SelectorInput:
             raise CriticalMassError(
                 "this selector needs the layer's moments; give Moments or SelectorInput(rows=...)"
             )
-        return moments(self.rows, self.labels, n_classes=self._n_classes or None)
+        return moments(
+            self.rows,
+            self.labels,
+            n_classes=self._n_classes or None,
+            executor=self.compute.executor,
+        )
 
     @property
     def class_offsets(self) -> tuple[IntArray, FloatArray]:
@@ -110,6 +118,7 @@ class SelectorInput:
             orders=np.arange(self.n_neurons, dtype=np.intp)[None],
             sizes=(self.n_neurons,),
             validation=no_validation if self.validation is None else self.validation,
+            compute=self.compute,
         )
         heads = logistic(task).heads
         if heads is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from criticalmass.analysis.constant_answer import ConstantAnswer
 from criticalmass.measures.probes.task import LinearHead
 from criticalmass.measures.registry import measure_value_name
 from criticalmass.shrinking.candidates import Candidate, Goal
@@ -145,7 +145,7 @@ def _record(decision: Decision, subset: _KeptSubset) -> dict[str, Any]:
         "class_names": list(parts.class_names),
         "n_classes": len(parts.class_names),
         "promise": _promise(goal, subset),
-        "measured": _measured(parts.class_names, goal, subset),
+        "measured": _measured(parts, goal, subset),
         "parts": parts.sizes(),
         "n_candidates": len(decision.candidates),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -171,12 +171,18 @@ def _promise(goal: Goal, subset: _KeptSubset) -> dict[str, Any]:
     }
 
 
-def _measured(class_names: Sequence[str], goal: Goal, subset: _KeptSubset) -> dict[str, Any]:
+def _measured(parts: DataParts, goal: Goal, subset: _KeptSubset) -> dict[str, Any]:
     scores, index = subset.scores, subset.index
     value, full = float(scores.values[index]), scores.value_full
     measured: dict[str, Any] = {"value": value, "value_full": full, "ratio": value / full}
     if isinstance(scores, PairedCorrect):
         bounds = scores.class_bounds(index, goal.level)
+        constant = ConstantAnswer.best(scores.labels)
+        measured["majority"] = {
+            "class": parts.class_names[constant.class_id],
+            "accuracy": constant.accuracy,
+            "p_value": constant.p_value(scores.correct_full, scores.labels),
+        }
         measured["classes"] = [
             {
                 "name": name,
@@ -187,7 +193,7 @@ def _measured(class_names: Sequence[str], goal: Goal, subset: _KeptSubset) -> di
                 "drop_bound": float(bound),
             }
             for name, pairs, bound in zip(
-                class_names, scores.class_pairs(index), bounds, strict=True
+                parts.class_names, scores.class_pairs(index), bounds, strict=True
             )
             if pairs.n
         ]

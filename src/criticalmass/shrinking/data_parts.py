@@ -1,4 +1,7 @@
-"""The parts of the data: rows to fit probes on, rows to select on, and rows to test on."""
+"""The parts of the data: rows to fit probes on, rows to select on, and rows to test on.
+
+Parts that are too small for a measure are refused here, in terms of the user's samples.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from numpy.typing import NDArray
 from criticalmass.core.rows import RowSubset
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.measures.protocol import validation_rows
+from criticalmass.measures.registry import MEASURES
 from criticalmass.shrinking.probe_evaluator import LabelledRows
-from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.class_counts import describe_classes, report_classes
+from criticalmass.storage.features import UNLABELLED, FeatureStore
 
 # Enough rows to compare candidates; the certified probes are trained on every training row.
 _MAX_FIT_ROWS, _MAX_SELECTION_ROWS = 20_000, 10_000
@@ -32,6 +37,7 @@ class DataParts:
     train: all training rows.
     test: the test split, which takes no part in any choice.
     class_names: by class id; empty without labels.
+    path: the folder of the store, for messages.
     """
 
     layer: str
@@ -41,6 +47,7 @@ class DataParts:
     train: LabelledRows
     test: LabelledRows
     class_names: tuple[str, ...]
+    path: str
 
     @property
     def n_neurons(self) -> int:
@@ -61,6 +68,9 @@ class DataParts:
 def split_data(store: FeatureStore, layer: str | None) -> DataParts:
     """Split a layer of a store into its parts. Rows are chosen with the fixed seed 1.
 
+    The selection part has a quarter of the training rows of each class, or of all training rows
+    if no class has two.
+
     Parameters
     ----------
     store: has the splits "train" and "test".
@@ -80,6 +90,8 @@ def split_data(store: FeatureStore, layer: str | None) -> DataParts:
     name = _resolve_layer(store, layer)
     rows, labels = store.features("train", name), store.labels("train")
     in_selection = validation_rows(labels, _SELECTION_SHARE, _SEED)
+    if not in_selection.any():
+        in_selection = validation_rows(np.zeros_like(labels), _SELECTION_SHARE, _SEED)
     rng = np.random.default_rng(_SEED)
     pool = np.flatnonzero(~in_selection)
     fit = sample_indices(pool, _MAX_FIT_ROWS, rng)
@@ -92,7 +104,77 @@ def split_data(store: FeatureStore, layer: str | None) -> DataParts:
         train=LabelledRows(rows, labels),
         test=LabelledRows(store.features("test", name), store.labels("test")),
         class_names=store.class_names,
+        path=str(store.path),
     )
+
+
+def check_parts(parts: DataParts, measure: str, *, uses_labels: bool) -> None:
+    """Check that a measure can be computed on the parts; report classes that lack samples.
+
+    Parameters
+    ----------
+    parts: the parts of the data.
+    measure: name of the measure.
+    uses_labels: whether its values depend on the labels.
+
+    Raises
+    ------
+    CriticalMassError: for too few classes, or too few samples in a part.
+    """
+    if uses_labels:
+        _check_classes(parts, measure)
+    entry, sizes = MEASURES[measure], parts.sizes()
+    n_train, fewest = sizes["train"], entry.min_test_samples
+    if entry.query_score is not None:
+        n_stored = n_train - int(parts.selection.labels.size)
+        if n_stored < fewest or not sizes["selected"]:
+            raise CriticalMassError(
+                f"measure={measure!r} compares the nearest of at least {fewest} training samples, "
+                f"for queries from others; training samples in {parts.path!r}: {n_train}; give at "
+                f"least {2 * fewest}"
+            )
+    elif not entry.is_probe and min(sizes["certified"], sizes["selected"]) < fewest:
+        if sizes["certified"] < fewest:
+            raise CriticalMassError(
+                f"measure={measure!r} needs at least {fewest} test samples; the split 'test' of "
+                f"{parts.path!r} has {sizes['certified']}"
+            )
+        # Of two or more samples of a class at least a fifth is in the selection part.
+        raise CriticalMassError(
+            f"measure={measure!r} compares candidates on about a quarter of the training samples, "
+            f"at least {fewest}; of the {n_train} in the split 'train' of {parts.path!r} that is "
+            f"{sizes['selected']}; give at least {5 * fewest}, two or more of each class"
+        )
+
+
+def _check_classes(parts: DataParts, measure: str) -> None:
+    """Check that a measure of labels has a value above 0; report classes that lack samples."""
+    names, train, tested = parts.class_names, parts.train.labels, np.unique(parts.test.labels)
+    label_free = "use measure='retrieval' or 'cka', which need no labels"
+    if MEASURES[measure].query_score is not None:
+        label_free = "use relevance='neighbours', which needs no labels"
+    present = np.unique(train)
+    if present.size < 2:
+        classes = f"only class {names[present[0]]!r}" if len(names) > 1 else "1 class"
+        classes = "no labels" if names == UNLABELLED else classes
+        raise CriticalMassError(
+            f"measure={measure!r} needs training samples of at least 2 classes; the split 'train' "
+            f"of {parts.path!r} has {classes}; {label_free}"
+        )
+    if not np.isin(tested, present).any():
+        raise CriticalMassError(
+            f"no class of the split 'test' of {parts.path!r} has a training sample (it has "
+            f"{tested.size}, e.g. {names[tested[0]]!r}), so measure={measure!r} is 0 on the whole "
+            f"layer; give both splits the same classes, or {label_free}"
+        )
+    if present.size == train.size:
+        raise CriticalMassError(
+            f"each class in the split 'train' of {parts.path!r} has a single sample, but shrink "
+            "compares candidates on other training samples of a class than it fits them on; give "
+            f"some classes two or more, or {label_free}"
+        )
+    labels = {"train": train, "test": parts.test.labels}
+    report_classes(parts.path, describe_classes(labels, names))
 
 
 def _resolve_layer(store: FeatureStore, layer: str | None) -> str:

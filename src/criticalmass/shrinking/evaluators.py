@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from criticalmass.core.compute import DEFAULT_COMPUTE, Compute
 from criticalmass.core.rows import RowSubset
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.measures.registry import MEASURES
@@ -47,7 +48,12 @@ def check_measure(measure: str) -> None:
 
 
 def make_evaluator(
-    measure: str, parts: DataParts, *, certifying: bool, relevance: Relevance = "neighbours"
+    measure: str,
+    parts: DataParts,
+    *,
+    certifying: bool,
+    relevance: Relevance = "neighbours",
+    compute: Compute = DEFAULT_COMPUTE,
 ) -> Evaluator:
     """Return the evaluator of a measure.
 
@@ -58,20 +64,11 @@ def make_evaluator(
     certifying: whether it scores on the test split (training on all training rows) or on the
         selection part.
     relevance: what is relevant to a query; for retrieval measures.
-
-    Raises
-    ------
-    CriticalMassError: for a probe on data of fewer than two classes.
+    compute: threads, device and memory of the fits.
     """
-    check_measure(measure)
     train, held_out = (parts.train, parts.test) if certifying else (parts.fit, parts.selection)
-    if MEASURES[measure].needs_labels and len(parts.class_names) < 2:
-        raise CriticalMassError(
-            f"measure={measure!r} needs labels of at least 2 classes but the store has "
-            f"{len(parts.class_names)}; use measure='retrieval' or 'cka'"
-        )
     if MEASURES[measure].is_probe:
-        return ProbeEvaluator(measure, train, held_out, len(parts.class_names))
+        return ProbeEvaluator(measure, train, held_out, len(parts.class_names), compute)
     if MEASURES[measure].query_score is not None:
         max_queries = _MAX_TEST_QUERIES if certifying else _MAX_SELECTION_QUERIES
         corpus = parts.train if certifying else parts.fit_pool

@@ -25,7 +25,7 @@ def summarise(record: Mapping[str, Any]) -> str:
         return (
             f"Nothing smaller is safe: no tested subset of the {record['n_neurons']:,} neurons "
             f"keeps {share} of the {record['value_name']} with {promise['level']:.0%} confidence"
-            f"{_limits(record)}. All neurons are kept."
+            f"{_limits(record)}. All neurons are kept.{_majority_sentence(record)}"
         )
     classes = ""
     if promise["worst_class_drop"] is not None:
@@ -36,7 +36,25 @@ def summarise(record: Mapping[str, Any]) -> str:
         f"{record['bytes_full']:,} bytes per vector). With {promise['level']:.0%} confidence, at "
         f"least {share} of the {record['value_name']} is kept{classes}. Measured on "
         f"{record['n_judged']:,} held-out samples: {measured['ratio']:.4f} is kept (lower "
-        f"confidence bound {promise['ratio_bound']:.4f})."
+        f"confidence bound {promise['ratio_bound']:.4f}).{_majority_sentence(record)}"
+    )
+
+
+def is_useless(record: Mapping[str, Any]) -> bool:
+    """Whether the whole layer is not significantly more accurate than a constant answer."""
+    majority = record["measured"].get("majority")
+    return majority is not None and majority["p_value"] > 1.0 - record["promise"]["level"]
+
+
+def _majority_sentence(record: Mapping[str, Any]) -> str:
+    """Say that the whole layer is no better than a constant answer; empty if it is better."""
+    if not is_useless(record):
+        return ""
+    majority, full = record["measured"]["majority"], record["measured"]["value_full"]
+    return (
+        f" But the {record['value_name']} of the whole layer, {full:.4f}, is not significantly "
+        f"above that of always answering the largest class, {majority['accuracy']:.4f}: what is "
+        "kept needs no neurons."
     )
 
 
@@ -63,7 +81,7 @@ def format_model_card(slim: SlimModel, tests: pd.DataFrame) -> str:
         summarise(record),
         _subset_section(record),
         _promise_section(record),
-        "## Measured on the test split\n\n" + _test_table(tests),
+        "## Measured on the test split\n\n" + _reference_lines(record) + _test_table(tests),
         _class_section(record),
         _order_section(record),
         _untested_section(record),
@@ -103,6 +121,21 @@ def _promise_section(record: Mapping[str, Any]) -> str:
         "were tested from the largest to the smallest, in a sequence fixed beforehand, up to the "
         "first failure."
     )
+
+
+def _reference_lines(record: Mapping[str, Any]) -> str:
+    """State the values to compare with: the whole layer's, and that of a constant answer."""
+    measured = record["measured"]
+    lines = [f"- whole layer: {measured['value_full']:.4f}"]
+    if "majority" in measured:
+        majority = measured["majority"]
+        lines.append(
+            f"- always answering the largest class of the test split, "
+            f"{_escape(majority['class'])}: {majority['accuracy']:.4f} (p = "
+            f"{majority['p_value']:.2g} that the whole layer is no better)"
+        )
+        lines.append(f"- chance among {record['n_classes']} classes: {1 / record['n_classes']:.4f}")
+    return "\n".join(lines) + "\n\n"
 
 
 def _class_section(record: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
+from criticalmass.core.compute import DEFAULT_COMPUTE, Compute
 from criticalmass.core.rows import Rows
 from criticalmass.measures.probes.task import LinearHead, ProbeTask
 from criticalmass.measures.protocol import validation_rows
@@ -202,12 +203,14 @@ class ProbeEvaluator:
     train: samples that the probe is trained on.
     held_out: samples that it is scored on.
     n_classes: number of classes.
+    compute: threads, device and memory of the fits.
     """
 
     measure: str
     train: LabelledRows
     held_out: LabelledRows
     n_classes: int
+    compute: Compute = DEFAULT_COMPUTE
 
     @cached_property
     def correct_full(self) -> NDArray[np.bool_]:
@@ -239,6 +242,7 @@ class ProbeEvaluator:
             orders=order[None],
             sizes=sizes,
             validation=validation_rows(self.train.labels),
+            compute=self.compute,
         )
         scores = get_probe(self.measure)(task)
         correct = np.equal(scores.predictions[0], self.held_out.labels)

@@ -12,21 +12,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from criticalmass.core.arguments import validate_arguments
+from criticalmass.core.compute import DEFAULT_COMPUTE, Compute
+from criticalmass.core.progress import warn_user
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.protocol import validation_rows
-from criticalmass.measures.registry import MEASURES
+from criticalmass.measures.registry import MEASURES, measure_value_name
 from criticalmass.selectors.inputs import SelectorInput
 from criticalmass.selectors.registry import select, selector_info
 from criticalmass.shrinking.assemble import Decision, assemble_slim_model
 from criticalmass.shrinking.candidates import Goal, predict_size, rank_candidates
 from criticalmass.shrinking.certify import certify, tabulate_tests
 from criticalmass.shrinking.codec import check_precision
-from criticalmass.shrinking.data_parts import DataParts, split_data
+from criticalmass.shrinking.data_parts import DataParts, check_parts, split_data
 from criticalmass.shrinking.evaluators import check_measure, check_relevance, make_evaluator
-from criticalmass.shrinking.model_card import format_model_card, summarise
+from criticalmass.shrinking.model_card import format_model_card, is_useless, summarise
 from criticalmass.shrinking.probe_evaluator import IndexArray
 from criticalmass.shrinking.slim_model import SlimModel
 from criticalmass.storage.features import FeatureStore
@@ -135,7 +138,8 @@ def shrink(
 
     Raises
     ------
-    CriticalMassError: if a share, level, budget or name is invalid, or labels are missing.
+    CriticalMassError: if a share, level, budget or name is invalid, labels are missing, a split
+        has too few samples, or the whole layer has the value 0.
     StoreError: if the store lacks a split or is damaged.
 
     Notes
@@ -150,16 +154,32 @@ def shrink(
     relevant = check_relevance(relevance, measure)
     features = FeatureStore.open(store)
     parts = split_data(features, layer)
-    orders = make_orders(parts, selectors, seed)
-    on_selection = make_evaluator(measure, parts, certifying=False, relevance=relevant)
+    uses_labels = MEASURES[measure].needs_labels or relevant == "labels"
+    check_parts(parts, measure, uses_labels=uses_labels)
+    compute = Compute()
+    orders = make_orders(parts, selectors, seed, compute)
+    on_selection = make_evaluator(
+        measure, parts, certifying=False, relevance=relevant, compute=compute
+    )
     expected = predict_size(measure, parts, keep)
     candidates = rank_candidates(on_selection, orders, precisions, goal, expected=expected)
-    on_test = make_evaluator(measure, parts, certifying=True, relevance=relevant)
+    on_test = make_evaluator(measure, parts, certifying=True, relevance=relevant, compute=compute)
     certificate = certify(on_test, candidates[0], goal)
+    if not certificate.scores.value_full > 0.0:
+        raise CriticalMassError(
+            f"the {measure_value_name(measure)} of the whole layer is 0 on the test samples of "
+            f"{parts.path!r}, so no share of it can be kept; check that the labels of both splits "
+            "mean the same, or use measure='cka', which needs no labels"
+        )
     decision = Decision(features, parts, measure, goal, candidates, certificate)
     slim = assemble_slim_model(decision, on_test)
     tests = pd.DataFrame(tabulate_tests(certificate, goal))
     path = None if out is None else slim.save(out, format_model_card(slim, tests))
+    if is_useless(slim.record):
+        warn_user(
+            f"{parts.path}: the whole layer is not significantly more accurate by {measure} than "
+            "always answering the largest class of the test split"
+        )
     return ShrinkPlan(slim, decision.is_safe, summarise(slim.record), tests, path)
 
 
@@ -213,7 +233,10 @@ def _check_names(
 
 
 def make_orders(
-    parts: DataParts, selectors: Sequence[str] | None, seed: int
+    parts: DataParts,
+    selectors: Sequence[str] | None,
+    seed: int,
+    compute: Compute = DEFAULT_COMPUTE,
 ) -> dict[tuple[str, int], IndexArray]:
     """Apply selectors to the rows that candidates are fitted on.
 
@@ -222,12 +245,13 @@ def make_orders(
     parts: the parts of the data.
     selectors: names, or None for the default ones.
     seed: seed of random selectors.
+    compute: threads, device and memory of the moments and the probe.
 
     Returns
     -------
     (selector, seed) -> (n_neurons,) order. Projections have no order and are left out.
     """
-    is_labelled = len(parts.class_names) >= 2
+    is_labelled = np.unique(parts.fit.labels).size >= 2
     names = selectors or (_LABELLED_SELECTORS if is_labelled else _UNLABELLED_SELECTORS)
     labels = parts.fit.labels if is_labelled else None
     inputs = SelectorInput(
@@ -236,6 +260,7 @@ def make_orders(
         labels=labels,
         n_classes=len(parts.class_names),
         validation=None if labels is None else validation_rows(labels),
+        compute=compute,
     )
     orders = {}
     for name in dict.fromkeys(names):

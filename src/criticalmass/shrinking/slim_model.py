@@ -22,6 +22,7 @@ from criticalmass.measures.probes.task import LinearHead
 from criticalmass.shrinking.codec import Codec, bytes_per_vector
 from criticalmass.storage.files import (
     MANIFEST,
+    FolderKind,
     checked_path,
     read_manifest,
     write_array,
@@ -30,8 +31,7 @@ from criticalmass.storage.files import (
     write_manifest,
 )
 
-FORMAT = "criticalmass-slim"
-FORMAT_VERSION = 1
+SLIM_MODEL = FolderKind("criticalmass-slim", 1, "slim model", "shrink")
 _ARRAYS = ("indices", "offset", "step", "coef", "intercept", "classes")
 _CANDIDATES = "candidates.parquet"
 CARD = "README.md"
@@ -149,7 +149,7 @@ class SlimModel:
         files["candidates"] = {"path": _CANDIDATES, "sha256": digest}
         write_json(folder / "indices.json", {"indices": self.indices.tolist()})
         write_bytes(folder / CARD, card.encode())
-        header = {"format": FORMAT, "format_version": FORMAT_VERSION}
+        header = {"format": SLIM_MODEL.format, "format_version": SLIM_MODEL.newest}
         write_manifest(folder, {**header, **self.record, "files": files})
         return folder
 
@@ -164,7 +164,7 @@ class SlimModel:
         if isinstance(path, SlimModel):
             return path
         folder = Path(path)
-        manifest = read_manifest(folder, FORMAT, FORMAT_VERSION, "slim model")
+        manifest = read_manifest(folder, SLIM_MODEL)
         files = manifest.get("files")
         if not isinstance(files, dict) or "indices" not in files or "candidates" not in files:
             raise StoreError(

@@ -14,9 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import StoreError, unknown_name
-from criticalmass.storage.digests import file_digest
-from criticalmass.storage.files import checked_path, read_manifest
-from criticalmass.storage.linked_features import LinkedRows, link_changed_error, open_linked
+from criticalmass.storage.files import STORE, checked_path, read_manifest
+from criticalmass.storage.linked_features import (
+    LinkedRows,
+    check_link,
+    from_hard_link,
+    open_linked,
+)
 
 #: Class names of a dataset without labels.
 UNLABELLED = ("unlabelled",)
@@ -143,7 +147,8 @@ class FeatureStore:
         Parameters
         ----------
         path: the folder, or a store, which is returned.
-        verify: compare each file with its digest in the manifest.
+        verify: compare each file with its digest in the manifest; a linked file only if its time
+            has changed.
 
         Raises
         ------
@@ -153,42 +158,36 @@ class FeatureStore:
         if isinstance(path, FeatureStore):
             return path
         folder = Path(path)
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, STORE)
         if not manifest.get("complete"):
             raise StoreError(
                 f"the extraction in {str(folder)!r} is unfinished; "
                 "run the same extract again to continue it"
             )
-        store = cls(folder, manifest)
-        store._check_files(verify)
+        try:
+            if manifest["format_version"] == 2:
+                manifest = from_hard_link(folder, manifest)
+            store = cls(folder, manifest)
+            store._check_files(verify)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise StoreError(
+                f"the manifest of {str(folder)!r} lacks {error}; extract it again"
+            ) from error
         return store
 
     def _check_files(self, verify: bool) -> None:
-        # The splits of a linked store share one file, which is read once.
-        checks: dict[str, bool] = {}
-        try:
-            for split in self.manifest["splits"].values():
-                checked_path(self.path, split["labels"], verify=verify)
-                checked_path(self.path, split["ids"], verify=verify)
-            for layer in self.manifest["layers"].values():
-                if "norm_split" in layer:
-                    checked_path(self.path, layer["norms"], verify=verify)
-                for split in self.splits:
-                    for entry in layer["shards"][split]:
-                        self._check_shard(entry, verify, checks)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise StoreError(
-                f"the manifest of {str(self.path)!r} lacks {error}; extract it again"
-            ) from error
-
-    def _check_shard(self, entry: dict[str, Any], verify: bool, checks: dict[str, bool]) -> None:
-        if "linked" not in entry:
-            checked_path(self.path, entry, verify=verify)
-            return
-        checked_path(self.path, entry["index"], verify=verify)
-        path = checked_path(self.path, entry, verify=False)
-        if verify and not _is_intact(checks, entry, path):
-            raise link_changed_error(self.path, entry)
+        for split in self.manifest["splits"].values():
+            checked_path(self.path, split["labels"], verify=verify)
+            checked_path(self.path, split["ids"], verify=verify)
+        for layer in self.manifest["layers"].values():
+            if "norm_split" in layer:
+                checked_path(self.path, layer["norms"], verify=verify)
+            if "linked" in layer:
+                check_link(self.path, layer, verify=verify)
+                continue
+            for split in self.splits:
+                for entry in layer["shards"][split]:
+                    checked_path(self.path, entry, verify=verify)
 
     @property
     def model(self) -> str:
@@ -223,15 +222,14 @@ class FeatureStore:
         CriticalMassError: if there is no such split or layer.
         StoreError: if a shard is missing or its shape differs from the manifest.
         """
-        entries = self._layer(layer)["shards"][self._split(split)]
-        width = int(self._layer(layer)["shape"][0])
+        entry = self._layer(layer)
         shards: list[NDArray[Any] | LinkedRows] = []
-        for entry in entries:
-            if "linked" in entry:
-                shards.append(open_linked(self.path, entry, width))
-                continue
-            path = checked_path(self.path, entry, verify=False)
-            shards.append(_open_shard(path, (int(entry["rows"]), width)))
+        if "linked" in entry:
+            shards = [open_linked(self.path, entry, self._split(split))]
+        else:
+            for shard in entry["shards"][self._split(split)]:
+                path = checked_path(self.path, shard, verify=False)
+                shards.append(_open_shard(path, (int(shard["rows"]), int(entry["shape"][0]))))
         origin = (str(self.path.resolve()), split, layer)
         return Features(tuple(shards), self._scale(layer), origin)
 
@@ -262,11 +260,7 @@ class FeatureStore:
         """
         shards = self._layer(layer)["shards"]
         content = [
-            [
-                split,
-                [digest for e in shards[split] for digest in e.get("as_shards", [e["sha256"]])],
-                info["labels"]["sha256"],
-            ]
+            [split, [entry["sha256"] for entry in shards[split]], info["labels"]["sha256"]]
             for split, info in self.manifest["splits"].items()
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -286,13 +280,6 @@ class FeatureStore:
 def _open_features(path: str, split: str, layer: str) -> Features:
     """Open features without a check, because another process has verified them."""
     return FeatureStore.open(path, verify=False).features(split, layer)
-
-
-def _is_intact(checks: dict[str, bool], entry: dict[str, Any], path: Path) -> bool:
-    """Return whether a shared file has its digest; ``checks`` has the results by path."""
-    if entry["path"] not in checks:
-        checks[entry["path"]] = file_digest(path) == entry["sha256"]
-    return checks[entry["path"]]
 
 
 def _open_shard(path: Path, shape: tuple[int, int]) -> NDArray[Any]:

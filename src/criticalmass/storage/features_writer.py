@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +16,17 @@ from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.storage.digests import file_digest
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.files import (
-    FORMAT,
+    LINKED_VERSION,
     MANIFEST,
     PLAIN_VERSION,
+    STORE,
     read_manifest,
     resolve_inside,
     write_array,
     write_json,
     write_manifest,
 )
+from criticalmass.storage.linked_features import link_entry
 
 _CHUNK_ROWS = 1024
 
@@ -126,7 +129,7 @@ class StoreWriter:
         path = Path(out)
         shard_rows = shard_rows or cls.shard_rows
         if (path / MANIFEST).is_file():
-            manifest = read_manifest(path)
+            manifest = read_manifest(path, STORE)
             request = {**header, "shard_rows": shard_rows}
             differences = describe_differences(recorded_request(manifest), request)
             if differences:
@@ -139,7 +142,7 @@ class StoreWriter:
                 f"{str(path)!r} exists and is not a feature store; name another folder"
             )
         manifest = {
-            "format": FORMAT,
+            "format": STORE.format,
             "format_version": PLAIN_VERSION,
             "complete": False,
             **header,
@@ -234,6 +237,22 @@ class StoreWriter:
             entries[plan.index :] = [{"path": path, "rows": len(array), "sha256": digest}]
         self._save()
 
+    def link(
+        self, layer: str, matrix: np.memmap[Any, Any], rows: Mapping[str, NDArray[np.intp]]
+    ) -> None:
+        """Refer to a file of vectors instead of writing the shards of a layer.
+
+        Parameters
+        ----------
+        layer: the layer.
+        matrix: (n, n_neurons) memory map of the file, float32 or float16.
+        rows: split -> its rows, ascending.
+        """
+        shutil.rmtree(self.path / "features", ignore_errors=True)  # Of an interrupted copy.
+        entry = link_entry(self.path, matrix, rows, int(self.manifest["shard_rows"]))
+        self.manifest["layers"][layer].update(entry)
+        self.manifest["format_version"] = LINKED_VERSION
+
     def finish(self) -> FeatureStore:
         """Mark the store complete and open it."""
         if next(self.missing(), None) is not None:
@@ -281,7 +300,9 @@ def recorded_request(manifest: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("model", "dataset", "engine", "versions", "shard_rows")
     request = {key: manifest[key] for key in keys if key in manifest}
     request["layers"] = {
-        name: {key: value for key, value in entry.items() if key not in ("shards", "norms")}
+        name: {
+            key: value for key, value in entry.items() if key not in ("shards", "norms", "linked")
+        }
         for name, entry in manifest["layers"].items()
     }
     return request

@@ -10,21 +10,44 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.errors import StoreError
+from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.storage.digests import file_digest, verified, with_digest
 
 MANIFEST = "manifest.json"
-FORMAT = "criticalmass-features"
-FORMAT_VERSION = 2
-"""The newest version that is read."""
-PLAIN_VERSION, LINKED_VERSION = 1, 2
-"""The versions that are written. Stores of shards only stay readable by older versions."""
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """A kind of folder with a manifest.
+
+    Attributes
+    ----------
+    format: the entry ``format`` of its manifests.
+    newest: the newest version of that format that this package reads.
+    noun: what the folder is, for errors.
+    command: the command that makes one, for errors.
+    error: the exception to raise.
+    file: name of the manifest.
+    """
+
+    format: str
+    newest: int
+    noun: str
+    command: str
+    error: type[CriticalMassError] = StoreError
+    file: str = MANIFEST
+
+
+STORE = FolderKind("criticalmass-features", 3, "feature store", "extract or import")
+PLAIN_VERSION, LINKED_VERSION = 1, 3
+"""The versions of stores that are written. Stores without a link stay readable by version 0.1."""
 
 
 def scratch_path(path: Path, ending: str = "part") -> Path:
@@ -134,9 +157,9 @@ def write_json(path: Path, content: object, *, indent: int = 1, durable: bool = 
     return write_bytes(path, text.encode(), durable=durable)
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+def write_manifest(folder: Path, manifest: Mapping[str, Any], *, durable: bool = False) -> None:
     """Write the manifest of a folder, with its digest, atomically."""
-    write_json(folder / MANIFEST, with_digest(manifest))
+    write_json(folder / MANIFEST, with_digest(manifest), durable=durable)
 
 
 def resolve_inside(folder: Path, name: object) -> Path:
@@ -180,52 +203,49 @@ def checked_path(folder: Path, entry: Mapping[str, Any], *, verify: bool) -> Pat
     return path
 
 
-def read_manifest(
-    folder: Path,
-    kind: str = FORMAT,
-    newest: int = FORMAT_VERSION,
-    noun: str = "feature store",
-) -> dict[str, Any]:
-    """Read the manifest of a folder and check its format, version and digest.
+def is_kind(folder: Path, kind: FolderKind) -> bool:
+    """Return whether the manifest of a folder has the format of a kind; nothing else is checked."""
+    try:
+        manifest = json.loads((folder / kind.file).read_text(encoding="utf-8"))
+        return bool(manifest["format"] == kind.format)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
-    Parameters
-    ----------
-    folder: the folder.
-    kind: the format that the manifest must have.
-    newest: the newest version of that format that this package reads.
-    noun: what the folder is, for error messages.
+
+def read_manifest(folder: Path, kind: FolderKind) -> dict[str, Any]:
+    """Read the manifest of a folder and check its format, version and digest.
 
     Raises
     ------
-    StoreError: if there is no manifest, it is not JSON, damaged, or of another or newer format.
+    CriticalMassError: of the kind, if there is no manifest, it is not JSON, damaged, or of another
+        or newer format.
     """
-    path = folder / MANIFEST
+    path = folder / kind.file
     if not path.is_file():
-        raise StoreError(f"no {noun} at {str(folder)!r} (it has no {MANIFEST})")
+        raise kind.error(
+            f"no {kind.noun} at {str(folder)!r} (it has no {kind.file}); make one with: "
+            f"criticalmass {kind.command}"
+        )
+    again = f"restore it, or delete {str(folder)!r} and make it again: criticalmass {kind.command}"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StoreError(
-            f"{str(path)!r} is not readable JSON ({error}); delete {str(folder)!r} and make "
-            f"the {noun} again"
-        ) from error
-    if not isinstance(manifest, dict) or manifest.get("format") != kind:
-        raise StoreError(
-            f"{str(folder)!r} is not a {noun} (its manifest has another format); give the folder "
-            f"of a {noun}"
+    except (OSError, ValueError, RecursionError) as error:
+        raise kind.error(f"{str(path)!r} is not readable JSON ({error}); {again}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != kind.format:
+        raise kind.error(
+            f"{str(folder)!r} holds no {kind.noun} (its {kind.file} has another format); give "
+            "another folder"
         )
-    version = manifest.get("format_version")
+    # Manifests of runs call it "version".
+    version = manifest.get("format_version", manifest.get("version"))
     if not isinstance(version, int) or version < 1:
-        raise StoreError(f"{str(path)!r} has the format version {version!r}; make the {noun} again")
-    if version > newest:
-        raise StoreError(
+        raise kind.error(f"{str(path)!r} has the format version {version!r}; {again}")
+    if version > kind.newest:
+        raise kind.error(
             f"{str(folder)!r} has format version {version} but this criticalmass reads up to "
-            f"{newest}; update criticalmass"
+            f"{kind.newest}; update criticalmass"
         )
     content = verified(manifest)
     if content is None:
-        raise StoreError(
-            f"{str(path)!r} is damaged (its digest differs from its content); restore it, or "
-            f"delete {str(folder)!r} and make the {noun} again"
-        )
+        raise kind.error(f"{str(path)!r} is damaged (its digest differs from its content); {again}")
     return content

@@ -1,36 +1,27 @@
-"""Stores that link an existing file of vectors instead of copying it into shards.
+"""Stores that refer to an existing file of vectors instead of copying it into shards.
 
-The store's folder contains a hard link to the file. The link takes no space, remains if the
-original is deleted, and does not change if the original is replaced by a new file. It changes only
-if a program writes into the original file. The digest is checked when the store is opened, so such
-a change is noticed. An index file beside the link lists the rows of each split.
+The manifest names the file by its path, with its size, the time of its last change and the place
+of the matrix in it. An index file lists the rows of each split. The shards have no files, but the
+digests that their files would have: linked and copied features have the same digests, and one that
+has changed is noticed by them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.progress import write_line
 from criticalmass.errors import StoreError
-from criticalmass.storage.digests import file_digest
-from criticalmass.storage.files import (
-    FORMAT,
-    LINKED_VERSION,
-    checked_path,
-    scratch_path,
-    write_array,
-    write_json,
-    write_manifest,
-)
+from criticalmass.storage.files import checked_path, resolve_inside, write_array
 
 
 @dataclass(frozen=True)
@@ -67,166 +58,145 @@ class LinkedRows:
         return np.asarray(self.base[rows])
 
 
-def open_linked(folder: Path, entry: Mapping[str, Any], width: int) -> LinkedRows:
+def link_entry(
+    folder: Path, matrix: np.memmap[Any, Any], rows: Mapping[str, NDArray[np.intp]], shard_rows: int
+) -> dict[str, Any]:
+    """Write the index files of a link and return its entries of the layer in the manifest.
+
+    Parameters
+    ----------
+    folder: folder of the store.
+    matrix: (n, n_neurons) memory map of the file, float32 or float16.
+    rows: split -> its rows, ascending.
+    shard_rows: rows of a shard.
+    """
+    path = Path(str(matrix.filename)).resolve()
+    # Before the values are read: a later change of the file has another time.
+    stat = path.stat()
+    index, shards = {}, {}
+    for split, numbers in rows.items():
+        name = f"index/{split}.npy"
+        index[split] = {"path": name, "sha256": write_array(folder / name, numbers.astype("i8"))}
+        sizes = [len(numbers[at : at + shard_rows]) for at in range(0, len(numbers), shard_rows)]
+        digests = _shard_digests(LinkedRows(matrix, numbers), sizes)
+        shards[split] = [
+            {"rows": size, "sha256": digest} for size, digest in zip(sizes, digests, strict=True)
+        ]
+    linked = {
+        "path": str(path),
+        "size": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+        "offset": matrix.offset,
+        "dtype": matrix.dtype.name,
+        "rows": len(matrix),
+        "index": index,
+    }
+    return {"linked": linked, "shards": shards}
+
+
+def _shard_digests(rows: LinkedRows, sizes: Iterable[int]) -> Iterator[str]:
+    """Yield the digests that the files of shards of these sizes would have."""
+    for stop, size in zip(accumulate(sizes), sizes, strict=True):
+        buffer = io.BytesIO()
+        np.save(buffer, np.ascontiguousarray(rows[stop - size : stop]), allow_pickle=False)
+        yield hashlib.sha256(buffer.getbuffer()).hexdigest()
+
+
+def open_linked(folder: Path, layer: Mapping[str, Any], split: str) -> LinkedRows:
     """Open the rows of a split in a linked file.
 
     Parameters
     ----------
     folder: folder of the store.
-    entry: entry of the shard in the manifest, with ``linked`` (``offset`` in bytes, ``dtype``,
-        ``rows`` of the matrix) and ``index``.
-    width: number of neurons.
+    layer: the layer's entry of the manifest.
+    split: name of the split.
 
     Raises
     ------
     StoreError: if a file is missing or differs from the manifest.
     """
-    path = checked_path(folder, entry, verify=False)
-    index_path = checked_path(folder, entry["index"], verify=False)
-    link = entry["linked"]
-    dtype, n = np.dtype(link["dtype"]), int(link["rows"])
-    offset = int(link["offset"])
-    if dtype not in (np.dtype("float32"), np.dtype("float16")) or (
-        path.stat().st_size < offset + n * width * dtype.itemsize
-    ):
-        raise StoreError(
-            f"{str(path)!r} does not hold the {n} x {width} {dtype} of its manifest; "
-            "import it again"
-        )
+    link, width = layer["linked"], int(layer["shape"][0])
+    path = _linked_file(folder, link)
+    index_path = checked_path(folder, link["index"][split], verify=False)
+    dtype, n, offset = np.dtype(link["dtype"]), int(link["rows"]), int(link["offset"])
+    needed = offset + n * width * dtype.itemsize
+    if dtype not in (np.dtype("float32"), np.dtype("float16")) or path.stat().st_size < needed:
+        raise _changed_error(folder, link)
     index = np.load(index_path, mmap_mode="r", allow_pickle=False)
-    if index.shape != (int(entry["rows"]),) or index.dtype.kind != "i":
+    n_rows = sum(int(shard["rows"]) for shard in layer["shards"][split])
+    is_list = index.shape == (n_rows,) and index.dtype.kind == "i"
+    if not is_list or (index.size and not 0 <= int(index.min()) <= int(index.max()) < n):
         raise StoreError(
-            f"{str(index_path)!r} is not a list of {entry['rows']} rows; import it again"
-        )
-    if index.size and not 0 <= int(index.min()) <= int(index.max()) < n:
-        raise StoreError(
-            f"{str(index_path)!r} lists rows outside the {n} of its file; import it again"
+            f"{str(index_path)!r} is not a list of {n_rows} of the {n} rows of its file; "
+            "import it again"
         )
     return LinkedRows(np.memmap(path, dtype, "r", offset, (n, width)), np.asarray(index))
 
 
-def link_changed_error(folder: Path, entry: Mapping[str, Any]) -> StoreError:
-    """Return the error for a linked file that has changed since the import."""
-    return StoreError(
-        f"{str(folder / str(entry['path']))!r} has changed since it was imported: it is a link to "
-        f"{entry['linked']['from']!r}, into which a program has written; delete "
-        f"{str(folder)!r} and import again (with copy=True, --copy, to be independent of it)"
-    )
-
-
-def hard_link(original: Path, link: Path) -> bool:
-    """Make a hard link; -> whether the file system allows it."""
-    link.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(original.resolve(), link)
-    except OSError:
-        # Another file system, or one without hard links: the caller copies instead.
-        return False
-    return True
-
-
-def shard_digests(rows: LinkedRows, shard_rows: int) -> Iterator[str]:
-    """Yield the digests that shards of these rows would have.
-
-    Linked and copied features of equal content thus have equal digests.
-    """
-    for start in range(0, len(rows), shard_rows):
-        buffer = io.BytesIO()
-        np.save(buffer, np.ascontiguousarray(rows[start : start + shard_rows]), allow_pickle=False)
-        yield hashlib.sha256(buffer.getbuffer()).hexdigest()
-
-
-@dataclass(frozen=True)
-class LinkPlan:
-    """The file that :func:`write_linked` links, and the rows of each split.
-
-    Attributes
-    ----------
-    original: the file of the vectors.
-    offset: bytes before the first value.
-    matrix: (n, n_neurons) memory map of the file, float32 or float16.
-    layer: the store's only layer.
-    rows: split -> its rows, ascending.
-    """
-
-    original: Path
-    offset: int
-    matrix: NDArray[Any]
-    layer: str
-    rows: Mapping[str, NDArray[np.intp]]
-
-    def manifest_entry(self) -> dict[str, Any]:
-        """Return the position of the matrix in the file, for the manifest."""
-        return {
-            "from": str(self.original.resolve()),
-            "offset": self.offset,
-            "dtype": self.matrix.dtype.name,
-            "rows": len(self.matrix),
-        }
-
-
-def write_linked(
-    out: Path, manifest: Mapping[str, Any], plan: LinkPlan, labels: Mapping[str, Any]
-) -> bool:
-    """Write a store with a linked file, atomically.
+def check_link(folder: Path, layer: Mapping[str, Any], *, verify: bool) -> None:
+    """Check that a linked file exists and, if its size or time has changed, its digests.
 
     Parameters
     ----------
-    out: the folder; must not exist, or be empty.
-    manifest: the manifest without format, splits and shards.
-    plan: the file to link.
-    labels: split -> ``labels`` (n,) and ``ids``, as in ``SplitInfo``.
+    folder, layer: see ``open_linked``.
+    verify: whether to compare digests. If the time is the recorded one, the file is not read.
 
-    Returns
-    -------
-    Whether the store was written; False if the file cannot be linked.
+    Raises
+    ------
+    StoreError: if the file is missing, or its vectors have changed.
     """
-    scratch = scratch_path(out)
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
-        link = f"linked/{plan.original.name}"
-        if not hard_link(plan.original, scratch / link):
-            return False
-        digest = file_digest(scratch / link)
-        shards = {}
-        for split, rows in plan.rows.items():
-            linked = LinkedRows(plan.matrix, rows)
-            index = f"index/{split}.npy"
-            index_digest = write_array(scratch / index, rows.astype(np.int64))
-            shards[split] = [
-                {
-                    "path": link,
-                    "rows": len(rows),
-                    "sha256": digest,
-                    "linked": plan.manifest_entry(),
-                    "index": {"path": index, "sha256": index_digest},
-                    "as_shards": list(shard_digests(linked, int(manifest["shard_rows"]))),
-                }
-            ]
-        content = {
-            **manifest,
-            "format": FORMAT,
-            "format_version": LINKED_VERSION,
-            "complete": True,
-            "splits": {
-                split: _write_split_files(scratch, split, info) for split, info in labels.items()
-            },
-            "layers": {plan.layer: {**manifest["layers"][plan.layer], "shards": shards}},
+    link = layer["linked"]
+    path = _linked_file(folder, link)
+    for entry in link["index"].values():
+        checked_path(folder, entry, verify=verify)
+    stat = path.stat()
+    if not verify or (stat.st_size, stat.st_mtime_ns) == (link.get("size"), link.get("mtime_ns")):
+        return
+    for split, shards in layer["shards"].items():
+        rows = open_linked(folder, layer, split)
+        digests = _shard_digests(rows, [int(shard["rows"]) for shard in shards])
+        if any(shard["sha256"] != digest for shard, digest in zip(shards, digests, strict=True)):
+            raise _changed_error(folder, link)
+    if "mtime_ns" in link:
+        write_line(f"{str(path)!r} has another time than at its import, and the same vectors")
+
+
+def _linked_file(folder: Path, link: Mapping[str, Any]) -> Path:
+    path = Path(link["path"])
+    if not path.is_absolute() or not path.is_file():
+        raise StoreError(
+            f"{str(path)!r} is missing, and {str(folder)!r} has no copy of its vectors (imported "
+            f"with --link, link=True); restore it, or delete {str(folder)!r} and import the "
+            "vectors again without --link"
+        )
+    return path
+
+
+def _changed_error(folder: Path, link: Mapping[str, Any]) -> StoreError:
+    return StoreError(
+        f"{link['path']!r} has changed since it was imported with --link (link=True): "
+        f"{str(folder)!r} has no copy of its vectors; restore it, or delete {str(folder)!r} and "
+        "import again (without --link to be independent of the file)"
+    )
+
+
+def from_hard_link(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a manifest of format version 2, whose folder has a hard link to the file."""
+    layers = {}
+    for name, layer in manifest["layers"].items():
+        entries = {split: shards[0] for split, shards in layer["shards"].items()}
+        first = next(iter(entries.values()))
+        linked = {
+            **first["linked"],
+            "path": str(resolve_inside(folder, first["path"])),
+            "index": {split: entry["index"] for split, entry in entries.items()},
         }
-        write_manifest(scratch, content)
-        if out.is_dir():
-            out.rmdir()  # An empty folder; os.replace needs a free path.
-        os.replace(scratch, out)
-        return True
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _write_split_files(folder: Path, split: str, info: Any) -> dict[str, Any]:
-    labels, ids = f"labels/{split}.npy", f"ids/{split}.json"
-    return {
-        "n_samples": len(info.labels),
-        "labels": {"path": labels, "sha256": write_array(folder / labels, info.labels)},
-        "ids": {"path": ids, "sha256": write_json(folder / ids, list(info.ids))},
-    }
+        shards = {}
+        for split, entry in entries.items():
+            starts = range(0, entry["rows"], manifest["shard_rows"])
+            shards[split] = [
+                {"rows": min(manifest["shard_rows"], entry["rows"] - at), "sha256": digest}
+                for at, digest in zip(starts, entry["as_shards"], strict=True)
+            ]
+        layers[name] = {**layer, "linked": linked, "shards": shards}
+    return {**manifest, "layers": layers}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,11 +24,16 @@ from criticalmass.storage.digests import (
     file_digests,
     is_intact,
     table_with_digest,
-    verified,
-    with_digest,
 )
-from criticalmass.storage.files import MANIFEST, remove_temporary, write_atomically, write_json
-from criticalmass.storage.run_lock import order_path, write_lock
+from criticalmass.storage.files import (
+    MANIFEST,
+    FolderKind,
+    read_manifest,
+    remove_temporary,
+    write_atomically,
+    write_manifest,
+)
+from criticalmass.storage.run_lock import write_lock
 from criticalmass.storage.run_table import (
     LABELS,
     TABLE,
@@ -43,8 +47,7 @@ from criticalmass.storage.run_table import (
 if TYPE_CHECKING:
     from criticalmass.storage.artifacts import Artifact
 
-FORMAT = "criticalmass-run"
-VERSION = 1
+RUN = FolderKind("criticalmass-run", 1, "run", "sweep", RunError)
 _REFERENCE = re.compile(r"(?P<file>(?:predictions|scores|replicates)/[0-9a-f]+\.npy):(?P<row>\d+)")
 
 
@@ -76,8 +79,8 @@ class Run:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             state = "is a run already; open it" if cls.exists(folder) else "is not empty; empty it"
             raise RunError(f"{folder} {state}, or choose another folder")
-        header = {"format": FORMAT, "version": VERSION}
-        _write_manifest(folder, {**header, **manifest, **header})
+        header = {"format": RUN.format, "version": RUN.newest}
+        write_manifest(folder, {**header, **manifest, **header}, durable=True)
         return cls(folder)
 
     @classmethod
@@ -91,14 +94,7 @@ class Run:
         if isinstance(path, Run):
             return path
         run = cls(Path(path))
-        if not cls.exists(run.path):
-            raise RunError(f"no run at {run.path}; make one with: criticalmass sweep STORE --out")
-        manifest = run.manifest
-        if manifest.get("format") != FORMAT or int(manifest.get("version", 0)) > VERSION:
-            raise RunError(
-                f"{run.path} has format {manifest.get('format')} {manifest.get('version')} but "
-                f"this version reads {FORMAT} up to {VERSION}; update criticalmass"
-            )
+        read_manifest(run.path, RUN)
         return run
 
     @staticmethod
@@ -112,25 +108,7 @@ class Run:
     @property
     def manifest(self) -> dict[str, Any]:
         """The description of the run, read from disk."""
-        path = self.path / MANIFEST
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"{path} cannot be read; restore it, or delete {self.path} and sweep again"
-            ) from error
-        if not isinstance(content, dict):
-            raise RunError(
-                f"{path} is not the manifest of a run; restore it, or delete {self.path} and "
-                "sweep again"
-            )
-        manifest = verified(content)
-        if manifest is None:
-            raise RunError(
-                f"{path} is damaged (its digest differs from its content); restore it, or delete "
-                f"{self.path} and sweep again"
-            )
-        return manifest
+        return read_manifest(self.path, RUN)
 
     def frame(self) -> pd.DataFrame:
         """Return the long table, one row per cell, with the columns `COLUMNS`.
@@ -322,7 +300,7 @@ class RunWriter:
 
     def update_manifest(self, **changes: Any) -> None:
         """Set entries of the manifest."""
-        _write_manifest(self._run.path, {**self._run.manifest, **changes})
+        write_manifest(self._run.path, {**self._run.manifest, **changes}, durable=True)
 
     def _save(self, name: str, values: npt.NDArray[Any]) -> None:
         content = io.BytesIO()
@@ -383,6 +361,19 @@ class RunWriter:
                     path.unlink(missing_ok=True)
 
 
+def order_path(selector: str, layer: str, seed: int) -> str:
+    """Return the path of an order inside the folder.
+
+    A layer whose name is not a file name gets a digest in it.
+    """
+    if not re.fullmatch(r"[a-z0-9-]+", selector):
+        raise RunError(f"selector {selector!r} cannot name a file; use a-z, 0-9 and -")
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", layer)
+    if name != layer:
+        name = f"{name}-{hashlib.sha256(layer.encode()).hexdigest()[:8]}"
+    return f"orders/{name}--{selector}--{seed}.npy"
+
+
 def _artifact_digest(rows: Sequence[Mapping[str, Any]], values: npt.NDArray[Any]) -> str:
     """Return the name of an artifact: a digest of its cells and its content.
 
@@ -398,10 +389,6 @@ def _artifact_digest(rows: Sequence[Mapping[str, Any]], values: npt.NDArray[Any]
 def _artifact_files(table: pd.DataFrame) -> set[str]:
     """Return the artifact files that the rows of a table name."""
     return {str(reference).partition(":")[0] for reference in table["artifact"].dropna()}
-
-
-def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    write_json(folder / MANIFEST, with_digest(manifest), indent=2, durable=True)
 
 
 def _with_reference(

@@ -11,7 +11,7 @@ from criticalmass.storage.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["RunView", "cached", "filter_run"]
+__all__ = ["RunView", "filter_run"]
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,3 @@ def filter_run(
     if not any(filters.values()):
         return run
     return RunView(run.path, filters["layer"], filters["selector"], filters["measure"], frame)
-
-
-def cached(run: Run) -> RunView:
-    """Return a view of the whole run whose table is read once."""
-    return RunView(run.path, table=run.frame())

@@ -5,21 +5,30 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from criticalmass.extraction.datasets.loading import DATASET_SOURCES
+from criticalmass.extraction.models.loading import MODEL_SOURCES
+from criticalmass.extraction.specs import options_of
 from criticalmass.selectors.registry import SELECTORS
 from criticalmass.selectors.sizes import sizes_for
 from criticalmass.storage.run import Run
 from criticalmass.storage.run_view import RunView
-from criticalmass.studies.schema import PROBE, ModelEntry, Study, StudyPart
+from criticalmass.studies.schema import (
+    PROBE,
+    PROTOCOLS,
+    ModelEntry,
+    Study,
+    StudyPart,
+    StudyProtocol,
+)
 from criticalmass.sweeps.plan import FULL
 
-_SCHEMES_WITH_INIT = ("pypi:", "timm:")
 _WEIGHT_OPTIONS = ("init", "weights")
 
 
@@ -54,6 +63,7 @@ class StudyJob:
     ----------
     study: name of the study.
     part: the grid that the job belongs to.
+    protocol: the settings that the part does not give.
     entry: the model, as the study names it.
     pair: the model and the dataset, as they are loaded.
     control: whether the model is the untrained control of ``entry``.
@@ -61,6 +71,7 @@ class StudyJob:
 
     study: str
     part: StudyPart
+    protocol: StudyProtocol
     entry: ModelEntry
     pair: ModelDatasetPair
     control: bool = False
@@ -68,18 +79,18 @@ class StudyJob:
     @property
     def measures(self) -> tuple[str, ...]:
         """The measures, with the protocol's probe for `PROBE`."""
-        probe = self.part.protocol_settings.probe
+        probe = self.protocol.probe
         return tuple(dict.fromkeys(probe if m == PROBE else m for m in self.part.measures))
 
     @property
     def fractions(self) -> tuple[float, ...]:
         """The fractions of the part, or those of its protocol."""
-        return self.part.fractions or self.part.protocol_settings.fractions
+        return self.part.fractions or self.protocol.fractions
 
     @property
     def seeds(self) -> int:
         """Number of random subsets of a size."""
-        return self.part.seeds or self.part.protocol_settings.seeds
+        return self.part.seeds or self.protocol.seeds
 
 
 @dataclass(frozen=True)
@@ -135,37 +146,34 @@ def build_grid(
     grid = StudyGrid()
     for study in studies:
         for part in study.parts:
-            for dataset in (add_root(spec, data) for spec in part.datasets):
-                for entry in part.models:
-                    _add_jobs(grid, study.name, part, entry, dataset, weights)
+            for protocol in part.protocol:
+                for dataset in (add_root(spec, data) for spec in part.datasets):
+                    for entry in part.models:
+                        pair = ModelDatasetPair(dataset, entry.spec)
+                        job = StudyJob(study.name, part, PROTOCOLS[protocol], entry, pair)
+                        _add_jobs(grid, job, weights)
     return grid
 
 
-def _add_jobs(
-    grid: StudyGrid,
-    study: str,
-    part: StudyPart,
-    entry: ModelEntry,
-    dataset: str,
-    weights: Mapping[str, Path],
-) -> None:
-    """Add the job of a model on a dataset, and that of its untrained control."""
-    if part.control:
+def _add_jobs(grid: StudyGrid, job: StudyJob, weights: Mapping[str, Path]) -> None:
+    """Add a job with its weights, and that of its untrained control."""
+    entry, dataset = job.entry, job.pair.dataset
+    if job.part.control:
         untrained = untrained_spec(entry.spec)
         if untrained is None:
             reason = "no untrained control: this kind of model has no random initialisation"
-            grid.missing.append(MissingPart(study, entry.spec, dataset, reason, optional=True))
+            grid.missing.append(MissingPart(job.study, entry.spec, dataset, reason, optional=True))
         else:
             pair = ModelDatasetPair(dataset, untrained)
-            grid.jobs.append(StudyJob(study, part, entry, pair, control=True))
-    spec = entry.spec
-    if entry.weights is not None:
-        if entry.weights not in weights:
-            reason = f"needs weights; give --weights {entry.weights}=FILE"
-            grid.missing.append(MissingPart(study, spec, dataset, reason, part.optional))
-            return
-        spec = add_option(spec, "weights", str(weights[entry.weights]))
-    grid.jobs.append(StudyJob(study, part, entry, ModelDatasetPair(dataset, spec)))
+            grid.jobs.append(replace(job, pair=pair, control=True))
+    if entry.weights is None:
+        grid.jobs.append(job)
+    elif entry.weights in weights:
+        spec = add_option(entry.spec, "weights", str(weights[entry.weights]))
+        grid.jobs.append(replace(job, pair=ModelDatasetPair(dataset, spec)))
+    else:
+        reason = f"needs weights; give --weights {entry.weights}=FILE"
+        grid.missing.append(MissingPart(job.study, entry.spec, dataset, reason, job.part.optional))
 
 
 def add_option(spec: str, key: str, value: str) -> str:
@@ -174,17 +182,18 @@ def add_option(spec: str, key: str, value: str) -> str:
 
 
 def add_root(spec: str, data: Path | None) -> str:
-    """Add the root folder to the spec of a torchvision dataset that has none."""
-    if data is None or not spec.startswith("torchvision:") or "root=" in spec:
+    """Add the root folder to the spec of a dataset that takes one and has none."""
+    options = options_of(DATASET_SOURCES).get(spec.partition(":")[0], ())
+    if data is None or "root" not in options or "root=" in spec:
         return spec
     return add_option(spec, "root", str(data))
 
 
 def untrained_spec(spec: str) -> str | None:
     """Return the spec of the same network with random weights; None if there is none."""
-    if not spec.startswith(_SCHEMES_WITH_INIT):
-        return None
     name, _, query = spec.partition("?")
+    if "init" not in options_of(MODEL_SOURCES).get(name.partition(":")[0], ()):
+        return None
     options = [
         option
         for option in query.split("&")

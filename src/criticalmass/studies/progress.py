@@ -1,19 +1,14 @@
-"""The overall progress of a study: a bar, the current step, and the remaining time."""
+"""The steps of a study: their titles, their times and the remaining time."""
 
 from __future__ import annotations
 
 import os
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-from criticalmass.core import progress
+from criticalmass.core.progress import Progress
 
 
 def estimate_time_left(
@@ -45,112 +40,57 @@ def estimate_time_left(
     return sum(means.get(kind, overall) for kind in kinds[len(seconds) :])
 
 
-class StudyProgress:
-    """Shows one bar for all steps of a study; the progress of the steps themselves is off.
+class StudySteps:
+    """The steps of a study.
 
     Parameters
     ----------
-    label: title of the bar.
+    bar: shows the steps.
     kinds: (n_steps,) kind of every step, in order.
     log: CSV file to which each step with work adds a line: kind, step, seconds of wall time, CPU
         seconds of all threads and child processes.
     """
 
-    def __init__(self, label: str, kinds: Sequence[str], log: Path) -> None:
-        self.label = label
+    def __init__(self, bar: Progress, kinds: Sequence[str], log: Path) -> None:
+        self.bar = bar
         self.kinds = list(kinds)
         self.log = log
         self._seconds: list[float] = []
         self._had_work: list[bool] = []
-        self._skipped = False
-        self._bar: Progress | None = None
-        self._is_enabled = progress.is_enabled()
-        self._started = time.perf_counter()
-
-    def __enter__(self) -> StudyProgress:
-        """Show the bar and switch the bars of the steps off."""
-        if not self._is_enabled:
-            return self
-        progress.enable(False)
-        console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
-        if console.is_terminal:
-            columns = ("{task.description}", "{task.fields[left]}")
-            self._bar = Progress(
-                BarColumn(24),
-                MofNCompleteColumn(),
-                *(TextColumn(text, markup=False) for text in reversed(columns)),
-                console=console,
-            )
-            self._bar.start()
-            self._bar.add_task(self.label, total=len(self.kinds), left="")
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Remove the bar and restore the progress setting."""
-        if self._bar is not None:
-            self._bar.stop()
-        progress.enable(self._is_enabled)
-        elapsed = format_duration(time.perf_counter() - self._started)
-        progress.write_line(
-            f"{self.label}: {len(self._seconds)} of {len(self.kinds)} steps in {elapsed}"
-        )
 
     @contextmanager
-    def step(self, title: str) -> Iterator[None]:
-        """Show a step while the block runs, and measure its time."""
-        self._show(title)
-        started, cpu_started = time.perf_counter(), cpu_seconds()
-        self._skipped = False
+    def step(self, title: str, count: Callable[[], int] | None = None) -> Iterator[None]:
+        """Show a step while the block runs, and measure its time.
+
+        Parameters
+        ----------
+        title: what the step does.
+        count: returns how many results exist; a step that adds none had no work.
+        """
+        left = estimate_time_left(self.kinds, self._seconds, self._had_work)
+        self.bar.begin(title, left)
+        before = None if count is None else count()
+        started, cpu_started = time.perf_counter(), _cpu_seconds()
         try:
             yield
         finally:
-            self._seconds.append(time.perf_counter() - started)
-            self._had_work.append(not self._skipped)
-            if not self._skipped:
-                self._log_step(title, cpu_seconds() - cpu_started)
-            if self._bar is not None:
-                self._bar.advance(self._bar.task_ids[0])
+            seconds, cpu = time.perf_counter() - started, _cpu_seconds() - cpu_started
+            self._had_work.append(count is None or count() != before)
+            if self._had_work[-1]:
+                self._log_step(title, seconds, cpu)
+            self._seconds.append(seconds)
+            self.bar.advance()
 
-    def mark_skipped(self) -> None:
-        """Mark the current step as one whose work was already done."""
-        self._skipped = True
-
-    def _log_step(self, title: str, cpu: float) -> None:
-        """Add the last step to the log, as one short line, which is written at once."""
-        kind = self.kinds[len(self._seconds) - 1]
+    def _log_step(self, title: str, seconds: float, cpu: float) -> None:
+        """Add a step to the log, as one short line, which is written at once."""
+        kind = self.kinds[len(self._seconds)]
         header = "" if self.log.exists() else "kind,step,seconds,cpu_seconds\n"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a", encoding="utf-8") as file:
-            file.write(f'{header}{kind},"{title}",{self._seconds[-1]:.2f},{cpu:.2f}\n')
-
-    def _show(self, title: str) -> None:
-        left = estimate_time_left(self.kinds, self._seconds, self._had_work)
-        text = "" if left is None else f"about {format_duration(left)} left"
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], description=title, left=text)
-        elif self._is_enabled:
-            progress.enable(True)
-            count = f"{len(self._seconds) + 1}/{len(self.kinds)}"
-            progress.write_line(f"{self.label} {count}: {title}{f', {text}' if text else ''}")
-            progress.enable(False)
+            file.write(f'{header}{kind},"{title}",{seconds:.2f},{cpu:.2f}\n')
 
 
-def cpu_seconds() -> float:
+def _cpu_seconds() -> float:
     """Return the CPU seconds of this process and of its finished child processes."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
-
-
-def format_duration(seconds: float) -> str:
-    """Format seconds: 42 s, 3 min 05 s, 2 h 07 min."""
-    rounded = round(seconds)
-    if rounded < 60:
-        return f"{rounded} s"
-    if rounded < 3600:
-        return f"{rounded // 60} min {rounded % 60:02d} s"
-    return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"

@@ -1,89 +1,31 @@
-"""Data classes of a study: its models, grids and protocols."""
+"""The keys of a study: its models, grids and protocols. Pydantic checks their values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Annotated, Any, TypeVar
 
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StrictBool,
+    model_validator,
+)
+
+from criticalmass.analysis.estimators import check_delta, check_estimator
+from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.extraction.datasets.loading import check_dataset_spec
+from criticalmass.extraction.models.loading import check_model_spec
+from criticalmass.measures.registry import MEASURES
+from criticalmass.selectors.registry import SELECTORS
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """A model of a study.
-
-    Attributes
-    ----------
-    spec: model spec of `criticalmass.load_model`.
-    weights: name under which the user gives the weight file; None if the spec needs no file.
-    published: name of the published curves of this model (`studies.published`), or None.
-    """
-
-    spec: str
-    weights: str | None = None
-    published: str | None = None
-
-
-@dataclass(frozen=True)
-class StudyPart:
-    """A grid: every model on every dataset, every selector and measure on every layer.
-
-    Attributes
-    ----------
-    models, datasets, layers, selectors, measures: the axes of the grid.
-    fractions: shares of the neurons; those of the protocol if empty.
-    seeds: number of random subsets; that of the protocol if 0.
-    protocol: a key of `PROTOCOLS`.
-    control: whether each model is also measured untrained.
-    optional: whether the study is complete without this part.
-    """
-
-    models: tuple[ModelEntry, ...]
-    datasets: tuple[str, ...]
-    layers: tuple[str, ...] = ("penultimate",)
-    selectors: tuple[str, ...] = ("random",)
-    measures: tuple[str, ...] = ("probe",)
-    fractions: tuple[float, ...] = ()
-    seeds: int = 0
-    protocol: str = "exact"
-    control: bool = False
-    optional: bool = False
-
-    @property
-    def protocol_settings(self) -> StudyProtocol:
-        """The protocol with this part's name of it."""
-        return PROTOCOLS[self.protocol]
-
-
-@dataclass(frozen=True)
-class Study:
-    """A question and the grids that answer it.
-
-    Attributes
-    ----------
-    name: name of the study: that of its file, without suffix.
-    question: the question, in one line.
-    source: where the paper asks it.
-    parts: the grids.
-    include: other studies that are run with this one.
-    tables: tables in addition to curves and DR: fairness, agreement, ensembles, selectors (each
-        selector compared with random subsets).
-    estimators: estimators of DR; that of each part's protocol if empty.
-    deltas: shares of the whole layer's value.
-    not_here: why there is no local variant; empty if there is one, or if this is it.
-    """
-
-    name: str
-    question: str
-    source: str = ""
-    parts: tuple[StudyPart, ...] = ()
-    include: tuple[str, ...] = ()
-    tables: tuple[str, ...] = ()
-    estimators: tuple[str, ...] = ()
-    deltas: tuple[float, ...] = (0.8, 0.9, 0.95)
-    not_here: str = ""
-
+from criticalmass.studies.published import check_published
 
 PROBE = "probe"
 """Measure name that stands for the probe of the protocol."""
@@ -92,6 +34,7 @@ PAPER_FRACTIONS = (
     *(0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9),
 )
 """Fractions of the authors' curves (Nanda et al. 2023, analysis code)."""
+TABLES = ("fairness", "agreement", "ensembles", "selectors")
 
 
 @dataclass(frozen=True)
@@ -123,3 +66,141 @@ _ALL = (
     StudyProtocol("paper", "sgd", PAPER_FRACTIONS, "nearest", 5),
 )
 PROTOCOLS: Mapping[str, StudyProtocol] = MappingProxyType({one.name: one for one in _ALL})
+
+Item = TypeVar("Item")
+
+
+def _passes(check: Callable[[Any], None]) -> AfterValidator:
+    """Make a validator of a function that raises."""
+
+    def validate(value: Item) -> Item:
+        check(value)
+        return value
+
+    return AfterValidator(validate)
+
+
+def _one_of(kind: str, names: Callable[[], Collection[str]]) -> AfterValidator:
+    """Make a validator of names; they are looked up when a study is read."""
+
+    def check(name: str) -> None:
+        if name not in names():
+            raise unknown_name(kind, name, names())
+
+    return _passes(check)
+
+
+def _one_line(text: str) -> str:
+    if not text.strip():
+        raise CriticalMassError(f"{text!r} must be a text that is not empty")
+    return " ".join(text.split())
+
+
+def _as_items(value: Any) -> Any:
+    """Let one value stand for a list of one."""
+    items = value if isinstance(value, (list, tuple)) else [value]
+    if not items:
+        raise CriticalMassError("the list is empty; give at least one, or leave the key out")
+    return items
+
+
+def _check_distinct(items: tuple[Any, ...]) -> None:
+    for index, item in enumerate(items):
+        if item in items[:index]:
+            text = item if isinstance(item, BaseModel) else repr(item)
+            raise CriticalMassError(f"{text} is listed twice; leave one of them out")
+
+
+def _replace_paper(fractions: Any) -> Any:
+    if isinstance(fractions, str) and fractions != "paper":
+        raise CriticalMassError(f"{fractions!r} must be numbers in (0, 1] or paper")
+    return PAPER_FRACTIONS if fractions == "paper" else fractions
+
+
+Several = Annotated[tuple[Item, ...], BeforeValidator(_as_items), _passes(_check_distinct)]
+Text = Annotated[str, AfterValidator(_one_line)]
+Share = Annotated[float, Strict(), Field(gt=0, le=1)]
+
+
+class _Keys(BaseModel):
+    """Keys of a file: others are refused, and nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelEntry(_Keys):
+    """A model of a study.
+
+    Attributes
+    ----------
+    spec: model spec of `criticalmass.load_model`.
+    weights: name under which the user gives the weight file; None if the spec needs no file.
+    published: name of the published curves of this model (`studies.published`), or None.
+    """
+
+    model_config = ConfigDict(title="a model")
+    spec: Annotated[Text, _passes(check_model_spec)]
+    weights: Text | None = None
+    published: Annotated[Text, _passes(check_published)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_spec(cls, value: Any) -> Any:
+        return value if isinstance(value, (dict, cls)) else {"spec": value}
+
+
+class StudyPart(_Keys):
+    """A grid: every model on every dataset, every selector and measure on every layer.
+
+    Attributes
+    ----------
+    models, datasets, layers, selectors, measures: the axes of the grid.
+    fractions: shares of the neurons; those of the protocol if empty.
+    seeds: number of random subsets; that of the protocol if 0.
+    protocol: keys of `PROTOCOLS`; the grid is swept under each.
+    control: whether each model is also measured untrained.
+    optional: whether the study is complete without this part.
+    """
+
+    model_config = ConfigDict(title="a part of a study")
+    models: Several[ModelEntry] = ()
+    datasets: Several[Annotated[Text, _passes(check_dataset_spec)]] = ()
+    layers: Several[Text] = ("penultimate",)
+    selectors: Several[Annotated[str, _one_of("selector", lambda: SELECTORS)]] = ("random",)
+    measures: Several[Annotated[str, _one_of("measure", lambda: (PROBE, *MEASURES))]] = (PROBE,)
+    fractions: Annotated[Several[Share], BeforeValidator(_replace_paper)] = ()
+    seeds: Annotated[int, Strict(), Field(ge=1, le=1000)] = 0
+    protocol: Several[Annotated[str, _one_of("protocol", lambda: PROTOCOLS)]] = ("exact",)
+    control: StrictBool = False
+    optional: StrictBool = False
+
+
+class Study(StudyPart):
+    """A question and the grids that answer it.
+
+    The keys of a part may also stand outside of the parts, as the defaults of each.
+
+    Attributes
+    ----------
+    name: name of the study: that of its file, without suffix.
+    question: the question, in one line.
+    source: where the paper asks it.
+    parts: the grids, each with all of its keys.
+    include: other studies that are run with this one.
+    tables: tables in addition to curves and DR: fairness, agreement, ensembles, selectors (each
+        selector compared with random subsets).
+    estimators: estimators of DR; that of each part's protocol if empty.
+    deltas: shares of the whole layer's value.
+    not_here: why there is no local variant; empty if there is one, or if this is it.
+    """
+
+    model_config = ConfigDict(title="a study")
+    name: str
+    question: Text
+    source: Text = ""
+    parts: tuple[StudyPart, ...] = ()
+    include: Several[Text] = ()
+    tables: Several[Annotated[str, _one_of("table", lambda: TABLES)]] = ()
+    estimators: Several[Annotated[Text, _passes(check_estimator)]] = ()
+    deltas: Several[Annotated[float, Strict(), _passes(check_delta)]] = (0.8, 0.9, 0.95)
+    not_here: Text = ""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.backends import Backend
+from criticalmass.core.progress import Progress
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.storage.run import Run
 from criticalmass.studies.feature_stores import StoredLayers, StudyFeatures, merge_layer_choices
@@ -23,7 +25,7 @@ from criticalmass.studies.grid import (
     select_rows,
 )
 from criticalmass.studies.library import load_study, with_includes
-from criticalmass.studies.progress import StudyProgress
+from criticalmass.studies.progress import StudySteps
 from criticalmass.studies.schema import PROTOCOLS, Study
 from criticalmass.studies.tables import (
     StudyRun,
@@ -105,9 +107,10 @@ def study(
     )
     measured = [one for one in studies if one.parts]
     kinds = runner.step_kinds(measured)
-    with StudyProgress(f"study {studies[-1].name}", kinds, folder / "steps.csv") as progress:
-        runner.measure(progress)
-        folders = {one.name: runner.write_results(one, progress, pages) for one in measured}
+    with Progress(f"study {studies[-1].name}", len(kinds), "steps") as bar:
+        steps = StudySteps(bar, kinds, folder / "steps.csv")
+        runner.measure(steps)
+        folders = {one.name: runner.write_results(one, steps, pages) for one in measured}
     return StudyResult(folder, folders, tuple(runner.missing), runner.runs)
 
 
@@ -117,8 +120,8 @@ def _set_protocol(study: Study, protocol: str | None) -> Study:
         return study
     if protocol not in PROTOCOLS:
         raise unknown_name("protocol", protocol, PROTOCOLS)
-    parts = dict.fromkeys(replace(part, protocol=protocol) for part in study.parts)
-    return replace(study, parts=tuple(parts))
+    parts = dict.fromkeys(part.model_copy(update={"protocol": (protocol,)}) for part in study.parts)
+    return study.model_copy(update={"parts": tuple(parts)})
 
 
 def _check_weights(studies: Sequence[Study], files: Mapping[str, Path]) -> None:
@@ -170,20 +173,14 @@ class _StudyRunner:
         """Return the kinds of all steps, for the estimate of the remaining time."""
         return [*["features", "sweep"] * len(self.grid.pairs), *["tables"] * len(studies)]
 
-    def measure(self, progress: StudyProgress) -> None:
+    def measure(self, steps: StudySteps) -> None:
         """Extract and sweep every pair; errors are recorded and the other pairs go on."""
         for pair in self.grid.pairs:
             jobs = self.grid.jobs_on(pair)
-            with progress.step(f"features of {pair}"):
-                n_extracted = self.features.n_extracted
+            with steps.step(f"features of {pair}", lambda: self.features.n_extracted):
                 self._extract(pair, jobs)
-                if self.features.n_extracted == n_extracted:
-                    progress.mark_skipped()
-            with progress.step(f"sweep {pair}"):
-                n_cells = self._count_cells(pair)
+            with steps.step(f"sweep {pair}", partial(self._count_cells, pair)):
                 self._sweep(pair, jobs)
-                if self._count_cells(pair) == n_cells:
-                    progress.mark_skipped()
 
     def _count_cells(self, pair: ModelDatasetPair) -> int:
         path = self._run_path(pair)
@@ -235,13 +232,13 @@ class _StudyRunner:
         key = (job.study, job.pair.model, job.pair.dataset)
         return any((one.study, one.model, one.dataset) == key for one in self.missing)
 
-    def write_results(self, study: Study, progress: StudyProgress, pages: bool) -> Path:
+    def write_results(self, study: Study, steps: StudySteps, pages: bool) -> Path:
         """Write the tables and the page of a study; return its folder."""
         from criticalmass.reporting.page.report import report
 
         folder = self.folder / "studies" / study.name
         jobs = [job for job in self.grid.jobs if job.study == study.name and job in self._stored]
-        with progress.step(f"tables of {study.name}"):
+        with steps.step(f"tables of {study.name}"):
             runs = [self._study_run(group) for group in group_jobs(jobs)]
             self.runs[study.name] = runs
             tables = make_tables(study, runs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from criticalmass.analysis.agreement import agreement
 from criticalmass.analysis.comparison import compare
-from criticalmass.analysis.curves import curve_cache
+from criticalmass.analysis.curves import CachedRun
 from criticalmass.analysis.fairness import fairness
 from criticalmass.analysis.redundancy import curves, redundancy
 from criticalmass.measures.registry import MEASURES
@@ -48,7 +48,7 @@ class StudyRun:
         """The columns that identify these results in the tables of a study."""
         job = self.jobs[0]
         return {
-            "protocol": job.part.protocol,
+            "protocol": job.protocol.name,
             "model_spec": job.pair.model,
             "dataset_spec": job.pair.dataset,
             "control": job.control,
@@ -80,9 +80,9 @@ def make_tables(study: Study, runs: Sequence[StudyRun]) -> dict[str, pd.DataFram
     names = ("curves", "redundancy", *study.tables)
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in (*names, "published")}
     for run in runs:
-        with curve_cache():
-            for name in names:
-                tables[name].append(_add_key_columns(run, makers[name](run)))
+        cached = replace(run, view=CachedRun.of(run.view))
+        for name in names:
+            tables[name].append(_add_key_columns(run, makers[name](cached)))
         measured = tables["curves"][-1]
         tables["published"].append(_add_key_columns(run, _published_table(run, measured)))
     return {name: _concatenate(parts) for name, parts in tables.items() if any(map(len, parts))}
@@ -106,14 +106,14 @@ def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
 
 
 def _redundancy_table(study: Study, run: StudyRun) -> pd.DataFrame:
-    estimators = study.estimators or (run.jobs[0].part.protocol_settings.estimator,)
+    estimators = study.estimators or (run.jobs[0].protocol.estimator,)
     return _concatenate([redundancy(run.view, study.deltas, name) for name in estimators])
 
 
 def _ensembles_table(run: StudyRun) -> pd.DataFrame:
     """Return the votes of probes on disjoint subsets, for every layer."""
     layers = list(dict.fromkeys(run.view.frame()["layer"]))
-    probes = [name for name in run.probes if name != "sgd"][:1]
+    probes = [name for name in run.probes if not MEASURES[name].is_slow][:1]
     return _concatenate(
         [
             ensembles(run.stores[layer], layer=layer, probe=probe, seeds=ENSEMBLE_SEEDS)
@@ -171,5 +171,5 @@ def group_jobs(jobs: Sequence[StudyJob]) -> list[tuple[StudyJob, ...]]:
     """Group the jobs with the same pair and protocol, in the order of the study."""
     groups: dict[tuple[Any, str], list[StudyJob]] = {}
     for job in jobs:
-        groups.setdefault((job.pair, job.part.protocol), []).append(job)
+        groups.setdefault((job.pair, job.protocol.name), []).append(job)
     return [tuple(group) for group in groups.values()]

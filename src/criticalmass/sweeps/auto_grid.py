@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 
 from criticalmass.analysis.predicted_curves import PredictedCurve
-from criticalmass.core.moments import FloatArray, moments
+from criticalmass.core.moments import FloatArray
 from criticalmass.core.progress import warn_user, write_line
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.registry import MEASURES
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
-from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
-from criticalmass.sweeps.plan import SPLIT, SweepRequest
+from criticalmass.sweeps.layer_data import SweepData
+from criticalmass.sweeps.plan import SweepRequest
+from criticalmass.sweeps.predict import line_if_slow
 from criticalmass.theory.prediction import cka_curve, ridge_curve
 
 AUTO = "auto"
@@ -76,7 +77,7 @@ def is_auto(value: Any) -> bool:
 
 
 def resolve_auto(
-    request: SweepRequest, store: FeatureStore, out: Path, fractions: Any, seeds: Any
+    request: SweepRequest, data: SweepData, out: Path, fractions: Any, seeds: Any
 ) -> tuple[SweepRequest, AutoGrid | None]:
     """Replace "auto" in a request by fractions and seeds chosen from predicted curves.
 
@@ -86,7 +87,7 @@ def resolve_auto(
     Parameters
     ----------
     request: the request; its fractions or seeds are ignored if they are "auto".
-    store: the features.
+    data: features and labels.
     out: folder of the run.
     fractions, seeds: the arguments of the caller.
 
@@ -102,12 +103,13 @@ def resolve_auto(
         return request, None
     half_width = parse_half_width(seeds) if is_auto(seeds) else 0.0
     basis = {
-        "layers": {layer: store.digest(layer) for layer in request.layers},
+        "layers": {layer.name: layer.digest for layer in request.layers},
         "measures": list(request.measures),
     }
     grid = _recorded_grid(out, basis, auto_fractions=is_auto(fractions), half_width=half_width)
     if grid is None:
-        curves = _predict_curves(store, request)
+        with line_if_slow(f"predicting the curves of {data.store.model} on {data.store.dataset}"):
+            curves = _predict_curves(data, request)
         auto_fractions = choose_fractions(curves) if is_auto(fractions) else ()
         n_seeds = 0
         if is_auto(seeds):
@@ -230,7 +232,7 @@ def choose_n_seeds(
     return MOST_SEEDS
 
 
-def _predict_curves(store: FeatureStore, request: SweepRequest) -> list[PredictedCurve]:
+def _predict_curves(data: SweepData, request: SweepRequest) -> list[PredictedCurve]:
     """Predict the CKA curve of every layer, and the ridge curve for any probe."""
     from criticalmass.theory.eigenbasis import eigenbasis
 
@@ -238,13 +240,12 @@ def _predict_curves(store: FeatureStore, request: SweepRequest) -> list[Predicte
     has_similarities = not all(MEASURES[name].is_probe for name in request.measures)
     curves = []
     for layer in request.layers:
-        test = store.features(SPLIT, layer)
+        rows = data.layer(layer.name)
         if has_similarities:
-            curves.append(cka_curve(moments(test).scatter))
+            curves.append(cka_curve(rows.whole_layer.moments.scatter))
         if has_probes:
-            labels, n_classes = store.labels("train"), len(store.class_names)
-            basis = eigenbasis(store.features("train", layer), labels, n_classes=n_classes)
-            curves.append(ridge_curve(basis, test, store.labels(SPLIT), law="exchangeable"))
+            basis = eigenbasis(rows.train, data.y_train, n_classes=layer.n_classes)
+            curves.append(ridge_curve(basis, rows.test, data.y_test, law="exchangeable"))
     return curves
 
 

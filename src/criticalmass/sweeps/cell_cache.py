@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.core.backends import Backend
 from criticalmass.measures.registry import MEASURES
 from criticalmass.storage.artifacts import Artifact
-from criticalmass.sweeps.jobs import JobResult, run_job
-from criticalmass.sweeps.layer_data import SweepData
+from criticalmass.sweeps.jobs import JobResult
 from criticalmass.sweeps.plan import SweepCell, make_jobs
-from criticalmass.sweeps.recorder import RunRecorder, compute_cells
+from criticalmass.sweeps.recorder import RunJobs, RunRecorder, compute_cells
 
 
 class CellRequest(NamedTuple):
@@ -48,8 +45,7 @@ class CellCache:
     Parameters
     ----------
     recorder: writes into the run.
-    data: features and labels.
-    backend: runs the jobs.
+    run_jobs: runs jobs.
     rerun: "missing", "failed" or "all", as in `criticalmass.sweep`.
     computed: names of the cells that this sweep has computed already.
     """
@@ -57,15 +53,13 @@ class CellCache:
     def __init__(
         self,
         recorder: RunRecorder,
-        data: SweepData,
-        backend: Backend,
+        run_jobs: RunJobs,
         *,
         rerun: str,
         computed: Iterable[str],
     ) -> None:
         self.recorder = recorder
-        self.data = data
-        self.backend = backend
+        self._run_jobs = run_jobs
         self._rerun = rerun
         self._computed = set(computed)
         self._unrequested: dict[str, _CachedRow] = {}
@@ -91,7 +85,7 @@ class CellCache:
         single = [r.cell for r in missing if not MEASURES[r.cell.measure].every_size]
         every_size = [r for r in missing if MEASURES[r.cell.measure].every_size]
         if single:
-            compute_cells(self.recorder, single, self.data, self.backend, label)
+            compute_cells(self.recorder, single, self._run_jobs, label)
         if every_size:
             self._compute_possible(every_size)
             self._write([request.cell for request in every_size])
@@ -110,7 +104,7 @@ class CellCache:
         for cell, possible_cells in requests:
             if cell.cell not in self._unrequested and cell.cell not in cells:
                 cells |= {one.cell: one for one in (cell, *possible_cells(cell.n_kept))}
-        for result in self.backend.map(partial(run_job, self.data), make_jobs(cells.values())):
+        for result in self._run_jobs(make_jobs(cells.values())):
             self.recorder.save_orders(result)
             artifact = result.artifact
             for i, row in enumerate(result.rows):

@@ -29,6 +29,7 @@ from criticalmass.analysis.columns import (
 )
 from criticalmass.analysis.predictions import Predictions
 from criticalmass.core.arguments import validate_arguments
+from criticalmass.core.compute import Compute
 from criticalmass.core.moments import FloatArray
 from criticalmass.core.progress import Progress
 from criticalmass.core.rows import Rows
@@ -144,7 +145,7 @@ def ensembles(
     draws = Draws(level, resamples, seed=0)
     get_probe(probe)
     source = FeatureStore.open(store if isinstance(store, FeatureStore) else os.fspath(store))
-    data = SweepData.from_store(source)
+    data = SweepData.from_store(source, Compute())
     n_neurons = int(data.layer(layer).train.shape[1])
     shares = [fractions] if isinstance(fractions, (int, float)) else list(fractions)
     spec = _EnsembleSpec(_member_sizes(shares, members, n_neurons), members, seeds, probe, layer)
@@ -280,6 +281,7 @@ def _fit(
         orders=orders,
         sizes=(size,),
         validation=data.validation,
+        compute=data.compute,
     )
     return get_probe(probe)(task)
 

@@ -18,7 +18,8 @@ from criticalmass.measures.registry import MEASURES, get_probe, get_similarity
 from criticalmass.measures.similarity.task import SimilarityTask
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.sweeps.layer_data import SweepData
-from criticalmass.sweeps.plan import FULL, SPLIT, SweepJob
+from criticalmass.sweeps.layer_info import SPLIT
+from criticalmass.sweeps.plan import FULL, SweepJob
 
 Orders = Mapping[tuple[str, int], NDArray[np.intp]]
 _NOT_FINITE = (
@@ -92,6 +93,7 @@ def _run_probe(data: SweepData, job: SweepJob) -> JobResult:
         sizes=job.sizes,
         validation=data.validation,
         seed=job.orders[0][1] if len(job.orders) == 1 else 0,
+        compute=data.compute,
     )
     scores = get_probe(job.measure)(task)
     return _probe_result(data, job, scores, _requested_orders(job, job_orders))

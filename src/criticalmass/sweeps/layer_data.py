@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.compute import Compute
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.measures.protocol import validation_rows
 from criticalmass.measures.similarity.task import WholeLayer
 from criticalmass.selectors.inputs import SelectorInput
 from criticalmass.selectors.registry import SELECTORS, Selection, select
-from criticalmass.storage.digests import DIGEST_KEY, with_digest
 from criticalmass.storage.features import FeatureStore
-from criticalmass.storage.files import read_manifest
 from criticalmass.sweeps.plan import SweepJob
 
 
@@ -41,7 +39,7 @@ class LayerData:
     @cached_property
     def whole_layer(self) -> WholeLayer:
         """The raw features of the test split, with what the similarities compute from them."""
-        return WholeLayer(self.test)
+        return WholeLayer(self.test, compute=self.selector_input.compute)
 
     def selection(self, selector: str, seed: int) -> Selection:
         """Apply a selector; a selection that does not depend on the seed is cached."""
@@ -65,6 +63,7 @@ class SweepData:
     store: the features.
     y_train, y_test: (n_samples,) class ids of the splits.
     validation: (n_train,) marks the training rows on which strengths are chosen.
+    compute: threads, device, memory and workers of all that is computed from them.
     """
 
     def __init__(
@@ -73,18 +72,24 @@ class SweepData:
         y_train: NDArray[np.int64],
         y_test: NDArray[np.int64],
         validation: NDArray[np.bool_],
+        compute: Compute,
     ) -> None:
         self.store = store
         self.y_train = y_train
         self.y_test = y_test
         self.validation = validation
+        self.compute = compute
         self._open_layer: tuple[str, LayerData] | None = None
 
     @classmethod
-    def from_store(cls, store: FeatureStore) -> SweepData:
+    def from_store(cls, store: FeatureStore, compute: Compute) -> SweepData:
         """Read the labels of a store and choose the validation rows."""
-        y_train = store.labels("train")
-        return cls(store, y_train, store.labels("test"), validation_rows(y_train))
+        y_train, y_test = store.labels("train"), store.labels("test")
+        return cls(store, y_train, y_test, validation_rows(y_train), compute)
+
+    def with_compute(self, compute: Compute) -> SweepData:
+        """Return the same data for another `Compute`, with no layer open."""
+        return SweepData(self.store, self.y_train, self.y_test, self.validation, compute)
 
     def layer(self, name: str) -> LayerData:
         """Open a layer; the previous layer and its moments are released first."""
@@ -97,42 +102,40 @@ class SweepData:
                 labels=self.y_train,
                 n_classes=len(self.store.class_names),
                 validation=self.validation,
+                compute=self.compute,
             )
             self._open_layer = name, LayerData(train, test, selector_input)
         return self._open_layer[1]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the store's path and manifest; the other process reads the features there."""
-        return open_sweep_data, (str(self.store.path.resolve()), self.store.manifest)
+        return open_sweep_data, (
+            str(self.store.path.resolve()),
+            self.store.manifest,
+            self.compute,
+        )
 
 
-# The store that this process opened last, with its open layer, for the next job on it.
-_LAST_OPENED: dict[tuple[str, str], SweepData] = {}
-
-
-def open_sweep_data(path: str, manifest: Mapping[str, Any]) -> SweepData:
+def open_sweep_data(path: str, manifest: Mapping[str, Any], compute: Compute) -> SweepData:
     """Open a store that another process has opened and verified.
 
     Parameters
     ----------
     path: absolute path of the store.
     manifest: the manifest that the other process read.
+    compute: as in the other process.
 
     Raises
     ------
     StoreError: this machine has no store, or a different one, at the path.
     """
-    key = (path, str(with_digest(manifest)[DIGEST_KEY]))
-    if key not in _LAST_OPENED:
-        if read_manifest(Path(path)) != manifest:
-            raise StoreError(
-                f"{path!r} on {os.uname().nodename} differs from the feature store that the sweep "
-                "opened; put the store on a file system that all machines share"
-            )
-        data = SweepData.from_store(FeatureStore(Path(path), dict(manifest)))
-        _LAST_OPENED.clear()
-        _LAST_OPENED[key] = data
-    return _LAST_OPENED[key]
+    store = FeatureStore.open(path, verify=False)
+    if store.manifest != manifest:
+        raise StoreError(
+            f"{path!r} on {os.uname().nodename} differs from the feature store that the sweep "
+            "opened; put the store on a file system that all machines share"
+        )
+    return SweepData.from_store(store, compute)
 
 
 def _require_order(selection: Selection) -> NDArray[np.intp]:

@@ -6,20 +6,17 @@ the allocator does not return. docs/performance.md compares them with measured s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from criticalmass.core.compute import HELD_BYTES
 from criticalmass.core.memory import MemoryLimit, memory_limits, pending_arrow_reserve
 from criticalmass.core.progress import warn_user
 from criticalmass.core.threads import thread_count
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures.logistic.training_rows import held_bytes
 from criticalmass.measures.memory import LayerSizes
 from criticalmass.measures.registry import MEASURES
 from criticalmass.selectors.registry import SELECTORS
-from criticalmass.selectors.sizes import sizes_for
-from criticalmass.storage.features import FeatureStore
-from criticalmass.sweeps.plan import SPLIT, SweepRequest
+from criticalmass.sweeps.plan import SweepRequest
 
 _MIB = 1 << 20
 # Compiled code and libraries that are loaded later: address space, and the part that is touched.
@@ -62,32 +59,27 @@ class MemoryEstimate:
         return written + self.library_memory
 
 
-def row_memory_limit(store: FeatureStore, request: SweepRequest) -> int | None:
+def row_memory_limit(request: SweepRequest) -> int:
     """Return the bytes of standardised rows to keep in memory so that the sweep fits.
-
-    Parameters
-    ----------
-    store: the features.
-    request: the sweep.
 
     Returns
     -------
-    None if the default fits. A smaller number makes the sweep slower, because the other rows are
+    `HELD_BYTES` if that fits. A smaller number makes the sweep slower, because the other rows are
     read again in every pass; a warning says so.
 
     Raises
     ------
     CriticalMassError: a limit is too low even if no rows are kept.
     """
-    limits, default = memory_limits(), held_bytes()
+    limits, default = memory_limits(), HELD_BYTES
     tightest: MemoryLimit | None = None
     for held in (default, default // 2, default // 4, default // 8, 0):
-        estimate = estimate_memory(store, request, held)
+        estimate = estimate_memory(request, held)
         exceeded = [limit for limit in limits if estimate.counted_bytes(limit) > limit.free]
         if exceeded:
             tightest = exceeded[0]
         elif tightest is None:
-            return None
+            return held
         else:
             kept = f"at most {_gb(held)} of rows are" if held else "no rows are"
             warn_user(
@@ -95,20 +87,19 @@ def row_memory_limit(store: FeatureStore, request: SweepRequest) -> int | None:
                 "are read again in every pass; values are the same up to rounding"
             )
             return held
-    raise CriticalMassError(_too_little_memory(store, request, estimate, exceeded[0]))
+    raise CriticalMassError(_too_little_memory(request, estimate, exceeded[0]))
 
 
-def estimate_memory(store: FeatureStore, request: SweepRequest, held: int) -> MemoryEstimate:
+def estimate_memory(request: SweepRequest, held: int) -> MemoryEstimate:
     """Estimate the memory of a sweep, whose layers and measures are computed one by one.
 
     Parameters
     ----------
-    store: the features.
     request: the sweep.
     held: largest size in bytes of an order's rows that stay in memory.
     """
     n_threads = thread_count()
-    all_sizes = list(_layer_sizes(store, request, n_threads, held))
+    all_sizes = [request.sizes_of(layer, n_threads, held) for layer in request.layers]
     parts = [_memory_parts(sizes, request) for sizes in all_sizes]
     totals = [
         sizes.mapped_bytes + sum(part.n_bytes for part in layer_parts)
@@ -121,26 +112,6 @@ def estimate_memory(store: FeatureStore, request: SweepRequest, held: int) -> Me
         library_space=_LIBRARY_SPACE + n_threads * _THREAD_SPACE + pending_arrow_reserve(),
         library_memory=_LIBRARY_MEMORY,
     )
-
-
-def _layer_sizes(
-    store: FeatureStore, request: SweepRequest, n_threads: int, held: int
-) -> Iterator[LayerSizes]:
-    for layer in request.layers:
-        train, test = store.features("train", layer), store.features(SPLIT, layer)
-        width = int(train.shape[1])
-        n_random = sum(SELECTORS[name].is_random for name in request.selectors)
-        yield LayerSizes(
-            n_train=int(train.shape[0]),
-            n_test=int(test.shape[0]),
-            n_neurons=width,
-            n_classes=len(store.class_names),
-            item_bytes=int(train.shards[0].dtype.itemsize),
-            sizes=tuple(sorted({*sizes_for(request.fractions, width), width})),
-            n_orders=n_random * len(request.seeds) + len(request.selectors) - n_random,
-            n_threads=n_threads,
-            held_bytes=held,
-        )
 
 
 def _memory_parts(sizes: LayerSizes, request: SweepRequest) -> list[MemoryPart]:
@@ -166,9 +137,7 @@ def _similarity_moment_bytes(sizes: LayerSizes, request: SweepRequest) -> int:
     return 3 * sizes.square_bytes if has_similarities else 0
 
 
-def _too_little_memory(
-    store: FeatureStore, request: SweepRequest, estimate: MemoryEstimate, limit: MemoryLimit
-) -> str:
+def _too_little_memory(request: SweepRequest, estimate: MemoryEstimate, limit: MemoryLimit) -> str:
     """Return the error text: what is needed, what is free, and how to change it."""
     largest = estimate.parts[-1]
     parts = [f"{_gb(largest.n_bytes)} for {largest.name!r}"]
@@ -178,21 +147,22 @@ def _too_little_memory(
     cures = [limit.cure]
     if len(request.measures) > 1 and largest.name in request.measures:
         cures.append(f"leave out the measure {largest.name!r}")
-    if _fewer_fractions_help(store, request, largest):
+    if _fewer_fractions_help(request, largest):
         cures.append("use fewer fractions")
     if thread_count() > 1:
         cures.append("use fewer threads (CRITICALMASS_THREADS=1)")
     cures.append("distribute it over machines (--backend ray-rows)")
+    dataset, needed = request.layers[0].dataset, _gb(estimate.counted_bytes(limit))
     return (
-        f"sweeping {store.dataset} needs about {_gb(estimate.counted_bytes(limit))} more "
-        f"({', '.join(parts)}), but {limit.name} leaves {_gb(limit.free)}; {', or '.join(cures)}"
+        f"sweeping {dataset} needs about {needed} more ({', '.join(parts)}), but {limit.name} "
+        f"leaves {_gb(limit.free)}; {', or '.join(cures)}"
     )
 
 
-def _fewer_fractions_help(store: FeatureStore, request: SweepRequest, largest: MemoryPart) -> bool:
+def _fewer_fractions_help(request: SweepRequest, largest: MemoryPart) -> bool:
     """Return whether the largest part shrinks by a tenth if only one fraction is measured."""
     single = replace(request, fractions=request.fractions[:1])
-    part = estimate_memory(store, single, 0).parts[-1]
+    part = estimate_memory(single, 0).parts[-1]
     return part.n_bytes < 0.9 * largest.n_bytes
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.errors import CriticalMassError
+from criticalmass.measures.memory import LayerSizes
 from criticalmass.measures.registry import MEASURES, identity
 from criticalmass.selectors.registry import SELECTORS, selector_version
-from criticalmass.selectors.sizes import grid_for
-from criticalmass.storage.features import FeatureStore
+from criticalmass.selectors.sizes import grid_for, sizes_for
+from criticalmass.sweeps.layer_info import SPLIT, LayerInfo, check_names
 
 FULL = "full"
-SPLIT = "test"
 # The order that keeps the neurons as they are; the whole layer is measured in it if the sweep
 # has no other order for it.
 _IDENTITY_ORDER = ("first", 0)
@@ -27,16 +27,33 @@ class SweepRequest:
 
     Attributes
     ----------
-    layers, selectors, measures: existing names, in the order of the store or registry.
+    layers: in the order of the store.
+    selectors, measures: existing names, in the order of the registry.
     fractions: in (0, 1], ascending.
     seeds: 0 or more, ascending.
     """
 
-    layers: tuple[str, ...]
+    layers: tuple[LayerInfo, ...]
     selectors: tuple[str, ...]
     fractions: tuple[float, ...]
     seeds: tuple[int, ...]
     measures: tuple[str, ...]
+
+    def sizes_of(self, layer: LayerInfo, n_threads: int, held_bytes: int) -> LayerSizes:
+        """Return the sizes of a layer of the request, for estimates of memory and work."""
+        width = layer.n_neurons
+        n_random = sum(SELECTORS[name].is_random for name in self.selectors)
+        return LayerSizes(
+            n_train=layer.n_train,
+            n_test=layer.n_test,
+            n_neurons=width,
+            n_classes=layer.n_classes,
+            item_bytes=layer.item_bytes,
+            sizes=tuple(sorted({*sizes_for(self.fractions, width), width})),
+            n_orders=n_random * len(self.seeds) + len(self.selectors) - n_random,
+            n_threads=n_threads,
+            held_bytes=held_bytes,
+        )
 
 
 @dataclass(frozen=True)
@@ -100,9 +117,8 @@ class SweepJob:
 
 
 def make_request(
-    store: FeatureStore,
+    layers: tuple[LayerInfo, ...],
     *,
-    layers: str | Sequence[str] | None,
     selectors: str | Sequence[str],
     fractions: float | str | Iterable[float | str],
     seeds: int | str | Iterable[int],
@@ -115,28 +131,27 @@ def make_request(
     CriticalMassError: a name, fraction or seed is invalid, or one of the lists is empty.
     """
     return SweepRequest(
-        layers=_check_names("layer", store.layers if layers is None else layers, store.layers),
-        selectors=_check_names("selector", selectors, SELECTORS),
+        layers=layers,
+        selectors=check_names("selector", selectors, SELECTORS),
         fractions=_parse_fractions(fractions),
         seeds=_parse_seeds(seeds),
-        measures=_check_names("measure", measures, MEASURES),
+        measures=check_names("measure", measures, MEASURES),
     )
 
 
-def list_cells(store: FeatureStore, request: SweepRequest) -> list[SweepCell]:
+def list_cells(request: SweepRequest) -> list[SweepCell]:
     """List every cell of a request, with the whole layer of each layer and measure."""
     cells = []
     for layer in request.layers:
-        n_neurons = store.features(SPLIT, layer).shape[1]
-        grid = grid_for(request.fractions, n_neurons)
-        subsets = [(FULL, 0, 1.0, n_neurons)] + [
+        grid = grid_for(request.fractions, layer.n_neurons)
+        subsets = [(FULL, 0, 1.0, layer.n_neurons)] + [
             (selector, seed, fraction, n_kept)
             for selector in request.selectors
             for seed in (request.seeds if SELECTORS[selector].is_random else (0,))
             for fraction, n_kept in grid
         ]
         for measure in request.measures:
-            maker = CellMaker(store, layer, measure)
+            maker = CellMaker(layer, measure)
             cells += [maker.cell(*subset) for subset in subsets]
     return cells
 
@@ -145,36 +160,30 @@ def list_cells(store: FeatureStore, request: SweepRequest) -> list[SweepCell]:
 class CellMaker:
     """Makes the cells of one layer and measure."""
 
-    store: FeatureStore
-    layer: str
+    layer: LayerInfo
     measure: str
 
     @cached_property
-    def n_neurons(self) -> int:
-        """Width of the layer."""
-        return int(self.store.features(SPLIT, self.layer).shape[1])
-
-    @cached_property
-    def _digest_and_protocol(self) -> tuple[str, dict[str, Any]]:
-        return self.store.digest(self.layer), MEASURES[self.measure].protocol
+    def _protocol(self) -> dict[str, Any]:
+        return MEASURES[self.measure].protocol
 
     def cell(self, selector: str, seed: int, fraction: float, n_kept: int) -> SweepCell:
         """Return the cell of one subset, with its identity."""
         row: dict[str, Any] = {
-            "model": self.store.model,
-            "layer": self.layer,
-            "dataset": self.store.dataset,
+            "model": self.layer.model,
+            "layer": self.layer.name,
+            "dataset": self.layer.dataset,
             "split": SPLIT,
             "selector": selector,
             "measure": self.measure,
             "fraction": fraction,
             "n_kept": n_kept,
-            "n_neurons": self.n_neurons,
+            "n_neurons": self.layer.n_neurons,
             "seed": seed,
         }
         version = selector_version(selector)
-        digest, protocol = self._digest_and_protocol
-        return SweepCell(**row, cell=identity(digest, row, protocol, selector_version=version))
+        name = identity(self.layer.digest, row, self._protocol, selector_version=version)
+        return SweepCell(**row, cell=name)
 
 
 def make_jobs(cells: Iterable[SweepCell]) -> list[SweepJob]:
@@ -240,19 +249,6 @@ def _make_job(cells: Sequence[SweepCell]) -> SweepJob:
     orders = tuple(dict.fromkeys((cell.selector, cell.seed) for cell in cells))
     sizes = tuple(sorted({cell.n_kept for cell in cells}))
     return SweepJob(cells[0].layer, cells[0].measure, orders, sizes, tuple(cells))
-
-
-def _check_names(
-    kind: str, names: str | Iterable[str], existing: Collection[str]
-) -> tuple[str, ...]:
-    """Return the names, each once, in the order of the existing ones."""
-    unordered = (names,) if isinstance(names, str) else tuple(names)
-    for name in unordered:
-        if name not in existing:
-            raise unknown_name(kind, name, existing)
-    if not unordered:
-        raise CriticalMassError(f"no {kind} given; name at least one of: {', '.join(existing)}")
-    return tuple(name for name in existing if name in unordered)
 
 
 def _parse_fractions(fractions: float | str | Iterable[float | str]) -> tuple[float, ...]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from criticalmass.core.backends import Backend
 from criticalmass.core.progress import Progress, write_line
 from criticalmass.storage.run import Run, RunWriter
-from criticalmass.sweeps.jobs import JobResult, run_job
-from criticalmass.sweeps.layer_data import SweepData
-from criticalmass.sweeps.plan import FULL, SweepCell, make_jobs
+from criticalmass.sweeps.jobs import JobResult
+from criticalmass.sweeps.plan import FULL, SweepCell, SweepJob, make_jobs
 
 FullRows = dict[tuple[str, str], dict[str, Any]]
+#: Runs jobs on the workers of a backend and yields their results as they complete.
+RunJobs = Callable[[Iterable[SweepJob]], Iterator[JobResult]]
 
 
 class RunRecorder:
@@ -92,11 +91,7 @@ class RunRecorder:
 
 
 def compute_cells(
-    recorder: RunRecorder,
-    cells: Sequence[SweepCell],
-    data: SweepData,
-    backend: Backend,
-    label: str | None = None,
+    recorder: RunRecorder, cells: Sequence[SweepCell], run_jobs: RunJobs, label: str
 ) -> None:
     """Compute cells and write their rows as the jobs complete.
 
@@ -104,11 +99,9 @@ def compute_cells(
     ----------
     recorder: writes into the run.
     cells: cells to compute.
-    data: features and labels.
-    backend: runs the jobs.
-    label: name of the task in the progress display; the sweep's model and dataset by default.
+    run_jobs: runs the jobs.
+    label: name of the task in the progress display.
     """
-    label = label or f"sweep of {data.store.model} on {data.store.dataset}"
     if not cells:
         write_line(f"{label}: every cell is already computed")
         return
@@ -124,7 +117,7 @@ def compute_cells(
                 full_row = full_rows[key]
                 recorder.writer.append(_repeat_full_row(full_row, group, full_row["artifact"]))
                 bar.advance(len(group))
-        for result in backend.map(partial(run_job, data), make_jobs(cells)):
+        for result in run_jobs(make_jobs(cells)):
             recorder.save_orders(result)
             bar.advance(recorder.write_result(result, full_rows, repeats))
 

@@ -103,13 +103,13 @@ class _Search:
 
     def cells(self, size: int, n_seeds: int) -> list[SweepCell]:
         """Return the cells of a size; a size of the grid keeps the fraction of the grid."""
-        fraction = self._fractions.get(size, size / self.maker.n_neurons)
+        fraction = self._fractions.get(size, size / self.maker.layer.n_neurons)
         seeds = self._seeds[:n_seeds]
         return [self.maker.cell(self.selector, seed, fraction, size) for seed in seeds]
 
     def possible_cells(self, size: int) -> list[SweepCell]:
         """Return every cell that the search may request in the grid gap that contains a size."""
-        ends = sorted({0, *self.problem.grid, self.maker.n_neurons})
+        ends = sorted({0, *self.problem.grid, self.maker.layer.n_neurons})
         low, high = next((a, b) for a, b in pairwise(ends) if a < size <= b)
         return [c for k in range(low + 1, high + 1) for c in self.cells(k, len(self._seeds))]
 
@@ -131,7 +131,8 @@ class _Search:
     @property
     def title(self) -> str:
         """Layer, selector, measure and delta, for messages."""
-        return f"{self.maker.layer}, {self.selector}, {self.maker.measure}, delta {self.delta:g}"
+        layer, measure = self.maker.layer.name, self.maker.measure
+        return f"{layer}, {self.selector}, {measure}, delta {self.delta:g}"
 
 
 def refine_run(cache: CellCache, request: SweepRequest, refinement: Refinement) -> list[SweepCell]:
@@ -181,14 +182,14 @@ def _start_searches(
     values = cache.values()
     for layer in request.layers:
         for measure in request.measures:
-            value_full = full_rows[layer, measure].get("value")
+            value_full = full_rows[layer.name, measure].get("value")
             if value_full is None or value_full <= 0.0:
                 warn_user(
-                    f"refine: {layer}, {measure}: the whole layer has no value above 0, so no "
+                    f"refine: {layer.name}, {measure}: the whole layer has no value above 0, so no "
                     "critical mass is searched"
                 )
                 continue
-            maker = CellMaker(cache.data.store, layer, measure)
+            maker = CellMaker(layer, measure)
             for selector in request.selectors:
                 for delta in refinement.deltas:
                     yield _start_search(
@@ -207,7 +208,7 @@ def _start_search(
 ) -> _Search:
     """Start one search from the grid sizes that are in the run."""
     manifest, info = cache.recorder.run.manifest, SELECTORS[selector]
-    fractions = {size: f for f, size in grid_for(manifest["fractions"], maker.n_neurons)}
+    fractions = {size: f for f, size in grid_for(manifest["fractions"], maker.layer.n_neurons)}
     # All seeds of the run, so that the means are those that `redundancy` computes.
     base_seeds = tuple(manifest["seeds"]) if info.is_random else (0,)
     stats = {}
@@ -220,7 +221,7 @@ def _start_search(
     counts = seed_schedule(n_base, refinement.seeds) if info.is_random else (1,)
     problem = SearchProblem(
         grid=tuple(stats),
-        n_neurons=maker.n_neurons,
+        n_neurons=maker.layer.n_neurons,
         threshold=delta * value_full,
         seed_counts=counts[-1:] if MEASURES[maker.measure].every_size else counts,
         n_base_seeds=n_base,
@@ -249,14 +250,14 @@ def _record_results(cache: CellCache, searches: Sequence[_Search], refinement: R
     entries = {tuple(entry[name] for name in _KEY): entry for entry in recorded}
     for search in searches:
         result = search.result()
-        key = (search.maker.layer, search.selector, search.maker.measure, search.delta)
+        key = (search.maker.layer.name, search.selector, search.maker.measure, search.delta)
         entries[key] = {
             **dict(zip(_KEY, key, strict=True)),
             **asdict(result),
             "level": refinement.level,
             "most_seeds": refinement.seeds,
             "most_cells": refinement.cells,
-            "whole": full_rows[search.maker.layer, search.maker.measure]["cell"],
+            "whole": full_rows[search.maker.layer.name, search.maker.measure]["cell"],
         }
         show = warn_user if result.short_of == "cells" else write_line
         show(f"refine: {search.title}: {_describe_result(result, refinement)}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from criticalmass.core.arguments import validate_arguments
-from criticalmass.core.backends import Backend, Local
+from criticalmass.core.backends import Backend, Local, hold_rows, start_workers
+from criticalmass.core.compute import Compute
 from criticalmass.core.progress import warn_user
-from criticalmass.errors import CriticalMassError, RunError, StoreError, unknown_name
-from criticalmass.measures.logistic.training_rows import override_held_bytes
+from criticalmass.errors import CriticalMassError, RunError, unknown_name
 from criticalmass.measures.protocol import VALIDATION_SEED, VALIDATION_SHARE
 from criticalmass.measures.registry import MEASURES, identity
 from criticalmass.selectors.registry import SELECTORS, selector_version
@@ -26,9 +28,11 @@ from criticalmass.storage.run import Run, RunWriter
 from criticalmass.sweeps.auto_grid import is_auto, resolve_auto
 from criticalmass.sweeps.backends import get_sweep_backend
 from criticalmass.sweeps.cell_cache import CellCache
+from criticalmass.sweeps.jobs import run_job
 from criticalmass.sweeps.layer_data import SweepData
+from criticalmass.sweeps.layer_info import describe_layers
 from criticalmass.sweeps.memory_estimate import row_memory_limit
-from criticalmass.sweeps.plan import SPLIT, SweepCell, SweepRequest, list_cells, make_request
+from criticalmass.sweeps.plan import SweepCell, SweepRequest, list_cells, make_request
 from criticalmass.sweeps.predict import predict_for_run
 from criticalmass.sweeps.recorder import RunRecorder, compute_cells
 from criticalmass.sweeps.refine import Refinement, refine_run
@@ -102,34 +106,36 @@ def sweep(
         raise unknown_name("rerun", rerun, RERUNS)
     job_backend = get_sweep_backend(backend)
     source = FeatureStore.open(store if isinstance(store, FeatureStore) else Path(store))
-    _check_splits(source)
     request = make_request(
-        source,
-        layers=layers,
+        describe_layers(source, layers),
         selectors=selectors,
         fractions=DEFAULT_FRACTIONS if is_auto(fractions) else fractions,
         seeds=1 if is_auto(seeds) else seeds,
         measures=measures,
     )
-    _check_classes(source, request)
-    # The workers of other backends have memory of their own.
-    held_bytes = row_memory_limit(source, request) if isinstance(job_backend, Local) else None
-    request, auto_grid = resolve_auto(request, source, Path(out), fractions, seeds)
-    cells = list_cells(source, request)
-    data = SweepData.from_store(source)
+    compute = Compute()
+    data = SweepData.from_store(source, compute)
+    _check_classes(data, request)
+    if isinstance(job_backend, Local):  # the workers of other backends have memory of their own
+        compute = replace(compute, held_bytes=row_memory_limit(request))
+    request, auto_grid = resolve_auto(request, data, Path(out), fractions, seeds)
+    cells = list_cells(request)
     run = _open_run(Path(out), source)
-    with override_held_bytes(held_bytes), run.writer() as writer:
+    with run.writer() as writer, hold_rows(job_backend, compute) as compute:
+        data = data.with_compute(compute)
         _drop_stale(run, writer, source)
         _describe(run, writer, data, request)
         writer.update_manifest(**({} if auto_grid is None else {"planned": auto_grid.record()}))
         predict_for_run(run, data, request)
         recorder = RunRecorder(run, writer)
         missing = _missing_cells(cells, run.frame(), rerun)
-        compute_cells(recorder, missing, data, job_backend)
-        if refinement is not None:
-            computed = [cell.cell for cell in missing]
-            cache = CellCache(recorder, data, job_backend, rerun=rerun, computed=computed)
-            cells += refine_run(cache, request, refinement)
+        with start_workers(job_backend, partial(run_job, data)) as run_jobs:
+            label = f"sweep of {source.model} on {source.dataset}"
+            compute_cells(recorder, missing, run_jobs, label)
+            if refinement is not None:
+                computed = [cell.cell for cell in missing]
+                cache = CellCache(recorder, run_jobs, rerun=rerun, computed=computed)
+                cells += refine_run(cache, request, refinement)
     _warn_of_failures(run, {cell.cell for cell in cells})
     return run
 
@@ -193,11 +199,7 @@ def _describe(run: Run, writer: RunWriter, data: SweepData, request: SweepReques
     writer.put_labels(data.y_test, store.class_names)
     old = run.manifest if len(run.frame()) else {}
     layers = {
-        layer: {
-            "n_neurons": int(store.features(SPLIT, layer).shape[1]),
-            "dtype": str(store.features(SPLIT, layer).dtype),
-            "digest": store.digest(layer),
-        }
+        layer.name: {"n_neurons": layer.n_neurons, "dtype": layer.dtype, "digest": layer.digest}
         for layer in request.layers
     }
     measures = {name: MEASURES[name].protocol for name in request.measures}
@@ -244,28 +246,21 @@ def _union(old: Iterable[str], new: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*old, *new]))
 
 
-def _check_splits(store: FeatureStore) -> None:
-    missing = [split for split in ("train", SPLIT) if split not in store.splits]
-    if missing:
-        raise StoreError(
-            f"{str(store.path)!r} has the splits {', '.join(store.splits) or 'none'} but no "
-            f"{' and no '.join(missing)}; a sweep trains on 'train' and scores on 'test'"
-        )
-
-
-def _check_classes(store: FeatureStore, request: SweepRequest) -> None:
+def _check_classes(data: SweepData, request: SweepRequest) -> None:
     probes = [name for name in request.measures if MEASURES[name].needs_labels]
-    if probes and len(store.class_names) < 2:
+    n_classes = min(np.unique(data.y_train).size, request.layers[0].n_classes)
+    if probes and n_classes < 2:
         raise CriticalMassError(
-            f"{store.dataset} has {len(store.class_names)} class, but {', '.join(probes)} needs "
-            "at least 2; ask for measures=('cka',)"
+            f"the training split of {data.store.dataset} has {n_classes} class, but "
+            f"{', '.join(probes)} needs at least 2; ask for measures=('cka',)"
         )
     # Orders share a job: if one selector fails, the cells of the others fail too.
     supervised = [name for name in request.selectors if SELECTORS[name].needs_labels]
-    if supervised and np.unique(store.labels("train")).size < 2:
+    if supervised and n_classes < 2:
         raise CriticalMassError(
-            f"the training split of {store.dataset} has one class, but {', '.join(supervised)} "
-            "needs at least two; choose selectors that need no labels, e.g. leverage"
+            f"the training split of {data.store.dataset} has one class, but "
+            f"{', '.join(supervised)} needs at least two; choose selectors that need no labels, "
+            "e.g. leverage"
         )
 
 

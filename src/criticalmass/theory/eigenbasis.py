@@ -8,7 +8,7 @@ penalty and ensemble.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +82,24 @@ class Eigenbasis:
         is_present = self.share > 0
         squares = self.targets[:, is_present] ** 2
         return np.asarray((squares / self.share[is_present]).sum(axis=1))
+
+    def with_class_axes(self) -> tuple[Eigenbasis, NDArray[np.float32] | None]:
+        """Return the basis with targets along at most ``n_neurons`` axes instead of all classes.
+
+        Targets have at most ``n_neurons`` independent columns, and heads are linear in them. With
+        more classes than neurons, a law that works along orthonormal axes instead of classes
+        needs d^3 instead of C^3 operations and gives the same heads.
+
+        Returns
+        -------
+        The basis, and the (n_axes, n_classes) float32 orthonormal axes; the basis itself and None
+        if there are no more classes than neurons.
+        """
+        if self.n_classes <= self.n_neurons:
+            return self, None
+        axes, coordinates = np.linalg.qr(self.targets.T)
+        targets = np.ascontiguousarray(coordinates.T)
+        return replace(self, targets=targets), np.ascontiguousarray(axes.T, dtype=np.float32)
 
 
 def eigenbasis(rows: Rows, labels: npt.ArrayLike, *, n_classes: int | None = None) -> Eigenbasis:

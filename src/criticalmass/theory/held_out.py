@@ -51,11 +51,11 @@ class HeadLaw(Protocol):
 
     @property
     def mean(self) -> FloatArray:
-        """(n_neurons, n_classes) mean head on standardised neurons."""
+        """(n_neurons, n_columns) mean head on standardised neurons, per class or class axis."""
         ...
 
     def draw(self, rng: np.random.Generator, count: int) -> NDArray[np.float32]:
-        """Draw (count, n_neurons, n_classes) deviations."""
+        """Draw (count, n_neurons, n_columns) deviations."""
         ...
 
 
@@ -86,6 +86,8 @@ class HeldOut:
     labels: (n_rows,) classes of the training set.
     sample_rows: (n_sample,) row numbers of the sample, ascending.
     sample: (n_sample, n_neurons) the sample, standardised.
+    class_axes: (n_axes, n_classes) orthonormal rows; heads have a column per axis instead of per
+        class. None: heads have a column per class.
     product_columns: columns of heads that are multiplied with the sample at a time.
     """
 
@@ -94,6 +96,7 @@ class HeldOut:
     labels: NDArray[np.int64]
     sample_rows: NDArray[np.intp]
     sample: NDArray[np.float32]
+    class_axes: NDArray[np.float32] | None = None
     product_columns: int = 256
 
     def scores(self, heads: HeadLaw, members: NDArray[np.int64], sampling: Sampling) -> HeadScores:
@@ -132,21 +135,28 @@ class HeldOut:
         )
 
     def _deviations(self, heads: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-        """Yield the responses (n_sample, n_classes) to each of (count, n_neurons, n_classes) heads.
+        """Yield the responses (n_sample, n_classes) to each of (count, n_neurons, n_columns) heads.
 
         Several heads are multiplied in one product, because a product with few columns is slow.
         """
-        n_classes = heads.shape[2]
-        n_heads = max(1, self.product_columns // n_classes)
+        n_columns = heads.shape[2]
+        n_heads = max(1, self.product_columns // n_columns)
         for start in range(0, heads.shape[0], n_heads):
             part = heads[start : start + n_heads].transpose(1, 0, 2)
             wide = self.sample @ np.ascontiguousarray(part).reshape(part.shape[0], -1)
             for i in range(part.shape[1]):
-                yield np.ascontiguousarray(wide[:, i * n_classes : (i + 1) * n_classes])
+                yield self._by_class(wide[:, i * n_columns : (i + 1) * n_columns])
+
+    def _by_class(self, products: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return (n_rows, n_columns) products of rows and a head as (n_rows, n_classes)."""
+        return np.ascontiguousarray(
+            products if self.class_axes is None else products @ self.class_axes
+        )
 
     def responses(self, block: NDArray[np.float32], head: FloatArray) -> NDArray[np.float32]:
         """Return (n_rows, n_classes) responses of a head to standardised rows."""
-        return np.asarray(block @ head.astype(np.float32) + self.basis.share.astype(np.float32))
+        products = self._by_class(block @ head.astype(np.float32))
+        return np.asarray(products + self.basis.share.astype(np.float32))
 
     def score_means(
         self, heads: list[FloatArray], *, all_rows: bool
@@ -204,7 +214,13 @@ class HeldOut:
         return np.asarray(np.sqrt(np.maximum(total, 0.0)))
 
 
-def held_out(basis: Eigenbasis, rows: Rows, labels: npt.ArrayLike, sampling: Sampling) -> HeldOut:
+def held_out(
+    basis: Eigenbasis,
+    rows: Rows,
+    labels: npt.ArrayLike,
+    sampling: Sampling,
+    class_axes: NDArray[np.float32] | None = None,
+) -> HeldOut:
     """Return labelled rows for scoring, with a sample of at most ``sampling.rows`` of them.
 
     Raises
@@ -232,7 +248,7 @@ def held_out(basis: Eigenbasis, rows: Rows, labels: npt.ArrayLike, sampling: Sam
     for start, raw in chunks(RowSubset(rows, sample_rows)):
         check_finite(raw, start, "held-out")
         sample[start : start + raw.shape[0]] = basis.scaling.apply(raw)
-    return HeldOut(basis, rows, y.astype(np.int64), sample_rows, sample)
+    return HeldOut(basis, rows, y.astype(np.int64), sample_rows, sample, class_axes)
 
 
 def _compare(

@@ -102,12 +102,14 @@ def compare_critical_masses(
     """
     import pandas as pd
 
+    from criticalmass.analysis.columns import Draws
     from criticalmass.analysis.estimators import DEFAULT_ESTIMATOR
-    from criticalmass.analysis.redundancy import redundancy
+    from criticalmass.analysis.redundancy import redundancy_table
 
     rows = []
     if not run.frame().empty:
-        table = redundancy(run, deltas=tuple(deltas), estimator=DEFAULT_ESTIMATOR, level=level)
+        draws = Draws(level, resamples=2000, seed=0)
+        table = redundancy_table([run], deltas, DEFAULT_ESTIMATOR, draws)
         table = table[(table["layer"] == prediction.layer) & (table["selector"] == "random")]
         for row in table[table["critical_mass"].notna()].to_dict("records"):
             curve = prediction.curve(str(row["measure"]))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from criticalmass.core.arguments import validate_arguments
+from criticalmass.core.progress import write_line
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.measures.probes.closed_form import L2S
@@ -38,6 +39,9 @@ WIDEST = 2048
 # Penalties are compared on the same rows and draws, so fewer of both are enough to choose one.
 _DRAWS_DIVISOR = 6
 _CHOICE_ROWS = 2000
+# Most responses (rows x classes) to one head. They bound the time with thousands of classes; with
+# fewer than 1,000 classes the numbers of rows are those of `Sampling` and `_CHOICE_ROWS`.
+_MOST_RESPONSES, _FEWEST_ROWS = 4_000_000, 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +110,8 @@ def predict_ridge(
         uses "neuron" for layers of up to ``WIDEST`` neurons.
     validation: labelled rows on which l2 is chosen; by default the test rows, which makes the
         prediction slightly optimistic, by what a choice among a few smooth curves can gain.
-    sampling: numbers of draws and rows.
+    sampling: numbers of draws and rows; by default those of `Sampling`, with fewer rows for more
+        than 1,000 classes.
 
     Raises
     ------
@@ -116,16 +121,18 @@ def predict_ridge(
     basis = train if isinstance(train, Eigenbasis) else eigenbasis(train[0], np.asarray(train[1]))
     ks, rule = check_sizes(sizes, basis.n_neurons), _resolve_law(law, basis)
     n_members, penalties = _check_members(members), _check_penalties(l2)
-    settings = sampling or Sampling()
-    test_rows = held_out(basis, *test, settings)
+    settings = sampling or _bounded_sampling(basis, int(test[0].shape[0]))
+    basis, axes = basis.with_class_axes()
+    test_rows = held_out(basis, *test, settings, axes)
     l2s, l2_full = np.full(ks.size, penalties[0]), penalties[0]
     if len(penalties) > 1:
+        choice_rows = _bounded_rows(basis, _CHOICE_ROWS, _MOST_RESPONSES // 2)
         coarse = Sampling(
             draws=max(1, settings.draws // _DRAWS_DIVISOR),
-            rows=min(settings.rows, _CHOICE_ROWS),
+            rows=min(settings.rows, choice_rows),
             seed=settings.seed,
         )
-        rows = held_out(basis, *(test if validation is None else validation), coarse)
+        rows = held_out(basis, *(test if validation is None else validation), coarse, axes)
         l2s, l2_full = _best_penalties(rows, ks, penalties, coarse)
     scores, means = [], []
     for heads in _heads(basis, ks, l2s, rule):
@@ -148,6 +155,22 @@ def predict_ridge(
         law=rule,
         n_neurons=basis.n_neurons,
     )
+
+
+def _bounded_sampling(basis: Eigenbasis, n_test: int) -> Sampling:
+    """Return the default sampling; with thousands of classes, on fewer rows, and say so."""
+    rows = _bounded_rows(basis, Sampling.rows, _MOST_RESPONSES)
+    if rows < min(n_test, Sampling.rows):
+        write_line(
+            f"ridge law: with {basis.n_classes:,} classes drawn heads are scored on {rows:,} of "
+            f"{n_test:,} test samples (predict_ridge takes a sampling of more rows)"
+        )
+    return Sampling(rows=rows)
+
+
+def _bounded_rows(basis: Eigenbasis, rows: int, most_responses: int) -> int:
+    """Return the number of rows, or fewer if their responses would be too many."""
+    return min(rows, max(_FEWEST_ROWS, most_responses // basis.n_classes))
 
 
 def _heads(

@@ -23,10 +23,14 @@ from criticalmass.theory.held_out import HeldOut, Sampling, held_out
 FloatArray = NDArray[np.float64]
 #: Subsets drawn per size; the standard error of their mean is a fifth of their spread.
 ORDERS = 24
-#: Most test samples on which drawn subsets are scored.
+#: Most test samples on which drawn subsets are scored; fewer with more than 1,000 classes.
 MOST_ROWS = 10_000
 # Fewer orders and rows are enough to choose a penalty.
 _CHOICE_ORDERS, _CHOICE_ROWS = 4, 2000
+# Most responses (rows x classes) per subset: with more than 1,000 classes fewer rows are scored.
+_MOST_RESPONSES, _FEWEST_ROWS = 10_000_000, 100
+# Most responses in memory at a time.
+_BLOCK_RESPONSES = 16_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +76,13 @@ def sample_ridge(
     ks, d = check_sizes(sizes, basis.n_neurons), basis.n_neurons
     rng = np.random.default_rng(seed)
     prefixes = [rng.permutation(d)[: int(ks[-1])] for _ in range(orders)]
-    test_rows = held_out(basis, *test, Sampling(rows=MOST_ROWS, seed=seed))
+    most = max(_FEWEST_ROWS, _MOST_RESPONSES // basis.n_classes)
+    test_rows = held_out(basis, *test, Sampling(rows=min(MOST_ROWS, most), seed=seed))
     cross, penalties = basis.cross_moment, sorted(l2s, reverse=True)
     best = np.full(ks.size, penalties[0])
     if len(penalties) > 1:
-        few, rows = prefixes[:_CHOICE_ORDERS], slice(0, _CHOICE_ROWS)
+        few = prefixes[:_CHOICE_ORDERS]
+        rows = slice(0, max(_FEWEST_ROWS, min(_CHOICE_ROWS, most * _CHOICE_ROWS // MOST_ROWS)))
         mean_accuracy = [
             np.mean([_score(test_rows, cross, p, ks, np.full(ks.size, l2), rows) for p in few], 0)
             for l2 in penalties
@@ -106,7 +112,14 @@ def _score(
         for i, head in zip(members, path, strict=True):
             heads[: head.shape[0], i] = head
     x = test_rows.sample[rows][:, neurons]
-    responses = (x @ heads.reshape(neurons.size, -1)).reshape(-1, sizes.size, n_classes)
-    responses += basis.share.astype(np.float32)
     truth = test_rows.labels[test_rows.sample_rows][rows]
-    return np.asarray((responses.argmax(axis=2) == truth[:, None]).mean(axis=0), dtype=np.float64)
+    accuracy = np.empty(sizes.size)
+    n_at_once = max(1, _BLOCK_RESPONSES // (truth.size * n_classes))
+    for start in range(0, sizes.size, n_at_once):
+        part = slice(start, min(start + n_at_once, sizes.size))
+        largest = int(sizes[part.stop - 1])
+        wide = np.ascontiguousarray(heads[:largest, part]).reshape(largest, -1)
+        responses = (x[:, :largest] @ wide).reshape(truth.size, -1, n_classes)
+        responses += basis.share.astype(np.float32)
+        accuracy[part] = (responses.argmax(axis=2) == truth[:, None]).mean(axis=0)
+    return accuracy

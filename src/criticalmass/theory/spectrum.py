@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,8 +14,12 @@ from criticalmass.measures.similarity.checks import check_square
 
 # Rows checked at a time, so that no check needs a second matrix.
 _BLOCK_ROWS = 256
-#: Largest difference between C and C', relative to the largest variance, that counts as rounding.
+#: Largest difference between C and C', relative to the largest variance, that counts as rounding
+#: in float64.
 ASYMMETRY = 1e-8
+# The same for other types, in units of their rounding: that of a sum of a million products, whose
+# errors add like a random walk. A product of two layers differs from its transpose by far more.
+_ROUNDINGS, _MOST_ASYMMETRY = 1000.0, 0.01
 
 
 @validate_arguments
@@ -90,17 +96,19 @@ def correlation(second_moment: npt.ArrayLike) -> FloatArray:
 
 
 def as_second_moment(second_moment: npt.ArrayLike) -> FloatArray:
-    """Check a second moment and return a copy scaled to a largest variance of 1.
+    """Check a second moment and return a symmetric copy scaled to a largest variance of 1.
 
     Parameters
     ----------
-    second_moment: (n_neurons, n_neurons) X'X of the centred X, at any scale.
+    second_moment: (n_neurons, n_neurons) X'X of the centred X, at any scale; asymmetry up to
+        1e-8 of the largest variance, in float32 1.2e-4, is rounding and is averaged.
 
     Raises
     ------
     CriticalMassError: if the matrix is not square, symmetric, finite and non-zero, or has a
         negative variance or a covariance that its variances do not allow.
     """
+    tolerance = _asymmetry(np.asarray(second_moment).dtype)
     c = check_square(second_moment)
     if not np.isfinite(c).all():
         raise CriticalMassError("the second moment holds NaN or infinity; drop those samples")
@@ -118,14 +126,25 @@ def as_second_moment(second_moment: npt.ArrayLike) -> FloatArray:
         )
     scaled = np.ascontiguousarray(c / largest)
     for start in range(0, c.shape[0], _BLOCK_ROWS):
-        rows = scaled[start : start + _BLOCK_ROWS]
-        if np.abs(rows - scaled[:, start : start + _BLOCK_ROWS].T).max() > ASYMMETRY:
+        rows, columns = scaled[start : start + _BLOCK_ROWS], scaled[:, start : start + _BLOCK_ROWS]
+        difference = float(np.abs(rows - columns.T).max())
+        if difference > tolerance:
             raise CriticalMassError(
                 "the second moment is not symmetric; give X'X of one layer, not a product of two"
             )
-        if np.abs(rows).max() > 1.0 + ASYMMETRY:
+        if difference > 0.0:
+            rows[:] = 0.5 * (rows + columns.T)
+            columns[:] = rows.T
+        if np.abs(rows).max() > 1.0 + tolerance:
             raise CriticalMassError(
                 "a covariance exceeds the largest variance, which is impossible; "
                 "give X'X of the centred features"
             )
     return scaled
+
+
+def _asymmetry(dtype: np.dtype[Any]) -> float:
+    """Return the difference between C and C' that rounding in a type explains."""
+    if dtype.kind != "f":
+        return ASYMMETRY
+    return max(ASYMMETRY, min(_MOST_ASYMMETRY, _ROUNDINGS * float(np.finfo(dtype).eps)))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from criticalmass.core import progress
 from criticalmass.errors import CriticalMassError, DataUnavailableError
 from criticalmass.extraction.datasets import Dataset, Split, load_dataset
 from criticalmass.extraction.datasets.debian_packages import cache_folder, find_or_fetch
@@ -222,18 +223,52 @@ def test_npz_with_splits_is_kept(tmp_path):
         x_test=np.zeros((2, 2)),
         y_test=[7, 9],
     )
-    data = load_dataset(f"npz:{tmp_path / 'f.npz'}")
+    with pytest.warns(UserWarning, match=r"3 train and 2 test samples: 1 class .*'9'; .*'5'"):
+        data = load_dataset(f"npz:{tmp_path / 'f.npz'}")
     assert data.class_names == ("5", "7", "9")
     np.testing.assert_array_equal(data.splits["train"].labels, [0, 1, 0])
     np.testing.assert_array_equal(data.splits["test"].labels, [1, 2])
 
 
+def test_what_is_off_with_the_samples_is_said_in_one_line_and_noted(tmp_path, capsys):
+    y = np.repeat([0, 1, 2], [30, 20, 1])
+    x = np.random.default_rng(0).normal(size=(51, 3))
+    np.savez(tmp_path / "rare.npz", X=x, y=y)
+    with progress.display():
+        data = load_dataset(f"npz:{tmp_path / 'rare.npz'}")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has 3 classes, 38 train and 13 test samples: 1 class has no test sample" in line
+    assert all(sentence in line for sentence in data.notes["classes"])
+    np.savez(tmp_path / "even.npz", X=x[:50], y=y[:50])
+    data = load_dataset(f"npz:{tmp_path / 'even.npz'}")
+    assert "classes" not in data.notes
+    assert "test_vectors_in_train" not in data.notes
+
+
+def test_test_samples_that_are_training_samples_are_counted(tmp_path):
+    x = np.random.default_rng(0).normal(size=(12, 3))
+    arrays = {"x_train": x[:8], "x_test": np.r_[x[8:], x[3:5], x[:1]]}
+    labels = {"y_train": np.arange(8) % 2, "y_test": np.arange(7) % 2}
+    np.savez(tmp_path / "copies.npz", **arrays, **labels)
+    message = r"3 of 7 test vectors of .* \(equal bytes\), first 'test-4' and 'train-3'"
+    with pytest.warns(UserWarning, match=message):
+        data = load_dataset(f"npz:{tmp_path / 'copies.npz'}")
+    assert data.notes["test_vectors_in_train"] == 3
+    parts = {"train": ["a", "b", "c", "b"], "test": ["d", "b", "a"]}
+    rows = [(part, text, i % 2) for part, texts in parts.items() for i, text in enumerate(texts)]
+    (tmp_path / "t.csv").write_text(
+        "split,text,label\n" + "".join(f"{part},{text},{label}\n" for part, text, label in rows)
+    )
+    with pytest.warns(UserWarning, match="2 of 3 test texts .* first 'row-5' and 'row-1'"):
+        load_dataset(f"csv:{tmp_path / 't.csv'}")
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"X": np.ones((4, 2))}, "must hold X and y"),
+        ({"X": np.ones((4, 2))}, "holds 'X', but no labels; add y"),
         ({"X": np.ones(4), "y": np.arange(4)}, r"shape \(4,\)"),
-        ({"X": np.ones((4, 2)), "y": np.arange(3)}, r"shape \(3,\); it must be \(4,\)"),
+        ({"X": np.ones((4, 2)), "y": np.arange(3)}, r"shape \(3,\), but there are 4 vec"),
         ({"X": np.full((4, 2), np.nan), "y": [0, 0, 1, 1]}, "not finite in 4 rows, first in row 0"),
         ({"X": np.ones((4, 2)), "y": [0.5, 0, 1, 1]}, "whole numbers or texts"),
         ({"X": np.ones((4, 2)).astype(str), "y": [0, 0, 1, 1]}, "real numbers"),
@@ -248,10 +283,10 @@ def test_bad_npz_gets_one_line(tmp_path, arrays, message):
 @pytest.mark.parametrize(
     ("name", "array", "message"),
     [
-        ("X_test", np.ones(4), "^X_test in '.*f.npz'"),
-        ("X_train", np.full((4, 2), np.inf), "^X_train in '.*f.npz'"),
-        ("y_train", np.arange(3), r"^y_train in '.*f.npz' has shape \(3,\); it must be \(4,\)"),
-        ("y_test", [0.0, 1.0, 0.25, 1.0], "^y_test in '.*f.npz': the label in row 2 is 0.25"),
+        ("X_test", np.ones(4), "^array 'X_test' in '.*f.npz'"),
+        ("X_train", np.full((4, 2), np.inf), "^array 'X_train' in '.*f.npz'"),
+        ("y_train", np.arange(3), r"^array 'y_train' of .* the shape \(3,\), but there are 4"),
+        ("y_test", [0.0, 1.0, 0.25, 1.0], "^array 'y_test' of '.*f.npz': .* row 2 is 0.25"),
     ],
 )
 def test_the_arrays_of_an_archive_are_named_as_in_the_file(tmp_path, name, array, message):

@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from criticalmass.core import progress
+from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets import load_dataset
 from criticalmass.extraction.datasets.demo_images import read_drawings
-from criticalmass.extraction.datasets.images import BrokenImageError, decode, read_header, to_rgb
+from criticalmass.extraction.datasets.images import decode, read_header
 from criticalmass.extraction.datasets.torchvision_data import TorchvisionImages, _images
+from criticalmass.extraction.models.preprocess import ImagePreprocess
+from criticalmass.extraction.pixels import BrokenImageError, to_rgb
 
 GREY = np.random.default_rng(0).integers(0, 256, (6, 9), dtype=np.uint8)
 COLOUR = np.random.default_rng(1).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -177,6 +180,7 @@ def comment(number):
     return info
 
 
+@pytest.mark.filterwarnings("ignore:.* are also training ")
 def test_folders_tables_hub_and_drawings_apply_the_orientation(tmp_path):
     datasets = pytest.importorskip("datasets")
     (tmp_path / "f").mkdir()
@@ -195,6 +199,32 @@ def test_folders_tables_hub_and_drawings_apply_the_orientation(tmp_path):
         np.testing.assert_array_equal(np.asarray(data.splits["test"].items[0]), COLOUR)
     drawings, _ = read_drawings(tmp_path / "f")
     np.testing.assert_array_equal(np.asarray(drawings.items[0]), COLOUR)
+
+
+def prepared(items):
+    """Return what a model gets of images in memory, (n, side, side, 3)."""
+    preprocess = ImagePreprocess(6, 6, "bilinear", (), ())
+    return np.concatenate([batch for _, batch in preprocess.batches(items, None)]).transpose(
+        0, 2, 3, 1
+    )
+
+
+def test_images_in_memory_are_decoded_like_files():
+    upright = prepared([Image.fromarray(COLOUR)])
+    with Image.open(io.BytesIO(turned(6))) as photo:
+        np.testing.assert_array_equal(prepared([photo]), upright)
+    # An image that was decoded already is not turned again.
+    for kind in ("PNG", "JPEG", "TIFF"):
+        (once,) = (decode(content) for content in [turned(6, kind)])
+        np.testing.assert_array_equal(np.asarray(to_rgb(once)), np.asarray(once))
+    levels = GREY.astype(np.uint16) * 257
+    expected = prepared([GREY])
+    np.testing.assert_array_equal(prepared([levels]), expected)
+    np.testing.assert_array_equal(prepared([Image.fromarray(levels)]), expected)
+    with pytest.raises(BrokenImageError, match=r"an image of the dataset .* 32-bit floats"):
+        prepared([GREY.astype(np.float32) / 255])
+    with pytest.raises(CriticalMassError, match=r"float64 and shape \(2, 2, 3\) is no image"):
+        prepared([np.zeros((2, 2, 3))])
 
 
 class Source:
@@ -241,7 +271,7 @@ def test_an_upright_image_is_not_copied():
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG"])
-def test_the_first_frame_is_used_and_said(tmp_path, capsys, monkeypatch, kind):
+def test_the_first_frame_is_used_and_said(tmp_path, capsys, kind):
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "green")]
     content = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     assert read_header(content).has_frames
@@ -251,8 +281,8 @@ def test_the_first_frame_is_used_and_said(tmp_path, capsys, monkeypatch, kind):
         for number in range(4):
             save(tmp_path / name / f"{number}.png", number + 10 * (name == "b"))
     (tmp_path / "b" / f"x.{kind.lower()}").write_bytes(content)
-    monkeypatch.setitem(progress._state, "on", True)
-    data = load_dataset(f"imagefolder:{tmp_path}")
+    with progress.display():
+        data = load_dataset(f"imagefolder:{tmp_path}")
     assert data.notes["first_frame_of"] == 1
     assert "1 images of 'imagefolder:" in capsys.readouterr().err
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -58,6 +59,42 @@ def test_the_splits_are_found_in_any_case(tmp_path, train, test, val):
     assert set(data.splits["train"].ids) == {
         f"{train}/{name}/{n}.png" for name in ("cat", "dog") for n in range(3)
     }
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "start"),
+    [
+        ("train_set", "test_set", ""),
+        ("seg_train/seg_train", "seg_test/seg_test", ""),
+        ("Training Images", "validation-images", ""),
+        ("data/train", "data/test", ""),
+        ("a/b/train", "a/b/test", "a"),
+    ],
+)
+def test_names_with_further_words_and_outer_folders_are_splits(tmp_path, train, test, start):
+    classes(tmp_path / train, 3)
+    classes(tmp_path / test, 2)
+    (tmp_path / "__MACOSX" / "data").mkdir(parents=True)
+    data = load_dataset(f"imagefolder:{tmp_path / start}")
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 6, "test": 4}
+    assert data.class_names == ("cat", "dog")
+
+
+def test_classes_that_only_sound_like_splits_are_classes(tmp_path):
+    for name in ("steam train", "crash test", "tram"):
+        picture(tmp_path / name / "0.png")
+        picture(tmp_path / name / "1.png")
+    assert len(load_dataset(f"imagefolder:{tmp_path}").class_names) == 3
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path):
+    classes(tmp_path / "pictures", 2)
+    (tmp_path / "zips").mkdir()
+    archive = shutil.make_archive(str(tmp_path / "zips" / "p"), "zip", tmp_path / "pictures")
+    with pytest.raises(CriticalMassError, match="it is a file; unpack it"):
+        load_dataset(f"imagefolder:{archive}")
+    with pytest.raises(CriticalMassError, match=r"files not read: 1 \.zip"):
+        load_dataset(f"imagefolder:{tmp_path / 'zips'}")
 
 
 def test_two_folders_for_one_split_are_refused(tmp_path):
@@ -166,7 +203,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
 def test_a_link_to_a_missing_file_is_a_broken_image(tmp_path):
     classes(tmp_path)
     os.symlink(tmp_path / "gone.png", tmp_path / "cat" / "9.png")
-    with pytest.raises(CriticalMassError, match=r"1 of 9 images .*9\.png' \(nothing to read\)"):
+    with pytest.raises(CriticalMassError, match=r"1 of 9 images .*9\.png' \(No such file"):
         load_dataset(f"imagefolder:{tmp_path}")
 
 

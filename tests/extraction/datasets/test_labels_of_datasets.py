@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.extraction.datasets import load_dataset
+from criticalmass.extraction.datasets import UNLABELLED, load_dataset
 
 TEXTS = [f"text {number}" for number in range(24)]
 LABELS = [number % 3 for number in range(24)]
@@ -60,6 +60,8 @@ def test_a_label_that_is_none_is_refused_with_its_row(tmp_path, scheme, value):
     with pytest.raises(CriticalMassError, match=r"column 'label' of .*row 5") as caught:
         load_dataset(write(tmp_path, scheme, labels))
     assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith("label=none")
+    assert load_dataset(f"{scheme}:{tmp_path}/t.{scheme}?label=none").class_names == UNLABELLED
 
 
 def test_several_labels_per_row_are_refused(tmp_path):
@@ -78,6 +80,7 @@ def test_a_part_without_labels_is_left_out(tmp_path, scheme):
     assert labels_by_text(data) == dict(zip(TEXTS[:18], map(str, LABELS), strict=False))
 
 
+@pytest.mark.filterwarnings("ignore:.* are also training ")
 def test_a_hub_part_of_plain_numbers_without_labels_is_left_out(tmp_path):
     datasets = pytest.importorskip("datasets")
     parts = {"train": LABELS[:12], "validation": LABELS[:6], "test": [-1] * 6}
@@ -115,3 +118,19 @@ def test_some_hidden_labels_for_testing_are_refused(tmp_path):
 def test_only_hidden_labels_are_refused(tmp_path):
     with pytest.raises(CriticalMassError, match=r"'label' of .* is -1 \(no label\) in all rows"):
         load_dataset(write(tmp_path, "parquet", [-1] * 24))
+
+
+@pytest.mark.filterwarnings("ignore:.* are also training ")
+def test_labels_of_npz_files(tmp_path):
+    x, y = np.ones((24, 3)), np.arange(24) % 2
+    np.savez(tmp_path / "f.npz", embeddings=x, labels=y.astype(float))
+    assert load_dataset(f"npz:{tmp_path / 'f.npz'}").class_names == ("0", "1")
+    np.savez(tmp_path / "h.npz", x_train=x, y_train=y, x_test=x, y_test=np.full(24, -1))
+    with pytest.raises(CriticalMassError, match="24 of 24 labels of the test part are -1"):
+        load_dataset(f"npz:{tmp_path / 'h.npz'}")
+
+
+def test_a_column_of_decimals_with_another_name_is_no_label(tmp_path):
+    frame = pd.DataFrame({"text": TEXTS, "score": np.linspace(0, 1, 24)})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert load_dataset(f"csv:{tmp_path / 't.csv'}").class_names == UNLABELLED

@@ -110,6 +110,7 @@ def test_flowers_have_three_parts(tmp_path, monkeypatch, kinds):
         load("Flowers102", tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:.* are also training ")
 def test_pets_are_split_as_published(tmp_path):
     folder = tmp_path / "oxford-iiit-pet"
     entries = {"trainval": ["Abyssinian_1 1 1 1", "beagle_1 2 2 1"], "test": ["beagle_2 2 2 1"]}
@@ -125,6 +126,7 @@ def test_pets_are_split_as_published(tmp_path):
     assert "train is 'trainval'" in data.notes["split"]
 
 
+@pytest.mark.filterwarnings("ignore:.* are also training ")
 def test_imagenet_tests_on_its_validation_part(tmp_path):
     wnids = {"n02012849": ("crane",), "n03126707": ("crane",), "n01440764": ("tench", "Tinca")}
     torch.save((wnids, ["n01440764"] * 3), tmp_path / "meta.bin")
@@ -163,6 +165,7 @@ def test_places_takes_the_small_images_on_request(tmp_path, monkeypatch, kinds):
     assert data.notes["small"] is True
 
 
+@pytest.mark.filterwarnings("ignore:.* are also training ")
 def test_images_that_lie_in_no_file_are_read_through_the_dataset(tmp_path, monkeypatch, kinds):
     path = tmp_path / "fer2013" / "fer2013.csv"
     path.parent.mkdir()
@@ -219,9 +222,9 @@ def test_missing_data_are_fetched_by_torchvision(tmp_path, monkeypatch):
     assert commands == [["DTD", str(tmp_path), '{"split": "train"}']]
 
 
-@pytest.mark.parametrize("name", ["torchvision", "criticalmass", "json", "socket"])
-def test_the_download_runs_no_module_of_the_working_folder(name, tmp_path, monkeypatch):
-    (tmp_path / f"{name}.py").write_text("import pathlib; pathlib.Path('ran').touch()")
+def test_the_download_runs_no_module_of_the_working_folder(tmp_path, monkeypatch):
+    for name in ("torchvision", "criticalmass", "json", "socket"):
+        (tmp_path / f"{name}.py").write_text("import pathlib; pathlib.Path('ran').touch()")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataUnavailableError, match="has no attribute 'Nothing'"):
         download_with_torchvision("Nothing", tmp_path)

@@ -13,8 +13,9 @@ from PIL import Image
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets import Dataset, Split, load_dataset
-from criticalmass.extraction.datasets.images import BrokenImageError, EncodedImages
+from criticalmass.extraction.datasets.images import EncodedImages
 from criticalmass.extraction.datasets.undecodable import drop_broken, report_all_broken
+from criticalmass.extraction.pixels import BrokenImageError
 from criticalmass.reporting.page.provenance import _dataset_note_facts
 
 

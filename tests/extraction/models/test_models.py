@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from criticalmass.errors import CriticalMassError, DataUnavailableError
-from criticalmass.extraction.models import FrozenModel, fingerprint, load_model
+from criticalmass.extraction.models import FrozenModel, factories, fingerprint, load_model
 from criticalmass.extraction.models.hub import hub_or_cache, is_hub_reachable, offline
 from criticalmass.extraction.models.image_models import rename_lite
 from criticalmass.extraction.models.preprocess import (
@@ -330,6 +330,51 @@ def test_the_torchvision_repair_acts_only_on_its_own_failure():
         assert defined == ["nms", "qnms"] and calls == ["torchvision"] * 3
         """
     )
+
+
+@pytest.fixture
+def user_module(tmp_path, monkeypatch):
+    """Write a module of the user, beside a torchvision that fails to import."""
+
+    def write(torchvision):
+        (tmp_path / "torchvision.py").write_text(torchvision)
+        (tmp_path / "user_net.py").write_text(
+            "import torchvision\nfrom torch import nn\n"
+            "def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(48, 2))\n"
+        )
+        return load_model("module:user_net:net?px=4", device="cpu")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = [name for name in sys.modules if name.partition(".")[0] in ("torchvision", "user_net")]
+    for name in (*names, "torchvision", "user_net"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield write
+    for name in ("torchvision", "user_net"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("error", ["ImportError", "OSError", "RuntimeError"])
+def test_a_module_that_imports_a_broken_torchvision_is_an_error_in_one_line(user_module, error):
+    with pytest.raises(
+        CriticalMassError, match=f"'user_net' .*: {error}: it does not fit"
+    ) as raised:
+        user_module(f"raise {error}('it does not fit the installed torch')")
+    assert "\n" not in str(raised.value)
+    assert "python -c 'import user_net' shows where" in str(raised.value)
+
+
+def test_a_module_may_import_a_torchvision_without_its_operators(user_module, monkeypatch):
+    repaired = []
+    monkeypatch.setattr(factories, "import_torchvision", lambda: repaired.append("torchvision"))
+    model = user_module(
+        "from pathlib import Path\n"
+        "if not Path('once').exists():\n"
+        "    Path('once').touch()\n"
+        "    raise RuntimeError('operator torchvision::nms does not exist')\n"
+    )
+    assert model.penultimate is not None
+    assert repaired == ["torchvision"]
 
 
 @pytest.mark.real

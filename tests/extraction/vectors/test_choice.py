@@ -27,9 +27,8 @@ WIDE = {f"d{i}": X[:, i] for i in range(D)}
 @pytest.fixture
 def said(capsys):
     """Return what was written to stderr, with progress on."""
-    progress.enable()
-    yield lambda: capsys.readouterr().err
-    progress.enable(False)
+    with progress.display():
+        yield lambda: capsys.readouterr().err
 
 
 def table(folder, **columns):
@@ -92,6 +91,7 @@ def test_a_pattern_reads_the_columns_beside_an_unreadable_one(tmp_path):
     np.testing.assert_array_equal(rows(store), X)
 
 
+@pytest.mark.filterwarnings("ignore:.* are also training ")
 def test_an_unreadable_name_is_not_replaced_by_another_list(tmp_path):
     path = table(tmp_path, tokens=[[1, 2, 3]] * N, embedding=[row.tobytes() for row in X])
     with pytest.raises(CriticalMassError, match=r"column 'embedding' .* could hold the vectors"):
@@ -360,7 +360,8 @@ def test_two_lines_say_what_was_read_and_what_is_there_now(tmp_path, said):
         "v.parquet: 60 rows of 5 numbers from column 'embedding' (lists of float); "
         "labels: column 'label'; not read: 'id', 'price'"
     )
-    assert lines[-1] == f"{store.path}: 60 rows, 5 neurons, 3 classes, 45 train and 15 test samples"
+    counts = "60 rows, 5 neurons, 3 classes, 45 train and 15 test samples"
+    assert lines[-1] == f"{store.path}: {counts}; vectors copied"
 
 
 def test_a_hundred_columns_that_are_not_read_stay_one_line(tmp_path, said):
@@ -373,8 +374,9 @@ def test_a_hundred_columns_that_are_not_read_stay_one_line(tmp_path, said):
 
 def test_classes_that_lack_samples_are_named(tmp_path, said):
     y = np.r_[np.zeros(50, int), np.ones(9, int), [2]]
-    cm.import_features(X, out=tmp_path / "s", labels=np.array(["a", "b", "rare"])[y])
+    store = cm.import_features(X, out=tmp_path / "s", labels=np.array(["a", "b", "rare"])[y])
     text = said()
+    assert store.manifest["dataset"]["notes"]["classes"] in text
     assert "1 class has no test sample, not to be scored: 'rare'" in text
     assert "1 class has a single training sample, hardly to be learnt: 'rare'" in text
     assert "60 rows, 5 neurons, 3 classes, 46 train and 14 test samples" in text
@@ -385,7 +387,7 @@ def test_scores_that_would_mislead_are_a_warning(tmp_path):
     labels = {"train": np.arange(40) % 4, "test": np.arange(20) % 2 + 4}
     with pytest.warns(UserWarning, match="2 classes of the test part have no training .*'4', '5'"):
         cm.import_features(parts, out=tmp_path / "s", labels=labels)
-    x = np.ones((400, 2), np.float32)
+    x = np.arange(800, dtype=np.float32).reshape(400, 2)
     with pytest.warns(UserWarning, match=r"99.0% of the samples are of class 'False': .* majority"):
         cm.import_features(x, out=tmp_path / "t", labels=np.arange(400) >= 396)
 
@@ -422,7 +424,16 @@ def good_rows(n, row):
             lambda f: write_csv(f, "d0,d1\n" + "1,2\n" * 300 + "1,\n"),
             "'d1' .* no number in row 300",
         ),
-        (lambda f: write_csv(f, "d0;d1\n" + "1,5;2,5\n"), "'v?.*holds no vectors: .* 'd0' .string"),
+        (
+            lambda f: write_csv(f, "d0;d1\n" + "1.5;2,5\n"),
+            "'d1' .* is named like the neurons, 'd0'",
+        ),
+        (lambda f: write_csv(f, "d0,d1\n1,2\n1,NA\n1,2\n"), "'d1' .* the text 'NA' in row 1"),
+        (lambda f: write_csv(f, 'd0,d1\n1,2\n1,"1,234"\n1,2\n'), "'1,234' in row 1, but numbers"),
+        (
+            lambda f: write_csv(f, 't,d\n"a,1\nb,2\nc",3\n'),
+            r"starts in line 2 of .* holds line 3, which is a row with the d '2'",
+        ),
         (lambda f: write_csv(f, 'e\n"[1, 2]"\n"[1, 2, 3]"\n'), "3 numbers in row 1 and 2 in row 0"),
         (lambda f: write_csv(f, 'e\n"[1, 2]"\n"[1, b]"\n'), r"'e' .* the text '\[1, b\]'"),
         (lambda f: write_csv(f, "e\n" + '"[1, 2]"\n' * 30 + '"[1, b]"\n'), r"\[1, b\]' in row 30;"),
@@ -430,10 +441,13 @@ def good_rows(n, row):
             lambda f: write_csv(f, "e,n\n" + '"[1, 2]",a\n' * 30 + ",a\n"),
             "no vector in row 30; drop",
         ),
-        (lambda f: write_csv(f, 'e\n"[1, 2]"\n"[1, nan]"\n'), "not finite, first in row 1; drop"),
+        (
+            lambda f: write_csv(f, 'e\n"[1, 2]"\n"[1, nan]"\n'),
+            "in 1 of the rows 0 to 1, first in row 1; drop",
+        ),
         (lambda f: write_csv(f, 'e\n"[1, 2]"\n"[1, 1e60]"\n'), r"1e\+60 in row 1, .* too large"),
         (lambda f: write_jsonl(f, '{"e": [1, 2]}', "{oops}"), "line 2 of .*v.jsonl' is not a JSON"),
-        (lambda f: write_jsonl(f, '{"e": [1, 2]}', "[1, 2]"), "line 2 of .*v.jsonl' is not a JSON"),
+        (lambda f: write_jsonl(f, '{"e": [1, 2]}', '"a"'), "line 2 of .*v.jsonl' is not a JSON"),
         (
             lambda f: write_jsonl(f, '{"e": [1, 2]}', '{"e": [1]}'),
             "1 numbers in row 1 and 2 in row 0",
@@ -461,6 +475,41 @@ def test_bad_text_files_get_one_line(tmp_path, make, message):
     assert not (tmp_path / "s").exists()
 
 
+def test_a_column_named_like_the_neurons_is_never_dropped(tmp_path):
+    frame = pd.DataFrame({"d0": [0.5, 1.5], "d1": ["a", "b"], "d2": [2.5, 3.5]})
+    for values in (frame, frame.assign(note="text")):
+        for options in ({}, {"column": "d*"}):
+            with pytest.raises(CriticalMassError, match=r"'d1' of .* named like the neurons, 'd0'"):
+                cm.import_features(values, out=tmp_path / "s", **options)
+
+
+def test_a_first_line_of_values_is_a_row(tmp_path):
+    x = np.random.default_rng(0).normal(size=(12, 9))
+    lines = [",".join([*map(repr, row.tolist()), "ab"[i % 2]]) for i, row in enumerate(x)]
+    path = write_csv(tmp_path, "\n".join(lines))
+    store = cm.import_features(path, out=tmp_path / "rows", labels="column_9")
+    assert store.class_names == ("a", "b")
+    assert rows(store).shape == (12, 9)
+    # Wavelengths are names, although they are numbers.
+    names = ",".join(str(400.5 + index) for index in range(9))
+    path = write_csv(tmp_path, "\n".join([f"{names},label", *lines]))
+    store = cm.import_features(path, out=tmp_path / "names")
+    assert store.class_names == ("a", "b")
+    assert rows(store).shape == (12, 9)
+
+
+def test_labels_of_several_types_in_a_data_frame_keep_their_values(tmp_path, said):
+    frame = pd.DataFrame({"e": list(X[:20]), "label": [1, "x"] * 10})
+    store = cm.import_features(frame, out=tmp_path / "s")
+    assert store.class_names == ("1", "x")
+    assert "texts and numbers are mixed" in said()
+    frame.loc[3, "label"] = None
+    with pytest.raises(CriticalMassError, match=r"'label' of the table: 1 of 20 .*row 3"):
+        cm.import_features(frame, out=tmp_path / "t")
+    frame["label"] = pd.cut(np.arange(20.0), 2)
+    assert len(cm.import_features(frame, out=tmp_path / "u").class_names) == 2
+
+
 def test_other_encodings_are_refused(tmp_path):
     for encoding in ("utf-16", "cp1252"):
         frame = pd.DataFrame({"d0": [0.5, 1.5], "d1": [2.5, 3.5], "ä": ["ö", "ü"]})
@@ -474,7 +523,7 @@ def test_a_bad_row_of_a_later_block_is_named(tmp_path):
     values[17_000] = [1.0, float("nan")]
     pq.write_table(pa.table({"e": values}), tmp_path / "v.parquet")
     with pytest.raises(
-        CriticalMassError, match=r"column 'e' of .* is not finite, first in row 17000"
+        CriticalMassError, match=r"column 'e' of .* is not finite in 1 of .*, first in row 17000"
     ):
         cm.import_features(tmp_path / "v.parquet", out=tmp_path / "s")
     pq.write_table(pa.table({"e": [json.dumps(row[:1]) for row in values]}), tmp_path / "w.parquet")
@@ -497,7 +546,9 @@ def test_a_bad_row_of_a_later_block_is_named(tmp_path):
         (pd.Series([[1.0], [1.0, 2.0]]), "has 2 numbers in row 1 and 1 in row 0"),
         (pd.Series([[1.0], None]), "in row 1"),
         (pd.Series(["[1, 2]", "oops"]), "the text 'oops' in row 1"),
-        (pd.DataFrame({"d0": [1.0, None], "d1": [1.0, 2.0]}), "the table is not finite in 1 rows"),
+        ((np.ones((4, 2)), np.ones(4)), "a tuple of 2 arrays .* give labels as labels="),
+        ({"X": np.ones((4, 2)), "y": np.ones(4)}, "and not 'X', 'y'; give labels as labels="),
+        (pd.DataFrame({"d0": [1.0, None], "d1": [1.0, 2.0]}), "the table is not finite in 1 row,"),
         (np.ones((4, 3), bool), "the array of vectors is of type bool; it must hold real numbers"),
         (np.ones((4, 3, 2)), r"has shape \(4, 3, 2\); .*x.reshape"),
         (np.full((4, 3), 1e300), r"1e\+300 in row 0, which is too large for float32"),

@@ -1,7 +1,8 @@
-"""Importing from files: every format gives the same store; suitable files are linked."""
+"""Importing from files: every format gives the same store; suitable files can be linked."""
 
 from __future__ import annotations
 
+import json
 import os
 
 import numpy as np
@@ -13,9 +14,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import criticalmass as cm
+from criticalmass.core import progress
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.extraction.vectors import VectorSource
 from criticalmass.storage import features_writer
+from criticalmass.storage.digests import file_digest, with_digest
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.features_writer import StoreWriter
 
@@ -113,6 +116,12 @@ COPIED += [lists, fixed_lists, doubles, columns]
 
 
 @pytest.fixture
+def show_progress():
+    with progress.display():
+        yield
+
+
+@pytest.fixture
 def small_chunks(monkeypatch):
     """Read seven rows at a time, so that chunks and shards do not end together."""
     monkeypatch.setattr(VectorSource, "chunk_rows", 7)
@@ -124,16 +133,42 @@ def test_every_file_gives_the_store_of_the_array(tmp_path, small_chunks, maker):
     path = maker(tmp_path / "vectors")
     store = cm.import_features(path, out=tmp_path / "s", labels=Y)
     assert store.digest() == cm.import_features(X, out=tmp_path / "a", labels=Y).digest()
-    assert (tmp_path / "s" / "linked").exists() == (maker in LINKED)
+    check_rows(store)
+    again = cm.import_features(path, out=tmp_path / "s", labels=Y)
+    assert again.digest() == store.digest()
+
+
+@pytest.mark.parametrize("maker", LINKED, ids=lambda maker: maker.__name__)
+def test_a_link_is_the_store_of_the_copy_without_the_vectors(tmp_path, small_chunks, maker):
+    path = maker(tmp_path / "vectors")
+    copied = cm.import_features(path, out=tmp_path / "c", labels=Y)
+    store = cm.import_features(path, out=tmp_path / "s", labels=Y, link=True)
+    assert store.digest() == copied.digest()
+    check_rows(store)
+    check_rows(FeatureStore.open(tmp_path / "s", verify=False))
+    assert not [p for p in (tmp_path / "s").rglob("*") if p.name.startswith("features")]
+    assert not [p for p in (tmp_path / "s").rglob("*") if p.stat().st_nlink > 1 and p.is_file()]
+    again = cm.import_features(path, out=tmp_path / "s", labels=Y, link=True)
+    assert again.digest() == store.digest()
+    # A copy serves a request for a link, but not the other way round.
+    assert cm.import_features(path, out=tmp_path / "c", labels=Y, link=True).digest()
+    with pytest.raises(StoreError, match="the vectors are linked there, but a copy"):
+        cm.import_features(path, out=tmp_path / "s", labels=Y)
+
+
+@pytest.mark.parametrize("maker", COPIED, ids=lambda maker: maker.__name__)
+def test_a_file_that_cannot_be_linked_is_refused(tmp_path, maker):
+    with pytest.raises(CriticalMassError, match=r"cannot be linked: .* leave out --link") as caught:
+        cm.import_features(maker(tmp_path / "v"), out=tmp_path / "s", labels=Y, link=True)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "s").exists()
+
+
+def check_rows(store):
     for split in ("train", "test"):
         rows = np.array([int(name.removeprefix("all-")) for name in store.sample_ids(split)])
         np.testing.assert_array_equal(store.features(split).array(), X[rows])
         np.testing.assert_array_equal(store.labels(split), Y[rows])
-    again = cm.import_features(path, out=tmp_path / "s", labels=Y)
-    assert again.digest() == store.digest()
-    copied = cm.import_features(path, out=tmp_path / "c", labels=Y, copy=True)
-    assert not (tmp_path / "c" / "linked").exists()
-    assert copied.digest() == store.digest()
 
 
 @settings(max_examples=30, deadline=None)
@@ -145,7 +180,7 @@ def test_linked_rows_read_like_an_array(tmp_path_factory, data):
     np.save(folder / "x.npy", x)
     mask = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
     mask[:2] = True, False
-    store = cm.import_features(folder / "x.npy", out=folder / "s", split=mask)
+    store = cm.import_features(folder / "x.npy", out=folder / "s", split=mask, link=True)
     for split, expected in (("train", x[~mask]), ("test", x[mask])):
         features = store.features(split)
         assert (features.shape, features.dtype) == (expected.shape, x.dtype)
@@ -161,56 +196,135 @@ def test_linked_rows_read_like_an_array(tmp_path_factory, data):
 
 
 def test_rows_in_another_order_with_the_same_ends(tmp_path):
-    store = cm.import_features(npy(tmp_path / "v"), out=tmp_path / "s", split=np.arange(N) >= 50)
+    split = np.arange(N) >= 50
+    store = cm.import_features(npy(tmp_path / "v"), out=tmp_path / "s", split=split, link=True)
     order = np.array([0, 2, 1, 3])
     np.testing.assert_array_equal(store.features("train")[order], X[order])
 
 
-def test_a_link_takes_no_space_and_survives_deletion_of_the_original(tmp_path):
+def test_writing_to_the_file_does_not_change_a_copy(tmp_path):
     path = npy(tmp_path / "v")
-    store = cm.import_features(path, out=tmp_path / "s")
-    link = tmp_path / "s" / "linked" / "v.npy"
-    assert os.path.samefile(path, link)
+    store = cm.import_features(path, out=tmp_path / "s", labels=Y)
+    np.load(path, mmap_mode="r+")[:] = 0.0
     path.unlink()
-    np.save(path, X + 1)
+    check_rows(FeatureStore.open(tmp_path / "s"))
     assert FeatureStore.open(tmp_path / "s").digest() == store.digest()
-    with pytest.raises(StoreError, match="dataset digest is"):
-        cm.import_features(path, out=tmp_path / "s")
 
 
-def test_a_changed_original_is_detected(tmp_path):
+def test_a_changed_file_of_a_link_is_refused(tmp_path):
     path = npy(tmp_path / "v")
-    cm.import_features(path, out=tmp_path / "s")
-    with path.open("r+b") as file:
-        file.seek(200)
-        file.write(b"\x01")
-    with pytest.raises(StoreError, match=r"a link to '.*v\.npy', into which a program") as caught:
-        FeatureStore.open(tmp_path / "s")
-    assert "\n" not in str(caught.value)
+    cm.import_features(path, out=tmp_path / "s", labels=Y, link=True)
+    changed = X.copy()
+    changed[-1, -1] += 1.0
+    for content in (changed, X[:-1], X[::-1]):
+        np.save(path, content)
+        os.utime(path, (1, 1))
+        with pytest.raises(StoreError, match=r"v\.npy' has changed since .*without --link") as why:
+            FeatureStore.open(tmp_path / "s")
+        assert "\n" not in str(why.value)
+    path.unlink()
+    with pytest.raises(StoreError, match=r"v\.npy' is missing, .* without --link"):
+        FeatureStore.open(tmp_path / "s", verify=False)
+    np.save(path, X)
+    check_rows(FeatureStore.open(tmp_path / "s"))
+
+
+def test_a_file_with_another_time_is_read_and_compared(tmp_path, capsys, show_progress):
+    """With the recorded time and size it is not read: a large file opens at once."""
+    path = npy(tmp_path / "v")
+    cm.import_features(path, out=tmp_path / "s", labels=Y, link=True)
+    assert f"vectors linked to {path}" in capsys.readouterr().err.replace("\n", "")
+    FeatureStore.open(tmp_path / "s")
+    assert capsys.readouterr().err == ""
+    os.utime(path, (1, 1))
+    check_rows(FeatureStore.open(tmp_path / "s"))
+    assert "another time than at its import, and the same vectors" in capsys.readouterr().err
+
+
+def test_other_arrays_of_a_linked_file_may_change(tmp_path):
+    save_file({"vectors": X, "z": Y}, tmp_path / "v.safetensors")
+    store = cm.import_features(tmp_path / "v.safetensors", out=tmp_path / "s", labels=Y, link=True)
+    save_file({"vectors": X, "z": Y + 1}, tmp_path / "v.safetensors")
+    os.utime(tmp_path / "v.safetensors", (1, 1))
+    check_rows(FeatureStore.open(tmp_path / "s"))
+    assert store.digest() == FeatureStore.open(tmp_path / "s").digest()
 
 
 def test_a_linked_store_is_verified(tmp_path):
-    cm.import_features(npy(tmp_path / "v"), out=tmp_path / "s")
+    cm.import_features(npy(tmp_path / "v"), out=tmp_path / "s", link=True)
     rows = tmp_path / "s" / "index" / "test.npy"
     np.save(rows, np.load(rows)[::-1])
     with pytest.raises(StoreError, match="damaged"):
         FeatureStore.open(tmp_path / "s")
+
+
+def test_a_manifest_cannot_link_another_file(tmp_path):
+    """A store from elsewhere may name any file; its vectors must have the recorded digests."""
+    cm.import_features(npy(tmp_path / "v"), out=tmp_path / "s", link=True)
+    np.save(tmp_path / "secret.npy", X + 1)
+    manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    manifest["layers"]["penultimate"]["linked"]["path"] = str(tmp_path / "secret.npy")
+    (tmp_path / "s" / "manifest.json").write_text(json.dumps(with_digest(manifest)))
+    with pytest.raises(StoreError, match="has changed"):
+        FeatureStore.open(tmp_path / "s")
+    manifest["layers"]["penultimate"]["linked"]["path"] = "secret.npy"
+    (tmp_path / "s" / "manifest.json").write_text(json.dumps(with_digest(manifest)))
+    with pytest.raises(StoreError, match="is missing"):
+        FeatureStore.open(tmp_path / "s")
+
+
+def test_an_interrupted_link_or_copy_is_finished_as_the_other(tmp_path, monkeypatch, small_chunks):
+    path = npy(tmp_path / "v")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    for first, second in ((True, False), (False, True)):
+        out = tmp_path / f"s-{first}"
+        with monkeypatch.context() as patch:
+            patch.setattr(StoreWriter, "finish", stop)
+            with pytest.raises(KeyboardInterrupt):
+                cm.import_features(path, out=out, labels=Y, link=first)
+        with pytest.raises(StoreError, match="unfinished"):
+            FeatureStore.open(out)
+        check_rows(cm.import_features(path, out=out, labels=Y, link=second))
+        assert (out / "features").exists() == first
+
+
+def test_a_store_with_a_hard_link_is_read(tmp_path, small_chunks):
+    """Version 2 of the format, which imports wrote before they copied."""
+    path, out = npy(tmp_path / "v"), tmp_path / "s"
+    new = cm.import_features(path, out=out, labels=Y, link=True)
+    manifest = json.loads((out / "manifest.json").read_text())
+    layer = manifest["layers"]["penultimate"]
+    link = layer.pop("linked")
+    (out / "linked").mkdir()
+    os.link(path, out / "linked" / "v.npy")
+    place = {"from": str(path), **{key: link[key] for key in ("offset", "dtype", "rows")}}
+    layer["shards"] = {
+        split: [
+            {
+                "path": "linked/v.npy",
+                "rows": sum(shard["rows"] for shard in shards),
+                "sha256": file_digest(path),
+                "linked": place,
+                "index": link["index"][split],
+                "as_shards": [shard["sha256"] for shard in shards],
+            }
+        ]
+        for split, shards in layer["shards"].items()
+    }
+    manifest["format_version"] = 2
+    (out / "manifest.json").write_text(json.dumps(with_digest(manifest)))
+    path.unlink()
+    old = FeatureStore.open(out)
+    assert old.digest() == new.digest()
+    check_rows(old)
     with pytest.raises(StoreError, match="the vectors are linked there, but a copy"):
-        cm.import_features(tmp_path / "v.npy", out=tmp_path / "s", copy=True)
-
-
-def test_without_hard_links_the_file_is_copied(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError("no links here")
-
-    monkeypatch.setattr(os, "link", refuse)
-    store = cm.import_features(npy(tmp_path / "v"), out=tmp_path / "s", labels=Y)
-    assert not (tmp_path / "s" / "linked").exists()
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-    monkeypatch.undo()
-    other = cm.import_features(tmp_path / "v.npy", out=tmp_path / "t", labels=Y)
-    assert (tmp_path / "t" / "linked").exists()
-    assert other.digest() == store.digest()
+        cm.import_features(npy(tmp_path / "v"), out=out, labels=Y)
+    np.load(out / "linked" / "v.npy", mmap_mode="r+")[0] = 0.0
+    with pytest.raises(StoreError, match="has changed"):
+        FeatureStore.open(out)
 
 
 def test_an_interrupted_import_continues(tmp_path, small_chunks, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import struct
 from decimal import Decimal
@@ -155,6 +156,58 @@ def json_lines_of_structs(folder, x, y):
     return folder / "v.ndjson", None
 
 
+def csv_decimal_commas(folder, x, y):
+    frame = pd.DataFrame(x.astype(float)).assign(label=y, text="a.b")
+    frame.to_csv(folder / "v.csv", sep=";", decimal=",", index=False)
+    return folder / "v.csv", None
+
+
+def packed_csv(folder, x, y):
+    path, _ = csv_texts(folder, x, y)
+    (folder / "v.CSV.gz").write_bytes(gzip.compress(path.read_bytes()))
+    return folder / "v.CSV.gz", None
+
+
+def packed_json_lines(folder, x, y):
+    path, _ = json_lines(folder, x, y)
+    (folder / "v.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
+    return folder / "v.jsonl.gz", None
+
+
+def json_lists(folder, x, y):
+    (folder / "v.json").write_text(json.dumps(x.tolist()))
+    return folder / "v.json", y
+
+
+def json_response(folder, x, y):
+    rows = zip(x.tolist(), y.tolist(), strict=True)
+    data = [{"object": "embedding", "embedding": row, "label": label} for row, label in rows]
+    (folder / "v.json").write_text(json.dumps({"object": "list", "data": data, "usage": {"n": 3}}))
+    return folder / "v.json", None
+
+
+def json_responses(folder, x, y):
+    rows = [{"embedding": row, "label": y} for row, y in zip(x.tolist(), y.tolist(), strict=True)]
+    lines = [json.dumps({"data": rows[start : start + 3]}) for start in range(0, len(rows), 3)]
+    (folder / "v.jsonl").write_text("\n".join(lines))
+    return folder / "v.jsonl", None
+
+
+def json_columns(folder, x, y):
+    (folder / "v.json").write_text(json.dumps({"embeddings": x.tolist(), "labels": y.tolist()}))
+    return folder / "v.json", None
+
+
+def json_of_pandas(folder, x, y):
+    frame = pd.DataFrame({"embedding": x.astype(float).tolist(), "label": y})
+    frame.to_json(folder / "v.json", double_precision=15)
+    content = json.loads((folder / "v.json").read_text())
+    # pandas rounds numbers to 15 places.
+    content["embedding"] = dict(zip(content["embedding"], x.tolist(), strict=True))
+    (folder / "v.json").write_text(json.dumps(content))
+    return folder / "v.json", None
+
+
 def parts(folder, x, y):
     (folder / "parts").mkdir()
     (folder / "parts" / "_SUCCESS").touch()
@@ -239,6 +292,10 @@ def frame_of_lists(folder, x, y):
     return pd.DataFrame({"id": range(len(x)), "embedding": list(x), "label": y}), None
 
 
+def frame_with_labels_as_index(folder, x, y):
+    return pd.DataFrame({"embedding": list(x)}, index=pd.Index(y, name="label")), None
+
+
 def frame_of_texts(folder, x, y):
     return pd.DataFrame({"vector": [str(row) for row in x.tolist()], "Target": y}), None
 
@@ -284,7 +341,9 @@ MAKERS += [savetxt, json_lines, json_lines_of_structs, parts, pattern, csv_parts
 MAKERS += [npz_of_column_order, safetensors, sparse_file, sparse_matrix, hdf5, fvecs]
 MAKERS += [torch_tensor, torch_dictionary, live_tensor, list_of_tensors, frame_of_lists]
 MAKERS += [frame_of_texts, frame_of_tensors, frame_of_numbers, frame_of_nullable_numbers, series]
-MAKERS += [arrow_table, arrow_array, polars_frame, polars_numbers]
+MAKERS += [arrow_table, arrow_array, polars_frame, polars_numbers, frame_with_labels_as_index]
+MAKERS += [csv_decimal_commas, packed_csv, packed_json_lines, json_lists, json_response]
+MAKERS += [json_responses, json_columns, json_of_pandas]
 
 
 @pytest.fixture
@@ -324,6 +383,7 @@ def test_every_form_gives_the_store_of_the_array(tmp_path, small_blocks, maker):
     assert_same_store(tmp_path, maker, x, ["ant", "bee", "7", "cat"] * 10)
 
 
+@pytest.mark.filterwarnings("ignore:.* are also training ")
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_any_shape_and_values_survive_any_form(tmp_path_factory, data):
@@ -389,6 +449,7 @@ def test_parts_of_ten_files_are_in_the_order_of_their_numbers(tmp_path):
     )
 
 
+@pytest.mark.filterwarnings("ignore:.* are also training ")
 def test_files_named_after_the_splits_are_the_splits(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
@@ -403,6 +464,7 @@ def test_files_named_after_the_splits_are_the_splits(tmp_path):
     assert len(other.labels("test")) == 6
 
 
+@pytest.mark.filterwarnings("ignore:.* are also training ")
 def test_folders_of_key_and_value_are_columns(tmp_path):
     for label in ("a", "b"):
         folder = tmp_path / "data" / f"label={label}"

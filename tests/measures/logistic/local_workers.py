@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
-from criticalmass.core.moments import override_moments
-from criticalmass.measures.logistic.device import override_executor
+from criticalmass.core.compute import Compute
 from criticalmass.measures.logistic.distributed import DistributedExecutor, Operation
 from criticalmass.measures.logistic.row_shards import NodeId, ShardCache, assign_shards
-from criticalmass.measures.logistic.training_rows import override_held_bytes
 
 
 class LocalWorkers:
@@ -43,11 +43,8 @@ class LocalRows:
         self.executor = DistributedExecutor(workers)
 
     def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
-        for task in tasks:
-            with (
-                override_executor(self.executor),
-                override_moments(self.executor.moments),
-                override_held_bytes(0),
-            ):
-                result = function(task)
-            yield result
+        return map(function, tasks)
+
+    @contextlib.contextmanager
+    def hold_rows(self, compute: Compute) -> Iterator[Compute]:
+        yield replace(compute, executor=self.executor, held_bytes=0)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import criticalmass as cm
+from criticalmass.core.compute import Compute
 from criticalmass.errors import CriticalMassError, MissingExtraError
 from criticalmass.measures import registry
 from criticalmass.measures.logistic import device as device_module
-from criticalmass.measures.logistic import probe
 
 torch = pytest.importorskip("torch")
 
@@ -91,9 +91,9 @@ def test_auto_asks_torch_only_if_there_is_a_driver(
 
 
 def test_the_device_is_not_part_of_a_cells_identity() -> None:
-    assert "device" not in registry.MEASURES["logistic"].protocol
+    assert {"device", "compute"}.isdisjoint(registry.MEASURES["logistic"].protocol)
     with pytest.raises(CriticalMassError, match="did you mean 'cuda'"):
-        probe.LogisticProtocol(device="cuad")
+        device_module.executor_for(Compute(device="cuad"))
 
 
 ROOT = Path(__file__).parents[3]

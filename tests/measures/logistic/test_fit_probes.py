@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +15,9 @@ from scipy.special import log_softmax, logsumexp
 from sklearn.linear_model import LogisticRegression
 
 import criticalmass as cm
+from criticalmass.core.compute import Compute
 from criticalmass.errors import CriticalMassError
+from criticalmass.measures.logistic import fit_probes as fit_probes_module
 from criticalmass.measures.logistic import probe as probe_module
 from criticalmass.measures.logistic import training_rows
 from criticalmass.measures.logistic.fit_probes import ProbeFits
@@ -215,12 +220,18 @@ def test_streamed_rows_give_the_same_fits(monkeypatch: pytest.MonkeyPatch) -> No
     x, y = features(1500, 24, 4)
     held = fit(x, y, (6, 24), 1e-2)
     monkeypatch.setattr(training_rows.StreamedRows, "block_bytes", 4 * 24 * 300)
-    columns, scaling = np.arange(24), column_scaling(x)
-    with training_rows.override_held_bytes(0):
-        rows = training_rows.ordered_rows(x, y, scaling, columns)
-        assert isinstance(rows, training_rows.StreamedRows)
-        streamed = fit(x, y, (6, 24), 1e-2)
-        labels = streamed.predict(x)
+    monkeypatch.setattr(fit_probes_module, "Compute", partial(Compute, held_bytes=0))
+    blocks, n_reads = training_rows.StreamedRows.blocks, []
+
+    def counted(self: training_rows.StreamedRows) -> Any:
+        n_reads.append(self.n)
+        return blocks(self)
+
+    monkeypatch.setattr(training_rows.StreamedRows, "blocks", counted)
+    streamed = fit(x, y, (6, 24), 1e-2)
+    n_passes = len(n_reads)
+    labels = streamed.predict(x)
+    assert len(n_reads) > n_passes > 1
     np.testing.assert_allclose(streamed.objective, held.objective, rtol=2e-6)
     assert (labels == held.predict(x)).mean() > 0.999
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,9 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
 import criticalmass as cm
-from criticalmass.measures.logistic import probe, training_rows
+from criticalmass.core.compute import Compute
+from criticalmass.measures.logistic import fit_probes as fit_probes_module
+from criticalmass.measures.logistic import probe
 from criticalmass.measures.logistic.cpu_passes import CpuExecutor
 from criticalmass.measures.logistic.preconditioner import Preconditioner
 from criticalmass.measures.logistic.solver import classify
@@ -176,8 +180,8 @@ def test_streamed_rows_are_fitted_the_same(device: str, monkeypatch: pytest.Monk
     in_memory = cm.fit_probes(x, y, order, (6, 24), (1e-2,), device="cpu")
     monkeypatch.setattr(StreamedRows, "block_bytes", 4 * 24 * 300)
     monkeypatch.setattr(TorchExecutor, "upload_bytes", 0)
-    with training_rows.override_held_bytes(0):
-        in_blocks = cm.fit_probes(x, y, order, (6, 24), (1e-2,), device=NAMES[device])
+    monkeypatch.setattr(fit_probes_module, "Compute", partial(Compute, held_bytes=0))
+    in_blocks = cm.fit_probes(x, y, order, (6, 24), (1e-2,), device=NAMES[device])
     np.testing.assert_allclose(in_blocks.objective, in_memory.objective, rtol=1e-6)
     assert in_blocks.converged.all()
 
@@ -210,7 +214,7 @@ def test_the_strength_search_gives_the_same_choice(device: str) -> None:
     order = np.random.default_rng(0).permutation(20)[None]
     task = ProbeTask(x[:600], y[:600], x[600:], 4, order, (4, 20), validation)
     by_torch, by_cpu = (
-        probe.logistic(task, protocol=probe.LogisticProtocol(device=name))
+        probe.logistic(replace(task, compute=Compute(device=name)))
         for name in (NAMES[device], "cpu")
     )
     assert (by_torch.l2 == by_cpu.l2).all()

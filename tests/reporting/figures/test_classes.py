@@ -12,8 +12,8 @@ from matplotlib import rcParams
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
 from criticalmass.reporting.figures import classes as figures
+from criticalmass.reporting.figures.draw import new_axes
 from criticalmass.reporting.figures.figure import figure
-from criticalmass.reporting.figures.style import new_axes
 from criticalmass.storage.run import Run
 
 LABELS = np.arange(600) % 4
@@ -40,8 +40,8 @@ def test_classes_are_named_in_the_order_of_their_losses(run: Run, tmp_path: Path
     assert figures.classes_against_fraction(classes, ax, losses=losses, most=2) is ax
     words = [text.get_text() for text in ax.get_legend().get_texts()]
     assert words[0] == r"1. _\$a"
-    assert words[2] == "80 % kept overall"
-    assert len(words) == 3
+    assert len(words) == 2
+    assert "80 % kept overall" in [text.get_text() for text in ax.texts]
     line = next(line for line in ax.lines if str(line.get_label()).startswith("1."))
     x, y = line.get_data()
     rows = classes[classes["class_id"] == 0].sort_values("n_kept")

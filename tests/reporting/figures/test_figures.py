@@ -14,13 +14,15 @@ from matplotlib import rcParams
 from matplotlib.collections import PolyCollection
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.reporting.figures import figure, style
+from criticalmass.reporting.figures import figure
 from criticalmass.reporting.figures.curves import (
     cka_against_fraction,
     dr_against_delta,
     mark_critical_mass,
+    split_curves,
     value_against_fraction,
 )
+from criticalmass.reporting.figures.draw import new_axes
 
 KEPT = np.array([13, 64, 128, 256, 640, 1280])
 
@@ -79,7 +81,7 @@ def tables_module() -> ModuleType:
 
 
 def test_line_passes_through_every_mean_at_its_recorded_size() -> None:
-    _, ax = style.new_axes()
+    _, ax = new_axes()
     assert value_against_fraction(curves().sample(frac=1, random_state=1), ax) is ax
     x, y = ax.lines[0].get_data()
     np.testing.assert_allclose(x, KEPT / 1280)
@@ -87,7 +89,7 @@ def test_line_passes_through_every_mean_at_its_recorded_size() -> None:
 
 
 def test_band_spans_the_interval() -> None:
-    _, ax = style.new_axes()
+    _, ax = new_axes()
     value_against_fraction(curves(), ax)
     bands = [item for item in ax.collections if isinstance(item, PolyCollection)]
     heights = bands[0].get_paths()[0].vertices[:, 1]
@@ -96,7 +98,7 @@ def test_band_spans_the_interval() -> None:
 
 
 def test_whole_layer_line_stands_at_its_value() -> None:
-    _, ax = style.new_axes()
+    _, ax = new_axes()
     value_against_fraction(curves(), ax)
     assert [line for line in ax.lines if set(line.get_ydata()) == {0.86}]
     assert any("0.860" in text.get_text() for text in ax.texts)
@@ -105,7 +107,7 @@ def test_whole_layer_line_stands_at_its_value() -> None:
 def test_lines_differ_in_colour_marker_and_dash() -> None:
     names = ["random", "first", "pca-top", "norm-high", "norm-low", "pca-bottom"]
     rows = pd.concat([curves(selector=name) for name in names])
-    _, ax = style.new_axes()
+    _, ax = new_axes()
     value_against_fraction(rows, ax)
     lines = [line for line in ax.lines if line.get_label() in names]
     assert len(lines) == len(names)
@@ -115,9 +117,9 @@ def test_lines_differ_in_colour_marker_and_dash() -> None:
 
 def test_labels_name_only_what_varies() -> None:
     rows = pd.concat([curves(layer="a"), curves(layer="b")])
-    assert [label for label, _ in style.split_curves(rows)] == ["a", "b"]
+    assert [label for label, _ in split_curves(rows)] == ["a", "b"]
     rows = pd.concat([rows, curves(layer="b", selector="first")])
-    assert [label for label, _ in style.split_curves(rows)] == [
+    assert [label for label, _ in split_curves(rows)] == [
         "a, random",
         "b, random",
         "b, first",
@@ -126,7 +128,7 @@ def test_labels_name_only_what_varies() -> None:
 
 def test_a_name_from_data_stays_a_name() -> None:
     rows = pd.concat([curves(layer="_hidden"), curves(layer="$x^2$")])
-    drawing, ax = style.new_axes()
+    drawing, ax = new_axes()
     value_against_fraction(rows, ax)
     drawing.canvas.draw()
     legend = ax.get_legend()
@@ -138,13 +140,13 @@ def test_a_name_from_data_stays_a_name() -> None:
 def test_missing_values_are_left_out_not_drawn_as_zero() -> None:
     rows = curves()
     rows.loc[0, ["mean", "low", "high"]] = np.nan
-    _, ax = style.new_axes()
+    _, ax = new_axes()
     value_against_fraction(rows, ax)
     assert len(ax.lines[0].get_xdata()) == len(KEPT) - 1
 
 
 def test_nothing_to_draw_is_an_error() -> None:
-    _, ax = style.new_axes()
+    _, ax = new_axes()
     with pytest.raises(CriticalMassError, match="'cka'"):
         value_against_fraction(curves(), ax, measure="cka")
     with pytest.raises(CriticalMassError, match="'cka'"):
@@ -152,7 +154,7 @@ def test_nothing_to_draw_is_an_error() -> None:
 
 
 def test_cka_axis_ends_at_one() -> None:
-    _, ax = style.new_axes()
+    _, ax = new_axes()
     cka_against_fraction(curves(measure="cka", value_full=1.0), ax)
     assert ax.get_ylim()[0] <= 0
     assert ax.get_ylim()[1] == pytest.approx(1.02)
@@ -160,7 +162,7 @@ def test_cka_axis_ends_at_one() -> None:
 
 
 def test_lower_bounds_are_open_triangles_at_their_deltas() -> None:
-    _, ax = style.new_axes()
+    _, ax = new_axes()
     dr_against_delta(masses(), ax)
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.99, 0.9, 0.8])
     bounds = ax.lines[1]
@@ -169,7 +171,7 @@ def test_lower_bounds_are_open_triangles_at_their_deltas() -> None:
 
 
 def test_critical_mass_is_marked_where_the_bar_is() -> None:
-    _, ax = style.new_axes()
+    _, ax = new_axes()
     mark_critical_mass(masses().iloc[[1]], ax)
     interval, point, _ = ax.lines
     np.testing.assert_allclose(point.get_data(), [[128 / 1280], [0.9 * 0.86]])
@@ -178,9 +180,9 @@ def test_critical_mass_is_marked_where_the_bar_is() -> None:
 
 def test_drawing_changes_no_global_setting() -> None:
     before = rcParams.copy()
-    _, ax = style.new_axes()
+    _, ax = new_axes()
     value_against_fraction(curves(), ax)
-    dr_against_delta(masses(), style.new_axes()[1])
+    dr_against_delta(masses(), new_axes()[1])
     assert rcParams.copy() == before
     assert "matplotlib.pyplot" not in sys.modules
 

@@ -13,16 +13,18 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from criticalmass.analysis.agreement_matrix import agreement_matrix, pairwise_kappa
+from criticalmass.analysis.curves import CachedRun
 from criticalmass.errors import CriticalMassError
-from criticalmass.reporting.figures import heat_maps, style
-from criticalmass.reporting.figures.figure import as_pdf, figure
+from criticalmass.reporting.figures import heat_maps
+from criticalmass.reporting.figures.draw import as_pdf, new_axes
+from criticalmass.reporting.figures.figure import figure
 from criticalmass.reporting.figures.references import (
     ReferencePoint,
     points_for_figure,
     reference_points,
 )
 from criticalmass.storage.run import Run
-from criticalmass.storage.run_view import cached, filter_run
+from criticalmass.storage.run_view import filter_run
 
 MakeRun = Callable[..., Run]
 
@@ -71,7 +73,7 @@ def test_cells_of_layers_stand_where_they_belong() -> None:
     assert names == ["late", "early"], "in the order of the table"
     assert fractions == [0.1, 0.5]
     np.testing.assert_array_equal(cells, [[0.7, 0.9], [0.4, np.nan]])
-    drawing, ax = style.new_axes()
+    drawing, ax = new_axes()
     heat_maps.layers_by_fraction(lines, ax, measure="knn", selector="random")
     assert [text.get_text() for text in ax.texts] == ["0.70", "0.90", "0.40"]
     pdf = as_pdf(drawing)
@@ -96,7 +98,7 @@ def test_a_part_keeps_the_whole_layer_and_a_whole_part_is_the_run(make_run: Make
     run = make_run(seeds=2)
     part = filter_run(run, selectors=("random",))
     assert part is run
-    view = cached(run)
+    view = CachedRun.of(run)
     assert view.frame() is not None
     assert len(view.frame()) == len(run.frame())
     assert set(view.frame()["selector"]) == {"full", "random"}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from criticalmass.reporting.figures.style import new_axes
+from criticalmass.reporting.figures.draw import new_axes
 from criticalmass.reporting.page.headline import headline, headline_row
 from criticalmass.reporting.page.provenance import caveats, facts
 from criticalmass.reporting.page.svg import inline_svg, neuron_field, share_bar

@@ -264,8 +264,8 @@ def test_a_damaged_export_is_reported(slim: SlimModel, tmp_path: Path) -> None:
     config = json.loads((out / "config.json").read_text())
     for change, words in (
         ({"n_kept": 3}, "does not fit its config"),
-        ({"format_version": 9}, "has the format version 9"),
-        ({"format": "x"}, "is not the config of a torch export"),
+        ({"format_version": 9}, "has format version 9"),
+        ({"format": "x"}, "holds no exported slim model"),
         ({"backbone": {"kind": "other"}}, "backbone of the unknown kind 'other'"),
     ):
         (out / "config.json").write_text(json.dumps(config | change))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -11,11 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.extraction.datasets.images import EncodedImages, read_header
+from criticalmass.extraction.datasets.images import EncodedImages, ImageHeader, read_header
+from criticalmass.storage.class_counts import ClassProblem, describe_classes
 
 Modality = Literal["image", "text", "vector"]
 FRAMES_NOTE = "first_frame_of"
 """The note with the number of images of which only the first frame or page is used."""
+CLASSES_NOTE = "classes"
+"""The note with one sentence for each lack of samples of the classes."""
+UNITS: Mapping[Modality, str] = {"image": "images", "text": "texts", "vector": "vectors"}
+"""Plural names of the samples."""
 
 
 @runtime_checkable
@@ -75,6 +80,36 @@ class ImageFault:
 
 
 @dataclass(frozen=True)
+class SampleCopies:
+    """Test samples that are training samples too.
+
+    Attributes
+    ----------
+    count: number of these test samples.
+    test_id, train_id: ids of the first one and of its first copy.
+    """
+
+    count: int
+    test_id: str
+    train_id: str
+
+    def describe(self, unit: str, n_test: int, source: str) -> str:
+        """Return the warning.
+
+        Parameters
+        ----------
+        unit: plural name of the samples, e.g. ``"images"``.
+        n_test: number of all test samples.
+        source: what holds them.
+        """
+        return (
+            f"{self.count:,} of {n_test:,} test {unit} of {source} are also training {unit} "
+            f"(equal bytes), first {self.test_id!r} and {self.train_id!r}: scores on them are too "
+            "high; remove the copies"
+        )
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A labelled dataset.
 
@@ -86,8 +121,11 @@ class Dataset:
     splits: name -> samples; ``train`` and ``test``, and ``val`` if the source has one too.
     class_names: the name of each class; ``UNLABELLED`` without labels.
     digest: SHA-256 over items, labels and class names.
-    notes: how the source was processed (split seed, sample, images left out), JSON-able.
+    notes: how the source was processed (split seed, sample, images left out), and what is off
+        with its classes and samples, JSON-able.
     faults: images with a broken header, found while the digest was computed.
+    copies: test samples that are training samples too, found while the digest was computed;
+        None without any, and for arrays of images.
     """
 
     spec: str
@@ -98,6 +136,7 @@ class Dataset:
     digest: str = ""
     notes: Mapping[str, Any] = field(default_factory=dict)
     faults: tuple[ImageFault, ...] = field(default=(), init=False, repr=False, compare=False)
+    copies: SampleCopies | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check the labels; compute the digest, and what is noted of the images, if it is empty."""
@@ -110,14 +149,28 @@ class Dataset:
                     f"split {name!r} of {self.spec!r} has labels from {low} to {high}, "
                     f"but there are {len(self.class_names)} classes"
                 )
+        notes = {key: value for key, value in self.notes.items() if key != CLASSES_NOTE}
         if not self.digest:
             inspection = _inspect(self)
             object.__setattr__(self, "digest", inspection.digest)
             object.__setattr__(self, "faults", inspection.faults)
-            notes = {key: value for key, value in self.notes.items() if key != FRAMES_NOTE}
-            if inspection.n_with_frames:
-                notes[FRAMES_NOTE] = inspection.n_with_frames
-            object.__setattr__(self, "notes", notes)
+            object.__setattr__(self, "copies", inspection.copies)
+            counts = {
+                FRAMES_NOTE: inspection.n_with_frames,
+                f"test_{UNITS[self.modality]}_in_train": getattr(inspection.copies, "count", 0),
+            }
+            notes = {key: value for key, value in notes.items() if key not in counts}
+            notes |= {key: count for key, count in counts.items() if count}
+        problems = self.class_problems()
+        if problems:
+            notes[CLASSES_NOTE] = [problem.text for problem in problems]
+        object.__setattr__(self, "notes", notes)
+
+    def class_problems(self) -> list[ClassProblem]:
+        """Return what is off with the samples of the classes; see `describe_classes`."""
+        labels = {name: split.labels for name, split in self.splits.items()}
+        is_split = {"train", "test"} <= labels.keys()
+        return describe_classes(labels, self.class_names) if is_split else []
 
 
 @dataclass(frozen=True)
@@ -129,32 +182,64 @@ class _Inspection:
     digest: SHA-256 over items, labels and class names.
     faults: images with a broken header.
     n_with_frames: images with several frames or pages.
+    copies: test samples that are training samples too.
     """
 
     digest: str
     faults: tuple[ImageFault, ...]
     n_with_frames: int
+    copies: SampleCopies | None
 
 
 def _inspect(dataset: Dataset) -> _Inspection:
-    """Digest all content, and check the header of each encoded image in the same pass."""
+    """Digest all content; check each encoded image's header and find copies in the same pass."""
     faults: list[ImageFault] = []
     n_with_frames = 0
+    sample_digests: dict[str, list[bytes]] = {}
     digest = hashlib.sha256(dataset.modality.encode())
     for class_name in dataset.class_names:
         digest.update(b"\0class" + class_name.encode())
     for name, split in dataset.splits.items():
         digest.update(b"\0split" + name.encode())
         digest.update(np.ascontiguousarray(split.labels, dtype=np.int64).tobytes())
+        digests = sample_digests[name] = []
         for index, content in enumerate(_contents(split.items)):
-            digest.update(hashlib.sha256(content).digest())
+            digests.append(hashlib.sha256(content).digest())
+            digest.update(digests[-1])
             if isinstance(split.items, EncodedImages):
                 header = read_header(content)
+                if not content:
+                    header = ImageHeader(split.items.fault(index))
                 n_with_frames += header.has_frames
                 if header.fault is not None:
+                    # Broken images are reported as such.
+                    digests[-1] = b""
                     image_name, sample_id = split.items.name(index), split.ids[index]
                     faults.append(ImageFault(name, index, sample_id, image_name, header.fault))
-    return _Inspection(digest.hexdigest(), tuple(faults), n_with_frames)
+        if isinstance(split.items, np.ndarray):
+            is_matrix = dataset.modality == "vector"
+            sample_digests[name] = list(row_digests(split.items)) if is_matrix else []
+    copies = _find_copies(dataset, sample_digests)
+    return _Inspection(digest.hexdigest(), tuple(faults), n_with_frames, copies)
+
+
+def _find_copies(dataset: Dataset, digests: Mapping[str, Sequence[bytes]]) -> SampleCopies | None:
+    """Compare the digests of the test samples with those of the training samples."""
+    first: dict[bytes, int] = {}
+    for row, digest in enumerate(digests.get("train", ())):
+        first.setdefault(digest, row)
+    first.pop(b"", None)
+    copies = [row for row, digest in enumerate(digests.get("test", ())) if digest in first]
+    if not copies:
+        return None
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    train_row = first[digests["test"][copies[0]]]
+    return SampleCopies(len(copies), test.ids[copies[0]], train.ids[train_row])
+
+
+def row_digests(x: NDArray[Any]) -> Iterator[bytes]:
+    """Yield the SHA-256 of the bytes of each row of (n_rows, n_neurons)."""
+    return (hashlib.sha256(row).digest() for row in np.ascontiguousarray(x))
 
 
 def _contents(items: Sequence[Any] | NDArray[Any]) -> Iterable[bytes]:

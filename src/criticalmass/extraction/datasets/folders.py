@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,14 +18,15 @@ from criticalmass.extraction.datasets.folder_files import (
     is_skipped,
     list_files,
 )
-from criticalmass.extraction.datasets.images import EncodedImages, FileContent, read_header
-from criticalmass.extraction.datasets.splits import arrange_splits
+from criticalmass.extraction.datasets.images import EncodedImages
+from criticalmass.extraction.datasets.splits import arrange_splits, role_in_words
+from criticalmass.extraction.specs import missing_path
 from criticalmass.storage.features import UNLABELLED
 
 _ROLES: Mapping[str, tuple[str, ...]] = {
-    "training": ("train", "training"),
+    "train": ("train", "training"),
     "test": ("test", "testing"),
-    "validation": ("val", "valid", "validation"),
+    "val": ("val", "valid", "validation"),
 }
 _ROLE_OF_NAME = {name: role for role, names in _ROLES.items() for name in names}
 _MAX_NAMED = 5
@@ -39,10 +39,12 @@ def load_image_folder(spec: str, folder: str) -> Dataset:
     ----------
     spec: the spec that named the dataset.
     folder: holds ``train/CLASS/*`` and ``test/CLASS/*`` or ``val/CLASS/*`` (or all three; also
-        ``Training``, ``Testing``, ``valid`` and ``validation``, in any case); or ``CLASS/*``,
-        which is split (stratified, a quarter for the test, seed 0); or only images, which then
-        have no labels. Hidden files and folders are skipped. Files of suffixes that Pillow cannot
-        decode and empty class folders are left out, which the user is informed of.
+        ``Training``, ``Testing``, ``valid`` and ``validation``, in any case, and names such as
+        ``train_set`` and ``seg_test``); or ``CLASS/*``, which is split (stratified, a quarter for
+        the test, seed 0); or only images, which then have no labels. A folder that holds nothing
+        but one folder of class folders stands for it. Hidden files and folders are skipped. Files
+        of suffixes that Pillow cannot decode and empty class folders are left out, which the user
+        is informed of.
 
     Raises
     ------
@@ -51,32 +53,61 @@ def load_image_folder(spec: str, folder: str) -> Dataset:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise CriticalMassError(f"no folder {folder!r}")
-    part_folders = _part_folders(root)
+        cure = "; unpack it" if root.is_file() else ""
+        raise CriticalMassError(f"{missing_path(root, 'folder')}{cure}")
+    start = _unwrap(root)
+    part_folders = _part_folders(start)
     if not part_folders:
-        part_folders = {"all": root}
-    contents = {part: _ClassFolders(part_folder) for part, part_folder in part_folders.items()}
+        part_folders = {"all": start}
+    contents = {
+        part: _ClassFolders(_unwrap(part_folder)) for part, part_folder in part_folders.items()
+    }
     names = next(iter(contents.values())).class_names()
     parts = {part: content.split(root, names) for part, content in contents.items()}
     splits, rule = arrange_splits(parts, spec)
-    omissions = _omissions(root, part_folders, contents)
-    notes = {"split": rule, **omissions, **_check_duplicates(spec, splits)}
+    omissions = _omissions(start, part_folders, contents)
+    notes = {"split": rule, **omissions}
     return Dataset(spec, root.resolve().name, "image", splits, names, notes=notes)
 
 
+def _unwrap(folder: Path) -> Path:
+    """Follow folders that hold nothing but one folder of folders: ``data`` of ``data/train``."""
+    while True:
+        folders, files = _visible(folder)
+        if len(folders) != 1 or files:
+            return folder
+        inner_folders, inner_files = _visible(folders[0])
+        if inner_files or not inner_folders:
+            return folder
+        folder = folders[0]
+
+
+def _visible(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the folders and the files in a folder, without hidden ones."""
+    paths = [path for path in sorted(folder.iterdir()) if not is_skipped(path.name)]
+    return [path for path in paths if path.is_dir()], [path for path in paths if path.is_file()]
+
+
 def _part_folders(root: Path) -> dict[str, Path]:
-    """Return the folders of the published splits, the training one first; empty without them."""
+    """Return the folders of the published splits, the training one first; empty without them.
+
+    Names with further words (``train_set``, ``seg_test``) count if all folders have such names.
+    """
+    folders, _ = _visible(root)
     by_role: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(root.iterdir()):
+    for path in folders:
         role = _ROLE_OF_NAME.get(path.name.lower())
-        if role is not None and path.is_dir():
+        if role is not None:
             by_role[role].append(path)
-    if "training" not in by_role or len(by_role) < 2:
+    if not by_role:
+        for path in folders:
+            by_role[role_in_words(path.name) or ""].append(path)
+    if "train" not in by_role or len(by_role) < 2 or "" in by_role:
         return {}
     for role, paths in by_role.items():
         if len(paths) > 1:
             raise CriticalMassError(
-                f"{str(root)!r} has the {role} folders "
+                f"{str(root)!r} has the {_ROLES[role][-1]} folders "
                 f"{' and '.join(repr(path.name) for path in paths)}; merge them or remove one"
             )
     return {by_role[role][0].name: by_role[role][0] for role in _ROLES if role in by_role}
@@ -114,8 +145,9 @@ class _ClassFolders:
             return UNLABELLED
         if len(self.classes) < 2:
             raise CriticalMassError(
-                f"{str(self.folder)!r} has {len(self.classes)} class folders; it needs one folder "
-                "per class, at least two, or only images, which then have no labels"
+                f"{str(self.folder)!r} has {len(self.classes)} class folders{self._unread()}; it "
+                "needs one folder per class, at least two, or only images, which then have no "
+                "labels"
             )
         if not self.names:
             raise self._no_images()
@@ -202,51 +234,6 @@ def _other_folders(root: Path, part_folders: Mapping[str, Path]) -> list[str]:
         for path in sorted(root.iterdir())
         if path.is_dir() and path.name not in part_folders and not is_skipped(path.name)
     ]
-
-
-def _check_duplicates(spec: str, splits: Mapping[str, Split]) -> dict[str, int]:
-    """Warn of test images with the bytes of a training image; return their number as a note."""
-    pairs = _duplicates(splits["train"], splits["test"])
-    if not pairs:
-        return {}
-    test, train = pairs[0]
-    warn_user(
-        f"{len(pairs):,} of {len(splits['test']):,} test images of {spec!r} are also training "
-        f"images (equal bytes), first {test!r} and {train!r}: scores on them are too high; remove "
-        "the copies"
-    )
-    return {"test_images_in_train": len(pairs)}
-
-
-def _duplicates(train: Split, test: Split) -> list[tuple[str, str]]:
-    """Return the ids of each test image with the bytes of a training image, and of that one."""
-    test_sizes = {path.stat().st_size for path in _paths(test) if path.is_file()}
-    train_ids: dict[bytes, str] = {}
-    train_sizes = set()
-    for sample_id, path in zip(train.ids, _paths(train), strict=True):
-        if path.is_file() and (size := path.stat().st_size) in test_sizes:
-            train_sizes.add(size)
-            train_ids.setdefault(_digest(path.read_bytes()), sample_id)
-    pairs = []
-    for sample_id, path in zip(test.ids, _paths(test), strict=True):
-        # Only files of equal size are read.
-        if path.is_file() and path.stat().st_size in train_sizes:
-            content = path.read_bytes()
-            train_id = train_ids.get(_digest(content))
-            # Broken images are reported as such.
-            if train_id is not None and read_header(content).fault is None:
-                pairs.append((sample_id, train_id))
-    return pairs
-
-
-def _paths(split: Split) -> list[Path]:
-    assert isinstance(split.items, EncodedImages)
-    assert isinstance(split.items.source, FileContent)
-    return [split.items.source.paths[row] for row in split.items.rows]
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()
 
 
 def _name_some(names: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from criticalmass.core.progress import write_line
 from criticalmass.errors import CriticalMassError
-from criticalmass.extraction.labels import HIDDEN_LABEL, LabelColumn, encode_labels
+from criticalmass.extraction.labels import HIDDEN_LABEL
+
+WITHOUT_LABELS = "; or use another column, or label=none"
+"""The end of the message of labels that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -27,22 +30,6 @@ class PartLabels:
     class_names: tuple[str, ...]
     class_numbers: Mapping[str, NDArray[np.int64]]
     unlabelled_parts: list[str] = field(default_factory=list)
-
-
-def encode_column_labels(
-    columns: Sequence[LabelColumn],
-) -> tuple[tuple[str, ...], list[NDArray[np.int64]]]:
-    """Assign class numbers to the labels of a column, see :func:`encode_labels`.
-
-    Raises
-    ------
-    CriticalMassError: no labels; the message names the column, the row, and the option to do
-        without.
-    """
-    try:
-        return encode_labels(columns)
-    except CriticalMassError as error:
-        raise CriticalMassError(f"{error}; or use another column, or label=none") from error
 
 
 def drop_hidden_parts(labels: PartLabels, source: str) -> PartLabels:

@@ -14,13 +14,13 @@ from criticalmass.errors import CriticalMassError, DataUnavailableError
 from criticalmass.extraction.datasets.columns import ColumnChoice, choose_columns
 from criticalmass.extraction.datasets.dataset import Dataset, Split
 from criticalmass.extraction.datasets.hidden_labels import (
+    WITHOUT_LABELS,
     PartLabels,
     drop_hidden_parts,
-    encode_column_labels,
 )
 from criticalmass.extraction.datasets.images import EncodedImages
 from criticalmass.extraction.datasets.splits import arrange_splits
-from criticalmass.extraction.labels import LabelColumn, check_hidden_labels
+from criticalmass.extraction.labels import LabelColumn, check_hidden_labels, encode_labels
 from criticalmass.extraction.models.hub import hub_or_cache
 from criticalmass.extraction.specs import Spec
 from criticalmass.storage.features import UNLABELLED
@@ -133,7 +133,7 @@ def _read_labels(
             LabelColumn(list(part[columns.label]), f"{source}, part {name!r}")
             for name, part in parts.items()
         ]
-        encoded_names, class_numbers = encode_column_labels(label_columns)
+        encoded_names, class_numbers = encode_labels(label_columns, WITHOUT_LABELS)
         numbers_of_parts = dict(zip(parts, class_numbers, strict=True))
         return drop_hidden_parts(PartLabels(encoded_names, numbers_of_parts), source)
     values = {name: np.asarray(part[columns.label][:]) for name, part in parts.items()}

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from criticalmass.core.arguments import validate_arguments
-from criticalmass.core.progress import write_line
+from criticalmass.core.progress import warn_user, write_line
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets.arrays import load_digits, load_npz
-from criticalmass.extraction.datasets.dataset import FRAMES_NOTE, Dataset
+from criticalmass.extraction.datasets.dataset import FRAMES_NOTE, UNITS, Dataset
 from criticalmass.extraction.datasets.demo_images import (
     load_fashion_mnist,
     load_mnist,
@@ -32,6 +32,8 @@ from criticalmass.extraction.specs import (
     options_of,
     parse_spec,
 )
+from criticalmass.storage.class_counts import describe_samples, report_classes
+from criticalmass.storage.features import UNLABELLED
 
 SAMPLE_SEED = 0
 
@@ -161,13 +163,16 @@ def load_dataset(spec: str | Dataset, *, skip_broken: bool = False) -> Dataset:
     if not isinstance(spec, (str, Dataset)):
         raise CriticalMassError(f"dataset {spec!r} must be a spec (text) or a Dataset")
     if isinstance(spec, Dataset):
-        return _check_images(spec, skip_broken)
+        dataset = _check_images(spec, skip_broken)
+        _report_classes(dataset)
+        return dataset
     parsed = parse_spec("dataset", spec, _OPTIONS)
     source = find_source("dataset", parsed, DATASET_SOURCES)
     dataset = _check_images(source.load(parsed), skip_broken)
-    _say_frames(dataset)
     if "n" in parsed.options:
-        return _sample(dataset, integer_option(parsed, "n", 0))
+        dataset = _sample(dataset, integer_option(parsed, "n", 0))
+    _report_samples(dataset)
+    _report_classes(dataset)
     return dataset
 
 
@@ -189,12 +194,23 @@ def _check_images(dataset: Dataset, skip_broken: bool) -> Dataset:
     return dataset
 
 
-def _say_frames(dataset: Dataset) -> None:
+def _report_samples(dataset: Dataset) -> None:
+    """Inform the user of images with several frames, and of copies in the test split."""
     n = dataset.notes.get(FRAMES_NOTE, 0)
     if n:
         write_line(
             f"{n:,} images of {dataset.spec!r} have several frames or pages: the first is used"
         )
+    if dataset.copies is not None and dataset.class_names != UNLABELLED:
+        n_test, unit = len(dataset.splits["test"]), UNITS[dataset.modality]
+        warn_user(dataset.copies.describe(unit, n_test, repr(dataset.spec)))
+
+
+def _report_classes(dataset: Dataset) -> None:
+    """Write counts and problems in one line if the classes lack samples."""
+    labels = {name: split.labels for name, split in dataset.splits.items()}
+    subject = f"{dataset.spec!r} has {describe_samples(labels, dataset.class_names)}"
+    report_classes(subject, dataset.class_problems())
 
 
 def _sample(dataset: Dataset, n: int) -> Dataset:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,22 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.extraction.datasets.dataset import Split
+from criticalmass.extraction.datasets.dataset import Dataset, Split
+from criticalmass.extraction.datasets.images import EncodedImages
 
 SPLIT_SEED = 0
 TEST_SHARE = 0.25
 # Names that publishers give to the parts of a dataset, the most likely first.
-_TRAIN_NAMES = ("train", "training", "trainval", "train-standard")
-_TEST_NAMES = ("test", "testing")
-_VALIDATION_NAMES = ("val", "validation", "valid", "dev")
+_NAMES_OF_ROLES: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training", "trainval", "train-standard"),
+    "test": ("test", "testing"),
+    "val": ("val", "validation", "valid", "dev"),
+}
+_WORDS = re.compile(r"[a-z]+")
 
 
-def split_notes(
-    *, test_share: float = TEST_SHARE, seed: int = SPLIT_SEED, grouped_by: str | None = None
-) -> dict[str, Any]:
-    """Describe a stratified split for the notes of a dataset."""
-    notes: dict[str, Any] = {"test_share": test_share, "seed": seed, "stratified": True}
-    return notes if grouped_by is None else {**notes, "grouped_by": grouped_by}
+def role_in_words(name: str) -> str | None:
+    """Return the split that a name of several words names: ``test`` of ``seg_test``; else None."""
+    words = _WORDS.findall(name.lower())
+    roles = {role for role, names in _NAMES_OF_ROLES.items() if set(words) & set(names)}
+    return roles.pop() if len(roles) == 1 else None
 
 
 def stratified_test_mask(
@@ -127,6 +133,35 @@ def train_test_split(
     }
 
 
+def split_dataset(
+    dataset: Dataset, samples: Split, *, share: float = TEST_SHARE, grouped_by: str | None = None
+) -> Dataset:
+    """Return a dataset with its samples split by class, seed 0, and a note of how.
+
+    Parameters
+    ----------
+    dataset: the dataset without splits.
+    samples: all its samples.
+    share: share of every class for the test.
+    grouped_by: name of a sample, for the note: samples of equal content then stay in one split.
+        None: samples are split one by one.
+    """
+    groups = None if grouped_by is None else _group_identical(samples.items)
+    split: dict[str, Any] = {"test_share": share, "seed": SPLIT_SEED, "stratified": True}
+    if grouped_by is not None:
+        split["grouped_by"] = f"identical {grouped_by}"
+    splits = train_test_split(samples, share, SPLIT_SEED, groups)
+    notes = {**dataset.notes, "split": split}
+    return dataclasses.replace(dataset, splits=splits, notes=notes, digest="")
+
+
+def _group_identical(items: Any) -> NDArray[np.intp]:
+    """Return the (n_samples,) number of each sample's distinct text, or content of its file."""
+    if isinstance(items, EncodedImages):
+        items = [hashlib.sha256(content).hexdigest() for content in items.content()]
+    return np.asarray(np.unique(np.asarray(items), return_inverse=True)[1], dtype=np.intp)
+
+
 def default_split_rule(labels: NDArray[np.int64]) -> str:
     """Describe the split of a single part: by class, or at random if there is one class."""
     method = "stratified" if np.unique(labels).size > 1 else "random"
@@ -160,15 +195,13 @@ def arrange_splits(parts: Mapping[str, Split], spec: str) -> tuple[dict[str, Spl
         except CriticalMassError as error:
             raise CriticalMassError(f"{spec!r}: {error}") from error
     by_lower_name = {name.lower(): name for name in parts}
-    part_of_role = {
-        role: by_lower_name[next(name for name in names if name in by_lower_name)]
-        for role, names in (
-            ("train", _TRAIN_NAMES),
-            ("test", _TEST_NAMES),
-            ("val", _VALIDATION_NAMES),
-        )
-        if by_lower_name.keys() & set(names)
-    }
+    in_words = {name: role_in_words(name) for name in parts}
+    part_of_role: dict[str, str] = {}
+    for role, names in _NAMES_OF_ROLES.items():
+        usual = [by_lower_name[name] for name in names if name in by_lower_name]
+        others = [name for name, role_of_part in in_words.items() if role_of_part == role]
+        if usual or len(others) == 1:
+            part_of_role[role] = (usual or others)[0]
     if "test" not in part_of_role and "val" in part_of_role:
         part_of_role["test"] = part_of_role.pop("val")
     if not {"train", "test"} <= part_of_role.keys():

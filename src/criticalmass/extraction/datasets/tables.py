@@ -11,24 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.extraction.datasets.columns import COLUMN_OPTIONS, ColumnChoice, choose_columns
-from criticalmass.extraction.datasets.csv_files import (
+from criticalmass.extraction.csv_files import (
+    BadRows,
     check_header,
     check_long_cells,
     check_rows,
     find_separator,
     scan_quotes,
 )
+from criticalmass.extraction.datasets.columns import COLUMN_OPTIONS, ColumnChoice, choose_columns
 from criticalmass.extraction.datasets.dataset import Dataset, Split
 from criticalmass.extraction.datasets.hidden_labels import (
+    WITHOUT_LABELS,
     PartLabels,
     drop_hidden_parts,
-    encode_column_labels,
 )
 from criticalmass.extraction.datasets.images import EncodedContent, EncodedImages, FileContent
 from criticalmass.extraction.datasets.splits import arrange_splits, take_rows
-from criticalmass.extraction.labels import LabelColumn, check_hidden_labels
-from criticalmass.extraction.specs import Spec
+from criticalmass.extraction.labels import LabelColumn, check_hidden_labels, encode_labels
+from criticalmass.extraction.specs import Spec, missing_path
+from criticalmass.extraction.vectors.text_files import JsonTable
 from criticalmass.storage.features import UNLABELLED
 
 TABLE_OPTIONS: Mapping[str, tuple[str, ...]] = {
@@ -56,7 +58,7 @@ def load_table(spec: Spec) -> Dataset:
     """
     path = Path(spec.name)
     if not path.is_file():
-        raise CriticalMassError(f"no file {spec.name!r}")
+        raise missing_path(path)
     import pyarrow as pa
 
     try:
@@ -157,7 +159,7 @@ def _read_labels(
     labels = LabelColumn(
         table[columns.label], _label_owner(columns, spec), is_untyped=spec.scheme == "csv"
     )
-    names, class_numbers = encode_column_labels([labels])
+    names, class_numbers = encode_labels([labels], WITHOUT_LABELS)
     return names, class_numbers[0]
 
 
@@ -225,34 +227,44 @@ def _read_csv(path: Path, spec: Spec) -> TableContent:
     from pyarrow import csv
 
     separator = find_separator(path, spec)
-    scan = scan_quotes(path, separator.character, spec)
-    parse = csv.ParseOptions(delimiter=separator.character, newlines_in_values=True)
+    owner = repr(spec.name)
+    scan = scan_quotes(path, separator.character, owner)
+    if not scan.n_rows:
+        raise CriticalMassError(f"{owner} is empty")
+    bad_rows = BadRows(separator.character, owner)
+    parse = csv.ParseOptions(
+        delimiter=separator.character, newlines_in_values=True, invalid_row_handler=bad_rows.note
+    )
     # Only an empty cell is a missing value: "NA" and "null" are texts, and may be labels.
     cells: dict[str, Any] = {"null_values": [""], "strings_can_be_null": True}
-    convert = csv.ConvertOptions(**cells)
-    # Only a single thread names the row of an error.
+    # Only a single thread numbers the rows of an error.
     one_thread = csv.ReadOptions(use_threads=False)
-    with csv.open_csv(path, one_thread, parse_options=parse, convert_options=convert) as reader:
-        inferred = arrow_kinds(reader.schema)
-    check_header(list(inferred), separator, spec)
-    # A column that an option names as text is text, even if all its cells are numbers.
+    try:
+        with csv.open_csv(path, one_thread, parse, csv.ConvertOptions(**cells)) as reader:
+            inferred = arrow_kinds(reader.schema)
+        check_header(list(inferred), separator, spec)
+        columns = choose_columns(_kinds_of_texts(inferred, spec), spec)
+        # Arrow infers types from the first block of the file: later cells may be of other types.
+        cells["column_types"] = {name: pa.string() for name in columns.names()}
+        convert = csv.ConvertOptions(include_columns=columns.names(), **cells)
+        table = csv.read_csv(path, one_thread, parse, convert)
+    except pa.ArrowInvalid as error:
+        raise bad_rows.error() from error
+    check_rows(scan, table.num_rows, owner)
+    if columns.label is not None:
+        labels = frozenset(table[columns.label].unique().to_pylist())
+        check_long_cells(
+            scan, separator.character, list(inferred), columns.label, labels.__contains__, owner
+        )
+    return TableContent(table, columns, {**separator.notes(), **scan.notes()})
+
+
+def _kinds_of_texts(inferred: Mapping[str, str], spec: Spec) -> dict[str, str]:
+    """Make text of a column that an option names as text, even if all its cells are numbers."""
     texts = {spec.options[key] for key in ("text", "image", "split") if key in spec.options}
-    kinds = {
+    return {
         name: "text" if name in texts or kind == "null" else kind for name, kind in inferred.items()
     }
-    columns = choose_columns(kinds, spec)
-    # Arrow infers types from the first block of the file: later cells may be of other types.
-    cells["column_types"] = {name: pa.string() for name in columns.names()}
-    convert = csv.ConvertOptions(include_columns=columns.names(), **cells)
-    try:
-        table = csv.read_csv(path, parse_options=parse, convert_options=convert)
-    except pa.ArrowInvalid:
-        table = csv.read_csv(path, one_thread, parse_options=parse, convert_options=convert)
-    check_rows(scan, table.num_rows, spec)
-    if columns.label is not None:
-        labels = table[columns.label].unique().to_pylist()
-        check_long_cells(scan, separator.character, list(inferred), columns.label, labels, spec)
-    return TableContent(table, columns, {**separator.notes(), **scan.notes()})
 
 
 def _read_parquet(path: Path, spec: Spec) -> TableContent:
@@ -264,11 +276,11 @@ def _read_parquet(path: Path, spec: Spec) -> TableContent:
 
 
 def _read_jsonl(path: Path, spec: Spec) -> TableContent:
-    from pyarrow import json
+    import pyarrow as pa
 
-    table = json.read_json(path)
-    columns = choose_columns(arrow_kinds(table.schema), spec)
-    return TableContent(table.select(columns.names()), columns)
+    content = JsonTable(path)
+    columns = choose_columns(arrow_kinds(pa.schema(content.schema.items())), spec)
+    return TableContent(pa.table({name: content.column(name) for name in columns.names()}), columns)
 
 
 _READERS = {"csv": _read_csv, "parquet": _read_parquet, "jsonl": _read_jsonl}

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from criticalmass.core.progress import write_line
 from criticalmass.errors import CriticalMassError, DataUnavailableError, unknown_name
 from criticalmass.extraction.datasets.dataset import Dataset, Split
-from criticalmass.extraction.datasets.debian_packages import cache_folder
-from criticalmass.extraction.datasets.images import EncodedImages, to_rgb
+from criticalmass.extraction.datasets.debian_packages import cache_folder, make_cache_folder
+from criticalmass.extraction.datasets.images import EncodedImages
 from criticalmass.extraction.datasets.splits import arrange_splits
 from criticalmass.extraction.models.optional_imports import import_torchvision
+from criticalmass.extraction.pixels import to_rgb
 from criticalmass.extraction.specs import Spec
 
 Arguments = Mapping[str, Any]
@@ -181,8 +182,11 @@ def _open_part(spec: Spec, root: Path, arguments: Arguments) -> Any:
             f"{spec.text!r} is not in {str(root)!r} ({reason}) and torchvision cannot fetch it; "
             "name the folder that holds it with ?root=DIR"
         )
+    if "root" in spec.options:
+        root.mkdir(parents=True, exist_ok=True)
+    else:
+        make_cache_folder(root)
     write_line(f"{spec.name} is not in {str(root)!r}: fetching it through torchvision")
-    root.mkdir(parents=True, exist_ok=True)
     try:
         download_with_torchvision(spec.name, root, arguments)
     except DataUnavailableError as error:

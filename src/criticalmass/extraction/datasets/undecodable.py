@@ -10,8 +10,9 @@ import numpy as np
 
 from criticalmass.core.progress import warn_user
 from criticalmass.extraction.datasets.dataset import Dataset, ImageFault
-from criticalmass.extraction.datasets.images import BrokenImageError, EncodedImages, decode_faults
+from criticalmass.extraction.datasets.images import EncodedImages, decode_faults
 from criticalmass.extraction.datasets.splits import take_rows
+from criticalmass.extraction.pixels import BrokenImageError
 
 _MAX_NAMED = 3
 

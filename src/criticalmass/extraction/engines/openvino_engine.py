@@ -362,6 +362,8 @@ def quiet_tracing() -> Iterator[None]:
             tracer: type[Warning] = torch.jit.TracerWarning  # type: ignore[attr-defined]
             for category in (tracer, DeprecationWarning, FutureWarning):
                 warnings.simplefilter("ignore", category)
+            # DeBERTa makes tensors of the sizes that are tensors in a trace.
+            warnings.filterwarnings("ignore", message="To copy construct from a tensor")
             yield
     finally:
         logger.setLevel(level)

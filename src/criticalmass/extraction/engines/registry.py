@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.engines import ENGINE_ENTRIES
 from criticalmass.core.progress import warn_user
 from criticalmass.errors import CriticalMassError, MissingExtraError, unknown_name
 from criticalmass.extraction.engines.base import (
@@ -39,9 +40,7 @@ from criticalmass.extraction.models.onnx_models import OnnxGraph
 ENGINES: Mapping[str, str] = MappingProxyType(
     {
         "auto": "OpenVINO on the CPU if it runs the model, else the model's own library",
-        "openvino": "OpenVINO on the CPU, compared with torch or ONNX Runtime before it is used",
-        "torch": "torch on the CPU or a GPU; runs every model but ONNX graphs",
-        "onnxruntime": "ONNX Runtime on the CPU; runs ONNX graphs",
+        **{name: one.description for name, one in ENGINE_ENTRIES.items() if one.description},
     }
 )
 

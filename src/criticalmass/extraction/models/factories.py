@@ -16,7 +16,7 @@ from criticalmass.extraction.models.frozen import (
     state_digest,
 )
 from criticalmass.extraction.models.image_models import image_model, with_file_scaling
-from criticalmass.extraction.models.optional_imports import import_torch
+from criticalmass.extraction.models.optional_imports import import_torch, import_torchvision
 from criticalmass.extraction.models.penultimate import find_penultimate, input_width
 from criticalmass.extraction.models.preprocess import ImagePreprocess, VectorPreprocess
 from criticalmass.extraction.models.weight_files import WeightFile, read_weights
@@ -24,6 +24,8 @@ from criticalmass.extraction.models.weight_names import load_into
 from criticalmass.extraction.specs import Spec, choice_option, integer_option
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from torch import nn
 
 _MODALITIES = ("image", "vector")
@@ -70,10 +72,13 @@ def _import_factory(spec: Spec, package: str, name: str) -> Callable[[], Any]:
     if is_added:
         sys.path.insert(0, working_directory)
     try:
-        module = importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{package}.".startswith(f"{error.name}."):
-            raise
+        module = _import_user_module(package)
+    except (ImportError, OSError, RuntimeError) as error:
+        if not (isinstance(error, ModuleNotFoundError) and _is_part(error.name or "", package)):
+            raise CriticalMassError(
+                f"module {package!r} of model {spec.text!r} cannot be imported: "
+                f"{type(error).__name__}: {error}; python -c 'import {package}' shows where"
+            ) from error
         raise CriticalMassError(
             f"no module {package!r} for model {spec.text!r}; it must be importable from the "
             "working directory"
@@ -87,6 +92,22 @@ def _import_factory(spec: Spec, package: str, name: str) -> Callable[[], Any]:
         raise unknown_name(f"factory in {package!r}", name, callables)
     factory: Callable[[], Any] = attribute
     return factory
+
+
+def _is_part(name: str, package: str) -> bool:
+    """Whether a name is that of a package, or of one around it."""
+    return f"{package}.".startswith(f"{name}.")
+
+
+def _import_user_module(package: str) -> ModuleType:
+    """Import the user's module; repair a torchvision that does not fit the torch, and try again."""
+    try:
+        return importlib.import_module(package)
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+    import_torchvision()
+    return importlib.import_module(package)
 
 
 def _freeze(

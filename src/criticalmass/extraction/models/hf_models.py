@@ -81,6 +81,10 @@ def _freeze(
     from criticalmass.extraction.models.wrappers import HiddenStates, ScaledInput, is_causal
 
     net.eval().requires_grad_(False)
+    config: Any = net.config
+    if getattr(config, "mask_ratio", None):
+        # A masked autoencoder would leave out a random part of every image.
+        config.mask_ratio = 0.0
     is_decoder = isinstance(preprocess, TextPreprocess) and is_causal(net)
     if isinstance(preprocess, ImagePreprocess):
         states = HiddenStates(net, "pixel_values")
@@ -132,8 +136,14 @@ def _open_part(transformers: Any, spec: Spec, auto_class: str) -> Any:
 
 
 def _modality(spec: Spec, model: Any) -> str:
-    is_image = getattr(model, "main_input_name", "") == "pixel_values"
+    main_input = getattr(model, "main_input_name", "input_ids")
+    is_image = main_input == "pixel_values"
     has_two_towers = hasattr(model, "vision_model") and hasattr(model, "text_model")
+    if main_input not in ("pixel_values", "input_ids") and not has_two_towers:
+        raise CriticalMassError(
+            f"{spec.text!r} takes {main_input!r}, e.g. audio; only models of images and texts are "
+            "supported"
+        )
     default = "image" if is_image or has_two_towers else "text"
     requested = choice_option(spec, "modality", default, _MODALITIES)
     if requested != default and not has_two_towers:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from criticalmass.core.threads import map_ahead, thread_count
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.models.resize import INTERPOLATIONS, resize_crop
+from criticalmass.extraction.pixels import BrokenImageError, to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -143,11 +144,13 @@ class ImagePreprocess:
         """Prepare one image -> (3, pixels, pixels)."""
         from PIL import Image
 
-        image = Image.fromarray(item) if isinstance(item, np.ndarray) else item
+        image = _as_image(item) if isinstance(item, np.ndarray) else item
         if not isinstance(image, Image.Image):
             raise CriticalMassError(f"an image must be a PIL image or an array, got {type(item)}")
-        if image.mode != "RGB":
-            image = image.convert("RGB")
+        try:
+            image = to_rgb(image)
+        except BrokenImageError as error:
+            raise BrokenImageError(f"an image of the dataset cannot be used: {error}") from error
         if self.interpolation in INTERPOLATIONS:
             return self._resize(np.asarray(image))
         return self._resize_with_pillow(image)
@@ -172,6 +175,18 @@ class ImagePreprocess:
         left, top = self._crop_corner(width, height)
         image = image.crop((left, top, left + self.pixels, top + self.pixels))
         return np.ascontiguousarray(np.moveaxis(np.asarray(image, dtype=np.uint8), 2, 0))
+
+
+def _as_image(array: NDArray[Any]) -> Image:
+    from PIL import Image
+
+    try:
+        return Image.fromarray(array)
+    except (TypeError, ValueError) as error:
+        raise CriticalMassError(
+            f"an array of type {array.dtype} and shape {array.shape} is no image; give 8-bit "
+            "values (height, width[, 3])"
+        ) from error
 
 
 class Tokenizer(Protocol):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numba import types
 from numpy.typing import NDArray
+
+from criticalmass.core.compilation import njit
 
 # Binary places of the integer weights. With 8-bit values and two bits for overshoot they need
 # 32 bits.
@@ -20,9 +21,8 @@ _WEIGHTS = types.Array(types.int32, 2, "C", readonly=True)
 
 # The explicit signature compiles the function once, on import: for read-only and writable arrays,
 # and before several threads call it.
-@numba.njit(
+@njit(
     types.Array(types.uint8, 3, "C")(_IMAGE, _FIRST, _WEIGHTS, _FIRST, _WEIGHTS),
-    cache=True,
     nogil=True,
     boundscheck=False,
 )

@@ -235,7 +235,8 @@ def _find_labels(archive: ArrayArchive, sizes: Mapping[str, int], used: set[str]
         if part not in labels:
             raise CriticalMassError(
                 f"{str(archive.path)!r} has the labels {next(iter(labels.values()))!r}, but none "
-                f"of the {part} part; add them, or use labels='none' (--labels none)"
+                f"of the {part} part; add them, or import the file with labels='none' (--labels "
+                "none)"
             )
         if archive.arrays[labels[part]].shape[:1] != (sizes[part],):
             raise _length_error(archive, labels[part], sizes[part])
@@ -246,5 +247,5 @@ def _length_error(archive: ArrayArchive, name: str, n: int) -> CriticalMassError
     return CriticalMassError(
         f"{archive.unit} {name!r} of {str(archive.path)!r} has the shape "
         f"{tuple(archive.arrays[name].shape)}, but there are {n} vectors; give one label per "
-        "vector, or use labels='none' (--labels none)"
+        "vector, or import the file with labels='none' (--labels none)"
     )

@@ -14,7 +14,12 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.labels import LabelColumn
 from criticalmass.extraction.vectors.arrow_cells import CellError, read_vectors, to_number_lists
 from criticalmass.extraction.vectors.arrow_files import ArrowTable
-from criticalmass.extraction.vectors.names import find_label_name, is_key_name
+from criticalmass.extraction.vectors.names import (
+    SPLITS,
+    find_label_name,
+    is_key_name,
+    is_label_name,
+)
 from criticalmass.extraction.vectors.source import (
     VectorRequest,
     Vectors,
@@ -48,6 +53,11 @@ def open_objects(values: Any, request: VectorRequest) -> Vectors:
             f"column={request.column!r} is for files and tables; leave it out for arrays"
         )
     if isinstance(values, Mapping):
+        if not set(values) <= set(SPLITS):
+            raise CriticalMassError(
+                f"a mapping holds the vectors of each split, 'train' and 'test', and not "
+                f"{name_some([str(name) for name in values])}; give labels as labels="
+            )
         sources = {
             str(part): _array_source(array, f"the vectors of {str(part)!r}")
             for part, array in values.items()
@@ -78,6 +88,11 @@ def as_matrix(values: Any, name: str = "features") -> NDArray[Any]:
         values, kind = values.to_arrow(), "pyarrow"
     if kind == "pyarrow":
         return _arrow_matrix(values, name)
+    if isinstance(values, tuple) and len({np.ndim(part) for part in values}) > 1:
+        raise CriticalMassError(
+            f"a tuple of {len(values)} arrays of different shapes is no matrix of vectors; give "
+            "labels as labels="
+        )
     try:
         array = np.asarray(values)
     except ValueError as error:
@@ -168,12 +183,43 @@ def _open_frame(frame: Any, request: VectorRequest) -> Vectors:
 
         is_batch = isinstance(frame, pa.RecordBatch)
         return open_table(ArrowTable(pa.table(frame) if is_batch else frame), request)
+    if module == "pandas":
+        frame = _with_named_index(frame, request)
     numbers = _number_columns(frame)
     if request.column is None and len(numbers) == len(frame.columns):
         return _open_numbers(frame, numbers, request)
     if module == "polars":
         return open_table(ArrowTable(frame.to_arrow()), request)
-    return open_table(ArrowTable(_pandas_to_arrow(frame)), request)
+    return open_table(_FrameTable(frame), request)
+
+
+def _with_named_index(frame: Any, request: VectorRequest) -> Any:
+    """Make columns of an index that holds the labels or the splits."""
+    names = set(map(str, frame.columns))
+    levels = [
+        level
+        for level in frame.index.names
+        if level is not None
+        and str(level) not in names
+        and (
+            level in (request.labels, request.split)
+            or (request.find_labels and is_label_name(str(level)))
+        )
+    ]
+    return frame.reset_index(levels) if levels else frame
+
+
+class _FrameTable(ArrowTable):
+    """A data frame of pandas; labels keep the values that they have there."""
+
+    def __init__(self, frame: Any) -> None:
+        super().__init__(_pandas_to_arrow(frame))
+        self._positions = {str(name): position for position, name in enumerate(frame.columns)}
+        self._frame = frame
+
+    def values(self, name: str) -> Any:
+        """Read a column, one value per row."""
+        return self._frame.iloc[:, self._positions[name]]
 
 
 def _number_columns(frame: Any) -> list[Any]:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.csv_files import plain_suffix
+from criticalmass.extraction.specs import missing_path
 from criticalmass.extraction.vectors.arrow_files import ArrowFileTable, ParquetTable, PartsTable
 from criticalmass.extraction.vectors.faiss_files import open_faiss
 from criticalmass.extraction.vectors.hdf5_files import open_hdf5
@@ -15,20 +17,23 @@ from criticalmass.extraction.vectors.numpy_files import open_npy, open_npz
 from criticalmass.extraction.vectors.safetensors_files import open_safetensors
 from criticalmass.extraction.vectors.source import VectorRequest, Vectors
 from criticalmass.extraction.vectors.tables import SPLIT_COLUMN, VectorTable, open_table
-from criticalmass.extraction.vectors.text_files import CsvTable, JsonLinesTable
+from criticalmass.extraction.vectors.text_files import CsvTable, JsonTable
 from criticalmass.extraction.vectors.torch_files import open_torch
 from criticalmass.extraction.vectors.vecs_files import open_vecs
 
-#: Suffix -> reader of a table; files of one of these suffixes can be read together.
+#: Suffix -> reader of a table; files of one of these suffixes can be read together. The plain
+#: texts may be packed: ``.csv.gz``.
 TABLES: Mapping[str, Callable[[Path], VectorTable]] = {
     ".parquet": ParquetTable,
     ".csv": CsvTable,
     ".tsv": CsvTable,
-    ".jsonl": JsonLinesTable,
-    ".ndjson": JsonLinesTable,
+    ".json": JsonTable,
+    ".jsonl": JsonTable,
+    ".ndjson": JsonTable,
     ".feather": ArrowFileTable,
     ".arrow": ArrowFileTable,
 }
+PACKED = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
 #: Suffix -> reader of arrays.
 ARRAYS: Mapping[str, Callable[[Path, VectorRequest], Vectors]] = {
     ".npy": open_npy,
@@ -67,12 +72,12 @@ def open_vectors(path: Path, request: VectorRequest | None = None) -> Vectors:
     if not path.exists() and glob.has_magic(str(path)):
         files = [Path(name) for name in glob.glob(str(path), recursive=True)]
         return open_table(_open_parts(path, [file for file in files if file.is_file()]), request)
-    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise missing_path(path)
+    suffix = _suffix(path)
     if suffix not in ARRAYS and suffix not in TABLES:
         suffixes = ", ".join([".npy", ".npz", ".parquet", *sorted({*ARRAYS, *TABLES} - _FIRST)])
         raise CriticalMassError(f"{str(path)!r} must end in {suffixes} to be read as vectors")
-    if not path.is_file():
-        raise CriticalMassError(f"no file {str(path)!r}")
     if suffix in TABLES:
         return open_table(TABLES[suffix](path), request)
     return ARRAYS[suffix](path, request)
@@ -82,6 +87,12 @@ _FIRST = {".npy", ".npz", ".parquet"}
 _SPLIT_OF_FILE = re.compile(r"(train|test|validation|valid|val)(?![a-z])")
 
 
+def _suffix(file: Path) -> str:
+    """Return the suffix in lower case; that of a packed text is the one before ``.gz``."""
+    plain = plain_suffix(file)
+    return plain if plain in PACKED else file.suffix.lower()
+
+
 def _is_visible(file: Path, folder: Path) -> bool:
     """Return whether no part of a path below the folder begins with a dot or underscore."""
     return not any(part[0] in "._" for part in file.relative_to(folder).parts)
@@ -89,15 +100,15 @@ def _is_visible(file: Path, folder: Path) -> bool:
 
 def _open_parts(folder: Path, files: list[Path]) -> VectorTable:
     """Open the tables of a folder, or of a pattern, as one."""
-    tables = sorted((file for file in files if file.suffix.lower() in TABLES), key=_natural_key)
-    suffixes = {file.suffix.lower() for file in tables}
+    tables = sorted((file for file in files if _suffix(file) in TABLES), key=_natural_key)
+    suffixes = {_suffix(file) for file in tables}
     if not tables or len(suffixes) > 1:
         kinds = f"files of {len(suffixes)} formats ({', '.join(sorted(suffixes))})"
         raise CriticalMassError(
             f"{str(folder)!r} holds {kinds if tables else 'no tables'}; name a folder or pattern "
             f"of files of one format: {', '.join(TABLES)}"
         )
-    readers = [TABLES[file.suffix.lower()](file) for file in tables]
+    readers = [TABLES[_suffix(file)](file) for file in tables]
     schema = readers[0].schema
     splits = [_split_of_file(file) for file in tables]
     constants = []

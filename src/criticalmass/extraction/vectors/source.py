@@ -52,7 +52,7 @@ class MappedMatrix:
     dtype: np.dtype[Any]
     shape: tuple[int, int]
 
-    def open(self) -> NDArray[Any]:
+    def open(self) -> np.memmap[Any, Any]:
         """Memory-map the matrix, (n_samples, n_neurons), read-only."""
         return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
 
@@ -189,7 +189,10 @@ def check_finite(x: NDArray[Any], name: str, first_row: int | None = None) -> No
     if not np.isfinite(total):
         finite = np.isfinite(x).all(axis=1)
         row = (first_row or 0) + int(np.argmin(finite))
-        count = f" in {int((~finite).sum())} rows" if first_row is None else ""
+        n_bad = int((~finite).sum())
+        count = f" in {n_bad} {'row' if n_bad == 1 else 'rows'}"
+        if first_row is not None:
+            count = f" in {n_bad} of the rows {first_row} to {first_row + len(x) - 1}"
         if not finite.all():
             raise CriticalMassError(
                 f"{name} is not finite{count}, first in row {row}; drop such rows, or fill in "

@@ -268,6 +268,7 @@ class _Chooser:
                     f"column={column!r} matches no column of numbers in {owner}; "
                     f"it has {self._listing()}"
                 )
+            self._check_series(names)
             return _Choice(names, is_wide=True, is_usual=False)
         kind = self.table.schema[column]
         if is_number_list(kind):
@@ -355,7 +356,19 @@ class _Chooser:
         if decimals and not self.table.is_untyped:
             neurons = [n for n in neurons if n in decimals or name_pattern(n) in patterns]
         chosen = tuple(neurons)
+        self._check_series(chosen)
         return chosen, chosen == usual and not self.table.is_untyped
+
+    def _check_series(self, chosen: Sequence[str]) -> None:
+        """Refuse a column without numbers that is named like the neurons: ``d2`` with ``d1``."""
+        patterns = {name_pattern(name) for name in chosen if name_pattern(name) != name}
+        for name, kind in self.fields.items():
+            if name_pattern(name) in patterns and not self._is_number(name):
+                raise CriticalMassError(
+                    f"column {name!r} of {self.table.owner} is named like the neurons, "
+                    f"{name_some(chosen)}, but is of type {kind}; write numbers into it, or rename "
+                    "it"
+                )
 
     def _listing(self) -> str:
         items = [f"{name!r} ({kind})" for name, kind in self.table.schema.items()]

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from criticalmass.core.compilation import njit
 from criticalmass.measures.logistic.blas import NOT_TRANSPOSED, TRANSPOSED, gemm
 
 # Rows that are processed at once.
@@ -32,7 +32,7 @@ _ZERO = np.float32(0.0)
 _RELAXED = {"contract", "nsz", "nnan", "ninf"}
 
 
-@njit(nogil=True, cache=True, fastmath=_RELAXED)
+@njit(nogil=True, fastmath=_RELAXED)
 def _exponentiate(z: Any, shift: Any, power: Any, power_bits: Any) -> None:
     """Replace z by exp(z - shift), elementwise; ``power_bits`` is ``power`` viewed as int32."""
     n = z.shape[0]
@@ -46,7 +46,7 @@ def _exponentiate(z: Any, shift: Any, power: Any, power_bits: Any) -> None:
         z[i] *= power[i]
 
 
-@njit(nogil=True, cache=True, fastmath=_RELAXED)
+@njit(nogil=True, fastmath=_RELAXED)
 def softmax(z: Any, bias: Any, scratch: Any, power_bits: Any) -> None:
     """Turn logits z, (C, rows), into probabilities.
 
@@ -74,7 +74,7 @@ def softmax(z: Any, bias: Any, scratch: Any, power_bits: Any) -> None:
             z[c, i] *= power[i]
 
 
-@njit(nogil=True, cache=True, fastmath=_RELAXED | {"reassoc"})
+@njit(nogil=True, fastmath=_RELAXED | {"reassoc"})
 def _sum(values: Any) -> Any:
     """Sum one chunk's residuals, in any order, which lets the loop vectorise."""
     total = _ZERO
@@ -83,7 +83,7 @@ def _sum(values: Any) -> Any:
     return total
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _sum_losses(true_logits: Any, scratch: Any) -> float:
     """Sum log-sum-exp minus the logit of the true class; one logarithm serves many rows."""
     loss = 0.0
@@ -97,7 +97,7 @@ def _sum_losses(true_logits: Any, scratch: Any) -> float:
     return float(loss + np.log(product))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def fill_logits(x: Any, w: Any, edges: Any, widths: Any, z: Any, arguments: Any) -> None:
     """Fill z, (P, rows), with the logits of a chunk x, (rows, >= k), under stacked weights."""
     rows = x.shape[0]
@@ -120,7 +120,7 @@ def fill_logits(x: Any, w: Any, edges: Any, widths: Any, z: Any, arguments: Any)
         )
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def add_gradient(x: Any, z: Any, edges: Any, widths: Any, g: Any, arguments: Any) -> None:
     """Add residuals times features of a chunk to the stacked gradient."""
     rows = x.shape[0]
@@ -143,7 +143,7 @@ def add_gradient(x: Any, z: Any, edges: Any, widths: Any, g: Any, arguments: Any
         )
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def accumulate(data: Any, heads: Any, blocks: Any, sums: Any, buffers: Any) -> None:
     """Add one thread's rows to the losses, gradients and curvatures of all heads.
 
@@ -187,7 +187,7 @@ def accumulate(data: Any, heads: Any, blocks: Any, sums: Any, buffers: Any) -> N
         add_gradient(chunk, z_all, edges, widths, g, arguments)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def fill_square(z: Any, square: Any, arguments: Any) -> None:
     """Set square, (C, C), to the sum over rows of p p'."""
     n_classes, rows = z.shape
@@ -201,7 +201,7 @@ def fill_square(z: Any, square: Any, arguments: Any) -> None:
     )
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def classify(x: Any, heads: Any, blocks: Any, out: Any, buffers: Any) -> None:
     """Write the class of every row under every head to out, (n_heads, rows) int32."""
     w, bias, n_classes, _ = heads

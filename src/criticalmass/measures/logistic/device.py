@@ -7,20 +7,19 @@ device (`torch_passes`), and workers that each hold a part of the rows (`distrib
 
 from __future__ import annotations
 
-import contextlib
 import ctypes.util
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.compute import Compute
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError, missing_extra, unknown_name
 from criticalmass.measures.logistic.lbfgs import Evaluation
@@ -133,20 +132,6 @@ class PassExecutor(Protocol):
         ...
 
 
-# The executor of a distributed job while it runs.
-_OVERRIDE: ContextVar[PassExecutor | None] = ContextVar("executor", default=None)
-
-
-@contextlib.contextmanager
-def override_executor(executor: PassExecutor) -> Iterator[None]:
-    """Use an executor for all passes inside this block, whatever the device."""
-    token = _OVERRIDE.set(executor)
-    try:
-        yield
-    finally:
-        _OVERRIDE.reset(token)
-
-
 def check_device(device: str) -> None:
     """Check the spelling of a device, not whether it exists.
 
@@ -195,20 +180,16 @@ def find_device(device: str) -> str:
     return device
 
 
-def executor_for(device: str, threads: int | None = None) -> PassExecutor:
-    """Return the executor of a device, to be used in a ``with`` statement.
+def executor_for(compute: Compute) -> PassExecutor:
+    """Return the executor of the passes, to be used in a ``with`` statement.
 
-    Inside `override_executor` this is the executor given there.
-
-    Parameters
-    ----------
-    device: see `find_device`.
-    threads: cores to use for the work on the processor; all by default.
+    This is ``compute.executor`` if there is one, which must be a `PassExecutor` too, or else the
+    executor of ``compute.device``.
     """
-    override = _OVERRIDE.get()
-    if override is not None:
-        return override
-    available = find_device(device)
+    if compute.executor is not None:
+        # The type of the core, which knows no passes, is wider than that of every executor.
+        return cast(PassExecutor, compute.executor)
+    available, threads = find_device(compute.device), compute.threads
     if available == "cpu":
         from criticalmass.measures.logistic.cpu_passes import CpuExecutor
 

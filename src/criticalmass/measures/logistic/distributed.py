@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from criticalmass.core.moments import IntArray, Moments, moments, override_moments
+from criticalmass.core.moments import IntArray, Moments, moments
 from criticalmass.core.rows import Rows
 from criticalmass.core.threads import thread_count
 from criticalmass.measures.logistic import cpu_passes, row_shards
@@ -141,8 +141,7 @@ class DistributedExecutor:
     def moments(self, rows: Any, labels: IntArray | None, n_classes: int | None) -> Moments:
         """Compute moments: those of a store's features on the workers, of other rows here."""
         if not isinstance(rows, Features):
-            with override_moments(None):
-                return moments(rows, labels, n_classes=n_classes)
+            return moments(rows, labels, n_classes=n_classes)
         operation = _operation(row_shards.shard_moments, labels=labels, n_classes=n_classes)
         total: Moments = self.reduce(rows, operation, Moments.merge)
         return total

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.arrays import tensor_to_numpy
+from criticalmass.core.compute import Compute
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.logistic.certificate import FitCertificate, certify
@@ -90,10 +91,13 @@ class ProbeFits:
         shape = (len(self.orders), len(self.sizes), len(self.l2s), int(rows.shape[0]))
         out = np.empty(shape, np.intp)
         dummy_labels = np.zeros(shape[3], np.int64)
-        with executor_for(device) as executor:
+        compute = Compute(device=device)
+        with executor_for(compute) as executor:
             for s, order in enumerate(self.orders):
                 columns = order[: max(self.sizes)]
-                scaled = ordered_rows(rows, dummy_labels, self.scaling, columns)
+                scaled = ordered_rows(
+                    rows, dummy_labels, self.scaling, columns, limit=compute.held_bytes
+                )
                 heads = [head for by_size in self.heads[s] for head in by_size]
                 out[s] = classify(scaled, heads, executor).reshape(shape[1:])
         return self.classes[out]
@@ -177,7 +181,7 @@ def fit_probes(
     """
     check_strengths(l2s)
     check_stopping_rule(tol, max_passes)
-    available_device = find_device(device)
+    compute = Compute(threads=threads, device=find_device(device))
     rows: Any = x if hasattr(x, "shape") else np.asarray(x)
     labels = np.asarray(y)
     classes, ids = np.unique(labels, return_inverse=True)
@@ -189,11 +193,12 @@ def fit_probes(
         orders=_as_orders(orders),
         sizes=tuple(int(k) for k in sizes),
         validation=np.zeros(ids.size, bool),
+        compute=compute,
     )
     scaling = column_scaling(rows)
     moment = second_moment(rows, scaling)
     out = _FitArrays((task.n_seeds, len(task.sizes), len(l2s)))
-    with executor_for(available_device, threads) as executor:
+    with executor_for(compute) as executor:
         job = _FitJob(task, scaling, moment, tuple(l2s), StoppingRule(tol, max_passes), executor)
         for s in range(task.n_seeds):
             _fit_order(job, s, out)
@@ -254,7 +259,8 @@ def _fit_order(job: _FitJob, s: int, out: _FitArrays) -> None:
     if not fitted_sizes:
         return
     columns = order[: task.sizes[fitted_sizes[-1]]]
-    rows = ordered_rows(task.x_train, task.y_train, job.scaling, columns)
+    limit = task.compute.held_bytes
+    rows = ordered_rows(task.x_train, task.y_train, job.scaling, columns, limit=limit)
     moment = np.ascontiguousarray(job.moment[np.ix_(columns, columns)])
     preconditioner = job.executor.make_preconditioner(moment)
     prior = class_shares(task.y_train, task.n_classes)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from criticalmass.core.compilation import njit
 from criticalmass.measures.logistic.class_curvature import Curvature, estimate_curvature
 from criticalmass.measures.logistic.preconditioner import FloatArray, Preconditioner
 from criticalmass.measures.logistic.stacked_heads import Head
@@ -225,7 +225,7 @@ class SoftmaxProblem:
         return _dot(flat, flat) / (2 * self.l2) + intercept_gap
 
 
-@njit(nogil=True, cache=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
+@njit(nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
 def _block_dot(a: Any, b: Any, start: int, stop: int) -> Any:
     total = np.float32(0.0)
     for i in range(start, stop):
@@ -233,7 +233,7 @@ def _block_dot(a: Any, b: Any, start: int, stop: int) -> Any:
     return total
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _dot(a: Any, b: Any) -> float:
     """Return the dot product: float32 within blocks of 512, float64 between them."""
     total = 0.0
@@ -247,7 +247,7 @@ def _square(weights: FloatArray) -> float:
     return float(_dot(flat, flat))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _add(target: Any, factor: float, source: Any) -> None:
     """Add ``factor * source`` to the target, in float32."""
     f = np.float32(factor)

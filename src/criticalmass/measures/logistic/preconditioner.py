@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from criticalmass.core.compilation import njit
 from criticalmass.measures.logistic.blas import (
     NOT_TRANSPOSED,
     TRANSPOSED,
@@ -96,7 +96,7 @@ def first_factor(invert: Callable[[float], Factor | None], exponent: int) -> Fac
     raise ArithmeticError("the second moment of the features is not positive semidefinite")
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _solve(inverse: Any, rhs: Any, half: Any, out: Any, arguments: Any) -> None:
     """Two triangular products in blocks; the zero half of the factor is not multiplied."""
     r, k = rhs.shape

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from criticalmass.core.rows import RowSubset
 from criticalmass.measures.logistic.certificate import FitCertificate
-from criticalmass.measures.logistic.device import PassExecutor, check_device, executor_for
+from criticalmass.measures.logistic.device import PassExecutor, executor_for
 from criticalmass.measures.logistic.fit_probes import (
     check_stopping_rule,
     check_strengths,
@@ -56,7 +56,6 @@ class LogisticProtocol:
     coarse: estimated relative gap of the fits of the search.
     patience: smallest relevant gain in validation accuracy, in its standard errors.
     max_passes: passes after which a final fit ends as ``not_converged``.
-    device: where the passes run, as for `fit_probes`; not a part of a cell's identity.
     """
 
     l2s: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
@@ -64,13 +63,11 @@ class LogisticProtocol:
     coarse: float = 1e-2
     patience: float = 0.5
     max_passes: int = 2000
-    device: str = "auto"
 
     def __post_init__(self) -> None:
-        """Check strengths, tolerances and the spelling of the device."""
+        """Check strengths and tolerances."""
         check_strengths(self.l2s)
         check_stopping_rule(self.tol, self.max_passes)
-        check_device(self.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +146,7 @@ def logistic(task: ProbeTask, *, protocol: LogisticProtocol | None = None) -> Pr
     classes, ids = np.unique(task.y_train, return_inverse=True)
     scores = _empty_scores(task)
     heads = []
-    with executor_for(protocol.device) as executor:
+    with executor_for(task.compute) as executor:
         scaling = executor.column_scaling(task.x_train)
         moment = executor.second_moment(task.x_train, scaling)
         for s in range(task.n_seeds):
@@ -231,7 +228,8 @@ def _split_rows(
     fit_index, validation_index = np.flatnonzero(~task.validation), np.flatnonzero(task.validation)
     # The fit rows come first, so the search reads the leading part of the same memory.
     rank = np.concatenate([fit_index, validation_index])
-    all_rows = ordered_rows(task.x_train, ids, scaling, columns, rank=rank)
+    limit = task.compute.held_bytes
+    all_rows = ordered_rows(task.x_train, ids, scaling, columns, limit=limit, rank=rank)
     if isinstance(all_rows, HeldRows):
         x, y, n_fit = all_rows.x, all_rows.y, fit_index.size
         fit_rows, validation_rows = HeldRows(x[:n_fit], y[:n_fit]), HeldRows(x[n_fit:], y[n_fit:])
@@ -244,7 +242,8 @@ def _split_rows(
 
 
 def _test_rows(task: ProbeTask, scaling: Scaling, columns: NDArray[np.intp]) -> OrderedRows:
-    return ordered_rows(task.x_test, np.zeros(task.n_test, np.int64), scaling, columns)
+    labels, limit = np.zeros(task.n_test, np.int64), task.compute.held_bytes
+    return ordered_rows(task.x_test, labels, scaling, columns, limit=limit)
 
 
 def _raw_head(

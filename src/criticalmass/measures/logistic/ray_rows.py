@@ -7,53 +7,62 @@ too, and read all other features from the store in this process.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from criticalmass.core.moments import override_moments
-from criticalmass.core.ray_backend import ClusterMonitor, Ray, WorkerEnv, connect, get_result
+from criticalmass.core.backends import Local
+from criticalmass.core.compute import Compute
+from criticalmass.core.ray_backend import (
+    Actors,
+    ClusterMonitor,
+    RayOptions,
+    WorkerEnv,
+    connect,
+    get_result,
+)
 from criticalmass.core.threads import limit_threads
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures.logistic.device import override_executor
 from criticalmass.measures.logistic.distributed import DistributedExecutor, Operation
 from criticalmass.measures.logistic.row_shards import NodeId, ShardCache, assign_shards
-from criticalmass.measures.logistic.training_rows import override_held_bytes
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class RayRows(Ray):
-    """Runs tasks in this process and their passes over the rows on the workers; see `Ray`.
+class RayRows(RayOptions):
+    """Runs tasks in this process and their passes over the rows on the workers; see `RayOptions`.
 
     Results do not depend on the number of workers or of their threads, to the byte.
     """
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """Yield ``function(task)`` for every task, in order.
+        """Yield ``function(task)`` for every task, in order."""
+        return Local().map(function, tasks)
+
+    @contextlib.contextmanager
+    def hold_rows(self, compute: Compute) -> Iterator[Compute]:
+        """Start workers that hold the rows; see `backends.hold_rows`.
 
         Raises
         ------
         CriticalMassError: no cluster at the address, or no worker with that many CPUs.
         """
         ray = connect(self.address)
-        workers = _RayWorkers(ray, _start_actors(ray, self.cpus))
-        executor = DistributedExecutor(workers)
+        env = WorkerEnv.current(self.cpus)
+        actors = Actors(ray, _ShardActor, env, restarts=-1, retries=-1)
+        if not actors.start(ClusterMonitor(ray, self.cpus).nodes()):
+            raise CriticalMassError(
+                f"no node of the Ray cluster has {self.cpus} CPUs; ask for fewer (--ray-cpus)"
+            )
+        executor = DistributedExecutor(_RayWorkers(ray, actors.handles))
         try:
-            for task in tasks:
-                # With 0 held bytes rows are streamed, so this process reads none of them.
-                with (
-                    override_executor(executor),
-                    override_moments(executor.moments),
-                    override_held_bytes(0),
-                ):
-                    result = function(task)
-                yield result
+            # With 0 held bytes rows are streamed, so this process reads none of them.
+            yield replace(compute, executor=executor, held_bytes=0)
         finally:
-            for actor in workers.actors:
-                ray.kill(actor)
+            actors.kill()
 
 
 class _RayWorkers:
@@ -113,29 +122,3 @@ class _ShardActor:
             self._cache.sources[key] = ray.get(source_ref[0])
         self._cache.keep_only(live)
         return operation(self._cache, key, shards)
-
-
-def _start_actors(ray: Any, cpus: int) -> list[Any]:
-    """Start one actor per ``cpus`` CPUs on every node.
-
-    Raises
-    ------
-    CriticalMassError: no node has that many CPUs.
-    """
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    env = WorkerEnv.current(cpus)
-    actor = ray.remote(_ShardActor)
-    actors = []
-    nodes = ClusterMonitor(ray, cpus).nodes()
-    for node in sorted(nodes, key=lambda node: str(node["NodeID"])):
-        # Soft affinity and no reserved CPUs: if a node dies, the others can run its actors.
-        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
-        for _ in range(int(node["Resources"].get("CPU", 0.0) // cpus)):
-            options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-            actors.append(actor.options(scheduling_strategy=strategy, **options).remote(env))
-    if not actors:
-        raise CriticalMassError(
-            f"no node of the Ray cluster has {cpus} CPUs; ask for fewer (--ray-cpus)"
-        )
-    return actors

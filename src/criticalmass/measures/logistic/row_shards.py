@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.compute import HELD_BYTES
 from criticalmass.core.moments import IntArray, Moments, moments
 from criticalmass.core.rows import Rows, RowSlice, RowSubset, check_finite
 from criticalmass.measures.logistic import cpu_passes
@@ -23,7 +24,6 @@ from criticalmass.measures.logistic.cpu_passes import CpuLogits, Sums, add_sums
 from criticalmass.measures.logistic.preconditioner import FloatArray
 from criticalmass.measures.logistic.stacked_heads import StackedHeads
 from criticalmass.measures.logistic.training_rows import (
-    IN_MEMORY_BYTES,
     MOMENT_CHUNK,
     OrderedRows,
     StreamedRows,
@@ -119,7 +119,7 @@ class ShardCache:
     sources: by key: the matrix or the streamed rows of one order that are cut into shards.
     """
 
-    def __init__(self, threads: int = 1, memory_bytes: int = IN_MEMORY_BYTES) -> None:
+    def __init__(self, threads: int = 1, memory_bytes: int = HELD_BYTES) -> None:
         self.sources: dict[int, Any] = {}
         self._threads, self._memory_bytes = threads, memory_bytes
         self._rows: dict[tuple[int, int], OrderedRows] = {}

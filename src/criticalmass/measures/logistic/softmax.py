@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from criticalmass.core.compilation import njit
 
 _LOG2E = 1.4426950408889634
 # Taylor coefficients of 2**f, f in [-1/2, 1/2]; the remainder is under 1e-15 relative.
@@ -25,7 +26,7 @@ _POWERS = (
 )
 
 
-@njit(nogil=True, cache=True, fastmath={"contract", "nsz", "nnan", "ninf"})
+@njit(nogil=True, fastmath={"contract", "nsz", "nnan", "ninf"})
 def _exponentiate(z: Any, shift: Any, power: Any, power_bits: Any) -> None:
     """Replace z by exp(z - shift), in float64; ``power_bits`` is ``power`` viewed as int64."""
     n = z.shape[0]
@@ -42,7 +43,7 @@ def _exponentiate(z: Any, shift: Any, power: Any, power_bits: Any) -> None:
         z[i] *= power[i]
 
 
-@njit(nogil=True, cache=True, fastmath={"contract", "nsz", "nnan", "ninf"})
+@njit(nogil=True, fastmath={"contract", "nsz", "nnan", "ninf"})
 def _fill_probabilities(logits: Any, b: Any, buffers: Any) -> None:
     """Write the float64 softmax of some samples, with its maxima and sums, to the buffers."""
     p, top, total, power_bits, power = buffers
@@ -65,7 +66,7 @@ def _fill_probabilities(logits: Any, b: Any, buffers: Any) -> None:
             p[c, i] /= total[i]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def sum_moments(logits: Any, y: Any, b: Any, mean: Any, buffers: Any) -> float:
     """Sum cross-entropies (returned) and probabilities (in ``mean``) over samples."""
     p, top, total, _, _ = buffers
@@ -87,7 +88,7 @@ def sum_moments(logits: Any, y: Any, b: Any, mean: Any, buffers: Any) -> float:
     return loss
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def write_residuals(logits: Any, y: Any, b: Any, buffers: Any) -> None:
     """Replace logits by p - y, rounded to float32 once."""
     p = buffers[0]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -12,19 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import ssyrk
 
+from criticalmass.core.compute import HELD_BYTES
 from criticalmass.core.rows import Rows
 from criticalmass.measures.columns import standardised_columns
 from criticalmass.measures.scaling import Scaling
 
 FloatArray = NDArray[np.float32]
-# Standardised rows of an order up to this size stay in memory. Larger ones are read every pass.
-IN_MEMORY_BYTES = 1 << 30
 _BLOCK_BYTES = 48 << 20
 _RAW_BYTES = 64 << 20
 #: Rows that a second moment adds at once.
 MOMENT_CHUNK = 1024
 _MOMENT_ROWS_PER_NEURON = 12
-_OVERRIDE: ContextVar[int | None] = ContextVar("held_bytes", default=None)
 
 
 class OrderedRows(Protocol):
@@ -111,7 +107,7 @@ def ordered_rows(
     scaling: Scaling,
     columns: NDArray[np.intp],
     *,
-    limit: int | None = None,
+    limit: int = HELD_BYTES,
     rank: NDArray[np.intp] | None = None,
 ) -> HeldRows | StreamedRows:
     """Return the rows of one order: held in memory up to ``limit`` bytes, streamed beyond it.
@@ -119,12 +115,12 @@ def ordered_rows(
     Parameters
     ----------
     rows, y, scaling, columns: as `StreamedRows` takes them.
-    limit: in bytes of standardised rows; `held_bytes` if None.
+    limit: in bytes of standardised rows.
     rank: (n,) row numbers in the sequence in which held rows are stored; by default their own
         sequence. Streamed rows ignore it.
     """
     n = int(y.size)
-    if 4 * n * columns.size > (held_bytes() if limit is None else limit):
+    if 4 * n * columns.size > limit:
         return StreamedRows(rows, y, scaling, columns)
     held = np.empty((n, columns.size), np.float32)
     step = max(256, _BLOCK_BYTES // (4 * int(rows.shape[1])))
@@ -141,22 +137,6 @@ def ordered_rows(
         standardised_columns(rows[start:stop], columns, scaling, buffer[: stop - start])
         held[position[start:stop]] = buffer[: stop - start]
     return HeldRows(held, y[rank])
-
-
-def held_bytes() -> int:
-    """Return the largest size in bytes of one order's rows that stay in memory."""
-    override = _OVERRIDE.get()
-    return IN_MEMORY_BYTES if override is None else override
-
-
-@contextlib.contextmanager
-def override_held_bytes(limit: int | None) -> Iterator[None]:
-    """Set what `held_bytes` returns inside this block; None restores the default."""
-    token = _OVERRIDE.set(limit)
-    try:
-        yield
-    finally:
-        _OVERRIDE.reset(token)
 
 
 def class_shares(y: NDArray[np.int64], n_classes: int) -> NDArray[np.float64]:

@@ -274,12 +274,13 @@ def _fit_and_predict(task: ProbeTask, build: Callable[[Moments], LinearSystem]) 
 def _split_moments(task: ProbeTask) -> tuple[Moments, Moments]:
     """Return the moments of the rows to fit on and of the rows to validate on."""
     parts = []
-    for mask, use in ((~task.validation, "to fit on"), (task.validation, "to validate on")):
+    for mask, use in ((~task.validation, "fit"), (task.validation, "choose the penalty")):
         index = np.flatnonzero(mask)
         if index.size == 0:
             raise CriticalMassError(
-                f"validation marks {int(task.validation.sum())} of {task.n_train} training rows "
-                f"and leaves none {use}; mark some, not all"
+                f"none of the {task.n_train} training samples is left to {use} on, which takes two "
+                "of a class; give more training samples, or use a probe without a penalty, e.g. "
+                "'knn'"
             )
         rows = RowSubset(task.x_train, index)
         parts.append(moments(rows, task.y_train[index], n_classes=task.n_classes))

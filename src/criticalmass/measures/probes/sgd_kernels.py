@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from criticalmass.core.compilation import njit
 
 _FAST = {"reassoc", "contract", "nsz"}
 _LOG2_E = np.float32(1.4426950408889634)
@@ -14,7 +15,7 @@ _LN2_LOW = np.float32(-2.12194440e-4)
 _LOWEST = np.float32(-87.0)
 
 
-@numba.njit(cache=True, fastmath=_FAST, boundscheck=False, inline="always")
+@njit(fastmath=_FAST, boundscheck=False, inline="always")
 def _exp_nonpositive(x: np.float32) -> np.float32:
     """Exponential of x <= 0 with a relative error of about 2e-7; loops over it vectorise.
 
@@ -35,7 +36,7 @@ def _exp_nonpositive(x: np.float32) -> np.float32:
     return np.float32(p * power)
 
 
-@numba.njit(cache=True, fastmath=_FAST, boundscheck=False)
+@njit(fastmath=_FAST, boundscheck=False)
 def softmax_residual(
     logits: NDArray[np.float32], bias: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> None:
@@ -74,7 +75,7 @@ def softmax_residual(
             row[start + labels[i]] -= share
 
 
-@numba.njit(cache=True, fastmath=_FAST, boundscheck=False)
+@njit(fastmath=_FAST, boundscheck=False)
 def momentum_step(
     weights: NDArray[np.float32],
     velocity: NDArray[np.float32],

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from criticalmass.core.compute import DEFAULT_COMPUTE, Compute
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
 
@@ -33,6 +34,7 @@ class ProbeTask:
     sizes: prefix lengths, strictly ascending, in ``1..n_neurons``.
     validation: (n_train,) bool, the training rows on which hyper-parameters are chosen.
     seed: seed of the probe's randomness.
+    compute: threads, device, memory and workers of the fits.
 
     Raises
     ------
@@ -48,6 +50,7 @@ class ProbeTask:
     sizes: tuple[int, ...]
     validation: NDArray[np.bool_]
     seed: int = 0
+    compute: Compute = DEFAULT_COMPUTE
 
     def __post_init__(self) -> None:
         """Check shapes and values."""

@@ -30,7 +30,7 @@ def check_second_moment(second_moment: npt.ArrayLike) -> tuple[FloatArray, float
         raise CriticalMassError("the second moment holds NaN or infinity; drop those samples")
     if largest <= 0.0:
         raise CriticalMassError(
-            "the second moment is zero: every neuron is constant, so CKA is not defined"
+            "every neuron is constant, so CKA is not defined; take a layer that varies"
         )
     return c, 1.0 / largest
 

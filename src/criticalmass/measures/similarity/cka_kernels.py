@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from criticalmass.core.compilation import njit
 from criticalmass.core.moments import FloatArray
 
 
 # Only with reassociated sums can the compiler vectorise the loops. All terms are non-negative,
 # so the order of additions costs no accuracy.
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
 def prefix_terms(
     matrix: FloatArray, ranks: FloatArray, scale: float
 ) -> tuple[FloatArray, FloatArray]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.compute import DEFAULT_COMPUTE, Compute
 from criticalmass.core.moments import FloatArray, IndexArray, Moments, moments
 from criticalmass.core.rows import CHUNK_ROWS, Rows
 from criticalmass.errors import CriticalMassError
@@ -48,11 +49,13 @@ class WholeLayer:
     rows: (n_samples, n_neurons) raw features.
     most_neighbours: neighbours of a sample that are compared; at most all other samples.
     most_queries: most samples whose neighbours are compared.
+    compute: its workers, if there are any, compute the moments.
     """
 
     rows: Rows
     most_neighbours: int = N_NEIGHBOURS
     most_queries: int = MOST_QUERIES
+    compute: Compute = DEFAULT_COMPUTE
 
     @property
     def n_neurons(self) -> int:
@@ -62,7 +65,7 @@ class WholeLayer:
     @cached_property
     def moments(self) -> Moments:
         """Mean and centred second moment of the rows."""
-        return moments(self.rows)
+        return moments(self.rows, executor=self.compute.executor)
 
     @cached_property
     def mean(self) -> FloatArray:

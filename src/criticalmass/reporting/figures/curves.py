@@ -1,124 +1,42 @@
-"""Figures of value against kept share, and of diffused redundancy against delta."""
+"""Figures of value against kept share, and of diffused redundancy against delta.
+
+Each figure is described once, by a function that returns a `Plot`; a second function draws this
+description on an ``ax`` that follows the table.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from criticalmass.analysis.columns import CurveKey
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures.registry import measure_label
-from criticalmass.reporting.figures.axes import set_fraction_axis
-from criticalmass.reporting.figures.style import (
-    FAINT,
-    INK,
+from criticalmass.measures.registry import is_similarity, measure_label
+from criticalmass.reporting.figures.draw import draw_marks, on_axes
+from criticalmass.reporting.figures.references import (
+    ReferencePoint,
+    points_for_figure,
+    reference_series,
+)
+from criticalmass.reporting.formatting import decimal, integer, is_missing, percent
+from criticalmass.reporting.plots import (
     MAX_DISTINCT_LINES,
-    annotate_whole_layer,
-    draw_band,
-    escape_math,
-    line_style,
-    split_curves,
-    style_axes,
+    Mark,
+    Plot,
+    Rule,
+    Series,
+    look,
+    plain_axis,
+    share_axis,
+    unit_axis,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-
-def value_against_fraction(
-    curves: pd.DataFrame, ax: Axes, *, measure: str | None = None, whole_layer: bool = True
-) -> Axes:
-    """Draw value against the fraction of neurons kept, with intervals and the whole layer's value.
-
-    Parameters
-    ----------
-    curves: rows of `criticalmass.curves`; one line per model, layer, dataset, selector and
-        measure.
-    ax: where to draw.
-    measure: draw only the rows of this measure; all by default.
-    whole_layer: draw the whole layer's value as a horizontal line.
-
-    Raises
-    ------
-    CriticalMassError: if no row has a value.
-    """
-    rows = curves if measure is None else curves[curves["measure"] == measure]
-    rows = rows[rows["mean"].notna()]
-    if rows.empty:
-        raise CriticalMassError(f"no curve to draw for measure {measure!r}; run a sweep with it")
-    lines = list(split_curves(rows))
-    for number, (name, line) in enumerate(lines):
-        line = line.sort_values("n_kept")
-        style = line_style(number, len(lines))
-        fraction = (line["n_kept"] / line["n_neurons"]).to_numpy(float)
-        if len(lines) <= MAX_DISTINCT_LINES:
-            draw_band(ax, fraction, line["low"], line["high"], style["color"])
-        ax.plot(fraction, line["mean"].to_numpy(float), label=escape_math(name), **style)
-    if whole_layer and len(lines) <= MAX_DISTINCT_LINES:
-        _draw_whole_layer_lines(rows, ax)
-    set_fraction_axis(ax, float((rows["n_kept"] / rows["n_neurons"]).min()))
-    ax.set_ylabel(measure_label(str(rows["measure"].iloc[0])))
-    style_axes(ax)
-    _add_legend(ax, "lower right")
-    return ax
-
-
-def cka_against_fraction(curves: pd.DataFrame, ax: Axes, *, measure: str = "cka") -> Axes:
-    """Draw the similarity of subsets to their whole layer, which is 1 at the fraction 1.
-
-    Parameters as in `value_against_fraction`.
-    """
-    value_against_fraction(curves, ax, measure=measure, whole_layer=False)
-    ax.set_ylim(min(0.0, ax.get_ylim()[0]), 1.02)
-    ax.axhline(1.0, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    return ax
-
-
-def dr_against_delta(table: pd.DataFrame, ax: Axes, *, measure: str | None = None) -> Axes:
-    """Draw diffused redundancy against delta, the share of the whole layer's value to keep.
-
-    Open triangles mark lower bounds: there the smallest tested subset already reaches delta.
-
-    Parameters
-    ----------
-    table: rows of `criticalmass.redundancy`, one per delta of the line.
-    ax: where to draw.
-    measure: draw only the rows of this measure; all by default.
-
-    Raises
-    ------
-    CriticalMassError: if no row has a DR.
-    """
-    rows = table if measure is None else table[table["measure"] == measure]
-    rows = rows[rows["dr"].notna()]
-    if rows.empty:
-        raise CriticalMassError(f"no DR to draw for measure {measure!r}; run a sweep with it")
-    lines = list(split_curves(rows))
-    for number, (name, line) in enumerate(lines):
-        line = line.sort_values("delta")
-        style = line_style(number, len(lines))
-        delta, dr = line["delta"].to_numpy(float), line["dr"].to_numpy(float)
-        if len(lines) <= MAX_DISTINCT_LINES:
-            draw_band(ax, delta, line["dr_low"], line["dr_high"], style["color"])
-        every = max(1, len(delta) // 8)
-        ax.plot(delta, dr, label=escape_math(name), markevery=every, **style)
-        at_floor = line["at_floor"].to_numpy(bool)
-        ax.plot(
-            delta[at_floor][::every],
-            dr[at_floor][::every],
-            linestyle="none",
-            marker="^",
-            markersize=6,
-            markerfacecolor="white",
-            markeredgecolor=style["color"],
-            zorder=4,
-        )
-    ax.set_xlabel("share of the whole layer's value to keep (delta)")
-    ax.set_ylabel("diffused redundancy DR")
-    ax.set_ylim(-0.02, 1.02)
-    _set_percent_ticks(ax)
-    style_axes(ax)
-    _add_legend(ax, "lower left")
-    return ax
+#: Curve -> its number in the page.
+CurveNumbers = Mapping[CurveKey, int]
 
 
 def mark_critical_mass(table: pd.DataFrame, ax: Axes) -> Axes:
@@ -132,53 +50,240 @@ def mark_critical_mass(table: pd.DataFrame, ax: Axes) -> Axes:
     table: rows of `criticalmass.redundancy` for the curves already on ``ax``.
     ax: the axes of `value_against_fraction`.
     """
-    start = ax.get_xlim()[0]
+    draw_marks(critical_mass_marks(table), ax)
+    return ax
+
+
+def critical_mass_marks(table: pd.DataFrame) -> tuple[Mark, ...]:
+    """Describe each critical mass of rows of `criticalmass.redundancy`, with its delta."""
+    marks = []
     for row in table[table["critical_mass"].notna()].itertuples():
-        height = row.delta * row.value_full
         low, mass, high = (
             float(number) / row.n_neurons
             for number in (row.critical_mass_low, row.critical_mass, row.critical_mass_high)
         )
-        ax.plot([low, high], [height, height], color=INK, linewidth=2.2, zorder=5)
-        ax.plot([mass], [height], "D", color=INK, markersize=4.5, markerfacecolor="white", zorder=6)
-        ax.plot([start, min(low, mass)], [height, height], color=FAINT, linewidth=0.8, zorder=2)
-        ax.annotate(
-            f"{row.delta * 100:g} %",
-            (mass, height),
-            xytext=(4, -3),
-            textcoords="offset points",
-            va="top",
-            color=INK,
-            fontsize="small",
+        marks.append(Mark(mass, row.delta * row.value_full, low, high, f"{row.delta * 100:g} %"))
+    return tuple(marks)
+
+
+def value_plot(
+    curves: pd.DataFrame,
+    *,
+    measure: str | None = None,
+    whole_layer: bool = True,
+    numbers: CurveNumbers | None = None,
+    references: Sequence[ReferencePoint] = (),
+) -> Plot:
+    """Describe value against the fraction of neurons kept, with intervals and the whole layer.
+
+    Parameters
+    ----------
+    curves: rows of `criticalmass.curves`; one line per model, layer, dataset, selector and
+        measure.
+    measure: draw only the rows of this measure; all by default.
+    whole_layer: draw the whole layer's value as a horizontal line.
+    numbers: number of every curve in the page.
+    references: published numbers to draw.
+
+    Raises
+    ------
+    CriticalMassError: if no row has a value.
+    """
+    rows = curves if measure is None else curves[curves["measure"] == measure]
+    rows = rows[rows["mean"].notna()].reset_index(drop=True)
+    if rows.empty:
+        raise CriticalMassError(f"no curve to draw for measure {measure!r}; run a sweep with it")
+    measure = str(rows["measure"].iloc[0])
+    similarity, label = is_similarity(measure), measure_label(measure)
+    columns = {"x": "share", "y": "mean", "low": "low", "high": "high"}
+    series = _curve_series(rows.assign(share=rows["n_kept"] / rows["n_neurons"]), columns, numbers)
+    points = points_for_figure(references, "value", rows)
+    rules = [Rule("y", 1.0, dashed=True)] if similarity else []
+    if whole_layer and not similarity and len(series) <= MAX_DISTINCT_LINES:
+        rules = _whole_layer_rules(rows)
+    stars = reference_series(points)
+    smallest = min(float(x) for one in (*series, *stars) for x in one.x)
+    values = [*rows["low"], *rows["high"], *rows["mean"], *(p.y for p in points)]
+    values += [rule.position for rule in rules]
+    title = f"{'Similarity' if similarity else 'Accuracy'} ({measure})"
+    return Plot(
+        name=f"value-{measure}",
+        title=title,
+        caption=_value_caption(similarity, many=len(series) > MAX_DISTINCT_LINES),
+        summary=f"{title} against the share of neurons kept; {_value_range_text(rows)}",
+        table=rows,
+        x=share_axis(smallest, _common_width(rows["n_neurons"])),
+        y=unit_axis(values, label) if similarity else plain_axis(values, label, top=1.02),
+        series=(*series, *stars),
+        rules=tuple(rules),
+        follows="value",
+        free_corner="lower right",
+    )
+
+
+def dr_plot(
+    redundancy: pd.DataFrame,
+    *,
+    measure: str | None = None,
+    numbers: CurveNumbers | None = None,
+    references: Sequence[ReferencePoint] = (),
+) -> Plot:
+    """Describe diffused redundancy against delta, the share of the whole layer's value to keep.
+
+    Open triangles mark lower bounds: there the smallest tested subset already reaches delta.
+
+    Parameters
+    ----------
+    redundancy: rows of `criticalmass.redundancy`, one per delta of the line.
+    measure, numbers, references: as in `value_plot`.
+
+    Raises
+    ------
+    CriticalMassError: if no row has a DR.
+    """
+    rows = redundancy if measure is None else redundancy[redundancy["measure"] == measure]
+    rows = rows[rows["dr"].notna()].reset_index(drop=True)
+    if rows.empty:
+        raise CriticalMassError(f"no DR to draw for measure {measure!r}; run a sweep with it")
+    columns = {"x": "delta", "y": "dr", "low": "dr_low", "high": "dr_high"}
+    points = points_for_figure(references, "dr", rows)
+    label = "share of the whole layer’s value to keep (delta)"
+    return Plot(
+        name="dr",
+        title="Diffused redundancy",
+        caption=(
+            "DR is the share of the layer that can be removed while the share delta of its value "
+            "remains. Triangles: the smallest tested subset already reaches delta, and DR is a "
+            "lower bound."
+        ),
+        summary=f"Diffused redundancy against delta; {_dr_range_text(rows)}",
+        table=rows,
+        x=plain_axis([*rows["delta"], 1.0], label, form="percent", top=1.0),
+        y=unit_axis(rows["dr_low"], "diffused redundancy DR"),
+        series=(
+            *_curve_series(rows, columns, numbers, shape="steps"),
+            *reference_series(points),
+        ),
+        follows="delta",
+        free_corner="lower left",
+    )
+
+
+value_against_fraction = on_axes(value_plot)
+dr_against_delta = on_axes(dr_plot)
+
+
+def cka_against_fraction(curves: pd.DataFrame, ax: Axes, *, measure: str = "cka") -> Axes:
+    """Draw the similarity of subsets to their whole layer, which is 1 at the fraction 1."""
+    return value_against_fraction(curves, ax, measure=measure)
+
+
+def split_curves(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Split a table into its curves, in order of appearance.
+
+    Yields
+    ------
+    The name of each curve, made of the key columns whose values differ between curves, and its
+    rows.
+    """
+    varying = [name for name in CurveKey._fields if rows[name].nunique(dropna=False) > 1]
+    if not varying:
+        yield str(rows["selector"].iloc[0]), rows
+        return
+    for key, curve in rows.groupby(varying, sort=False, dropna=False):
+        yield ", ".join(str(part) for part in key), curve
+
+
+def curve_key(row: Any) -> CurveKey:
+    """Return the key of the curve that a row of a table is about."""
+    return CurveKey(*(str(row[name]) for name in CurveKey._fields))
+
+
+def _curve_series(
+    rows: pd.DataFrame,
+    columns: Mapping[str, str],
+    numbers: CurveNumbers | None,
+    *,
+    shape: str = "line",
+) -> list[Series]:
+    """Return one series per curve of a table.
+
+    Parameters
+    ----------
+    rows: the table.
+    columns: coordinates of the series -> columns of the table.
+    numbers: number of every curve in the page.
+    shape: of the series.
+    """
+    lines = [(name, line.sort_values(columns["x"])) for name, line in split_curves(rows)]
+    return [
+        Series(
+            name=name,
+            **{coordinate: line[column].tolist() for coordinate, column in columns.items()},
+            **look(number, len(lines)),
+            shape=shape,
+            bounds=_bounds(line) if "at_floor" in line else (),
+            curve=(numbers or {}).get(curve_key(line.iloc[0])),
         )
-    return ax
+        for number, (name, line) in enumerate(lines)
+    ]
 
 
-def _draw_whole_layer_lines(rows: pd.DataFrame, ax: Axes) -> None:
-    """Draw the whole layer's value and interval once per layer and measure."""
+def _bounds(line: pd.DataFrame) -> list[int]:
+    """Return the indices of lower bounds to mark: those among about eight points of the line."""
+    marked = range(0, len(line), max(1, len(line) // 8))
+    return [index for index in marked if bool(line["at_floor"].iloc[index])]
+
+
+def _whole_layer_rules(rows: pd.DataFrame) -> list[Rule]:
+    """Return the whole layer's value and interval once per layer and measure."""
     layers = rows.dropna(subset=["value_full"])
     layers = layers.drop_duplicates(["model", "layer", "dataset", "measure"])
-    for row in layers.itertuples():
-        ax.axhline(row.value_full, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=2)
-    for row in layers.dropna(subset=["full_low", "full_high"]).itertuples():
-        ax.axhspan(row.full_low, row.full_high, color=FAINT, alpha=0.15, linewidth=0)
-    if len(layers) == 1:
-        annotate_whole_layer(ax, layers["value_full"].iloc[0])
+    return [
+        Rule(
+            "y",
+            float(row.value_full),
+            f"whole layer {decimal(row.value_full, 3)}" if len(layers) == 1 else "",
+            dashed=True,
+            low=None if is_missing(row.full_low) else float(row.full_low),
+            high=None if is_missing(row.full_high) else float(row.full_high),
+        )
+        for row in layers.itertuples()
+    ]
 
 
-def _set_percent_ticks(ax: Axes) -> None:
-    """Label the horizontal axis in per cent."""
-    from matplotlib.ticker import PercentFormatter
-
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+def _common_width(column: pd.Series) -> int:
+    """Return the number of neurons of all layers, 0 if layers differ."""
+    return int(column.iloc[0]) if column.nunique() == 1 else 0
 
 
-def _add_legend(ax: Axes, location: Literal["lower left", "lower right"]) -> None:
-    """Name the lines if there are several."""
-    handles, labels = ax.get_legend_handles_labels()
-    if len(handles) > MAX_DISTINCT_LINES:
-        # The colours of many lines only show their order: the first, middle and last are named.
-        named = [0, len(handles) // 2, len(handles) - 1]
-        handles, labels = [handles[i] for i in named], [labels[i] for i in named]
-    if len(handles) > 1:
-        ax.legend(handles, labels, loc=location, frameon=False, fontsize="small", labelcolor=INK)
+def _value_range_text(rows: pd.DataFrame) -> str:
+    low, high = rows.loc[rows["mean"].idxmin()], rows.loc[rows["mean"].idxmax()]
+    return (
+        f"from {decimal(low['mean'], 3)} at {integer(low['n_kept'])} neurons to "
+        f"{decimal(high['mean'], 3)} at {integer(high['n_kept'])}."
+    )
+
+
+def _dr_range_text(rows: pd.DataFrame) -> str:
+    first = rows[rows["delta"] == rows["delta"].min()].iloc[0]
+    last = rows[rows["delta"] == rows["delta"].max()].iloc[0]
+    return (
+        f"from {decimal(first['dr'], 2)} at {percent(first['delta'])} to "
+        f"{decimal(last['dr'], 2)} at {percent(last['delta'])}."
+    )
+
+
+def _value_caption(similarity: bool, *, many: bool) -> str:
+    """Explain the lines and marks of a figure of values."""
+    if similarity:
+        return "Similarity of the kept neurons to the whole layer; 1 is the same geometry."
+    order = (
+        "Colours follow the order of the curves; the thick line is the curve chosen above. "
+        if many
+        else ""
+    )
+    return (
+        f"{order}Line: mean over seeds; band: its interval. Dashed: the whole layer. The "
+        "diamond is the critical mass at the delta of the slider, the bar its interval."
+    )

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.measures.registry import is_similarity
-from criticalmass.reporting.figures.curves import (
-    cka_against_fraction,
-    dr_against_delta,
-    mark_critical_mass,
-    value_against_fraction,
-)
-from criticalmass.reporting.figures.style import COLUMN_WIDTH, DELTAS, new_axes
-from criticalmass.storage.files import scratch_path
+from criticalmass.reporting.figures import classes, curves, heat_maps, selectors
+from criticalmass.reporting.figures.draw import draw, new_axes
+from criticalmass.reporting.figures.references import ReferencePoint, reference_points
+from criticalmass.storage.files import scratch_path, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-    from criticalmass.reporting.figures.references import ReferencePoint
+    from criticalmass.reporting.plots import Plot
 
-__all__ = ["FIGURES", "as_pdf", "figure"]
+__all__ = ["FIGURES", "figure"]
+
+#: Width in inches of one column of a paper.
+COLUMN_WIDTH = 3.35
+#: Deltas of the figure of DR against delta.
+DELTAS = tuple(round(0.5 + 0.01 * step, 2) for step in range(50))
 
 FIGURES = {
     "value": "value of the measure against the fraction of neurons kept",
@@ -40,8 +39,6 @@ FIGURES = {
     "diffuseness": "random subsets and those of the best and the worst selector",
     "pareto": "value against size of all subsets, with the Pareto front",
 }
-_CLASS_FIGURES = ("classes", "gini", "agreement")
-_SELECTOR_FIGURES = ("diffuseness", "pareto")
 
 
 def figure(
@@ -81,8 +78,6 @@ def figure(
     """
     from matplotlib import rc_context
 
-    from criticalmass.reporting.figures.references import reference_points
-
     if name not in FIGURES:
         raise unknown_name("figure", name, FIGURES)
     target = Path(out)
@@ -95,26 +90,16 @@ def figure(
         )
     options = _FigureOptions(tuple(measures), tuple(deltas), reference_points(reference))
     drawing, ax = new_axes(width, 0.75 * width)
-    _draw_named(name, _filtered_run(run, layers, selectors), ax, options)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = scratch_path(target)
+    draw(_describe(name, _filtered_run(run, layers, selectors), options), ax)
     # Journals require TrueType fonts (Type 42) in a PDF. In an SVG, letters become shapes.
     with rc_context({"pdf.fonttype": 42, "svg.fonttype": "path"}):
-        drawing.savefig(scratch, format=ending, dpi=300)
-    os.replace(scratch, target)
+        write_atomically(
+            target,
+            lambda file: drawing.savefig(file, format=ending, dpi=300),
+            temporary=scratch_path(target),
+            durable=False,
+        )
     return target
-
-
-def as_pdf(drawing: Figure) -> bytes:
-    """Return a figure as a PDF file with embedded fonts; equal figures give equal bytes."""
-    import io
-
-    from matplotlib import rc_context
-
-    buffer = io.BytesIO()
-    with rc_context({"pdf.fonttype": 42}):
-        drawing.savefig(buffer, format="pdf", metadata={"CreationDate": None})
-    return buffer.getvalue()
 
 
 def _filtered_run(run: Any, layers: Sequence[str], selectors: Sequence[str]) -> Any:
@@ -136,58 +121,102 @@ class _FigureOptions:
     references: tuple[ReferencePoint, ...]
 
 
-def _draw_named(name: str, run: Any, ax: Axes, options: _FigureOptions) -> None:
-    """Compute the table of a named figure and draw it."""
-    if name in _CLASS_FIGURES:
-        from criticalmass.reporting.figures.classes import draw_class_figure
-
-        draw_class_figure(name, run, ax, options.measures, options.deltas)
-    elif name in _SELECTOR_FIGURES:
-        from criticalmass.reporting.figures.selectors import draw_selector_figure
-
-        draw_selector_figure(name, run, ax, options.measures)
-    elif name in ("layers", "matrix"):
-        from criticalmass.reporting.figures.heat_maps import draw_heat_map
-
-        draw_heat_map(name, run, ax, options.measures)
-    else:
-        _draw_curves(name, run, ax, options)
+def _describe(name: str, run: Any, options: _FigureOptions) -> Plot:
+    """Compute the table of a named figure and describe the figure."""
+    if name in ("classes", "gini", "agreement"):
+        return _class_plot(name, run, options)
+    if name in ("diffuseness", "pareto"):
+        return _selector_plot(name, run, options.measures)
+    if name in ("layers", "matrix"):
+        return _heat_map_plot(name, run, options.measures)
+    return _curve_plot(name, run, options)
 
 
-def _draw_curves(name: str, run: Any, ax: Axes, options: _FigureOptions) -> None:
-    """Draw "value", "cka" or "dr"."""
-    from criticalmass.analysis.redundancy import curves, redundancy
-    from criticalmass.reporting.figures.references import draw_references, points_for_figure
+def _curve_plot(name: str, run: Any, options: _FigureOptions) -> Plot:
+    """Describe "value", "cka" or "dr"."""
+    from criticalmass.analysis import redundancy as tables
 
-    table = curves(run) if name != "dr" else redundancy(run, deltas=DELTAS)
-    rows = _select_rows(name, table, options.measures)
     if name == "dr":
-        dr_against_delta(rows, ax)
-    elif name == "cka":
-        cka_against_fraction(rows, ax, measure=rows["measure"].iloc[0])
-    else:
-        value_against_fraction(rows, ax)
-        masses = redundancy(run, deltas=options.deltas)
-        mark_critical_mass(masses[masses["measure"].isin(rows["measure"])], ax)
-    figure_name = "dr" if name == "dr" else "value"
-    points = points_for_figure(options.references, figure_name, rows)
-    if points:
-        draw_references(points, ax)
-        ax.legend(loc="lower left" if name == "dr" else "lower right", frameon=False,
-                  fontsize="small")  # fmt: skip
+        table = tables.redundancy(run, deltas=DELTAS)
+        rows = _select_rows(name, table, options.measures)
+        return curves.dr_plot(rows, references=options.references)
+    rows = _select_rows(name, tables.curves(run), options.measures)
+    plot = curves.value_plot(rows, references=options.references)
+    if name == "cka":
+        return plot
+    masses = tables.redundancy(run, deltas=options.deltas)
+    masses = masses[masses["measure"].isin(rows["measure"])]
+    return replace(plot, marks=curves.critical_mass_marks(masses))
 
 
 def _select_rows(name: str, table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
     """Return the rows of the measures that "value", "cka" or "dr" shows."""
-    available = list(dict.fromkeys(table["measure"]))
-    for measure in measures:
-        if measure not in available:
-            raise unknown_name("measure", measure, available)
+    available = _available_measures(table, measures)
     drawable = [
         m for m in measures or available if name == "dr" or is_similarity(m) == (name == "cka")
     ]
-    if not drawable:
+    rows = table[table["measure"].isin(drawable if name != "cka" else drawable[:1])]
+    if rows["dr" if name == "dr" else "mean"].isna().all():
         raise CriticalMassError(
             f"nothing for the {name!r} figure: the run has the measures {', '.join(available)}"
         )
-    return table[table["measure"].isin(drawable if name != "cka" else drawable[:1])]
+    return rows
+
+
+def _class_plot(name: str, run: Any, options: _FigureOptions) -> Plot:
+    """Describe "classes", "gini" or "agreement" for the first measure with predictions."""
+    from criticalmass.analysis.agreement import agreement
+    from criticalmass.analysis.fairness import class_accuracy, class_losses, fairness
+
+    compute = {"classes": class_accuracy, "gini": fairness, "agreement": agreement}[name]
+    table = compute(run)
+    available = _available_measures(table, options.measures, "measure with predictions")
+    table = table[table["measure"].isin(options.measures or available[:1])]
+    if name != "classes":
+        return classes.gini_plot(table) if name == "gini" else classes.agreement_plot(table)
+    losses = class_losses(run, options.deltas[:1])
+    losses = losses[losses["measure"].isin(table["measure"].unique())]
+    return classes.classes_plot(table, losses=losses if len(losses) else None)
+
+
+def _heat_map_plot(name: str, run: Any, measures: Sequence[str]) -> Plot:
+    """Describe "layers" or "matrix" for one measure, by default the first that scores a task."""
+    from criticalmass.analysis import redundancy as tables
+    from criticalmass.analysis.agreement_matrix import agreement_matrix
+
+    table = tables.curves(run) if name == "layers" else agreement_matrix(run)
+    available = _available_measures(table, measures)
+    measure = measures[0] if measures else min(available, key=is_similarity)
+    rows = table[table["measure"] == measure]
+    if name == "matrix":
+        return heat_maps.matrix_plot(rows)
+    names = list(dict.fromkeys(rows["selector"].astype(str)))
+    selector = "random" if "random" in names else names[0]
+    return heat_maps.layers_plot(rows, measure=measure, selector=selector)
+
+
+def _selector_plot(name: str, run: Any, measures: Sequence[str]) -> Plot:
+    """Describe "diffuseness" or "pareto" for one measure, by default one that scores a task."""
+    from criticalmass.analysis.diffuseness import diffuseness
+    from criticalmass.analysis.pareto import pareto
+
+    if len(measures) > 1:
+        raise CriticalMassError(
+            f"the {name!r} figure draws one measure, not {', '.join(measures)}; pass one of them"
+        )
+    table = (diffuseness if name == "diffuseness" else pareto)(run)
+    available = _available_measures(table, measures)
+    measure = measures[0] if measures else min(available, key=is_similarity)
+    describe = selectors.choice_plot if name == "diffuseness" else selectors.pareto_plot
+    return describe(table, measure=measure)
+
+
+def _available_measures(
+    table: pd.DataFrame, measures: Sequence[str], kind: str = "measure"
+) -> list[str]:
+    """Return the measures of a table, or raise if one of ``measures`` is not among them."""
+    available = list(dict.fromkeys(table["measure"].astype(str)))
+    for measure in measures:
+        if measure not in available:
+            raise unknown_name(kind, measure, available)
+    return available

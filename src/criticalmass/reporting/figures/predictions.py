@@ -1,6 +1,7 @@
 """Figures of predictions made without a sweep.
 
-Each function takes a table and an ``ax``, draws on it and returns it.
+Each figure is described once, by a function that returns a `Plot`; a second function draws this
+description on an ``ax`` that follows the table.
 """
 
 from __future__ import annotations
@@ -10,28 +11,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures.registry import is_similarity, measure_label
-from criticalmass.reporting.figures.axes import set_fraction_axis
-from criticalmass.reporting.figures.style import (
-    COLOURS,
-    DASHES,
-    FAINT,
-    GRID,
-    INK,
-    draw_band,
-    style_axes,
+from criticalmass.measures.registry import measure_label
+from criticalmass.reporting.figures.draw import draw, on_axes
+from criticalmass.reporting.formatting import decimal
+from criticalmass.reporting.plots import (
+    FIFTHS,
+    Axis,
+    Plot,
+    Rule,
+    Series,
+    count_axis,
+    plain_axis,
+    share_axis,
 )
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.collections import FillBetweenPolyCollection
-    from numpy.typing import NDArray
 
 
-def spectrum(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the cumulative shares of two variances over the eigendirections.
+def spectrum_plot(table: pd.DataFrame) -> Plot:
+    """Describe the cumulative shares of two variances over the eigendirections.
 
     One line is the variance of the standardised neurons, the other the variance between the class
     means; without labels there is no second line.
@@ -39,7 +40,6 @@ def spectrum(table: pd.DataFrame, ax: Axes) -> Axes:
     Parameters
     ----------
     table: ``spectrum`` of an `Explanation`.
-    ax: where to draw.
 
     Raises
     ------
@@ -47,43 +47,35 @@ def spectrum(table: pd.DataFrame, ax: Axes) -> Axes:
     """
     if table.empty:
         raise CriticalMassError("no spectrum to draw: the table has no row")
-    direction = table["direction"].to_numpy(float)
+    direction = table["direction"].tolist()
     lines = {"variance": "variance", "between": "variance between classes"}
-    for number, (column, label) in enumerate(lines.items()):
-        share = table[column].to_numpy(float)
-        if np.isnan(share).all():
-            continue
-        ax.plot(
-            direction,
-            np.cumsum(share),
-            label=label,
-            color=COLOURS[number],
-            linestyle=DASHES[number],
-            linewidth=1.6,
-            zorder=3,
-        )
-    for share in (0.5, 0.9):
-        ax.axhline(share, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    ax.set_xscale("log")
-    ax.set_xlim(0.9, float(direction.max()) * 1.1)
-    ticks = [10**power for power in range(int(np.log10(direction.max())) + 1)]
-    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    ax.set_xticks([], minor=True)
-    ax.set_ylim(0.0, 1.02)
-    ax.set_xlabel("eigendirections of the standardised neurons, by variance")
-    ax.set_ylabel("cumulative share")
-    style_axes(ax)
-    ax.legend(loc="lower right", frameon=False, fontsize="small", labelcolor=INK)
-    return ax
+    series = tuple(
+        Series(label, direction, np.cumsum(table[column].to_numpy(float)).tolist(), style=number,
+               shape="bare")
+        for number, (column, label) in enumerate(lines.items())
+        if table[column].notna().any()
+    )  # fmt: skip
+    of_what = "" if len(series) > 1 else " of the variance"
+    return Plot(
+        name="spectrum",
+        title="Spectrum",
+        caption="Cumulative shares of variance over the eigendirections.",
+        summary="Cumulative shares of variance over the eigendirections.",
+        table=table,
+        x=count_axis(1, direction[-1], "eigendirections of the standardised neurons, by variance"),
+        y=Axis(f"cumulative share{of_what}", 0.0, 1.02, FIFTHS),
+        series=series,
+        rules=(Rule("y", 0.5, dashed=True), Rule("y", 0.9, dashed=True)),
+        free_corner="lower right",
+    )
 
 
-def predicted_curve(table: pd.DataFrame, ax: Axes, *, measure: str) -> Axes:
-    """Draw a predicted curve with the range of the mean over seeds.
+def prediction_plot(table: pd.DataFrame, measure: str) -> Plot:
+    """Describe a predicted curve with the range of the mean over seeds.
 
     Parameters
     ----------
     table: ``curves`` of an `Explanation`.
-    ax: where to draw.
     measure: the rows to draw.
 
     Raises
@@ -95,33 +87,32 @@ def predicted_curve(table: pd.DataFrame, ax: Axes, *, measure: str) -> Axes:
         raise CriticalMassError(f"no prediction to draw for measure {measure!r}")
     # A sweep starts at this fraction.
     rows = rows[rows["fraction"] >= min(DEFAULT_FRACTIONS[0], float(rows["fraction"].max()))]
-    fraction = rows["fraction"].to_numpy(float)
-    band = draw_band(ax, fraction, rows["low"], rows["high"], COLOURS[0])
-    _set_label(band, "range of means over seeds")
-    ax.plot(
-        fraction, rows["mean"].to_numpy(float), color=COLOURS[0], linewidth=1.6, label="predicted"
+    fractions, mean = rows["fraction"].tolist(), rows["mean"].tolist()
+    low, high = rows["low"].tolist(), rows["high"].tolist()
+    return Plot(
+        name=f"predicted-{measure}",
+        title=f"{measure}: predicted",
+        caption="Line: predicted from second moments. Band: range of means over seeds.",
+        summary=f"Predicted {measure} against the share of neurons kept.",
+        table=rows.reset_index(drop=True),
+        x=share_axis(min(fractions), int(rows["n_kept"].max())),
+        y=plain_axis([*mean, *low, *high], measure_label(measure), top=1.02),
+        series=(
+            Series("predicted", fractions, mean, shape="bare"),
+            Series("range of means over seeds", fractions, mean, low, high, shape="band"),
+        ),
+        rules=(Rule("y", mean[-1], f"whole layer {decimal(mean[-1], 3)}", dashed=True),),
+        free_corner="lower right",
     )
-    ax.axhline(
-        float(rows["mean"].iloc[-1]), color=INK, linewidth=0.9, linestyle=(0, (4, 3)),
-        label="whole layer",
-    )  # fmt: skip
-    set_fraction_axis(ax, float(fraction.min()))
-    ax.set_ylabel(_curve_label(measure))
-    style_axes(ax)
-    ax.legend(loc="lower right", frameon=False, fontsize="small", labelcolor=INK)
-    return ax
 
 
-def predicted_over_measured(
-    curve: pd.DataFrame, compared: pd.DataFrame, ax: Axes, *, measure: str
-) -> Axes:
-    """Draw the predicted line over the measured means and their intervals.
+def comparison_plot(curve: pd.DataFrame, compared: pd.DataFrame, measure: str) -> Plot:
+    """Describe the predicted line and the measured means with their intervals.
 
     Parameters
     ----------
     curve: the prediction at many sizes; columns measure, fraction, mean.
     compared: rows of `criticalmass.theory.prediction_check.residuals`.
-    ax: where to draw.
     measure: the rows to draw.
 
     Raises
@@ -134,37 +125,34 @@ def predicted_over_measured(
             f"no figure for {measure!r}: it needs a predicted and a measured curve; sweep a run "
             "with this measure"
         )
-    fraction = _fractions(rows)
-    smallest = float(fraction.min())
-    band = draw_band(ax, fraction, rows["measured_low"], rows["measured_high"], COLOURS[1])
-    _set_label(band, "interval of the measured mean")
-    ax.plot(
-        fraction, rows["measured"].to_numpy(float), color=COLOURS[1], linestyle="none", marker="s",
-        markersize=3.5, label="measured", zorder=3,
-    )  # fmt: skip
-    line = line[line["fraction"] >= smallest * 0.88]
-    ax.plot(
-        line["fraction"].to_numpy(float),
-        line["mean"].to_numpy(float),
-        color=COLOURS[0],
-        linewidth=1.6,
-        label="predicted",
-        zorder=4,
+    rows, fractions, x = _measured(rows)
+    line = line[line["fraction"] >= x.low]
+    mean, low, high = (
+        rows[name].tolist() for name in ("measured", "measured_low", "measured_high")
     )
-    set_fraction_axis(ax, smallest)
-    ax.set_ylabel(_curve_label(measure))
-    style_axes(ax)
-    ax.legend(loc="lower right", frameon=False, fontsize="small", labelcolor=INK)
-    return ax
+    predicted = line["mean"].tolist()
+    return Plot(
+        name=f"predicted-{measure}",
+        title=f"{measure}: predicted and measured",
+        caption="Line: predicted from second moments. Squares: measured, with intervals.",
+        summary=f"Predicted and measured {measure} against the share of neurons kept.",
+        table=rows,
+        x=x,
+        y=plain_axis([*predicted, *mean, *low, *high], measure_label(measure), top=1.02),
+        series=(
+            Series("predicted", line["fraction"].tolist(), predicted, shape="bare"),
+            Series("measured", fractions, mean, low, high, style=1, shape="points"),
+        ),
+        free_corner="lower right",
+    )
 
 
-def residual_against_fraction(compared: pd.DataFrame, ax: Axes, *, measure: str) -> Axes:
-    """Draw measured minus predicted means, with the 95 % range of the choice of subsets.
+def residual_plot(compared: pd.DataFrame, measure: str) -> Plot:
+    """Describe measured minus predicted means, with the 95 % range of the choice of subsets.
 
     Parameters
     ----------
     compared: rows of `criticalmass.theory.prediction_check.residuals`.
-    ax: where to draw.
     measure: the rows to draw.
 
     Raises
@@ -176,36 +164,43 @@ def residual_against_fraction(compared: pd.DataFrame, ax: Axes, *, measure: str)
         raise CriticalMassError(
             f"no residual of {measure!r} to draw; sweep a run with this measure"
         )
-    fraction = _fractions(rows)
+    rows, fractions, x = _measured(rows)
     reach = 1.96 * rows["error"].to_numpy(float)
-    _set_label(draw_band(ax, fraction, -reach, reach, COLOURS[0]), "predicted 95 % range")
-    ax.axhline(0.0, color=COLOURS[0], linewidth=1.2, zorder=2)
-    residual = rows["residual"].to_numpy(float)
-    ax.plot(
-        fraction, residual, color=COLOURS[1], linestyle="none", marker="s", markersize=3.5,
-        label="measured", zorder=3,
-    )  # fmt: skip
-    set_fraction_axis(ax, float(fraction.min()))
-    limit = 1.15 * max(float(np.abs(residual).max()), float(reach.max()), 1e-6)
-    ax.set_ylim(-limit, limit * 1.25)
-    ax.set_ylabel("measured minus predicted")
-    style_axes(ax)
-    ax.grid(axis="y", color=GRID, linewidth=0.8)
-    ax.legend(loc="upper right", frameon=False, fontsize="small", labelcolor=INK)
-    return ax
+    low, high = (-reach).tolist(), reach.tolist()
+    residual = rows["residual"].tolist()
+    return Plot(
+        name=f"residual-{measure}",
+        title=f"{measure}: measured minus predicted",
+        caption=(
+            "Band: 95 % range of means over this number of seeds if the law holds. The subsets of "
+            "a seed are nested, so the errors of neighbouring sizes are correlated."
+        ),
+        summary=f"Difference of measured and predicted {measure} by share of neurons kept.",
+        table=rows,
+        x=x,
+        y=plain_axis([*residual, *low, *high], "measured minus predicted"),
+        series=(
+            Series("predicted 95 % range", fractions, [0.0] * len(rows), low, high, shape="bare"),
+            Series("measured", fractions, residual, style=1, shape="points"),
+        ),
+        free_corner="upper right",
+    )
 
 
-def _set_label(band: FillBetweenPolyCollection | None, label: str) -> None:
-    """Name a band in the legend, if it was drawn."""
-    if band is not None:
-        band.set_label(label)
+spectrum = on_axes(spectrum_plot)
+predicted_curve = on_axes(prediction_plot)
+residual_against_fraction = on_axes(residual_plot)
 
 
-def _curve_label(measure: str) -> str:
-    """Return the axis label of a predicted measure."""
-    return measure_label(measure) if is_similarity(measure) else f"accuracy of a {measure} probe"
+def predicted_over_measured(
+    curve: pd.DataFrame, compared: pd.DataFrame, ax: Axes, *, measure: str
+) -> Axes:
+    """Draw the figure of `comparison_plot` on an ``ax`` and return the ``ax``."""
+    return draw(comparison_plot(curve, compared, measure), ax)
 
 
-def _fractions(rows: pd.DataFrame) -> NDArray[np.float64]:
-    fractions: NDArray[np.float64] = (rows["n_kept"] / rows["n_neurons"]).to_numpy(float)
-    return fractions
+def _measured(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[float], Axis]:
+    """Return the rows by size, their fractions, and the axis of fractions."""
+    rows = rows.sort_values("n_kept").reset_index(drop=True)
+    fractions = (rows["n_kept"] / rows["n_neurons"]).astype(float).tolist()
+    return rows, fractions, share_axis(fractions[0], int(rows["n_neurons"].iloc[0]))

@@ -8,11 +8,10 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.reporting.figures.style import INK, escape_math
+from criticalmass.reporting.plots import Series
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 #: Figures on which published numbers can be drawn, with the meaning of their x and y.
 REFERENCED = {
@@ -121,37 +120,28 @@ def points_for_figure(
     ]
 
 
-def draw_references(points: Sequence[ReferencePoint], ax: Axes) -> Axes:
-    """Draw published numbers as stars, one legend entry per source.
+def reference_series(points: Sequence[ReferencePoint]) -> list[Series]:
+    """Return published numbers as stars, one series per source.
 
     Parameters
     ----------
     points: those that `points_for_figure` selected.
-    ax: axes of their figure.
     """
-    for source, group in points_by_source(points).items():
-        for point in group:
-            if point.low is not None and point.high is not None:
-                ax.vlines(point.x, point.low, point.high, color=INK, linewidth=0.9, zorder=6)
-        ax.plot(
-            [point.x for point in group],
-            [point.y for point in group],
-            "*",
-            color=INK,
-            markerfacecolor="white",
-            markersize=8,
-            label=escape_math(source),
-            zorder=7,
-        )
-    return ax
-
-
-def points_by_source(points: Sequence[ReferencePoint]) -> dict[str, list[ReferencePoint]]:
-    """Group points by source, in order of appearance."""
     groups: dict[str, list[ReferencePoint]] = {}
     for point in points:
         groups.setdefault(point.source, []).append(point)
-    return groups
+    return [
+        Series(
+            name=source,
+            x=[point.x for point in group],
+            y=[point.y for point in group],
+            low=[point.low for point in group],
+            high=[point.high for point in group],
+            colour="ink",
+            shape="stars",
+        )
+        for source, group in groups.items()
+    ]
 
 
 def _point_from_mapping(attributes: Mapping[str, Any]) -> ReferencePoint:

@@ -53,8 +53,12 @@ def content_policy() -> str:
 
 @cache
 def styles() -> Markup:
-    """Return the style sheets of the page."""
-    return _read("page.css", "charts.css")
+    """Return the style sheets of the page; the colours of figures come first."""
+    from criticalmass.reporting.plots import CELL_OPACITY, PALETTE
+
+    colours = "".join(f"--{name}: {colour}; " for name, colour in PALETTE.items())
+    variables = f":root {{ {colours}--deep: {CELL_OPACITY}; }}\n"
+    return Markup(variables) + _read("page.css", "charts.css")  # noqa: S704 -- our own colours
 
 
 def _read(*names: str) -> Markup:

@@ -1,20 +1,21 @@
 "use strict";
-// Draws the figures of the page from the data of plot_spec.py. Computes positions, no values.
+// Draws the figures of the page from Plot.spec() of plots.py. Computes positions; values, words and
+// colours are those of the description.
 const charts = (() => {
   const SVG_NAMESPACE = "http://www.w3.org/2000/svg";
-  const DASHES = ["", "8 3", "3 2", "7 2 2 2", "1.5 3", "5 4"];
-  // Paths of the markers for a radius: circle, square, triangle, diamond, triangle down, cross.
-  const MARKERS = [
-    (r) => `M${-r} 0a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`,
-    (r) => `M${-r} ${-r}h${2 * r}v${2 * r}h${-2 * r}Z`,
-    (r) => `M0 ${-1.2 * r}L${1.15 * r} ${r}H${-1.15 * r}Z`,
-    (r) => `M0 ${-1.35 * r}L${1.35 * r} 0L0 ${1.35 * r}L${-1.35 * r} 0Z`,
-    (r) => `M0 ${1.2 * r}L${1.15 * r} ${-r}H${-1.15 * r}Z`,
-    (r) => `M${-r} ${-r / 3}h${r * 0.67}v${-r * 0.67}h${r * 0.67}v${r * 0.67}h${r * 0.67}v${r * 0.67}h${-r * 0.67}v${r * 0.67}h${-r * 0.67}v${-r * 0.67}h${-r * 0.67}Z`,
-  ];
-  const DIAMOND = MARKERS[3];
-  const STAR = "M0 -6L1.6 -1.9L6 -1.9L2.5 0.9L3.7 5.2L0 2.7L-3.7 5.2L-2.5 0.9L-6 -1.9L-1.6 -1.9Z";
-  const LINE_SHAPES = new Set(["line", "steps", "bare"]);
+  const LINE_WIDTH = 2; // the unit of dash patterns, as in charts.css
+  const star = "M0 -6L1.6 -1.9L6 -1.9L2.5 0.9L3.7 5.2L0 2.7L-3.7 5.2L-2.5 0.9L-6 -1.9L-1.6 -1.9Z";
+  // Paths of the markers for a radius, by their names in matplotlib.
+  const MARKERS = {
+    o: (r) => `M${-r} 0a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`,
+    s: (r) => `M${-r} ${-r}h${2 * r}v${2 * r}h${-2 * r}Z`,
+    "^": (r) => `M0 ${-1.2 * r}L${1.15 * r} ${r}H${-1.15 * r}Z`,
+    D: (r) => `M0 ${-1.35 * r}L${1.35 * r} 0L0 ${1.35 * r}L${-1.35 * r} 0Z`,
+    v: (r) => `M0 ${1.2 * r}L${1.15 * r} ${-r}H${-1.15 * r}Z`,
+    P: (r) => `M${-r} ${-r / 3}h${r * 0.67}v${-r * 0.67}h${r * 0.67}v${r * 0.67}h${r * 0.67}v${r * 0.67}h${-r * 0.67}v${r * 0.67}h${-r * 0.67}v${-r * 0.67}h${-r * 0.67}Z`,
+    "*": () => star,
+  };
+  const LINE_SHAPES = new Set(["line", "steps", "bare", "band"]);
   const POINT_SHAPES = new Set(["points", "stars"]);
   const MAX_NAME_LENGTH = 21;
 
@@ -78,21 +79,22 @@ const charts = (() => {
       this.readout.classList.add("hint");
     }
 
-    // Adds buttons that show and hide lines. Grey lines have none, and a single line needs none.
+    // Adds buttons that show and hide the series of each entry of the legend.
     addLegend(box) {
-      const { series } = this.spec;
-      const entries = [...series.entries()].filter(([, line]) => line.style !== null);
-      if (series.length < 2 || !entries.length) return;
+      const { series, legend } = this.spec;
+      if (!legend.length) return;
       const list = html("div", { class: "legend", role: "group", "aria-label": `Lines of ${this.spec.title}` }, box);
-      for (const [number, line] of entries) {
+      for (const [text, numbers] of legend) {
+        const line = series[numbers[0]];
         const button = html("button", { type: "button", "aria-pressed": "true" }, list);
         const sample = svg("svg", { viewBox: "0 0 30 12", width: 30, height: 12, "aria-hidden": "true" }, button);
-        if (LINE_SHAPES.has(line.shape)) this.drawStroke(sample, line, "M0 6H30");
-        if (line.shape === "line" || POINT_SHAPES.has(line.shape)) this.drawMarker(sample, line, 15, 6);
-        html("span", {}, button, line.name);
+        if (line.shape === "band") this.paint("band", line, "M0 1H30V11H0Z", sample);
+        else if (LINE_SHAPES.has(line.shape)) this.drawStroke(sample, line, "M0 6H30");
+        if (line.marker && !(line.secondary && line.shape === "line")) this.drawMarker(sample, line, 15, 6);
+        html("span", {}, button, text);
         button.addEventListener("click", () => {
-          const isShown = this.hiddenSeries.delete(number);
-          if (!isShown) this.hiddenSeries.add(number);
+          const isShown = this.hiddenSeries.has(numbers[0]);
+          for (const number of numbers) this.hiddenSeries[isShown ? "delete" : "add"](number);
           button.setAttribute("aria-pressed", String(isShown));
           this.draw();
         });
@@ -103,21 +105,23 @@ const charts = (() => {
       return line.curve !== null && line.curve === this.chosenCurve;
     }
 
-    colourClass(line) {
-      if (line.style !== null) return `s${line.style % 6}`;
-      return this.isChosen(line) ? "s0 chosen" : "grey";
+    // Draws a path in the colour of a series.
+    paint(style, line, path, parent, attributes = {}) {
+      const element = svg("path", { class: style, d: path, ...attributes }, parent);
+      element.style.setProperty("--tone", line.secondary && this.isChosen(line) ? "var(--ink)" : line.colour);
+      return element;
     }
 
     drawStroke(parent, line, path) {
-      const dash = line.style === null ? "" : DASHES[line.style % 6];
-      return svg("path", { class: `line ${this.colourClass(line)}`, d: path, "stroke-dasharray": dash }, parent);
+      const weight = line.secondary ? (this.isChosen(line) ? " chosen" : " thin") : "";
+      const dashes = line.dashes.map((length) => length * LINE_WIDTH).join(" ");
+      this.paint(`line${weight}`, line, path, parent, { "stroke-dasharray": dashes });
     }
 
-    drawMarker(parent, line, x, y) {
-      const isStar = line.shape === "stars";
-      const path = isStar ? STAR : MARKERS[(line.style ?? 0) % 6](line.hollow ? 3 : 3.5);
-      const style = isStar ? "star" : `${line.hollow ? "ring" : "dot"} ${this.colourClass(line)}`;
-      return svg("path", { class: style, d: path, transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` }, parent);
+    drawMarker(parent, line, x, y, name = line.marker, radius = 3.5) {
+      const style = line.hollow || line.shape === "stars" || name !== line.marker ? "ring" : "dot";
+      const transform = `translate(${x.toFixed(1)} ${y.toFixed(1)})`;
+      this.paint(style, line, MARKERS[name](radius), parent, { transform });
     }
 
     draw() {
@@ -125,7 +129,7 @@ const charts = (() => {
       const cells = this.spec.cells;
       const left = cells ? this.rowNamesWidth(cells.rows) : 46;
       const height = cells ? this.cellsHeight(cells, width) : Math.round(Math.min(380, Math.max(250, width * 0.62)));
-      this.frame = { left, right: width - 14, top: 16, bottom: height - 44, width, height };
+      this.frame = { left, right: width - 14, top: cells ? 30 : 16, bottom: height - 44, width, height };
       const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true", focusable: "false" });
       this.points = []; // all points that can be read
       if (cells) this.drawCells(root, cells); else this.drawLines(root);
@@ -141,7 +145,7 @@ const charts = (() => {
 
     cellsHeight(cells, width) {
       const cellWidth = (width - this.rowNamesWidth(cells.rows) - 14) / cells.columns.length;
-      return 60 + cells.rows.length * Math.max(15, Math.min(30, cellWidth * 0.75));
+      return 74 + cells.rows.length * Math.max(15, Math.min(30, cellWidth * 0.75));
     }
 
     drawCells(root, cells) {
@@ -156,17 +160,40 @@ const charts = (() => {
           point.text = `${name}, ${column}: ${value === null ? "no value" : value.toFixed(3)}`;
           this.points.push(point);
           if (value === null) return;
-          const cell = svg("rect", { class: "cell", x: x + 0.5, y: y + 0.5, width: Math.max(1, cellWidth - 1), height: Math.max(1, cellHeight - 1) }, root);
-          cell.style.setProperty("--shade", Math.max(0, Math.min(1, value)).toFixed(3));
-          if (cellWidth > 33 && cellHeight > 14) {
-            svg("text", { class: "cell-text", x: point.x, y: point.y + 4, "text-anchor": "middle" }, root, value.toFixed(2));
+          this.drawCell(root, value, x + 0.5, y + 0.5, Math.max(1, cellWidth - 1), Math.max(1, cellHeight - 1));
+          if (cells.texts[i][j] && cellWidth > 33 && cellHeight > 14) {
+            svg("text", { class: "cell-text", x: point.x, y: point.y + 4, "text-anchor": "middle" }, root, cells.texts[i][j]);
           }
         });
       });
-      const every = Math.ceil((7 * Math.max(...cells.columns.map((name) => name.length)) + 4) / cellWidth);
-      cells.columns.forEach((name, j) => {
-        if (j % every === 0) svg("text", { class: "tick", x: left + (j + 0.5) * cellWidth, y: bottom + 18, "text-anchor": "middle" }, root, name);
+      const columns = cells.columns.map((name, j) => [left + (j + 0.5) * cellWidth, name]);
+      for (const [x, name] of this.fitting(columns)) svg("text", { class: "tick", x, y: bottom + 17, "text-anchor": "middle" }, root, name);
+      this.drawTitles(root, cells.column_label, cells.label, right - left - 28 * cells.ticks.length);
+      cells.ticks.forEach(([value, text], i) => {
+        const x = right - 28 * (cells.ticks.length - i);
+        this.drawCell(root, value, x, 0, 28, 17);
+        svg("text", { class: "cell-text", x: x + 14, y: 13, "text-anchor": "middle" }, root, text);
       });
+    }
+
+    drawCell(root, value, x, y, width, height) {
+      const cell = svg("rect", { class: "cell", x, y, width, height }, root);
+      cell.style.setProperty("--shade", Math.max(0, Math.min(1, value)).toFixed(3));
+    }
+
+    // Returns the (position, text) pairs whose texts do not overlap, from the right.
+    fitting(ticks) {
+      const widthOf = (text) => 6.2 * text.length + 8;
+      return ticks.reduceRight((shown, [x, text]) => {
+        const [nextX, nextText] = shown.at(-1) ?? [Infinity, ""];
+        return nextX - x >= (widthOf(text) + widthOf(nextText)) / 2 ? [...shown, [x, text]] : shown;
+      }, []);
+    }
+
+    drawTitles(root, xLabel, yLabel, width) {
+      const { right, bottom } = this.frame;
+      svg("text", { class: "label", x: right, y: bottom + 36, "text-anchor": "end" }, root, xLabel);
+      svg("text", { class: "label", x: 2, y: 10 }, root, shorten(yLabel, Math.floor(width / 6.3) + 6));
     }
 
     drawAxes(root, x, y) {
@@ -176,37 +203,40 @@ const charts = (() => {
         svg("text", { class: "tick", x: left - 7, y: y(value) + 4, "text-anchor": "end" }, root, text);
       }
       svg("path", { class: "axis", d: `M${left} ${bottom}H${right}` }, root);
-      // From the right, so that the largest tick is drawn; ticks whose texts would overlap are not.
-      let last = Infinity;
-      for (const [value, text] of [...this.spec.x.ticks].reverse()) {
-        const tickX = x(value), textWidth = 6.2 * text.length + 8;
-        if (last - tickX < textWidth || tickX < left - 1) continue;
-        last = tickX;
+      const ticks = this.spec.x.ticks.map(([value, text]) => [x(value), text]);
+      for (const [tickX, text] of this.fitting(ticks)) {
         svg("path", { class: "axis", d: `M${tickX} ${bottom}v4` }, root);
         svg("text", { class: "tick", x: tickX, y: bottom + 17, "text-anchor": "middle" }, root, text);
       }
-      svg("text", { class: "label", x: right, y: bottom + 36, "text-anchor": "end" }, root, this.spec.x.label);
-      const labelLength = Math.floor((right - left) / 6.3) + 6;
-      svg("text", { class: "label", x: 2, y: 10 }, root, shorten(this.spec.y.label, labelLength));
+      this.drawTitles(root, this.spec.x.label, this.spec.y.label, right - left);
     }
 
     drawLines(root) {
       const { left, right, top, bottom } = this.frame;
       const x = makeScale(this.spec.x, left, right), y = makeScale(this.spec.y, bottom, top + 8);
       this.drawAxes(root, x, y);
-      for (const { axis, position, label, dashed } of this.spec.rules) {
-        const path = axis === "y" ? `M${left} ${y(position)}H${right}` : `M${x(position)} ${top}V${bottom}`;
-        svg("path", { class: "rule", d: path, "stroke-dasharray": dashed ? "5 4" : "" }, root);
-        if (label) svg("text", { class: "tick", x: left + 4, y: y(position) - 5 }, root, label);
-      }
+      for (const rule of this.spec.rules) this.drawRule(root, rule, x, y);
       const order = [...this.spec.series.entries()].sort(([, a], [, b]) => this.layer(a) - this.layer(b));
       for (const [number, line] of order) if (!this.hiddenSeries.has(number)) this.drawSeries(root, line, number, x, y);
-      for (const mark of this.sliderMarks) this.drawSliderMark(root, mark, x, y);
+      for (const mark of this.spec.marks) this.drawMark(root, { kind: "mass", ...mark }, x, y);
+      for (const mark of this.sliderMarks) this.drawMark(root, mark, x, y);
     }
 
-    // Grey lines are drawn first, then coloured ones, then the chosen curve.
+    drawRule(root, { axis, position, label, dashed, low, high }, x, y) {
+      const { left, right, top, bottom } = this.frame, isLevel = axis === "y";
+      if (low !== null && high !== null) {
+        const path = isLevel ? `M${left} ${y(low)}H${right}V${y(high)}H${left}Z` : `M${x(low)} ${top}H${x(high)}V${bottom}H${x(low)}Z`;
+        svg("path", { class: "rule-band", d: path }, root);
+      }
+      const path = isLevel ? `M${left} ${y(position)}H${right}` : `M${x(position)} ${top}V${bottom}`;
+      svg("path", { class: "rule", d: path, "stroke-dasharray": dashed ? "5 4" : "" }, root);
+      const at = isLevel ? { x: left + 4, y: y(position) - 5 } : { x: x(position) + 4, y: bottom - 5 };
+      if (label) svg("text", { class: "tick", ...at }, root, label);
+    }
+
+    // Secondary lines are drawn first, then the others, then the chosen curve.
     layer(line) {
-      if (line.style !== null) return 1;
+      if (!line.secondary) return 1;
       return this.isChosen(line) ? 2 : 0;
     }
 
@@ -217,16 +247,18 @@ const charts = (() => {
     drawSeries(root, line, number, x, y) {
       const indices = [...line.x.keys()].filter((i) => line.x[i] !== null && line.y[i] !== null);
       const withInterval = indices.filter((i) => this.hasInterval(line, i));
-      const isColoured = line.style !== null || this.isChosen(line);
+      const isBold = !line.secondary || this.isChosen(line), isLine = LINE_SHAPES.has(line.shape);
       const position = (i, values) => `${x(line.x[i]).toFixed(1)} ${y(values[i]).toFixed(1)}`;
-      if (isColoured && withInterval.length > 1 && LINE_SHAPES.has(line.shape)) {
+      if (isBold && isLine && withInterval.length > 1) {
         const upper = withInterval.map((i) => position(i, line.high));
         const lower = withInterval.map((i) => position(i, line.low)).reverse();
-        svg("path", { class: `band ${this.colourClass(line)}`, d: `M${upper.join("L")}L${lower.join("L")}Z` }, root);
+        this.paint("band", line, `M${upper.join("L")}L${lower.join("L")}Z`, root);
       }
-      if (POINT_SHAPES.has(line.shape)) for (const i of withInterval) {
-        const style = line.shape === "stars" ? "ink" : this.colourClass(line);
-        svg("path", { class: `error-bar ${style}`, d: `M${position(i, line.low)}V${y(line.high[i]).toFixed(1)}` }, root);
+      if (line.shape === "band") return;
+      if (!isLine) for (const i of indices) {
+        if (this.hasInterval(line, i)) this.paint("error-bar", line, `M${position(i, line.low)}V${y(line.high[i]).toFixed(1)}`, root);
+        const [low, high] = [line.x_low[i] ?? null, line.x_high[i] ?? null];
+        if (low !== null && high !== null) this.paint("error-bar", line, `M${x(low)} ${y(line.y[i])}H${x(high)}`, root);
       }
       if (line.shape === "line" || line.shape === "bare") {
         this.drawStroke(root, line, `M${indices.map((i) => position(i, line.y)).join("L")}`);
@@ -238,8 +270,10 @@ const charts = (() => {
       }
       for (const i of indices) {
         const point = { x: x(line.x[i]), y: y(line.y[i]), series: number, index: i, text: this.describe(line, i) };
-        this.points.push(point);
-        if (POINT_SHAPES.has(line.shape) || (isColoured && line.shape === "line")) this.drawMarker(root, line, point.x, point.y);
+        if (line.name) this.points.push(point);
+        if (line.marker && (!isLine || isBold)) this.drawMarker(root, line, point.x, point.y);
+        if (line.bounds.includes(i)) this.drawMarker(root, line, point.x, point.y, "^", 4.5);
+        if (line.texts[i]) svg("text", { class: "tick", x: point.x + 5, y: point.y - 5 }, root, line.texts[i]);
       }
     }
 
@@ -250,9 +284,9 @@ const charts = (() => {
     }
 
     // A mark is a critical mass with its interval, or a vertical line.
-    drawSliderMark(root, mark, x, y) {
+    drawMark(root, mark, x, y) {
       const { left, top, bottom } = this.frame;
-      const group = svg("g", { class: "slider-mark" }, root);
+      const group = svg("g", { class: "mark" }, root);
       if (mark.kind === "line") {
         svg("path", { d: `M${x(mark.x)} ${top}V${bottom}`, "stroke-dasharray": "2 3" }, group);
         return;
@@ -260,7 +294,8 @@ const charts = (() => {
       const markY = y(mark.y);
       svg("path", { class: "thin", d: `M${left} ${markY}H${x(mark.low)}` }, group);
       svg("path", { class: "thick", d: `M${x(mark.low)} ${markY}H${x(mark.high)}` }, group);
-      svg("path", { class: "diamond", d: DIAMOND(5), transform: `translate(${x(mark.x)} ${markY})` }, group);
+      svg("path", { class: "diamond", d: MARKERS.D(5), transform: `translate(${x(mark.x)} ${markY})` }, group);
+      if (mark.label) svg("text", { class: "tick", x: x(mark.x) + 6, y: markY + 14 }, group, mark.label);
     }
 
     // Draws the figure for a chosen curve and the marks of the slider.

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from criticalmass.reporting.explanation import diffuseness_sentence
-from criticalmass.reporting.figures.axes import plain_axis, share_axis
+from criticalmass.reporting.figures.predictions import comparison_plot, residual_plot
 from criticalmass.reporting.formatting import count_of, decimal, integer, percent
-from criticalmass.reporting.page.plot_spec import Plot, Rule, Series
+from criticalmass.reporting.plots import Plot
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from criticalmass.theory.prediction import Prediction
 
 _N_SIZES = 120
-_CURVE_CAPTION = "Line: predicted from second moments. Squares and band: measured, with intervals."
-_RESIDUAL_CAPTION = (
-    "Band: 95 % range of means over this number of seeds if the law holds. The subsets of a seed "
-    "are nested, so the errors of neighbouring sizes are correlated."
-)
 
 
 @dataclass(frozen=True)
@@ -113,73 +108,13 @@ def _row(row: dict[Any, Any]) -> dict[str, str]:
 
 
 def _plots(prediction: Prediction, compared: pd.DataFrame) -> list[Plot]:
-    """Draw the predicted and the measured curve and the residuals of each measure."""
+    """Describe the predicted and the measured curve and the residuals of each measure."""
     curves = _curve_table(prediction)
     plots: list[Plot] = []
     for measure in compared["measure"].unique():
-        rows = compared[compared["measure"] == measure].sort_values("n_kept")
-        plots.append(_curve_plot(curves[curves["measure"] == measure], rows, str(measure)))
-        plots.append(_residual_plot(rows, str(measure)))
+        plots.append(comparison_plot(curves, compared, measure))
+        plots.append(residual_plot(compared, measure))
     return plots
-
-
-def _curve_plot(curve: pd.DataFrame, rows: pd.DataFrame, measure: str) -> Plot:
-    from criticalmass.measures.registry import measure_label
-    from criticalmass.reporting.figures import predictions, style
-
-    drawing, ax = style.new_axes()
-    predictions.predicted_over_measured(curve, rows, ax, measure=measure)
-    fractions = (rows["n_kept"] / rows["n_neurons"]).astype(float)
-    predicted = curve[curve["fraction"] >= 0.9 * fractions.min()]
-    mean, low, high = (
-        rows[name].tolist() for name in ("measured", "measured_low", "measured_high")
-    )
-    return Plot(
-        name=f"predicted-{measure}",
-        title=f"{measure}: predicted and measured",
-        caption=_CURVE_CAPTION,
-        summary=f"Predicted and measured {measure} against the share of neurons kept.",
-        table=rows.reset_index(drop=True),
-        drawing=drawing,
-        x=share_axis(float(fractions.min()), int(rows["n_neurons"].iloc[0])),
-        y=plain_axis([*predicted["mean"], *mean, *low, *high], measure_label(measure), top=1.02),
-        series=(
-            Series(
-                "predicted",
-                predicted["fraction"].tolist(),
-                predicted["mean"].tolist(),
-                shape="bare",
-            ),
-            Series("measured", fractions.tolist(), mean, low, high, style=1, shape="points"),
-        ),
-    )
-
-
-def _residual_plot(rows: pd.DataFrame, measure: str) -> Plot:
-    from criticalmass.reporting.figures import predictions, style
-
-    drawing, ax = style.new_axes()
-    predictions.residual_against_fraction(rows, ax, measure=measure)
-    fractions = (rows["n_kept"] / rows["n_neurons"]).astype(float)
-    reach = (1.96 * rows["error"]).astype(float)
-    low, high = (-reach).tolist(), reach.tolist()
-    return Plot(
-        name=f"residual-{measure}",
-        title=f"{measure}: measured minus predicted",
-        caption=_RESIDUAL_CAPTION,
-        summary=f"Difference of measured and predicted {measure} by share of neurons kept.",
-        table=rows.reset_index(drop=True),
-        drawing=drawing,
-        x=share_axis(float(fractions.min()), int(rows["n_neurons"].iloc[0])),
-        y=plain_axis([*rows["residual"], *low, *high], "measured minus predicted"),
-        series=(
-            Series("95 % range", fractions.tolist(), [0.0] * len(rows), low, high, shape="bare"),
-            Series(
-                "measured minus predicted", fractions.tolist(), rows["residual"].tolist(), style=1
-            ),
-        ),
-        rules=(Rule("y", 0.0),),
-    )
 
 
 def _curve_table(prediction: Prediction) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from criticalmass.core.engines import engine_label
 from criticalmass.measures.registry import MEASURES, is_similarity
 from criticalmass.reporting.formatting import (
     count_of,
@@ -26,7 +27,6 @@ ENOUGH_SEEDS = 5
 #: With fewer test samples the error of an accuracy is about a percentage point or more.
 ENOUGH_TEST_SAMPLES = 2000
 _MAX_NAMED_IMAGES = 3
-ENGINE_LABELS = {"openvino": "OpenVINO", "torch": "PyTorch", "imported": "imported vectors"}
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _data_facts(manifest: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Fa
     yield Fact("Samples", _samples_text(manifest, frame))
     yield from _dataset_note_facts(manifest.get("dataset_notes") or {})
     engine = str(manifest.get("engine") or "")
-    parts = (ENGINE_LABELS.get(engine, engine), str(manifest.get("precision") or ""))
+    parts = (engine_label(engine), str(manifest.get("precision") or ""))
     yield Fact("Features", " in ".join(part for part in parts if part))
 
 

@@ -6,7 +6,7 @@ The file contains everything that it shows. Its content security policy forbids 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     import jinja2
 
     from criticalmass.reporting.figures.references import ReferencePoint
-    from criticalmass.reporting.page.parallel_drawing import FigureRenderer, RenderedFigure
-    from criticalmass.reporting.page.plot_spec import Plot
+    from criticalmass.reporting.page.rendering import RenderedFigure
     from criticalmass.reporting.page.run_comparison import RunComparison
     from criticalmass.reporting.page.run_section import RunSection
     from criticalmass.reporting.page.slider_data import StringTable
+    from criticalmass.reporting.plots import Plot
     from criticalmass.storage.run import Run
 
 __all__ = ["report"]
 # With more cells or runs, a second process for rendering saves more time than its start costs.
 _MAX_SERIAL_CELLS, _MAX_SERIAL_RUNS = 5000, 2
 # With more runs only the page's script draws the figures, which keeps the file small.
-_MAX_RENDERED_RUNS = 6
+_MAX_DRAWN_RUNS = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,33 +91,28 @@ def report(
     CriticalMassError: if there is no run, a delta is out of range, or a run cannot be read or has
         no rows.
     """
-    from criticalmass.analysis.curves import curve_cache
+    from criticalmass.analysis.curves import CachedRun
     from criticalmass.reporting.figures.references import reference_points
-    from criticalmass.storage.files import scratch_path
+    from criticalmass.storage.files import write_bytes
     from criticalmass.storage.run import Run
-    from criticalmass.storage.run_view import cached
 
     single = isinstance(run_or_runs, (str, os.PathLike, Run))
     runs = [run_or_runs] if single else list(run_or_runs)
     if not runs:
         raise CriticalMassError("report() got no run; name at least one run folder")
     deltas = sorted_deltas(deltas)
-    with curve_cache():
-        opened = [cached(Run.open(run)) for run in runs]
-        page = _render_page(_collect(opened, deltas, reference_points(reference)))
+    opened = [CachedRun.of(Run.open(run)) for run in runs]
+    page = _render_page(_collect(opened, deltas, reference_points(reference)))
     target = Path(out)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = scratch_path(target)
-    scratch.write_text(page, encoding="utf-8")
-    os.replace(scratch, target)
+    write_bytes(target, page.encode())
     return target
 
 
 def _collect(
     runs: Sequence[Run], deltas: tuple[float, ...], references: tuple[ReferencePoint, ...]
 ) -> _PageContent:
-    """Compute the content of the page while another process renders its figures."""
-    from criticalmass.reporting.page.parallel_drawing import FigureRenderer
+    """Compute the content of the page and render its figures."""
+    from criticalmass.reporting.page.rendering import render_all, second_process
     from criticalmass.reporting.page.run_comparison import compare_runs
     from criticalmass.reporting.page.run_section import SectionOptions, run_section
     from criticalmass.reporting.page.slider_data import StringTable
@@ -125,24 +120,25 @@ def _collect(
     sections: list[RunSection] = []
     plots: list[_PagePlot] = []
     strings = StringTable()
+    options = SectionOptions(deltas, references, strings)
+    is_drawn = len(runs) <= _MAX_DRAWN_RUNS
     many_cells = sum(len(run.frame()) for run in runs) > _MAX_SERIAL_CELLS
-    many_runs = len(runs) > _MAX_SERIAL_RUNS
-    enabled = len(runs) <= _MAX_RENDERED_RUNS
-    with FigureRenderer(parallel=many_cells or many_runs, enabled=enabled) as renderer:
-        options = SectionOptions(deltas, references, strings, renderer)
+    is_large = many_cells or len(runs) > _MAX_SERIAL_RUNS
+    with second_process(wanted=is_drawn and is_large) as process:
         for number, run in enumerate(runs, 1):
             first_curve = sum(len(section.curves) for section in sections)
             section = run_section(run, number, replace(options, first_curve=first_curve))
             sections.append(section)
-            plots += _queue_rendering(_section_plots(section), renderer)
+            plots += _section_plots(section)
         titles = _unique_titles(sections)
         sections = [
             replace(section, title=title) for section, title in zip(sections, titles, strict=True)
         ]
         comparison = compare_runs(runs, titles, deltas) if len(runs) > 1 else None
         if comparison is not None:
-            plots = [*_queue_rendering(_comparison_plots(comparison), renderer), *plots]
-        return _PageContent(sections, comparison, plots, renderer.finish(), strings)
+            plots = [*_comparison_plots(comparison), *plots]
+        drawn = {entry.plot_id: entry.plot for entry in plots} if is_drawn else {}
+        return _PageContent(sections, comparison, plots, render_all(drawn, process), strings)
 
 
 def _render_page(content: _PageContent) -> str:
@@ -152,8 +148,6 @@ def _render_page(content: _PageContent) -> str:
     from criticalmass.reporting.page.svg import neuron_field
 
     sections = content.sections
-    # In the order of the page; two processes finish the figures in any order.
-    plot_ids = [entry.plot_id for entry in content.plots if entry.plot_id in content.rendered]
     headlines = [section.headline for section in sections]
     return (
         _templates()
@@ -162,9 +156,9 @@ def _render_page(content: _PageContent) -> str:
             sections=sections,
             comparison=content.comparison,
             plot_ids={id(entry.plot): entry.plot_id for entry in content.plots},
-            svgs={plot_id: content.rendered[plot_id].svg for plot_id in plot_ids},
+            svgs={plot_id: figure.svg for plot_id, figure in content.rendered.items()},
             data=as_json(_script_data(content)),
-            pdfs=as_json({plot_id: content.rendered[plot_id].pdf for plot_id in plot_ids}),
+            pdfs=as_json({plot_id: figure.pdf for plot_id, figure in content.rendered.items()}),
             fields=[
                 neuron_field(one.n_kept, one.n_neurons) if one.n_neurons else ""
                 for one in headlines
@@ -201,16 +195,6 @@ def _section_plots(section: RunSection) -> Iterator[_PagePlot]:
     for number, prediction in enumerate(section.predictions):
         for plot in prediction.plots:
             yield _PagePlot(f"{section.identity}-prediction-{number}-{plot.name}", plot, None)
-
-
-def _queue_rendering(plots: Iterable[_PagePlot], renderer: FigureRenderer) -> list[_PagePlot]:
-    """Queue the figures for rendering and return them."""
-    from criticalmass.reporting.page.parallel_drawing import DrawingJob
-
-    entries = list(plots)
-    for entry in entries:
-        renderer.add(DrawingJob(entry.plot_id, entry.plot.drawing, entry.plot.summary))
-    return entries
 
 
 def _script_data(content: _PageContent) -> dict[str, Any]:

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from criticalmass.analysis.columns import CurveKey
 from criticalmass.errors import CriticalMassError
-from criticalmass.reporting.figures import style
-from criticalmass.reporting.figures.axes import plain_axis, set_fraction_axis, share_axis
 from criticalmass.reporting.formatting import MISSING, is_missing, percent, with_minus_sign
-from criticalmass.reporting.page.plot_spec import Plot, Rule, Series
+from criticalmass.reporting.plots import Plot, Rule, Series, look, plain_axis, share_axis
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
     from criticalmass.storage.run import Run
 
@@ -137,8 +135,6 @@ def _overlay_plot(table: pd.DataFrame, measure: str) -> Plot:
         )
         for number, (title, line) in enumerate(lines)
     ]
-    drawing, ax = style.new_axes()
-    _draw_lines(series, ax, f"share of the whole layer's value ({measure})", 1.0)
     smallest = min(float(line.x[0]) for line in series)
     return Plot(
         name=f"together-{measure}",
@@ -146,7 +142,6 @@ def _overlay_plot(table: pd.DataFrame, measure: str) -> Plot:
         caption="Each run relative to its own whole layer; random subsets if the run has some.",
         summary=f"Share of the whole layer's {measure} kept by {len(series)} runs.",
         table=pd.concat([line for _, line in lines], ignore_index=True),
-        drawing=drawing,
         x=share_axis(smallest, 0),
         y=plain_axis(
             _all_values(series), f"share of the whole layer’s value ({measure})", form="percent"
@@ -172,8 +167,9 @@ def _difference_plot(differences: pd.DataFrame, titles: Sequence[str]) -> Plot |
     rows = rows[rows["share"].notna()]
     if rows.empty:
         return None
-    varying = [name for name in ("other", "measure", "a", "b") if rows[name].nunique() > 1]
-    varying = varying or ["other"]
+    columns = ("other", *CurveKey._fields, "a", "b")
+    varying = [name for name in columns if rows[name].nunique() > 1] or ["other"]
+    lines = list(rows.groupby(varying, sort=False))
     series = [
         Series(
             name=", ".join(dict.fromkeys(str(part) for part in key)),
@@ -181,12 +177,10 @@ def _difference_plot(differences: pd.DataFrame, titles: Sequence[str]) -> Plot |
             y=line["difference"].tolist(),
             low=line["low"].tolist(),
             high=line["high"].tolist(),
-            style=number if number < style.MAX_DISTINCT_LINES else None,
+            **look(number, len(lines)),
         )
-        for number, (key, line) in enumerate(rows.groupby(varying, sort=False))
+        for number, (key, line) in enumerate(lines)
     ]
-    drawing, ax = style.new_axes()
-    _draw_lines(series, ax, "difference of the shares kept", 0.0)
     return Plot(
         name="differences",
         title="Difference by size",
@@ -195,7 +189,6 @@ def _difference_plot(differences: pd.DataFrame, titles: Sequence[str]) -> Plot |
         ),
         summary=f"Difference of the shares kept by {titles[0]} and the others.",
         table=rows.reset_index(drop=True),
-        drawing=drawing,
         x=share_axis(float(rows["share"].min()), 0),
         y=plain_axis(_all_values(series), "difference of the shares kept", form="percent"),
         series=tuple(series),
@@ -206,25 +199,3 @@ def _difference_plot(differences: pd.DataFrame, titles: Sequence[str]) -> Plot |
 def _all_values(series: Sequence[Series]) -> list[Any]:
     """Return all values and ends of intervals."""
     return [value for line in series for value in (*line.y, *line.low, *line.high)]
-
-
-def _draw_lines(series: Sequence[Series], ax: Axes, label: str, level: float) -> None:
-    """Draw the lines with matplotlib."""
-    for number, line in enumerate(series):
-        colour = style.COLOURS[number % len(style.COLOURS)]
-        ax.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
-        ax.plot(
-            line.x,
-            line.y,
-            color=colour,
-            marker=style.MARKERS[number % len(style.MARKERS)],
-            linestyle=style.DASHES[number % len(style.DASHES)],
-            markersize=4,
-            label=style.escape_math(line.name),
-        )
-    ax.axhline(level, color=style.FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
-    set_fraction_axis(ax, min(float(line.x[0]) for line in series))
-    ax.set_ylabel(label)
-    style.style_axes(ax)
-    if len(series) > 1:
-        ax.legend(frameon=False, fontsize="x-small")

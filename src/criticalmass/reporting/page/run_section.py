@@ -11,18 +11,13 @@ import numpy as np
 from criticalmass.analysis.columns import CurveKey
 from criticalmass.core.threads import map_in_threads
 from criticalmass.errors import CriticalMassError
+from criticalmass.reporting.figures.classes import agreement_plot, classes_plot
+from criticalmass.reporting.figures.curves import CurveNumbers, curve_key, dr_plot, value_plot
+from criticalmass.reporting.figures.heat_maps import layers_plot, matrix_plot
 from criticalmass.reporting.figures.references import ReferencePoint, points_for_figure
+from criticalmass.reporting.figures.selectors import pareto_plot
 from criticalmass.reporting.formatting import is_missing
-from criticalmass.reporting.page.curve_plots import (
-    CurveNumbers,
-    curve_key,
-    dr_plot,
-    layers_plot,
-    value_plots,
-)
 from criticalmass.reporting.page.headline import Headline, headline, headline_row
-from criticalmass.reporting.page.parallel_drawing import DrawingJob
-from criticalmass.reporting.page.plot_spec import Plot
 from criticalmass.reporting.page.prediction_section import PredictionSection, prediction_sections
 from criticalmass.reporting.page.provenance import Caveat, Fact, caveats, facts, method_summary
 from criticalmass.reporting.page.slider_data import (
@@ -35,11 +30,11 @@ from criticalmass.reporting.page.slider_data import (
     slider_curves,
 )
 from criticalmass.reporting.page.tables import critical_mass_blocks, curve_rows
+from criticalmass.reporting.plots import Plot
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from criticalmass.reporting.page.parallel_drawing import FigureRenderer
     from criticalmass.storage.run import Run
 
 # Class accuracies of all bootstrap draws together; runs with more classes get fewer draws.
@@ -47,6 +42,8 @@ _MAX_CLASS_DRAWS = 1_500_000
 _MIN_RESAMPLES, _MAX_RESAMPLES = 200, 2000
 # Agreement is computed for at most this many seeds; its cost grows with their square.
 _MAX_AGREEMENT_SEEDS = 6
+# Number of classes, those of the largest losses, with a colour and a legend entry.
+_N_NAMED_CLASSES = 6
 # With fewer test samples their number is written after the name of a class.
 _FEW_CLASS_SAMPLES = 50
 # With more subsets the Pareto front is that of one layer; its cost grows with their square.
@@ -115,14 +112,12 @@ class SectionOptions:
     deltas: shares of the whole layer's value to report.
     references: published numbers.
     strings: collects the texts of the slider.
-    renderer: renders the figures.
     first_curve: number of the section's first curve.
     """
 
     deltas: tuple[float, ...]
     references: tuple[ReferencePoint, ...]
     strings: StringTable
-    renderer: FigureRenderer
     first_curve: int = 0
 
 
@@ -155,9 +150,6 @@ def run_section(run: Run, number: int, options: SectionOptions) -> RunSection:
     numbers = {key: options.first_curve + index for index, key in enumerate(keys)}
     slider_masses = masses[masses["delta"].isin(SLIDER_DELTAS)]
     plots = _curve_plots(curve_table, slider_masses, numbers, options.references)
-    # The other process renders these figures while this one computes the side effects.
-    for plot in plots:
-        options.renderer.add(DrawingJob(f"{identity}-{plot.name}", plot.drawing, plot.summary))
     effects = _side_effects(run, best, curve_table)
     sliders = slider_curves(masses, effects.worst, options.strings)
     headline_curve = None if best is None else numbers[curve_key(best)]
@@ -203,13 +195,24 @@ def _curve_plots(
     numbers: CurveNumbers,
     references: Sequence[ReferencePoint],
 ) -> list[Plot]:
-    """Draw values, DR and the heat map of layers."""
+    """Describe values (one figure per measure), DR and the heat map of layers."""
+    values = curves[curves["mean"].notna()]
     plots = [
-        *value_plots(curves, numbers, references),
-        dr_plot(redundancy, numbers, references),
-        layers_plot(curves),
+        value_plot(rows, numbers=numbers, references=references)
+        for _, rows in values.groupby("measure", sort=False)
     ]
-    return [plot for plot in plots if plot is not None]
+    if redundancy["dr"].notna().any():
+        plots.append(dr_plot(redundancy, numbers=numbers, references=references))
+    rows = curves[curves["ratio"].notna()]
+    if rows.empty:
+        return plots
+    selectors = [str(name) for name in rows["selector"].unique()]
+    selector = "random" if "random" in selectors else selectors[0]
+    measure = str(rows["measure"].iloc[0])
+    rows = rows[(rows["measure"] == measure) & (rows["selector"] == selector)]
+    if len(rows[["model", "layer", "dataset"]].drop_duplicates()) > 1:
+        plots.append(layers_plot(rows, measure=measure, selector=selector))
+    return plots
 
 
 @dataclass(frozen=True)
@@ -222,19 +225,19 @@ class _SideEffects:
 
 
 def _side_effects(run: Run, best: pd.Series | None, curves: pd.DataFrame) -> _SideEffects:
-    """Draw side effects for the layer and measure of the headline."""
+    """Describe side effects for the layer and measure of the headline."""
     if best is None:
         return _SideEffects({}, [], [])
     plots: list[Plot] = []
     notes: list[str] = []
     worst: WorstClasses = {}
     if _has_predictions(run, best):
-        # Tables are computed in two threads; matplotlib is not thread-safe.
         (classes,), agreements = map_in_threads(
             lambda compute: compute(run, best), (_class_table, _agreement_tables)
         )
         worst, class_plots, notes = _class_effects(classes, best)
-        plots += [*class_plots, *_agreement_plots(agreements)]
+        by_size, matrix = agreements
+        plots += [*class_plots, agreement_plot(by_size), matrix_plot(matrix)]
         if int(best["n_seeds"]) > _MAX_AGREEMENT_SEEDS:
             notes = [
                 *notes,
@@ -272,8 +275,6 @@ def _class_effects(
     table: pd.DataFrame, best: pd.Series
 ) -> tuple[WorstClasses, list[Plot], list[str]]:
     """Return the class that loses most by curve and size, the figure of classes, and notes."""
-    from criticalmass.reporting.page.effect_plots import classes_plot
-
     resamples = table.attrs["resamples"]
     if table.empty:
         return {}, [], []
@@ -295,7 +296,8 @@ def _class_effects(
     notes = []
     if resamples < _MAX_RESAMPLES:
         notes = [f"Intervals of classes come from {resamples:,} bootstrap draws."]
-    return worst, [classes_plot(curve, [int(class_id) for class_id in order])], notes
+    plot = classes_plot(curve, order=[int(class_id) for class_id in order], most=_N_NAMED_CLASSES)
+    return worst, [plot], notes
 
 
 def _nearest_size(sizes: pd.Series, size: int) -> int:
@@ -323,17 +325,9 @@ def _agreement_tables(run: Run, best: pd.Series) -> list[pd.DataFrame]:
     return [agreement(one_selector), agreement_matrix(part)]
 
 
-def _agreement_plots(tables: list[pd.DataFrame]) -> list[Plot]:
-    from criticalmass.reporting.page.effect_plots import agreement_plot, matrix_plot
-
-    by_size, matrix = tables
-    return [agreement_plot(by_size), matrix_plot(matrix)]
-
-
 def _pareto_plots(run: Run, best: pd.Series, curves: pd.DataFrame) -> list[Plot]:
     """Draw the Pareto front of the measure of the headline, if it has more than one subset."""
     from criticalmass.analysis.pareto import pareto
-    from criticalmass.reporting.page.effect_plots import pareto_plot
     from criticalmass.storage.run_view import filter_run
 
     measure = str(best["measure"])
@@ -341,7 +335,7 @@ def _pareto_plots(run: Run, best: pd.Series, curves: pd.DataFrame) -> list[Plot]
     layers = (str(best["layer"]),) if n_subsets > _MAX_PARETO_SUBSETS else ()
     table = pareto(filter_run(run, layers=layers), measure=measure)
     table = table[table["dataset"] == best["dataset"]]
-    return [pareto_plot(table)] if len(table) > 1 else []
+    return [pareto_plot(table, measure=measure)] if len(table) > 1 else []
 
 
 def _named_curves(sliders: list[SliderCurve], first: int) -> list[NamedCurve]:

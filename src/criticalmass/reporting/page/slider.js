@@ -34,7 +34,7 @@
     sources.forEach((source, i) => {
       const style = getComputedStyle(source);
       for (const name of STYLE_PROPERTIES) targets[i].setAttribute(name, style.getPropertyValue(name));
-      targets[i].removeAttribute("class");
+      for (const name of ["class", "style"]) targets[i].removeAttribute(name);
       if (source.tagName === "text") targets[i].setAttribute("font-family", "sans-serif");
     });
     copy.querySelectorAll("g:empty").forEach((group) => group.remove());

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from criticalmass.analysis.columns import CurveKey
+from criticalmass.reporting.figures.curves import curve_key
 from criticalmass.reporting.formatting import (
     MISSING,
     decimal,
@@ -18,7 +19,6 @@ from criticalmass.reporting.formatting import (
     percent,
     with_minus_sign,
 )
-from criticalmass.reporting.page.curve_plots import curve_key
 from criticalmass.reporting.page.headline import Headline, headline
 from criticalmass.reporting.tables import tested_sizes_text
 

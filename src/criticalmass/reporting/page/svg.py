@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from criticalmass.reporting.figures.style import COLOURS, FAINT, GRID, INK
+from criticalmass.reporting.plots import PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: Colour of the matplotlib figures -> variable of the page's style sheet (light and dark).
 _CSS_VARIABLES = {
-    INK: "var(--ink)",
-    FAINT: "var(--faint)",
-    GRID: "var(--line)",
     "#ffffff": "var(--paper)",
-    **{colour: f"var(--series-{number})" for number, colour in enumerate(COLOURS)},
+    **{colour: f"var(--{name})" for name, colour in PALETTE.items()},
 }
 #: A field of dots has at most this many; in larger layers one dot stands for several neurons.
 _MAX_DOTS = 1600

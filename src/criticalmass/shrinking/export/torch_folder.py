@@ -7,7 +7,6 @@ user's own code is built by that code, which the reader must trust explicitly.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ from criticalmass.shrinking.export.channel_pruning import (
 from criticalmass.shrinking.export.folder import Metadata
 from criticalmass.shrinking.export.request import ExportRequest
 from criticalmass.shrinking.slim_model import SlimModel
-from criticalmass.storage.files import write_json
+from criticalmass.storage.files import FolderKind, read_manifest, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,8 +46,14 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 _TEXT_INPUTS = ("input_ids", "attention_mask")
 WEIGHTS = "model.safetensors"
-FORMAT = "criticalmass-torch"
-FORMAT_VERSION = 1
+TORCH_FOLDER = FolderKind(
+    "criticalmass-torch",
+    1,
+    "exported slim model",
+    "export --format torch",
+    CriticalMassError,
+    CONFIG,
+)
 #: Largest allowed difference from the outputs of the slim model, relative to the largest of them.
 MAX_DEVIATION = 1e-4
 
@@ -158,8 +163,8 @@ def build_modules(request: ExportRequest) -> tuple[SlimModule, Backbone | None, 
     backbone_module = None if exported is None else exported.build_module()
     module = make_slim_module(slim, backbone_module, is_cut=request.cut)
     config = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format": TORCH_FOLDER.format,
+        "format_version": TORCH_FOLDER.newest,
         "n_neurons": slim.n_neurons,
         "n_kept": slim.n_kept,
         "indices": slim.indices.tolist(),
@@ -256,7 +261,7 @@ def load_slim_torch(
     MissingExtraError: if a library that it needs is not installed.
     """
     folder = Path(path)
-    config = _read_config(folder)
+    config = read_manifest(folder, TORCH_FOLDER)
     import_torch()
     safetensors = import_package("safetensors.torch", "torch")
     from criticalmass.extraction.models.loading import resolve_device
@@ -292,25 +297,3 @@ def load_slim_torch(
         reason = " ".join(str(error).split())[:200]
         raise CriticalMassError(f"{str(file)!r} does not fit its {CONFIG}: {reason}") from error
     return SlimTorch(module.to(torch_device), preprocess, config)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    if not path.is_file():
-        raise CriticalMassError(f"no exported slim model at {str(folder)!r} (it has no {CONFIG})")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CriticalMassError(
-            f"{str(path)!r} is not readable JSON ({error}); export again"
-        ) from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise CriticalMassError(
-            f"{str(path)!r} is not the config of a torch export; export with format='torch'"
-        )
-    if config.get("format_version") != FORMAT_VERSION:
-        raise CriticalMassError(
-            f"{str(path)!r} has the format version {config.get('format_version')!r} but this "
-            f"criticalmass reads {FORMAT_VERSION}; update criticalmass or export again"
-        )
-    return config

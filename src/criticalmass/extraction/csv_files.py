@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any, cast
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.specs import Spec
@@ -16,6 +18,19 @@ SEPARATORS = (",", ";", "\t", "|")
 _SAMPLE_BYTES = 1 << 16
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _REMEDY = "write a quotation mark inside a quoted cell twice, and remove a stray one"
+
+
+def plain_suffix(path: Path) -> str:
+    """Return the suffix of a file in lower case, without ``.gz``: ``.csv`` of ``a.CSV.gz``."""
+    path = Path(path.name.lower())
+    return (path.with_suffix("") if path.suffix == ".gz" else path).suffix
+
+
+def open_unpacked(path: Path) -> IO[bytes]:
+    """Open a file for reading; one that ends in ``.gz`` is unpacked."""
+    if path.suffix.lower() == ".gz":
+        return cast("IO[bytes]", gzip.open(path, "rb"))
+    return path.open("rb")
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,7 @@ def find_separator(path: Path, spec: Spec) -> Separator:
         if len(separator) != 1:
             raise CriticalMassError(f"sep={name!r} in {spec.text!r} must be one character, or tab")
         return Separator(separator)
-    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    usual = "\t" if plain_suffix(path) == ".tsv" else ","
     text, is_cut = _first_lines(path)
     candidates = [sep for sep in SEPARATORS if len(_header(text, sep)) > 1]
     if not candidates or candidates == [usual]:
@@ -106,7 +121,7 @@ def _joint(spec: Spec) -> str:
 
 def _first_lines(path: Path) -> tuple[str, bool]:
     """Return the first lines without a byte order mark, and whether further lines follow."""
-    with path.open("rb") as file:
+    with open_unpacked(path) as file:
         content = file.read(_SAMPLE_BYTES)
         is_cut = bool(file.read(1))
     if is_cut:
@@ -174,7 +189,7 @@ class QuoteScan:
         }
 
 
-def scan_quotes(path: Path, separator: str, spec: Spec) -> QuoteScan:
+def scan_quotes(path: Path, separator: str, owner: str) -> QuoteScan:
     """Check the quotation marks of a CSV file.
 
     A quotation mark at the start of a cell opens it; the closing one must end the cell. A mark
@@ -185,8 +200,8 @@ def scan_quotes(path: Path, separator: str, spec: Spec) -> QuoteScan:
     CriticalMassError: a cell goes on after its closing quotation mark, or is never closed; the
         message names the line of its opening quotation mark.
     """
-    scanner = _QuoteScanner(separator.encode(), spec.name)
-    with path.open("rb") as file:
+    scanner = _QuoteScanner(separator.encode(), owner)
+    with open_unpacked(path) as file:
         for number, line in enumerate(file, 1):
             scanner.scan(number, line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line)
     return scanner.result()
@@ -195,8 +210,8 @@ def scan_quotes(path: Path, separator: str, spec: Spec) -> QuoteScan:
 class _QuoteScanner:
     """Follows the quotation marks of a CSV file line by line."""
 
-    def __init__(self, separator: bytes, name: str) -> None:
-        self.separator, self.name = separator, name
+    def __init__(self, separator: bytes, owner: str) -> None:
+        self.separator, self.owner = separator, owner
         self.cell_ends = (separator, b"\r", b"\n", b"")
         self.cells: list[LongCell] = []
         self.n_rows = self.n_lines = self.number = 0
@@ -210,6 +225,8 @@ class _QuoteScanner:
         if not self.is_open and not line.strip(b"\r\n"):
             return
         self.number = number
+        if not line.isascii() or b"\0" in line:
+            self._check_encoding(line)
         self.n_lines += 1
         self.n_rows += not self.is_open
         position = line.find(b'"')
@@ -217,6 +234,16 @@ class _QuoteScanner:
             position = line.find(b'"', self._mark(line, position))
         if self.is_open and self.opening_line != number:
             self.further_lines.append(line)
+
+    def _check_encoding(self, line: bytes) -> None:
+        try:
+            is_text = "\0" not in line.decode()
+        except UnicodeDecodeError:
+            is_text = False
+        if not is_text:
+            raise CriticalMassError(
+                f"line {self.number} of {self.owner} is no UTF-8 text; save the file in UTF-8"
+            )
 
     def _mark(self, line: bytes, position: int) -> int:
         """Read the quotation mark at a position; return where the search goes on."""
@@ -230,7 +257,7 @@ class _QuoteScanner:
             return position + 2
         if following not in self.cell_ends:
             raise CriticalMassError(
-                f"the quoted cell that starts in line {self.opening_line} of {self.name!r} goes "
+                f"the quoted cell that starts in line {self.opening_line} of {self.owner} goes "
                 f"on after its closing quotation mark in line {self.number}; {_REMEDY}"
             )
         self.is_open = False
@@ -244,12 +271,46 @@ class _QuoteScanner:
         if self.is_open:
             raise CriticalMassError(
                 f"the quotation mark that opens a cell in line {self.opening_line} of "
-                f"{self.name!r} is never closed (the file has {self.number} lines); {_REMEDY}"
+                f"{self.owner} is never closed (the file has {self.number} lines); {_REMEDY}"
             )
         return QuoteScan(self.cells, self.n_rows, self.n_lines)
 
 
-def check_rows(scan: QuoteScan, n_rows: int, spec: Spec) -> None:
+class BadRows:
+    """The rows of a file that have another number of cells than its header.
+
+    Parameters
+    ----------
+    separator: the separator of the cells.
+    owner: the file, for messages.
+    """
+
+    def __init__(self, separator: str, owner: str) -> None:
+        self.rows: list[Any] = []
+        self._separator, self._owner = separator, owner
+
+    def note(self, row: Any) -> str:
+        """Note a row that Arrow cannot read; Arrow calls this, and then raises its error."""
+        self.rows.append(row)
+        return "error"
+
+    def error(self) -> CriticalMassError:
+        """Return the error that names the first bad row, or the file if none is known."""
+        if not self.rows:
+            return CriticalMassError(
+                f"{self._owner} cannot be read as CSV with cells separated by "
+                f"{describe(self._separator)}; save it as CSV in UTF-8"
+            )
+        row = self.rows[0]
+        line = f"line {row.number}" if row.number else "a line"
+        return CriticalMassError(
+            f"{line} of {self._owner} has {row.actual_columns} cells, but there are "
+            f"{row.expected_columns} columns; put texts that contain "
+            f"{describe(self._separator)} in quotes"
+        )
+
+
+def check_rows(scan: QuoteScan, n_rows: int, owner: str) -> None:
     """Check that as many rows were read as the file has.
 
     Raises
@@ -258,7 +319,7 @@ def check_rows(scan: QuoteScan, n_rows: int, spec: Spec) -> None:
     """
     if n_rows < scan.n_rows - 1:
         raise CriticalMassError(
-            f"{spec.name!r} holds {scan.n_rows - 1} rows in {scan.n_lines} lines, but {n_rows} "
+            f"{owner} holds {scan.n_rows - 1} rows in {scan.n_lines} lines, but {n_rows} "
             "rows could be read; check its quotation marks and separators"
         )
 
@@ -267,37 +328,37 @@ def check_long_cells(
     scan: QuoteScan,
     separator: str,
     header: list[str],
-    label: str,
-    labels: Collection[str],
-    spec: Spec,
+    column: str,
+    fits: Callable[[str], bool],
+    owner: str,
 ) -> None:
     """Refuse a quoted cell that holds rows of the table: two stray quotation marks enclose them.
 
     A line of a cell is a row if it has as many cells as the header, none of them empty, and a
-    label of the table in the label column.
+    fitting value in one column.
 
     Parameters
     ----------
     scan: the quoted cells with line breaks.
     separator: the separator of the cells.
     header: the names of all columns.
-    label: the label column.
-    labels: the labels of the table.
-    spec: the spec that named the dataset.
+    column: the column whose values are checked, e.g. that of the labels.
+    fits: whether a text can be a value of this column.
+    owner: the file, for messages.
 
     Raises
     ------
     CriticalMassError: the message names the lines of the opening quotation mark and of the row.
     """
-    position, known = header.index(label), frozenset(labels)
+    position = header.index(column)
     for cell in scan.cells:
         for offset, line in enumerate(cell.further_lines, 1):
-            values = line.split(separator)
-            if len(values) == len(header) and all(values) and values[position] in known:
+            values = next(csv.reader([line], delimiter=separator), [])
+            if len(values) == len(header) and all(values) and fits(values[position]):
                 raise CriticalMassError(
-                    f"the quoted cell that starts in line {cell.line} of {spec.name!r} holds line "
-                    f"{cell.line + offset}, which is a row with the label "
-                    f"{values[position]!r}; {_REMEDY}"
+                    f"the quoted cell that starts in line {cell.line} of {owner} holds line "
+                    f"{cell.line + offset}, which is a row with the "
+                    f"{column} {values[position]!r}; {_REMEDY}"
                 )
 
 

@@ -1,0 +1,102 @@
+"""Progress: bars on a terminal, lines elsewhere, nothing outside of a display."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stderr
+
+import pytest
+
+from criticalmass.core import progress
+from criticalmass.core.progress import Progress, warn_user, write_line
+
+
+class Terminal(io.StringIO):
+    """Text that counts as a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    return Terminal()
+
+
+def work() -> None:
+    """One task of two steps, with a task, a line and a warning inside of it."""
+    with Progress("study", 2, "steps") as outer:
+        outer.begin("first step")
+        with Progress("inner", 30, "cells") as inner:
+            inner.advance(30)
+            write_line("a line")
+        outer.advance()
+        outer.begin("second step", left=65)
+        outer.advance()
+
+
+def test_lines_are_written_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.display():
+        work()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:4] == [
+        "study: 2 steps",
+        "study 1/2: first step",
+        "a line",
+        "study 2/2: second step, about 1 min 05 s left",
+    ]
+    assert lines[4].startswith("study: 2 of 2 steps in ")
+    assert len(lines) == 5
+
+
+def test_a_task_inside_another_has_its_own_bar(terminal: Terminal) -> None:
+    with redirect_stderr(terminal), progress.display(), Progress("outer", 2, "steps") as outer:
+        outer.begin("first step", left=65)
+        assert progress._display.bars is not None
+        with Progress("inner", 30, "cells") as inner:
+            inner.advance(12)
+            tasks = [(task.description, task.completed) for task in progress._display.bars.tasks]
+            assert tasks == [("first step", 0), ("inner", 12)]
+            progress._display.bars.refresh()
+            write_line("a line")
+        assert len(progress._display.bars.tasks) == 1
+        outer.advance()
+    assert progress._display.bars is None
+    shown = terminal.getvalue()
+    for text in ("first step", "inner", "12/30", "a line", "about 1 min 05 s left", "1/2"):
+        assert text in shown
+
+
+def test_nothing_is_shown_outside_of_a_display(terminal: Terminal) -> None:
+    with redirect_stderr(terminal):
+        work()
+        with progress.display():
+            pass
+        work()
+    assert terminal.getvalue() == ""
+
+
+def test_a_warning_is_a_line_in_a_display_and_a_user_warning_outside(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with progress.display():
+        warn_user("careful")
+    assert capsys.readouterr().err == "careful\n"
+    with pytest.warns(UserWarning, match="careful"):
+        warn_user("careful")
+
+
+def test_an_error_closes_all_bars(terminal: Terminal) -> None:
+    with (
+        pytest.raises(ZeroDivisionError),
+        redirect_stderr(terminal),
+        progress.display(),
+        Progress("a", 1),
+        Progress("b", 1),
+    ):
+        raise ZeroDivisionError
+    assert progress._display == progress._Display()
