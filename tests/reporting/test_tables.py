@@ -79,8 +79,18 @@ def test_a_delta_that_no_subset_reaches_is_named() -> None:
     assert list(tables.redundancy_view(table)["k*"])[1] == "not reached"
 
 
+def test_a_refined_curve_of_many_sizes_is_drawn_with_some_of_them() -> None:
+    sizes = [1, 2, 4, *range(100, 200), 400, 800, 1280]
+    curves = masses()[list(CurveKey._fields)].iloc[[0] * len(sizes)]
+    curves = curves.assign(n_kept=sizes, mean=[size / 1280 for size in sizes])
+    line = list(tables.redundancy_view(masses(), curves)["curve"])[0]
+    assert 5 < len(line) <= 16
+    assert list(line) == sorted(line)
+
+
 def test_common_values_stand_once_above_the_table() -> None:
-    curves = masses()[list(CurveKey._fields)].iloc[[0] * 4].assign(mean=[0.1, 0.4, 0.7, 0.8])
+    curves = masses()[list(CurveKey._fields)].iloc[[0] * 4]
+    curves = curves.assign(mean=[0.1, 0.4, 0.7, 0.8], n_kept=[13, 128, 640, 1280])
     text = tables.as_text(tables.redundancy_view(masses(), curves), title="demo")
     assert text.count("lite0") == 1
     assert text.count("▁") == 2

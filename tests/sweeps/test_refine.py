@@ -122,7 +122,7 @@ def test_a_planted_curve_is_refined_to_one_neuron(
         assert row["critical_mass_low"] <= 29 <= row["critical_mass_high"]
         assert row["refined"]
     coarse = run_sweep(wide, tmp_path / "coarse", seeds=2, refine=None)
-    assert row_of(coarse)["critical_mass"] == 32
+    assert row_of(coarse, estimator="strict")["critical_mass"] == 32
     assert not row_of(coarse)["refined"]
     assert "refined" not in coarse.manifest
 
@@ -332,9 +332,40 @@ def test_a_layer_with_the_value_0_is_skipped(
     assert run.manifest["refined"] == []
 
 
+def test_auto_refines_only_what_costs_little_beside_the_sweep(
+    wide: FeatureStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress.display():
+        run = run_sweep(
+            wide, tmp_path / "both", measures=("knn", "cka"), seeds=5, refine="auto:0.5,0.9"
+        )
+    # 20 orders of CKA are cheap beside neighbours, and more neighbours are not.
+    refined = {(entry["measure"], entry["delta"]) for entry in run.manifest["refined"]}
+    assert refined == {("cka", 0.5), ("cka", 0.9)}
+    shown = capsys.readouterr().err
+    assert "refine: cka on penultimate: searched, at up to" in shown
+    assert "refine: knn on penultimate: left out, because it may cost up to" in shown
+    alone = run_sweep(wide, tmp_path / "alone", measures="cka", seeds=5, refine="auto")
+    assert alone.manifest["refined"] == []
+    # The choice is counted in operations, so that a second sweep computes nothing.
+    rows = run.frame()
+    again = run_sweep(
+        wide, tmp_path / "both", measures=("knn", "cka"), seeds=5, refine="auto:0.5,0.9"
+    )
+    pd.testing.assert_frame_equal(again.frame(), rows)
+
+
+@pytest.mark.parametrize("refine", [None, "none", ["none"]])
+def test_none_refines_nothing(wide: FeatureStore, tmp_path: Path, refine: Any) -> None:
+    run = run_sweep(wide, tmp_path / "run", measures="centroid", seeds=1, refine=refine)
+    assert "refined" not in run.manifest
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
+        ({"refine": "auto:2"}, "delta=2.0 is outside"),
+        ({"refine": "auto:x"}, r"refine=\['x'\] must be one or several shares"),
         ({"refine": 0.0}, "delta=0.0 is outside"),
         ({"refine": "most"}, "refine='most' must be one or several shares"),
         ({"refine": ()}, r"refine=\(\) has no delta"),

@@ -57,15 +57,16 @@ class NameChoice(click.Choice):  # type: ignore[type-arg]  # generic since click
 
 
 class NumberOrAuto(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
-    """A number, or "auto" (also with a parameter, "auto:0.01")."""
+    """A number, or "auto" (also with a parameter, "auto:0.01"), or another word."""
 
-    def __init__(self, number: type[int] | type[float]) -> None:
+    def __init__(self, number: type[int] | type[float], *words: str) -> None:
         self._number = click.INT if number is int else click.FLOAT
+        self._words = ("auto", *words)
         self.name = self._number.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Convert a number; return "auto" and "auto:..." unchanged."""
-        if isinstance(value, str) and value.partition(":")[0] == "auto":
+        """Convert a number; return a word, "auto" or "auto:...", unchanged."""
+        if isinstance(value, str) and value.partition(":")[0] in self._words:
             return value
         return self._number.convert(value, param, ctx)
 

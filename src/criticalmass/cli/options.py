@@ -217,8 +217,9 @@ sweeping = _combine(
     several(
         "--refine",
         "refine",
-        "Share of the whole layer's value; its critical mass is found to one neuron.",
-        float,
+        "Share of the whole layer's value, whose critical mass is found to one neuron; auto "
+        "(where that costs less than a tenth of the sweep) or none.",
+        NumberOrAuto(float, "none"),
     ),
     option("--refine-level", type=float, help="Confidence at which refining decides on a size."),
     option("--refine-seeds", type=int, help="Most seeds that refining uses for one size."),

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from criticalmass.analysis.columns import CurveKey
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.reporting.formatting import MISSING, decimal, integer, is_missing
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 FORMATS = ("table", "json", "csv", "parquet")
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _TEXT_WIDTH = 76
+_LINE_SIZES = 16
 _NUMBER = re.compile(r"[<>= ]*[-–\d][\d.,e+%-]*( \[.*\])?|not reached")
 # Columns whose values need no column name when they stand above the table.
 _SELF_EXPLANATORY = {*CurveKey._fields, "estimator", "level", "split", "status"}
@@ -185,7 +188,7 @@ def redundancy_view(table: pd.DataFrame, curves: pd.DataFrame | None = None) -> 
     if "reached" in table:
         view.loc[~table["reached"].fillna(True).astype(bool), "k*"] = "not reached"
     if curves is not None and len(curves):
-        lines = {group: sparkline(rows["mean"]) for group, rows in curves.groupby(key, sort=False)}
+        lines = {group: _curve_line(rows) for group, rows in curves.groupby(key, sort=False)}
         view["curve"] = [lines.get(tuple(row), "") for row in table[key].itertuples(index=False)]
     return view
 
@@ -275,6 +278,17 @@ def intervals(
         columns[0] = [mark + text for mark, text in zip(marks, columns[0], strict=True)]
     aligned = [_pad_left(column) for column in columns]
     return [f"{mid} [{lo}, {hi}]" for mid, lo, hi in zip(*aligned, strict=True)]
+
+
+def _curve_line(rows: pd.DataFrame) -> str:
+    """Draw a curve as a sparkline; of many sizes, as refining adds them, some are taken."""
+    rows = rows.sort_values("n_kept")
+    sizes = rows["n_kept"].to_numpy(float)
+    if sizes.size > _LINE_SIZES:
+        places = np.geomspace(sizes[0], sizes[-1], _LINE_SIZES)
+        nearest = [int(np.abs(np.log(sizes / place)).argmin()) for place in places]
+        rows = rows.iloc[sorted(set(nearest))]
+    return sparkline(rows["mean"])
 
 
 def sparkline(values: Iterable[Any]) -> str:

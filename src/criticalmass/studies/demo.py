@@ -75,11 +75,12 @@ def demo(out: str | os.PathLike[str] = "demo") -> DemoResult:
 def _measure_pair(model: str, dataset: str, folder: Path) -> Run:
     """Extract and sweep one pair of a model and a dataset, in its own folder."""
     from criticalmass.extraction.extract import extract
+    from criticalmass.sweeps.refine import auto_refinement
     from criticalmass.sweeps.sweep import sweep
 
     pair_folder = folder / dataset.partition(":")[2]
     store = extract(model, dataset, out=pair_folder / "features")
-    return sweep(store, out=pair_folder / "run", seeds=SEEDS)
+    return sweep(store, out=pair_folder / "run", seeds=SEEDS, refine=auto_refinement(DELTAS))
 
 
 def peak_memory() -> int:

@@ -45,7 +45,7 @@ def measure(
     fractions: float | str | Iterable[float] = DEFAULT_FRACTIONS,
     seeds: int | str | Iterable[int] = 5,
     measures: Sequence[str] = ("logistic", "cka"),
-    refine: float | Sequence[float] | None = None,
+    refine: float | str | Sequence[float] | None = "auto",
     refine_level: float = 0.95,
     refine_seeds: int = 20,
     refine_cells: int = 1000,
@@ -68,6 +68,7 @@ def measure(
     layers, device, weights, pool, skip_broken, precision: as `criticalmass.extract` takes them.
     selectors, fractions, seeds, measures, refine, refine_level, refine_seeds, refine_cells: as
         `criticalmass.sweep` takes them.
+        The default "auto" refines to ``deltas`` where that costs less than a tenth of the sweep.
     deltas: shares of the whole layer's value in the report.
     backend: where the work runs.
 
@@ -77,6 +78,7 @@ def measure(
     """
     from criticalmass.extraction.extract import extract
     from criticalmass.reporting.page.report import report
+    from criticalmass.sweeps.refine import AUTO, auto_refinement
     from criticalmass.sweeps.sweep import sweep
 
     folder = Path(out)
@@ -99,7 +101,7 @@ def measure(
         fractions=fractions,
         seeds=seeds,
         measures=measures,
-        refine=refine,
+        refine=auto_refinement(deltas) if refine == AUTO else refine,
         refine_level=refine_level,
         refine_seeds=refine_seeds,
         refine_cells=refine_cells,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import count, islice, pairwise
 from typing import Any
 
@@ -27,8 +28,12 @@ from criticalmass.sweeps.bisection import (
 )
 from criticalmass.sweeps.cell_cache import CellCache, CellRequest
 from criticalmass.sweeps.plan import CellMaker, SweepCell, SweepRequest
+from criticalmass.sweeps.predict import sweep_flops
 
 _KEY = ("layer", "selector", "measure", "delta")
+#: Values of ``refine`` beside deltas, and the deltas and share of the grid's work of "auto".
+AUTO, NO_REFINEMENT = "auto", "none"
+AUTO_DELTAS, AUTO_SHARE = (0.8, 0.9, 0.95), 0.1
 
 
 @dataclass(frozen=True)
@@ -41,18 +46,21 @@ class Refinement:
     level: level at which the mean of a size is decided to be above or below the threshold.
     seeds: most seeds of a size.
     cells: most cells beyond the grid for each layer, selector, measure and delta.
+    work_share: largest share of the grid's work that the searches may cost together; measures
+        beyond it are not searched. None searches all.
     """
 
     deltas: tuple[float, ...]
     level: float
     seeds: int
     cells: int
+    work_share: float | None = None
 
     @classmethod
     def from_arguments(
-        cls, deltas: float | Sequence[float], level: float, seeds: int, cells: int
-    ) -> Refinement:
-        """Check the arguments of `criticalmass.sweep` and normalise them.
+        cls, deltas: float | str | Sequence[float] | None, level: float, seeds: int, cells: int
+    ) -> Refinement | None:
+        """Check the arguments of `criticalmass.sweep` and normalise them; None refines nothing.
 
         Raises
         ------
@@ -60,12 +68,21 @@ class Refinement:
         """
         if not 0.0 < level < 1.0:
             raise CriticalMassError(f"refine_level={level} is outside (0, 1); 0.95 is usual")
-        return cls(
-            _parse_deltas(deltas),
-            level,
-            _check_budget("refine_seeds", seeds),
-            _check_budget("refine_cells", cells),
-        )
+        budgets = _check_budget("refine_seeds", seeds), _check_budget("refine_cells", cells)
+        if isinstance(deltas, Sequence) and len(deltas) == 1:
+            deltas = deltas[0]  # the command line repeats its option
+        if deltas is None or deltas == NO_REFINEMENT:
+            return None
+        if isinstance(deltas, str) and deltas.partition(":")[0] == AUTO:
+            words = deltas.partition(":")[2]
+            chosen = words.split(",") if words else AUTO_DELTAS
+            return cls(_parse_deltas(chosen), level, *budgets, AUTO_SHARE)
+        return cls(_parse_deltas(deltas), level, *budgets)
+
+
+def auto_refinement(deltas: float | Sequence[float]) -> str:
+    """Return the value of ``refine`` that refines to some deltas where that costs little."""
+    return f"{AUTO}:{','.join(f'{delta!r}' for delta in _parse_deltas(deltas))}"
 
 
 class _Search:
@@ -113,6 +130,13 @@ class _Search:
         low, high = next((a, b) for a, b in pairwise(ends) if a < size <= b)
         return [c for k in range(low + 1, high + 1) for c in self.cells(k, len(self._seeds))]
 
+    def bracket(self) -> tuple[int, int]:
+        """Return the tested sizes around the threshold, 0 and the whole layer included."""
+        means = {size: float(np.mean(one.values)) for size, one in self._stats.items()}
+        passing = [k for k in sorted(means) if means[k] >= self.problem.threshold]
+        high = passing[0] if passing else self.problem.n_neurons
+        return max((k for k in means if k < high), default=0), high
+
     def next_requests(self) -> tuple[SizeRequest, ...]:
         """Return the sizes to measure next."""
         return next_requests(self.problem, self._stats)
@@ -152,7 +176,9 @@ def refine_run(cache: CellCache, request: SweepRequest, refinement: Refinement) 
     -------
     The requested cells.
     """
-    searches = list(_start_searches(cache, request, refinement))
+    searches = _affordable_searches(
+        list(_start_searches(cache, request, refinement)), request, refinement
+    )
     requested: dict[str, SweepCell] = {}
     for step in count(1):
         requests = [(search, search.next_requests()) for search in searches]
@@ -172,6 +198,63 @@ def refine_run(cache: CellCache, request: SweepRequest, refinement: Refinement) 
             search.add_values(size_requests, values)
     _record_results(cache, searches, refinement)
     return list(requested.values())
+
+
+def _affordable_searches(
+    searches: list[_Search], request: SweepRequest, refinement: Refinement
+) -> list[_Search]:
+    """Return the searches within the budget of work, and say what is searched and left out.
+
+    Measures of one layer are taken in order of their cost, which is deterministic: it is counted
+    in operations (`measures.flops`), not in seconds.
+    """
+    if refinement.work_share is None:
+        return searches
+    total, spent = sweep_flops(request), 0.0
+    by_part: dict[tuple[str, str], list[_Search]] = {}
+    for search in searches:
+        by_part.setdefault((search.maker.layer.name, search.maker.measure), []).append(search)
+    costs = {part: search_flops(group, request) / total for part, group in by_part.items()}
+    affordable: list[_Search] = []
+    for part in sorted(costs, key=lambda part: (costs[part], part)):
+        name = f"refine: {part[1]} on {part[0]}"
+        if spent + costs[part] <= refinement.work_share:
+            spent += costs[part]
+            affordable += by_part[part]
+            write_line(f"{name}: searched, at up to {_percent(costs[part])} of the sweep's work")
+        else:
+            write_line(
+                f"{name}: left out, because it may cost up to {_percent(costs[part])} of the "
+                f"sweep's work; ask for it with refine={refinement.deltas[-1]:g}"
+            )
+    return affordable
+
+
+def search_flops(searches: Sequence[_Search], request: SweepRequest) -> float:
+    """Return a bound on the operations of the searches on one layer and measure.
+
+    A measure that computes all sizes of an order at once makes one pass per order. The others
+    halve the gap between the tested sizes around each threshold, with every seed of the schedule
+    at the size above it.
+    """
+    first = searches[0]
+    measure = MEASURES[first.maker.measure]
+    sizes = request.sizes_of(first.maker.layer, n_threads=1, held_bytes=0)
+    selectors = {search.selector: search.problem.seed_counts[-1] for search in searches}
+    if measure.every_size:
+        return measure.flops(replace(sizes, n_orders=sum(selectors.values())))
+    total = 0.0
+    for search in searches:
+        low, high = search.bracket()
+        steps = math.ceil(math.log2(max(1, high - low)))
+        if steps:
+            n_orders = search.problem.seed_counts[-1]
+            total += measure.flops(replace(sizes, sizes=(high,) * steps, n_orders=n_orders))
+    return total
+
+
+def _percent(share: float) -> str:
+    return f"{math.ceil(100 * share):,} %"
 
 
 def _start_searches(
@@ -291,7 +374,8 @@ def _parse_deltas(refine: Any) -> tuple[float, ...]:
         deltas = tuple(sorted({float(delta) for delta in (refine if is_sequence else (refine,))}))
     except (TypeError, ValueError) as error:
         raise CriticalMassError(
-            f"refine={refine!r} must be one or several shares in (0, 1], e.g. refine=0.9"
+            f"refine={refine!r} must be one or several shares in (0, 1], e.g. refine=0.9, or "
+            "'auto' or 'none'"
         ) from error
     for delta in deltas:
         check_delta(delta)

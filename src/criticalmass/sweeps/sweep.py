@@ -50,7 +50,7 @@ def sweep(
     fractions: float | str | Iterable[float] = DEFAULT_FRACTIONS,
     seeds: int | str | Iterable[int] = 5,
     measures: str | Sequence[str] = ("logistic", "cka"),
-    refine: float | Sequence[float] | None = None,
+    refine: float | str | Sequence[float] | None = None,
     refine_level: float = 0.95,
     refine_seeds: int = 20,
     refine_cells: int = 1000,
@@ -83,7 +83,9 @@ def sweep(
         first reaches the threshold. A size close to the threshold gets more seeds. If they do
         not decide on which side it is, the result is an interval; see `sweeps.bisection`, also
         for curves that are not monotone. The results are in the manifest, and `redundancy` shows
-        them.
+        them. "auto" refines to 0.8, 0.9 and 0.95 ("auto:0.9" to 0.9), but only measures whose
+        search costs less than a tenth of the sweep's work, and says which. None or "none"
+        refines nothing.
     refine_level: level at which the mean of a size counts as above or below the threshold.
     refine_seeds: most seeds of a size in the refinement (a deterministic selector has one).
     refine_cells: most cells of the refinement beyond the grid, for each layer, selector, measure
@@ -99,9 +101,7 @@ def sweep(
     StoreError: the store lacks the split ``train`` or ``test``.
     RunError: ``out`` holds something else, or another process writes to it.
     """
-    refinement = None
-    if refine is not None:
-        refinement = Refinement.from_arguments(refine, refine_level, refine_seeds, refine_cells)
+    refinement = Refinement.from_arguments(refine, refine_level, refine_seeds, refine_cells)
     if rerun not in RERUNS:
         raise unknown_name("rerun", rerun, RERUNS)
     job_backend = get_sweep_backend(backend)
