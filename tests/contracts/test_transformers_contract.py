@@ -395,7 +395,8 @@ def test_a_model_that_openvino_does_not_convert_runs_in_torch(tmp_path, capsys):
     assert store.manifest["engine"]["name"] == "torch"
     states, mask = padded_states(net, tmp_path / "mixtral", "right", -1)
     assert_close(store.features("test").array(), pooled(states, mask, "last"))
-    (tmp_path / "texts.csv").write_text("text,label\n" + "".join(f"{t},a\n" for t in texts(12)))
+    lines = (f"{text},{'ab'[i % 2]}\n" for i, text in enumerate(texts(24)))
+    (tmp_path / "texts.csv").write_text("text,label\n" + "".join(lines))
     arguments = ["extract", spec, f"csv:{tmp_path / 'texts.csv'}", "--out", str(tmp_path / "c")]
     capsys.readouterr()
     with pytest.raises(SystemExit) as left:

@@ -83,7 +83,7 @@ def test_a_refined_curve_of_many_sizes_is_drawn_with_some_of_them() -> None:
     sizes = [1, 2, 4, *range(100, 200), 400, 800, 1280]
     curves = masses()[list(CurveKey._fields)].iloc[[0] * len(sizes)]
     curves = curves.assign(n_kept=sizes, mean=[size / 1280 for size in sizes])
-    line = list(tables.redundancy_view(masses(), curves)["curve"])[0]
+    line = next(iter(tables.redundancy_view(masses(), curves)["curve"]))
     assert 5 < len(line) <= 16
     assert list(line) == sorted(line)
 

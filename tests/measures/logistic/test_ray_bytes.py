@@ -56,7 +56,7 @@ class KilledWorkers(ray_rows._RayWorkers):
 def contents(name, measures, backend):
     run = cm.sweep(
         store, out=folder / name, selectors=("random", "pca-top", "leverage"),
-        fractions=(0.25, 0.5, 1.0), seeds=2, measures=measures, backend=backend,
+        fractions=(0.25, 1.0), seeds=2, measures=measures, backend=backend,
     )
     frame = run.frame().drop(columns="seconds")
     with_times = ("results.parquet", "manifest.json")
