@@ -80,11 +80,15 @@ def read_run(folder: Path) -> str:
             texts.append(repr(order.tolist()))
     # A damaged prediction is ignored, and the next sweep writes it again.
     predictions = read_predictions(run)
-    texts += [repr(redundancy(run, resamples=50).to_dict("records"))]
-    return "\n".join(texts) + (f"\n{predictions}" if predictions else _NO_PREDICTION)
+    table = redundancy(run, resamples=50)
+    texts += [repr(table.drop(columns=_OF_PREDICTION).to_dict("records"))]
+    predicted = {"layers": predictions, "spread": table[_OF_PREDICTION].to_dict("records")}
+    return "\n".join(texts) + (f"\n{predicted}" if predictions else _NO_PREDICTION)
 
 
 _NO_PREDICTION = "\nno prediction"
+# Columns of redundancy that a law makes better where the run has its prediction.
+_OF_PREDICTION = ["pass_mass", "spread_source", "pass_share"]
 
 
 def read_slim(folder: Path) -> str:

@@ -101,7 +101,7 @@ def two(tmp_path: Path) -> Runs:
 
 def test_critical_mass_and_dr_by_hand(two: Runs) -> None:
     slow, fast = two()
-    table = compare(fast, slow, deltas=0.75)
+    table = compare(fast, slow, deltas=0.75, estimator="interpolated")
     assert dict(table.dtypes.astype(str)) == COMPARISON_COLUMNS
     # 0.75 * 0.8 = 0.6: fast crosses at 2 + 8 * 0.2/0.36 = 6.4, slow at 10 + 10 * 0.2/0.4 = 15.
     with pytest.raises(AssertionError):
@@ -309,7 +309,7 @@ def test_one_neuron_is_no_bound(two: Runs) -> None:
 
 def test_not_reached_is_a_bound(two: Runs) -> None:
     slow, fast = two({2: 0.1, 10: 0.3, 20: 0.8}, {2: 0.1, 10: 0.75, 20: 0.8})
-    row = one(compare(slow, fast, deltas=0.5), "critical_mass")
+    row = one(compare(slow, fast, deltas=0.5, estimator="interpolated"), "critical_mass")
     assert (row["bound"], row["value_a"]) == ("<=", 20)
     assert "slow does not reach 50 % at the largest tested size" in row["sentence"]
     assert "(10 of 20 neurons)" in row["sentence"]

@@ -71,4 +71,4 @@ def test_the_table_is_printed(known: Any) -> None:
     assert rows[0].startswith(f"| {known.CASES['coarse'].title} |")
     for row in rows:
         assert all(0.0 <= float(share) <= 1.0 for share in re.findall(r"\d\.\d{3}", row))
-        assert len(re.findall(r"\d\.\d{3}", row)) == 8
+        assert len(re.findall(r"\d\.\d{3}", row)) == 9

@@ -216,6 +216,12 @@ def test_from_vectors_to_page(vectors: Path, tmp_path: Path, capsys: Capture) ->
     assert shown.out.count("centroid") == 2
     assert "k*" in shown.out
 
+    assert run("redundancy", results, "--accuracy", "0.2", "--accuracy", "1") == 0
+    shown = capsys.readouterr()
+    assert shown.out.count("centroid") == 3
+    assert "value to reach" in shown.out
+    assert "accuracy=0.2, 1 is for probes: no such row for cka" in shown.err
+
     assert run("redundancy", results, "--format", "json") == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["measure"] for row in rows} == {"centroid", "cka"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -219,6 +220,13 @@ def test_a_killed_node_changes_no_result(
     assert len(results) > 2
     assert_equal_runs(local_run, ray_run)
     assert capsys.readouterr().out == ""  # Ray's messages must not mix with our output
+    # Later tests use the same cluster: Ray has to know by then that the node is dead.
+    import ray
+
+    deadline = time.monotonic() + 600
+    while any(node["NodeID"] == doomed.node_id and node["Alive"] for node in ray.nodes()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_nodes_that_died_are_warned_of() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import criticalmass as cm
+from criticalmass.analysis.predicted_curves import LAW, SUBSETS, WHOLE, PredictedCurve
 from criticalmass.errors import CriticalMassError, RunError, StoreError
 from criticalmass.extraction.importing import import_features
 from criticalmass.measures.probes.closed_form import ridge_path
@@ -26,14 +27,8 @@ from criticalmass.reporting.figures.predictions import predicted_curve, spectrum
 from criticalmass.storage.features import FeatureStore
 from criticalmass.theory.degrees_of_freedom import full_penalty
 from criticalmass.theory.eigenbasis import eigenbasis
-from criticalmass.theory.prediction import (
-    LAW,
-    SUBSETS,
-    WHOLE,
-    PredictedCurve,
-    cka_curve,
-    ridge_curve,
-)
+from criticalmass.theory.held_out import Sampling
+from criticalmass.theory.prediction import cka_curve, ridge_curve
 from criticalmass.theory.sampled_ridge import ORDERS, sample_ridge
 from criticalmass.theory.what_if import first_order_critical_mass
 
@@ -54,7 +49,7 @@ def blobs(seed: int = 0, n: int = 600, width: int = WIDTH) -> tuple[np.ndarray, 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     train, y_train = blobs(1)
-    test, y_test = blobs(2, n=400)
+    test, y_test = blobs(2)
     folder = tmp_path_factory.mktemp("labelled")
     return import_features(
         {"train": train, "test": test},
@@ -130,11 +125,40 @@ def test_what_is_predicted_is_what_a_sweep_measures(labelled: FeatureStore, tmp_
     assert "diffuseness test" in explanation.paragraph
 
 
+def test_few_test_samples_give_nearly_the_critical_mass_of_many(tmp_path: Path) -> None:
+    """0.3 d test samples against 10 d: debiased CKA agrees, plain CKA does not."""
+    rng, d = np.random.default_rng(3), 100
+    mix = np.linalg.qr(rng.standard_normal((d, d)))[0] * np.arange(1, d + 1)[:, None] ** -0.35
+    masses = {}
+    for n in (30, 1000):
+        x = (rng.standard_normal((n, d)) @ mix).astype(np.float32)
+        store = import_features({"train": 2 * x[:9], "test": x}, out=tmp_path / f"store{n}")
+        masses[n] = explain(store)
+    many = masses[1000].mass("cka", CKA_DELTA)
+    assert set(masses[1000].masses["measure"]) == {"cka"}
+    few = masses[30].mass("cka-debiased", CKA_DELTA)["critical_mass"]
+    plain = masses[30].mass("cka", CKA_DELTA)
+    assert abs(few - many["critical_mass"]) < 0.12 * d
+    assert plain["critical_mass_high"] < many["critical_mass_low"]
+    assert f"{few} random neurons reach a debiased CKA of 0.9" in masses[30].paragraph
+    assert "Plain CKA reaches it with" in masses[30].paragraph
+    assert "on 30 test samples; 500 or more are needed" in masses[30].paragraph
+    run = cm.sweep(tmp_path / "store30", out=tmp_path / "run", measures=("cka",), seeds=3)
+    compared = explain(tmp_path / "store30", run=run)
+    assert compared.compared_masses is not None
+    assert set(compared.compared_masses["measure"]) == {"cka"}, "plain with plain"
+    three = import_features({"train": 2 * x[:9], "test": x[:3]}, out=tmp_path / "three")
+    with pytest.warns(UserWarning, match="3 test samples are too few for 100 neurons.*give 500"):
+        assert "debiased" not in explain(three).paragraph
+
+
 def test_small_ridge_subsets_are_fitted_as_by_hand() -> None:
     x, y = blobs(3, n=300, width=7)
     test, truth = blobs(4, n=200, width=7)
     basis = eigenbasis(x, y)
-    accuracy = sample_ridge(basis, (test, truth), [1, 3], l2s=(0.1,), orders=400, seed=0).accuracy
+    accuracy = sample_ridge(
+        basis, (test, truth), [1, 3], l2s=(0.1,), sampling=Sampling(draws=400)
+    ).accuracy
     z = (test - basis.scaling.mean) / basis.scaling.scale
     every = []
     for kept in combinations(range(7), 3):
@@ -209,7 +233,7 @@ def test_the_interval_of_a_mass_is_where_the_band_crosses() -> None:
 def test_without_labels_there_is_cka_alone(tmp_path: Path) -> None:
     store = import_features(blobs(1)[0], out=tmp_path / "store")
     explanation = explain(store)
-    assert set(explanation.masses["measure"]) == {"cka"}
+    assert set(explanation.masses["measure"]) == {"cka", "cka-debiased"}
     assert explanation.task is None
     assert explanation.spectrum["between"].isna().all()
     assert explanation.spectrum["variance"].sum() == pytest.approx(1.0)
@@ -222,7 +246,7 @@ def test_one_class_is_no_task(tmp_path: Path) -> None:
     x, y = blobs(1)
     explanation = explain(import_features(x, labels=np.zeros_like(y), out=tmp_path / "store"))
     assert explanation.task is None
-    assert set(explanation.masses["measure"]) == {"cka"}
+    assert set(explanation.masses["measure"]) == {"cka", "cka-debiased"}
 
 
 @pytest.mark.parametrize("width", [1, 2, 9])

@@ -5,6 +5,7 @@ import pytest
 
 from criticalmass.core.moments import moments
 from criticalmass.errors import CriticalMassError
+from criticalmass.measures.similarity.cka import linear_cka
 from criticalmass.selectors.inputs import SelectorInput
 from criticalmass.selectors.registry import SELECTORS, select, selector_info
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS, grid_for, sizes_for
@@ -104,6 +105,45 @@ def test_random_projections_have_the_stated_law():
     assert uniform.min() >= 0.0
     # Uniform on [0, 1) has second moment 1/3 and mean 1/2.
     assert uniform.mean() == pytest.approx(0.5 / np.sqrt(400 / 3), rel=0.01)
+
+
+def test_a_rotation_is_a_basis_of_the_standardised_layer(layer_input):
+    x = layer_input.rows.astype(np.float64)
+    standardised = (x - x.mean(axis=0)) / x.std(axis=0)
+    projection = select("rotation", layer_input, seed=5).projection
+    basis = projection * x.std(axis=0)[:, None]
+    np.testing.assert_allclose(basis.T @ basis, np.eye(12), atol=1e-12)
+    # The whole basis holds what the layer holds: equal similarity, equal fit without a penalty.
+    assert linear_cka(x @ projection, standardised) == pytest.approx(1.0, abs=1e-12)
+    answers = np.eye(3)[layer_input.labels]
+    fits = []
+    for features in (x, x @ projection):
+        design = np.column_stack([features, np.ones(len(x))])
+        fits.append(design @ np.linalg.lstsq(design, answers, rcond=None)[0])
+    np.testing.assert_allclose(fits[1], fits[0], atol=1e-10)
+
+
+def test_rotations_are_uniform_over_all_bases():
+    layer = moments(np.vstack([np.eye(4), -np.eye(4)]))
+    scale = np.sqrt(0.25)
+    bases = scale * np.stack([select("rotation", layer, seed=s).projection for s in range(4000)])
+    # Haar: each entry has mean 0 and variance 1/d, also on the diagonal, and so has each entry
+    # of the basis turned by any fixed basis.
+    fixed = np.linalg.qr(np.arange(16.0).reshape(4, 4) ** 2 + np.eye(4))[0]
+    for some in (bases, fixed @ bases):
+        np.testing.assert_allclose(some.mean(axis=0), 0.0, atol=0.04)
+        np.testing.assert_allclose((some**2).mean(axis=0), 0.25, atol=0.02)
+
+
+def test_a_rotation_does_not_scale_constant_neurons_and_ignores_units(layer_input):
+    x = np.hstack([layer_input.rows, np.full((300, 1), 7.0)])
+    projection = select("rotation", moments(x), seed=0).projection
+    plain = np.vstack([projection[:12] * x.std(axis=0)[:12, None], projection[12:]])
+    np.testing.assert_allclose(plain.T @ plain, np.eye(13), atol=1e-12)
+    units = 10.0 ** np.arange(-6, 7)
+    other = select("rotation", moments(x * units), seed=0).projection
+    centred = x - x.mean(axis=0)
+    np.testing.assert_allclose((centred * units) @ other, centred @ projection, atol=1e-7)
 
 
 class CountingRows:

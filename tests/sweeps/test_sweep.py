@@ -55,7 +55,7 @@ def test_a_value_is_that_of_the_reference_on_the_same_columns(
         assert row["value"] == np.mean(expected == store.labels("test"))
 
 
-@pytest.mark.parametrize("selector", ["pca-top", "projection-uniform"])
+@pytest.mark.parametrize("selector", ["pca-top", "projection-uniform", "rotation"])
 def test_a_projection_is_measured_on_the_projected_rows(
     selector: str, store: FeatureStore, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.what_if_ridge import ridge_by_classes, ridge_by_members, ridge_by_samples
 
 import criticalmass as cm
+from criticalmass.analysis.predicted_curves import LAW, SUBSETS, WHOLE
 from criticalmass.core import progress
 from criticalmass.errors import CriticalMassError
 from criticalmass.theory import ridge
@@ -76,7 +77,7 @@ def test_with_more_classes_than_neurons_the_heads_are_those_of_all_classes(law: 
 
 def test_with_more_classes_than_neurons_the_law_is_near_fitted_subsets() -> None:
     train, test = task(24, n=3000, classes=40)
-    law = predict_ridge(train, test, [12, 24], l2=1e-2, sampling=FINE)
+    law = predict_ridge(train, test, [12, 24], l2=1e-2, law="neuron", sampling=FINE)
     accuracy, error = fitted(eigenbasis(*train), test, 12, 1e-2, 60)
     assert law.accuracy[0, 0] == pytest.approx(accuracy.mean(), abs=0.02)
     assert law.error[0, 0] == pytest.approx(error.mean(), rel=0.01)
@@ -89,11 +90,37 @@ def test_thousands_of_classes_are_scored_on_fewer_rows_and_it_is_said(
     monkeypatch.setattr(ridge, "_MOST_RESPONSES", 4 * 200)
     train, test = task(12, n=200)
     with progress.display():
-        few = predict_ridge(train, test, [6], l2=1e-2)
+        few = predict_ridge(train, test, [6], l2=1e-2, law="neuron")
     said = capsys.readouterr().err
     assert "4 classes drawn heads are scored on 200 of 1,000 test samples" in said
-    asked = predict_ridge(train, test, [6], l2=1e-2, sampling=Sampling(rows=200))
+    asked = predict_ridge(train, test, [6], l2=1e-2, law="neuron", sampling=Sampling(rows=200))
     assert few.accuracy_std == pytest.approx(asked.accuracy_std)
+
+
+def test_small_subsets_are_drawn_and_the_result_says_so() -> None:
+    """A few informative neurons: the accuracy of 4 neurons is far from that of the mean head."""
+    rng = np.random.default_rng(4)
+    y = np.arange(3000) % 5
+    x = rng.standard_normal((3000, 80))
+    x[:, :6] += 4.0 * rng.standard_normal((5, 6))[y]
+    train, test = (x[:2000], y[:2000]), (x[2000:], y[2000:])
+    basis = eigenbasis(*train)
+    sizes = [4, 64, 70, 80]
+    drawn = predict_ridge(basis, test, sizes, l2=0.01, members=(1, 4))
+    law = predict_ridge(basis, test, sizes, l2=0.01, members=(1, 4), law="neuron")
+    sources = [SUBSETS, SUBSETS, LAW, WHOLE]
+    assert drawn.source.tolist() == [[name, name.replace(SUBSETS, LAW)] for name in sources]
+    assert law.source[:, 0].tolist() == [LAW, LAW, LAW, WHOLE]
+    truth = fitted(basis, test, 4, 0.01, 400)[0]
+    error = truth.std() * np.sqrt(1 / 24 + 1 / 400)
+    assert drawn.accuracy[0, 0] == pytest.approx(truth.mean(), abs=4 * error)
+    assert drawn.accuracy_std[0, 0] == pytest.approx(truth.std(), rel=0.6)
+    fine = predict_ridge(basis, test, [4], l2=0.01, sampling=Sampling(draws=600))
+    error = truth.std() * np.sqrt(1 / 600 + 1 / 400)
+    assert fine.accuracy[0, 0] == pytest.approx(truth.mean(), abs=4 * error)
+    assert abs(law.accuracy[0, 0] - truth.mean()) > 6 * error, "the law is off where it is not used"
+    np.testing.assert_array_equal(drawn.accuracy[2:], law.accuracy[2:])
+    np.testing.assert_array_equal(drawn.accuracy[:, 1], law.accuracy[:, 1])
 
 
 @pytest.mark.parametrize("law", ["exchangeable", "neuron"])
@@ -222,13 +249,13 @@ def _neuron(basis: Eigenbasis, size: int, l2: float) -> RidgeHeads:
 def test_rows_beyond_the_sample_count_for_means_and_spread() -> None:
     train, test = task(40, n=1000)
     basis = eigenbasis(*train)
-    whole = predict_ridge(basis, test, [6], l2=0.1, sampling=Sampling(200, 1000))
-    part = predict_ridge(basis, test, [6], l2=0.1, sampling=Sampling(200, 250))
+    whole = predict_ridge(basis, test, [6], l2=0.1, law="neuron", sampling=Sampling(200, 1000))
+    part = predict_ridge(basis, test, [6], l2=0.1, law="neuron", sampling=Sampling(200, 250))
     assert part.accuracy[0, 0] == pytest.approx(whole.accuracy[0, 0], abs=0.015)
     assert part.accuracy_std[0, 0] == pytest.approx(whole.accuracy_std[0, 0], rel=0.3)
     assert part.accuracy_full == whole.accuracy_full
     # Without spread over subsets the sample of rows must not matter.
-    few = predict_ridge(basis, test, [40], l2=0.1, sampling=Sampling(2, 20))
+    few = predict_ridge(basis, test, [40], l2=0.1, law="neuron", sampling=Sampling(2, 20))
     assert few.accuracy[0, 0] == pytest.approx(whole.accuracy_full)
 
 

@@ -25,6 +25,9 @@ from criticalmass.core.threads import map_in_threads
 from criticalmass.storage.run import Run
 from criticalmass.storage.run_view import RunView
 
+#: (layer, selector, measure, delta) -> (low, high), in neurons.
+OpenIntervals = dict[tuple[str, str, str, float | None], tuple[int, int]]
+
 
 @dataclass(frozen=True, eq=False)
 class ValueCurve:
@@ -109,7 +112,7 @@ def curves_of(run: Run, draws: Draws) -> Iterator[ValueCurve]:
         yield from _compute_curves(run, draws)
 
 
-def refined_intervals(run: Run) -> dict[tuple[str, str, str, float], tuple[int, int]]:
+def refined_intervals(run: Run) -> OpenIntervals:
     """Return the intervals of critical mass that refining the run did not narrow further.
 
     An entry is left out if its whole layer was measured again since, on other features or by

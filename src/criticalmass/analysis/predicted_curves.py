@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from criticalmass.analysis.estimators import check_delta
 from criticalmass.core.moments import FloatArray
+from criticalmass.core.progress import warn_user
 from criticalmass.errors import CriticalMassError
 from criticalmass.storage.digests import verified
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 FILE = "prediction.json"
 #: Raised when a law changes; predictions of another version are not read.
 VERSION = 1
+#: The values of `PredictedCurve.source`.
+LAW, SAMPLED, SUBSETS, WHOLE = "law", "law with sampled remainder", "drawn subsets", "whole layer"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +38,7 @@ class PredictedCurve:
 
     Attributes
     ----------
-    measure: "cka" or "ridge".
+    measure: "cka", "cka-debiased" or "ridge".
     n_neurons: width of the layer.
     value_full: value of the whole layer.
     sizes: (n_sizes,) subset sizes, ascending; the last is the whole layer.
@@ -136,17 +139,26 @@ def mean_interval(
 def read_layers(run: Run) -> list[Mapping[str, Any]]:
     """Return the predictions in a run's folder as JSON values, except those for other features.
 
-    Returns nothing if the file cannot be read or has another version; the next sweep predicts
-    again.
+    Returns nothing if there is no file or one of another version, and with a warning if the file
+    is damaged; the next sweep predicts again.
     """
+    path = run.path / FILE
+    if not path.exists():
+        return []
     try:
-        content = verified(json.loads((run.path / FILE).read_text(encoding="utf-8")))
-        if content is None or content.get("version") != VERSION:
+        content = verified(json.loads(path.read_text(encoding="utf-8")))
+        if content is None:
+            raise ValueError("the digest does not fit")
+        if content.get("version") != VERSION:
             return []
         layers = list(content["layers"].values())
         digests = {name: layer.get("digest") for name, layer in run.manifest["layers"].items()}
         return [layer for layer in layers if layer["digest"] == digests.get(layer["layer"])]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        warn_user(
+            f"{path} is damaged and is not used: there are no predicted curves, and the spread of "
+            "subsets is that of the measured seeds; the next sweep into this run makes it again"
+        )
         return []
 
 

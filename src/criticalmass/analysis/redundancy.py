@@ -26,20 +26,29 @@ from criticalmass.analysis.columns import (
     typed_table,
 )
 from criticalmass.analysis.constant_answer import ConstantAnswer
-from criticalmass.analysis.curves import ValueCurve, curves_of, refined_intervals
+from criticalmass.analysis.critical_mass import (
+    CurveMass,
+    Target,
+    basis_ratios,
+    checked_targets,
+)
+from criticalmass.analysis.curves import (
+    OpenIntervals,
+    ValueCurve,
+    curves_of,
+    refined_intervals,
+)
 from criticalmass.analysis.estimators import (
     DEFAULT_ESTIMATOR,
     check_estimator,
-    checked_deltas,
-    critical_size,
     diffused_redundancy,
-    reaches,
 )
 from criticalmass.analysis.predicted_curves import read_curves
 from criticalmass.analysis.predictions import is_correct
 from criticalmass.analysis.subset_spread import check_pass_share, passing_size, worst_selector
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.progress import warn_user
+from criticalmass.errors import CriticalMassError
 from criticalmass.measures.registry import is_similarity
 from criticalmass.storage.run import Run
 
@@ -64,13 +73,15 @@ CURVE_COLUMNS: dict[str, str] = (
 _MAX_NAMED = 5
 REDUNDANCY_COLUMNS: dict[str, str] = (
     CURVE_KEY_COLUMNS
-    | {"delta": FLOAT, "estimator": TEXT, "n_neurons": COUNT, "value_full": FLOAT}
+    | {"delta": FLOAT, "bar": FLOAT, "estimator": TEXT, "n_neurons": COUNT, "value_full": FLOAT}
     | {"majority_accuracy": FLOAT}
     | dict.fromkeys(("critical_mass", "critical_mass_low", "critical_mass_high"), COUNT)
     | interval_columns("dr")
     | dict.fromkeys(("largest_failing", "smallest_passing"), COUNT)
     | {"pass_share": FLOAT, "pass_mass": COUNT, "spread_source": TEXT}
     | {"worst_selector": TEXT, "worst_ratio": FLOAT}
+    | {"compression": FLOAT, "best_projection": TEXT}
+    | interval_columns("diffuseness")
     | dict.fromkeys(("at_floor", "reached", "refined"), FLAG)
     | _SUPPORT_COLUMNS
 )
@@ -122,6 +133,7 @@ def redundancy(
     resamples: int = 2000,
     seed: int = 0,
     pass_share: float = 0.95,
+    accuracy: float | Sequence[float] | None = None,
 ) -> pd.DataFrame:
     """Compute critical mass and diffused redundancy, with intervals.
 
@@ -148,10 +160,16 @@ def redundancy(
     seed: seed of the draws.
     pass_share: share of the random subsets that reach the threshold at ``pass_mass``, in
         [0.5, 1).
+    accuracy: accuracies to reach, each in (0, 1], whatever the whole layer's: more rows for each
+        probe, after those of ``deltas``. They compare layers of different quality, such as a
+        trained and an untrained one.
 
     Returns
     -------
-    One row per model x layer x dataset x selector x measure x delta, `REDUNDANCY_COLUMNS`.
+    One row per model x layer x dataset x selector x measure x delta or accuracy,
+    `REDUNDANCY_COLUMNS`. ``bar`` is the value to reach; ``delta`` is missing in rows of an
+    accuracy. If an accuracy is above that of the whole layer and of every subset, ``reached`` is
+    False and the critical mass is missing.
     ``majority_accuracy`` is the accuracy of always answering the largest class of the test
     samples; missing for similarities. A warning names probes that are no better than this on the
     whole layer, by an exact sign test at ``level``. ``critical_mass`` is in neurons,
@@ -161,7 +179,8 @@ def redundancy(
     of its spread, "law" or "seeds", in ``spread_source``; missing for a selector without
     randomness and for fewer than 3 seeds without a law. ``worst_selector`` and ``worst_ratio``,
     in rows of random selectors: the measured selector of neurons that keeps least at this size,
-    and the share that it keeps.
+    and the share that it keeps. ``compression``, ``best_projection`` and ``diffuseness``, in rows
+    of the selector "random": see `basis_ratios`.
     ``at_floor``: the smallest tested size passes and has more than one neuron, so DR is a lower
     bound. ``reached``: a size below the whole layer passes. ``refined``: the size one neuron
     below the first that passes was tested and does not pass. These columns are missing if the
@@ -169,12 +188,12 @@ def redundancy(
 
     Raises
     ------
-    CriticalMassError: if a delta, the estimator, level, resamples or pass_share is invalid, or a
-        run is damaged.
+    CriticalMassError: if a delta, the estimator, level, resamples, pass_share or an accuracy is
+        invalid, if there is an accuracy and no probe, or if a run is damaged.
     """
     draws = Draws(level, resamples, seed)
     runs = open_runs(run)
-    table = redundancy_table(runs, deltas, estimator, draws, pass_share)
+    table = redundancy_table(runs, deltas, estimator, draws, pass_share, accuracy)
     for one in runs:
         _warn_of_useless_probes(one, level)
     return table
@@ -186,11 +205,13 @@ def redundancy_table(
     estimator: str,
     draws: Draws,
     pass_share: float = 0.95,
+    accuracy: float | Sequence[float] | None = None,
 ) -> pd.DataFrame:
-    """Return the table of `redundancy` without its warning."""
-    delta_list = checked_deltas(deltas)
+    """Return the table of `redundancy` without its warning on probes."""
+    targets = checked_targets(deltas, accuracy)
     check_estimator(estimator)
     check_pass_share(pass_share)
+    _refuse_accuracy_of_similarities(runs, targets)
     rows = []
     for one in runs:
         open_intervals, predicted = refined_intervals(one), read_curves(one)
@@ -198,20 +219,43 @@ def redundancy_table(
         for curve in run_curves:
             key = curve.key
             support = _support(_columns(curve.rows), _columns(curve.used))
+            curve_targets = [t for t in targets if not t.is_absolute]
             if not is_similarity(key.measure):
                 support["majority_accuracy"] = ConstantAnswer.best(one.labels()).accuracy
+                curve_targets = targets
             rivals = [c for c in run_curves if c.key._replace(selector=key.selector) == key]
-            source, masses = passing_size(curve, delta_list, pass_share, estimator, predicted)
-            for i, delta in enumerate(delta_list):
-                open_key = (key.layer, key.selector, key.measure, delta)
-                row = _redundancy_row(curve, delta, estimator, open_intervals.get(open_key))
+            bars = [float(t.bar(np.array(curve.full or 0.0))) for t in curve_targets]
+            source, pass_masses = passing_size(curve, bars, pass_share, estimator, predicted)
+            for i, target in enumerate(curve_targets):
+                mass = CurveMass.of(curve, target, estimator)
+                row = _redundancy_row(curve, target, estimator, mass, open_intervals)
+                if mass is not None:
+                    row |= basis_ratios(mass, rivals)
                 if source and row["critical_mass"] is not None:
                     row |= {"pass_share": pass_share, "spread_source": source}
-                    row["pass_mass"] = max(masses[i], row["critical_mass"])
+                    row["pass_mass"] = max(pass_masses[i], row["critical_mass"])
                     worst = worst_selector(curve, rivals, row["critical_mass"])
                     row["worst_selector"], row["worst_ratio"] = worst or (None, None)
                 rows.append(row | support)
     return typed_table(rows, REDUNDANCY_COLUMNS)
+
+
+def _refuse_accuracy_of_similarities(runs: Sequence[Run], targets: Sequence[Target]) -> None:
+    """Refuse accuracies for runs without a probe; warn of the similarities beside probes."""
+    accuracies = ", ".join(f"{target.value:g}" for target in targets if target.is_absolute)
+    if not accuracies:
+        return
+    measures = {str(name) for one in runs for name in one.frame()["measure"].unique()}
+    similarities = sorted(filter(is_similarity, measures))
+    if not similarities:
+        return
+    names = ", ".join(similarities)
+    if len(similarities) == len(measures):
+        raise CriticalMassError(
+            f"accuracy={accuracies} is for probes, but the run has only {names}, which have no "
+            "accuracy; sweep with e.g. --measure logistic, or give a delta"
+        )
+    warn_user(f"accuracy={accuracies} is for probes: no such row for {names}")
 
 
 def _warn_of_useless_probes(run: Run, level: float) -> None:
@@ -280,62 +324,41 @@ def _curve_rows(curve: ValueCurve) -> list[dict[str, Any]]:
 
 
 def _redundancy_row(
-    curve: ValueCurve, delta: float, estimator: str, open_interval: tuple[int, int] | None
+    curve: ValueCurve,
+    target: Target,
+    estimator: str,
+    mass: CurveMass | None,
+    open_intervals: OpenIntervals,
 ) -> dict[str, Any]:
-    """Row of `redundancy` without the columns of `_support`.
-
-    ``open_interval``: critical masses that refining left open, or None if it was not refined.
-    """
+    """Row of `redundancy` without the columns of `_support`."""
     row = dict.fromkeys(REDUNDANCY_COLUMNS) | curve.key._asdict()
-    row |= {"delta": delta, "estimator": estimator, "level": curve.level}
-    row["value_full"] = curve.full
-    if curve.full is None or curve.full <= 0.0 or not curve.sizes.size:
+    row |= {"delta": target.delta, "estimator": estimator, "level": curve.level}
+    row |= {"value_full": curve.full, "bar": target.value if target.is_absolute else None}
+    if mass is None:
         return row
-    d = curve.n_neurons
-    full = np.concatenate([[curve.full], curve.full_draws])
-    means = np.vstack([curve.mean, curve.mean_draws])
-    sizes = curve.sizes.astype(np.float64)
-    mass = np.ceil(critical_size(sizes, means, full, delta, estimator, float(d)) - 1e-9)
-    bracket = _brackets(curve.sizes, reaches(means, full, delta), d)
-    passes = reaches(means[:1], full[:1], delta)[0]
-    is_strict = estimator == "strict"
-    # Sizes that were not tested: between two sizes for "strict", below the smallest, and between
-    # the largest and the whole layer. There a draw answers with the whole gap.
-    is_open = (bracket[0] == 0) | (mass == d) | is_strict
-    lowest = np.where(is_open, bracket[0] + 1.0, mass)
-    low = int(curve.outward_interval(lowest[1:])[0])
-    high = int(curve.outward_interval(mass[1:])[1])
+    d, measured = curve.n_neurons, mass.measured
+    row |= {"bar": mass.bar, "at_floor": mass.is_at_floor, "reached": mass.is_reached}
+    if mass.is_out_of_reach:
+        return row | {"largest_failing": d, "refined": False}
+    low = int(curve.outward_interval(mass.drawn.lowest)[0])
+    high = int(curve.outward_interval(mass.drawn.mass)[1])
+    key = curve.key
+    open_interval = open_intervals.get((key.layer, key.selector, key.measure, target.delta))
     if open_interval is not None and estimator != "nearest":
-        rule = "interpolated" if is_strict else estimator
-        between = critical_size(sizes, means[1:], full[1:], delta, rule, float(d))
-        ends = curve.outward_interval(np.ceil(between - 1e-9))
+        between = mass.drawn_by("interpolated") if estimator == "strict" else mass.drawn
+        ends = curve.outward_interval(between.mass)
         low, high = min(int(ends[0]), open_interval[0]), max(int(ends[1]), open_interval[1])
     return row | {
-        "critical_mass": int(mass[0]),
+        "critical_mass": int(measured.mass[0]),
         "critical_mass_low": low,
         "critical_mass_high": high,
-        "dr": 1.0 - mass[0] / d,
+        "dr": 1.0 - measured.mass[0] / d,
         "dr_low": 1.0 - high / d,
         "dr_high": 1.0 - low / d,
-        "largest_failing": int(bracket[0][0]) or None,
-        "smallest_passing": int(bracket[1][0]),
-        "at_floor": bool(passes[0]) and int(sizes[0]) > 1,
-        "reached": bool(passes[curve.sizes < d].any()),
-        "refined": _size_below(curve.sizes, passes, d) in {0, *curve.sizes.tolist()},
+        "largest_failing": int(measured.largest_failing[0]) or None,
+        "smallest_passing": int(measured.smallest_passing[0]),
+        "refined": _size_below(curve.sizes, measured.passes[0], d) in {0, *curve.sizes.tolist()},
     }
-
-
-def _brackets(
-    sizes: npt.NDArray[np.int64], passes: npt.NDArray[np.bool_], n_neurons: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the largest failing and the smallest passing size of every curve, (n_curves,).
-
-    0 if the smallest tested size passes; the whole layer if no tested size does.
-    """
-    first, any_passes = np.argmax(passes, axis=1), passes.any(axis=1)
-    smallest = np.where(any_passes, sizes[first], n_neurons)
-    below = np.where(first > 0, sizes[first - 1], 0)
-    return np.where(any_passes, below, sizes[-1] % n_neurons), smallest
 
 
 def _size_below(sizes: npt.NDArray[np.int64], passes: npt.NDArray[np.bool_], n_neurons: int) -> int:

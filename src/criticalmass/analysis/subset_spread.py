@@ -36,7 +36,7 @@ def check_pass_share(pass_share: float) -> None:
 
 
 def passing_size(
-    curve: ValueCurve, deltas: list[float], pass_share: float, estimator: str, predicted: Curves
+    curve: ValueCurve, bars: list[float], pass_share: float, estimator: str, predicted: Curves
 ) -> tuple[str, list[int]]:
     """Find the sizes at which a share of the random subsets reaches each threshold.
 
@@ -49,7 +49,7 @@ def passing_size(
     Parameters
     ----------
     curve: of a selector.
-    deltas: shares of the whole layer's value.
+    bars: values to reach.
     pass_share: share of the subsets that are to pass, in [0.5, 1).
     estimator: how the size is read off the curve, see `diffused_redundancy`; the paper's
         "nearest" does not ask whether a size passes, so "monotone" is used in its place.
@@ -57,7 +57,7 @@ def passing_size(
 
     Returns
     -------
-    The source of the spread, and one size in neurons per delta. No source and no sizes for a
+    The source of the spread, and one size in neurons per bar. No source and no sizes for a
     selector without randomness, for fewer than 3 seeds without a law, and for a layer without a
     value.
     """
@@ -78,9 +78,8 @@ def passing_size(
         return "", []
     means = np.where(sizes >= curve.n_neurons, mean, mean - margin)[None]
     rule = "monotone" if estimator == "nearest" else estimator
-    full, width = np.array([curve.full]), float(curve.n_neurons)
-    nodes = sizes.astype(np.float64)
-    masses = [critical_size(nodes, means, full, delta, rule, width)[0] for delta in deltas]
+    nodes, width = sizes.astype(np.float64), float(curve.n_neurons)
+    masses = [critical_size(nodes, means, np.array([bar]), 1.0, rule, width)[0] for bar in bars]
     return source, [int(np.ceil(mass - 1e-9)) for mass in masses]
 
 
@@ -112,14 +111,17 @@ def worst_selector(
 
     Parameters
     ----------
-    curve: of a random selector.
+    curve: of a random selector of the registry.
     rivals: the curves of the same layer, dataset and measure.
     size: in neurons; values between tested sizes are interpolated in log k.
 
     Returns
     -------
-    (selector, mean / value of the whole layer), or None if no rival keeps less than ``curve``.
+    (selector, mean / value of the whole layer), or None if no rival keeps less than ``curve``,
+    and for a projection.
     """
+    if SELECTORS[curve.key.selector].is_projection:
+        return None  # its size is a number of dimensions, not of neurons
     shares = {}
     for rival in (curve, *rivals):
         info = SELECTORS.get(rival.key.selector)

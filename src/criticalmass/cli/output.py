@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,21 +33,18 @@ _reference = option(
 
 def show_redundancy(
     runs: Sequence[RunLike],
-    form: str,
     *,
+    form: str = "table",
     out: str | None = None,
-    deltas: Sequence[float] = (),
-    estimator: str | None = None,
-    level: float | None = None,
-    pass_share: float | None = None,
+    options: Mapping[str, Any],
 ) -> None:
-    """Print the table of redundancy; in the terminal each row has a sparkline of its curve."""
+    """Print the table of redundancy; in the terminal each row has a sparkline of its curve.
+
+    ``options``: parameters of `criticalmass.redundancy`.
+    """
     from criticalmass.analysis.redundancy import curves, redundancy
     from criticalmass.reporting.tables import redundancy_view, write_table
 
-    options = drop_unset(
-        deltas=tuple(deltas), estimator=estimator, level=level, pass_share=pass_share
-    )
     table = redundancy(runs, **options)
     view = redundancy_view(table, curves(runs)) if form == "table" else None
     write_table(table, form=form, out=out, view=view)
@@ -59,6 +56,12 @@ def show_redundancy(
 )
 @runs
 @several("--delta", "deltas", "Share of the whole layer's value to keep.", float)
+@several(
+    "--accuracy",
+    "accuracy",
+    "Accuracy to reach, whatever the whole layer's; more rows for each probe.",
+    float,
+)
 @option("--estimator", type=ESTIMATOR, help="Estimator of the critical mass.")
 @option("--pass-share", type=float, help="Share of random subsets that the last size is for.")
 @level
@@ -68,6 +71,7 @@ def show_redundancy(
 def redundancy(
     runs: tuple[str, ...],
     deltas: tuple[float, ...],
+    accuracy: tuple[float, ...],
     estimator: str | None,
     pass_share: float | None,
     level: float | None,
@@ -75,15 +79,14 @@ def redundancy(
     out: str | None,
 ) -> None:
     """Print critical mass and DR, with intervals."""
-    show_redundancy(
-        runs,
-        form,
-        out=out,
+    options = drop_unset(
         deltas=deltas,
+        accuracy=accuracy,
         estimator=estimator,
-        level=level,
         pass_share=pass_share,
+        level=level,
     )
+    show_redundancy(runs, form=form, out=out, options=options)
 
 
 @command("reporting.figures.figure:figure", "criticalmass figure value run --out curve.pdf")

@@ -36,7 +36,7 @@ def demo(out: str | None) -> None:
 
     result = run_demo(**drop_unset(out=out))
     for run in result.runs:
-        show_redundancy([run], "table", deltas=DELTAS)
+        show_redundancy([run], options={"deltas": DELTAS})
     click.echo(f"{result.seconds:,.0f} s, peak memory {result.peak_bytes / 2**30:.1f} GiB")
     click.echo(str(result.report))
 
@@ -99,7 +99,7 @@ def measure(
     )
     result = run_measure(model, dataset, out=out, **options)
     default_deltas = inspect.signature(run_measure).parameters["deltas"].default
-    show_redundancy([result.run], "table", deltas=deltas or default_deltas)
+    show_redundancy([result.run], options={"deltas": deltas or default_deltas})
     click.echo(str(result.report))
 
 

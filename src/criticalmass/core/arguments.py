@@ -166,6 +166,8 @@ _RULES: dict[str, tuple[Predicate, str]] = {
     "n_samples": (_integer_from(1), "a whole number of samples, at least 1"),
     "delta": (_is_real, "a number in (0, 1], e.g. 0.9"),
     "deltas": (_one_or_more(_is_real), "numbers in (0, 1], e.g. 0.9"),
+    "pass_share": (_is_real, "a number in [0.5, 1), e.g. 0.95"),
+    "accuracy": (_one_or_more(_is_real), "numbers in (0, 1], e.g. 0.65"),
     "keep": (_is_real, "a number in (0, 1], e.g. 0.95"),
     "worst_class_drop": (_is_real, "a number from 0 to 1, e.g. 0.05"),
     "tol": (_between(0, math.inf), "a number above 0, e.g. 1e-6"),

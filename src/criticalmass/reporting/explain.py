@@ -16,6 +16,8 @@ from threadpoolctl import threadpool_limits
 
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import Moments, moments
+from criticalmass.core.progress import warn_user
+from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError, RunError, StoreError
 from criticalmass.reporting.arguments import sorted_deltas
 from criticalmass.reporting.explanation import (
@@ -28,7 +30,12 @@ from criticalmass.reporting.explanation import (
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 from criticalmass.theory.degrees_of_freedom import degrees_of_freedom
-from criticalmass.theory.prediction import Prediction, ridge_curve
+from criticalmass.theory.prediction import (
+    FEWEST_SAMPLES_PER_NEURON,
+    Prediction,
+    debiased_cka_curve,
+    ridge_curve,
+)
 from criticalmass.theory.prediction_check import compare_critical_masses, residuals
 from criticalmass.theory.prediction_file import (
     predict_from_moments,
@@ -41,6 +48,7 @@ from criticalmass.theory.what_if import first_order_critical_mass
 if TYPE_CHECKING:
     import pandas as pd
 
+    from criticalmass.analysis.predicted_curves import PredictedCurve
     from criticalmass.measures.probes.closed_form import LinearSystem
     from criticalmass.theory.eigenbasis import Eigenbasis
 
@@ -59,6 +67,9 @@ def explain(
     """Predict DR and critical mass of a layer from its second moments, without a sweep.
 
     CKA is predicted for the raw features of the split ``test``, on which a sweep measures it.
+    With fewer than 5 test samples per neuron plain CKA is biased: the critical mass is too small
+    by more than its interval. Then debiased CKA (measure ``cka-debiased``) is predicted too, and
+    the paragraph states it. A run is compared measure by measure.
     With labels, ridge probes are predicted too: they train on ``train`` and are scored on
     ``test``. Subsets of up to 64 neurons are sampled, larger ones follow the law. Laws and their
     errors: docs/theory.md.
@@ -158,11 +169,29 @@ def _predict(
             digest=store.digest(layer),
             test=test_diffuseness,
         )
-        if basis is None:
-            return prediction_future.result(), None, test_moments
-        ridge = ridge_curve(basis, test_rows, store.labels("test"))
+        ridge = [] if basis is None else [ridge_curve(basis, test_rows, store.labels("test"))]
         prediction = prediction_future.result()
-    return replace(prediction, curves=(*prediction.curves, ridge)), basis, test_moments
+        curves = (*prediction.curves, *_debiased_curve(prediction, test_rows), *ridge)
+    return replace(prediction, curves=curves), basis, test_moments
+
+
+def _debiased_curve(prediction: Prediction, rows: Rows) -> list[PredictedCurve]:
+    """Return the curve of debiased CKA where plain CKA is biased; else nothing.
+
+    Warns if it is biased and there are too few samples for debiased CKA too.
+    """
+    fewest = FEWEST_SAMPLES_PER_NEURON * prediction.n_neurons
+    if prediction.n_test >= fewest:
+        return []
+    try:
+        return [debiased_cka_curve(rows)]
+    except CriticalMassError:
+        warn_user(
+            f"layer {prediction.layer!r}: {prediction.n_test:,} test samples are too few for "
+            f"{prediction.n_neurons:,} neurons, so the critical masses of CKA are too small; give "
+            f"{fewest:,} or more"
+        )
+        return []
 
 
 def _resolve_layer(store: FeatureStore, layer: str | None) -> str:
@@ -232,7 +261,7 @@ def _critical_mass_table(
 
     rows = []
     for curve in prediction.curves:
-        paragraph_delta = CKA_DELTA if curve.measure == "cka" else TASK_DELTA
+        paragraph_delta = TASK_DELTA if curve.measure == "ridge" else CKA_DELTA
         for delta in sorted({*deltas, paragraph_delta}):
             mass, low, high = curve.critical_mass(delta, n_seeds, level)
             d = curve.n_neurons

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from criticalmass.reporting.formatting import count_of
-from criticalmass.theory.prediction import Prediction
+from criticalmass.theory.prediction import FEWEST_SAMPLES_PER_NEURON, Prediction
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,11 +132,21 @@ def _dimensions_sentence(explanation: Explanation) -> str:
 
 
 def _cka_sentence(explanation: Explanation) -> str:
-    row = explanation.mass("cka", CKA_DELTA)
+    prediction = explanation.prediction
+    is_debiased = prediction.curve("cka-debiased") is not None
+    row = explanation.mass("cka-debiased" if is_debiased else "cka", CKA_DELTA)
     mass = row["critical_mass"]
+    text = (
+        f"{count_of(mass, 'random neuron')} {'reaches' if mass == 1 else 'reach'} a "
+        f"{'debiased ' if is_debiased else ''}CKA of {CKA_DELTA:g} with the whole layer on average "
+        f"({_interval_text(explanation, row)})."
+    )
+    if not is_debiased:
+        return text
+    plain = explanation.mass("cka", CKA_DELTA)["critical_mass"]
     return (
-        f"{count_of(mass, 'random neuron')} {'reaches' if mass == 1 else 'reach'} a CKA of "
-        f"{CKA_DELTA:g} with the whole layer on average ({_interval_text(explanation, row)})."
+        f"{text} Plain CKA reaches it with {plain:,}, but is biased on {prediction.n_test:,} test "
+        f"samples; {FEWEST_SAMPLES_PER_NEURON * prediction.n_neurons:,} or more are needed."
     )
 
 

@@ -160,7 +160,12 @@ def redundancy_view(table: pd.DataFrame, curves: pd.DataFrame | None = None) -> 
         view["estimator"] = table["estimator"].astype(str)
     if "level" in table:
         view["level"] = level_texts(table)
-    view["delta"] = [f"{delta:.3f}".rstrip("0").ljust(4, "0") for delta in table["delta"]]
+    view["delta"] = [
+        MISSING if is_missing(delta) else f"{delta:.3f}".rstrip("0").ljust(4, "0")
+        for delta in table["delta"]
+    ]
+    if table["delta"].isna().any():
+        view["value to reach"] = [decimal(bar, 3) for bar in table["bar"]]
     view["whole layer"] = [decimal(value, 3) for value in table["value_full"]]
     if "majority_accuracy" in table and _is_majority_close(table):
         view["majority class"] = [decimal(value, 3) for value in table["majority_accuracy"]]
@@ -185,6 +190,7 @@ def redundancy_view(table: pd.DataFrame, curves: pd.DataFrame | None = None) -> 
         digits=2,
         marks=[">= " if is_bound else "" for is_bound in at_floor],
     )
+    view = view.assign(**_basis_texts(table))
     if "reached" in table:
         view.loc[~table["reached"].fillna(True).astype(bool), "k*"] = "not reached"
     if curves is not None and len(curves):
@@ -201,6 +207,7 @@ def _critical_masses(table: pd.DataFrame) -> list[Any]:
         f"{int(row['largest_failing']) + 1:,} to {int(row['critical_mass']):,}"
         if row["estimator"] == "strict"
         and not is_missing(row["largest_failing"])
+        and not is_missing(row["critical_mass"])
         and row["critical_mass"] - row["largest_failing"] > 1
         else row["critical_mass"]
         for row in table.to_dict("records")
@@ -226,6 +233,22 @@ def _worst_text(row: Mapping[str, Any]) -> str:
     if is_missing(row["worst_ratio"]):
         return ""
     return f"{row['worst_selector']} keeps {row['worst_ratio'] * 100:.0f} %"
+
+
+def _basis_texts(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the columns of compression and diffuseness that the table has; "" where missing."""
+    texts: dict[str, list[str]] = {}
+    if "compression" in table:
+        pairs = zip(table["compression"], table["best_projection"], strict=True)
+        texts["compression"] = [f"{decimal(ratio, 1)} ({name})" for ratio, name in pairs]
+    if "diffuseness" in table:
+        ends = (table[f"diffuseness{end}"] for end in ("", "_low", "_high"))
+        texts["diffuseness"] = intervals(*ends, digits=2)
+    return {
+        name: [text if is_given else "" for text, is_given in zip(column, given, strict=True)]
+        for name, column in texts.items()
+        if (given := table[name].notna().tolist()) and any(given)
+    }
 
 
 def _is_majority_close(table: pd.DataFrame) -> bool:

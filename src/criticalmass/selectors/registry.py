@@ -151,6 +151,14 @@ _ALL = (
         is_projection=True,
     ),
     SelectorInfo(
+        "rotation",
+        "moments",
+        unsupervised.rotation,
+        "random orthonormal basis of the standardised layer",
+        is_random=True,
+        is_projection=True,
+    ),
+    SelectorInfo(
         "norm-high", "moments", unsupervised.norm_high, "neurons of largest L2 norm first"
     ),
     SelectorInfo("norm-low", "moments", unsupervised.norm_low, "neurons of smallest L2 norm first"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from criticalmass.core.moments import FloatArray, IndexArray
+from criticalmass.measures.scaling import column_scales
 from criticalmass.selectors.inputs import SelectorInput
 
 
@@ -55,6 +56,23 @@ def projection_uniform(layer: SelectorInput, rng: np.random.Generator) -> FloatA
     d = layer.n_neurons
     columns = rng.random((d, d)).T
     return np.asarray(columns / np.linalg.norm(columns, axis=0))
+
+
+def rotation(layer: SelectorInput, rng: np.random.Generator) -> FloatArray:
+    """Return a random orthonormal basis of the standardised layer as columns.
+
+    The basis is uniform (Haar): the Q of a Gaussian matrix, with signs that make the diagonal of R
+    positive (Mezzadri 2007, sec. 5). Its rows are divided by the neurons' standard deviations, so
+    that it applies to raw features; a constant neuron is divided by 1.
+    """
+    from scipy.linalg import qr
+
+    d, m = layer.n_neurons, layer.moments
+    # Drawn column by column, so that a column does not depend on the number of columns after it.
+    basis, triangle = qr(rng.standard_normal((d, d)).T, overwrite_a=True, check_finite=False)
+    basis *= np.where(np.diagonal(triangle) < 0.0, -1.0, 1.0)
+    scales = column_scales(m.mean, np.diagonal(m.scatter) / m.n, m.n)
+    return np.asarray(basis / scales[:, None], dtype=np.float64)
 
 
 def _squared_norms(layer: SelectorInput) -> FloatArray:

@@ -5,7 +5,8 @@ of the whole layer's accuracy" and "this class loses more than D". Both heads an
 samples, so only four counts of who was right matter. The tests are paired score tests, with the
 variance computed under the null hypothesis (Tango 1998 for differences, Tang, Tang and Chan 2003
 for ratios). Unlike tests of a studentised mean they do not pass on a few samples without a
-disagreement.
+disagreement. Scores of queries are tested by betting (`score_ratio_bound`), which holds for any
+distribution in [0, 1] and any number of samples.
 
 All parts of a promise must hold. Each part is tested at the full level, so the promise has that
 level as a whole (intersection-union test, Berger 1982). Sizes are tested from the largest down
@@ -22,12 +23,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.stats import norm, t
+from scipy.stats import norm
 
 from criticalmass.errors import CriticalMassError
 
-# With fewer samples Student's t distribution gives no usable bound of a mean of scores in [0, 1].
-_MIN_SCORES = 30
+# Ratios of mean scores are tested at all multiples of 1/5,000.
+_RATIOS_PER_UNIT = 5_000
 
 
 @dataclass(frozen=True)
@@ -161,73 +162,50 @@ def drop_bound(pairs: PairedCounts, level: float = 0.95) -> float:
     return -_largest_true(lambda gain: drop_p_value(pairs, -gain) <= 1.0 - level, -1.0, 1.0)
 
 
-def mean_bound(values: ArrayLike, level: float = 0.95) -> float:
-    """Return the lower confidence bound of a mean of scores, by Student's t distribution.
-
-    Parameters
-    ----------
-    values: (n_samples,) scores in [0, 1], e.g. nDCG of each query.
-    level: confidence, in (0, 1).
-
-    Returns
-    -------
-    At least 0; 0 on fewer than 30 samples. The bound is at most ``max (1 - level)^(1/n)``, the
-    bound of Clopper and Pearson for n successes in n trials, scaled to the largest score: equal
-    scores on n samples do not prove that all scores are equal.
-
-    Raises
-    ------
-    CriticalMassError: if the level is outside (0, 1) or a score outside [0, 1].
-    """
-    _check_level(level)
-    scores = np.asarray(values, dtype=np.float64)
-    if scores.ndim != 1 or not np.isfinite(scores).all() or np.any((scores < 0) | (scores > 1)):
-        raise CriticalMassError(f"scores of shape {scores.shape} must be one number in [0, 1] each")
-    if scores.size < _MIN_SCORES:
-        return 0.0
-    deviation = float(scores.std(ddof=1))
-    margin = float(t.ppf(level, scores.size - 1)) * deviation / math.sqrt(scores.size)
-    ceiling = float(scores.max() * (1.0 - level) ** (1.0 / scores.size))
-    return max(0.0, min(float(scores.mean()) - margin, ceiling))
-
-
 def score_ratio_bound(subset: ArrayLike, full: ArrayLike, level: float = 0.95) -> float:
     """Return the lower confidence bound of the ratio of two mean scores of the same samples.
 
+    The hypothesis "the mean of subset - r full is at most 0" is tested by betting (Waudby-Smith
+    and Ramdas 2024). Each sample multiplies a wealth of 1 by 1 + bet (subset - r full), where the
+    bet depends on earlier samples only. By Ville's inequality the wealth reaches 1/(1 - level)
+    with probability at most 1 - level under the hypothesis, whatever the distribution and the
+    number of samples. The bets are those that, for Gaussian differences, lead to exactly this
+    wealth or to nothing after the last sample: they are recalculated from the wealth and the
+    samples that are left, as those of Voracek and Orabona (2025).
+
     Parameters
     ----------
-    subset, full: (n_samples,) paired scores in [0, 1].
+    subset, full: (n_samples,) paired scores in [0, 1], of independent samples. They are taken in
+        a fixed pseudo-random order. With a ``full`` of ones it is the bound of a mean score.
     level: confidence, in (0, 1).
 
     Returns
     -------
-    The largest r at which Student's t test still rejects "the mean of subset - r full is at most
-    0"; at least 0. If all scores of the whole layer are 1 it is `mean_bound` of ``subset``.
+    The largest multiple of 0.0002, up to 2, such that it and all smaller ones are rejected; 0 if
+    none is.
 
     Raises
     ------
-    CriticalMassError: if the shapes differ, the level is outside (0, 1), or a score of the subset
-        is outside [0, 1].
+    CriticalMassError: if the shapes differ, the level is outside (0, 1), or a score is outside
+        [0, 1].
     """
-    scores, scores_full = np.asarray(subset, dtype=np.float64), np.asarray(full, dtype=np.float64)
+    from criticalmass.shrinking.betting import count_rejected
+
+    _check_level(level)
+    scores, scores_full = _checked_scores(subset), _checked_scores(full)
     if scores.shape != scores_full.shape:
         raise CriticalMassError(
             f"scores of the subset have shape {scores.shape}, of the whole layer "
             f"{scores_full.shape}; give one per sample, the same samples for both"
         )
-    bound = mean_bound(scores, level)
-    if np.all(scores_full == 1.0):
-        return bound
-    if scores.size < _MIN_SCORES:
+    if not scores_full.any():
         return 0.0
-    quantile = float(t.ppf(level, scores.size - 1))
-
-    def is_rejected(ratio: float) -> bool:
-        differences = scores - ratio * scores_full
-        error = float(differences.std(ddof=1)) / math.sqrt(differences.size)
-        return float(differences.mean()) > quantile * error
-
-    return _largest_true(is_rejected, 0.0, 2.0) if is_rejected(0.0) else 0.0
+    # A ratio above that of the sample is not tested, which can only lower the bound.
+    highest = min(scores.sum() / scores_full.sum(), 2.0)
+    ratios = np.arange(1, int(highest * _RATIOS_PER_UNIT) + 1) / _RATIOS_PER_UNIT
+    order = np.random.default_rng(0).permutation(scores.size)
+    n_rejected = count_rejected(ratios, scores[order], scores_full[order], 1.0 - level)
+    return float(ratios[n_rejected - 1]) if n_rejected else 0.0
 
 
 def count_passes(passes: Sequence[bool]) -> int:
@@ -236,6 +214,13 @@ def count_passes(passes: Sequence[bool]) -> int:
         if not is_pass:
             return index
     return len(passes)
+
+
+def _checked_scores(values: ArrayLike) -> NDArray[np.float64]:
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.ndim != 1 or not np.isfinite(scores).all() or np.any((scores < 0) | (scores > 1)):
+        raise CriticalMassError(f"scores of shape {scores.shape} must be one number in [0, 1] each")
+    return scores
 
 
 def _score_test(counts: NDArray[np.float64], weights: NDArray[np.float64]) -> float:

@@ -13,26 +13,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.analysis.predicted_curves import PredictedCurve
+from criticalmass.analysis.predicted_curves import (
+    LAW,
+    SAMPLED,
+    SUBSETS,
+    WHOLE,
+    PredictedCurve,
+)
 from criticalmass.core.moments import FloatArray
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
 from criticalmass.selectors.sizes import sizes_for
-from criticalmass.theory.cka import expected_cka
+from criticalmass.theory.cka import ExpectedSimilarity, expected_cka, expected_debiased_cka
 
 if TYPE_CHECKING:
     from criticalmass.theory.eigenbasis import Eigenbasis
     from criticalmass.theory.exchangeability import Exchangeability
     from criticalmass.theory.ridge import Law
 
-#: Ridge probes up to this size are sampled, not predicted, because sampling is exact and cheaper.
-LARGEST_SAMPLED = 64
+#: With fewer test samples per neuron plain CKA is biased by more than its interval over subsets.
+FEWEST_SAMPLES_PER_NEURON = 5
 _SMALL_SIZES = (1, 2, 4, 8, 16, 32, 64)
 # Fractions at which the ridge law is computed. Each costs inverses, and the error of cubics
 # between them is smaller than that of the law.
 _LAW_FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7)
-# The values of `PredictedCurve.source`.
-LAW, SAMPLED, SUBSETS, WHOLE = "law", "law with sampled remainder", "drawn subsets", "whole layer"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +51,7 @@ class Prediction:
     participation_ratio: effective dimensions of the standardised neurons of the test split.
     participation_ratio_raw: effective dimensions of the raw neurons.
     diagonal_share: a, which determines the curve of CKA to first order.
-    curves: predicted curves, CKA first.
+    curves: predicted curves, CKA first, then debiased CKA where plain CKA is biased.
     diffuseness: the test of exchangeable neurons (standardised), or None.
     """
 
@@ -78,22 +82,47 @@ def cka_curve(second_moment: FloatArray, *, most_sizes: int = 4096) -> Predicted
     ------
     CriticalMassError: if the matrix is not a second moment, or every neuron is constant.
     """
-    d = int(second_moment.shape[0])
-    sizes = np.arange(1, d + 1)
-    if d > most_sizes:
-        sizes = np.unique(np.round(np.geomspace(1, d, most_sizes)).astype(np.int64))
-    expected = expected_cka(second_moment, sizes)
+    sizes = _sizes(int(second_moment.shape[0]), most_sizes)
+    return _similarity_curve("cka", expected_cka(second_moment, sizes))
+
+
+def debiased_cka_curve(rows: Rows, *, most_sizes: int = 4096) -> PredictedCurve:
+    """Predict debiased linear CKA (measure ``cka-debiased``) with the whole layer at every size.
+
+    Parameters
+    ----------
+    rows: (n_samples, n_neurons) raw features.
+    most_sizes: as in `cka_curve`.
+
+    Raises
+    ------
+    CriticalMassError: if there are too few samples for a positive unbiased HSIC.
+    """
+    sizes = _sizes(int(rows.shape[1]), most_sizes)
+    return _similarity_curve("cka-debiased", expected_debiased_cka(rows, sizes))
+
+
+def _sizes(n_neurons: int, most_sizes: int) -> NDArray[np.int64]:
+    """Return all sizes, or about ``most_sizes`` of a wider layer, spaced geometrically."""
+    sizes = np.arange(1, n_neurons + 1, dtype=np.int64)
+    if n_neurons > most_sizes:
+        sizes = np.unique(np.round(np.geomspace(1, n_neurons, most_sizes)).astype(np.int64))
+    return sizes
+
+
+def _similarity_curve(measure: str, expected: ExpectedSimilarity) -> PredictedCurve:
+    """Return the curve of a similarity whose last size is the whole layer."""
     source = [LAW if is_closed else SAMPLED for is_closed in expected.closed_form]
     source[-1] = WHOLE
     return PredictedCurve(
-        measure="cka",
-        n_neurons=d,
+        measure=measure,
+        n_neurons=int(expected.sizes[-1]),
         value_full=1.0,
-        sizes=sizes.astype(np.int64),
+        sizes=expected.sizes.astype(np.int64),
         mean=expected.mean,
         std=expected.std,
         source=tuple(source),
-        l2=np.full(sizes.size, np.nan),
+        l2=np.full(expected.sizes.size, np.nan),
     )
 
 
@@ -118,7 +147,7 @@ def ridge_curve(
     CriticalMassError: if rows and labels do not fit the training split.
     """
     from criticalmass.theory.ridge import predict_ridge
-    from criticalmass.theory.sampled_ridge import sample_ridge
+    from criticalmass.theory.sampled_ridge import LARGEST_SAMPLED, sample_ridge
 
     d = basis.n_neurons
     grid = sorted({*_SMALL_SIZES, *sizes_for(_LAW_FRACTIONS, d)})

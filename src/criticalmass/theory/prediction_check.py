@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from criticalmass.theory.prediction import SUBSETS, Prediction
+from criticalmass.analysis.predicted_curves import SUBSETS
+from criticalmass.theory.prediction import Prediction
 from criticalmass.theory.sampled_ridge import ORDERS
 
 if TYPE_CHECKING:
@@ -84,10 +85,10 @@ def residuals(prediction: Prediction, run: Run, *, level: float = 0.95) -> pd.Da
 def compare_critical_masses(
     prediction: Prediction, run: Run, deltas: Sequence[float], *, level: float = 0.95
 ) -> pd.DataFrame:
-    """Compare critical masses, predicted and measured on random subsets.
+    """Compare critical masses, predicted and measured on random subsets, measure by measure.
 
     The measured ones are interpolated between the tested sizes, because a predicted critical mass
-    does not depend on a grid.
+    does not depend on a grid. Plain CKA is compared with plain, debiased with debiased CKA.
 
     Parameters
     ----------

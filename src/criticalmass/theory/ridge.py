@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
+from criticalmass.analysis.predicted_curves import LAW, SUBSETS, WHOLE
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.progress import write_line
 from criticalmass.core.rows import Rows
@@ -29,6 +30,7 @@ from criticalmass.theory.degrees_of_freedom import (
 from criticalmass.theory.eigenbasis import Eigenbasis, eigenbasis
 from criticalmass.theory.held_out import HeldOut, Sampling, held_out
 from criticalmass.theory.ridge_heads import RidgeHeads, exchangeable_heads, neuron_heads
+from criticalmass.theory.sampled_ridge import LARGEST_SAMPLED, MOST_ROWS, ORDERS, sample_ridge
 
 FloatArray = NDArray[np.float64]
 Labelled = tuple[Rows, npt.ArrayLike]
@@ -53,6 +55,8 @@ class RidgePrediction:
     sizes: (n_sizes,) numbers of neurons.
     members: (n_members,) ensemble sizes; 1 is a single subset.
     accuracy: (n_sizes, n_members) mean over subsets, share of the test samples.
+    source: (n_sizes, n_members) the source of each accuracy and its standard deviation: "drawn
+        subsets", "law" or "whole layer". Squared errors are those of the law.
     accuracy_std: (n_sizes, n_members) standard deviation over subsets, on these test samples.
     error: (n_sizes, n_members) mean over subsets of the squared error, summed over classes.
     error_std: (n_sizes, n_members) its standard deviation over subsets.
@@ -67,6 +71,7 @@ class RidgePrediction:
     sizes: NDArray[np.int64]
     members: NDArray[np.int64]
     accuracy: FloatArray
+    source: NDArray[np.str_]
     accuracy_std: FloatArray
     error: FloatArray
     error_std: FloatArray
@@ -95,6 +100,12 @@ def predict_ridge(
     The probe is the measure ``ridge``: standardised neurons, centred one-hot labels, and the class
     of the largest response. The prediction is for this training set, including its noise.
 
+    The accuracies of the law are too high for few neurons (by up to .038 at 13). With
+    ``law="auto"`` the accuracy of single subsets of up to `LARGEST_SAMPLED` (64) neurons is
+    therefore the mean of drawn and fitted subsets, ``sampling.draws`` of each size; its standard
+    error is their standard deviation / sqrt(draws). Ensembles and squared errors follow the law.
+    The field ``source`` of the result says which it is.
+
     Parameters
     ----------
     train: the training set as (rows (n_train, n_neurons), labels (n_train,)), or its `eigenbasis`
@@ -107,7 +118,8 @@ def predict_ridge(
         a single subset.
     law: "exchangeable" needs only the eigendecomposition; "neuron" has a penalty for every neuron
         at the cost of one or more inverses per size, and is more accurate at small sizes; "auto"
-        uses "neuron" for layers of up to ``WIDEST`` neurons.
+        uses "neuron" for layers of up to ``WIDEST`` neurons, and draws small subsets. The
+        other two use the law at every size.
     validation: labelled rows on which l2 is chosen; by default the test rows, which makes the
         prediction slightly optimistic, by what a choice among a few smooth curves can gain.
     sampling: numbers of draws and rows; by default those of `Sampling`, with fewer rows for more
@@ -122,6 +134,7 @@ def predict_ridge(
     ks, rule = check_sizes(sizes, basis.n_neurons), _resolve_law(law, basis)
     n_members, penalties = _check_members(members), _check_penalties(l2)
     settings = sampling or _bounded_sampling(basis, int(test[0].shape[0]))
+    whole_basis = basis
     basis, axes = basis.with_class_axes()
     test_rows = held_out(basis, *test, settings, axes)
     l2s, l2_full = np.full(ks.size, penalties[0]), penalties[0]
@@ -139,13 +152,23 @@ def predict_ridge(
         scores.append(test_rows.scores(heads, n_members, settings))
         means.append(heads.mean)
     scores = test_rows.correct_to_all_rows(scores, means)
+    accuracy = np.stack([score.accuracy for score in scores])
+    accuracy_std = np.stack([score.accuracy_std for score in scores])
+    source = np.full(accuracy.shape, LAW, dtype=f"<U{len(SUBSETS)}")
+    source[ks == basis.n_neurons] = WHOLE
+    is_drawn = (ks <= LARGEST_SAMPLED) & (ks < basis.n_neurons) & (law == "auto")
+    if is_drawn.any() and (n_members == 1).any():
+        cells = np.ix_(is_drawn, n_members == 1)
+        drawn = _draw_subsets(whole_basis, test, ks[is_drawn], l2s[is_drawn], sampling)
+        accuracy[cells], accuracy_std[cells], source[cells] = *drawn, SUBSETS
     mu = np.array([basis.full_penalty(k, value) for k, value in zip(ks, l2s, strict=True)])
     full_head = exchangeable_heads(basis, basis.n_neurons, l2_full).mean
     return RidgePrediction(
         sizes=ks,
         members=n_members,
-        accuracy=np.stack([score.accuracy for score in scores]),
-        accuracy_std=np.stack([score.accuracy_std for score in scores]),
+        accuracy=accuracy,
+        source=source,
+        accuracy_std=accuracy_std,
         error=np.stack([score.error for score in scores]),
         error_std=np.stack([score.error_std for score in scores]),
         l2=l2s,
@@ -155,6 +178,27 @@ def predict_ridge(
         law=rule,
         n_neurons=basis.n_neurons,
     )
+
+
+def _draw_subsets(
+    basis: Eigenbasis,
+    test: Labelled,
+    sizes: NDArray[np.int64],
+    l2s: FloatArray,
+    sampling: Sampling | None,
+) -> tuple[FloatArray, FloatArray]:
+    """Return mean and standard deviation of the accuracy of drawn subsets, each (n_sizes, 1).
+
+    ``sampling``: numbers of draws and rows; None: those of `sample_ridge`.
+    """
+    settings = sampling or Sampling(draws=ORDERS, rows=MOST_ROWS)
+    settings = replace(settings, draws=max(settings.draws, 2))
+    accuracy = np.empty((settings.draws, sizes.size))
+    for l2 in np.unique(l2s):
+        ks = sizes[l2s == l2].tolist()
+        drawn = sample_ridge(basis, test, ks, l2s=(float(l2),), sampling=settings)
+        accuracy[:, l2s == l2] = drawn.accuracy
+    return accuracy.mean(axis=0)[:, None], accuracy.std(axis=0, ddof=1)[:, None]
 
 
 def _bounded_sampling(basis: Eigenbasis, n_test: int) -> Sampling:

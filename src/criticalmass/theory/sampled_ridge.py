@@ -8,7 +8,7 @@ to the noise of the draws.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from criticalmass.theory.eigenbasis import Eigenbasis
 from criticalmass.theory.held_out import HeldOut, Sampling, held_out
 
 FloatArray = NDArray[np.float64]
+#: Ridge probes up to this size are sampled, not predicted, because sampling is exact and cheaper.
+LARGEST_SAMPLED = 64
 #: Subsets drawn per size; the standard error of their mean is a fifth of their spread.
 ORDERS = 24
 #: Most test samples on which drawn subsets are scored; fewer with more than 1,000 classes.
@@ -55,8 +57,7 @@ def sample_ridge(
     sizes: Sequence[int],
     *,
     l2s: Sequence[float] = L2S,
-    orders: int = ORDERS,
-    seed: int = 0,
+    sampling: Sampling | None = None,
 ) -> SampledRidge:
     """Fit ridge probes on nested random subsets of few neurons and score them.
 
@@ -66,25 +67,29 @@ def sample_ridge(
     test: rows (n_test, n_neurons), raw, and labels (n_test,).
     sizes: numbers of neurons, ascending; intended for small ones.
     l2s: penalties; every size takes the one with the best mean accuracy, ties go to the larger.
-    orders: number of permutations drawn.
-    seed: of the draws.
+    sampling: numbers of permutations drawn and of test samples scored (fewer with more than 1,000
+        classes), and their seed; by default `ORDERS` and `MOST_ROWS`.
 
     Raises
     ------
     CriticalMassError: if a size, or rows and labels, do not fit the training set.
     """
     ks, d = check_sizes(sizes, basis.n_neurons), basis.n_neurons
-    rng = np.random.default_rng(seed)
-    prefixes = [rng.permutation(d)[: int(ks[-1])] for _ in range(orders)]
+    settings = sampling or Sampling(draws=ORDERS, rows=MOST_ROWS)
+    rng = np.random.default_rng(settings.seed)
+    prefixes = [rng.permutation(d)[: int(ks[-1])] for _ in range(settings.draws)]
     most = max(_FEWEST_ROWS, _MOST_RESPONSES // basis.n_classes)
-    test_rows = held_out(basis, *test, Sampling(rows=min(MOST_ROWS, most), seed=seed))
+    test_rows = held_out(basis, *test, replace(settings, rows=min(settings.rows, most)))
     cross, penalties = basis.cross_moment, sorted(l2s, reverse=True)
     best = np.full(ks.size, penalties[0])
     if len(penalties) > 1:
         few = prefixes[:_CHOICE_ORDERS]
-        rows = slice(0, max(_FEWEST_ROWS, min(_CHOICE_ROWS, most * _CHOICE_ROWS // MOST_ROWS)))
+        n_rows = max(_FEWEST_ROWS, min(_CHOICE_ROWS, most * _CHOICE_ROWS // MOST_ROWS))
         mean_accuracy = [
-            np.mean([_score(test_rows, cross, p, ks, np.full(ks.size, l2), rows) for p in few], 0)
+            np.mean(
+                [_score(test_rows, cross, p, ks, np.full(ks.size, l2), slice(n_rows)) for p in few],
+                0,
+            )
             for l2 in penalties
         ]
         best = np.asarray(penalties)[np.argmax(np.stack(mean_accuracy), axis=0)]

@@ -75,6 +75,7 @@ def test_the_headline_is_one_sentence() -> None:
         ({"selector": "pca-top"}, "The first 214 principal components of the 1,280 neurons keep"),
         ({"selector": "pca-bottom"}, "The last 214 principal components"),
         ({"selector": "projection-gaussian"}, "Random projections to 214 dimensions"),
+        ({"selector": "rotation"}, "Random projections to 214 dimensions"),
         ({"selector": "norm-high"}, "'norm-high'"),
         (
             {"critical_mass_low": 214, "critical_mass_high": 214},

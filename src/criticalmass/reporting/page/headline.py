@@ -98,7 +98,7 @@ def _subject(selector: str, n_kept: int, n_neurons: int) -> tuple[str, str]:
     size = f"{n_kept:,} of the {n_neurons:,} neurons"
     if selector == "random":
         return "On average, random", size
-    if selector.startswith("projection"):
+    if selector.startswith("projection") or selector == "rotation":
         return "Random projections to", f"{n_kept:,} dimensions of the {n_neurons:,}-neuron layer"
     if selector.startswith("pca"):
         end = "last" if selector.endswith("bottom") else "first"

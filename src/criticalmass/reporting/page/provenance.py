@@ -17,6 +17,7 @@ from criticalmass.reporting.formatting import (
     is_missing,
     percent,
 )
+from criticalmass.selectors.registry import SELECTORS
 from criticalmass.storage.features import UNLABELLED
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def _cell_caveats(frame: pd.DataFrame) -> Iterator[Caveat]:
 
 def _sample_caveats(frame: pd.DataFrame) -> Iterator[Caveat]:
     """Report too few seeds and too few test samples."""
-    random_selectors = ["random", "projection-gaussian", "projection-uniform"]
+    random_selectors = [name for name, info in SELECTORS.items() if info.is_random]
     rows = frame[frame["selector"].isin(random_selectors)]
     if len(rows):
         seeds = int(rows.groupby("selector")["seed"].nunique().min())
