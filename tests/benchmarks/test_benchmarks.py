@@ -44,6 +44,14 @@ def test_every_row_of_the_speed_table(make_store: Callable[..., FeatureStore]) -
     assert all(float(gap) <= 1e-6 for gap in gaps)
 
 
+def test_a_row_of_score_bounds_per_design() -> None:
+    text = run("benchmarks.score_bounds", "--draws", "20", "--margins", "2")
+    rows = re.findall(r"^\| .* \| [\d,]+ \| (\d\.\d+) \| (\d\.\d+) \| \S+ \|$", text, re.MULTILINE)
+    assert len(rows) == 11
+    # Skewed scores: in all designs together Student's bound is false more often.
+    assert sum(float(bet) for _, bet in rows) < sum(float(student) for student, _ in rows)
+
+
 def test_one_row_alone() -> None:
     text = run("benchmarks.probes", "--quick", "--repeats", "1", "--only", "cka")
     differences = re.findall(r"largest difference from the textbook (\S+)\.", text)
