@@ -42,7 +42,7 @@ browser: $(READY)
 	  echo "none can be had here; the page will not be tested in a browser"; }
 
 test: lint browser
-	@$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadgroup --no-loadscope-reorder --durations=25
+	@$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 benchmark: $(READY)
 	@$(BIN)/python -m benchmarks.probes --store demo/fashion-mnist/features

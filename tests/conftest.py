@@ -245,17 +245,6 @@ def make_predicted_run(tmp_path: Path) -> Callable[..., Run]:
     return make
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each file to one process, and all tests on the Ray cluster to the same one.
-
-    They come first, because they take longest.
-    """
-    for item in items:
-        on_cluster = "cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if on_cluster else item.path.as_posix()))
-    items.sort(key=lambda item: "cluster" not in getattr(item, "fixturenames", ()))
-
-
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
     """A cluster: a head node without CPUs, used by this process, and two nodes of one CPU each."""
