@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import criticalmass as cm
-from criticalmass.storage.digests import with_digest
+from criticalmass.storage.digests import DIGEST_KEY, with_digest
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 from criticalmass.sweeps import predict
@@ -91,6 +91,20 @@ def test_a_file_that_cannot_be_read_has_no_predictions(
     # The spread of subsets is another one without the law, so it is said there too.
     with pytest.warns(UserWarning, match=f"{FILE} is damaged"):
         assert "law" not in set(cm.redundancy(run)["spread_source"].dropna())
+
+
+def test_a_prediction_without_its_curves_is_damaged_and_ends_no_table(
+    store: FeatureStore, tmp_path: Path
+) -> None:
+    run = swept(store, tmp_path / "run", "cka")
+    content = json.loads((run.path / FILE).read_text())
+    content["layers"]["penultimate"]["curves"] = [{"measure": "cka"}]
+    content.pop(DIGEST_KEY)
+    (run.path / FILE).write_text(json.dumps(with_digest(content)))
+    with pytest.warns(UserWarning, match=f"{FILE} is damaged"):
+        assert read_predictions(run) == {}
+    with pytest.warns(UserWarning, match=f"{FILE} is damaged"):
+        assert len(cm.redundancy(run)) == 1
 
 
 def test_a_file_of_another_version_is_ignored(store: FeatureStore, tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 FILE = "prediction.json"
 #: Raised when a law changes; predictions of another version are not read.
 VERSION = 1
+#: Errors of a file that is JSON but has other contents than ours.
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
 #: The values of `PredictedCurve.source`.
 LAW, SAMPLED, SUBSETS, WHOLE = "law", "law with sampled remainder", "drawn subsets", "whole layer"
 
@@ -152,23 +154,35 @@ def read_layers(run: Run) -> list[Mapping[str, Any]]:
         if content.get("version") != VERSION:
             return []
         layers = list(content["layers"].values())
-        digests = {name: layer.get("digest") for name, layer in run.manifest["layers"].items()}
+        known = run.manifest.get("layers", {})
+        digests = {name: layer.get("digest") for name, layer in known.items()}
         return [layer for layer in layers if layer["digest"] == digests.get(layer["layer"])]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        warn_user(
-            f"{path} is damaged and is not used: there are no predicted curves, and the spread of "
-            "subsets is that of the measured seeds; the next sweep into this run makes it again"
-        )
+    except (OSError, *MALFORMED):
+        warn_of_damage(run)
         return []
 
 
+def warn_of_damage(run: Run) -> None:
+    """Warn that the predictions of a run cannot be read, and say what follows."""
+    warn_user(
+        f"{run.path / FILE} is damaged and is not used: there are no predicted curves, and the "
+        "spread of subsets is that of the measured seeds; the next sweep into this run makes it "
+        "again"
+    )
+
+
 def read_curves(run: Run) -> dict[tuple[str, str], PredictedCurve]:
-    """Return the predicted curves of a run by layer and measure."""
-    return {
-        (str(layer["layer"]), str(content["measure"])): curve_from_json(content)
-        for layer in read_layers(run)
-        for content in layer["curves"]
-    }
+    """Return the predicted curves of a run by layer and measure, as `read_layers`."""
+    layers = read_layers(run)
+    try:
+        return {
+            (str(layer["layer"]), str(content["measure"])): curve_from_json(content)
+            for layer in layers
+            for content in layer["curves"]
+        }
+    except MALFORMED:
+        warn_of_damage(run)
+        return {}
 
 
 def curve_from_json(content: Mapping[str, Any]) -> PredictedCurve:

@@ -11,10 +11,12 @@ import numpy as np
 
 from criticalmass.analysis.predicted_curves import (
     FILE,
+    MALFORMED,
     VERSION,
     curve_from_json,
     curve_to_json,
     read_layers,
+    warn_of_damage,
 )
 from criticalmass.core.moments import Moments
 from criticalmass.storage.digests import with_digest
@@ -83,12 +85,13 @@ def write_predictions(run: Run, predictions: Iterable[Prediction]) -> None:
 def read_predictions(run: Run) -> dict[str, Prediction]:
     """Return the predictions of a run by layer, except those for other features.
 
-    Returns nothing if the file cannot be read or has another version; the next sweep predicts
-    again.
+    Returns nothing if the file cannot be read or has another version, see `read_layers`.
     """
+    layers = read_layers(run)
     try:
-        predictions = [_prediction_from_json(layer) for layer in read_layers(run)]
-    except (ValueError, KeyError, TypeError, AttributeError):
+        predictions = [_prediction_from_json(layer) for layer in layers]
+    except MALFORMED:
+        warn_of_damage(run)
         return {}
     return {prediction.layer: prediction for prediction in predictions}
 

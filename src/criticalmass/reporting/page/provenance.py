@@ -267,7 +267,7 @@ def _grid_caveats(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[Caveat]:
 
 def _subset_caveat(row: pd.Series) -> Iterator[Caveat]:
     """Say that a critical mass is about random subsets on average, and what others keep."""
-    if is_missing(row["pass_mass"]):
+    if is_missing(row["pass_mass"]) or row["selector"] != "random":
         return
     text = (
         f"{row['measure']}: about half of the random subsets of {integer(row['critical_mass'])} "
