@@ -242,9 +242,17 @@ def _neighbours(rows: Matrix, metric: str, *, gains: bool) -> Compare:
     return compare
 
 
+def _without_top(rows: Matrix) -> Compare:
+    """CKA after the five first component scores are regressed out of every neuron."""
+    x = rows - rows.mean(axis=0, dtype=np.float64)
+    scores = np.linalg.svd(x, full_matrices=False)[0][:, :5]
+    return _gram_cka(x - scores @ (scores.T @ x), debiased=False)
+
+
 _PEERS: Mapping[str, Callable[[Matrix], Compare]] = {
     "cka": partial(_gram_cka, debiased=False),
     "cka-debiased": partial(_gram_cka, debiased=True),
+    "cka-without-top5": _without_top,
     "procrustes": _procrustes,
     "mutual-knn": partial(_neighbours, metric="euclidean", gains=False),
     "retrieval": partial(_neighbours, metric="cosine", gains=True),

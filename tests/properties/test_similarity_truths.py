@@ -63,7 +63,9 @@ def test_every_similarity_is_at_most_one_and_one_for_all_neurons(shape):
     d = x.shape[1]
     layer = WholeLayer(x, most_neighbours=min(10, len(x) - 2))
     task = SimilarityTask(layer, rng.permutation(d)[None], (1, d))
-    for measure in SIMILARITIES.values():
+    for name, measure in SIMILARITIES.items():
+        if name == "cka-without-top5" and (d < 7 or len(x) < 16):
+            continue  # Nothing may be left without five axes.
         scores = measure(task)
         assert np.isfinite(scores.bootstrap_values).all()
         assert (np.abs(scores.values) <= 1.0 + 1e-9).all()

@@ -206,7 +206,7 @@ _RULES: dict[str, tuple[Predicate, str]] = {
     **dict.fromkeys(
         (
             *("debiased", "standardise", "remainder", "paired", "cut", "normalise", "copy"),
-            *("skip_broken", "trust_code", "projections"),
+            *("skip_broken", "trust_code", "projections", "chance_corrected"),
         ),
         (_is_bool, "True or False"),
     ),
@@ -214,13 +214,33 @@ _RULES: dict[str, tuple[Predicate, str]] = {
 # (function, parameter) -> rule, where a parameter accepts other values than elsewhere.
 _OVERRIDES: dict[tuple[str, str], tuple[Predicate, str]] = {
     ("report", "reference"): (_is_reference_points, "points, or the path of a file of them"),
+    **dict.fromkeys(
+        (("redundancy", "control"), ("report", "control")),
+        (_is_artifact, "a run or its folder"),
+    ),
+    **dict.fromkeys(
+        (("shared_subsets", "runs"), ("subset_correlations", "runs")),
+        (_one_or_more(_is_artifact), "runs or their folders, one for each task"),
+    ),
+    ("shared_subsets", "accuracies"): (
+        lambda value: not _is_real(value) and _one_or_more(_is_real)(value),
+        "a list of numbers in (0, 1], one for each task",
+    ),
+    ("degrading_neurons", "fdr"): (_is_real, "a number in (0, 1)"),
     ("linear_cka", "y"): (_is_numeric_array, "an array of real numbers"),
-    ("ensembles", "seeds"): (_integer_from(1, 1000), "a whole number from 1 to 1,000"),
+    **dict.fromkeys(
+        (("ensembles", "seeds"), ("calibration", "seeds")),
+        (_integer_from(1, 1000), "a whole number from 1 to 1,000"),
+    ),
     ("ensembles", "members"): (
         _integer_from(1, _MAX_COUNT),
         f"a whole number from 1 to {_MAX_COUNT:,}",
     ),
-    ("ensembles", "fractions"): (_one_or_more(_is_real), "numbers in (0, 1]"),
+    **dict.fromkeys(
+        (("ensembles", "fractions"), ("calibration", "fractions")),
+        (_one_or_more(_is_real), "numbers in (0, 1]"),
+    ),
+    ("prefix_cka", "without_top"): (_integer_from(0, _MAX_COUNT), "a whole number from 0"),
     ("explain", "seeds"): (
         _integer_from(1, _MAX_SEEDS),
         f"a whole number from 1 to {_MAX_SEEDS:,}",

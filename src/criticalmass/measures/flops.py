@@ -49,6 +49,12 @@ def iterative_flops(sizes: LayerSizes, *, passes: int) -> float:
     return 4.0 * sizes.n_orders * rows * sizes.n_classes * sum(sizes.sizes)
 
 
+def masked_flops(sizes: LayerSizes) -> float:
+    """Return the operations of one logistic probe and of its prefixes: ``(160 n + 2 O m) C d``."""
+    rows = 160.0 * sizes.n_train + 2.0 * sizes.n_orders * sizes.n_test
+    return rows * sizes.n_classes * sizes.n_neurons
+
+
 def neighbour_flops(sizes: LayerSizes, *, in_train: bool) -> float:
     """Return the operations of a search of neighbours: ``2 O queries rows sum k``.
 

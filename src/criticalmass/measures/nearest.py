@@ -11,20 +11,24 @@ apart), its neighbours are searched again in float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.blas import gemm_arguments
 from criticalmass.core.rows import Rows
+from criticalmass.core.threads import MAX_THREADS, map_in_threads, thread_count
 from criticalmass.measures.columns import take_columns
-from criticalmass.measures.nearest_kernels import update_nearest
+from criticalmass.measures.nearest_kernels import search_tile, update_nearest
 from criticalmass.measures.prefix_heads import block_ranges
 
 Metric = Literal["euclidean", "cosine"]
 Matrix = NDArray[np.float32]
+# Candidates that are searched together, as `nearest_kernels.search_tile` takes them.
+_Tile = tuple[Matrix, Matrix, Matrix, NDArray[np.int32]]
 ExactMatrix = NDArray[np.float64]
 _LARGEST = float(np.finfo(np.float32).max)
 # Cosines of the nearest and the last neighbour that differ by less than this are not distinguished
@@ -77,11 +81,16 @@ class CandidateRows:
     ) -> NDArray[np.int32]:
         """Return the ids of the nearest candidates of every query in every prefix of an order.
 
-        The distance matrix is computed in tiles of queries and candidates. The inner products of
+        All candidates are compared: the search is exhaustive. The distance matrix is computed in
+        tiles of candidates, each read once, and threads share the queries. The inner products of
         a tile grow block of neurons by block of neurons, and every size has its own list of
         neighbours, so the full (n_queries, n_candidates) matrix never exists. Distances are
         float32; of two candidates at the same distance the earlier one is nearer. Cosines are
         float32 too, except for queries that need float64.
+
+        Memory beyond ``queries`` and ``exact_queries``: one float32 copy of the queries, the
+        lists, at most two tiles of candidates with three copies of each, and (rows of queries) x
+        (rows of candidates) products of a tile per thread.
 
         Parameters
         ----------
@@ -98,37 +107,49 @@ class CandidateRows:
         raw_queries: NDArray[np.floating] = queries if exact_queries is None else exact_queries
         if self.metric == "cosine":
             queries = scale_rows(queries)
-        shape = (len(sizes), queries.shape[0], n_neighbours)
+        columns = order[: sizes[-1]]
+        queries = take_columns(queries, columns)
+        n_queries = queries.shape[0]
+        shape = (len(sizes), n_queries, n_neighbours)
         best = np.full(shape, _LARGEST, dtype=np.float32)
         best_ids = np.zeros(shape, dtype=np.int32)
-        query_blocks = _column_blocks(queries, order, sizes)
-        n_rows, n_columns = self.tiles.queries, self.tiles.candidates
-        buffer = np.empty((n_rows, n_columns), dtype=np.float32)
-        n = int(self.rows.shape[0])
-        for start in range(0, n, n_columns):
-            stop = min(start + n_columns, n)
-            tile = self.read(self.rows, start, stop)
-            tile = scale_rows(tile) if self.metric == "cosine" else tile
-            tile_blocks = _column_blocks(tile, order, sizes)
-            offsets, factors = self._terms(tile_blocks)
-            ids = self.ids[start:stop]
-            for a in range(0, queries.shape[0], n_rows):
-                b = min(a + n_rows, queries.shape[0])
-                dots = buffer[: b - a, : stop - start]
-                if dots.shape[1] < n_columns:
-                    dots = np.ascontiguousarray(dots)
-                for j, (query_block, block) in enumerate(
-                    zip(query_blocks, tile_blocks, strict=True)
-                ):
-                    _add_products(dots, query_block[a:b], block, first=j == 0)
-                    update_nearest(
-                        dots, offsets[j], factors[j], ids, best[j, a:b], best_ids[j, a:b]
-                    )
+        lengths = np.array(sizes, dtype=np.int64)
+
+        def search(task: tuple[_Tile, slice]) -> None:
+            tile, part = task
+            search_tile(
+                queries[part],
+                tile,
+                lengths,
+                (best[:, part], best_ids[:, part]),
+                self.tiles.queries,
+                gemm_arguments(),
+            )
+
+        # A task starts when the one as many places before it as there are threads is done. With
+        # one part of the queries per thread, that is the part's search of the tile before.
+        n_parts = min(MAX_THREADS, thread_count())
+        parts = [
+            slice(i * n_queries // n_parts, (i + 1) * n_queries // n_parts) for i in range(n_parts)
+        ]
+        tasks = ((tile, part) for tile in self._tiles(columns, sizes) for part in parts)
+        for _ in map_in_threads(search, tasks):
+            pass
         if self.metric == "cosine":
-            doubtful = _doubtful_lists(best, query_blocks)
+            doubtful = _doubtful_lists(best, queries, sizes)
             if doubtful.any():
                 self._search_exactly(raw_queries, order, sizes, doubtful, best_ids)
         return best_ids
+
+    def _tiles(self, columns: NDArray[np.intp], sizes: Sequence[int]) -> Iterator[_Tile]:
+        """Read the candidates tile by tile, with their columns in the order."""
+        n = int(self.rows.shape[0])
+        for start in range(0, n, self.tiles.candidates):
+            stop = min(start + self.tiles.candidates, n)
+            rows = self.read(self.rows, start, stop)
+            rows = scale_rows(rows) if self.metric == "cosine" else rows
+            rows = take_columns(rows, columns)
+            yield rows, *self._terms(rows, sizes), self.ids[start:stop]
 
     def _search_exactly(
         self,
@@ -146,40 +167,44 @@ class CandidateRows:
         best_ids: (n_sizes, n_queries, n_neighbours), changed in place.
         """
         sizes = sizes[: int(np.flatnonzero(doubtful.any(axis=1))[-1]) + 1]
-        chosen = np.flatnonzero(doubtful.any(axis=0))
-        query_blocks = _exact_blocks(queries[chosen], order, sizes)
-        query_factors = _inverse_norms(query_blocks) * _COSINE_STEPS
+        chosen, columns = np.flatnonzero(doubtful.any(axis=0)), order[: sizes[-1]]
+        queries = _exact_columns(queries[chosen], columns)
+        query_factors = _inverse_norms(queries, sizes) * _COSINE_STEPS
         shape = (len(sizes), chosen.size, best_ids.shape[2])
         best, exact_ids = np.full(shape, _LARGEST), np.zeros(shape, dtype=np.int32)
         n, n_columns = int(self.rows.shape[0]), self.tiles.candidates
+        zeros, minus_ones = np.zeros(n_columns), np.full(n_columns, -1.0)
+
+        def search(part: slice) -> None:
+            dots = np.zeros((queries[part].shape[0], stop - start))
+            cosines = np.empty_like(dots)
+            for j, (first, last) in enumerate(block_ranges(sizes)):
+                np.matmul(queries[part, first:last], tile[:, first:last].T, out=cosines)
+                dots += cosines
+                if doubtful[j, chosen[part]].any():
+                    np.multiply(dots, query_factors[j, part, None], out=cosines)
+                    cosines *= factors[j]
+                    np.rint(cosines, out=cosines)
+                    terms = zeros[: stop - start], minus_ones[: stop - start]
+                    ids = self.ids[start:stop]
+                    update_nearest(cosines, *terms, ids, best[j, part], exact_ids[j, part])
+
+        parts = [
+            slice(a, a + self.tiles.queries) for a in range(0, chosen.size, self.tiles.queries)
+        ]
         for start in range(0, n, n_columns):
             stop = min(start + n_columns, n)
-            tile = (self.read_exact or self.read)(self.rows, start, stop)
-            tile_blocks = _exact_blocks(tile, order, sizes)
-            factors = _inverse_norms(tile_blocks)
-            zeros, minus_ones = np.zeros(stop - start), np.full(stop - start, -1.0)
-            for a in range(0, chosen.size, self.tiles.queries):
-                part = slice(a, a + self.tiles.queries)
-                dots: Any = 0.0
-                for j, block in enumerate(tile_blocks):
-                    dots = dots + query_blocks[j][part] @ block.T
-                    if doubtful[j, chosen[part]].any():
-                        cosines = np.rint(dots * query_factors[j, part, None] * factors[j])
-                        update_nearest(
-                            cosines,
-                            zeros,
-                            minus_ones,
-                            self.ids[start:stop],
-                            best[j, part],
-                            exact_ids[j, part],
-                        )
+            tile = _exact_columns((self.read_exact or self.read)(self.rows, start, stop), columns)
+            factors = _inverse_norms(tile, sizes)
+            for _ in map_in_threads(search, parts):
+                pass
         for j in range(len(sizes)):
             is_doubtful = doubtful[j, chosen]
             best_ids[j, chosen[is_doubtful]] = exact_ids[j, is_doubtful]
 
-    def _terms(self, blocks: Sequence[Matrix]) -> tuple[Matrix, Matrix]:
+    def _terms(self, rows: Matrix, sizes: Sequence[int]) -> tuple[Matrix, Matrix]:
         """Offsets and factors (n_sizes, n_tile) that turn inner products into dissimilarities."""
-        norms = np.cumsum([np.einsum("ij,ij->i", b, b) for b in blocks], axis=0, dtype=np.float32)
+        norms = _squared_norms(rows, sizes).astype(np.float32)
         if self.metric == "euclidean":
             return norms, np.full_like(norms, -2.0)
         lengths = np.sqrt(norms)
@@ -216,20 +241,20 @@ def scale_rows(x: NDArray[Any]) -> NDArray[Any]:
     return scaled
 
 
-def _doubtful_lists(best: Matrix, query_blocks: Sequence[Matrix]) -> NDArray[np.bool_]:
+def _doubtful_lists(best: Matrix, queries: Matrix, sizes: Sequence[int]) -> NDArray[np.bool_]:
     """Return which lists of neighbours by cosine float32 may have got wrong.
 
     Parameters
     ----------
     best: (n_sizes, n_queries, n_neighbours) minus cosine times the norm of the query, ascending.
-    query_blocks: of the queries.
+    queries: (n_queries, n_columns), columns in the order.
+    sizes: prefix lengths, ascending.
 
     Returns
     -------
     (n_sizes, n_queries); False for a query of zeros, whose cosines are all exactly 0.
     """
-    blocks = [block.astype(np.float64) for block in query_blocks]
-    norms = np.sqrt(np.cumsum([np.einsum("ij,ij->i", b, b) for b in blocks], axis=0))
+    norms = np.sqrt(_squared_norms(queries, sizes, np.float64))
     # The nearest one is often the query itself.
     first = 1 if best.shape[2] > 2 else 0
     spread = best[:, :, -1].astype(np.float64) - best[:, :, first]
@@ -240,36 +265,20 @@ def _doubtful_lists(best: Matrix, query_blocks: Sequence[Matrix]) -> NDArray[np.
     return np.asarray(doubtful)
 
 
-def _exact_blocks(
-    x: NDArray[np.floating], order: NDArray[np.intp], sizes: Sequence[int]
-) -> list[ExactMatrix]:
-    """Gather the columns of every block in float64, with rows of ordinary size."""
-    x = scale_rows(x.astype(np.float64))
-    return [np.take(x, order[a:b], axis=1) for a, b in block_ranges(sizes)]
+def _exact_columns(x: NDArray[np.floating], columns: NDArray[np.intp]) -> ExactMatrix:
+    """Gather columns in float64, with rows of ordinary size."""
+    return np.take(scale_rows(x.astype(np.float64)), columns, axis=1)
 
 
-def _inverse_norms(blocks: Sequence[ExactMatrix]) -> ExactMatrix:
+def _inverse_norms(x: ExactMatrix, sizes: Sequence[int]) -> ExactMatrix:
     """Return one over the norm of every prefix of every row, (n_sizes, n_rows); 0 for zeros."""
-    norms = np.sqrt(np.cumsum([np.einsum("ij,ij->i", b, b) for b in blocks], axis=0))
+    norms = np.sqrt(_squared_norms(x, sizes))
     return np.asarray(np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0.0))
 
 
-def _column_blocks(x: Matrix, order: NDArray[np.intp], sizes: Sequence[int]) -> list[Matrix]:
-    """Gather the columns of every block; each block is contiguous, as the products need it."""
-    return [take_columns(x, order[a:b]) for a, b in block_ranges(sizes)]
-
-
-def _add_products(dots: Matrix, queries: Matrix, block: Matrix, *, first: bool) -> None:
-    """Add ``queries @ block.T`` to ``dots`` in place; the first block overwrites it."""
-    from scipy.linalg.blas import sgemm
-
-    # Column-major: dots.T = block @ queries.T, where both arguments are transposed views.
-    sgemm(
-        1.0,
-        block.T,
-        queries.T,
-        beta=0.0 if first else 1.0,
-        c=dots.T,
-        trans_a=True,
-        overwrite_c=1,
-    )
+def _squared_norms(
+    x: NDArray[Any], sizes: Sequence[int], dtype: type[np.floating] | None = None
+) -> NDArray[Any]:
+    """Return the squared norm of every prefix of every row, (n_sizes, n_rows)."""
+    blocks = (x[:, a:b] for a, b in block_ranges(sizes))
+    return np.cumsum([np.einsum("ij,ij->i", b, b, dtype=dtype) for b in blocks], axis=0)

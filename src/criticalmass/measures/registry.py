@@ -15,6 +15,7 @@ from criticalmass.errors import unknown_name
 from criticalmass.measures.flops import (
     closed_form_flops,
     iterative_flops,
+    masked_flops,
     moment_flops,
     neighbour_flops,
     singular_value_flops,
@@ -55,8 +56,9 @@ class Measure:
     memory: bytes of the workspace as a function of `LayerSizes`, or ``"module:function"``.
     flops: floating-point operations of a sweep as a function of `LayerSizes`.
     min_test_samples: fewest test samples that have a value.
-    one_order_per_job: whether a job takes one order at a time: because an order takes long, or
-        because the randomness of the probe must depend on that order's seed alone.
+    one_order_per_job: whether a job takes one order at a time: because an order takes long, and
+        the cells of a job are written when all of it is done, or because the randomness of the
+        probe must depend on that order's seed alone.
     full_value_is_shared: whether the whole layer has the same value whatever the order.
     every_size: whether all prefixes of an order cost no more than one.
     is_slow: whether a fit takes so long that the tables of a study do not fit it again.
@@ -141,6 +143,10 @@ def _logistic() -> dict[str, Any]:
     return {**asdict(LogisticProtocol()), **_validation()}
 
 
+def _logistic_masked() -> dict[str, Any]:
+    return {**_logistic(), "mask": "training mean", "probe_version": _BY_NAME["logistic"].version}
+
+
 def _closed_form() -> dict[str, Any]:
     from criticalmass.measures.probes.closed_form import L2S
 
@@ -169,6 +175,12 @@ def _jackknife() -> dict[str, Any]:
     return {"n_blocks": N_BLOCKS}
 
 
+def _without_top() -> dict[str, Any]:
+    from criticalmass.measures.similarity.task import N_TOP_AXES
+
+    return {**_jackknife(), "n_axes": N_TOP_AXES}
+
+
 def _neighbours(metric: str, **extra: str) -> dict[str, Any]:
     from criticalmass.measures.similarity.retrieval import MOST_QUERIES, N_NEIGHBOURS, QUERY_SEED
 
@@ -191,10 +203,24 @@ _ALL = (
         "the test split",
         plural="Logistic probes",
         settings=_logistic,
+        version=2,
         memory="measures.logistic.memory:logistic_bytes",
         flops=partial(iterative_flops, passes=40),
         one_order_per_job=True,
         law="ridge",
+    ),
+    Measure(
+        name="logistic-masked",
+        kind="probe",
+        function="measures.logistic.masked:logistic_masked",
+        description="the logistic probe of the whole layer with every other neuron set to its "
+        "training mean and nothing fitted again, scored by accuracy on the test split: robustness, "
+        "not recoverability",
+        plural="Masked logistic probes",
+        settings=_logistic_masked,
+        memory="measures.logistic.memory:logistic_bytes",
+        flops=masked_flops,
+        every_size=True,
     ),
     Measure(
         name="ridge",
@@ -227,6 +253,7 @@ _ALL = (
         settings=_knn,
         flops=partial(neighbour_flops, in_train=True),
         law="ridge",
+        one_order_per_job=True,
     ),
     Measure(
         name="centroid",
@@ -280,6 +307,20 @@ _ALL = (
         law="cka",
     ),
     Measure(
+        name="cka-without-top5",
+        kind="similarity",
+        function="measures.similarity.task:cka_without_top",
+        description="linear CKA of the subset with its whole layer, after the layer's 5 first "
+        "principal components are removed from every neuron, on the test split",
+        label="linear CKA with the whole layer, without the 5 top axes",
+        quantity="similarity (CKA without the 5 top axes) to the whole layer",
+        settings=_without_top,
+        memory=partial(workspace_bytes, n_squares=8),
+        flops=singular_value_flops,
+        min_test_samples=8,
+        every_size=True,
+    ),
+    Measure(
         name="procrustes",
         kind="similarity",
         function="measures.similarity.task:procrustes",
@@ -291,49 +332,56 @@ _ALL = (
         memory=partial(workspace_bytes, n_squares=8),
         flops=singular_value_flops,
         min_test_samples=4,
+        one_order_per_job=True,
     ),
     Measure(
         name="mutual-knn",
         kind="similarity",
         function="measures.similarity.task:mutual_knn",
-        description="share of the 10 nearest test samples (Euclidean distance on raw features) "
-        "that the subset has in common with its whole layer; at most 4,096 test samples are "
-        "queries",
-        label="nearest neighbours shared with the whole layer",
-        quantity="nearest neighbours in the whole layer",
+        description="neighbour agreement: share of the 10 nearest test samples (Euclidean "
+        "distance on raw features) that the subset has in common with its whole layer; queries "
+        "are test samples, at most 4,096",
+        label="neighbour agreement (shared 10 nearest test samples)",
+        quantity="neighbour agreement (10 nearest test samples by distance)",
         settings=partial(_neighbours, "euclidean"),
         flops=partial(neighbour_flops, in_train=False),
         min_test_samples=_MIN_NEIGHBOUR_SAMPLES,
+        one_order_per_job=True,
     ),
     Measure(
         name="retrieval",
         kind="similarity",
         function="measures.similarity.task:retrieval",
-        description="nDCG@10 of the test samples that the subset retrieves by cosine similarity "
-        "of raw vectors; the whole layer's 10 nearest have the relevances 10, 9, ..., 1; at most "
-        "4,096 test samples are queries",
-        label="nDCG@10 of the whole layer's neighbours",
-        quantity="retrieval quality (nDCG@10)",
-        value_name="nDCG@10 of retrieval",
+        description="neighbour agreement as nDCG@10, by cosine of raw vectors: what the subset "
+        "retrieves, where the whole layer's own 10 nearest count as relevant (10, 9, ..., 1), not "
+        "what people judge relevant; a sweep searches the test samples (at most 4,096 are "
+        "queries), shrink the training samples (test samples are queries)",
+        label="neighbour agreement (nDCG@10 among test samples)",
+        quantity="neighbour agreement (nDCG@10 among test samples)",
+        value_name="neighbour agreement (nDCG@10 of whole vectors' own neighbours among training "
+        "vectors)",
         settings=partial(_neighbours, "cosine", gains="linear"),
         flops=partial(neighbour_flops, in_train=False),
         min_test_samples=_MIN_NEIGHBOUR_SAMPLES,
         query_score="ndcg",
+        one_order_per_job=True,
     ),
     Measure(
         name="retrieval-recall",
         kind="similarity",
         function="measures.similarity.task:retrieval_recall",
-        description="share of the whole layer's 10 nearest test samples, by cosine similarity of "
-        "raw vectors, that are among the subset's 10 nearest; at most 4,096 test samples are "
-        "queries",
-        label="recall@10 of the whole layer's neighbours",
-        quantity="ten nearest vectors that the whole layer retrieves",
-        value_name="recall@10 of retrieval",
+        description="neighbour agreement as recall@10, by cosine of raw vectors: share of the "
+        "whole layer's own 10 nearest that are among the subset's 10 nearest, not of what people "
+        "judge relevant; searched as for retrieval",
+        label="neighbour agreement (recall@10 among test samples)",
+        quantity="neighbour agreement (recall@10 among test samples)",
+        value_name="neighbour agreement (recall@10 of whole vectors' own neighbours among "
+        "training vectors)",
         settings=partial(_neighbours, "cosine"),
         flops=partial(neighbour_flops, in_train=False),
         min_test_samples=_MIN_NEIGHBOUR_SAMPLES,
         query_score="recall",
+        one_order_per_job=True,
     ),
 )
 
@@ -358,9 +406,19 @@ def measure_quantity(measure: str) -> str:
     return MEASURES[measure].quantity or f"similarity ({measure}) to the whole layer"
 
 
-def measure_value_name(measure: str) -> str:
-    """Return the value that a slim model keeps, as sentences name it."""
+def measure_value_name(measure: str, relevance: str | None = None) -> str:
+    """Return the value that a slim model keeps, as sentences name it.
+
+    Parameters
+    ----------
+    measure: name of the measure.
+    relevance: what is relevant to a query of a retrieval measure: "labels" names the query's
+        class; otherwise the whole vectors' own neighbours.
+    """
     entry = MEASURES[measure]
+    if relevance == "labels" and entry.query_score is not None:
+        score = {"ndcg": "nDCG", "recall": "recall"}[entry.query_score]
+        return f"{score}@10 of training vectors of the query's class"
     return entry.value_name or (f"accuracy ({measure})" if entry.is_probe else measure)
 
 

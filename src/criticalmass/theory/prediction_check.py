@@ -106,11 +106,12 @@ def compare_critical_masses(
     from criticalmass.analysis.columns import Draws
     from criticalmass.analysis.estimators import DEFAULT_ESTIMATOR
     from criticalmass.analysis.redundancy import redundancy_table
+    from criticalmass.analysis.targets import Targets
 
     rows = []
     if not run.frame().empty:
         draws = Draws(level, resamples=2000, seed=0)
-        table = redundancy_table([run], deltas, DEFAULT_ESTIMATOR, draws)
+        table = redundancy_table([run], Targets.checked(deltas), DEFAULT_ESTIMATOR, draws)
         table = table[(table["layer"] == prediction.layer) & (table["selector"] == "random")]
         for row in table[table["critical_mass"].notna()].to_dict("records"):
             curve = prediction.curve(str(row["measure"]))

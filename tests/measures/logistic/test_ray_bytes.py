@@ -31,8 +31,11 @@ import numpy as np
 import criticalmass as cm
 from criticalmass.measures.logistic import ray_rows
 from criticalmass.measures.logistic.row_shards import ShardCache
+from criticalmass.sweeps import draw_spread
 from tests.measures.logistic.local_workers import LocalRows, LocalWorkers
 
+# As in conftest.py; they run in this process and are no part of the comparison.
+draw_spread.FEWEST = draw_spread.MOST = 3
 folder, kills = Path(sys.argv[1]), []
 rng = np.random.default_rng(5)
 labels = {"train": np.arange(3_000) % 3, "test": np.arange(900) % 3}

@@ -11,6 +11,7 @@ from criticalmass.measures.similarity.cka import (
     prefix_cka_debiased,
 )
 from criticalmass.measures.similarity.cka_jackknife import (
+    CkaVariant,
     JackknifeBlocks,
     prefix_cka_replicates,
     projection_cka_replicates,
@@ -162,7 +163,7 @@ def test_leaving_a_block_out_equals_computing_without_it(x, kind, debiased, text
     monkeypatch.setattr(JackknifeBlocks, "chunk_rows", 16)
     subsets, compute, transforms = subsets_of(kind)
     sizes = (1, 5, 24)
-    values, replicates = compute(x, subsets, sizes, n_blocks=6, debiased=debiased)
+    values, replicates = compute(x, subsets, sizes, n_blocks=6, variant=CkaVariant(debiased))
     assert values.shape == (len(transforms), 3)
     assert replicates.shape == (len(transforms), 3, 6)
     blocks = np.array_split(np.random.default_rng(0).permutation(70), 6)
@@ -206,7 +207,10 @@ def test_few_samples_make_fewer_blocks(x):
         (lambda c: linear_cka(np.full((5, 2), np.inf), c[:5]), "NaN"),
         (lambda c: prefix_cka_replicates(c, [np.arange(24)], [25]), r"\[25\].*1 to 24"),
         (lambda c: prefix_cka_replicates(c[:3], [np.arange(24)], [2]), "3 samples"),
-        (lambda c: prefix_cka_replicates(c[:5], [[0]], [1], debiased=True), "debiased.*at least 6"),
+        (
+            lambda c: prefix_cka_replicates(c[:5], [[0]], [1], variant=CkaVariant(debiased=True)),
+            "debiased.*at least 6",
+        ),
         (lambda c: projection_cka_replicates(c, np.eye(3), [2]), r"\(3, 3\).*24 neurons"),
         (lambda c: prefix_cka_debiased(c, c[:2], 9, [0]), r"\(2, 24\)"),
         (lambda c: prefix_cka_debiased(c, -abs(c), 9, [0]), "not negative"),
@@ -218,3 +222,59 @@ def test_mistakes_are_named_in_one_line(call, says, x):
     with pytest.raises(CriticalMassError, match=says) as caught:
         call(second_moment(x))
     assert "\n" not in str(caught.value)
+
+
+def without_component_scores(x, n_axes):
+    """Regress the first component scores out of every neuron."""
+    z = x - x.mean(axis=0)
+    scores = np.linalg.svd(z, full_matrices=False)[0][:, :n_axes]
+    return z - scores @ (scores.T @ z)
+
+
+@pytest.mark.parametrize("n_axes", [0, 1, 5, 20])
+def test_cka_without_top_axes_is_cka_of_what_regression_leaves(x, n_axes):
+    rest = without_component_scores(x, n_axes)
+    order = np.random.default_rng(3).permutation(24)
+    got = prefix_cka(second_moment(x), order, without_top=n_axes)
+    want = [textbook_cka(rest[:, order[:k]], rest) for k in range(1, 25)]
+    np.testing.assert_allclose(got, want, atol=1e-9)
+
+
+def test_one_dominant_axis_hides_that_neurons_share_nothing_else():
+    # Each neuron is a common signal of variance 100 and noise of its own of variance 1. With the
+    # signal, a few neurons have a CKA of about 1. Without it nothing is shared, and C is nearly a
+    # multiple of the identity: the CKA of k neurons is sqrt(k / d), .5 for 10 of 40.
+    rng = np.random.default_rng(0)
+    x = 10.0 * rng.standard_normal((20000, 1)) + rng.standard_normal((20000, 40))
+    c = second_moment(x)
+    assert prefix_cka(c, np.arange(40))[3] > 0.99
+    assert prefix_cka(c, np.arange(40), without_top=1)[9] == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("is_projection", [False, True])
+def test_replicates_without_top_axes_are_those_of_the_samples_left(x, is_projection):
+    rng = np.random.default_rng(4)
+    subsets = rng.standard_normal((24, 9)) if is_projection else rng.permutation(24)[None]
+    compute = projection_cka_replicates if is_projection else prefix_cka_replicates
+    values, replicates = compute(x, subsets, (3, 9), n_blocks=6, variant=CkaVariant(without_top=2))
+
+    def cka_of(rows, k):
+        rest = without_component_scores(rows, 2)
+        return textbook_cka(
+            rest @ subsets[:, :k] if is_projection else rest[:, subsets[0, :k]], rest
+        )
+
+    blocks = JackknifeBlocks.split(x, 6, None).blocks
+    for j, k in enumerate((3, 9)):
+        assert values[0, j] == pytest.approx(cka_of(x, k), abs=1e-9)
+        for b, members in enumerate(blocks):
+            want = cka_of(np.delete(x, members, axis=0), k)
+            assert replicates[0, j, b] == pytest.approx(want, abs=1e-9)
+
+
+def test_a_layer_without_variance_outside_the_top_axes_is_refused(x):
+    flat = x[:, :2] @ np.random.default_rng(0).standard_normal((2, 8))
+    with pytest.raises(CriticalMassError, match="no variance without its 2 top principal axes"):
+        prefix_cka(second_moment(flat), np.arange(8), without_top=2)
+    with pytest.raises(CriticalMassError, match="without_top=-1"):
+        prefix_cka(second_moment(x), [0], without_top=-1)

@@ -12,7 +12,6 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.measures.nearest import TileRows
 from criticalmass.measures.registry import get_similarity
 from criticalmass.measures.similarity.retrieval import (
-    MOST_QUERIES,
     NeighbourFinder,
     _discounted_gains,
     choose_queries,
@@ -206,47 +205,6 @@ def test_mistakes_are_named_in_one_line(call, says, x):
     with pytest.raises(CriticalMassError, match=says) as caught:
         call(x)
     assert "\n" not in str(caught.value)
-
-
-def test_a_sweep_of_neighbours_takes_more_test_samples_than_queries(tmp_path):
-    """20,000 test rows: scores are those of a sample of queries, and every table reads them."""
-    n, width = 20_000, 8
-    rng = np.random.default_rng(6)
-    y = rng.integers(0, 3, n + 60)
-    rows = (rng.standard_normal((n + 60, width)) + y[:, None]).astype(np.float32)
-    split = np.array(["test"] * n + ["train"] * 60)
-    store = cm.import_features(rows, out=tmp_path / "store", labels=y, split=split)
-    measures = ("retrieval", "retrieval-recall", "mutual-knn", "knn")
-    run = cm.sweep(store, out=tmp_path / "run", measures=measures, fractions=(0.5,), seeds=1)
-    frame = run.frame()
-    assert set(frame["status"]) == {"ok"}
-    assert set(frame["n_test"]) == {n}
-    for row in frame.to_dict("records"):
-        artifact = run.artifact(row)
-        is_probe = row["measure"] == "knn"
-        assert artifact.shape == ((n if is_probe else MOST_QUERIES),)
-        if not is_probe:
-            assert row["value"] == pytest.approx(artifact.mean(dtype=np.float64), abs=1e-6)
-    # The same neighbours by scikit-learn, for some of the queries.
-    row = frame.query("measure == 'retrieval-recall' and n_kept == 4").iloc[0]
-    order = run.order("random", row["layer"], row["seed"])[:4]
-    test = rows[:n].astype(np.float64)
-    query_rows = choose_queries(n)[:50]
-    lists = []
-    for subset in (test, test[:, order]):
-        model = NearestNeighbors(n_neighbors=11, metric="cosine", algorithm="brute").fit(subset)
-        lists.append(model.kneighbors(subset[query_rows], return_distance=False))
-    want = recall(
-        *(
-            [[i for i in ids if i != q][:10] for q, ids in zip(query_rows, nearest, strict=True)]
-            for nearest in reversed(lists)
-        )
-    )
-    assert np.abs(run.artifact(row)[:50] - want).max() <= 0.1 + 1e-6
-    assert abs(run.artifact(row)[:50].mean() - want.mean()) < 0.004
-    assert len(cm.redundancy(run)) == 4
-    assert len(cm.pareto(run)) > 0
-    assert cm.report(run, out=tmp_path / "page.html").is_file()
 
 
 def nearest_by_cosine(rows, query_rows, count=10):

@@ -40,8 +40,10 @@ class Curvature:
     exponents: NDArray[np.int64]
     intercept: NDArray[np.float64]
 
-    def apply(self, preconditioner: Preconditioner, weights: FloatArray) -> FloatArray:
-        """Apply the inverse Hessian to a gradient of weights, (C, k)."""
+    def apply(self, preconditioner: Preconditioner, gradient: FloatArray) -> FloatArray:
+        """Apply the inverse Hessian to a gradient of weights and intercepts, (C k + C,)."""
+        c = len(self.intercept)
+        weights = gradient[:-c].reshape(c, -1)
         rotated = weights if self.rotation is None else self.rotation.T @ weights
         out = np.empty_like(rotated)
         scale = (1.0 / self.strengths).astype(np.float32)[:, None]
@@ -49,7 +51,10 @@ class Curvature:
             rows = np.flatnonzero(self.exponents == exponent)
             block = np.ascontiguousarray(rotated[rows])
             out[rows] = preconditioner.solve(block, int(exponent)) * scale[rows]
-        return out if self.rotation is None else self.rotation @ out
+        if self.rotation is not None:
+            out = self.rotation @ out
+        step = (self.intercept @ gradient[-c:]).astype(np.float32)
+        return np.concatenate([out.reshape(-1), step])
 
 
 def estimate_curvature(

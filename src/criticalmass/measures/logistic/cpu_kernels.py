@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from criticalmass.core.blas import NOT_TRANSPOSED, TRANSPOSED, gemm
 from criticalmass.core.compilation import njit
-from criticalmass.measures.logistic.blas import NOT_TRANSPOSED, TRANSPOSED, gemm
 
 # Rows that are processed at once.
 CHUNK = 256

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from criticalmass.core.blas import gemm_arguments
 from criticalmass.core.rows import Rows
 from criticalmass.core.threads import thread_count
 from criticalmass.measures.logistic import cpu_kernels, softmax
-from criticalmass.measures.logistic.blas import gemm_arguments
 from criticalmass.measures.logistic.lbfgs import Evaluation
 from criticalmass.measures.logistic.preconditioner import FloatArray, Preconditioner
 from criticalmass.measures.logistic.stacked_heads import StackedHeads

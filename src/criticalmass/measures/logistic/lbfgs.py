@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from criticalmass.core.compilation import njit
 from criticalmass.measures.logistic.class_curvature import Curvature, estimate_curvature
+from criticalmass.measures.logistic.full_curvature import FullCurvature
 from criticalmass.measures.logistic.preconditioner import FloatArray, Preconditioner
 from criticalmass.measures.logistic.stacked_heads import Head
 
@@ -83,7 +84,7 @@ class SoftmaxProblem:
         self._backtracks = 0
         self._steps: list[FloatArray] = []
         self._changes: list[FloatArray] = []
-        self._curvature: Curvature | None = None
+        self._curvature: Curvature | FullCurvature | None = None
 
     @property
     def n_classes(self) -> int:
@@ -103,6 +104,8 @@ class SoftmaxProblem:
     @property
     def needs_square(self) -> bool:
         """Whether the next pass should also return the mean of p p'."""
+        if isinstance(self._curvature, FullCurvature):
+            return False
         following = self.iterations + 1
         return not self._evaluated or self._curvature is None or following & (following - 1) == 0
 
@@ -139,6 +142,10 @@ class SoftmaxProblem:
             if _dot(step, adjusted) > 0.0:
                 self._steps.append(step)
                 self._changes.append(adjusted)
+
+    def use_curvature(self, curvature: FullCurvature) -> None:
+        """Take the whole Hessian as preconditioner, for this fit and those that continue it."""
+        self._curvature = curvature
 
     def relative_estimate(self) -> float:
         """Return the estimated gap over the objective."""
@@ -200,10 +207,7 @@ class SoftmaxProblem:
             weights.append(weight)
             _add(q, -weight, change)
         assert self._curvature is not None
-        c, k = self.weights.shape
-        block = q[: c * k].reshape(c, k)
-        q[: c * k] = self._curvature.apply(preconditioner, block).reshape(-1)
-        q[c * k :] = self._curvature.intercept @ q[c * k :]
+        q = self._curvature.apply(preconditioner, q)
         for step, change, weight in zip(self._steps, self._changes, reversed(weights), strict=True):
             _add(q, weight - _dot(change, q) / _dot(step, change), step)
         self._direction, self._step = q, 1.0

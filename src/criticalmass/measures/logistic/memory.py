@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from criticalmass.measures.logistic.full_curvature import is_small
 from criticalmass.measures.memory import LayerSizes
 
 _MIB = 1 << 20
 # Vectors of the L-BFGS solver per problem: ten pairs, weights, gradients, directions and trials.
 _LBFGS_VECTORS = 28
-_N_STRENGTHS = 5
+_N_STRENGTHS = 7
 # Buffers of the row reader: a block of standardised rows, a chunk of raw rows, a block of logits.
 _ROW_BLOCK, _RAW_CHUNK, _LOGIT_BLOCK = 48 * _MIB, 64 * _MIB, 256 * _MIB
 # Raw rows, the requested ones of them, and a flag for each value, in units of the raw rows.
@@ -15,6 +16,8 @@ _READ_FACTOR = 2.5
 _STACKED_HEADS = 640
 # Factors of the second moment that are cached, one per ridge, and those a factorisation needs.
 _CACHED_FACTORS, _WORK_FACTORS = 8, 2
+# A Hessian, its chunk's product and its factor.
+_HESSIAN_COPIES = 3
 
 
 def logistic_bytes(sizes: LayerSizes) -> int:
@@ -26,7 +29,9 @@ def logistic_bytes(sizes: LayerSizes) -> int:
     head = 4 * sizes.n_train * c
     logits = max(head, min(_LOGIT_BLOCK, head * len(sizes.sizes)))
     test = min(4 * sizes.n_test * width, max(sizes.held_bytes, _ROW_BLOCK))
-    return solver + stacked + squares + logits + row_bytes(sizes) + test
+    small = [k * c for k in sizes.sizes if is_small(k * c, sizes.n_train)]
+    hessians = 8 * _HESSIAN_COPIES * max(small, default=0) ** 2 * (sizes.n_threads + len(small))
+    return solver + stacked + squares + logits + row_bytes(sizes) + test + hessians
 
 
 def row_bytes(sizes: LayerSizes) -> int:

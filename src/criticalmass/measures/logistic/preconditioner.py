@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from criticalmass.core.compilation import njit
-from criticalmass.measures.logistic.blas import (
+from criticalmass.core.blas import (
     NOT_TRANSPOSED,
     TRANSPOSED,
     gemm,
     gemm_arguments,
 )
+from criticalmass.core.compilation import njit
 
 FloatArray = NDArray[np.float32]
 Factor = TypeVar("Factor")

@@ -139,6 +139,19 @@ def ordered_rows(
     return HeldRows(held, y[rank])
 
 
+def sampled_rows(rows: OrderedRows, m: int, k: int) -> FloatArray:
+    """Return the first ``k`` columns of ``m`` rows in a fixed random sequence, (m, k)."""
+    index = np.random.default_rng(0).permutation(rows.n)[:m]
+    if isinstance(rows, HeldRows):
+        return np.ascontiguousarray(rows.x[index, :k])
+    assert isinstance(rows, StreamedRows)
+    # Rows are read in their own sequence, because jumping to and fro in a file is slow.
+    ascending, position = np.unique(index, return_inverse=True)
+    out = np.empty((index.size, k), np.float32)
+    standardised_columns(rows.rows[ascending], rows.columns[:k], rows.scaling, out)
+    return out[position]
+
+
 def class_shares(y: NDArray[np.int64], n_classes: int) -> NDArray[np.float64]:
     """Return the share of every class among class ids, (n_classes,)."""
     shares: NDArray[np.float64] = np.bincount(y, minlength=n_classes) / int(y.size)

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+from scipy.special import softmax
 
 from criticalmass.core.compute import DEFAULT_COMPUTE, Compute
-from criticalmass.core.rows import Rows
+from criticalmass.core.rows import CHUNK_ROWS, Rows
 from criticalmass.errors import CriticalMassError
 
 STATUSES = ("ok", "not_converged")
@@ -108,6 +109,26 @@ class LinearHead:
     coef: NDArray[np.float32]
     intercept: NDArray[np.float64]
     classes: NDArray[np.int64]
+
+    def probabilities(
+        self, rows: Rows, columns: NDArray[np.intp], n_classes: int
+    ) -> NDArray[np.float64]:
+        """Return the class probabilities of raw rows, (n_samples, n_classes), by the softmax.
+
+        Classes that the head does not know have the probability 0.
+
+        Parameters
+        ----------
+        rows: (n_samples, n_neurons).
+        columns: (n_kept,) the subset.
+        n_classes: number of classes.
+        """
+        out = np.zeros((int(rows.shape[0]), n_classes))
+        for start in range(0, len(out), CHUNK_ROWS):
+            block = np.asarray(rows[start : start + CHUNK_ROWS])[:, columns].astype(np.float64)
+            logits = block @ self.coef.T.astype(np.float64) + self.intercept
+            out[start : start + len(block), self.classes] = softmax(logits, axis=1)
+        return out
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import eigh
 
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray, IndexArray
@@ -18,6 +19,9 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.measures.similarity.checks import check_order, check_second_moment, ranks_of
 from criticalmass.measures.similarity.cka_kernels import prefix_terms
 from criticalmass.measures.similarity.hsic import FEWEST_DEBIASED, Hsic, ratio
+
+# A share of a neuron's variance that is rounding error.
+_ROUNDING = 1e-10
 
 
 @validate_arguments
@@ -68,13 +72,20 @@ def linear_cka(x: Any, y: Any, *, debiased: bool = False) -> float:
 
 
 @validate_arguments
-def prefix_cka(second_moment: npt.ArrayLike, order: npt.ArrayLike) -> FloatArray:
+def prefix_cka(
+    second_moment: npt.ArrayLike, order: npt.ArrayLike, *, without_top: int = 0
+) -> FloatArray:
     """Linear CKA of every prefix of an order against the whole layer.
+
+    A few principal axes with large variances can determine CKA. ``without_top`` removes the layer's
+    first principal components from every neuron, from the subset's and from the whole layer's
+    alike; see `without_top_axes`.
 
     Parameters
     ----------
     second_moment: (n_neurons, n_neurons) X'X of the centred X, at any scale.
     order: (m,) distinct neurons, m <= n_neurons.
+    without_top: number of principal components of the layer to remove.
 
     Returns
     -------
@@ -83,10 +94,12 @@ def prefix_cka(second_moment: npt.ArrayLike, order: npt.ArrayLike) -> FloatArray
     Raises
     ------
     CriticalMassError: if the matrix is not square, not finite or all zero, or the order
-        repeats a neuron or has one that is outside the layer.
+        repeats a neuron or has one that is outside the layer, or nothing is left without the
+        top axes.
     """
     c, scale = check_second_moment(second_moment)
     index = check_order(order, c.shape[0])
+    c = without_top_axes(c, without_top)
     sums = _prefix_sums(c, scale, ranks_of([index], c.shape[0]), index)
     return ratio(sums, sums)
 
@@ -141,6 +154,43 @@ def prefix_cka_debiased(
     variances = np.diagonal(c) * scale
     prefix_traces = np.cumsum(variances[index])
     return ratio(plain.debiased(norms, prefix_traces, float(variances.sum()), n_samples), plain)
+
+
+def without_top_axes(c: FloatArray, n_axes: int) -> FloatArray:
+    """Return the second moment of a layer without its first principal components.
+
+    With X = U S V' and V_r its first r axes, X - X V_r V_r' = (I - U_r U_r') X: removing the axes
+    from the layer and removing the component scores from every neuron (regressing them out) are
+    the same. So the columns S of the result are what is left of the subset S, and
+    C - V_r S_r^2 V_r' is the second moment of both.
+
+    Parameters
+    ----------
+    c: (n_neurons, n_neurons) second moment of the centred layer.
+    n_axes: number of axes; 0 returns ``c``.
+
+    Raises
+    ------
+    CriticalMassError: if the layer has no variance outside these axes.
+    """
+    if n_axes < 0:
+        raise CriticalMassError(f"without_top={n_axes} axes; give 0 or more")
+    if n_axes == 0:
+        return c
+    d = c.shape[0]
+    if n_axes < d:
+        values, vectors = eigh(c, subset_by_index=(d - n_axes, d - 1))
+        rest = c - (vectors * values) @ vectors.T
+        left = np.diagonal(rest) > _ROUNDING * np.diagonal(c)
+        # What is left of a neuron that lies in the axes is rounding error.
+        rest[~left] = 0.0
+        rest[:, ~left] = 0.0
+        if left.any():
+            return np.ascontiguousarray(rest)
+    raise CriticalMassError(
+        f"the layer of {d} neurons has no variance without its {n_axes} top principal axes; "
+        "remove fewer, or measure 'cka'"
+    )
 
 
 def _centred(x: Any, name: str) -> FloatArray:

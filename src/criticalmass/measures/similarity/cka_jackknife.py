@@ -27,6 +27,7 @@ from criticalmass.measures.similarity.checks import (
     check_sizes,
     ranks_of,
 )
+from criticalmass.measures.similarity.cka import without_top_axes
 from criticalmass.measures.similarity.cka_kernels import prefix_terms
 from criticalmass.measures.similarity.hsic import FEWEST_DEBIASED, Hsic, ratio
 
@@ -36,13 +37,31 @@ _BLOCK_SEED = 0
 _ToColumns = Callable[[FloatArray], list[FloatArray]]
 
 
+@dataclass(frozen=True)
+class CkaVariant:
+    """Which linear CKA is computed.
+
+    Attributes
+    ----------
+    debiased: use the unbiased HSIC; see `criticalmass.measures.similarity.cka.linear_cka`.
+    without_top: principal components that are removed, without each block those of the samples
+        that are left; of the plain CKA only.
+    """
+
+    debiased: bool = False
+    without_top: int = 0
+
+
+PLAIN = CkaVariant()
+
+
 def prefix_cka_replicates(
     rows: Any,
     orders: npt.ArrayLike,
     sizes: Sequence[int],
     *,
     n_blocks: int = N_BLOCKS,
-    debiased: bool = False,
+    variant: CkaVariant = PLAIN,
     layer_moments: Moments | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """CKA with the whole layer of prefixes of orders, with all samples and without each block.
@@ -53,7 +72,7 @@ def prefix_cka_replicates(
     orders: (n_orders, n_neurons) orders of neurons.
     sizes: (n_sizes,) prefix lengths, ascending.
     n_blocks: blocks of samples; at most half as many as there are samples.
-    debiased: use the unbiased HSIC; see `criticalmass.measures.similarity.cka.linear_cka`.
+    variant: which CKA.
     layer_moments: moments of the rows, if they are known already.
 
     Returns
@@ -68,17 +87,20 @@ def prefix_cka_replicates(
     d = int(rows.shape[1])
     indices = [check_order(order, d) for order in np.atleast_2d(np.asarray(orders))]
     last = check_sizes(sizes, min(index.size for index in indices))
-    jackknife = JackknifeBlocks.split(rows, n_blocks, layer_moments, debiased=debiased)
+    jackknife = JackknifeBlocks.split(rows, n_blocks, layer_moments, debiased=variant.debiased)
     ranks = ranks_of(indices, d)
     sums = []
     # One second moment at a time: each is as large as the layer's, and there is one per block.
     reduced = (scatter for scatter, _ in jackknife.leave_one_out())
     for scatter in chain([jackknife.moments.scatter], reduced):
+        scatter = without_top_axes(scatter, variant.without_top)
         outer, inner = prefix_terms(scatter, ranks, jackknife.scale)
         cross = np.stack([np.cumsum(outer[index])[last] for index in indices])
         within = np.stack([np.cumsum(row[i])[last] for i, row in zip(indices, inner, strict=True)])
         sums.append(Hsic(cross, within, float(outer.sum())))
-    return jackknife.ratios(sums, lambda x: [x[:, i] for i in indices], last, debiased=debiased)
+    return jackknife.ratios(
+        sums, lambda x: [x[:, i] for i in indices], last, debiased=variant.debiased
+    )
 
 
 def projection_cka_replicates(
@@ -87,7 +109,7 @@ def projection_cka_replicates(
     sizes: Sequence[int],
     *,
     n_blocks: int = N_BLOCKS,
-    debiased: bool = False,
+    variant: CkaVariant = PLAIN,
     layer_moments: Moments | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """CKA with the whole layer of prefixes of a projection, with and without each block.
@@ -107,9 +129,9 @@ def projection_cka_replicates(
     """
     p = check_projection(projection, int(rows.shape[1]))
     last = check_sizes(sizes, p.shape[1])
-    jackknife = JackknifeBlocks.split(rows, n_blocks, layer_moments, debiased=debiased)
+    jackknife = JackknifeBlocks.split(rows, n_blocks, layer_moments, debiased=variant.debiased)
     order = np.arange(p.shape[1], dtype=np.float64)[None]
-    scatter = jackknife.moments.scatter
+    scatter = without_top_axes(jackknife.moments.scatter, variant.without_top)
     cross = p.T @ scatter
     within = cross @ p
 
@@ -121,12 +143,16 @@ def projection_cka_replicates(
 
     sums = [prefix_sums(cross, within, scatter)]
     for reduced_scatter, block in jackknife.leave_one_out():
+        if variant.without_top:
+            rest = without_top_axes(reduced_scatter, variant.without_top)
+            sums.append(prefix_sums(p.T @ rest, p.T @ rest @ p, rest))
+            continue
         projected = block @ p
         reduced_within, is_constant = _remove_block(within, projected)
         reduced_cross = cross - projected.T @ block
         reduced_cross[is_constant] = 0.0
         sums.append(prefix_sums(reduced_cross, reduced_within, reduced_scatter))
-    return jackknife.ratios(sums, lambda x: [x @ p], last, debiased=debiased)
+    return jackknife.ratios(sums, lambda x: [x @ p], last, debiased=variant.debiased)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,8 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.measures.nearest import Metric, scale_rows, scaling_exponent
 from criticalmass.measures.scaling import column_scaling
 from criticalmass.measures.similarity.cka_jackknife import (
+    PLAIN,
+    CkaVariant,
     prefix_cka_replicates,
     projection_cka_replicates,
 )
@@ -36,6 +38,9 @@ from criticalmass.measures.similarity.retrieval import (
     ndcg,
     recall,
 )
+
+#: Principal axes that the measure ``cka-without-top5`` removes.
+N_TOP_AXES = 5
 
 __all__ = ["SimilarityScores", "SimilarityTask", "WholeLayer"]
 
@@ -177,19 +182,24 @@ class SimilarityScores:
     bootstrap_values: NDArray[np.floating]
 
 
-def cka(task: SimilarityTask, *, debiased: bool = False) -> SimilarityScores:
+def cka(task: SimilarityTask, *, variant: CkaVariant = PLAIN) -> SimilarityScores:
     """Linear CKA of every subset with the whole layer."""
     compute = projection_cka_replicates if task.is_projection else prefix_cka_replicates
     layer = task.whole_layer
     values, replicates = compute(
-        layer.rows, task.subsets, task.sizes, debiased=debiased, layer_moments=layer.moments
+        layer.rows, task.subsets, task.sizes, variant=variant, layer_moments=layer.moments
     )
     return SimilarityScores(values, "replicates", replicates)
 
 
 def cka_debiased(task: SimilarityTask) -> SimilarityScores:
     """Debiased linear CKA of every subset with the whole layer."""
-    return cka(task, debiased=True)
+    return cka(task, variant=CkaVariant(debiased=True))
+
+
+def cka_without_top(task: SimilarityTask) -> SimilarityScores:
+    """Linear CKA of every subset with the whole layer, both without the top principal axes."""
+    return cka(task, variant=CkaVariant(without_top=N_TOP_AXES))
 
 
 def procrustes(task: SimilarityTask) -> SimilarityScores:
