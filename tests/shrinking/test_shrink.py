@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -115,9 +116,8 @@ def test_a_budget_is_respected(needle: cm.FeatureStore) -> None:
     plan = cm.shrink(needle, keep=0.9, budget_bytes=16, **QUICK)
     assert plan.slim.bytes_per_vector <= 16
     assert plan.candidates["bytes"].max() <= 16
-    tight = cm.shrink(needle, keep=0.99, max_dims=3, measure="ridge", selectors=("random",))
-    assert not tight.safe
-    assert "within 3 dimensions" in tight.sentence
+    with pytest.raises(CriticalMassError, match=r"max_dims=3: nothing .* best lower bound there"):
+        cm.shrink(needle, keep=0.99, max_dims=3, measure="ridge", selectors=("random",))
 
 
 def test_the_order_effect_is_measured_with_and_without_an_order(
@@ -135,7 +135,27 @@ def test_the_order_effect_is_measured_with_and_without_an_order(
         synthetic.to_store(rows, tmp_path / "diffuse"), keep=0.9, measure="ridge",
         selectors=("random", "first"),
     )  # fmt: skip
-    assert "order of neurons has no measurable effect" in flat.slim.record["verdict"]["sentence"]
+    for either in (plan, flat):
+        effect = either.slim.record["verdict"]
+        keeps_enough = effect["first_ratio_bound"] >= 0.9
+        assert ("keeps enough" in effect["sentence"]) == keeps_enough
+        assert ("do not truncate" in effect["sentence"]) != keeps_enough
+    assert "keeps enough" in plan.slim.record["verdict"]["sentence"], "it kept the first neurons"
+    assert flat.slim.record["verdict"]["first_minus_random"]["low"] <= 0
+
+
+def test_not_worse_than_random_neurons_is_no_licence_to_truncate(
+    needle: cm.FeatureStore,
+) -> None:
+    """The first neuron is noise, as most random ones are: it keeps half of the accuracy."""
+    effect = cm.shrink(needle, keep=0.95, **QUICK).slim.record["verdict"]
+    y = needle.labels("test")
+    majority = np.bincount(y).max() / len(y)
+    assert effect["first_minus_random"]["low"] <= 0 <= effect["first_minus_random"]["high"]
+    assert effect["first_ratio"] * effect["chosen"] == pytest.approx(majority, abs=0.05)
+    assert "is not decided" in effect["sentence"]
+    assert "do not truncate the layer" in effect["sentence"]
+    assert f"keep {effect['first_ratio']:.1%} of the whole layer's value" in effect["sentence"]
 
 
 def test_names_from_data_are_escaped_in_the_model_card(tmp_path: Path) -> None:
@@ -185,7 +205,10 @@ def test_a_damaged_folder_is_named(needle: cm.FeatureStore, tmp_path: Path) -> N
         SlimModel.open(tmp_path / "slim")
     with pytest.raises(StoreError, match="no slim model at"):
         SlimModel.open(tmp_path)
-    with pytest.raises(StoreError, match="holds no slim model"):
+    with pytest.raises(
+        StoreError,
+        match=r"is a feature store, not a slim model; .*criticalmass shrink \S+store --out",
+    ):
         SlimModel.open(needle.path)
 
 
@@ -215,9 +238,34 @@ def test_retrieval_needs_no_labels_and_finds_the_latent_width(vectors: cm.Featur
     assert 4 <= plan.n_kept <= 12
     assert plan.slim.head is None
     assert plan.slim.record["measured"]["value_full"] == 1.0
-    assert "of the nDCG@10 of retrieval" in plan.sentence
+    assert "of the neighbour agreement (nDCG@10 of whole vectors' own neighbours" in plan.sentence
     n_queries = vectors.labels("test").size
     assert f"on {n_queries} held-out samples" in plan.sentence
+
+
+def test_the_card_of_vectors_says_what_counts_as_right_and_counts_no_classes(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((900, 3)) @ rng.standard_normal((3, 8))
+    store = cm.import_features(x, out=tmp_path / "store")
+    cm.shrink(store, keep=0.8, measure="retrieval", selectors=("random",), out=tmp_path / "slim")
+    card = (tmp_path / "slim" / "README.md").read_text()
+    assert "classes" not in card
+    assert f"Each query searches the {store.labels('train').size:,} training vectors." in card
+    assert "- relevance that people have judged" in card
+
+
+def test_the_card_of_relevance_by_labels_names_it(vectors: cm.FeatureStore, tmp_path: Path) -> None:
+    plan = cm.shrink(
+        vectors, keep=0.8, measure="retrieval", relevance="labels", selectors=("random",),
+        out=tmp_path / "slim",
+    )  # fmt: skip
+    assert "of the nDCG@10 of training vectors of the query's class" in plan.sentence
+    card = (tmp_path / "slim" / "README.md").read_text()
+    assert "those of its class are relevant" in card
+    assert "(measure retrieval, 3 classes)" in card
+    assert "people have judged" not in card
 
 
 def test_relevance_by_labels_scores_whole_vectors_by_labels(
@@ -245,6 +293,32 @@ def test_shrinking_by_a_similarity(vectors: cm.FeatureStore) -> None:
     assert plan.slim.record["promise"]["ratio_bound"] < measured
     with pytest.raises(CriticalMassError, match="compares float32 values"):
         cm.shrink(vectors, measure="cka", precisions=("int8",))
+
+
+def test_the_promise_of_a_head_is_tested_on_new_data(
+    needle: cm.FeatureStore, tmp_path: Path
+) -> None:
+    """The slim head is compared with the whole layer's probe on the new test rows."""
+    plan = cm.shrink(needle, keep=0.9, selectors=("anova",))
+    again = cm.verify(plan.slim, needle)
+    assert again.holds
+    assert again.value == pytest.approx(plan.slim.record["measured"]["value"])
+    assert again.ratio_bound == pytest.approx(plan.verdict["ratio_bound"], abs=1e-6)
+    (x, y), (x_test, y_test) = arrays(needle, "train"), arrays(needle, "test")
+    moved = cm.import_features(
+        {"train": np.roll(x, 1, axis=1), "test": np.roll(x_test, 1, axis=1)},
+        out=tmp_path / "moved",
+        labels={"train": y, "test": y_test},
+    )
+    assert not cm.verify(plan.slim, moved).holds, "the kept neuron is noise there"
+    headless = cm.shrink(needle, keep=0.9, **QUICK)
+    with pytest.raises(CriticalMassError, match="without a head"):
+        cm.verify(headless.slim, needle)
+    unsafe = dataclasses.replace(plan.slim, record={**plan.slim.record, "safe": False})
+    with pytest.raises(CriticalMassError, match="promises nothing"):
+        cm.verify(unsafe, needle)
+    with pytest.raises(CriticalMassError, match=r"level=0\.2"):
+        cm.verify(plan.slim, needle, level=0.2)
 
 
 def test_cost(needle: cm.FeatureStore) -> None:
@@ -275,7 +349,10 @@ def test_the_command(needle: cm.FeatureStore, tmp_path: Path) -> None:
     assert "a month" in result.output
     assert SlimModel.open(tmp_path / "slim").n_kept == 1
     as_json = CliRunner().invoke(cli, [*arguments, "--selector", "anova", "--format", "json"])
-    assert json.loads(as_json.output)[0]["selector"] == "anova"
+    verdict = json.loads(as_json.output)
+    assert (verdict["n_kept"], verdict["selector"], verdict["safe"]) == (1, "anova", True)
+    assert verdict["ratio_bound"] >= verdict["keep"] == 0.9
+    assert verdict["candidates"][0]["selector"] == "anova"
 
 
 def test_a_measure_of_neighbours_is_bounded_by_its_queries(tmp_path: Path) -> None:

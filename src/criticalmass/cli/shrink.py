@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from dataclasses import asdict
+
 import click
 
 from criticalmass.cli.choices import (
@@ -13,6 +17,14 @@ from criticalmass.cli.choices import (
 )
 from criticalmass.cli.options import command, drop_unset, option, out, quiet, several, table_format
 from criticalmass.errors import CriticalMassError
+
+#: Exit code of `shrink --fail-if-unsafe` and `verify` if there is no promise, or it fails.
+UNSAFE = 3
+fail_if_unsafe = click.option(
+    "--fail-if-unsafe",
+    is_flag=True,
+    help=f"Exit with code {UNSAFE} if nothing smaller than the whole layer is safe.",
+)
 
 
 @command("shrinking.shrink:shrink", "criticalmass shrink features --keep 0.95 --out slim")
@@ -40,12 +52,20 @@ from criticalmass.errors import CriticalMassError
 @several(
     "--precision", "precisions", "Precision of stored vectors that competes.", STORED_PRECISION
 )
-@option("--budget-bytes", type=int, help="Most bytes of one stored vector.")
+@several(
+    "--rerank",
+    "reranks",
+    "For retrieval: sort the best 10 times this many by whole vectors; 0 for none.",
+    int,
+    "N",
+)
+@option("--budget-bytes", type=int, help="Most bytes of one vector in the index.")
 @option("--max-dims", type=int, help="Most neurons to keep, e.g. 2000 for the limit of an index.")
 @option("--relevance", type=RELEVANCE, help="What is relevant to a query, for retrieval measures.")
 @option("--seed", type=int, help="Seed of the random selectors.")
 @option("--price-per-gb", type=float, help="Price of a gigabyte per month, to print the cost.")
 @option("--vectors", type=int, help="Number of stored vectors, to print the cost.")
+@fail_if_unsafe
 @table_format
 @quiet
 def shrink(
@@ -58,18 +78,21 @@ def shrink(
     layer: str | None,
     selectors: tuple[str, ...],
     precisions: tuple[str, ...],
+    reranks: tuple[int, ...],
     budget_bytes: int | None,
     max_dims: int | None,
     relevance: str | None,
     seed: int | None,
     price_per_gb: float | None,
     vectors: int | None,
+    fail_if_unsafe: bool,
     form: str,
 ) -> None:
-    """Find the smallest subset of STORE that is safe to use.
+    """Find the smallest form of STORE that is safe to use.
 
     Selectors and precisions compete on a part of the training data. The winner is tested on the
-    test split, at a confidence level.
+    test split, at a confidence level. By a retrieval measure the vectors themselves are shrunk:
+    projections and re-ranking compete too, and a table shows what takes how many bytes.
     """
     from criticalmass.reporting.tables import write_table
     from criticalmass.shrinking.shrink import shrink as run_shrink
@@ -88,25 +111,61 @@ def shrink(
         layer=layer,
         selectors=selectors,
         precisions=precisions,
+        reranks=reranks,
         budget_bytes=budget_bytes,
         max_dims=max_dims,
         relevance=relevance,
         seed=seed,
     )
     plan = run_shrink(store, **options)
-    if form != "table":
+    if form == "json":
+        _echo_json(plan.as_dict())
+    elif form != "table":
         write_table(plan.candidates, form=form)
-        return
-    click.echo(plan.sentence)
-    order_effect = plan.slim.record.get("verdict")
-    if order_effect:
-        click.echo(order_effect["sentence"])
-    if price_per_gb is not None and vectors is not None:
-        click.echo(plan.cost(price_per_gb, vectors))
-    click.echo()
-    write_table(plan.tried, form=form)
-    if plan.path is not None:
-        click.echo(str(plan.path))
+    else:
+        click.echo("\n".join([plan.sentence, *plan.verdict["advice"]]))
+        order_effect = plan.slim.record.get("verdict")
+        if order_effect:
+            click.echo(order_effect["sentence"])
+        if price_per_gb is not None and vectors is not None:
+            click.echo(plan.cost(price_per_gb, vectors))
+        click.echo()
+        write_table(plan.tried if plan.front.empty else plan.front, form=form)
+        if plan.path is not None:
+            click.echo(str(plan.path))
+    if fail_if_unsafe and not plan.safe:
+        sys.exit(UNSAFE)
+
+
+def _echo_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+@command("shrinking.verify:verify", "criticalmass verify slim new-features")
+@click.argument("slim", type=click.Path())
+@click.argument("store", type=click.Path())
+@option("--level", type=float, help="Confidence level of the test; that of the promise without it.")
+@table_format
+@quiet
+def verify(slim: str, store: str, level: float | None, form: str) -> None:
+    """Test the promise of SLIM on the new data in STORE.
+
+    Exit code 0: the promise holds there, at its level. Exit code 3: the test does not show it.
+    """
+    import pandas as pd
+
+    from criticalmass.reporting.tables import write_table
+    from criticalmass.shrinking.verify import verify as run_verify
+
+    result = run_verify(slim, store, **drop_unset(level=level))
+    if form == "json":
+        _echo_json(asdict(result))
+    elif form == "table":
+        click.echo(result.sentence)
+    else:
+        write_table(pd.DataFrame([asdict(result)]), form=form)
+    if not result.holds:
+        sys.exit(UNSAFE)
 
 
 @command("shrinking.export.export:export", "criticalmass export slim --format torch --out shipped")
@@ -123,6 +182,9 @@ def shrink(
 @option("--table", help="Table of the whole vectors, for sql.")
 @option("--column", help="Column of the whole vectors, for sql.")
 @option("--normalise", is_flag=True, default=None, help="Scale the short vectors to length 1.")
+@option(
+    "--vectors", type=click.Path(), help="Whole vectors to encode: a feature store or a .npy file."
+)
 @quiet
 def export(
     slim: str,
@@ -135,6 +197,7 @@ def export(
     table: str | None,
     column: str | None,
     normalise: bool | None,
+    vectors: str | None,
 ) -> None:
     """Write SLIM in the format of another program.
 
@@ -150,11 +213,13 @@ def export(
         table=table,
         column=column,
         normalise=normalise,
+        vectors=vectors,
     )
     click.echo(str(run_export(slim, format=form, out=out, **options)))
 
 
 COMMANDS: tuple[click.Command, ...] = (
     shrink,
+    verify,
     export,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -26,7 +27,15 @@ from criticalmass.shrinking.probe_evaluator import (
     QueryScores,
     SubsetScores,
 )
+from criticalmass.shrinking.retrieval_evaluator import Relevance
 from criticalmass.shrinking.slim_model import SlimModel
+from criticalmass.shrinking.stored_candidates import (
+    StoredCandidate,
+    StoredEvaluator,
+    StoredTest,
+    advise,
+    on_front,
+)
 from criticalmass.storage.features import FeatureStore
 
 _LIBRARIES = ("criticalmass", "numpy", "scikit-learn")
@@ -34,19 +43,26 @@ _LIBRARIES = ("criticalmass", "numpy", "scikit-learn")
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """The inputs of `shrink`, its candidates, and the test results of the best one."""
+    """The inputs of `shrink`, its candidates, and the test results of the best one.
+
+    For stored vectors ``stored`` is the test of the form that is kept, if one passed, and
+    ``relevance`` says what is relevant to a query.
+    """
 
     store: FeatureStore
     parts: DataParts
     measure: str
     goal: Goal
-    candidates: list[Candidate]
-    certificate: SubsetCertificate
+    candidates: Sequence[Candidate] | Sequence[StoredCandidate]
+    certificate: SubsetCertificate | None = None
+    stored: StoredTest | None = None
+    relevance: Relevance | None = None
 
     @property
     def is_safe(self) -> bool:
-        """Whether a subset smaller than the layer passed."""
-        return self.certificate.index is not None
+        """Whether a subset smaller than the layer, or a smaller form of its vectors, passed."""
+        is_subset = self.certificate is not None and self.certificate.index is not None
+        return is_subset or self.stored is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,14 +103,62 @@ def assemble_slim_model(decision: Decision, evaluator: Evaluator) -> SlimModel:
     record = _record(decision, subset)
     if decision.is_safe:
         record["verdict"] = measure_order_effect(
-            evaluator, subset.order, subset.size, subset.precision
+            evaluator,
+            subset.order,
+            subset.size,
+            subset.precision,
+            keep=decision.goal.keep,
+            level=decision.goal.level,
         )
     return SlimModel(indices, codec, _head(subset, ascending), record, _candidate_table(decision))
 
 
+def assemble_stored_model(
+    decision: Decision, evaluator: StoredEvaluator, front: pd.DataFrame
+) -> SlimModel:
+    """Build the slim model of stored vectors, or of the whole layer if nothing smaller passed.
+
+    Parameters
+    ----------
+    decision: with the test of the form that is kept.
+    evaluator: scores on the test split; also measures the effect of the order of dimensions.
+    front: forms with their values on the test split.
+    """
+    test = decision.stored
+    if test is None:
+        slim = assemble_slim_model(decision, evaluator)
+        slim.record["front"] = front.to_dict("records")
+        return slim
+    form, short_map = test.form, test.short_map
+    everything = np.arange(form.family.n_neurons, dtype=np.intp)
+    subset = _KeptSubset(
+        test.scores, 0, everything, form.family.name, form.family.seed, form.precision
+    )
+    record = _record(decision, subset)
+    row = front[front["chosen"]].iloc[0].to_dict()
+    names = ("rerank", "bytes_total", "bytes_once", "cost", "ndcg", "recall")
+    record["stored"] = {
+        **{name: row[name] for name in names},
+        "n_stored": int(evaluator.stored.rows.shape[0]),
+        "n_neighbours": evaluator.reference.n_neighbours,
+        "advice": advise(front, decision.goal.keep),
+    }
+    record["front"] = front.to_dict("records")
+    orders = [c.family.order for c in decision.candidates if isinstance(c, StoredCandidate)]
+    order = next((o for o in [form.family.order, *orders] if o is not None), None)
+    if order is not None and form.n_kept < order.size:
+        goal = decision.goal
+        record["verdict"] = measure_order_effect(
+            evaluator, order, form.n_kept, form.precision, keep=goal.keep, level=goal.level
+        )
+    indices = everything if short_map.indices is None else short_map.indices
+    table = _candidate_table(decision)
+    return SlimModel(indices, test.codec, None, record, table, short_map.matrix)
+
+
 def _kept_subset(decision: Decision, evaluator: Evaluator) -> _KeptSubset:
     certificate = decision.certificate
-    if certificate.index is None:
+    if certificate is None or certificate.index is None:
         d = decision.parts.n_neurons
         order = np.arange(d, dtype=np.intp)
         scores = evaluator.evaluate(order, (d,), "float32")
@@ -131,7 +195,8 @@ def _record(decision: Decision, subset: _KeptSubset) -> dict[str, Any]:
         "dataset_spec": store.manifest["dataset"].get("spec"),
         "layer": parts.layer,
         "measure": decision.measure,
-        "value_name": measure_value_name(decision.measure),
+        "relevance": decision.relevance,
+        "value_name": measure_value_name(decision.measure, decision.relevance),
         "n_judged": _n_scored(scores, parts),
         "n_neurons": d,
         "n_kept": subset.size,
@@ -203,10 +268,14 @@ def _measured(parts: DataParts, goal: Goal, subset: _KeptSubset) -> dict[str, An
 def _candidate_table(decision: Decision) -> pd.DataFrame:
     """Return all tested sizes of all candidates, by bytes.
 
-    ``on_front`` marks rows for which no row of the same or a higher value takes fewer bytes.
+    ``on_front`` marks rows for which no row of the same or a higher value takes fewer bytes; with
+    re-ranking, neither in the index nor in total.
     """
     rows = [row for candidate in decision.candidates for row in candidate.rows()]
     frame = pd.DataFrame(rows).sort_values(["bytes", "value"], ascending=[True, False])
+    if "bytes_total" in frame:
+        frame["on_front"] = on_front(frame)
+        return frame.reset_index(drop=True)
     best = frame["value"].cummax()
     frame["on_front"] = (frame["value"] >= best) & ~frame.duplicated(["bytes"])
     frame["on_front"] &= frame["value"] > best.shift(fill_value=-np.inf)

@@ -31,8 +31,8 @@ class DataParts:
     Attributes
     ----------
     layer: name of the layer.
-    fit_pool: training rows that do not belong to the selection part.
-    fit: at most 20,000 of them, on which probes are fitted while candidates are compared.
+    fit: at most 20,000 training rows that are not in the selection part. While candidates are
+        compared, probes are fitted on them and queries search them.
     selection: training rows on which candidates are compared, at most 10,000.
     train: all training rows.
     test: the test split, which takes no part in any choice.
@@ -41,7 +41,6 @@ class DataParts:
     """
 
     layer: str
-    fit_pool: LabelledRows
     fit: LabelledRows
     selection: LabelledRows
     train: LabelledRows
@@ -98,7 +97,6 @@ def split_data(store: FeatureStore, layer: str | None) -> DataParts:
     selection = sample_indices(np.flatnonzero(in_selection), _MAX_SELECTION_ROWS, rng)
     return DataParts(
         layer=name,
-        fit_pool=LabelledRows(RowSubset(rows, pool), labels[pool]),
         fit=LabelledRows(RowSubset(rows, fit), labels[fit]),
         selection=LabelledRows(RowSubset(rows, selection), labels[selection]),
         train=LabelledRows(rows, labels),

@@ -16,6 +16,7 @@ from criticalmass.shrinking.retrieval_evaluator import (
     RetrievalEvaluator,
     SimilarityEvaluator,
 )
+from criticalmass.shrinking.stored_candidates import StoredEvaluator
 
 # Queries of the selection part and of the test split. Scores lie in [0, 1], so the standard error
 # of their mean is at most .022 and .011, and half of that or less where most is kept.
@@ -70,14 +71,22 @@ def make_evaluator(
     if MEASURES[measure].is_probe:
         return ProbeEvaluator(measure, train, held_out, len(parts.class_names), compute)
     if MEASURES[measure].query_score is not None:
-        max_queries = _MAX_TEST_QUERIES if certifying else _MAX_SELECTION_QUERIES
-        corpus = parts.train if certifying else parts.fit_pool
-        queries = _sample_rows(held_out, max_queries)
-        return RetrievalEvaluator(measure, corpus, queries, relevance)
+        return make_stored_evaluator(measure, parts, certifying, relevance)
     return SimilarityEvaluator(measure, held_out)
 
 
-def _sample_rows(part: LabelledRows, max_rows: int) -> LabelledRows:
+def make_stored_evaluator(
+    measure: str, parts: DataParts, certifying: bool, relevance: Relevance = "neighbours"
+) -> StoredEvaluator:
+    """Return the evaluator of stored vectors; parameters as in `make_evaluator`."""
+    corpus, queries = (parts.train, parts.test) if certifying else (parts.fit, parts.selection)
+    max_queries = _MAX_TEST_QUERIES if certifying else _MAX_SELECTION_QUERIES
+    return StoredEvaluator(
+        RetrievalEvaluator(measure, corpus, sample_rows(queries, max_queries), relevance)
+    )
+
+
+def sample_rows(part: LabelledRows, max_rows: int) -> LabelledRows:
     """Draw at most ``max_rows`` samples, in their order."""
     n = int(part.rows.shape[0])
     if n <= max_rows:

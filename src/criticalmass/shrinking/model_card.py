@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from criticalmass.measures.registry import MEASURES
 from criticalmass.shrinking.slim_model import SlimModel
 
 _N_WORST_CLASSES = 5
@@ -23,20 +24,41 @@ def summarise(record: Mapping[str, Any]) -> str:
     share = f"{promise['keep']:.4g}"
     if not record["safe"]:
         return (
-            f"Nothing smaller is safe: no tested subset of the {record['n_neurons']:,} neurons "
-            f"keeps {share} of the {record['value_name']} with {promise['level']:.0%} confidence"
-            f"{_limits(record)}. All neurons are kept.{_majority_sentence(record)}"
+            f"Nothing smaller is safe: no tested subset of the {record['n_neurons']:,} "
+            f"{_unit(record)} keeps {share} of the {record['value_name']} with "
+            f"{promise['level']:.0%} confidence{_limits(record)}. All {_unit(record)} are "
+            f"kept.{_majority_sentence(record)}"
         )
     classes = ""
     if promise["worst_class_drop"] is not None:
         classes = f" and no class loses {100 * promise['worst_class_drop']:.3g} points"
     return (
-        f"Keep {record['n_kept']:,} of {record['n_neurons']:,} neurons ({record['selector']}, "
+        f"Keep {record['n_kept']:,} of {record['n_neurons']:,} {_unit(record)} ("
+        f"{record['selector']}, "
         f"{record['precision']}: {record['bytes_per_vector']:,} instead of "
         f"{record['bytes_full']:,} bytes per vector). With {promise['level']:.0%} confidence, at "
         f"least {share} of the {record['value_name']} is kept{classes}. Measured on "
         f"{record['n_judged']:,} held-out samples: {measured['ratio']:.4f} is kept (lower "
         f"confidence bound {promise['ratio_bound']:.4f}).{_majority_sentence(record)}"
+        f"{_stored_sentence(record)}"
+    )
+
+
+def _unit(record: Mapping[str, Any]) -> str:
+    """Return what is counted: dimensions of stored vectors, or neurons of a layer."""
+    return "dimensions" if "front" in record else "neurons"
+
+
+def _stored_sentence(record: Mapping[str, Any]) -> str:
+    """Say how stored vectors are compared; empty for a layer."""
+    stored = record.get("stored")
+    if not stored:
+        return ""
+    listed = stored["rerank"] * stored["n_neighbours"]
+    rest = f", and the best {listed:,} are re-ranked by whole vectors" if listed else ""
+    return (
+        " Short vectors are scaled to length 1 before they are stored and compared by inner "
+        f"products{rest}; {stored['n_stored']:,} vectors were searched."
     )
 
 
@@ -83,6 +105,7 @@ def format_model_card(slim: SlimModel, tests: pd.DataFrame) -> str:
         _promise_section(record),
         "## Measured on the test split\n\n" + _reference_lines(record) + _test_table(tests),
         _class_section(record),
+        _front_section(record),
         _order_section(record),
         _untested_section(record),
     ]
@@ -111,7 +134,8 @@ def _promise_section(record: Mapping[str, Any]) -> str:
         return "## Promise\n\nNone: no smaller subset passed its tests."
     return (
         "## Promise\n\n"
-        f"With {promise['level']:.0%} confidence, the {record['value_name']} is at least "
+        f"{_relevance_sentence(record)}With {promise['level']:.0%} confidence, the "
+        f"{record['value_name']} is at least "
         f"{promise['keep']:.4g} times that of the whole layer, for samples like the "
         f"{record['n_judged']:,} scored samples of the test split. The lower confidence bound "
         f"of this factor is {promise['ratio_bound']:.4f}.\n\n"
@@ -120,6 +144,19 @@ def _promise_section(record: Mapping[str, Any]) -> str:
         f"fitted on {sizes['fitted']:,} others. The test split took no part in the choice. Sizes "
         "were tested from the largest to the smallest, in a sequence fixed beforehand, up to the "
         "first failure."
+    )
+
+
+def _relevance_sentence(record: Mapping[str, Any]) -> str:
+    """Say what counts as relevant to a query, and which vectors are searched; else nothing."""
+    relevance, searched = record.get("relevance"), f"{record['parts']['train']:,} training vectors"
+    if relevance is None:
+        return ""
+    if relevance == "labels":
+        return f"Each query searches the {searched}; those of its class are relevant.\n\n"
+    return (
+        f"Each query searches the {searched}. What whole float32 vectors find counts as right: "
+        "this is agreement with the whole vectors, not relevance that people have judged.\n\n"
     )
 
 
@@ -161,13 +198,53 @@ def _order_section(record: Mapping[str, Any]) -> str:
     return f"## Effect of the order of neurons\n\n{effect['sentence']}" if effect else ""
 
 
+_FRONT_COLUMNS = (
+    ("dimensions", "{selector}, {n_kept:,}"),
+    ("precision", "{precision}"),
+    ("re-ranked", "{rerank} x 10"),
+    ("bytes in the index", "{bytes:,}"),
+    ("bytes in total", "{bytes_total:,}"),
+    ("bytes stored once", "{bytes_once:,}"),
+    ("cost of a query", "{cost:.3f}"),
+    ("nDCG@10", "{ndcg:.4f}"),
+    ("recall@10", "{recall:.4f}"),
+    ("lower bound", "{bound:.4f}"),
+    ("lower bound of all rows", "{bound_all:.4f}"),
+    ("kept", "{mark}"),
+)
+
+
+def _front_section(record: Mapping[str, Any]) -> str:
+    """Return the table of forms of stored vectors; empty for a layer."""
+    front = record.get("front")
+    if not front:
+        return ""
+    lines = ["| " + " | ".join(name for name, _ in _FRONT_COLUMNS) + " |"]
+    lines.append("| --- " * len(_FRONT_COLUMNS) + "|")
+    for row in front:
+        cells = {**row, "mark": "yes" if row["chosen"] else ""}
+        lines.append("| " + " | ".join(form.format(**cells) for _, form in _FRONT_COLUMNS) + " |")
+    advice = " ".join(record.get("stored", {}).get("advice", []))
+    return (
+        f"## Other ways to store the vectors\n\n{advice}\n\nAll rows were fixed before the test "
+        "split was read. The lower bound of a row holds for a row that is chosen without a look "
+        "at this table, that of all rows for any row. Bytes in total include the whole vectors "
+        "that re-ranking reads. Directions or indices, offsets and steps are stored once. The cost "
+        "is in multiply-adds, as a share of those of an exact search with whole vectors.\n\n"
+        + "\n".join(lines)
+    )
+
+
 def _untested_section(record: Mapping[str, Any]) -> str:
-    classes = f", {record['n_classes']} classes" if record["n_classes"] else ""
+    uses_labels = MEASURES[record["measure"]].needs_labels or record.get("relevance") == "labels"
+    classes = f", {record['n_classes']} classes" if uses_labels else ""
     lines = [
         "data from another source than the test split, or collected later",
         f"any task other than this one (measure {record['measure']}{classes})",
         "fine-tuning of the slimmed model",
     ]
+    if record.get("relevance") == "neighbours":
+        lines.append("relevance that people have judged")
     if record["precision"] not in ("float32", "float16"):
         lines.append("values outside the range of the training rows, which are clipped")
     return "## Not tested\n\n" + "\n".join(f"- {line}" for line in lines)

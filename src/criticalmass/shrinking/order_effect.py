@@ -34,9 +34,18 @@ class ScoreDifference:
 
 
 def measure_order_effect(
-    evaluator: Evaluator, order: IndexArray, size: int, precision: str
+    evaluator: Evaluator,
+    order: IndexArray,
+    size: int,
+    precision: str,
+    *,
+    keep: float,
+    level: float,
 ) -> dict[str, Any] | None:
     """Compare the first, random and selected neurons at equal size on the test split.
+
+    Whether the layer can be truncated at its end depends on what the first neurons keep of the
+    whole layer, not on how they compare with random ones.
 
     Parameters
     ----------
@@ -44,33 +53,48 @@ def measure_order_effect(
     order: (n_neurons,) order of the selector.
     size: number of kept neurons.
     precision: the type that their values are stored in.
+    keep, level: share of the whole layer's value that must be kept, and the confidence.
 
     Returns
     -------
-    Mean scores, differences with intervals over samples and random seeds, and a sentence; None
-    for a measure without one score per sample.
+    Mean scores, the share that the first neurons keep with its lower bound, differences with
+    intervals over samples and random seeds, and a sentence; None for a measure without one score
+    per sample.
     """
     d = order.size
+    of_first = evaluator.evaluate(np.arange(d), (size,), precision)
+    first = _sample_scores(of_first)
+    if first is None:
+        return None
     random = [np.random.default_rng(1000 + s).permutation(d) for s in range(_N_SEEDS)]
-    scores = []
-    for compared in (np.arange(d), order, *random):
-        per_sample = _sample_scores(evaluator.evaluate(compared, (size,), precision))
-        if per_sample is None:
-            return None
-        scores.append(per_sample)
-    first, selected, *randoms = scores
+    selected, *randoms = (
+        np.asarray(_sample_scores(evaluator.evaluate(compared, (size,), precision)))
+        for compared in (order, *random)
+    )
     # Without an order the first neurons are one more random subset, so their difference must
     # exceed the scatter of one random subset.
     first_effect = _difference(first, randoms, n_random=1)
     selected_effect = _difference(selected, randoms, n_random=0)
+    ratio, bound = float(first.mean()) / of_first.value_full, of_first.bound(0, level)
+    truncation = (
+        f"At size {size:,} the first neurons keep {ratio:.1%} of the whole layer's value (lower "
+        f"bound {bound:.1%} at {level:.0%} confidence), where {keep:.4g} is asked for: "
+    )
+    truncation += (
+        "truncating the layer to them keeps enough, too."
+        if bound >= keep
+        else "do not truncate the layer to them."
+    )
     return {
         "n_kept": size,
         "first": float(first.mean()),
+        "first_ratio": ratio,
+        "first_ratio_bound": bound,
         "random": float(np.mean(randoms)),
         "chosen": float(selected.mean()),
         "first_minus_random": vars(first_effect),
         "chosen_minus_random": vars(selected_effect),
-        "sentence": _sentence(size, first_effect, selected_effect),
+        "sentence": f"{truncation} {_sentence(first_effect, selected_effect)}",
     }
 
 
@@ -107,24 +131,19 @@ def _difference(
     return ScoreDifference(estimate, estimate - half, estimate + half)
 
 
-def _sentence(size: int, first: ScoreDifference, selected: ScoreDifference) -> str:
+def _sentence(first: ScoreDifference, selected: ScoreDifference) -> str:
     if first.low > 0:
         conclusion = (
             "The first neurons are better than random ones: the layer is ordered, as after "
-            "Matryoshka training, and can be truncated at the end."
+            "Matryoshka training."
         )
     elif first.high < 0:
-        conclusion = (
-            "The first neurons are worse than random ones: do not truncate the layer at the end."
-        )
+        conclusion = "The first neurons are worse than random ones."
     else:
-        conclusion = (
-            "The order of neurons has no measurable effect: truncating the layer is as good as a "
-            "random choice."
-        )
+        conclusion = "Whether the first neurons differ from random ones is not decided."
     return (
-        f"At size {size:,} the first neurons score {_points(first)} and the selected neurons "
-        f"{_points(selected)} against random neurons. {conclusion}"
+        f"Against random neurons the first ones score {_points(first)} and the selected ones "
+        f"{_points(selected)}. {conclusion}"
     )
 
 

@@ -8,16 +8,14 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from criticalmass.core.moments import FloatArray
-from criticalmass.core.rows import Rows
+from criticalmass.core.rows import CHUNK_ROWS, Rows, chunks
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.nearest import CandidateRows, Matrix
 from criticalmass.measures.registry import MEASURES, get_similarity
 from criticalmass.measures.similarity.retrieval import N_NEIGHBOURS, graded_gains, ndcg, recall
 from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
-from criticalmass.shrinking.codec import Codec, round_trip
 from criticalmass.shrinking.probe_evaluator import (
     IndexArray,
     LabelledRows,
@@ -27,12 +25,14 @@ from criticalmass.shrinking.probe_evaluator import (
 
 #: What is relevant to a query: the whole vectors' own neighbours, or vectors of its own class.
 Relevance = Literal["neighbours", "labels"]
+#: How the vectors that a query finds are scored.
+QueryScoreName = Literal["ndcg", "recall"]
 RELEVANCES: tuple[Relevance, ...] = ("neighbours", "labels")
 
 
 @dataclass(frozen=True, eq=False)
 class RetrievalEvaluator:
-    """Scores subsets by the 10 nearest corpus vectors, by cosine, that new queries find.
+    """Scores retrieved vectors against the 10 nearest by the cosine of whole float32 vectors.
 
     Attributes
     ----------
@@ -57,20 +57,45 @@ class RetrievalEvaluator:
         """(n_queries,) scores of whole float32 vectors."""
         if self.relevance == "neighbours":
             return np.ones(self.queries.labels.size)
-        return self._score(self._neighbours_full)
+        return self.score(self._neighbours_full)
 
-    def evaluate(self, order: IndexArray, sizes: tuple[int, ...], precision: str) -> QueryScores:
-        """Score the first ``sizes`` neurons of (n_neurons,) ``order``."""
-        corpus, queries = self.corpus.rows, self.queries.rows
-        if precision != "float32":
-            codec = Codec.learn(precision, corpus)
-            corpus, queries = round_trip(corpus, codec), round_trip(queries, codec)
-        neighbours = self._nearest(corpus, queries, order, sizes)
-        scores = np.stack([self._score(of_size) for of_size in neighbours])
-        return QueryScores(sizes, scores, self.scores_full)
+    def rerank(self, listed: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the (n_queries, 10) best of (n_queries, n_listed) rows by whole vectors.
+
+        For ``relevance="neighbours"`` the relevant rows that are listed come first, in the order
+        of whole vectors; -1 stands for the others.
+        """
+        if self.relevance == "labels":
+            return self._rerank_by_cosine(listed)
+        relevant = self._neighbours_full
+        is_listed = (relevant[:, :, None] == listed[:, None, :]).any(axis=2)
+        kept = np.where(is_listed, relevant, -1)
+        return np.take_along_axis(kept, np.argsort(~is_listed, axis=1, kind="stable"), axis=1)
+
+    def _rerank_by_cosine(self, listed: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Sort listed rows by the cosine of whole vectors, in one pass over the stored ones."""
+        listed = np.sort(listed, axis=1)
+        n_listed = listed.shape[1]
+        pairs = np.argsort(listed, axis=None, kind="stable")
+        rows = listed.ravel()[pairs]
+        queries = np.asarray(self.queries.rows[0 : len(listed)], dtype=np.float64)
+        cosines = np.zeros(listed.size)
+        for start, block in chunks(self.corpus.rows):
+            first, last = np.searchsorted(rows, (start, start + len(block)))
+            for a in range(first, last, CHUNK_ROWS):
+                part = slice(a, min(a + CHUNK_ROWS, last))
+                whole = block[rows[part] - start].astype(np.float64)
+                products = np.einsum("ij,ij->i", whole, queries[pairs[part] // n_listed])
+                lengths = np.linalg.norm(whole, axis=1)
+                cosines[pairs[part]] = np.divide(
+                    products, lengths, out=np.zeros_like(lengths), where=lengths > 0.0
+                )
+        ranks = np.argsort(-cosines.reshape(listed.shape), axis=1, kind="stable")
+        return np.take_along_axis(listed, ranks[:, : self.n_neighbours], axis=1)
 
     @property
-    def _n_neighbours(self) -> int:
+    def n_neighbours(self) -> int:
+        """10, or the number of stored vectors if there are fewer."""
         return min(N_NEIGHBOURS, int(self.corpus.rows.shape[0]))
 
     @cached_property
@@ -86,19 +111,23 @@ class RetrievalEvaluator:
         row_numbers = np.arange(int(corpus.shape[0]), dtype=np.int32)
         candidates = CandidateRows(corpus, row_numbers, _read_float32, "cosine")
         vectors = _read_float32(queries, 0, int(queries.shape[0]))
-        # The products are small: a second thread spends its time waiting in a spin.
-        with threadpool_limits(1, user_api="blas"):
-            return candidates.nearest(vectors, order, sizes, self._n_neighbours)
+        return candidates.nearest(vectors, order, sizes, self.n_neighbours)
 
-    def _score(self, neighbours: NDArray[np.int32]) -> FloatArray:
-        """(n_queries,) score of the (n_queries, 10) neighbours of each query."""
+    def score(
+        self, neighbours: NDArray[np.int32], query_score: QueryScoreName | None = None
+    ) -> FloatArray:
+        """(n_queries,) score of the (n_queries, 10) neighbours of each query.
+
+        ``query_score`` is "ndcg" or "recall"; by default that of the measure.
+        """
+        kind = query_score or self._query_score
         if self.relevance == "labels":
             hits = self.corpus.labels[neighbours] == self.queries.labels[:, None]
             n_classes = int(self.queries.labels.max()) + 1
             per_class = np.bincount(self.corpus.labels, minlength=n_classes)
-            return _label_scores(hits, per_class[self.queries.labels], self._query_score)
-        if self._query_score == "ndcg":
-            return ndcg(neighbours, self._neighbours_full, graded_gains(self._n_neighbours))
+            return _label_scores(hits, per_class[self.queries.labels], kind)
+        if kind == "ndcg":
+            return ndcg(neighbours, self._neighbours_full, graded_gains(self.n_neighbours))
         return recall(neighbours, self._neighbours_full)
 
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,19 +24,41 @@ from criticalmass.measures.protocol import validation_rows
 from criticalmass.measures.registry import MEASURES, measure_value_name
 from criticalmass.selectors.inputs import SelectorInput
 from criticalmass.selectors.registry import select, selector_info
-from criticalmass.shrinking.assemble import Decision, assemble_slim_model
+from criticalmass.shrinking.assemble import (
+    Decision,
+    assemble_slim_model,
+    assemble_stored_model,
+)
 from criticalmass.shrinking.candidates import Goal, predict_size, rank_candidates
 from criticalmass.shrinking.certify import certify, tabulate_tests
-from criticalmass.shrinking.codec import check_precision
+from criticalmass.shrinking.codec import BITS, check_precision
 from criticalmass.shrinking.data_parts import DataParts, check_parts, split_data
-from criticalmass.shrinking.evaluators import check_measure, check_relevance, make_evaluator
+from criticalmass.shrinking.evaluators import (
+    check_measure,
+    check_relevance,
+    make_evaluator,
+    make_stored_evaluator,
+)
 from criticalmass.shrinking.model_card import format_model_card, is_useless, summarise
 from criticalmass.shrinking.probe_evaluator import IndexArray
+from criticalmass.shrinking.retrieval_evaluator import Relevance
 from criticalmass.shrinking.slim_model import SlimModel
+from criticalmass.shrinking.stored_candidates import (
+    RERANKS,
+    StoredTests,
+    forms_of_front,
+    rank_stored,
+    tabulate_stored,
+)
+from criticalmass.shrinking.stored_vectors import PCA, make_families
 from criticalmass.storage.features import FeatureStore
 
 StoreLike = FeatureStore | str | Path
+_FLOAT32 = ("float32",)
 _LABELLED_SELECTORS = ("random", "leverage", "greedy-cka", "greedy-lda", "probe-weight", "first")
+# A classifier of as many classes as there are labels serves no search, and may take most of the
+# time and memory.
+_STORED_LABELLED_SELECTORS = tuple(n for n in _LABELLED_SELECTORS if n != "probe-weight")
 _UNLABELLED_SELECTORS = ("random", "leverage", "greedy-cka", "variance-high", "first")
 
 
@@ -57,6 +80,38 @@ class ShrinkPlan:
     sentence: str
     tried: pd.DataFrame
     path: Path | None
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """Forms of stored vectors by bytes, with recall and bounds; empty for other measures."""
+        return pd.DataFrame(self.slim.record.get("front", []))
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """The answer for programs: what is kept, in how many bytes, and the promise."""
+        record = self.slim.record
+        names = ("n_kept", "n_neurons", "selector", "precision", "bytes_per_vector", "bytes_full")
+        promise = {name: record["promise"][name] for name in ("keep", "level", "ratio_bound")}
+        stored = record.get("stored", {})
+        return {
+            "safe": self.safe,
+            **{name: record[name] for name in names},
+            "rerank": stored.get("rerank", 0),
+            "measure": record["measure"],
+            **promise,
+            "ratio": record["measured"]["ratio"],
+            "sentence": self.sentence,
+            "advice": stored.get("advice", []),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the verdict, the tested sizes, the front and all candidates; JSON-able."""
+        tables = {"tested": self.tried, "front": self.front, "candidates": self.candidates}
+        rows = {
+            name: frame.astype(object).where(frame.notna(), None).to_dict("records")
+            for name, frame in tables.items()
+        }
+        return {**self.verdict, **rows}
 
     @property
     def n_kept(self) -> int:
@@ -105,7 +160,8 @@ def shrink(
     measure: str = "logistic",
     layer: str | None = None,
     selectors: Sequence[str] | None = None,
-    precisions: Sequence[str] = ("float32",),
+    precisions: Sequence[str] | None = None,
+    reranks: Sequence[int] | None = None,
     budget_bytes: int | None = None,
     max_dims: int | None = None,
     relevance: str = "neighbours",
@@ -124,8 +180,12 @@ def shrink(
         labels.
     layer: layer to shrink; needed if the store has several layers and none is ``penultimate``.
     selectors: selectors to compare. Default: random, leverage, greedy-cka and first; with labels
-        also greedy-lda and probe-weight, without labels also variance-high.
-    precisions: precisions to compare: float32, float16, int8, binary.
+        also greedy-lda and probe-weight, without labels also variance-high. For retrieval
+        measures: those without labels, and pca-top.
+    precisions: precisions to compare: float32, float16, int8, binary. Default: all of them for
+        retrieval measures, else float32.
+    reranks: for retrieval measures: sort the best 10 times this many by whole vectors; 0 for no
+        re-ranking. Default: 0 and 4.
     budget_bytes: largest number of bytes of one stored vector.
     max_dims: largest number of kept neurons, e.g. 2000 for a common index limit.
     relevance: for ``retrieval``: "neighbours", the vectors that whole vectors find, or "labels",
@@ -151,12 +211,23 @@ def shrink(
     """
     goal = _check_goal(keep, level, worst_class_drop, budget_bytes, max_dims)
     _check_names(measure, selectors, precisions, worst_class_drop)
+    stores_vectors = MEASURES[measure].query_score is not None
+    _check_reranks(reranks, measure, stores_vectors=stores_vectors)
     relevant = check_relevance(relevance, measure)
     features = FeatureStore.open(store)
     parts = split_data(features, layer)
     uses_labels = MEASURES[measure].needs_labels or relevant == "labels"
     check_parts(parts, measure, uses_labels=uses_labels)
     compute = Compute()
+    if stores_vectors:
+        return _shrink_stored(
+            _Task(features, parts, measure, goal, relevant, seed, compute),
+            selectors,
+            tuple(BITS) if precisions is None else precisions,
+            RERANKS if reranks is None else reranks,
+            out,
+        )
+    precisions = _FLOAT32 if precisions is None else precisions
     orders = make_orders(parts, selectors, seed, compute)
     on_selection = make_evaluator(
         measure, parts, certifying=False, relevance=relevant, compute=compute
@@ -165,22 +236,114 @@ def shrink(
     candidates = rank_candidates(on_selection, orders, precisions, goal, expected=expected)
     on_test = make_evaluator(measure, parts, certifying=True, relevance=relevant, compute=compute)
     certificate = certify(on_test, candidates[0], goal)
-    if not certificate.scores.value_full > 0.0:
+    _check_value(certificate.scores.value_full, parts, measure)
+    decision = Decision(features, parts, measure, goal, candidates, certificate)
+    slim = assemble_slim_model(decision, on_test)
+    tests = pd.DataFrame(tabulate_tests(certificate, goal))
+    return _finish(slim, tests, out, parts.path)
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What `shrink` was asked for, after the checks."""
+
+    store: FeatureStore
+    parts: DataParts
+    measure: str
+    goal: Goal
+    relevance: Relevance
+    seed: int
+    compute: Compute
+
+
+def _shrink_stored(
+    task: _Task,
+    selectors: Sequence[str] | None,
+    precisions: Sequence[str],
+    reranks: Sequence[int],
+    out: str | os.PathLike[str] | None,
+) -> ShrinkPlan:
+    """Find the form of stored vectors that takes the fewest bytes; `shrink` has the parameters."""
+    parts, goal = task.parts, task.goal
+    names = selectors or (
+        _STORED_LABELLED_SELECTORS if task.relevance == "labels" else _UNLABELLED_SELECTORS
+    )
+    with_pca = selectors is None or PCA in selectors
+    subsets = [name for name in names if name != PCA]
+    orders = make_orders(parts, subsets, task.seed, task.compute) if subsets else {}
+    families = make_families(parts.fit.rows, orders, seed=task.seed, with_pca=with_pca)
+    on_selection = make_stored_evaluator(task.measure, parts, False, task.relevance)
+    ordered = dict.fromkeys(reranks)
+    candidates = rank_stored(on_selection, families, precisions, tuple(ordered), goal)
+    # Fixed before the test split is read: the sequence of tests and the rows of the front.
+    forms = forms_of_front(candidates, goal.keep)
+    on_test = make_stored_evaluator(task.measure, parts, True, task.relevance)
+    _check_value(float(on_test.reference.scores_full.mean()), parts, task.measure)
+    tests = StoredTests(on_test, goal)
+    fits = goal.max_neurons(parts.n_neurons, "float16") == parts.n_neurons
+    tested = tests.certify(candidates[0], with_float16=fits and "float16" in precisions)
+    passed = [test for test in tested if test.passed]
+    decision = Decision(
+        task.store,
+        parts,
+        task.measure,
+        goal,
+        candidates,
+        stored=passed[-1] if passed else None,
+        relevance=task.relevance,
+    )
+    front = tests.tabulate(forms, decision.stored)
+    slim = assemble_stored_model(decision, on_test, front)
+    return _finish(slim, tabulate_stored(tested), out, parts.path)
+
+
+def _finish(
+    slim: SlimModel, tests: pd.DataFrame, out: str | os.PathLike[str] | None, store: str
+) -> ShrinkPlan:
+    """Refuse limits that cannot be met, write the folder, and warn of a useless layer."""
+    record = slim.record
+    promise = record["promise"]
+    limits = {name: promise[name] for name in ("max_dims", "budget_bytes") if promise[name]}
+    if limits and not record["safe"]:
+        given = " and ".join(f"{name}={limit}" for name, limit in limits.items())
+        best = tests["bound"].max()
+        classes = " without a class that loses too much" if promise["worst_class_drop"] else ""
+        raise CriticalMassError(
+            f"{given}: nothing within the limits keeps {promise['keep']:.4g} of the "
+            f"{record['value_name']}{classes} with {promise['level']:.0%} confidence; the best "
+            f"lower bound there is {best:.4f}: allow more, or lower keep"
+        )
+    path = None if out is None else slim.save(out, format_model_card(slim, tests))
+    if is_useless(record):
+        warn_user(
+            f"{store}: the whole layer is not significantly more accurate by "
+            f"{record['measure']} than always answering the largest class of the test split"
+        )
+    return ShrinkPlan(slim, record["safe"], summarise(record), tests, path)
+
+
+def _check_value(value_full: float, parts: DataParts, measure: str) -> None:
+    """Check that the whole layer has a value of which a share can be kept."""
+    if not value_full > 0.0:
         raise CriticalMassError(
             f"the {measure_value_name(measure)} of the whole layer is 0 on the test samples of "
             f"{parts.path!r}, so no share of it can be kept; check that the labels of both splits "
             "mean the same, or use measure='cka', which needs no labels"
         )
-    decision = Decision(features, parts, measure, goal, candidates, certificate)
-    slim = assemble_slim_model(decision, on_test)
-    tests = pd.DataFrame(tabulate_tests(certificate, goal))
-    path = None if out is None else slim.save(out, format_model_card(slim, tests))
-    if is_useless(slim.record):
-        warn_user(
-            f"{parts.path}: the whole layer is not significantly more accurate by {measure} than "
-            "always answering the largest class of the test split"
+
+
+def _check_reranks(reranks: Sequence[int] | None, measure: str, *, stores_vectors: bool) -> None:
+    if reranks is None:
+        return
+    if not stores_vectors:
+        raise CriticalMassError(
+            f"reranks={list(reranks)} applies to retrieval measures only; got measure={measure!r}"
         )
-    return ShrinkPlan(slim, decision.is_safe, summarise(slim.record), tests, path)
+    if not reranks or min(reranks) < 0:
+        raise CriticalMassError(
+            f"reranks={list(reranks)} must be 0 (no re-ranking) or more, e.g. 4 re-ranks the best "
+            "40 by whole vectors"
+        )
 
 
 def _check_goal(
@@ -210,7 +373,7 @@ def _check_goal(
 def _check_names(
     measure: str,
     selectors: Sequence[str] | None,
-    precisions: Sequence[str],
+    precisions: Sequence[str] | None,
     worst_class_drop: float | None,
 ) -> None:
     """Check the names before anything is read."""
@@ -220,15 +383,23 @@ def _check_names(
             f"worst_class_drop={worst_class_drop} applies to probes only; got "
             f"measure={measure!r}, leave it out or use a probe, e.g. measure='logistic'"
         )
-    for precision in precisions:
+    for precision in precisions or ():
         check_precision(precision)
+    stores_vectors = MEASURES[measure].query_score is not None
     for selector in selectors or ():
-        if selector_info(selector).is_projection:
+        if not selector_info(selector).is_projection or (stores_vectors and selector == PCA):
+            continue
+        if stores_vectors:
             raise CriticalMassError(
-                f"selector {selector!r} is a projection: it needs every neuron, so it makes no "
-                "layer smaller; choose one that orders neurons, e.g. 'leverage'"
+                f"selector {selector!r} is a projection that shrink does not try; the one for "
+                f"stored vectors is {PCA!r}"
             )
-    if not precisions or (selectors is not None and not selectors):
+        raise CriticalMassError(
+            f"selector {selector!r} is a projection: it needs every neuron, so it makes no layer "
+            "smaller; choose one that orders neurons, e.g. 'leverage', or shrink stored vectors "
+            f"by measure='retrieval', where {PCA!r} competes"
+        )
+    if (precisions is not None and not precisions) or (selectors is not None and not selectors):
         raise CriticalMassError("no selector or no precision given; name at least one of each")
 
 

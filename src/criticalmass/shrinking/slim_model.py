@@ -2,7 +2,8 @@
 
 Its folder holds plain files: ``manifest.json`` (the record: kept neurons, promise, measurements),
 ``indices.npy`` and ``indices.json`` (the kept neurons, ascending), ``offset.npy`` and ``step.npy``
-(the codec), ``coef.npy``, ``intercept.npy`` and ``classes.npy`` (the head),
+(the codec), ``coef.npy``, ``intercept.npy`` and ``classes.npy`` (the head), ``matrix.npy`` (the
+directions of a projection),
 ``candidates.parquet`` (all candidates) and ``README.md`` (the model card).
 """
 
@@ -20,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.measures.probes.task import LinearHead
 from criticalmass.shrinking.codec import Codec, bytes_per_vector
+from criticalmass.shrinking.stored_vectors import ShortMap
 from criticalmass.storage.files import (
     MANIFEST,
     FolderKind,
@@ -31,23 +33,26 @@ from criticalmass.storage.files import (
     write_manifest,
 )
 
-SLIM_MODEL = FolderKind("criticalmass-slim", 1, "slim model", "shrink")
-_ARRAYS = ("indices", "offset", "step", "coef", "intercept", "classes")
+SLIM_MODEL = FolderKind("criticalmass-slim", 2, "slim model", "shrink")
+# Version 2 has stored vectors: of length 1, and perhaps of a projection. Others stay version 1.
+_PLAIN_VERSION = 1
+_ARRAYS = ("indices", "offset", "step", "coef", "intercept", "classes", "matrix")
 _CANDIDATES = "candidates.parquet"
 CARD = "README.md"
 
 
 @dataclass(frozen=True, eq=False)
 class SlimModel:
-    """The smallest subset of a layer that passed its tests.
+    """The smallest form of a layer that passed its tests: a subset, or a projection of vectors.
 
     Attributes
     ----------
-    indices: (n_kept,) the kept neurons of the layer, ascending.
-    codec: encodes and decodes the kept values, in the order of ``indices``.
+    indices: the kept neurons of the layer, ascending; all neurons for a projection.
+    codec: encodes and decodes the (n_kept,) kept values.
     head: the certified probe on the kept values; None if the measure trains none.
     record: the arguments, kept neurons, promise, measurements and data; JSON-able.
     candidates: one row per tested size of every selector and precision.
+    matrix: (n_neurons, n_kept) float32 directions of a projection, or None.
     """
 
     indices: NDArray[np.intp]
@@ -55,11 +60,21 @@ class SlimModel:
     head: LinearHead | None
     record: dict[str, Any]
     candidates: pd.DataFrame
+    matrix: NDArray[np.float32] | None = None
 
     @property
     def n_kept(self) -> int:
-        """Number of kept neurons."""
-        return int(self.indices.size)
+        """Number of kept values: neurons, or dimensions of a projection."""
+        return int(self.codec.offset.size)
+
+    @property
+    def short_map(self) -> ShortMap | None:
+        """The map to short vectors of length 1, if stored vectors were shrunk; else None."""
+        if not self.record.get("stored"):
+            return None
+        if self.matrix is not None:
+            return ShortMap(self.n_neurons, None, self.matrix)
+        return ShortMap(self.n_neurons, self.indices)
 
     @property
     def n_neurons(self) -> int:
@@ -81,8 +96,8 @@ class SlimModel:
         """Names of the classes, by class id."""
         return tuple(self.record["class_names"])
 
-    def transform(self, x: ArrayLike) -> NDArray[np.float32]:
-        """Return the kept values of whole vectors, encoded and decoded by the codec.
+    def shorten(self, x: ArrayLike) -> NDArray[np.float32]:
+        """Return the kept values of whole vectors, not encoded.
 
         Parameters
         ----------
@@ -90,7 +105,7 @@ class SlimModel:
 
         Returns
         -------
-        (n_samples, n_kept).
+        (n_samples, n_kept); of length 1 if stored vectors were shrunk.
 
         Raises
         ------
@@ -101,12 +116,27 @@ class SlimModel:
             raise CriticalMassError(
                 f"x has shape {rows.shape}; give (n_samples, {self.n_neurons}), the layer's width"
             )
-        return self.codec.decode(self.codec.encode(rows[:, self.indices]))
+        return rows[:, self.indices] if self.short_map is None else self.short_map(rows)
+
+    def transform(self, x: ArrayLike) -> NDArray[np.float32]:
+        """Return (n_samples, n_kept) values as they are read back: encoded and decoded."""
+        return self.codec.decode(self.encode(x))
 
     def encode(self, x: ArrayLike) -> NDArray[Any]:
-        """Return the stored codes of whole vectors: (n_samples, n_kept), bits packed."""
-        rows = np.asarray(x, dtype=np.float32)
-        return self.codec.encode(rows[:, self.indices])
+        """Return the stored codes of whole vectors: (n_samples, n_kept), bits packed.
+
+        They do not depend on the batch: one vector has the same code alone and among others.
+        """
+        return self.codec.encode(self.shorten(x))
+
+    def queries(self, x: ArrayLike) -> NDArray[np.float32]:
+        """Return whole queries as they are compared, by inner products, with stored vectors.
+
+        They are short vectors, not encoded unless bits are stored.
+        """
+        short = self.shorten(x)
+        is_binary = self.precision == "binary"
+        return self.codec.decode(self.codec.encode(short)) if is_binary else short
 
     def scores(self, x: ArrayLike) -> NDArray[np.float64]:
         """Return (n_samples, n_present) logits of the head on whole vectors.
@@ -149,7 +179,8 @@ class SlimModel:
         files["candidates"] = {"path": _CANDIDATES, "sha256": digest}
         write_json(folder / "indices.json", {"indices": self.indices.tolist()})
         write_bytes(folder / CARD, card.encode())
-        header = {"format": SLIM_MODEL.format, "format_version": SLIM_MODEL.newest}
+        version = SLIM_MODEL.newest if self.record.get("stored") else _PLAIN_VERSION
+        header = {"format": SLIM_MODEL.format, "format_version": version}
         write_manifest(folder, {**header, **self.record, "files": files})
         return folder
 
@@ -184,7 +215,8 @@ class SlimModel:
             if name not in ("format", "format_version", "files")
         }
         candidates = pd.read_parquet(paths["candidates"])
-        return cls(arrays["indices"].astype(np.intp), codec, head, record, candidates)
+        indices, matrix = arrays["indices"].astype(np.intp), arrays.get("matrix")
+        return cls(indices, codec, head, record, candidates, matrix)
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = {
@@ -192,6 +224,8 @@ class SlimModel:
             "offset": self.codec.offset,
             "step": self.codec.step,
         }
+        if self.matrix is not None:
+            arrays["matrix"] = self.matrix
         if self.head is not None:
             arrays |= {
                 "coef": self.head.coef,

@@ -75,6 +75,19 @@ def test_every_kind(
         np.testing.assert_allclose(np.abs(found["found"]), values, rtol=1e-4, atol=1e-5)
 
 
+def test_a_graph_keeps_its_parameters(
+    slim: SlimModel, whole: NDArray[np.float32], tmp_path: Path
+) -> None:
+    graph = faiss.IndexHNSWFlat(24, 8)
+    graph.hnsw.efConstruction, graph.hnsw.efSearch = 77, 55
+    graph.add(whole)
+    faiss.write_index(graph, str(tmp_path / "whole"))
+    cm.export(slim, format="faiss", out=tmp_path / "out", index=tmp_path / "whole")
+    made = faiss.read_index(str(tmp_path / "out" / "index.faiss"))
+    assert (made.hnsw.efConstruction, made.hnsw.efSearch, made.hnsw.nb_neighbors(1)) == (77, 55, 8)
+    np.testing.assert_array_equal(made.reconstruct_n(0, len(whole)), whole[:, slim.indices])
+
+
 def test_lists_keep_their_centres(
     slim: SlimModel, whole: NDArray[np.float32], tmp_path: Path
 ) -> None:
@@ -113,10 +126,11 @@ def test_invalid_indexes_are_refused(
     (tmp_path / "noise").write_bytes(b"no index")
     with pytest.raises(CriticalMassError, match="holds no readable FAISS index"):
         cm.export(slim, **options, index=tmp_path / "noise")
-    graph = faiss.IndexHNSWFlat(24, 4)
+    rounded = faiss.IndexScalarQuantizer(24, faiss.ScalarQuantizer.QT_8bit)
+    rounded.train(whole)
     narrow = faiss.IndexFlatL2(7)
     for name, index, words in (
-        ("graph", graph, "is an IndexHNSWFlat.* supported: IndexFlatL2"),
+        ("rounded", rounded, "IndexScalarQuantizer, from which .* supported: IndexFlatL2"),
         ("narrow", narrow, "holds vectors of 7 dimensions .* from 24 neurons"),
     ):
         faiss.write_index(index, str(tmp_path / name))

@@ -24,6 +24,9 @@ from criticalmass.shrinking.export import (
     sql,
     torch_folder,
 )
+from criticalmass.shrinking.export import (
+    vectors as vector_codes,
+)
 from criticalmass.shrinking.export.folder import Metadata, write_export_folder
 from criticalmass.shrinking.export.request import DEFAULTS, ExportRequest
 from criticalmass.shrinking.slim_model import SlimModel
@@ -79,6 +82,12 @@ _ALL = (
         "existing FAISS index, rebuilt on the kept dimensions",
         ("index", "normalise"),
     ),
+    ExportFormat(
+        "vectors",
+        vector_codes.write,
+        "certified codes of whole vectors as .npy and Parquet, with the map of queries",
+        ("vectors",),
+    ),
     ExportFormat("sql", sql.write, "SQL for pgvector and DuckDB", ("table", "column", "normalise")),
 )
 FORMATS: Mapping[str, ExportFormat] = MappingProxyType({entry.name: entry for entry in _ALL})
@@ -97,14 +106,15 @@ def export(
     table: str = "items",
     column: str = "embedding",
     normalise: bool = False,
+    vectors: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Write a slim model in the format of another program.
 
     Parameters
     ----------
     slim: a slim model from `shrink`, or the path of its folder.
-    format: ``indices``, ``sklearn``, ``torch``, ``onnx``, ``sentence-transformers``, ``faiss`` or
-        ``sql``.
+    format: ``indices``, ``sklearn``, ``torch``, ``onnx``, ``sentence-transformers``, ``faiss``,
+        ``vectors`` or ``sql``.
     out: folder to write; an earlier export in it is replaced.
     model: for ``torch``, ``onnx``, ``sentence-transformers``: the backbone. Default: the model
         whose features were shrunk. ``"none"`` exports without a backbone, for whole vectors as
@@ -115,7 +125,8 @@ def export(
     index: for ``faiss``: file of the index on whole vectors.
     table, column: for ``sql``: table and column of the whole vectors; ``schema.table`` is allowed.
     normalise: for ``sentence-transformers``, ``faiss``, ``sql``: scale short vectors to length 1,
-        for indexes that compute cosines as inner products.
+        for indexes that compute cosines as inner products. Stored vectors have it in any case.
+    vectors: for ``vectors``: the whole vectors, a feature store or a .npy file.
 
     Returns
     -------
@@ -139,6 +150,7 @@ def export(
         "table": table,
         "column": column,
         "normalise": normalise,
+        "vectors": vectors,
     }
     for name, value in options.items():
         if value != DEFAULTS[name] and name not in entry.options:

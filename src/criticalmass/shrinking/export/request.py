@@ -26,6 +26,7 @@ class ExportRequest:
     table: str = "items"
     column: str = "embedding"
     normalise: bool = False
+    vectors: str | os.PathLike[str] | None = None
 
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType(

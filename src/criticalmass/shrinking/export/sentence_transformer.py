@@ -1,7 +1,7 @@
 """A sentence-transformers folder that returns the short vectors, made of the library's stages.
 
-The encoder's own stages are followed by a linear stage without bias whose rows are unit vectors.
-It selects the kept neurons exactly.
+The encoder's own stages are followed by a linear stage without bias whose rows are unit vectors:
+it selects the kept neurons exactly, or projects on directions. Stored vectors have length 1.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.shrinking.export.backbone import load_backbone
 from criticalmass.shrinking.export.folder import Metadata
 from criticalmass.shrinking.export.request import ExportRequest
+from criticalmass.shrinking.slim_model import SlimModel
 
 
 def write(request: ExportRequest, folder: Path) -> Metadata:
@@ -40,11 +40,12 @@ def write(request: ExportRequest, folder: Path) -> Metadata:
 
     encoder = open_encoder(backbone.model.spec)
     stages = _stages()
-    encoder.append(_selection_stage(stages, request.slim.indices, request.slim.n_neurons))
-    if request.normalise:
+    encoder.append(_linear_stage(stages, request.slim))
+    is_normalised = request.normalise or request.slim.short_map is not None
+    if is_normalised:
         encoder.append(stages.Normalize())
     save_encoder(encoder, folder)
-    return {"normalised": request.normalise}
+    return {"normalised": is_normalised}
 
 
 def _stages() -> Any:
@@ -54,15 +55,18 @@ def _stages() -> Any:
     return importlib.import_module(name)
 
 
-def _selection_stage(stages: Any, indices: NDArray[np.intp], n_neurons: int) -> Any:
-    """Return the linear stage that keeps the columns ``indices`` of ``n_neurons``."""
+def _linear_stage(stages: Any, slim: SlimModel) -> Any:
+    """Return the linear stage that keeps the neurons of a slim model, or projects on directions."""
     import torch
 
-    matrix = torch.zeros(indices.size, n_neurons)
-    matrix[torch.arange(indices.size), torch.from_numpy(indices.astype(np.int64))] = 1.0
+    matrix = torch.zeros(slim.n_kept, slim.n_neurons)
+    if slim.matrix is None:
+        matrix[torch.arange(slim.n_kept), torch.from_numpy(slim.indices.astype(np.int64))] = 1.0
+    else:
+        matrix = torch.from_numpy(np.ascontiguousarray(slim.matrix.T))
     return stages.Dense(
-        in_features=n_neurons,
-        out_features=int(indices.size),
+        in_features=slim.n_neurons,
+        out_features=slim.n_kept,
         bias=False,
         activation_function=torch.nn.Identity(),
         init_weight=matrix,

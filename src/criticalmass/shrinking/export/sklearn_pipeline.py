@@ -59,10 +59,29 @@ def make_pipeline(slim: SlimModel) -> Any:
     columns = ColumnTransformer(
         [("kept", "passthrough", slim.indices.tolist())], remainder="drop"
     ).fit(np.zeros((2, slim.n_neurons), dtype=np.float32))
-    steps = [("kept", columns), *_precision_steps(slim.codec)]
+    steps = [("kept", columns), *_stored_steps(slim), *_precision_steps(slim.codec)]
     if slim.head is not None:
         steps.append(("head", _classifier(slim.head)))
     return Pipeline(steps)
+
+
+def _stored_steps(slim: SlimModel) -> list[tuple[str, Any]]:
+    """Return the steps that project stored vectors and scale them to length 1, in float64."""
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.preprocessing import FunctionTransformer, Normalizer
+
+    if slim.short_map is None:
+        return []
+    zeros = np.zeros((2, slim.indices.size))
+    steps = [("wide", FunctionTransformer(np.float64).fit(zeros))]
+    if slim.matrix is not None:
+        directions = TruncatedSVD(n_components=slim.n_kept)
+        directions.components_ = slim.matrix.T.astype(np.float64)
+        directions.n_features_in_ = slim.n_neurons
+        steps.append(("projected", directions))
+    unit = Normalizer().fit(np.zeros((2, slim.n_kept)))
+    narrow = FunctionTransformer(np.float32).fit(np.zeros((2, slim.n_kept)))
+    return [*steps, ("unit", unit), ("narrow", narrow)]
 
 
 def _precision_steps(codec: Codec) -> list[tuple[str, Any]]:

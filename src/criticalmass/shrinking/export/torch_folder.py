@@ -159,6 +159,11 @@ def build_modules(request: ExportRequest) -> tuple[SlimModule, Backbone | None, 
     if request.cut:
         if backbone is None:
             raise CriticalMassError("cut=True needs a backbone; leave it out for vectors")
+        if slim.matrix is not None:
+            raise CriticalMassError(
+                "cut=True removes channels that are not read, but a projection reads all of them; "
+                "leave it out"
+            )
         exported = cut_channels(backbone, slim.indices, slim.n_neurons)
     backbone_module = None if exported is None else exported.build_module()
     module = make_slim_module(slim, backbone_module, is_cut=request.cut)
@@ -169,6 +174,8 @@ def build_modules(request: ExportRequest) -> tuple[SlimModule, Backbone | None, 
         "n_kept": slim.n_kept,
         "indices": slim.indices.tolist(),
         "precision": slim.precision,
+        "projected": slim.matrix is not None,
+        "normalised": slim.short_map is not None,
         "classes": None if slim.head is None else slim.head.classes.tolist(),
         "class_names": list(slim.class_names),
         "inputs": ["vectors"],
@@ -265,7 +272,7 @@ def load_slim_torch(
     import_torch()
     safetensors = import_package("safetensors.torch", "torch")
     from criticalmass.extraction.models.loading import resolve_device
-    from criticalmass.shrinking.export.torch_modules import make_empty_module
+    from criticalmass.shrinking.export.torch_modules import KeptShape, make_empty_module
 
     entry, torch_device = config["backbone"], resolve_device(device)
     backbone_module = None
@@ -277,9 +284,13 @@ def load_slim_torch(
             backbone = keep_channels(backbone, entry["cut"], indices)
         backbone_module, preprocess = backbone.build_module(), backbone.model.preprocess
     n_present = None if config["classes"] is None else len(config["classes"])
-    module = make_empty_module(
-        backbone_module, int(config["n_kept"]), str(config["precision"]), n_present
+    shape = KeptShape(
+        int(config["n_kept"]),
+        str(config["precision"]),
+        int(config["n_neurons"]) if config.get("projected") else None,
+        bool(config.get("normalised")),
     )
+    module = make_empty_module(backbone_module, shape, n_present)
     file = folder / WEIGHTS
     if not file.is_file():
         raise CriticalMassError(f"{str(file)!r} is missing; export again")

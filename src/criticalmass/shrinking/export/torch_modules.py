@@ -6,6 +6,8 @@ needed.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -17,29 +19,61 @@ from criticalmass.shrinking.slim_model import SlimModel
 _TOP_LEVEL = 255.0
 
 
-class KeptNeurons(nn.Module):
-    """The kept neurons of whole vectors, encoded and decoded in the precision.
+@dataclass(frozen=True)
+class KeptShape:
+    """What the module of the kept values needs before its weights are loaded.
 
     Attributes
     ----------
-    indices: (n_kept,) int64, columns to keep.
+    n_kept: number of kept values.
+    precision: the type that they are stored in.
+    n_inputs: width of whole vectors for a projection; None for a subset.
+    is_normalised: whether the kept values are scaled to length 1.
+    """
+
+    n_kept: int
+    precision: str
+    n_inputs: int | None = None
+    is_normalised: bool = False
+
+
+class KeptNeurons(nn.Module):
+    """The kept values of whole vectors, encoded and decoded in the precision.
+
+    Attributes
+    ----------
+    indices: (n_kept,) int64, columns to keep; not used with a matrix.
+    matrix: (n_neurons, n_kept) float32 directions, or None.
     offset, step: (n_kept,) float32 of the `Codec`.
     """
 
     indices: Tensor
+    matrix: Tensor | None
     offset: Tensor
     step: Tensor
 
-    def __init__(self, n_kept: int, precision: str) -> None:
+    def __init__(self, shape: KeptShape) -> None:
         super().__init__()
-        self.precision = precision
+        n_kept, n_inputs = shape.n_kept, shape.n_inputs
+        self.precision = shape.precision
+        self.is_normalised = shape.is_normalised
         self.register_buffer("indices", torch.zeros(n_kept, dtype=torch.int64))
+        matrix = None if n_inputs is None else torch.zeros(n_inputs, n_kept)
+        self.register_buffer("matrix", matrix)
         self.register_buffer("offset", torch.zeros(n_kept))
         self.register_buffer("step", torch.ones(n_kept))
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Return the kept values: (n, n_neurons) -> (n, n_kept)."""
-        values = vectors.index_select(1, self.indices)
+        if self.matrix is None:
+            values = vectors.index_select(1, self.indices)
+        else:
+            values = vectors.double() @ self.matrix.double()
+        if self.is_normalised:
+            wide = values.double()
+            lengths = (wide * wide).sum(1, keepdim=True).sqrt()
+            values = wide / torch.where(lengths > 0.0, lengths, torch.ones_like(lengths))
+        values = values.float()
         if self.precision == "float16":
             return values.half().float()
         if self.precision == "int8":
@@ -100,18 +134,18 @@ class MaskedEmbedder(nn.Module):
 
 
 def make_empty_module(
-    backbone: nn.Module | None, n_kept: int, precision: str, n_present: int | None
+    backbone: nn.Module | None, shape: KeptShape, n_present: int | None
 ) -> SlimModule:
     """Build the modules without their weights.
 
     Parameters
     ----------
     backbone: takes input batches, returns vectors; or None.
-    n_kept, precision: number of kept neurons and the type that they are stored in.
+    shape: of the kept values.
     n_present: rows of the head; None for no head.
     """
-    head = None if n_present is None else nn.Linear(n_kept, n_present)
-    return SlimModule(backbone, KeptNeurons(n_kept, precision), head).eval().requires_grad_(False)
+    head = None if n_present is None else nn.Linear(shape.n_kept, n_present)
+    return SlimModule(backbone, KeptNeurons(shape), head).eval().requires_grad_(False)
 
 
 def make_slim_module(
@@ -126,9 +160,14 @@ def make_slim_module(
     is_cut: whether the backbone returns only the kept neurons.
     """
     n_present = None if slim.head is None else int(slim.head.classes.size)
-    module = make_empty_module(backbone, slim.n_kept, slim.precision, n_present)
-    columns = np.arange(slim.n_kept) if is_cut else slim.indices
-    module.kept.indices.copy_(torch.from_numpy(columns.astype(np.int64)))
+    n_inputs = None if slim.matrix is None else slim.n_neurons
+    shape = KeptShape(slim.n_kept, slim.precision, n_inputs, slim.short_map is not None)
+    module = make_empty_module(backbone, shape, n_present)
+    if slim.matrix is not None and module.kept.matrix is not None:
+        module.kept.matrix.copy_(torch.from_numpy(slim.matrix))
+    else:
+        columns = np.arange(slim.n_kept) if is_cut else slim.indices
+        module.kept.indices.copy_(torch.from_numpy(columns.astype(np.int64)))
     module.kept.offset.copy_(torch.from_numpy(slim.codec.offset))
     module.kept.step.copy_(torch.from_numpy(slim.codec.step))
     if slim.head is not None and module.head is not None:
