@@ -107,6 +107,13 @@ def make_material(folder: Path) -> Material:
              selectors=("random", "leverage"))  # fmt: skip
     other = str(folder / "other")
     cm.sweep(store, out=other, fractions=(0.25, 1.0), seeds=2, measures=("ridge", "cka"))
+    # A second task on the same features, and probes on fewer training rows.
+    np.savez(folder / "other_task.npz", X=x, y=(np.arange(_N) // 3) % 2)
+    task_store, task, sized = (str(folder / name) for name in ("task_store", "task", "sized"))
+    cm.import_features(folder / "other_task.npz", out=task_store)
+    cm.sweep(task_store, out=task, fractions=(0.25, 0.5, 1.0), seeds=2, measures=("ridge",))
+    cm.sweep(store, out=sized, fractions=(0.5, 1.0), seeds=2, measures=("ridge",),
+             train_sizes=(24,))  # fmt: skip
     cm.shrink(store, keep=0.5, measure="logistic", selectors=("random",), out=slim)
     model, data = f"onnx:{folder / 'model.onnx'}", f"npz:{folder / 'data.npz'}"
     out = ("--out", str(folder / "scratch" / "out"))
@@ -119,6 +126,9 @@ def make_material(folder: Path) -> Material:
         **dict.fromkeys(_RUN_COMMANDS, (run,)),
         "compare": (run, other),
         "diffuseness": (run, "--measure", "ridge"),
+        "calibration": (store, "--fraction", "0.25", "--seeds", "2"),
+        "degrading-neurons": (store, "--fdr", "0.2"),
+        "gaussian-null": (store, *out),
         "ensembles": (store, "--fraction", "0.25", "--probe", "ridge", "--seeds", "2"),
         "explain": (store,),
         "export": (slim, "--format", "indices", *out),
@@ -130,8 +140,11 @@ def make_material(folder: Path) -> Material:
         "measure": (model, data, *out, "--measure", "ridge", "--fraction", "0.5", "--seeds", "2"),
         "report": (run, "--out", str(folder / "scratch" / "out.html")),
         "shrink": (store, "--measure", "ridge", "--selector", "random"),
+        "shared-subsets": (run, task),
         "study": (str(study), *out, "--no-pages"),
         "sweep": (store, *out, "--measure", "ridge", "--fraction", "0.5", "--seeds", "2"),
+        "train-sizes": (sized,),
+        "verify": (slim, store),
     }
     return Material(folder, x, y, lines)
 
@@ -181,6 +194,10 @@ _ARGUMENTS: dict[str, Callable[[Material], dict[str, Any]]] = {
     },
     "diffuseness": _run_arguments(measure="ridge"),
     "diffuseness_summary": _run_arguments(measure="ridge"),
+    "calibration": lambda m: {**_store_arguments(m), "fractions": (0.5,), "seeds": 2,
+                              "resamples": 20},
+    "degrading_neurons": lambda m: {**_store_arguments(m), "fdr": 0.2},
+    "gaussian_null": lambda m: {**_store_arguments(m), "out": str(m.out)},
     "ensembles": lambda m: {**_store_arguments(m), "fractions": (0.5,), "members": 2, "seeds": 2,
                             "probe": "ridge", "resamples": 20},
     "exchangeability_test": lambda m: {"second_moment": m.moment, "n_draws": 19},
@@ -210,6 +227,11 @@ _ARGUMENTS: dict[str, Callable[[Material], dict[str, Any]]] = {
     "redundancy": _run_arguments(),
     "report": lambda m: {"run_or_runs": str(m.path("run")), "out": str(m.out)},
     "shrink": lambda m: {**_store_arguments(m), "measure": "ridge", "selectors": ("random",)},
+    "shared_subsets": lambda m: {"runs": [str(m.path("run")), str(m.path("task"))],
+                                 "resamples": 20},
+    "subset_correlations": lambda m: {"runs": [str(m.path("run")), str(m.path("task"))]},
+    "train_sizes": lambda m: {"run": str(m.path("sized")), "resamples": 20},
+    "verify": lambda m: {"slim": str(m.path("slim")), "store": str(m.path("store"))},
     "study": lambda m: {"name_or_file": str(m.path("study.yaml")), "out": str(m.out),
                         "pages": False},
     "sweep": lambda m: {**_store_arguments(m), **_sweep_arguments(m)},

@@ -11,16 +11,18 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 import criticalmass as cm
+from benchmarks.designs import DESIGNS, N_NEURONS
 from benchmarks.known import CASES, PAIRS, Case, Truth
 from benchmarks.timing import describe_machine, limit_to_one_thread, log
 from criticalmass.analysis.estimators import critical_size
@@ -28,7 +30,9 @@ from criticalmass.analysis.estimators import critical_size
 DELTA, LEVEL, RESAMPLES = 0.9, 0.95, 1000
 ESTIMATORS = ("monotone", "interpolated", "strict")
 QUANTITIES = ("value", "ratio", *(f"k* {name}" for name in ESTIMATORS))
+DESIGN_QUANTITIES = ("value", "ratio", "k* monotone", "Gini", "excess", "worst class")
 Hits = dict[str, list[bool]]
+Coverage = Mapping[str, NDArray[np.float64]]
 
 
 def measure_case(case: str, repeat: int) -> Hits:
@@ -102,16 +106,87 @@ def _curve_hits(table: pd.DataFrame, case: Case, truth: Truth) -> Hits:
     return hits
 
 
-def repeat_case(case: str, repeats: int, workers: int) -> Mapping[str, NDArray[np.bool_]]:
-    """Repeat a case; return quantity -> (repeats, n_sizes or 1) whether the truth is inside."""
+def measure_design(title: str, repeat: int) -> dict[str, list[float]]:
+    """Measure a design once on new seeds and test rows.
+
+    Returns
+    -------
+    Quantity -> one number per size below the whole layer: 1.0 if the interval holds the truth,
+    0.0 if not, NaN if the table gives no interval.
+    """
+    design = DESIGNS[title]
+    truth, sizes = design.truth(), np.array(design.sizes)
+    x, y = design.draw(design.n_test, np.random.default_rng([7, repeat]))
+    x_train, y_train = design.train()
+    seeds = range(repeat * design.n_seeds, (repeat + 1) * design.n_seeds)
+    draws = {"level": LEVEL, "resamples": RESAMPLES, "seed": repeat}
+    with tempfile.TemporaryDirectory() as folder, limit_to_one_thread():
+        store = cm.import_features(
+            {"train": x_train, "test": x}, out=Path(folder) / "features",
+            labels={"train": y_train, "test": y},
+        )  # fmt: skip
+        run = cm.sweep(store, out=Path(folder) / "run", seeds=seeds, measures=design.measure)
+        curves, masses = cm.curves(run, **draws), cm.redundancy(run, DELTA, **draws)
+        fairness = cm.fairness(run, **draws) if truth.classes.size else curves.iloc[:0]
+    hits: dict[str, list[float]] = {}
+    for row in curves[curves["n_kept"] < N_NEURONS].to_dict("records"):
+        value = truth.values[np.searchsorted(sizes, row["n_kept"])]
+        hits.setdefault("value", []).append(_is_inside(row, "", value))
+        hits.setdefault("ratio", []).append(_is_inside(row, "ratio_", value / truth.values[-1]))
+    values = dict(zip(sizes.tolist(), truth.values.tolist(), strict=True))
+    mass = true_critical_mass(Truth(values, truth.values[-1]), N_NEURONS, "monotone")
+    hits["k* monotone"] = [_is_inside(masses.iloc[0].to_dict(), "critical_mass_", mass)]
+    for row in fairness[fairness["n_kept"] < N_NEURONS].to_dict("records"):
+        i = int(np.searchsorted(sizes, row["n_kept"]))
+        worst = truth.classes[i, int(str(row["worst_class"]).rpartition(" ")[2])]
+        hits.setdefault("Gini", []).append(_is_inside(row, "gini_corrected_", truth.gini[i]))
+        hits.setdefault("excess", []).append(_is_inside(row, "gini_excess_", truth.excess[i]))
+        hits.setdefault("worst class", []).append(_is_inside(row, "worst_accuracy_", worst))
+    return hits
+
+
+def _is_inside(row: Mapping[Hashable, Any], prefix: str, truth: float) -> float:
+    """1.0 if an interval of a table holds the truth, 0.0 if not, NaN if there is no interval."""
+    low, high = row[f"{prefix}low"], row[f"{prefix}high"]
+    return np.nan if pd.isna(low) or pd.isna(high) else float(low <= truth <= high)
+
+
+def repeat_case(case: str, repeats: int, workers: int) -> Coverage:
+    """Repeat a case or design; return quantity -> (repeats, n_sizes or 1), see `measure_design`."""
     if case in CASES:
         true_values(case)
+    if case in DESIGNS:
+        DESIGNS[case].truth()
+    measure = measure_design if case in DESIGNS else measure_case
+    repetitions: list[Mapping[str, Sequence[float]]]
     with ProcessPoolExecutor(workers) as pool:
-        repetitions = list(pool.map(partial(measure_case, case), range(repeats), chunksize=5))
-    return {name: np.array([hits[name] for hits in repetitions]) for name in QUANTITIES}
+        repetitions = list(pool.map(partial(measure, case), range(repeats), chunksize=5))
+    return {
+        name: np.array([hits[name] for hits in repetitions], dtype=np.float64)
+        for name in repetitions[0]
+    }
 
 
-def table_row(case: str, hits: Mapping[str, NDArray[np.bool_]]) -> str:
+def design_row(case: str, hits: Coverage) -> str:
+    """Return one row of the table of designs; in brackets the smallest of the sizes.
+
+    A share in per cent says how many of the intervals were given, where some were not.
+    """
+    cells = []
+    for name in DESIGN_QUANTITIES:
+        if name not in hits or np.isnan(hits[name]).all():
+            cells.append("not given" if name in hits else "")
+            continue
+        given = ~np.isnan(hits[name])
+        counted = given.any(axis=0)
+        by_size = np.nanmean(hits[name][:, counted], axis=0)
+        text = f"{by_size.mean():.3f}"
+        text += f" ({by_size.min():.3f})" if by_size.size > 1 else ""
+        cells.append(text if given.all() else f"{text}, {given.mean() * 100:.0f} % given")
+    return f"| {DESIGNS[case].title} | {' | '.join(cells)} |"
+
+
+def table_row(case: str, hits: Coverage) -> str:
     """Return one row of the table."""
     sizes = hits["value"].mean(axis=0), hits["ratio"].mean(axis=0)
     means = [f"{c.mean():.3f} ({c.min():.3f} to {c.max():.3f})" for c in sizes]
@@ -124,17 +199,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=200)
-    parser.add_argument("--only", choices=[*CASES, *PAIRS], action="append")
+    parser.add_argument("--only", choices=[*CASES, *PAIRS, *DESIGNS], action="append")
+    parser.add_argument("--designs", action="store_true", help="the designs alone")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(argv)
     print(describe_machine())
-    print(f"{options.repeats} repetitions, {RESAMPLES} resamples, delta = {DELTA}\n")
-    print(f"| case | value (sizes) | ratio (sizes) | {' | '.join(QUANTITIES[2:])} |")
-    print(f"|{' --- |' * (1 + len(QUANTITIES))}", flush=True)
+    print(f"{options.repeats} repetitions, {RESAMPLES} resamples, delta = {DELTA}")
+    named = options.only or ([] if options.designs else [*CASES, *PAIRS])
+    cases = [case for case in named if case not in DESIGNS]
+    designs = [case for case in options.only or DESIGNS if case in DESIGNS]
+    _print_table(cases, ("value (sizes)", "ratio (sizes)", *QUANTITIES[2:]), table_row, options)
+    _print_table(designs, DESIGN_QUANTITIES, design_row, options)
+
+
+def _print_table(
+    cases: Sequence[str],
+    columns: Sequence[str],
+    as_row: Callable[[str, Coverage], str],
+    options: argparse.Namespace,
+) -> None:
+    """Print a table row by row, as the cases are measured."""
+    if not cases:
+        return
+    print(f"\n| case | {' | '.join(columns)} |")
+    print(f"|{' --- |' * (1 + len(columns))}", flush=True)
     started = time.perf_counter()
-    for case in options.only or (*CASES, *PAIRS):
-        hits = repeat_case(case, options.repeats, options.workers)
-        print(table_row(case, hits), flush=True)
+    for case in cases:
+        print(as_row(case, repeat_case(case, options.repeats, options.workers)), flush=True)
         log(f"{case}: {time.perf_counter() - started:.0f} s so far")
 
 

@@ -40,6 +40,7 @@ _PRELOADED = (
 _VARYING_KEYS = ("created", "written", "finished", "seal")
 _EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link")
 _SHARD_ROWS = 64
+_DRAWN_SUBSETS = 3
 _TIMEOUT = 600
 
 
@@ -143,9 +144,12 @@ def _run_child(words: Sequence[str], out: str, log: str, fatal_event: int, count
         os.dup2(file.fileno(), 2)
     from criticalmass.cli.main import main
     from criticalmass.storage import features_writer
+    from criticalmass.sweeps import draw_spread
 
-    # Small shards, so that there are many moments to interrupt.
+    # Small shards, so that there are many moments to interrupt; the subsets drawn beyond a sweep's
+    # own write no file before they end, and would take most of its time.
     features_writer.StoreWriter.shard_rows = _SHARD_ROWS
+    draw_spread.FEWEST = draw_spread.MOST = _DRAWN_SUBSETS
     n_events = 0
 
     def count_event(event: str, arguments: tuple[object, ...]) -> None:

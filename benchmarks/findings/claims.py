@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+
+from criticalmass.analysis.estimators import diffused_redundancy
+from criticalmass.analysis.multiplicity import holm
 
 AGREES, PARTLY, AGAINST = "agrees", "agrees in part", "does not agree"
 MIXED, UNDECIDED, OPEN = "mixed", "undecided", "open"
 SMALLEST_DR = 0.5
 SMALL_FRACTION = 0.05
+DELTA, ALPHA = 0.9, 0.05
 Tables = Mapping[str, pd.DataFrame]
 
 
 @dataclass(frozen=True)
 class CaseCount:
-    """Numbers of cases that support a claim, that contradict it, and of all cases."""
+    """Numbers of cases that support a claim, that contradict it, and of all cases.
+
+    Attributes
+    ----------
+    support, against: after Holm's correction for all cases.
+    cases: number of cases.
+    support_alone, against_alone: by each case's interval alone.
+    """
 
     support: int
     against: int
     cases: int
+    support_alone: int
+    against_alone: int
 
     @property
     def verdict(self) -> str:
@@ -35,13 +50,18 @@ class CaseCount:
 
 
 def claims(tables: Tables) -> pd.DataFrame:
-    """Test the five claims on trained networks and on their untrained controls.
+    """Test the paper's claims on trained networks and on their untrained controls.
 
     A case is a model on a dataset (for tasks: two datasets of one model). It supports a claim if
-    its whole 95 % interval does. The rules:
+    its whole 95 % interval does and its p-value remains significant after Holm's correction for
+    all cases of the claim and network. p-values are read off the intervals by the normal
+    approximation, because the tables hold no draws. The rules:
 
     - exists: the interval of DR(0.9), strict, of the last layer lies above 0.5;
+    - exists above chance: the same for 90 % of the accuracy above that of the largest class. The
+      ends of DR are those of the ends of the accuracies, which is wider than an interval;
     - task: the interval of the difference of DR(0.9) between two datasets excludes 0;
+    - training: the trained network has the greater DR(0.9) (not a claim of the paper);
     - width: no rule, because no network was trained at several widths; the pairs of layers of one
       network whose wider layer has the greater DR(0.9) are counted;
     - pca: at 5 % of the neurons, principal axes score higher than random neurons;
@@ -51,11 +71,14 @@ def claims(tables: Tables) -> pd.DataFrame:
     Returns
     -------
     One row per claim and network ("trained", "untrained"): claim, network, support, against
-    (the whole interval on the other side), cases, verdict.
+    (the whole interval on the other side), cases, verdict, and the counts of each interval alone,
+    support_alone and against_alone.
     """
     rules = {
         "exists": _exists,
+        "exists above chance": _exists_above_chance,
         "task": _task,
+        "training": _training,
         "width": _width,
         "pca": _pca,
         "inequality": _inequality,
@@ -64,21 +87,74 @@ def claims(tables: Tables) -> pd.DataFrame:
     rows = []
     for claim, rule in rules.items():
         for network, control in (("trained", False), ("untrained", True)):
+            if claim == "training" and control:
+                continue
             count = rule(tables, control)
-            verdict = OPEN if claim == "width" else count.verdict
-            rows.append([claim, network, count.support, count.against, count.cases, verdict])
-    return pd.DataFrame(
-        rows, columns=["claim", "network", "support", "against", "cases", "verdict"]
+            row = {"claim": claim, "network": network} | asdict(count)
+            rows.append(row | {"verdict": OPEN if claim == "width" else count.verdict})
+    return pd.DataFrame(rows)
+
+
+def p_values(
+    centre: pd.Series, low: pd.Series, high: pd.Series, threshold: float | pd.Series = 0.0
+) -> NDArray[np.float64]:
+    """Return two-sided p-values of "equal to the threshold" from 95 % intervals.
+
+    Normal approximation: the standard error is the width of the interval / (2 * 1.96).
+    """
+    from scipy.stats import norm
+
+    width = np.asarray(high - low, dtype=np.float64)
+    error = width / (2.0 * norm.isf(ALPHA / 2.0))
+    distance = np.abs(np.asarray(centre - threshold, dtype=np.float64))
+    infinite = np.where(distance > 0.0, np.inf, 0.0)
+    z = np.divide(distance, error, out=infinite, where=error > 0.0)
+    return np.asarray(2.0 * norm.sf(z))
+
+
+def _count(table: pd.DataFrame, name: str, threshold: float | pd.Series = 0.0) -> CaseCount:
+    """Count the cases of a column whose interval is in the columns name_low and name_high."""
+    low, high = table[f"{name}_low"], table[f"{name}_high"]
+    remains = holm(p_values(table[name], low, high, threshold)) <= ALPHA
+    above, below = low > threshold, high < threshold
+    return CaseCount(
+        support=int((above & remains).sum()),
+        against=int((below & remains).sum()),
+        cases=len(table),
+        support_alone=int(above.sum()),
+        against_alone=int(below.sum()),
     )
 
 
-def _count(low: pd.Series, high: pd.Series, threshold: float | pd.Series = 0.0) -> CaseCount:
-    return CaseCount(int((low > threshold).sum()), int((high < threshold).sum()), len(low))
-
-
 def _exists(tables: Tables, control: bool) -> CaseCount:
-    rows = last_layer(tables["transfer"], control)
-    return _count(rows["dr_low"], rows["dr_high"], SMALLEST_DR)
+    return _count(last_layer(tables["transfer"], control), "dr", SMALLEST_DR)
+
+
+def _exists_above_chance(tables: Tables, control: bool) -> CaseCount:
+    rows = dr_above_chance(tables)
+    return _count(rows[rows["control"] == control], "dr", SMALLEST_DR)
+
+
+def dr_above_chance(tables: Tables) -> pd.DataFrame:
+    """Return DR(0.9), strict, of the accuracy above that of the largest class, for each network.
+
+    Returns
+    -------
+    Columns model, dataset, control, dr, and its ends from those of the accuracies: dr_low, dr_high.
+    """
+    curves = tables["curves"]
+    chance = tables["datasets"].set_index("dataset")["most_frequent"]
+    rows = []
+    keys = ["model", "dataset", "control"]
+    for key, curve in curves[curves["measure"] == "logistic"].groupby(keys, sort=False):
+        full, of_chance = float(curve["value_full"].iloc[0]), float(chance[key[1]])
+        share = (of_chance + DELTA * (full - of_chance)) / full
+        dr = {
+            name: diffused_redundancy(curve["fraction"], curve[values], full, share)
+            for name, values in (("dr", "mean"), ("dr_low", "low"), ("dr_high", "high"))
+        }
+        rows.append(dict(zip(keys, key, strict=True)) | dr)
+    return pd.DataFrame(rows)
 
 
 def last_layer(table: pd.DataFrame, control: bool, measure: str = "logistic") -> pd.DataFrame:
@@ -89,8 +165,24 @@ def last_layer(table: pd.DataFrame, control: bool, measure: str = "logistic") ->
 
 def _task(tables: Tables, control: bool) -> CaseCount:
     rows = tables["tasks"][tables["tasks"]["control"] == control]
-    differ = (rows["low"] > 0) | (rows["high"] < 0)
-    return CaseCount(int(differ.sum()), 0, len(rows))
+    count = _difference_count(rows)
+    # A difference in either direction supports the claim.
+    return CaseCount(
+        support=count.support + count.against,
+        against=0,
+        cases=count.cases,
+        support_alone=count.support_alone + count.against_alone,
+        against_alone=0,
+    )
+
+
+def _training(tables: Tables, control: bool) -> CaseCount:
+    return _difference_count(tables["controls"])
+
+
+def _difference_count(table: pd.DataFrame) -> CaseCount:
+    ends = {"low": "difference_low", "high": "difference_high"}
+    return _count(table.rename(columns=ends), "difference")
 
 
 def _width(tables: Tables, control: bool) -> CaseCount:
@@ -104,14 +196,14 @@ def _width(tables: Tables, control: bool) -> CaseCount:
             support += sum(other > dr for other in wider)
             against += sum(other < dr for other in wider)
             cases += len(wider)
-    return CaseCount(support, against, cases)
+    return CaseCount(support, against, cases, support, against)
 
 
 def _pca(tables: Tables, control: bool) -> CaseCount:
     table = tables["pca"]
     selected = (table["control"] == control) & (table["selector"] == "pca-top")
     rows = table[selected & (table["fraction"] == SMALL_FRACTION)]
-    return _count(rows["low"], rows["high"])
+    return _difference_count(rows)
 
 
 def _at_small_fraction(tables: Tables, control: bool) -> pd.DataFrame:
@@ -121,9 +213,9 @@ def _at_small_fraction(tables: Tables, control: bool) -> pd.DataFrame:
 
 def _inequality(tables: Tables, control: bool) -> CaseCount:
     rows = _at_small_fraction(tables, control)
-    return _count(rows["gini_low"], rows["gini_high"], rows["gini_full"])
+    return _count(rows, "gini", rows["gini_full"])
 
 
 def _inequality_beyond_accuracy(tables: Tables, control: bool) -> CaseCount:
     rows = _at_small_fraction(tables, control)
-    return _count(rows["gini_excess_low"], rows["gini_excess_high"])
+    return _count(rows, "gini_excess")

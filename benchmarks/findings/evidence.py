@@ -23,6 +23,7 @@ _DR = [
     "at_floor", "n_seeds", "n_train", "n_test", "n_failed", "n_not_converged",
 ]  # fmt: skip
 _DIGITS = 4
+_BASES = ("critical_mass", "diffuseness", "usefulness")
 StudyRuns = Mapping[str, Sequence[StudyRun]]
 Tables = dict[str, pd.DataFrame]
 
@@ -50,6 +51,7 @@ def make_tables(folder: Path, runs: StudyRuns) -> Tables:
         "fairness": ("fairness-local", _fairness, "fairness"),
         "agreement": ("agreement-local", _agreement, "agreement"),
         "ensembles": ("agreement-local", _ensembles, "ensembles"),
+        "bases": ("bases-local", _bases, "bases"),
         "curves": ("transfer-local", _curves, "curves"),
         "protocol_curves": ("protocol-local", _curves, "curves"),
     }
@@ -78,6 +80,15 @@ def round_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def _redundancy(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["delta"] == DELTA][_DR]
+
+
+def _bases(table: pd.DataFrame) -> pd.DataFrame:
+    names = [f"{name}{end}" for name in _BASES for end in ("", "_low", "_high")]
+    others = [f"critical_mass_{name}" for name in ("rotation", "pca-top", "lda-top")]
+    columns = [*others, "compression", "compression_at_floor", "best_projection", "control_bar"]
+    sizes = ["n_neurons", "value_full", "n_seeds", "n_train", "n_test"]
+    chance = [f"critical_mass_above_chance{end}" for end in ("", "_low", "_high")]
+    return table[[*_KEY, "layer", "measure", "delta", *names, *columns, *chance, *sizes]]
 
 
 def _curves(table: pd.DataFrame) -> pd.DataFrame:
@@ -111,8 +122,11 @@ def _selectors(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _fairness(table: pd.DataFrame) -> pd.DataFrame:
+    """Return inequality at every size; ``gini`` is the coefficient without sampling noise."""
     names = [f"{name}{end}" for name in ("gini", "gini_excess") for end in ("", "_low", "_high")]
     columns = ["measure", "fraction", "n_kept", "n_neurons", "accuracy", "accuracy_full", *names]
+    corrected = {f"gini_corrected{end}": f"gini{end}" for end in ("", "_low", "_high", "_full")}
+    table = table.drop(columns=["gini", "gini_full"]).rename(columns=corrected)
     return table[[*_KEY, *columns, "gini_full", "n_classes", "smallest_class", "n_test"]]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.findings.claims import SMALLEST_DR, Tables, dr_above_chance
 from criticalmass.errors import CriticalMassError
 
 TEMPLATE = Path(__file__).with_name("results.md.j2")
@@ -37,6 +38,7 @@ def render(folder: Path, images: str) -> str:
     environment.globals.update(
         images=images, rows=rows, one=one, num=num, interval=interval, signed=signed
     )
+    environment.globals["above_half"] = lambda control: _n_above_half(tables, control)
     try:
         return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**tables)
     except jinja2.UndefinedError as error:
@@ -44,6 +46,12 @@ def render(folder: Path, images: str) -> str:
             f"a table is missing in {str(folder)!r} ({error}); run again: "
             "criticalmass study local --out DIR, then python -m benchmarks.findings DIR"
         ) from error
+
+
+def _n_above_half(tables: Tables, control: bool) -> int:
+    """Count the networks whose DR(0.9) relative to chance is above 0.5 by the curve of means."""
+    dr = dr_above_chance(tables)
+    return int((dr.loc[dr["control"] == control, "dr"] > SMALLEST_DR).sum())
 
 
 def rows(table: pd.DataFrame, **values: Any) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,18 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 import criticalmass as cm
-from criticalmass.analysis.comparison import COMPARISON_COLUMNS
+from criticalmass.analysis.columns import Draws
+from criticalmass.analysis.comparison import (
+    COMPARISON_COLUMNS,
+    ComparisonOptions,
+    comparison_rows,
+    corrected_tables,
+)
 from criticalmass.analysis.comparison_text import sentence
 from criticalmass.cli.main import cli
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.run import Run
+from criticalmass.storage.run_view import filter_run
 
 N_TEST = 400
 Curve = dict[int, float]
@@ -401,3 +409,76 @@ def test_the_command_prints_table_and_sentences(two: Runs) -> None:
     assert lines[0] == ",".join(COMPARISON_COLUMNS)
     assert len(lines) == 1 + len(table)
     assert "independent" in lines[1]
+
+
+# --- several pairs at once ---
+
+
+def test_one_pair_is_not_corrected_and_its_p_fits_its_interval(two: Runs) -> None:
+    slow, fast = two({2: 0.2, 10: 0.4, 20: 0.8}, {2: 0.2, 10: 0.44, 20: 0.8})
+    table = compare(fast, slow, resamples=1999)
+    assert table["p"].equals(table["p_holm"])
+    assert set(table["n_compared"]) == {1}
+    values = table[table["quantity"] == "value"].set_index("n_kept_a")
+    assert values.loc[2, "p"] == 1.0
+    assert values.loc[10, "p"] == pytest.approx(2 / 2000)
+
+
+def test_the_more_pairs_the_less_remains(tmp_path: Path) -> None:
+    # Twelve layers; in the second selector one is better by a difference of 2 standard errors.
+    luck = np.random.default_rng(5).random(N_TEST)
+    base: Curve = {2: 0.2, 10: 0.5, 20: 0.8}
+    better: Curve = {2: 0.2, 10: 0.51, 20: 0.8}
+    curves = {
+        f"{layer}/{selector}/logistic": better if (layer, selector) == ("l0", "random") else base
+        for layer in (f"l{i}" for i in range(12))
+        for selector in ("first", "random")
+    }
+    run = a_run(tmp_path / "r", curves, n_seeds=3, luck=luck)
+    alone = cm.compare(filter_run(run, layers=("l0",)), resamples=4000)
+    together = cm.compare(run, by="selector", resamples=4000)
+    one_pair = alone[(alone["quantity"] == "value") & (alone["n_kept_a"] == 10)].iloc[0]
+    many = together[(together["quantity"] == "value") & (together["n_kept_a"] == 10)]
+    assert set(many["n_compared"]) == {12}
+    row = many[many["layer"] == "l0"].iloc[0]
+    assert row["p"] == one_pair["p"]
+    assert row["p"] < 0.05 < row["p_holm"]
+    assert row["p_holm"] == pytest.approx(12 * row["p"])
+    assert " lower for first than for random" in one_pair["sentence"]
+    assert "does not remain after Holm's correction for 12 pairs" in row["sentence"]
+    assert "higher" not in row["sentence"]
+    assert (many.drop(index=row.name)["p_holm"] == 1.0).all()
+
+
+def test_measures_and_sizes_are_families_of_their_own(tmp_path: Path) -> None:
+    curves = {
+        f"penultimate/{selector}/{measure}": SLOW
+        for selector in ("first", "random", "leverage")
+        for measure in ("logistic", "ridge")
+    }
+    table = compare(a_run(tmp_path / "r", curves), deltas=(0.5, 0.9))
+    assert set(table["n_compared"]) == {3}
+
+
+def test_tables_of_one_reader_are_corrected_together(two: Runs) -> None:
+    slow, fast = two()
+    rows = [
+        comparison_rows(slow, fast, ComparisonOptions(draws=Draws(0.95, 500, 0))) for _ in range(3)
+    ]
+    tables = corrected_tables(rows)
+    assert len(tables) == 3
+    for table in tables:
+        assert set(table["n_compared"]) == {3}
+    alone = compare(slow, fast)
+    assert (tables[0]["p_holm"] >= alone["p_holm"]).all()
+
+
+def test_too_few_draws_for_many_pairs_are_said(tmp_path: Path) -> None:
+    names = ("first", "random", "leverage", "cluster", "anova")
+    run = a_run(tmp_path / "r", {f"penultimate/{name}/ridge": SLOW for name in names}, n_seeds=3)
+    with pytest.warns(UserWarning, match="10 pairs .* 100 draws .* resamples=400 or more") as said:
+        cm.compare(run, resamples=100)
+    assert "\n" not in str(said[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cm.compare(run, resamples=400)

@@ -26,22 +26,26 @@ def rising(mass):
     return lambda size: min(0.9 * FULL + 0.1 * np.log2(size / mass), FULL)
 
 
-def a_run(folder, curves, *, measures=("ridge",), seeds=1, sizes=SIZES, full=FULL):
+def a_run(
+    folder, curves, *, measures=("ridge",), seeds=3, sizes=SIZES, full=FULL, labels=None,
+    model="m", layer="penultimate",
+):  # fmt: skip
     """A run whose selectors score ``curves[selector](size)``, each at the same test samples.
 
     Two subsets of equal accuracy are right on the same samples.
     """
     run = Run.create(folder, {})
     order = np.random.default_rng(0).permutation(N_TEST)
+    labels = np.zeros(N_TEST, dtype=int) if labels is None else labels
 
     def predictions(share):
-        predicted = np.ones(N_TEST, dtype=int)
-        predicted[order[: round(share * N_TEST)]] = 0
+        predicted = (labels + 1) % 2
+        predicted[order[: round(share * N_TEST)]] = labels[order[: round(share * N_TEST)]]
         return predicted
 
     def row(selector, size, seed, measure):
         return {
-            "model": "m", "layer": "penultimate", "dataset": "d", "split": "test",
+            "model": model, "layer": layer, "dataset": "d", "split": "test",
             "selector": selector, "measure": measure, "n_neurons": N_NEURONS, "seed": seed,
             "fraction": size / N_NEURONS, "n_kept": size, "n_train": 100, "n_test": N_TEST,
             "l2": None, "gap": None, "passes": None, "seconds": 0.1, "status": "ok", "error": None,
@@ -55,11 +59,11 @@ def a_run(folder, curves, *, measures=("ridge",), seeds=1, sizes=SIZES, full=FUL
             cells += [(selector, k, s, curve(k)) for k in sizes for s in range(seeds)]
         for selector, size, seed, share in cells:
             answers.append(predictions(share))
-            value = float(np.mean(answers[-1] == 0))
+            value = float(np.mean(answers[-1] == labels))
             artifact = len(answers) - 1
             rows.append(row(selector, size, seed, measure) | {"value": value, "artifact": artifact})
     with run.writer() as writer:
-        writer.put_labels(np.zeros(N_TEST, dtype=int), ("right", "wrong"))
+        writer.put_labels(labels, ("one", "other"))
         writer.append(rows, Artifact("predictions", np.array(answers)))
     return run
 
@@ -154,6 +158,108 @@ def test_other_accuracies_are_refused(tmp_path, accuracy, says):
         redundancy(run, accuracy=accuracy)
 
 
+# --- shares above chance ---
+
+UNEQUAL = (np.arange(N_TEST) % 5 == 0).astype(int)  # four fifths are of one class
+
+
+def test_a_share_above_chance_by_hand(tmp_path):
+    # From .8 to .9 in five doublings: .85 between 2^3 and 2^4, .87 between 2^4 and 2^5.
+    run = a_run(tmp_path / "r", {"random": lambda k: 0.78 + 0.02 * np.log2(k)}, labels=UNEQUAL)
+    table = redundancy(run, (0.5, 0.7), "interpolated", chance_corrected=True)
+    assert table["majority_accuracy"].tolist() == [0.8, 0.8]
+    np.testing.assert_allclose(table["bar"], [0.85, 0.87])
+    assert table["bar_kind"].tolist() == ["above chance", "above chance"]
+    assert table["critical_mass"].tolist() == [12, 24]
+    assert redundancy(run, 0.85).iloc[0]["at_floor"]
+    assert "the whole layer, above chance" in as_text(redundancy_view(table))
+
+
+def test_a_share_above_chance_is_at_least_the_plain_share(tmp_path):
+    for share in (0.5, 0.8):
+        labels = (np.arange(N_TEST) >= share * N_TEST).astype(int)
+        run = a_run(tmp_path / str(share), {"random": rising(20)}, labels=labels, seeds=3)
+        plain, corrected = (redundancy(run, 0.9, chance_corrected=c).iloc[0] for c in (0, 1))
+        assert corrected["critical_mass"] >= plain["critical_mass"]
+        assert corrected["bar"] == pytest.approx(plain["bar"] + 0.1 * share)
+
+
+def test_a_layer_no_better_than_chance_has_no_share_above_it(tmp_path):
+    run = a_run(tmp_path / "r", {"random": lambda k: 0.7}, full=0.7, labels=UNEQUAL)
+    with pytest.warns(UserWarning, match="always answering the largest class"):
+        row = redundancy(run, 0.9, chance_corrected=True, accuracy=0.5).iloc[0]
+    assert row[["critical_mass", "dr", "bar", "reached", *RATIOS]].isna().all()
+
+
+def test_similarities_have_no_chance_level(tmp_path):
+    run = a_run(tmp_path / "r", {"random": rising(20)}, measures=("ridge", "cka"))
+    with pytest.warns(UserWarning, match=r"chance_corrected=True is for probes: .* cka"):
+        table = redundancy(run, chance_corrected=True)
+    assert table["measure"].tolist() == ["ridge"]
+    alone = a_run(tmp_path / "alone", {"random": rising(20)}, measures=("cka",))
+    with pytest.raises(CriticalMassError, match=r"chance_corrected=True .* no chance level"):
+        redundancy(alone, chance_corrected=True)
+
+
+# --- the whole layer of a control ---
+
+
+def test_the_control_gives_a_common_value_to_reach(tmp_path):
+    def curve(top):
+        return lambda k: top - 0.1 + 0.1 * np.log2(k) / 6
+
+    trained = a_run(tmp_path / "trained", {"random": curve(0.9)}, full=0.9)
+    untrained = a_run(tmp_path / "untrained", {"random": curve(0.84)}, full=0.84, model="u")
+    table = redundancy([trained, untrained], 0.95, control=untrained)
+    own, useful = table[table["bar_kind"] == "whole layer"], table[table["bar_kind"] == "control"]
+    assert useful["control"].tolist() == ["u", "u"]
+    np.testing.assert_allclose(useful["bar"], 0.95 * 0.84)
+    masses = useful["critical_mass"].tolist()
+    assert masses[0] < masses[1]
+    # Its own whole layer is the control's: the same row twice, with the same interval.
+    same = ["critical_mass", "critical_mass_low", "critical_mass_high", "dr", "bar"]
+    assert own.iloc[1][same].tolist() == useful.iloc[1][same].tolist()
+    assert "the control u" in as_text(redundancy_view(table))
+    alone = redundancy(trained, 0.95, control=str(untrained.path), accuracy=0.85)
+    assert alone["bar_kind"].tolist() == ["whole layer", "control", "accuracy"]
+    corrected = redundancy(trained, 0.9, control=untrained, chance_corrected=True)
+    assert corrected["bar_kind"].tolist() == ["above chance", "control above chance"]
+
+
+def test_a_control_may_have_another_layer_width_and_numbering_of_the_classes(tmp_path):
+    run = a_run(tmp_path / "r", {"random": rising(20)}, labels=UNEQUAL)
+    pixels = a_run(tmp_path / "p", {"random": rising(8)}, labels=1 - UNEQUAL, layer="vectors")
+    row = redundancy(run, control=pixels).iloc[1]
+    assert (row["control"], row["layer"]) == ("m, vectors", "penultimate")
+    assert row["critical_mass"] == redundancy(run).iloc[0]["critical_mass"]
+
+
+def test_a_control_of_other_samples_or_measures_is_refused(tmp_path):
+    run = a_run(tmp_path / "r", {"random": rising(20)}, labels=UNEQUAL, measures=("ridge", "lda"))
+    other = a_run(tmp_path / "o", {"random": rising(20)}, labels=UNEQUAL[::-1].copy())
+    with pytest.raises(CriticalMassError, match=r"control=.*/o .*other test labels") as caught:
+        redundancy(run, control=other)
+    assert "\n" not in str(caught.value)
+    knn = a_run(tmp_path / "k", {"random": rising(20)}, labels=UNEQUAL, measures=("knn", "cka"))
+    with pytest.raises(CriticalMassError, match=r"has knn and .*/r has lda, ridge; sweep"):
+        redundancy(run, control=knn)
+    some = a_run(tmp_path / "s", {"random": rising(20)}, labels=UNEQUAL)
+    with pytest.warns(UserWarning, match="has ridge: no row of the control for lda"):
+        assert redundancy(run, control=some)["measure"].tolist() == ["lda", "ridge", "ridge"]
+
+
+def test_a_control_of_several_layers_needs_one_of_the_same_name(tmp_path):
+    run = a_run(tmp_path / "r", {"random": rising(20)})
+    control = a_run(tmp_path / "c", {"random": rising(20)}, layer="one")
+    two = a_run(tmp_path / "d", {"random": rising(20)}, layer="two").frame()
+    with control.writer() as writer:
+        answers = np.zeros((len(two), N_TEST), dtype=int)
+        two = two.assign(cell="two" + two["cell"], artifact=range(len(two)), value=1.0)
+        writer.append(two.to_dict("records"), Artifact("predictions", answers))
+    with pytest.raises(CriticalMassError, match="layers one, two and none called 'penultimate'"):
+        redundancy(run, control=control)
+
+
 # --- compression and diffuseness ---
 
 
@@ -203,19 +309,29 @@ def test_a_strict_ratio_covers_the_sizes_that_were_not_tested(tmp_path):
     "curves",
     [
         {"random": rising(1), "pca-top": rising(5), "rotation": rising(5)},
-        {"random": rising(20), "pca-top": rising(1), "rotation": rising(1)},
+        {"random": rising(1), "pca-top": rising(1), "rotation": rising(1)},
         {"random": rising(20), "pca-top": lambda size: 0.3, "rotation": lambda size: 0.3},
         {"random": lambda size: 0.3, "pca-top": rising(5), "rotation": rising(5)},
     ],
     ids=[
         "random at the floor",
-        "projections at the floor",
+        "all at the floor",
         "neither reached",
         "random not reached",
     ],
 )
 def test_a_mass_that_is_only_a_bound_gives_no_ratio(tmp_path, curves):
     assert redundancy(a_run(tmp_path / "r", curves))[RATIOS].isna().all(axis=None)
+
+
+def test_a_projection_that_passes_at_once_bounds_the_compression_from_below(tmp_path):
+    curves = {"random": rising(20), "pca-top": rising(5), "lda-top": rising(1)}
+    table = redundancy(a_run(tmp_path / "r", {**curves, "rotation": rising(1)}))
+    row = table.set_index("selector").loc["random"]
+    assert (row["best_projection"], row["compression_at_floor"]) == ("lda-top", True)
+    assert row["compression"] == row["critical_mass"] / SIZES[0]
+    assert pd.isna(row["diffuseness"])
+    assert ">= 10.0 (lda-top)" in as_text(redundancy_view(table))
 
 
 def test_similarities_have_a_compression_and_no_diffuseness(tmp_path):
@@ -248,13 +364,13 @@ def test_copies_make_neurons_less_diffuse_than_a_random_basis(tmp_path, is_copie
     # four copies each, random ones repeat each other, and random directions do not.
     rng = np.random.default_rng(0)
     labels = np.arange(1000) % 4
-    x = rng.standard_normal((1000, 8 if is_copied else 32))
-    x += rng.standard_normal((4, x.shape[1]))[labels] * (0.7 if is_copied else 0.35)
-    x = np.tile(x, 4) + 0.01 * rng.standard_normal((1000, 32)) if is_copied else x
+    x = rng.standard_normal((1000, 16 if is_copied else 64))
+    x += rng.standard_normal((4, x.shape[1]))[labels] * (0.5 if is_copied else 0.25)
+    x = np.tile(x, 4) + 0.01 * rng.standard_normal((1000, 64)) if is_copied else x
     store = cm.import_features(x.astype(np.float32), out=tmp_path / "s", labels=labels)
     run = cm.sweep(
         store, out=tmp_path / "r", selectors=("random", "rotation"), measures=("lda",),
-        fractions=tuple(np.array([1, 2, 4, 6, 8, 12, 16, 24, 32]) / 32), refine="none",
+        fractions=tuple(np.array([1, 4, 8, 12, 16, 24, 32, 48, 64]) / 64), refine="none", seeds=20,
     )  # fmt: skip
     row = cm.redundancy(run, 0.9).set_index("selector").loc["random"]
     if is_copied:

@@ -19,6 +19,7 @@ from criticalmass.analysis.inequality import (
     gini_of_rows,
     gini_without_noise,
     proportional_odds_accuracy,
+    shrunken_worst,
 )
 from criticalmass.errors import CriticalMassError
 from criticalmass.storage.artifacts import Artifact
@@ -168,7 +169,9 @@ def test_the_baseline_has_no_excess(make_predicted_run: MakeRun) -> None:
     assert table["gini_excess"].abs().max() < 0.003
     assert (table["gini_excess_low"] < 0).all()
     assert (table["gini_excess_high"] > 0).all()
-    assert table["gini_neutral"].to_numpy() == pytest.approx(table["gini"].to_numpy(), abs=0.003)
+    expected = table["gini_corrected"].to_numpy()
+    assert table["gini_neutral"].to_numpy() == pytest.approx(expected, abs=0.003)
+    assert expected == pytest.approx((table["gini"] - table["gini_noise"]).to_numpy(), abs=1e-12)
 
 
 def test_a_lost_class_gives_an_excess_and_is_named(make_predicted_run: MakeRun) -> None:
@@ -222,7 +225,9 @@ def test_values_are_those_of_one_subset_averaged_over_seeds(make_predicted_run: 
 def test_class_accuracies_have_binomial_intervals(make_predicted_run: MakeRun) -> None:
     subset, whole = predicted(WHOLE, 0), predicted(WHOLE, 7)
     table = cm.class_accuracy(
-        make_predicted_run(LABELS, {(5, 0): subset}, whole=whole, n_neurons=20)
+        make_predicted_run(
+            LABELS, {(5, seed): subset for seed in range(3)}, whole=whole, n_neurons=20
+        )
     )
     assert list(table.columns) == list(CLASS_COLUMNS)
     wide = 2 * norm.ppf(0.975) * np.sqrt(WHOLE * (1 - WHOLE) / PER_CLASS)
@@ -251,9 +256,10 @@ def test_intervals_lie_around_the_value_though_noise_only_widens(
     labels = np.repeat(np.arange(20), 25)
     classes = predicted(np.linspace(0.68, 0.76, 20), 0, labels)
     row = cm.fairness(make_predicted_run(labels, {(5, 0): classes})).iloc[0]
-    for name in ("gini", "cv"):
-        half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
-        assert row[f"{name}_low"] + half == pytest.approx(row[name], abs=0.25 * half)
+    half = (row["cv_high"] - row["cv_low"]) / 2
+    assert row["cv_low"] + half == pytest.approx(row["cv"], abs=0.25 * half)
+    # With 25 samples a class, differences of .04 cannot be told from noise.
+    assert row["gini_corrected_low"] == 0.0 < row["gini"] < row["gini_corrected_high"]
     assert row["gap_low"] == 0.0 < row["gap"] < row["gap_high"]
 
 
@@ -275,12 +281,62 @@ def test_rare_classes_never_vanish_and_absent_ones_do_not_count(
     labels = np.array([0] * 30 + [1] * 30 + [3])
     wrong = labels.copy()
     wrong[[0, 31, 32]] = 2
-    run = make_predicted_run(labels, {(2, 0): wrong, (4, 0): labels}, whole=labels)
+    subsets = {(2, seed): wrong for seed in range(3)} | {(4, 0): labels}
+    run = make_predicted_run(labels, subsets, whole=labels)
     row = cm.fairness(run).iloc[0]
     assert (row["n_classes"], row["smallest_class"], row["n_test"]) == (3, 1, 61)
-    assert np.isfinite([row["gini_excess_low"], row["gini_excess_high"], row["gini_low"]]).all()
+    assert np.isfinite([row["gini_excess"], row["gini_corrected"], row["accuracy_low"]]).all()
+    # One sample says next to nothing about a class, and nothing about how unequal classes are.
+    assert row[["gini_excess_low", "gini_corrected_high", "worst_accuracy_low"]].isna().all()
+    assert "a class has 1 test sample" in row["interval_note"]
     rare = cm.class_accuracy(run).query("class_id == 3 and n_kept == 2").iloc[0]
-    assert (rare["accuracy_low"], rare["accuracy_high"], rare["class_n_test"]) == (1.0, 1.0, 1)
+    assert rare["accuracy_low"] < 0.5 < rare["accuracy_high"] == 1.0
+    assert rare["class_n_test"] == 1
+
+
+def test_fewer_than_three_seeds_of_random_subsets_have_no_interval(
+    make_predicted_run: MakeRun,
+) -> None:
+    subsets = {(5, seed): predicted(WHOLE - 0.1, seed) for seed in range(2)}
+    run = make_predicted_run(LABELS, subsets, whole=predicted(WHOLE, 7), n_neurons=20)
+    row = cm.fairness(run, resamples=50).iloc[0]
+    assert row["interval_note"] == "2 seeds, at least 3 needed"
+    ends = [name for name in row.index if name.endswith(("_low", "_high"))]
+    assert row[ends].isna().all()
+    assert np.isfinite([row["gini"], row["gini_corrected"], row["worst_accuracy"]]).all()
+    assert not cm.class_losses(run, 0.5, resamples=50)["singled_out"].any()
+
+
+def test_a_class_without_a_right_answer_has_an_interval_above_zero(
+    make_predicted_run: MakeRun,
+) -> None:
+    none = np.where(np.arange(5) == 2, 0.0, WHOLE)
+    subsets = {(5, seed): predicted(none, seed) for seed in range(3)}
+    run = make_predicted_run(LABELS, subsets, whole=predicted(WHOLE, 7), n_neurons=20)
+    row = cm.fairness(run).iloc[0]
+    assert (row["worst_class"], row["worst_observed"]) == ("class 2", 0.0)
+    # By the rule of three, 400 samples without a hit leave up to 3/400.
+    assert row["worst_accuracy_low"] == 0.0
+    assert 1 / 400 < row["worst_accuracy_high"] < 8 / 400
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "counts"),
+    [(np.full(10, 0.7), 30), (np.linspace(0.5, 0.9, 12), 30), (np.array([0.5, 0.5, 0.9]), 60)],
+)
+def test_the_worst_class_is_not_called_worse_than_it_is(
+    accuracy: NDArray[np.float64], counts: int
+) -> None:
+    """Its interval holds the true accuracy of the class that was picked, at the stated rate."""
+    rng = np.random.default_rng(0)
+    inside = []
+    for _ in range(300):
+        measured = rng.binomial(counts, accuracy) / counts
+        smoothed = (counts * measured + 1) / (counts + 2)
+        draws = measured + rng.binomial(counts, smoothed, (200, accuracy.size)) / counts - smoothed
+        worst, _, low, high = shrunken_worst(measured, draws, 0.95)
+        inside.append(low <= accuracy[worst] <= high)
+    assert 0.92 <= np.mean(inside) <= 0.995
 
 
 def test_without_the_whole_layer_there_is_nothing_to_compare_with(

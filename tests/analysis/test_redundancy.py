@@ -276,7 +276,7 @@ def test_the_whole_layer_has_no_seed_variance_and_pairs_with_itself(tmp_path):
 
 
 def test_stretched_seeds_stay_in_the_range_of_a_share(tmp_path):
-    run = a_run(tmp_path / "r", lambda size, seed: (0.02, 0.98)[seed], full=0.98, n_seeds=2)
+    run = a_run(tmp_path / "r", lambda size, seed: (0.02, 0.98, 0.98)[seed], full=0.98)
     table = curves(run)
     assert table["low"][0] == 0.0
     assert table["high"].max() == 1.0
@@ -332,7 +332,7 @@ def test_without_a_value_of_the_whole_layer_nothing_is_claimed(tmp_path):
 def test_cka_replicates_give_an_interval(tmp_path):
     run = Run.create(tmp_path / "r", {})
     rng = np.random.default_rng(0)
-    cka = base(measure="cka", l2=None, gap=None, passes=None)
+    cka = base(measure="cka", l2=None, gap=None, passes=None, selector="first")
     rows = [cka | {"selector": "full", "fraction": 1.0, "n_kept": 20, "value": 1.0, "cell": "f"}]
     rows += [
         cka | {"fraction": k / 20, "n_kept": k, "value": v, "cell": f"c{k}"}
@@ -353,6 +353,7 @@ def test_scores_of_samples_are_resampled(tmp_path):
     run = Run.create(tmp_path / "r", {})
     score = np.random.default_rng(0).random((1, N_TEST))
     row = base(measure="retrieval", fraction=0.5, n_kept=10, value_full=0.5, cell="a")
+    row |= {"selector": "first"}
     write(run, [row | {"value": float(score.mean())}], score, "scores")
     table = curves(run)
     want = 2 * 1.96 * score.std() / np.sqrt(N_TEST)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,16 +19,23 @@ ROOT = Path(__file__).parents[2]
 RATIO = re.compile(r"\*\*\d[\d.e+]* x\*\*")
 
 
-def run(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Run a benchmark here, as a separate process takes seconds to start; return its output."""
+
+    def run_main(name: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            importlib.import_module(name).main()
+        return capsys.readouterr().out
+
+    return run_main
 
 
-def test_every_row_of_the_speed_table(make_store: Callable[..., FeatureStore]) -> None:
+def test_every_row_of_the_speed_table(
+    run: Callable[..., str], make_store: Callable[..., FeatureStore]
+) -> None:
     pytest.importorskip("torch")
     store = make_store("features")
     text = run("benchmarks.probes", "--quick", "--repeats", "1", "--store", str(store.path))
@@ -44,7 +53,7 @@ def test_every_row_of_the_speed_table(make_store: Callable[..., FeatureStore]) -
     assert all(float(gap) <= 1e-6 for gap in gaps)
 
 
-def test_a_row_of_score_bounds_per_design() -> None:
+def test_a_row_of_score_bounds_per_design(run: Callable[..., str]) -> None:
     text = run("benchmarks.score_bounds", "--draws", "20", "--margins", "2")
     rows = re.findall(r"^\| .* \| [\d,]+ \| (\d\.\d+) \| (\d\.\d+) \| \S+ \|$", text, re.MULTILINE)
     assert len(rows) == 11
@@ -52,7 +61,7 @@ def test_a_row_of_score_bounds_per_design() -> None:
     assert sum(float(bet) for _, bet in rows) < sum(float(student) for student, _ in rows)
 
 
-def test_one_row_alone() -> None:
+def test_one_row_alone(run: Callable[..., str]) -> None:
     text = run("benchmarks.probes", "--quick", "--repeats", "1", "--only", "cka")
     differences = re.findall(r"largest difference from the textbook (\S+)\.", text)
     assert len(differences) == 1
@@ -60,9 +69,9 @@ def test_one_row_alone() -> None:
     assert "logistic" not in text
 
 
-def test_similarities_are_those_of_the_textbook() -> None:
+def test_similarities_are_those_of_the_textbook(run: Callable[..., str]) -> None:
     text = run("benchmarks.similarity", "--quick")
-    differences = re.findall(r"^\| ([a-z-]+) \|.* (\S+) \|$", text, re.M)
+    differences = re.findall(r"^\| ([a-z0-9-]+) \|.* (\S+) \|$", text, re.M)
     assert {name for name, _ in differences[1:]} >= set(SIMILARITIES)
     for name, difference in differences:
         # The cosines of one neuron are all 1 or -1, so the order of ties depends on rounding.
@@ -71,20 +80,37 @@ def test_similarities_are_those_of_the_textbook() -> None:
             assert float(difference) < tolerances.get(name, 1e-12)
 
 
+def test_neighbours_beside_the_plain_product(run: Callable[..., str], tmp_path: Path) -> None:
+    text = run(
+        "benchmarks.neighbours_scale", "--dir", str(tmp_path), "--rows", "3000",
+        "--neurons", "32", "--queries", "50", "--repeats", "1",
+    )  # fmt: skip
+    rows = [line for line in text.splitlines() if line.startswith(("| cosine", "| euclidean"))]
+    assert len(rows) == 4
+    assert all(RATIO.search(row) for row in rows)
+    assert "anonymous" in text
+
+
 def test_memory_of_a_sweep(tmp_path: Path) -> None:
-    text = run("benchmarks.memory", "--quick", "--dir", str(tmp_path))
-    assert RATIO.search(next(line for line in text.splitlines() if "ratio of peak" in line))
+    # In its own process: it reads the peak of all children that a process had.
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.memory", "--quick", "--dir", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert RATIO.search(next(line for line in lines if "ratio of peak" in line))
     # The run is deleted; the store is kept for the next call.
     assert [path.name for path in tmp_path.iterdir()] == ["store-2000x32"]
 
 
-def test_seconds_of_intervals() -> None:
+def test_seconds_of_intervals(run: Callable[..., str]) -> None:
     text = run("benchmarks.bootstrap", "--quick", "--repeats", "1")
     assert re.findall(r"\| \*\*\d+\.\d\d\*\* \| \d+\.\d\d \| under 5 s \|", text) != []
     assert text.count("| redundancy at") == 2
 
 
-def test_seconds_of_a_report(tmp_path: Path) -> None:
+def test_seconds_of_a_report(run: Callable[..., str], tmp_path: Path) -> None:
     text = run(
         "benchmarks.report", "--layers", "2", "--seeds", "2", "--n-test", "200",
         "--folder", str(tmp_path),
@@ -93,13 +119,13 @@ def test_seconds_of_a_report(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").stat().st_size < 6e6
 
 
-def test_seconds_of_explain(tmp_path: Path) -> None:
+def test_seconds_of_explain(run: Callable[..., str], tmp_path: Path) -> None:
     text = run("benchmarks.explain", "--quick", "--repeats", "1", "--dir", str(tmp_path))
     row = next(line for line in text.splitlines() if "600 x 32" in line)
     assert re.search(r"\| [\d.]+ \([\d.]+ to [\d.]+\) \| [\d.]+ \| none \|", row)
 
 
-def test_ours_gives_timms_features() -> None:
+def test_ours_gives_timms_features(run: Callable[..., str]) -> None:
     pytest.importorskip("torch")
     text = run("benchmarks.extraction", "--quick", "--repeats", "1")
     row = next(line.split(" | ") for line in text.splitlines() if line.startswith("| quick"))
@@ -110,7 +136,7 @@ def test_ours_gives_timms_features() -> None:
     assert all(1e-4 < gap < 0.1 for gap in rounded)
 
 
-def test_the_effect_of_bf16_is_shown_for_every_size_and_delta() -> None:
+def test_the_effect_of_bf16_is_shown_for_every_size_and_delta(run: Callable[..., str]) -> None:
     pytest.importorskip("torch")
     text = run("benchmarks.precision", "--quick")
     if "has no bfloat16" in text:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,8 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from criticalmass.errors import CriticalMassError, RunError
+from criticalmass.errors import CriticalMassError, RunError, StoreError
 from criticalmass.storage.artifacts import Artifact
+from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 from criticalmass.storage.run_table import COLUMNS
 
@@ -245,6 +247,7 @@ import os, signal
 import numpy as np
 from criticalmass.storage import files
 from criticalmass.storage.artifacts import Artifact
+from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 run = Run.open({run!r})
 with run.writer() as w:
@@ -337,6 +340,23 @@ def test_reading_a_missing_artifact_is_an_error(run):
         run.artifacts(frame["artifact"][3:5])
     with pytest.raises(RunError, match="no row 9"):
         run.artifact(frame["artifact"][2].replace(":0", ":9"))
+
+
+def test_a_folder_of_another_kind_is_named_with_the_command_to_give(run, tmp_path, make_store):
+    folder = tmp_path / "my store"
+    folder.mkdir()
+    shutil.copytree(make_store("features").path, folder, dirs_exist_ok=True)
+    with pytest.raises(RunError) as caught:
+        Run.open(folder)
+    assert str(caught.value) == (
+        f"{str(folder)!r} is a feature store, not a run; make a run with: criticalmass sweep "
+        f"'{folder}' --out FOLDER"
+    )
+    with pytest.raises(StoreError, match=r"is a run, not a feature store; .*extract or import$"):
+        FeatureStore.open(run.path)
+    (folder / "manifest.json").write_text('{"format": "of another program"}')
+    with pytest.raises(RunError, match=r"holds no run \(its manifest.json has another format\)"):
+        Run.open(folder)
 
 
 def test_folders_that_are_no_run_are_refused(run, tmp_path):

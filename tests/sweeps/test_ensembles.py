@@ -133,7 +133,7 @@ def test_a_small_negative_number_is_shown_without_sign() -> None:
         | {"level": [0.95], "n_kept": [3], "worst_class": ["a"], "worst_accuracy": [0.5]}
         | {
             f"{n}{end}": [-1e-5]
-            for n in ("accuracy", "gini", "gini_excess")
+            for n in ("accuracy", "gini_corrected", "gini_excess")
             for end in INTERVAL_SUFFIXES
         }
     )

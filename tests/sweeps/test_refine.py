@@ -112,7 +112,7 @@ def test_a_planted_curve_is_refined_to_one_neuron(
     wide: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch, steady)
-    run = run_sweep(wide, tmp_path / "run", seeds=2)
+    run = run_sweep(wide, tmp_path / "run", seeds=3)
     (entry,) = run.manifest["refined"]
     assert (entry["critical_mass"], entry["low"], entry["high"]) == (29, 29, 29)
     assert entry["short_of"] is None
@@ -121,7 +121,7 @@ def test_a_planted_curve_is_refined_to_one_neuron(
         assert row["critical_mass"] == 29
         assert row["critical_mass_low"] <= 29 <= row["critical_mass_high"]
         assert row["refined"]
-    coarse = run_sweep(wide, tmp_path / "coarse", seeds=2, refine=None)
+    coarse = run_sweep(wide, tmp_path / "coarse", seeds=3, refine=None)
     assert row_of(coarse, estimator="strict")["critical_mass"] == 32
     assert not row_of(coarse)["refined"]
     assert "refined" not in coarse.manifest

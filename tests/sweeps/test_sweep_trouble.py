@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import criticalmass as cm
+from criticalmass.core.progress import display
 from criticalmass.errors import CriticalMassError, RunError, StoreError
 from criticalmass.measures.probes.task import ProbeScores, ProbeTask
 from criticalmass.measures.registry import MEASURES, get_probe, get_similarity, identity
@@ -51,6 +52,43 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException, measure: st
 
 def without_time(run: Run) -> pd.DataFrame:
     return run.frame().drop(columns="seconds")
+
+
+# --- interruption --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("measure", ["retrieval", "retrieval-recall", "mutual-knn", "knn"])
+def test_finished_orders_of_an_interrupted_sweep_are_in_the_run(
+    make_store: MakeStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    measure: str,
+) -> None:
+    """Interrupted in the third of three orders: the cells of two are there, and stay."""
+    store = make_store("features")
+    calls: list[str] = []
+
+    def run_two(data: Any, job: Any) -> jobs.JobResult:
+        calls.append(job.measure)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return jobs.run_job(data, job)
+
+    module = importlib.import_module("criticalmass.sweeps.sweep")
+    monkeypatch.setattr(module, "run_job", run_two)
+    options: dict[str, Any] = {"measures": (measure,), "seeds": 3, "fractions": (0.25, 0.5)}
+    with display(), pytest.raises(KeyboardInterrupt):
+        cm.sweep(store, out=tmp_path / "run", **options)
+    # The whole layer and two sizes of two orders.
+    assert len(Run.open(tmp_path / "run").frame()) == 5
+    assert f"5 of these 7 cells are in {tmp_path / 'run'}" in capsys.readouterr().err
+    run = cm.sweep(store, out=tmp_path / "run", **options)
+    assert len(calls) == 4, "one order was left"
+    whole = cm.sweep(store, out=tmp_path / "other", **options)
+    pd.testing.assert_frame_equal(
+        without_time(run).drop(columns="artifact"), without_time(whole).drop(columns="artifact")
+    )
 
 
 # --- failure -------------------------------------------------------------------------------------
@@ -97,11 +135,14 @@ def test_a_similarity_that_is_not_finite_is_a_failed_cell(
 
     expected = quick(store, tmp_path / "whole", measures=("procrustes", "cka")).frame()
     monkeypatch.setattr(jobs, "get_similarity", choose)
-    with pytest.warns(UserWarning, match="1 of 14 cells failed"):
+    with pytest.warns(UserWarning, match="2 of 14 cells failed"):
         run = quick(store, tmp_path / "run", measures=("procrustes", "cka"))
     table = run.frame()
     failed = table[table["status"] == "failed"]
-    assert failed[["measure", "n_kept", "seed"]].to_numpy().tolist() == [["procrustes", 3, 0]]
+    assert failed[["measure", "n_kept", "seed"]].to_numpy().tolist() == [
+        ["procrustes", 3, 0],
+        ["procrustes", 3, 1],
+    ]
     assert "procrustes are NaN or infinite; rescale" in failed["error"].iloc[0]
     assert failed[["value", "artifact"]].isna().all(axis=None)
     rest = table[table["status"] == "ok"]
@@ -192,7 +233,7 @@ def test_a_changed_protocol_never_serves_stale_rows(
     quick(store, tmp_path / "run")
     calls.take()
     newer = dataclasses.replace(MEASURES["centroid"], version=99)
-    for module in ("plan", "sweep"):
+    for module in ("plan", "run_folder"):
         target = importlib.import_module(f"criticalmass.sweeps.{module}")
         monkeypatch.setattr(target, "MEASURES", {**MEASURES, "centroid": newer})
     with pytest.warns(UserWarning, match="dropped 7 of 14 rows"):

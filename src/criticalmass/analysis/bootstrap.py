@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from threading import Lock
 
@@ -100,8 +101,61 @@ def seed_counts(n_seeds: int, resamples: int, rng: np.random.Generator) -> Float
     return rng.multinomial(n_seeds, np.full(n_seeds, 1.0 / n_seeds), resamples).astype(np.float64)
 
 
+@dataclass(frozen=True, eq=False)
+class SubsetNoise:
+    """How the mean over seeds scatters, where the spread of the subsets is known.
+
+    Attributes
+    ----------
+    std: (n_sizes,) standard deviation of single subsets on the run's test samples.
+    normals: (resamples, n_sizes) standard normal draws, see `nested_normals`.
+    """
+
+    std: FloatArray
+    normals: FloatArray
+
+    def changes(self, size: int, n_seeds: int, explained: float) -> FloatArray:
+        """(resamples,) changes of the mean over seeds of one size.
+
+        ``explained`` is the variance of a seed that the test samples explain.
+        """
+        variance = max(0.0, float(self.std[size]) ** 2 - explained) / n_seeds
+        return np.asarray(np.sqrt(variance) * self.normals[:, size])
+
+
+def nested_normals(
+    sizes: npt.NDArray[np.int64], n_neurons: int, resamples: int, rng: np.random.Generator
+) -> FloatArray:
+    """Draw standard normal values that are correlated as means over nested random subsets are.
+
+    The sums over the first k of d values in random order have the correlation
+    sqrt(k (d - l) / (l (d - k))) for k < l, that of a Brownian motion at the times k / (d - k)
+    over its standard deviation. It is exact for a value that is linear in the neurons, one that
+    a single neuron decides included.
+
+    Parameters
+    ----------
+    sizes: (n_sizes,) ascending.
+    n_neurons: size of the whole layer, whose value has no spread.
+    resamples: number of draws.
+    rng: the generator.
+
+    Returns
+    -------
+    (resamples, n_sizes) values.
+    """
+    k = np.minimum(sizes.astype(np.float64), n_neurons - 0.5)
+    times = k / (n_neurons - k)
+    steps = np.sqrt(np.diff(times, prepend=0.0)) * rng.standard_normal((resamples, sizes.size))
+    return np.asarray(np.cumsum(steps, axis=1) / np.sqrt(times))
+
+
 def averaged_over_seeds(
-    draws: FloatArray, row_index: npt.NDArray[np.intp], counts: FloatArray, level: float
+    draws: FloatArray,
+    row_index: npt.NDArray[np.intp],
+    counts: FloatArray,
+    level: float,
+    noise: SubsetNoise | None = None,
 ) -> FloatArray:
     """Average draws over the drawn seeds, size by size.
 
@@ -110,7 +164,7 @@ def averaged_over_seeds(
     sample counts both in the spread between seeds and in the spread over samples. Resampling
     both at once would count it three times (Owen 2007, The pigeonhole bootstrap). Therefore the
     deviations of the seeds are shrunk to the part of their spread that the test samples do not
-    explain, a variance component (`_explained_share`).
+    explain, a variance component.
 
     A few seeds, drawn with replacement, show too little spread. Their deviations are stretched by
     sqrt(S/(S-1)) t/z, as in the expanded percentile interval of Hesterberg (2015), where t and z
@@ -123,6 +177,7 @@ def averaged_over_seeds(
     counts: (resamples, n_seeds) number of times a seed is drawn. All sizes use the same counts,
         because the subsets of a seed are nested.
     level: confidence level of the interval.
+    noise: the spread of the subsets, where it is known; it takes the place of the drawn seeds.
 
     Returns
     -------
@@ -132,10 +187,36 @@ def averaged_over_seeds(
     for size, rows in enumerate(row_index):
         has_row = rows >= 0
         values = draws[:, rows[has_row]]
-        deviation = values.mean(axis=0) - values.mean()
-        deviation *= _stretch(values.shape[1], level) * np.sqrt(1.0 - _explained_share(values))
-        means[:, size] = values.mean(axis=1) + _excess_share(counts[:, has_row]) @ deviation
+        centre = values.mean(axis=0)
+        deviation = centre - centre.mean()
+        shares = values - values.mean(axis=1, keepdims=True) - deviation
+        explained = float(np.sum(shares**2)) / len(draws)
+        means[:, size] = values.mean(axis=1) + _seed_changes(
+            deviation, explained, counts[:, has_row], level, noise, size
+        )
     return means
+
+
+def _seed_changes(
+    deviation: FloatArray,
+    explained: float,
+    counts: FloatArray,
+    level: float,
+    noise: SubsetNoise | None,
+    size: int,
+) -> FloatArray:
+    """(resamples,) changes of the mean over seeds of one size, by drawing seeds.
+
+    ``deviation`` (n_seeds,) are the means of the seeds less their mean. ``explained`` is the sum
+    of the variances of ``deviation`` that the test samples explain.
+    """
+    n_seeds = deviation.size
+    if noise is not None and n_seeds > 1:
+        return noise.changes(size, n_seeds, explained / (n_seeds - 1))
+    between = float(deviation @ deviation)
+    share = min(1.0, explained / between) if between else 1.0
+    scale = _stretch(n_seeds, level) * np.sqrt(1.0 - share)
+    return np.asarray(_excess_share(counts) @ (scale * deviation))
 
 
 def averaged_scores(
@@ -144,6 +225,7 @@ def averaged_scores(
     mean_draws: FloatArray,
     counts: FloatArray,
     level: float,
+    noise: SubsetNoise | None = None,
 ) -> FloatArray:
     """Do what `averaged_over_seeds` does for scores whose mean over seeds was resampled.
 
@@ -156,7 +238,7 @@ def averaged_scores(
     scores: (n_rows, n_test) score of every test sample.
     row_index: for each size the row of every seed, (n_seeds,); -1 if there is no row.
     mean_draws: (resamples, n_sizes) draws of the mean over the seeds of a size.
-    counts, level: as in `averaged_over_seeds`.
+    counts, level, noise: as in `averaged_over_seeds`.
 
     Returns
     -------
@@ -168,12 +250,11 @@ def averaged_scores(
         values = scores[rows[has_row]].astype(np.float64)
         seed_means = values.mean(axis=1)
         deviation = seed_means - seed_means.mean()
-        between = float(deviation @ deviation)
         centred = np.subtract(values, seed_means[:, None], out=values)
-        sampling = _deviation_variance(centred) / values.shape[1]
-        explained = min(1.0, sampling / between) if between else 1.0
-        deviation *= _stretch(len(seed_means), level) * np.sqrt(1.0 - explained)
-        means[:, size] = mean_draws[:, size] + _excess_share(counts[:, has_row]) @ deviation
+        explained = _deviation_variance(centred) / values.shape[1]
+        means[:, size] = mean_draws[:, size] + _seed_changes(
+            deviation, explained, counts[:, has_row], level, noise, size
+        )
     return means
 
 
@@ -197,18 +278,12 @@ def _excess_share(counts: FloatArray) -> FloatArray:
     return np.asarray(share - equal)
 
 
-def _explained_share(draws: FloatArray) -> float:
-    """Share of the variance between seeds that their test samples explain, in [0, 1].
+def student_ratio(freedom: int, level: float) -> float:
+    """Ratio of Student's quantile to the normal one at the ends of an interval."""
+    from scipy.special import ndtri, stdtrit
 
-    ``draws`` (resamples, n_seeds). The share is the variance of the differences between seeds
-    from one draw of test samples to the next, over the variance between seeds.
-    """
-    centre = draws.mean(axis=0)
-    between = float(np.sum((centre - centre.mean()) ** 2))
-    if between == 0.0:
-        return 1.0
-    changes = draws - draws.mean(axis=1, keepdims=True) - (centre - centre.mean())
-    return min(1.0, float(np.sum(changes**2)) / len(draws) / between)
+    upper = (1.0 + level) / 2.0
+    return float(stdtrit(freedom, upper) / ndtri(upper))
 
 
 @cache
@@ -216,11 +291,7 @@ def _stretch(n_seeds: int, level: float) -> float:
     """Factor on the deviations of a few seeds; 1 for a single seed."""
     if n_seeds < 2:
         return 1.0
-    from scipy.special import ndtri, stdtrit
-
-    upper = (1.0 + level) / 2.0
-    ratio = stdtrit(n_seeds - 1, upper) / ndtri(upper)
-    return float(np.sqrt(n_seeds / (n_seeds - 1)) * ratio)
+    return float(np.sqrt(n_seeds / (n_seeds - 1))) * student_ratio(n_seeds - 1, level)
 
 
 def _counts(n: int, resamples: int, seed: int, block_entries: int) -> Iterator[tuple[int, _Counts]]:

@@ -16,17 +16,30 @@ from criticalmass.analysis.bootstrap import (
 )
 from criticalmass.analysis.columns import Draws
 from criticalmass.analysis.inequality import (
+    binomial_noise,
     clip_half_sample,
     excess_inequality,
     gini_of_rows,
-    noise_in_gini,
+    gini_without_noise,
     proportional_odds_accuracy,
+    toward_mean,
     variation_of_rows,
 )
 from criticalmass.analysis.predictions import Predictions, SelectorPredictions, predictions_of
+from criticalmass.analysis.spread_records import (
+    VALUE,
+    SpreadRecord,
+    read_spreads,
+    subset_noise,
+    unreliable_interval,
+)
 from criticalmass.core.moments import FloatArray
 from criticalmass.storage.run import Run
 
+#: Gini coefficient without sampling noise.
+CORRECTED = "gini_corrected"
+#: Gini coefficient beyond that of the proportional-odds baseline.
+EXCESS = "excess"
 # Entries of one work array while resampling.
 _BLOCK_ENTRIES = 4_000_000
 
@@ -36,7 +49,8 @@ class ClassCurve:
     """Class accuracies on the subsets of one selector.
 
     C counts the classes that have test samples. The statistics are "accuracy" (mean over test
-    samples), "gini", "cv" and "gap" of the class accuracies, and with a whole layer "excess"
+    samples), "gini", "cv" and "gap" of the class accuracies, "gini_corrected"
+    (`inequality.gini_without_noise`), and with a whole layer "excess"
     (`inequality.excess_inequality`).
 
     Attributes
@@ -52,8 +66,9 @@ class ClassCurve:
     statistics: name -> (n_sizes,) mean over seeds; "noise" is the part of "gini" that sampling
         noise adds.
     statistic_draws: name -> (resamples, n_sizes) draws, shifted so that their mean is the
-        statistic.
+        statistic; those of "gini_corrected" are not shifted.
     full_statistics: name -> value of the whole layer; empty without a whole layer.
+    interval_note: why no interval is reliable; empty if they are.
     """
 
     source: Predictions
@@ -67,6 +82,7 @@ class ClassCurve:
     statistics: Mapping[str, FloatArray]
     statistic_draws: Mapping[str, FloatArray]
     full_statistics: Mapping[str, float]
+    interval_note: str
 
     @property
     def class_shares(self) -> FloatArray:
@@ -114,8 +130,10 @@ def class_curves(run: Run, draws: Draws) -> Iterator[ClassCurve]:
     class by design, and a rare class must not be missing from a draw. All sizes, seeds and the
     whole layer use the same samples. Seeds are resampled as in `criticalmass.analysis.bootstrap`.
     """
+    spreads = read_spreads(run)
     for source in predictions_of(run):
-        yield from _layer_class_curves(source, draws)
+        record = spreads.get((source.key.layer, source.key.measure))
+        yield from _layer_class_curves(source, draws, record)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,14 +157,16 @@ class _RowStatistics:
     statistic_draws: dict[str, FloatArray]
 
 
-def _layer_class_curves(source: Predictions, draws: Draws) -> Iterator[ClassCurve]:
+def _layer_class_curves(
+    source: Predictions, draws: Draws, record: SpreadRecord | None
+) -> Iterator[ClassCurve]:
     present, sizes = np.unique(source.labels, return_counts=True)
     counts = sizes.astype(np.float64)
     accuracy = np.stack(
         [source.correct[:, source.labels == c].mean(axis=1) for c in present], axis=-1
     )
-    statistics = _statistics(accuracy, _full_accuracy(accuracy, source), counts)
-    statistics["noise"] = noise_in_gini(accuracy, counts)
+    statistics = class_statistics(accuracy, _full_accuracy(accuracy, source), counts)
+    statistics["noise"] = statistics["gini"] - statistics[CORRECTED]
     accuracy_draws, statistic_draws = _resample(source, present, counts, draws)
     rows = _RowStatistics(
         present=present.astype(np.intp),
@@ -157,13 +177,20 @@ def _layer_class_curves(source: Predictions, draws: Draws) -> Iterator[ClassCurv
         statistic_draws=statistic_draws,
     )
     for subsets in source.selectors:
-        yield _class_curve(source, subsets, rows, draws)
+        is_random = subsets.selector == "random"
+        yield _class_curve(source, subsets, rows, draws, record if is_random else None)
 
 
 def _class_curve(
-    source: Predictions, subsets: SelectorPredictions, rows: _RowStatistics, draws: Draws
+    source: Predictions,
+    subsets: SelectorPredictions,
+    rows: _RowStatistics,
+    draws: Draws,
+    record: SpreadRecord | None,
 ) -> ClassCurve:
     """Average the rows of one selector over seeds."""
+    noise = subset_noise(subsets.used, record, draws, source.key)
+    noise = {("accuracy" if name == VALUE else name): n for name, n in noise.items()}
     rng = selector_rng(draws.seed, source.key.model, source.key.layer, subsets.selector)
     counts = seed_counts(subsets.seeds.size, draws.resamples, rng)
     n_classes = rows.counts.size
@@ -175,10 +202,18 @@ def _class_curve(
         )
     means = {name: _seed_mean(values, subsets) for name, values in rows.statistics.items()}
     statistic_draws = {
-        name: _recentred(
-            averaged_over_seeds(values, subsets.row_index, counts, draws.level), means[name]
-        )
+        name: averaged_over_seeds(values, subsets.row_index, counts, draws.level, noise.get(name))
         for name, values in rows.statistic_draws.items()
+    }
+    if "accuracy" in noise:
+        # The classes share most of the effect of a subset; that part has the known spread.
+        drawn = averaged_over_seeds(
+            rows.statistic_draws["accuracy"], subsets.row_index, counts, draws.level
+        )
+        accuracy_draws += (statistic_draws["accuracy"] - drawn)[:, :, None].astype(np.float32)
+    statistic_draws = {
+        name: values if name == CORRECTED else _recentred(values, means[name])
+        for name, values in statistic_draws.items()
     }
     full_row = source.full_row
     has_full = full_row is not None
@@ -200,6 +235,7 @@ def _class_curve(
             if has_full
             else {}
         ),
+        interval_note=unreliable_interval(subsets.used, subsets.selector, None, np.empty(0)),
     )
 
 
@@ -207,22 +243,36 @@ def _full_accuracy(accuracy: FloatArray, source: Predictions) -> FloatArray | No
     return None if source.full_row is None else accuracy[..., source.full_row, :]
 
 
-def _statistics(
+def class_statistics(
     accuracy: FloatArray, full_accuracy: FloatArray | None, counts: FloatArray
 ) -> dict[str, FloatArray]:
-    """Statistics of class accuracies (..., n_rows, C), each (..., n_rows)."""
+    """Compute the statistics of `ClassCurve` from class accuracies.
+
+    Parameters
+    ----------
+    accuracy: (..., n_rows, C) class accuracies.
+    full_accuracy: (..., C) class accuracies of the whole layer; without them there is no excess.
+    counts: (C,) number of test samples of each class.
+
+    Returns
+    -------
+    Name -> (..., n_rows).
+    """
     shares = counts / counts.sum()
     statistics = {
         "accuracy": accuracy @ shares,
         "gini": gini_of_rows(accuracy),
         "cv": variation_of_rows(accuracy),
         "gap": np.ptp(accuracy, axis=-1),
+        CORRECTED: gini_without_noise(
+            accuracy, binomial_noise(clip_half_sample(accuracy, counts), counts)
+        ),
     }
     if full_accuracy is not None:
         clipped = clip_half_sample(accuracy, counts)
         full = clip_half_sample(full_accuracy, counts)[..., None, :]
         baseline = proportional_odds_accuracy(full, shares, clipped @ shares)
-        statistics["excess"] = excess_inequality(clipped, baseline, full, counts)
+        statistics[EXCESS] = excess_inequality(clipped, baseline, full, counts)
     return statistics
 
 
@@ -231,19 +281,29 @@ def _resample(
 ) -> tuple[npt.NDArray[np.float32], dict[str, FloatArray]]:
     """Class accuracies (resamples, n_rows, C) and statistics (resamples, n_rows) on draws."""
     correct = source.correct.astype(np.float32)
-    groups = [np.ascontiguousarray(correct[:, source.labels == c].T) for c in present]
-    rngs = [np.random.default_rng([draws.seed, int(c)]) for c in present]
     n_rows, n_test = correct.shape
+    extra = np.stack([np.ones(n_rows), np.zeros(n_rows)]).astype(np.float32)
+    groups = [np.vstack([correct[:, source.labels == c].T, extra]) for c in present]
+    centres = [group.mean(axis=0, dtype=np.float64) for group in groups]
+    measured = np.stack([group[:-2].mean(axis=0, dtype=np.float64) for group in groups], axis=-1)
+    smoothed = toward_mean(measured, binomial_noise(clip_half_sample(measured, counts), counts))
+    rngs = [np.random.default_rng([draws.seed, int(c)]) for c in present]
     accuracy = np.empty((draws.resamples, n_rows, present.size), dtype=np.float32)
     step = max(1, min(draws.resamples, _BLOCK_ENTRIES // max(n_test, n_rows * present.size)))
     parts = []
     for start in range(0, draws.resamples, step):
-        block = accuracy[start : start + step]
+        changes = np.empty((min(step, draws.resamples - start), n_rows, present.size))
         for c, (group, rng) in enumerate(zip(groups, rngs, strict=True)):
-            sample_counts = counts_with_replacement(len(group), len(block), rng)
-            block[:, :, c] = sample_counts @ group / np.float32(counts[c])
-        block64 = block.astype(np.float64)
-        parts.append(_statistics(block64, _full_accuracy(block64, source), counts))
+            # The share of each sample; a class of n samples has the noise of n, not of n + 2.
+            sample_counts = counts_with_replacement(len(group), len(changes), rng)
+            changes[:, :, c] = sample_counts @ group / np.float32(len(group)) - centres[c]
+            changes[:, :, c] *= np.sqrt(len(group) / counts[c])
+        block = np.clip(measured + changes, 0.0, 1.0)
+        accuracy[start : start + step] = block
+        part = class_statistics(block, _full_accuracy(block, source), counts)
+        block = np.clip(smoothed + changes, 0.0, 1.0)
+        noise = binomial_noise(clip_half_sample(block, counts), counts)
+        parts.append(part | {CORRECTED: gini_without_noise(block, noise)})
     return accuracy, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -49,12 +49,24 @@ SAMPLE_COLUMNS = dict.fromkeys(("n_test", "n_train"), COUNT)
 STATUS_COLUMNS = dict.fromkeys(("n_failed", "n_not_converged"), COUNT)
 #: Confidence level of the intervals and number of seeds of the means.
 SEED_COLUMNS = {"level": FLOAT, "n_seeds": COUNT}
+#: Why the intervals of a row are missing; empty where they are not.
+NOTE_COLUMN = {"interval_note": TEXT}
 _INTERVAL_SUFFIXES = ("", "_low", "_high")
 
 
 def interval_columns(*names: str) -> dict[str, str]:
     """Return the columns of values with their intervals: ``name``, ``name_low``, ``name_high``."""
     return {f"{name}{suffix}": FLOAT for name in names for suffix in _INTERVAL_SUFFIXES}
+
+
+def with_note(row: Mapping[str, Any], note: str) -> dict[str, Any]:
+    """Return a row with the column ``interval_note``, and without intervals if there is a note."""
+    hidden = dict.fromkeys(
+        name
+        for name in row
+        if note and (name in {"low", "high"} or name.endswith(_INTERVAL_SUFFIXES[1:]))
+    )
+    return {**row, **hidden, "interval_note": note}
 
 
 @dataclass(frozen=True)

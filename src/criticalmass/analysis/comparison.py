@@ -14,12 +14,14 @@ from criticalmass.analysis.columns import (
     COUNT,
     CURVE_KEY_COLUMNS,
     FLOAT,
+    NOTE_COLUMN,
     TEXT,
     CurveKey,
     Draws,
     RunLike,
     outward_interval,
     typed_table,
+    with_note,
 )
 from criticalmass.analysis.comparison_pairs import (
     CurvePair,
@@ -37,13 +39,21 @@ from criticalmass.analysis.estimators import (
     critical_size,
     reaches,
 )
+from criticalmass.analysis.multiplicity import holm, smallest_p, two_sided_p
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray
+from criticalmass.core.progress import warn_user
 from criticalmass.errors import unknown_name
 from criticalmass.measures.registry import is_similarity
 from criticalmass.storage.run import Run
 
-__all__ = ["COMPARISON_COLUMNS", "compare"]
+__all__ = [
+    "COMPARISON_COLUMNS",
+    "ComparisonOptions",
+    "compare",
+    "comparison_rows",
+    "corrected_tables",
+]
 
 #: Columns of which one may be named as ``by``.
 COMPARABLE = CurveKey._fields
@@ -55,8 +65,15 @@ COMPARISON_COLUMNS: dict[str, str] = (
     | dict.fromkeys(("value_a", "value_b", "difference", "low", "high"), FLOAT)
     | dict.fromkeys(("bound", "samples", "seeds"), TEXT)
     | dict.fromkeys(("n_seeds_a", "n_seeds_b"), COUNT)
-    | {"level": FLOAT, "sentence": TEXT}
+    | {"level": FLOAT, "p": FLOAT, "p_holm": FLOAT, "n_compared": COUNT}
+    | NOTE_COLUMN
+    | {"sentence": TEXT}
 )
+#: The draws of `compare` by default.
+DEFAULT_DRAWS = Draws(level=0.95, resamples=2000, seed=0)
+#: Rows that agree in these columns are corrected together.
+_FAMILY = ("quantity", "measure", "delta", "fraction")
+_Rows = list[dict[str, Any]]
 
 
 @validate_arguments
@@ -77,9 +94,10 @@ def compare(
     Each bootstrap draw resamples the seeds of both and the test samples. If both were scored on
     the same test samples, both use the same resampled ones; otherwise each is resampled on its
     own. The difference is computed in every draw. The interval is the percentile interval over
-    draws, for each pair separately (without a correction for many pairs). Curves of layers of the
-    same width are compared at every number of neurons that both tested; curves of different
-    widths are compared at every fraction.
+    draws, for each pair separately. The p-values and the sentences are corrected by Holm's method
+    for all pairs of the table, separately for each quantity, measure, and delta or size. Curves of
+    layers of the same width are compared at every number of neurons that both tested; curves of
+    different widths are compared at every fraction.
 
     A critical mass of the estimator "strict" is always a tested size, so a difference of two of
     them jumps with the steps of the grid.
@@ -107,30 +125,87 @@ def compare(
     -------
     One row per pair and quantity, `COMPARISON_COLUMNS`. ``quantity``: "dr", "critical_mass"
     (in neurons), "whole layer", "value" and "ratio" (to the whole layer) at a size.
+    ``p``: two-sided p-value of no difference, from the draws (`two_sided_p`), ``p_holm`` the same
+    corrected for the ``n_compared`` pairs of its family; a sentence states a difference if its
+    interval excludes 0 and, of several pairs, ``p_holm`` is at most 1 - level.
     ``bound``: "" for a difference, ">=" or "<=" if it is only bounded, "open" if both critical
     masses are bounds. ``samples``: "paired", "independent", or "not resampled" if a measure
-    stored no scores. ``seeds``: "paired" if both have the same subsets.
+    stored no scores. ``seeds``: "paired" if both have the same subsets. ``interval_note``: why
+    there is no interval, see `redundancy`.
 
     Raises
     ------
     CriticalMassError: if an option is invalid, there is nothing to compare, or ``paired=True`` and
         the test labels differ.
     """
-    delta_list = checked_deltas(deltas)
-    check_estimator(estimator)
     draws = Draws(level, resamples, seed)
-    if by is not None and by not in COMPARABLE:
-        raise unknown_name("column to compare by", by, COMPARABLE)
+    options = ComparisonOptions(tuple(checked_deltas(deltas)), estimator, draws, by, paired)
+    return corrected_tables([comparison_rows(a, b, options)])[0]
+
+
+@dataclass(frozen=True)
+class ComparisonOptions:
+    """The parameters of `compare` other than the runs; ``draws`` has level, resamples and seed."""
+
+    deltas: tuple[float, ...] = (0.9,)
+    estimator: str = DEFAULT_ESTIMATOR
+    draws: Draws = DEFAULT_DRAWS
+    by: str | None = None
+    paired: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names."""
+        check_estimator(self.estimator)
+        if self.by is not None and self.by not in COMPARABLE:
+            raise unknown_name("column to compare by", self.by, COMPARABLE)
+
+
+def comparison_rows(a: RunLike, b: RunLike | None, options: ComparisonOptions) -> _Rows:
+    """Return the rows of `compare` before they are corrected; `corrected_tables` finishes them."""
     first = Run.open(a)
     second = None if b is None else Run.open(b)
-    return typed_table(
-        [
-            row
-            for pair in _pairs(first, second, by, paired, draws)
-            for row in _pair_rows(pair, delta_list, estimator)
-        ],
-        COMPARISON_COLUMNS,
-    )
+    return [
+        row
+        for pair in _pairs(first, second, options.by, options.paired, options.draws)
+        for row in _pair_rows(pair, options.deltas, options.estimator)
+    ]
+
+
+def corrected_tables(comparisons: Sequence[_Rows]) -> list[pd.DataFrame]:
+    """Return the tables of several comparisons, corrected together.
+
+    Use it where a reader sees several comparisons as one table.
+
+    Parameters
+    ----------
+    comparisons: rows of `comparison_rows`, one list per table.
+    """
+    families: dict[tuple[Any, ...], _Rows] = {}
+    for row in (row for rows in comparisons for row in rows):
+        if row["p"] is not None:
+            families.setdefault(tuple(row[name] for name in _FAMILY), []).append(row)
+    for family in families.values():
+        for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
+            row |= {"p_holm": float(p), "n_compared": len(family)}
+    _warn_of_few_draws(list(families.values()))
+    return [
+        typed_table([row | {"sentence": sentence(row)} for row in rows], COMPARISON_COLUMNS)
+        for rows in comparisons
+    ]
+
+
+def _warn_of_few_draws(families: Sequence[_Rows]) -> None:
+    """Warn if no p-value from these draws can remain significant after the correction."""
+    largest = max(families, key=len, default=[])
+    if not largest:
+        return
+    resamples, alpha = int(largest[0]["resamples"]), 1.0 - float(largest[0]["level"])
+    if len(largest) > 1 and len(largest) * smallest_p(resamples) > alpha:
+        needed = int(np.ceil(2 * len(largest) / alpha))
+        warn_user(
+            f"{len(largest):,} pairs are corrected together, and {resamples:,} draws cannot show a "
+            f"difference at that level; use resamples={needed} or more, or compare fewer curves"
+        )
 
 
 def _pairs(
@@ -191,8 +266,14 @@ def _pair_rows(
     if comparable:
         rows += _curve_rows(pair)
     for row in rows:
-        complete = dict.fromkeys(COMPARISON_COLUMNS) | pair.columns() | {"bound": ""} | row
-        yield complete | {"sentence": sentence(complete)}
+        note = pair.a.interval_note or pair.b.interval_note
+        whole = dict.fromkeys(COMPARISON_COLUMNS) | pair.columns()
+        whole |= {"bound": "", "resamples": len(pair.a.full_draws)} | row
+        if note and row["quantity"] != "whole layer":
+            whole["p"] = None
+            yield with_note(whole, note)
+        else:
+            yield whole | {"interval_note": ""}
 
 
 def _critical_mass(curve: ValueCurve, delta: float, estimator: str) -> _CriticalMass:
@@ -246,11 +327,12 @@ def _mass_rows(a: _CriticalMass, b: _CriticalMass, level: float) -> list[dict[st
     return [dr, mass]
 
 
-def _covering_interval(low: FloatArray, high: FloatArray, level: float) -> dict[str, float]:
+def _covering_interval(low: FloatArray, high: FloatArray, level: float) -> dict[str, float | None]:
     """Interval that covers the range of every draw; entry 0 is the estimate and not a draw."""
     return {
         "low": float(outward_interval(low[1:], level)[0]),
         "high": float(outward_interval(high[1:], level)[1]),
+        "p": two_sided_p(low[1:], high[1:]),
     }
 
 
@@ -304,9 +386,10 @@ def _values(a: float, b: float) -> dict[str, float]:
     return {"value_a": float(a), "value_b": float(b), "difference": float(a - b)}
 
 
-def _interval(pair: CurvePair, difference_draws: FloatArray) -> dict[str, float]:
+def _interval(pair: CurvePair, difference_draws: FloatArray) -> dict[str, float | None]:
     low, high = pair.a.interval(difference_draws)
-    return {"low": float(low), "high": float(high)}
+    p = two_sided_p(difference_draws, difference_draws)
+    return {"low": float(low), "high": float(high), "p": p}
 
 
 def _shared_sizes(a: ValueCurve, b: ValueCurve) -> list[tuple[float, int, int]]:

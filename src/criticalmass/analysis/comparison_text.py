@@ -16,7 +16,7 @@ def sentence(row: Mapping[str, Any]) -> str:
     Parameters
     ----------
     row: columns of `comparison.COMPARISON_COLUMNS`; ``note_a`` and ``note_b`` say why a
-        critical mass is only a bound.
+        critical mass is only a bound. Without ``p_holm``, the interval alone decides.
 
     Returns
     -------
@@ -32,17 +32,30 @@ def _sentence(row: Mapping[str, Any]) -> str:
     a, b = str(row["a"]), str(row["b"])
     context = _context(row)
     if row.get("low") is None or row.get("high") is None:
-        return f"no comparison of {a} and {b} in {_subject(row)}{context}: one of them has no value"
+        reason = row.get("interval_note") or "one of them has no value"
+        return f"no comparison of {a} and {b} in {_subject(row)}{context}: {reason}"
     low, high, unit = _scaled_interval(row)
     if low <= 0.0 <= high:
         return (
             f"no difference in {_subject(row)} between {a} and {b} was detected{context}: "
             f"{_signed_range(low, high, unit)}{_notes(row)}"
         )
+    if _is_corrected_away(row):
+        return (
+            f"the difference in {_subject(row)} between {a} and {b} does not remain after Holm's "
+            f"correction for {row['n_compared']:,} pairs{context}: "
+            f"{_signed_range(low, high, unit)}{_notes(row)}"
+        )
     near, far = sorted((abs(low), abs(high)))
     is_bounded = row.get("bound") in ((">=", "open") if low > 0.0 else ("<=", "open"))
     size = _at_least(near, unit) if is_bounded else _range(near, far, unit)
     return f"{_difference(row, a, b, size, low > 0.0)}{context}{_notes(row)}"
+
+
+def _is_corrected_away(row: Mapping[str, Any]) -> bool:
+    """Whether the difference is not significant after the correction for several pairs."""
+    p, n = row.get("p_holm"), row.get("n_compared")
+    return p is not None and n is not None and n > 1 and p > 1.0 - row["level"] + 1e-12
 
 
 def _difference(row: Mapping[str, Any], a: str, b: str, size: str, is_more: bool) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,48 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from criticalmass.analysis.curves import ValueCurve
-from criticalmass.analysis.estimators import checked_deltas, critical_size, reaches
+from criticalmass.analysis.estimators import critical_size, reaches
+from criticalmass.analysis.targets import Target
 from criticalmass.core.moments import FloatArray
-from criticalmass.errors import CriticalMassError
 from criticalmass.measures.registry import is_similarity
-from criticalmass.selectors.registry import SELECTORS
-
-
-@dataclass(frozen=True)
-class Target:
-    """What the mean over subsets is to reach.
-
-    Attributes
-    ----------
-    value: a share of the whole layer's value, or a value of the measure.
-    is_absolute: whether ``value`` is a value of the measure.
-    """
-
-    value: float
-    is_absolute: bool = False
-
-    @property
-    def delta(self) -> float | None:
-        """The share of the whole layer's value; None for a value of the measure."""
-        return None if self.is_absolute else self.value
-
-    def bar(self, full: FloatArray) -> FloatArray:
-        """(...) value to reach, where the whole layer has the value ``full`` (...)."""
-        return np.full_like(full, self.value) if self.is_absolute else self.value * full
-
-
-def checked_targets(
-    deltas: float | Sequence[float], accuracy: float | Sequence[float] | None
-) -> list[Target]:
-    """Return shares and accuracies as targets; refuse any outside (0, 1]."""
-    accuracies = np.atleast_1d(np.asarray([] if accuracy is None else accuracy, dtype=np.float64))
-    for value in accuracies:
-        if not 0.0 < value <= 1.0:
-            raise CriticalMassError(
-                f"accuracy={value} is outside (0, 1]; 0.65 means 65 % of the test samples"
-            )
-    shares = [Target(delta) for delta in checked_deltas(deltas)]
-    return shares + [Target(float(value), is_absolute=True) for value in accuracies]
+from criticalmass.selectors.registry import is_fixed_projection
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,15 +57,17 @@ class CurveMass:
 
     @classmethod
     def of(cls, curve: ValueCurve, target: Target, estimator: str) -> CurveMass | None:
-        """Return the critical mass of a curve; None for a curve without values."""
+        """Return the critical mass of a curve; None without values or with nothing to reach."""
         if curve.full is None or curve.full <= 0.0 or not curve.sizes.size:
+            return None
+        if not target.is_defined(curve.full):
             return None
         return cls(curve, curve.full, target, estimator)
 
     @cached_property
     def measured(self) -> Crossings:
         """That of the measured means, (1,)."""
-        return self._crossings(self.curve.mean[None], np.array([self.full]), self.estimator)
+        return self._crossings(self.curve.mean[None], np.array([self.bar]), self.estimator)
 
     @cached_property
     def drawn(self) -> Crossings:
@@ -112,12 +76,16 @@ class CurveMass:
 
     def drawn_by(self, estimator: str) -> Crossings:
         """Those of the bootstrap draws by another estimator, (resamples,)."""
-        return self._crossings(self.curve.mean_draws, self.curve.full_draws, estimator)
+        return self._crossings(self.curve.mean_draws, self._bars[1], estimator)
 
     @property
     def bar(self) -> float:
         """Value to reach."""
-        return float(self.target.bar(np.array(self.full)))
+        return self._bars[0]
+
+    @cached_property
+    def _bars(self) -> tuple[float, FloatArray]:
+        return self.target.bars(self.full, self.curve.full_draws)
 
     @property
     def is_out_of_reach(self) -> bool:
@@ -140,8 +108,8 @@ class CurveMass:
         """Whether the critical mass lies within the tested sizes, so that it is not a bound."""
         return self.is_reached and not self.is_at_floor
 
-    def _crossings(self, means: FloatArray, full: FloatArray, estimator: str) -> Crossings:
-        d, sizes, bar = self.curve.n_neurons, self.curve.sizes, self.target.bar(full)
+    def _crossings(self, means: FloatArray, bar: FloatArray, estimator: str) -> Crossings:
+        d, sizes = self.curve.n_neurons, self.curve.sizes
         nodes = sizes.astype(np.float64)
         mass = np.ceil(critical_size(nodes, means, bar, 1.0, estimator, float(d)) - 1e-9)
         passes = reaches(means, bar, 1.0)
@@ -164,7 +132,8 @@ def basis_ratios(mass: CurveMass, rivals: list[ValueCurve]) -> dict[str, Any]:
     """Compare the critical mass of random neurons with those of other bases of the layer.
 
     A ratio is left out if one of its masses is only a bound (`CurveMass.is_known`), and for a
-    selector other than "random".
+    selector other than "random". One is kept: where the best projection passes at its smallest
+    tested size, the compression is a lower bound.
 
     Parameters
     ----------
@@ -174,7 +143,8 @@ def basis_ratios(mass: CurveMass, rivals: list[ValueCurve]) -> dict[str, Any]:
     Returns
     -------
     ``compression`` is the mass of random neurons / that of the linear projection without
-    randomness that needs fewest dimensions, ``best_projection``. ``diffuseness``, for probes, is
+    randomness that needs fewest dimensions, ``best_projection``; ``compression_at_floor`` tells
+    whether it is only a lower bound. ``diffuseness``, for probes, is
     the mass of the selector "rotation" / that of random neurons. A draw of its interval has both
     curves on the same test samples. Seeds are drawn apart: those of two selectors do not belong
     together. A similarity has no diffuseness, because it compares with the raw layer, where a
@@ -190,10 +160,11 @@ def basis_ratios(mass: CurveMass, rivals: list[ValueCurve]) -> dict[str, Any]:
     }
     size = mass.measured.mass[0]
     ratios: dict[str, Any] = {}
-    linear = [name for name in masses if _is_fixed_projection(name)]
+    linear = [name for name in masses if is_fixed_projection(name)]
     best = min(linear, key=lambda name: masses[name].measured.mass[0], default=None)
-    if best is not None and masses[best].is_known:
+    if best is not None:
         ratios |= {"compression": size / masses[best].measured.mass[0], "best_projection": best}
+        ratios["compression_at_floor"] = masses[best].is_at_floor
     rotated = None if is_similarity(mass.curve.key.measure) else masses.get("rotation")
     if rotated is not None and rotated.is_known:
         low, _ = mass.curve.outward_interval(rotated.drawn.lowest / mass.drawn.mass)
@@ -201,8 +172,3 @@ def basis_ratios(mass: CurveMass, rivals: list[ValueCurve]) -> dict[str, Any]:
         ratios["diffuseness"] = rotated.measured.mass[0] / size
         ratios |= {"diffuseness_low": low, "diffuseness_high": high}
     return ratios
-
-
-def _is_fixed_projection(selector: str) -> bool:
-    info = SELECTORS.get(selector)
-    return info is not None and info.is_projection and not info.is_random

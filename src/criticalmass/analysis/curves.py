@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from criticalmass.analysis.bootstrap import (
+    SubsetNoise,
     averaged_over_seeds,
     averaged_scores,
     resampled_means,
@@ -20,6 +21,14 @@ from criticalmass.analysis.bootstrap import (
 )
 from criticalmass.analysis.columns import CurveKey, Draws, LayerKey, outward_interval
 from criticalmass.analysis.predictions import check_values, is_correct
+from criticalmass.analysis.spread_records import (
+    VALUE,
+    SpreadRecord,
+    read_spreads,
+    subset_noise,
+    unreliable_interval,
+)
+from criticalmass.analysis.training_sets import TrainingSets
 from criticalmass.core.moments import FloatArray
 from criticalmass.core.threads import map_in_threads
 from criticalmass.storage.run import Run
@@ -44,6 +53,8 @@ class ValueCurve:
     full: value of the whole layer; None if the layer has none.
     full_draws: (resamples,) bootstrap draws of ``full``.
     level: confidence level of the intervals.
+    interval_note: why the intervals are not reliable; empty if they are.
+    n_training_sets: number of training sets whose variation is in the draws; 0 if it is not.
     """
 
     key: CurveKey
@@ -55,6 +66,8 @@ class ValueCurve:
     full: float | None
     full_draws: FloatArray
     level: float
+    interval_note: str = ""
+    n_training_sets: int = 0
 
     @cached_property
     def n_neurons(self) -> int:
@@ -136,14 +149,34 @@ def refined_intervals(run: Run) -> OpenIntervals:
 
 def _compute_curves(run: Run, draws: Draws) -> Iterator[ValueCurve]:
     def compute(part: pd.DataFrame) -> list[ValueCurve]:
-        return list(_layer_curves(run, part, draws))
+        layer_curves = _layer_curves(run, part, draws, spreads)
+        return [_with_training_sets(curve, training_sets, draws) for curve in layer_curves]
 
+    spreads, training_sets = read_spreads(run), TrainingSets.of(run)
     parts = run.frame().groupby(list(LayerKey._fields), sort=True)
     for curves in map_in_threads(compute, (part for _, part in parts)):
         yield from curves
 
 
-def _layer_curves(run: Run, part: pd.DataFrame, draws: Draws) -> Iterator[ValueCurve]:
+def _with_training_sets(curve: ValueCurve, training_sets: TrainingSets, draws: Draws) -> ValueCurve:
+    """Add the variation between training sets, where it was measured, to the draws of a curve."""
+    key = curve.key
+    layer_key = LayerKey(key.model, key.layer, key.dataset, key.measure)
+    spread = training_sets.spread(layer_key, key.selector)
+    if spread is None or not curve.sizes.size:
+        return curve
+    mean_change, full_change = spread.draws(curve.sizes, draws)
+    return replace(
+        curve,
+        mean_draws=np.clip(curve.mean_draws + mean_change, 0.0, 1.0),
+        full_draws=np.clip(curve.full_draws + full_change, 0.0, 1.0),
+        n_training_sets=spread.n_sets,
+    )
+
+
+def _layer_curves(
+    run: Run, part: pd.DataFrame, draws: Draws, spreads: Mapping[tuple[str, str], SpreadRecord]
+) -> Iterator[ValueCurve]:
     """Yield the curves of one layer and measure, whose rows are ``part``."""
     layer_key = LayerKey(*part.iloc[0][list(LayerKey._fields)])
     used = part[part["status"] != "failed"]
@@ -155,7 +188,10 @@ def _layer_curves(run: Run, part: pd.DataFrame, draws: Draws) -> Iterator[ValueC
             continue
         index = np.flatnonzero(used["selector"] == selector)
         rng = selector_rng(draws.seed, layer_key.model, layer_key.layer, str(selector))
-        sizes, mean, mean_draws = _over_seeds(used.iloc[index], index, resampled, rng)
+        record = spreads.get((layer_key.layer, layer_key.measure)) if selector == "random" else None
+        rows_of_curve = used.iloc[index]
+        noise = subset_noise(rows_of_curve, record, draws, layer_key).get(VALUE)
+        sizes, mean, mean_draws = _over_seeds(rows_of_curve, index, resampled, rng, noise)
         full, full_draws = _full_value(
             used.iloc[full_index], full_mean_draws, rows, draws.resamples
         )
@@ -164,13 +200,16 @@ def _layer_curves(run: Run, part: pd.DataFrame, draws: Draws) -> Iterator[ValueC
                 layer_key.model, layer_key.layer, layer_key.dataset, selector, layer_key.measure
             ),
             rows=rows,
-            used=used.iloc[index],
+            used=rows_of_curve,
             sizes=sizes,
             mean=mean,
             mean_draws=mean_draws,
             full=full,
             full_draws=full_draws,
             level=draws.level,
+            interval_note=unreliable_interval(
+                rows_of_curve, str(selector), record, mean_draws.std(axis=0)
+            ),
         )
 
 
@@ -202,14 +241,16 @@ class _ResampledRows:
             return np.asarray(self.row_draws[:, rows].mean(axis=1))
         return self._group_means([self.score_index[rows]])[:, 0]
 
-    def over_seeds(self, row_index: npt.NDArray[np.intp], counts: FloatArray) -> FloatArray:
+    def over_seeds(
+        self, row_index: npt.NDArray[np.intp], counts: FloatArray, noise: SubsetNoise | None
+    ) -> FloatArray:
         """(resamples, n_sizes) means over drawn seeds; ``row_index`` is (n_sizes, n_seeds)."""
         level = self.draws.level
         if self.row_draws is not None:
-            return averaged_over_seeds(self.row_draws, row_index, counts, level)
+            return averaged_over_seeds(self.row_draws, row_index, counts, level, noise)
         index = [np.where(rows >= 0, self.score_index[rows], -1) for rows in row_index]
         mean_draws = self._group_means([rows[rows >= 0] for rows in index])
-        return averaged_scores(self.scores, index, mean_draws, counts, level)
+        return averaged_scores(self.scores, index, mean_draws, counts, level, noise)
 
     def _group_means(self, groups: list[npt.NDArray[np.intp]]) -> FloatArray:
         """(resamples, n_groups) mean over the rows of each group."""
@@ -224,7 +265,7 @@ def _resample_rows(run: Run, used: pd.DataFrame, draws: Draws) -> _ResampledRows
     references = used["artifact"].fillna("").to_numpy(dtype=object)
     kinds = {str(reference).partition("/")[0] for reference in references}
     if kinds not in ({"predictions"}, {"scores"}):
-        row_draws = _row_draws(run, used, draws)
+        row_draws = draw_rows(run, used, draws)
         return _ResampledRows(draws, row_draws, np.empty((0, 0), np.float32), np.empty(0, np.intp))
     distinct, score_index = np.unique(references.astype(str), return_inverse=True)
     artifacts = run.artifacts(distinct.tolist())
@@ -233,7 +274,7 @@ def _resample_rows(run: Run, used: pd.DataFrame, draws: Draws) -> _ResampledRows
     return _ResampledRows(draws, None, scores.astype(np.float32), score_index.astype(np.intp))
 
 
-def _row_draws(run: Run, used: pd.DataFrame, draws: Draws) -> FloatArray:
+def draw_rows(run: Run, used: pd.DataFrame, draws: Draws) -> FloatArray:
     """(resamples, n_rows) value of every row on resampled test samples.
 
     Rows without an artifact are constant over the draws: their interval shows the spread over
@@ -266,6 +307,7 @@ def _over_seeds(
     rows: npt.NDArray[np.intp],
     resampled: _ResampledRows,
     rng: np.random.Generator,
+    noise: SubsetNoise | None,
 ) -> tuple[npt.NDArray[np.int64], FloatArray, FloatArray]:
     """Return the sizes, the mean over seeds at every size, and its draws.
 
@@ -280,7 +322,7 @@ def _over_seeds(
     row_index = np.full((sizes.size, seeds.size), -1, dtype=np.intp)
     row_index[size_index, seed_index] = rows
     mean = np.array([values[size_index == size].mean() for size in range(sizes.size)])
-    mean_draws = resampled.over_seeds(row_index, seed_counts(seeds.size, resamples, rng))
+    mean_draws = resampled.over_seeds(row_index, seed_counts(seeds.size, resamples, rng), noise)
     # The stretched deviations of few seeds may leave the range of the measure.
     floor = 0.0 if values.min() >= 0.0 else -1.0
     return sizes, mean, np.clip(mean_draws, floor, max(1.0, float(values.max())))

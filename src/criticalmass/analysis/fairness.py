@@ -15,6 +15,7 @@ from criticalmass.analysis.columns import (
     CURVE_KEY_COLUMNS,
     FLAG,
     FLOAT,
+    NOTE_COLUMN,
     SEED_COLUMNS,
     SIZE_COLUMNS,
     STATUS_COLUMNS,
@@ -26,25 +27,37 @@ from criticalmass.analysis.columns import (
     outward_interval,
     percentile_interval,
     typed_table,
+    with_note,
 )
 from criticalmass.analysis.estimators import checked_deltas
-from criticalmass.analysis.inequality import gini
+from criticalmass.analysis.inequality import gini, shrunken_worst
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray
 
 __all__ = ["CLASS_COLUMNS", "FAIRNESS_COLUMNS", "LOSS_COLUMNS"]
 __all__ += ["class_accuracy", "class_losses", "fairness"]
 
-_SUPPORT_COLUMNS = SEED_COLUMNS | STATUS_COLUMNS
+#: With fewer test samples of a class, its accuracy is too coarse for an interval of inequality.
+FEWEST_CLASS_SAMPLES = 10
+_SUPPORT_COLUMNS = NOTE_COLUMN | SEED_COLUMNS | STATUS_COLUMNS
 FAIRNESS_COLUMNS: dict[str, str] = (
     CURVE_KEY_COLUMNS
     | SIZE_COLUMNS
-    | interval_columns("accuracy", "gini")
-    | dict.fromkeys(("gini_noise", "gini_of_means", "gini_full", "gini_neutral"), FLOAT)
+    | interval_columns("accuracy")
+    | {"gini": FLOAT}
+    | interval_columns("gini_corrected")
+    | dict.fromkeys(("gini_noise", "gini_of_means", "gini_full", "gini_corrected_full"), FLOAT)
+    | {"gini_neutral": FLOAT}
     | interval_columns("gini_excess", "cv", "gap")
     | {"worst_class": TEXT}
     | interval_columns("worst_accuracy")
-    | {"worst_share": FLOAT, "accuracy_full": FLOAT, "cv_full": FLOAT, "gap_full": FLOAT}
+    | {
+        "worst_observed": FLOAT,
+        "worst_share": FLOAT,
+        "accuracy_full": FLOAT,
+        "cv_full": FLOAT,
+        "gap_full": FLOAT,
+    }
     | {"n_classes": COUNT, "n_test": COUNT, "smallest_class": COUNT}
     | _SUPPORT_COLUMNS
 )
@@ -101,16 +114,20 @@ def fairness(
 
     - ``accuracy``; ``gini``, ``cv``, ``gap`` of the class accuracies (`criticalmass.gini`,
       ...), each also for the whole layer (``_full``);
-    - ``gini_noise``: the estimated part of ``gini`` that is sampling noise; with few test samples
-      per class, equal classes look unequal;
+    - ``gini_corrected``: ``gini`` without the part that is sampling noise, ``gini_noise``
+      (`analysis.inequality.gini_without_noise`). With few test samples per class, equal classes
+      look unequal; only the corrected coefficient has an interval;
     - ``gini_of_means``: Gini coefficient of class accuracies that were averaged over seeds first,
       as in Nanda et al. (2023). If seeds lose different classes, it hides their inequality;
     - ``gini_excess``: Gini coefficient minus that of the proportional-odds baseline, both
       corrected for sampling noise. The baseline is the whole layer, brought to the same accuracy
       by one factor on the odds of all classes (see `analysis.inequality`). Above 0, the subset is
-      less fair than its accuracy explains. ``gini_neutral`` is ``gini - gini_excess``;
-    - ``worst_class``: the class with the lowest accuracy (mean over seeds), ``worst_accuracy``;
-      ``worst_share``: share of draws in which this class has the lowest accuracy.
+      less fair than its accuracy explains. ``gini_neutral`` is ``gini_corrected - gini_excess``;
+    - ``worst_class``: the class with the lowest accuracy (mean over seeds), ``worst_observed``.
+      The lowest of several estimates is low by chance as well: ``worst_accuracy`` is the estimate
+      of its true accuracy, with an interval (`analysis.inequality.shrunken_worst`).
+      ``worst_share``: share of draws in which this class has the lowest accuracy;
+    - ``interval_note``: why the intervals are not reliable; they are then missing.
 
     Raises
     ------
@@ -213,7 +230,6 @@ def class_losses(
 
 
 def _fairness_rows(curve: ClassCurve, level: float) -> list[dict[str, Any]]:
-    worst = curve.accuracy.argmin(axis=1)
     table = []
     for i, size in enumerate(curve.subsets.sizes):
         row: dict[str, Any] = dict.fromkeys(FAIRNESS_COLUMNS)
@@ -223,29 +239,41 @@ def _fairness_rows(curve: ClassCurve, level: float) -> list[dict[str, Any]]:
             maximum = np.inf if name == "cv" else 1.0
             low, high = np.clip(percentile_interval(draws[:, i], level), minimum, maximum)
             column = "gini_excess" if name == "excess" else name
-            row |= {f"{column}_low": low, f"{column}_high": high}
-        for name in ("accuracy", "gini", "cv", "gap"):
+            if name != "gini":
+                row |= {f"{column}_low": low, f"{column}_high": high}
+        for name in ("accuracy", "gini", "gini_corrected", "cv", "gap"):
             row |= {
                 name: curve.statistics[name][i],
                 f"{name}_full": curve.full_statistics.get(name),
             }
         if "excess" in curve.statistics:
             excess = curve.statistics["excess"][i]
-            row |= {"gini_excess": excess, "gini_neutral": curve.statistics["gini"][i] - excess}
+            corrected = curve.statistics["gini_corrected"][i]
+            row |= {"gini_excess": excess, "gini_neutral": corrected - excess}
         draws = curve.accuracy_draws[:, i]
-        low, high = percentile_interval(draws[:, worst[i]], level)
+        worst, value, low, high = shrunken_worst(curve.accuracy[i], draws, level)
         row |= {
             "gini_noise": curve.statistics["noise"][i],
             "gini_of_means": gini(curve.accuracy[i]),
-            "worst_class": curve.class_names[worst[i]],
-            "worst_accuracy": curve.accuracy[i, worst[i]],
+            "worst_class": curve.class_names[worst],
+            "worst_observed": curve.accuracy[i, worst],
+            "worst_accuracy": value,
             "worst_accuracy_low": low,
             "worst_accuracy_high": high,
-            "worst_share": float(np.mean(draws.argmin(axis=1) == worst[i])),
+            "worst_share": float(np.mean(draws.argmin(axis=1) == worst)),
             "n_classes": curve.counts.size,
             "n_test": int(curve.counts.sum()),
             "smallest_class": int(curve.counts.min()),
         }
+        is_subset = int(size) < row["n_neurons"]
+        row = with_note(row, curve.interval_note if is_subset else "")
+        smallest = int(curve.counts.min())
+        if smallest < FEWEST_CLASS_SAMPLES and not row["interval_note"]:
+            row["interval_note"] = (
+                f"a class has {smallest} test samples: no interval of gini and worst class"
+            )
+            few = ("gini_corrected", "gini_excess", "cv", "gap", "worst_accuracy")
+            row |= {f"{name}{end}": None for name in few for end in ("_low", "_high")}
         table.append(row)
     return table
 
@@ -285,7 +313,8 @@ def _class_rows(curve: ClassCurve, size: int, level: float) -> list[dict[str, An
         if "loss_beyond" in losses:
             clipped = curve.clip(curve.accuracy[size])[c]
             row["accuracy_neutral"] = clipped + losses["loss_beyond"].value[c]
-        table.append(row)
+        note = curve.interval_note if row["n_kept"] < row["n_neurons"] else ""
+        table.append(with_note(row, note))
     return table
 
 
@@ -330,7 +359,7 @@ def _loss_rows(curve: ClassCurve, delta: float, level: float) -> list[dict[str, 
     rank_low, rank_high = outward_interval(ranks, level)
     beyond_low, beyond_high = _simultaneous_band(losses["loss_beyond"], level)
     class_rows = _class_rows(curve, size, level)
-    return [
+    rows = [
         {name: class_rows[c].get(name) for name in LOSS_COLUMNS}
         | {
             "delta": delta,
@@ -340,10 +369,11 @@ def _loss_rows(curve: ClassCurve, delta: float, level: float) -> list[dict[str, 
             "first_share": float(np.mean(ranks[:, c] == 1)),
             "loss_beyond_low": beyond_low[c],
             "loss_beyond_high": beyond_high[c],
-            "singled_out": bool(beyond_low[c] > 0.0),
+            "singled_out": bool(beyond_low[c] > 0.0) and not class_rows[c]["interval_note"],
         }
         for rank, c in enumerate(order, start=1)
     ]
+    return [with_note(row, row["interval_note"]) for row in rows]
 
 
 def _simultaneous_band(values: _ClassValues, level: float) -> tuple[FloatArray, FloatArray]:

@@ -191,6 +191,77 @@ def binomial_noise(accuracy: FloatArray, counts: FloatArray) -> FloatArray:
     return accuracy * (1.0 - accuracy) / np.maximum(counts - 1.0, 1.0)
 
 
+def shrunken_worst(
+    accuracy: FloatArray, draws: FloatArray, level: float
+) -> tuple[int, float, float, float]:
+    """Estimate the true accuracy of the class with the lowest estimate, by empirical Bayes.
+
+    The lowest of several noisy accuracies is low by chance as well, so an interval around it
+    misses too often. The class accuracies get a beta prior with their own mean and the variance
+    that the noise leaves over (Efron and Morris 1975); the posterior of the class is not
+    affected by its being picked (Dawid 1994). Few classes say little about that variance, so the
+    interval covers the posterior of two priors: one with the estimate of the variance, one with
+    its upper bound (one-sided, 90 %). It reaches 0 or 1 if no sample, or every
+    sample, of the class is right. What all classes share of the noise is not shrunk: its variance
+    is added to the interval.
+
+    Parameters
+    ----------
+    accuracy: (C,) estimated class accuracies.
+    draws: (resamples, C) bootstrap draws of them.
+    level: confidence level of the interval.
+
+    Returns
+    -------
+    The position of the class, its shrunken accuracy, and both ends of the interval.
+    """
+    from scipy.special import betaincinv, chdtri, ndtri
+
+    worst = int(accuracy.argmin())
+    variance = draws.var(axis=0)
+    n_pairs = max(1, accuracy.size * (accuracy.size - 1))
+    # The mean covariance of two classes.
+    shared = max(0.0, float(draws.sum(axis=1).var() - variance.sum()) / n_pairs)
+    variance = np.maximum(variance - shared, 0.1 * variance + 1e-12)
+    value, noise = float(accuracy[worst]), float(variance[worst])
+    centre = float(np.clip(accuracy.mean(), 1e-6, 1.0 - 1e-6))
+    # The number of samples that have this noise; draws of no or only right answers have that of
+    # a share of half a sample more.
+    share = float(np.clip(value, noise**0.5 / 2.0, 1.0 - noise**0.5 / 2.0))
+    n = max(1.0, share * (1.0 - share) / noise)
+    spread = float(accuracy.var(ddof=1)) if accuracy.size > 1 else 1.0
+    signal = max(0.0, spread - float(variance.mean()))
+    freedom = max(1, accuracy.size - 1)
+    noisy = max(spread, float(variance.mean()))
+    most = noisy * freedom / float(chdtri(freedom, 0.9)) - float(variance.mean())
+    tail = (1.0 - level) / 2.0
+    ends, means = [], []
+    for prior_variance in (max(signal, 1e-4), max(most, 1e-4)):
+        strength = max(centre * (1.0 - centre) / prior_variance - 1.0, 0.5)
+        right = value * n + centre * strength
+        wrong = (1.0 - value) * n + (1.0 - centre) * strength
+        ends.append([betaincinv(right, wrong, p) for p in (tail, 1.0 - tail)])
+        means.append(right / (right + wrong))
+    estimate = means[1]
+    of_shared = float(ndtri(1.0 - tail)) ** 2 * shared
+    low = estimate - np.sqrt((estimate - np.min(ends)) ** 2 + of_shared)
+    high = estimate + np.sqrt((np.max(ends) - estimate) ** 2 + of_shared)
+    low, high = max(0.0, float(low)), min(1.0, float(high))
+    return worst, float(estimate), 0.0 if value == 0.0 else low, 1.0 if value == 1.0 else high
+
+
+def toward_mean(accuracy: FloatArray, noise: FloatArray) -> FloatArray:
+    """Move class accuracies (..., C) to their mean until their variance is that of the truth.
+
+    As in `gini_without_noise`; ``noise`` (..., C) is the variance of each estimate.
+    """
+    if accuracy.shape[-1] < 2:
+        return accuracy
+    mean = accuracy.mean(axis=-1, keepdims=True)
+    share = 1.0 - _ratio(noise.mean(axis=-1), accuracy.var(axis=-1, ddof=1))
+    return np.asarray(mean + np.sqrt(np.clip(share, 0.0, 1.0))[..., None] * (accuracy - mean))
+
+
 def noise_in_gini(accuracy: FloatArray, counts: FloatArray) -> FloatArray:
     """Part of the Gini coefficient of (..., C) class accuracies that sampling noise adds."""
     return gini_of_rows(accuracy) - gini_without_noise(accuracy, binomial_noise(accuracy, counts))

@@ -14,6 +14,7 @@ from criticalmass.analysis.columns import (
     CURVE_KEY_COLUMNS,
     FLAG,
     FLOAT,
+    NOTE_COLUMN,
     SAMPLE_COLUMNS,
     SEED_COLUMNS,
     SIZE_COLUMNS,
@@ -24,14 +25,10 @@ from criticalmass.analysis.columns import (
     interval_columns,
     open_runs,
     typed_table,
+    with_note,
 )
 from criticalmass.analysis.constant_answer import ConstantAnswer
-from criticalmass.analysis.critical_mass import (
-    CurveMass,
-    Target,
-    basis_ratios,
-    checked_targets,
-)
+from criticalmass.analysis.critical_mass import CurveMass, basis_ratios
 from criticalmass.analysis.curves import (
     OpenIntervals,
     ValueCurve,
@@ -46,9 +43,9 @@ from criticalmass.analysis.estimators import (
 from criticalmass.analysis.predicted_curves import read_curves
 from criticalmass.analysis.predictions import is_correct
 from criticalmass.analysis.subset_spread import check_pass_share, passing_size, worst_selector
+from criticalmass.analysis.targets import WHOLE, ControlRun, Target, Targets
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.progress import warn_user
-from criticalmass.errors import CriticalMassError
 from criticalmass.measures.registry import is_similarity
 from criticalmass.storage.run import Run
 
@@ -61,28 +58,31 @@ __all__ = [
     "redundancy_table",
 ]
 
-_SUPPORT_COLUMNS = SEED_COLUMNS | SAMPLE_COLUMNS | STATUS_COLUMNS
+_SUPPORT_COLUMNS = SEED_COLUMNS | SAMPLE_COLUMNS | {"training_sets": COUNT} | STATUS_COLUMNS
 CURVE_COLUMNS: dict[str, str] = (
     CURVE_KEY_COLUMNS
     | SIZE_COLUMNS
     | dict.fromkeys(("mean", "low", "high", "std"), FLOAT)
     | interval_columns("ratio")
     | dict.fromkeys(("value_full", "full_low", "full_high"), FLOAT)
+    | NOTE_COLUMN
     | _SUPPORT_COLUMNS
 )
 _MAX_NAMED = 5
 REDUNDANCY_COLUMNS: dict[str, str] = (
     CURVE_KEY_COLUMNS
-    | {"delta": FLOAT, "bar": FLOAT, "estimator": TEXT, "n_neurons": COUNT, "value_full": FLOAT}
+    | {"delta": FLOAT, "bar": FLOAT, "bar_kind": TEXT, "control": TEXT}
+    | {"estimator": TEXT, "n_neurons": COUNT, "value_full": FLOAT}
     | {"majority_accuracy": FLOAT}
     | dict.fromkeys(("critical_mass", "critical_mass_low", "critical_mass_high"), COUNT)
     | interval_columns("dr")
     | dict.fromkeys(("largest_failing", "smallest_passing"), COUNT)
     | {"pass_share": FLOAT, "pass_mass": COUNT, "spread_source": TEXT}
     | {"worst_selector": TEXT, "worst_ratio": FLOAT}
-    | {"compression": FLOAT, "best_projection": TEXT}
+    | {"compression": FLOAT, "compression_at_floor": FLAG, "best_projection": TEXT}
     | interval_columns("diffuseness")
     | dict.fromkeys(("at_floor", "reached", "refined"), FLAG)
+    | NOTE_COLUMN
     | _SUPPORT_COLUMNS
 )
 
@@ -108,7 +108,7 @@ def curves(
     -------
     One row per model x layer x dataset x selector x measure x n_kept, `CURVE_COLUMNS`;
     ``std`` is the standard deviation over seeds (missing for one seed), ``ratio`` is
-    mean / value_full.
+    mean / value_full. ``training_sets`` and ``interval_note``: see `redundancy`.
 
     Raises
     ------
@@ -134,6 +134,8 @@ def redundancy(
     seed: int = 0,
     pass_share: float = 0.95,
     accuracy: float | Sequence[float] | None = None,
+    chance_corrected: bool = False,
+    control: RunLike | None = None,
 ) -> pd.DataFrame:
     """Compute critical mass and diffused redundancy, with intervals.
 
@@ -163,13 +165,23 @@ def redundancy(
     accuracy: accuracies to reach, each in (0, 1], whatever the whole layer's: more rows for each
         probe, after those of ``deltas``. They compare layers of different quality, such as a
         trained and an untrained one.
+    chance_corrected: whether a delta is a share of the accuracy above chance. The value to reach
+        is then ``chance + delta * (full - chance)``, where chance is ``majority_accuracy``.
+        Similarities have no chance level and no such rows.
+    control: a run of the same test samples, such as that of the untrained network, of the raw
+        pixels or of bags of words: more rows for each probe, after those of ``deltas``, whose
+        value to reach is delta times the value of the control's whole layer by the same measure.
+        It is taken from the layer of the same name, or from the only layer.
 
     Returns
     -------
     One row per model x layer x dataset x selector x measure x delta or accuracy,
-    `REDUNDANCY_COLUMNS`. ``bar`` is the value to reach; ``delta`` is missing in rows of an
-    accuracy. If an accuracy is above that of the whole layer and of every subset, ``reached`` is
-    False and the critical mass is missing.
+    `REDUNDANCY_COLUMNS`. ``bar`` is the value to reach and ``bar_kind`` what it is made of:
+    "whole layer" or "above chance" (a share of the layer's own value), "control" or "control
+    above chance" (of that of ``control``, which the column of this name names), or "accuracy",
+    where ``delta`` is missing. If the value to reach is above that of the whole layer and of
+    every subset, ``reached`` is False and the critical mass is missing. It is missing as well
+    where the whole layer is no better than chance and delta is a share above chance.
     ``majority_accuracy`` is the accuracy of always answering the largest class of the test
     samples; missing for similarities. A warning names probes that are no better than this on the
     whole layer, by an exact sign test at ``level``. ``critical_mass`` is in neurons,
@@ -185,15 +197,22 @@ def redundancy(
     bound. ``reached``: a size below the whole layer passes. ``refined``: the size one neuron
     below the first that passes was tested and does not pass. These columns are missing if the
     whole layer or every size failed.
+    ``training_sets`` is the number of training sets whose variation is in the interval of a
+    probe; 0 means that the interval is about probes trained on these samples.
+    ``interval_note`` says why intervals are missing: fewer than 3 seeds of a random selector, or
+    CKA on so few test samples that its bias exceeds its standard error.
 
     Raises
     ------
     CriticalMassError: if a delta, the estimator, level, resamples, pass_share or an accuracy is
-        invalid, if there is an accuracy and no probe, or if a run is damaged.
+        invalid, if something is asked for that only probes have and there is none, if the control
+        has other test samples or no measure of the run, or if a run is damaged.
     """
     draws = Draws(level, resamples, seed)
     runs = open_runs(run)
-    table = redundancy_table(runs, deltas, estimator, draws, pass_share, accuracy)
+    opened = None if control is None else Run.open(control)
+    targets = Targets.checked(deltas, accuracy, chance_corrected, opened)
+    table = redundancy_table(runs, targets, estimator, draws, pass_share)
     for one in runs:
         _warn_of_useless_probes(one, level)
     return table
@@ -201,30 +220,29 @@ def redundancy(
 
 def redundancy_table(
     runs: Sequence[Run],
-    deltas: float | Sequence[float],
+    targets: Targets,
     estimator: str,
     draws: Draws,
     pass_share: float = 0.95,
-    accuracy: float | Sequence[float] | None = None,
 ) -> pd.DataFrame:
     """Return the table of `redundancy` without its warning on probes."""
-    targets = checked_targets(deltas, accuracy)
     check_estimator(estimator)
     check_pass_share(pass_share)
-    _refuse_accuracy_of_similarities(runs, targets)
+    targets.refuse_similarities(runs)
     rows = []
     for one in runs:
         open_intervals, predicted = refined_intervals(one), read_curves(one)
+        control = None if targets.control is None else ControlRun.of(targets.control, one, draws)
         run_curves = list(curves_of(one, draws))
         for curve in run_curves:
             key = curve.key
-            support = _support(_columns(curve.rows), _columns(curve.used))
-            curve_targets = [t for t in targets if not t.is_absolute]
+            support = _support(curve, _columns(curve.rows), _columns(curve.used))
+            chance = None
             if not is_similarity(key.measure):
-                support["majority_accuracy"] = ConstantAnswer.best(one.labels()).accuracy
-                curve_targets = targets
+                chance = ConstantAnswer.best(one.labels()).accuracy
+            curve_targets = targets.of_curve(key, chance, control)
             rivals = [c for c in run_curves if c.key._replace(selector=key.selector) == key]
-            bars = [float(t.bar(np.array(curve.full or 0.0))) for t in curve_targets]
+            bars = [t.bars(curve.full or 0.0, curve.full_draws)[0] for t in curve_targets]
             source, pass_masses = passing_size(curve, bars, pass_share, estimator, predicted)
             for i, target in enumerate(curve_targets):
                 mass = CurveMass.of(curve, target, estimator)
@@ -236,26 +254,9 @@ def redundancy_table(
                     row["pass_mass"] = max(pass_masses[i], row["critical_mass"])
                     worst = worst_selector(curve, rivals, row["critical_mass"])
                     row["worst_selector"], row["worst_ratio"] = worst or (None, None)
-                rows.append(row | support)
+                row |= support | {"majority_accuracy": chance}
+                rows.append(with_note(row, curve.interval_note))
     return typed_table(rows, REDUNDANCY_COLUMNS)
-
-
-def _refuse_accuracy_of_similarities(runs: Sequence[Run], targets: Sequence[Target]) -> None:
-    """Refuse accuracies for runs without a probe; warn of the similarities beside probes."""
-    accuracies = ", ".join(f"{target.value:g}" for target in targets if target.is_absolute)
-    if not accuracies:
-        return
-    measures = {str(name) for one in runs for name in one.frame()["measure"].unique()}
-    similarities = sorted(filter(is_similarity, measures))
-    if not similarities:
-        return
-    names = ", ".join(similarities)
-    if len(similarities) == len(measures):
-        raise CriticalMassError(
-            f"accuracy={accuracies} is for probes, but the run has only {names}, which have no "
-            "accuracy; sweep with e.g. --measure logistic, or give a delta"
-        )
-    warn_user(f"accuracy={accuracies} is for probes: no such row for {names}")
 
 
 def _warn_of_useless_probes(run: Run, level: float) -> None:
@@ -301,7 +302,7 @@ def _curve_rows(curve: ValueCurve) -> list[dict[str, Any]]:
         size_rows = {n: column[rows["n_kept"] == size] for n, column in rows.items()}
         size_used = {n: column[used["n_kept"] == size] for n, column in used.items()}
         values = size_used["value"].astype(np.float64)
-        table.append(
+        row = (
             curve.key._asdict()
             | {
                 "fraction": float(size_used["fraction"].min()),
@@ -318,8 +319,10 @@ def _curve_rows(curve: ValueCurve) -> list[dict[str, Any]]:
                 "full_high": full_high,
                 "level": curve.level,
             }
-            | _support(size_rows, size_used)
+            | _support(curve, size_rows, size_used)
         )
+        note = curve.interval_note if size < curve.n_neurons else ""
+        table.append(with_note(row, note))
     return table
 
 
@@ -334,6 +337,7 @@ def _redundancy_row(
     row = dict.fromkeys(REDUNDANCY_COLUMNS) | curve.key._asdict()
     row |= {"delta": target.delta, "estimator": estimator, "level": curve.level}
     row |= {"value_full": curve.full, "bar": target.value if target.is_absolute else None}
+    row |= {"bar_kind": target.kind, "control": target.control and target.control.name}
     if mass is None:
         return row
     d, measured = curve.n_neurons, mass.measured
@@ -343,7 +347,8 @@ def _redundancy_row(
     low = int(curve.outward_interval(mass.drawn.lowest)[0])
     high = int(curve.outward_interval(mass.drawn.mass)[1])
     key = curve.key
-    open_interval = open_intervals.get((key.layer, key.selector, key.measure, target.delta))
+    refined_for = target.delta if target.kind == WHOLE else None
+    open_interval = open_intervals.get((key.layer, key.selector, key.measure, refined_for))
     if open_interval is not None and estimator != "nearest":
         between = mass.drawn_by("interpolated") if estimator == "strict" else mass.drawn
         ends = curve.outward_interval(between.mass)
@@ -378,13 +383,14 @@ def _columns(rows: pd.DataFrame) -> _Columns:
     }
 
 
-def _support(rows: _Columns, used: _Columns) -> dict[str, Any]:
-    """Count the neurons, seeds, samples and failed cells behind a number."""
+def _support(curve: ValueCurve, rows: _Columns, used: _Columns) -> dict[str, Any]:
+    """Count the neurons, seeds, samples, training sets and failed cells behind a number."""
     return {
         "n_neurons": int(rows["n_neurons"].max()),
         "n_seeds": len(np.unique(used["seed"])),
         "n_test": int(rows["n_test"].max()),
         "n_train": int(rows["n_train"].max()),
+        "training_sets": None if is_similarity(curve.key.measure) else curve.n_training_sets,
         "n_failed": int((rows["status"] == "failed").sum()),
         "n_not_converged": int((rows["status"] == "not_converged").sum()),
     }

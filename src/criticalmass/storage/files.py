@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -46,6 +47,12 @@ class FolderKind:
 
 
 STORE = FolderKind("criticalmass-features", 3, "feature store", "extract or import")
+# What a folder of another kind is, by the format of its manifest.
+_NOUNS = {
+    STORE.format: STORE.noun,
+    "criticalmass-run": "run",
+    "criticalmass-slim": "slim model",
+}
 PLAIN_VERSION, LINKED_VERSION = 1, 3
 """The versions of stores that are written. Stores without a link stay readable by version 0.1."""
 
@@ -203,6 +210,24 @@ def checked_path(folder: Path, entry: Mapping[str, Any], *, verify: bool) -> Pat
     return path
 
 
+def _other_kind(folder: Path, kind: FolderKind, manifest: object) -> str:
+    """Say that a folder is of another kind than was asked for, and how to make one of this kind."""
+    form = manifest.get("format") if isinstance(manifest, dict) else None
+    noun = _NOUNS.get(form) if isinstance(form, str) else None
+    if noun is None:
+        return (
+            f"{str(folder)!r} holds no {kind.noun} (its {kind.file} has another format); give "
+            "another folder"
+        )
+    # What is made of a feature store can be made of this one.
+    of_this = form == STORE.format and kind.file == MANIFEST
+    command = f"{kind.command} {shlex.quote(str(folder))} --out FOLDER" if of_this else kind.command
+    return (
+        f"{str(folder)!r} is a {noun}, not a {kind.noun}; make a {kind.noun} with: criticalmass "
+        f"{command}"
+    )
+
+
 def is_kind(folder: Path, kind: FolderKind) -> bool:
     """Return whether the manifest of a folder has the format of a kind; nothing else is checked."""
     try:
@@ -232,10 +257,7 @@ def read_manifest(folder: Path, kind: FolderKind) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise kind.error(f"{str(path)!r} is not readable JSON ({error}); {again}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != kind.format:
-        raise kind.error(
-            f"{str(folder)!r} holds no {kind.noun} (its {kind.file} has another format); give "
-            "another folder"
-        )
+        raise kind.error(_other_kind(folder, kind, manifest))
     # Manifests of runs call it "version".
     version = manifest.get("format_version", manifest.get("version"))
     if not isinstance(version, int) or version < 1:

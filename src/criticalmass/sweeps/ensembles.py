@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import softmax
 
 from criticalmass.analysis.agreement import pair_agreement
 from criticalmass.analysis.bootstrap import averaged_over_seeds, resampled_means, seed_counts
@@ -32,7 +31,6 @@ from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.compute import Compute
 from criticalmass.core.moments import FloatArray
 from criticalmass.core.progress import Progress
-from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.probes.task import LinearHead, ProbeScores, ProbeTask
 from criticalmass.measures.registry import get_probe
@@ -43,7 +41,6 @@ from criticalmass.sweeps.layer_data import LayerData, SweepData
 __all__ = ["ENSEMBLE_COLUMNS", "KINDS", "ensembles", "hard_vote", "soft_vote"]
 
 KINDS = ("member", "hard vote", "soft vote", "one probe", "whole layer")
-_CHUNK_ROWS = 2048
 # Column of the table -> kind whose accuracy is subtracted.
 _REFERENCES = {"value": None, "against_whole": "whole layer", "against_one_probe": "one probe"}
 ENSEMBLE_COLUMNS: dict[str, str] = (
@@ -310,23 +307,8 @@ def _member_probabilities(
     n_classes = len(data.store.class_names)
     members = zip(neurons, heads, strict=True)
     return np.stack(
-        [_probabilities(layer.test, columns, own[0], n_classes) for columns, own in members]
+        [own[0].probabilities(layer.test, columns, n_classes) for columns, own in members]
     )
-
-
-def _probabilities(
-    rows: Rows, columns: npt.NDArray[np.intp], head: LinearHead, n_classes: int
-) -> FloatArray:
-    """Return the (n_samples, n_classes) class probabilities of a head on raw rows.
-
-    Classes that the head does not know have the probability 0.
-    """
-    probabilities = np.zeros((int(rows.shape[0]), n_classes))
-    for start in range(0, len(probabilities), _CHUNK_ROWS):
-        block = np.asarray(rows[start : start + _CHUNK_ROWS])[:, columns].astype(np.float64)
-        logits = block @ head.coef.T.astype(np.float64) + head.intercept
-        probabilities[start : start + len(block), head.classes] = softmax(logits, axis=1)
-    return probabilities
 
 
 def _mean_agreement(data: SweepData, votes: npt.NDArray[Any]) -> dict[str, float]:

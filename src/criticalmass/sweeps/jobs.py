@@ -82,7 +82,7 @@ def _run_probe(data: SweepData, job: SweepJob) -> JobResult:
         test: Rows = ProjectedRows(layer.test, projection)
         orders = np.arange(projection.shape[1], dtype=np.intp)[None]
     else:
-        train, test, orders = layer.train, layer.test, layer.orders(job)
+        train, test, orders = layer.train, layer.test, layer.orders(job.orders)
         job_orders = dict(zip(job.orders, orders, strict=True))
     task = ProbeTask(
         x_train=train,
@@ -129,7 +129,7 @@ def _run_similarity(data: SweepData, job: SweepJob, started: float) -> JobResult
         projection = selection.projection[:, : job.sizes[-1]]
         task = SimilarityTask(layer.whole_layer, projection, job.sizes, is_projection=True)
     else:
-        orders = layer.orders(job)
+        orders = layer.orders(job.orders)
         job_orders = dict(zip(job.orders, orders, strict=True))
         task = SimilarityTask(layer.whole_layer, orders, job.sizes)
     scores = get_similarity(job.measure)(task)

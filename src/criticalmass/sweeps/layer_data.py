@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.core.compute import Compute
-from criticalmass.core.rows import Rows
+from criticalmass.core.rows import Rows, RowSubset
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.measures.protocol import validation_rows
 from criticalmass.measures.similarity.task import WholeLayer
 from criticalmass.selectors.inputs import SelectorInput
 from criticalmass.selectors.registry import SELECTORS, Selection, select
 from criticalmass.storage.features import FeatureStore
-from criticalmass.sweeps.plan import SweepJob
 
 
 class LayerData:
@@ -50,9 +49,9 @@ class LayerData:
             self._deterministic[selector] = selection
         return selection
 
-    def orders(self, job: SweepJob) -> NDArray[np.intp]:
-        """Return the (n_orders, n_neurons) permutations of a job on orders."""
-        return np.stack([_require_order(self.selection(*pair)) for pair in job.orders])
+    def orders(self, pairs: Iterable[tuple[str, int]]) -> NDArray[np.intp]:
+        """Return the (n_orders, n_neurons) permutations of (selector, seed) pairs."""
+        return np.stack([_require_order(self.selection(*pair)) for pair in pairs])
 
 
 class SweepData:
@@ -64,6 +63,7 @@ class SweepData:
     y_train, y_test: (n_samples,) class ids of the splits.
     validation: (n_train,) marks the training rows on which strengths are chosen.
     compute: threads, device, memory and workers of all that is computed from them.
+    training_rows: ascending numbers of the training rows to use, (n_train,); None uses all.
     """
 
     def __init__(
@@ -73,29 +73,42 @@ class SweepData:
         y_test: NDArray[np.int64],
         validation: NDArray[np.bool_],
         compute: Compute,
+        training_rows: NDArray[np.intp] | None = None,
     ) -> None:
         self.store = store
         self.y_train = y_train
         self.y_test = y_test
         self.validation = validation
         self.compute = compute
+        self.training_rows = training_rows
         self._open_layer: tuple[str, LayerData] | None = None
 
     @classmethod
-    def from_store(cls, store: FeatureStore, compute: Compute) -> SweepData:
-        """Read the labels of a store and choose the validation rows."""
+    def from_store(
+        cls,
+        store: FeatureStore,
+        compute: Compute,
+        training_rows: NDArray[np.intp] | None = None,
+    ) -> SweepData:
+        """Read the labels of a store and choose the validation rows among the training rows."""
         y_train, y_test = store.labels("train"), store.labels("test")
-        return cls(store, y_train, y_test, validation_rows(y_train), compute)
+        if training_rows is not None:
+            y_train = y_train[training_rows]
+        return cls(store, y_train, y_test, validation_rows(y_train), compute, training_rows)
 
     def with_compute(self, compute: Compute) -> SweepData:
         """Return the same data for another `Compute`, with no layer open."""
-        return SweepData(self.store, self.y_train, self.y_test, self.validation, compute)
+        parts = self.store, self.y_train, self.y_test, self.validation
+        return SweepData(*parts, compute, self.training_rows)
 
     def layer(self, name: str) -> LayerData:
         """Open a layer; the previous layer and its moments are released first."""
         if self._open_layer is None or self._open_layer[0] != name:
             self._open_layer = None
-            train, test = (self.store.features(split, name) for split in ("train", "test"))
+            train: Rows = self.store.features("train", name)
+            test = self.store.features("test", name)
+            if self.training_rows is not None:
+                train = RowSubset(train, self.training_rows)
             selector_input = SelectorInput(
                 int(train.shape[1]),
                 rows=train,
@@ -113,17 +126,23 @@ class SweepData:
             str(self.store.path.resolve()),
             self.store.manifest,
             self.compute,
+            self.training_rows,
         )
 
 
-def open_sweep_data(path: str, manifest: Mapping[str, Any], compute: Compute) -> SweepData:
+def open_sweep_data(
+    path: str,
+    manifest: Mapping[str, Any],
+    compute: Compute,
+    training_rows: NDArray[np.intp] | None = None,
+) -> SweepData:
     """Open a store that another process has opened and verified.
 
     Parameters
     ----------
     path: absolute path of the store.
     manifest: the manifest that the other process read.
-    compute: as in the other process.
+    compute, training_rows: as in the other process.
 
     Raises
     ------
@@ -135,7 +154,7 @@ def open_sweep_data(path: str, manifest: Mapping[str, Any], compute: Compute) ->
             f"{path!r} on {os.uname().nodename} differs from the feature store that the sweep "
             "opened; put the store on a file system that all machines share"
         )
-    return SweepData.from_store(store, compute)
+    return SweepData.from_store(store, compute, training_rows)
 
 
 def _require_order(selection: Selection) -> NDArray[np.intp]:

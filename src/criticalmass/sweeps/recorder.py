@@ -117,9 +117,13 @@ def compute_cells(
                 full_row = full_rows[key]
                 recorder.writer.append(_repeat_full_row(full_row, group, full_row["artifact"]))
                 bar.advance(len(group))
-        for result in run_jobs(make_jobs(cells)):
-            recorder.save_orders(result)
-            bar.advance(recorder.write_result(result, full_rows, repeats))
+        try:
+            for result in run_jobs(make_jobs(cells)):
+                recorder.save_orders(result)
+                bar.advance(recorder.write_result(result, full_rows, repeats))
+        except KeyboardInterrupt:
+            write_line(f"{bar.done:,} of these {len(cells):,} cells are in {recorder.run.path}")
+            raise
 
 
 def _repeat_full_row(

@@ -3,42 +3,45 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.backends import Backend, Local, hold_rows, start_workers
 from criticalmass.core.compute import Compute
 from criticalmass.core.progress import warn_user
-from criticalmass.errors import CriticalMassError, RunError, unknown_name
-from criticalmass.measures.protocol import VALIDATION_SEED, VALIDATION_SHARE
-from criticalmass.measures.registry import MEASURES, identity
-from criticalmass.selectors.registry import SELECTORS, selector_version
+from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.measures.registry import MEASURES
+from criticalmass.selectors.registry import SELECTORS
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 from criticalmass.storage.features import FeatureStore
-from criticalmass.storage.run import Run, RunWriter
+from criticalmass.storage.run import Run
 from criticalmass.sweeps.auto_grid import is_auto, resolve_auto
 from criticalmass.sweeps.backends import get_sweep_backend
 from criticalmass.sweeps.cell_cache import CellCache
+from criticalmass.sweeps.draw_spread import draw_spreads
 from criticalmass.sweeps.jobs import run_job
 from criticalmass.sweeps.layer_data import SweepData
 from criticalmass.sweeps.layer_info import describe_layers
 from criticalmass.sweeps.memory_estimate import row_memory_limit
-from criticalmass.sweeps.plan import SweepCell, SweepRequest, list_cells, make_request
+from criticalmass.sweeps.plan import SweepRequest, list_cells, make_request
 from criticalmass.sweeps.predict import predict_for_run
 from criticalmass.sweeps.recorder import RunRecorder, compute_cells
 from criticalmass.sweeps.refine import Refinement, refine_run
+from criticalmass.sweeps.run_folder import (
+    describe,
+    drop_stale,
+    missing_cells,
+    open_run,
+    warn_of_failures,
+)
+from criticalmass.sweeps.training_sets import TrainingPlan, TrainingSweep
 
 RERUNS = ("missing", "failed", "all")
-_LIBRARIES = ("criticalmass", "numpy", "scipy", "scikit-learn", "numba", "pandas")
 
 
 @validate_arguments
@@ -57,6 +60,8 @@ def sweep(
     rerun: str = "missing",
     backend: str | Backend = "local",
     layers: str | Sequence[str] | None = None,
+    training_sets: int = 0,
+    train_sizes: int | Iterable[int] = (),
 ) -> Run:
     """Measure subsets of every size for every seed, and the whole layer.
 
@@ -94,6 +99,15 @@ def sweep(
         ones; "all".
     backend: where jobs run: a key of `SWEEP_BACKENDS` or a backend object.
     layers: layers of the store; all by default.
+    training_sets: number of random halves of the training rows, stratified by class, on which
+        every probe of the grid is trained again, 3 or more; `redundancy` and `curves` then
+        include the variation between training sets in the intervals of accuracies (see
+        `analysis.training_sets`). 8 is usual and costs about four sweeps of the probes. Selectors
+        that use the training rows choose again. A run keeps the sets that it has.
+    train_sizes: numbers of training rows: every probe of the grid is trained on so many rows too,
+        with the same subsets and test samples. The rows are the first ones of one stratified
+        permutation. `criticalmass.train_sizes` compares them. With ``training_sets`` each has
+        halves of its own.
 
     Raises
     ------
@@ -118,17 +132,25 @@ def sweep(
     _check_classes(data, request)
     if isinstance(job_backend, Local):  # the workers of other backends have memory of their own
         compute = replace(compute, held_bytes=row_memory_limit(request))
+    plan = TrainingPlan.from_arguments(training_sets, train_sizes, request)
     request, auto_grid = resolve_auto(request, data, Path(out), fractions, seeds)
     cells = list_cells(request)
-    run = _open_run(Path(out), source)
+    run = open_run(Path(out), source)
     with run.writer() as writer, hold_rows(job_backend, compute) as compute:
         data = data.with_compute(compute)
-        _drop_stale(run, writer, source)
-        _describe(run, writer, data, request)
+        n_rows = len(run.frame())
+        n_stale = drop_stale(run, writer, {name: source.digest(name) for name in source.layers})
+        if n_stale:
+            warn_user(
+                f"{run.path}: dropped {n_stale} of {n_rows} rows, because their features or "
+                "protocol have changed"
+            )
+        describe(run, writer, data, request)
         writer.update_manifest(**({} if auto_grid is None else {"planned": auto_grid.record()}))
         predict_for_run(run, data, request)
+        draw_spreads(run, writer, data, request)
         recorder = RunRecorder(run, writer)
-        missing = _missing_cells(cells, run.frame(), rerun)
+        missing = missing_cells(cells, run.frame(), rerun)
         with start_workers(job_backend, partial(run_job, data)) as run_jobs:
             label = f"sweep of {source.model} on {source.dataset}"
             compute_cells(recorder, missing, run_jobs, label)
@@ -136,114 +158,9 @@ def sweep(
                 computed = [cell.cell for cell in missing]
                 cache = CellCache(recorder, run_jobs, rerun=rerun, computed=computed)
                 cells += refine_run(cache, request, refinement)
-    _warn_of_failures(run, {cell.cell for cell in cells})
+        TrainingSweep(data, request, job_backend, rerun).sweep(run, writer, plan)
+    warn_of_failures(run, {cell.cell for cell in cells})
     return run
-
-
-def _missing_cells(cells: Sequence[SweepCell], table: pd.DataFrame, rerun: str) -> list[SweepCell]:
-    """Return the cells to compute."""
-    if rerun == "all":
-        return list(cells)
-    rows = table[table["status"] != "failed"] if rerun == "failed" else table
-    available = set(rows["cell"])
-    return [cell for cell in cells if cell.cell not in available]
-
-
-def _open_run(out: Path, store: FeatureStore) -> Run:
-    """Open the run or create one; raise if it is of another model or dataset."""
-    origin = {"model": store.model, "dataset": store.dataset}
-    if not Run.exists(out):
-        return Run.create(out, {**origin, "created": _now()})
-    run = Run.open(out)
-    recorded = {name: run.manifest.get(name, value) for name, value in origin.items()}
-    if recorded != origin:
-        raise RunError(
-            f"{out} is a run of {recorded['model']} on {recorded['dataset']}, but the store holds "
-            f"{store.model} on {store.dataset}; sweep into another folder"
-        )
-    return run
-
-
-def _drop_stale(run: Run, writer: RunWriter, store: FeatureStore) -> None:
-    """Drop rows whose features, labels or protocol have changed.
-
-    Rows of layers that the store does not have cannot be checked and stay.
-    """
-    table = run.frame()
-    digests = {layer: store.digest(layer) for layer in store.layers}
-    protocols = {name: MEASURES[name].protocol for name in set(table["measure"]) & set(MEASURES)}
-    stale = [
-        str(row["cell"])
-        for row in table.to_dict("records")
-        if row["layer"] in digests
-        and row["measure"] in protocols
-        and row["cell"]
-        != identity(
-            digests[row["layer"]],
-            row,
-            protocols[row["measure"]],
-            selector_version=selector_version(row["selector"]),
-        )
-    ]
-    if stale:
-        writer.drop(stale)
-        warn_user(
-            f"{run.path}: dropped {len(stale)} of {len(table)} rows, because their features "
-            "or protocol have changed"
-        )
-
-
-def _describe(run: Run, writer: RunWriter, data: SweepData, request: SweepRequest) -> None:
-    """Write origin, layers, protocols and versions into the manifest."""
-    store = data.store
-    writer.put_labels(data.y_test, store.class_names)
-    old = run.manifest if len(run.frame()) else {}
-    layers = {
-        layer.name: {"n_neurons": layer.n_neurons, "dtype": layer.dtype, "digest": layer.digest}
-        for layer in request.layers
-    }
-    measures = {name: MEASURES[name].protocol for name in request.measures}
-    writer.update_manifest(
-        **_origin(store),
-        layers={**old.get("layers", {}), **layers},
-        measures={**old.get("measures", {}), **measures},
-        selectors=_union(old.get("selectors", ()), request.selectors),
-        seeds=sorted({*old.get("seeds", ()), *request.seeds}),
-        fractions=sorted({*old.get("fractions", ()), *request.fractions}),
-        n_train=int(data.y_train.size),
-        n_test=int(data.y_test.size),
-        validation={
-            "share": VALIDATION_SHARE,
-            "seed": VALIDATION_SEED,
-            "n_rows": int(data.validation.sum()),
-        },
-        versions={name: version(name) for name in _LIBRARIES},
-    )
-
-
-def _origin(store: FeatureStore) -> dict[str, Any]:
-    """Return the entries of the store's manifest about model, dataset and engine."""
-    model, dataset = store.manifest["model"], store.manifest["dataset"]
-    engine = store.manifest.get("engine") or {}
-    entries = {
-        "model_spec": model.get("spec"),
-        "weights": model.get("weights"),
-        "weights_digest": model.get("weights_digest"),
-        "preprocessing": model.get("preprocessing"),
-        "modality": model.get("modality"),
-        "dataset_spec": dataset.get("spec"),
-        "dataset_digest": dataset.get("digest"),
-        "dataset_notes": dataset.get("notes"),
-        "engine": engine.get("name"),
-        "precision": engine.get("precision"),
-        "device": engine.get("device"),
-        "extraction_versions": store.manifest.get("versions"),
-    }
-    return {name: value for name, value in entries.items() if value is not None}
-
-
-def _union(old: Iterable[str], new: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys([*old, *new]))
 
 
 def _check_classes(data: SweepData, request: SweepRequest) -> None:
@@ -262,17 +179,3 @@ def _check_classes(data: SweepData, request: SweepRequest) -> None:
             f"{', '.join(supervised)} needs at least two; choose selectors that need no labels, "
             "e.g. leverage"
         )
-
-
-def _warn_of_failures(run: Run, cells: Collection[str]) -> None:
-    table = run.frame()
-    failed = table[(table["status"] == "failed") & table["cell"].isin(cells)]
-    if len(failed):
-        warn_user(
-            f"{len(failed)} of {len(cells)} cells failed, the first with: "
-            f"{failed['error'].iloc[0]}; try them again with rerun='failed'"
-        )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

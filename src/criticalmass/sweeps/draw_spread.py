@@ -1,0 +1,229 @@
+"""Learn how far single random subsets differ, beyond what the seeds of a sweep show.
+
+Three or five seeds say little about the spread of the subsets, and nothing if the value rests on
+a neuron that all of them contain or miss. The law of CKA gives its spread exactly. For a probe,
+many more subsets are drawn where they cost little; elsewhere the predicted ridge probe shows how
+the spread changes with the size, and the measured seeds give its scale. The standard deviation
+at every size is kept in the run's manifest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from criticalmass.analysis.class_curves import CORRECTED as GINI
+from criticalmass.analysis.class_curves import EXCESS, class_statistics
+from criticalmass.analysis.predicted_curves import PredictedCurve, read_curves
+from criticalmass.analysis.spread_records import ENTRY, VALUE, SpreadRecord, read_spreads
+from criticalmass.core.moments import FloatArray
+from criticalmass.measures.memory import LayerSizes
+from criticalmass.measures.probes.task import ProbeTask
+from criticalmass.measures.protocol import EXPECTED
+from criticalmass.measures.registry import MEASURES, get_probe
+from criticalmass.sweeps.predict import (
+    BUDGET_SHARE,
+    FREE_FLOPS,
+    WIDEST_IN_SWEEP,
+    line_if_slow,
+    prediction_flops,
+    sweep_flops,
+)
+from criticalmass.theory.eigenbasis import eigenbasis
+from criticalmass.theory.prediction import debiased_cka_curve, ridge_curve
+
+if TYPE_CHECKING:
+    from criticalmass.storage.run import Run, RunWriter
+    from criticalmass.sweeps.layer_data import LayerData, SweepData
+    from criticalmass.sweeps.layer_info import LayerInfo
+    from criticalmass.sweeps.plan import SweepRequest
+
+SELECTOR = "random"
+#: Fewest and most subsets of each size. With 20 the standard deviation is known within a third,
+#: with 100 within a seventh (at 95 %).
+FEWEST, MOST = 20, 100
+#: The measures that stand in for others whose subsets differ in much the same way.
+CKA, RIDGE = "cka", "ridge"
+_ALIKE = {"cka-debiased": CKA}
+#: With fewer test samples per neuron the bias of CKA is recorded.
+ROWS_PER_NEURON = 5
+#: Drawn subsets that together take no more operations than this are drawn for every sweep. In
+#: small products a core does about 1e9 of them in a second.
+FREE_DRAWS = 5e9
+# Seeds of the drawn subsets; a sweep uses small ones.
+_FIRST_SEED = 1_000_000
+_ORDERS_AT_ONCE = 5
+
+
+def draw_spreads(run: Run, writer: RunWriter, data: SweepData, request: SweepRequest) -> None:
+    """Write the spread of random subsets of every layer and measure, if it costs little.
+
+    Drawn subsets may cost a tenth of the operations of the sweep, and always `FREE_DRAWS`; a
+    probe of which fewer than 20 fit takes the spread of the predicted ridge probe, which may cost
+    as much as a prediction (`predict_for_run`). A measure that fails with an expected error, and
+    one for which nothing fits, has no spread.
+    """
+    if SELECTOR not in request.selectors:
+        return
+    known, laws = read_spreads(run), read_curves(run)
+    missing = {
+        layer.name: [name for name in request.measures if (layer.name, name) not in known]
+        for layer in request.layers
+    }
+    layers = [layer for layer in request.layers if missing[layer.name]]
+    if not layers:
+        return
+    entry = dict(run.manifest.get(ENTRY, {}))
+    share = BUDGET_SHARE * sweep_flops(request) / len(layers)
+    with (
+        line_if_slow(f"estimating the spread of subsets of {data.store.model}"),
+        threadpool_limits(1, user_api="blas"),
+    ):
+        for layer in layers:
+            own = {measure: curve for (name, measure), curve in laws.items() if name == layer.name}
+            source = _SpreadSource(data, layer, request.sizes_of(layer, 1, 0), own, share)
+            records = source.records(missing[layer.name])
+            old = entry.get(layer.name, {})
+            kept = old.get("measures", {}) if old.get("digest") == layer.digest else {}
+            entry[layer.name] = {"digest": layer.digest, "measures": {**kept, **records}}
+    writer.update_manifest(**{ENTRY: entry})
+
+
+class _SpreadSource:
+    """Where the spread of the measures of one layer comes from.
+
+    Parameters
+    ----------
+    data, info, sizes: the layer and the sizes of the sweep.
+    laws: predicted curves of the layer by measure.
+    budget: operations that drawn subsets may take beyond `FREE_DRAWS`, and a prediction beyond
+        `FREE_FLOPS`.
+    """
+
+    def __init__(
+        self,
+        data: SweepData,
+        info: LayerInfo,
+        sizes: LayerSizes,
+        laws: dict[str, PredictedCurve],
+        budget: float,
+    ) -> None:
+        self.data, self.info, self.sizes = data, info, sizes
+        self.laws = laws
+        self.draw_budget = max(FREE_DRAWS, budget)
+        self.law_budget = max(FREE_FLOPS, budget)
+
+    def records(self, measures: list[str]) -> dict[str, Any]:
+        """Return the records by measure, the cheapest measure first."""
+        records: dict[str, SpreadRecord] = {}
+        for name in sorted(measures, key=lambda measure: _flops(measure, self.sizes, FEWEST)):
+            try:
+                record = self._record(name)
+            except EXPECTED:
+                continue
+            if record is not None and all(np.isfinite(std).all() for std in record.std.values()):
+                records[name] = record
+        return {name: record.record() for name, record in records.items()}
+
+    def _record(self, measure: str) -> SpreadRecord | None:
+        if not MEASURES[measure].is_probe:
+            law = self.laws.get(_ALIKE.get(measure, measure))
+            if law is None:
+                return None
+            stand_in = _ALIKE.get(measure, "")
+            return self._of_law(law, stand_in, self._bias(law) if measure == CKA else None)
+        n_subsets = _affordable(measure, self.sizes, self.draw_budget)
+        if n_subsets >= FEWEST:
+            self.draw_budget -= _flops(measure, self.sizes, n_subsets)
+            return _draw_measure(self.data, self.info, measure, self.sizes, n_subsets)
+        law = self._ridge_law()
+        # The spread of the law itself is right up to a factor of about 1.5.
+        return None if law is None else self._of_law(law, RIDGE, None)
+
+    def _of_law(
+        self, law: PredictedCurve, stand_in: str, bias: FloatArray | None
+    ) -> SpreadRecord | None:
+        ks = np.asarray(self.sizes.sizes, dtype=np.int64)
+        if law.n_neurons != self.info.n_neurons:
+            return None
+        std = np.where(ks < self.info.n_neurons, law.interpolate(ks)[1], 0.0)
+        return SpreadRecord(ks, {VALUE: std}, bias, 0, stand_in)
+
+    def _bias(self, law: PredictedCurve) -> FloatArray | None:
+        """(n_sizes,) plain less debiased CKA, by their laws, where there are few test samples."""
+        n, d = self.info.n_test, self.info.n_neurons
+        if not 4 <= n < ROWS_PER_NEURON * d or 4.0 * n * d**2 > self.law_budget:
+            return None
+        ks = np.asarray(self.sizes.sizes, dtype=np.int64)
+        debiased = debiased_cka_curve(self.data.layer(self.info.name).test)
+        return law.interpolate(ks)[0] - debiased.interpolate(ks)[0]
+
+    def _ridge_law(self) -> PredictedCurve | None:
+        """Return the predicted ridge probe, made here if the run has none and it costs little."""
+        if RIDGE not in self.laws:
+            cost = prediction_flops(self.info, RIDGE)
+            if cost > self.law_budget or self.info.n_neurons > WIDEST_IN_SWEEP:
+                return None
+            self.law_budget -= cost
+            layer, data = self.data.layer(self.info.name), self.data
+            basis = eigenbasis(layer.train, data.y_train, n_classes=self.info.n_classes)
+            self.laws[RIDGE] = ridge_curve(basis, layer.test, data.y_test)
+        return self.laws[RIDGE]
+
+
+def _flops(measure: str, sizes: LayerSizes, n_subsets: int) -> float:
+    return MEASURES[measure].flops(replace(sizes, n_orders=n_subsets))
+
+
+def _affordable(measure: str, sizes: LayerSizes, budget: float) -> int:
+    """Return the number of subsets of each size within the budget, at most `MOST`."""
+    fixed = _flops(measure, sizes, 0)
+    each = _flops(measure, sizes, 1) - fixed
+    return int(min(MOST, max(0.0, budget - fixed) / max(each, 1.0)))
+
+
+def _draw_measure(
+    data: SweepData, info: LayerInfo, measure: str, sizes: LayerSizes, n_subsets: int
+) -> SpreadRecord:
+    """Score drawn subsets."""
+    layer = data.layer(info.name)
+    scores: dict[str, list[FloatArray]] = {}
+    for start in range(0, n_subsets, _ORDERS_AT_ONCE):
+        seeds = range(start, min(start + _ORDERS_AT_ONCE, n_subsets))
+        orders = layer.orders([(SELECTOR, _FIRST_SEED + seed) for seed in seeds])
+        for name, values in _scores(data, layer, measure, orders, sizes.sizes).items():
+            scores.setdefault(name, []).append(values)
+    ks = np.asarray(sizes.sizes, dtype=np.int64)
+    std = {
+        name: np.where(ks < info.n_neurons, np.concatenate(values).std(axis=0, ddof=1), 0.0)
+        for name, values in scores.items()
+    }
+    return SpreadRecord(ks, std, None, n_subsets, "")
+
+
+def _scores(
+    data: SweepData, layer: LayerData, measure: str, orders: Any, sizes: tuple[int, ...]
+) -> dict[str, FloatArray]:
+    """Return name -> (n_orders, n_sizes): the value, and statistics of the class accuracies."""
+    task = ProbeTask(
+        x_train=layer.train,
+        y_train=data.y_train,
+        x_test=layer.test,
+        n_classes=len(data.store.class_names),
+        orders=orders,
+        sizes=sizes,
+        validation=data.validation,
+        compute=data.compute,
+    )
+    correct = get_probe(measure)(task).predictions == data.y_test
+    classes, members = np.unique(data.y_test, return_inverse=True)
+    counts = np.bincount(members).astype(np.float64)
+    accuracy = np.stack(
+        [correct[:, :, members == c].mean(axis=2) for c in range(classes.size)], axis=-1
+    )
+    # The last size is the whole layer, the same for all orders.
+    statistics = class_statistics(accuracy, accuracy[:, -1], counts)
+    return {VALUE: correct.mean(axis=2)} | {name: statistics[name] for name in (GINI, EXCESS)}
