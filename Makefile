@@ -41,8 +41,10 @@ browser: $(READY)
 	  { [ "$$(id -u)" = 0 ] && timeout 150 apt-get install -y -qq chromium >/dev/null 2>&1; } || \
 	  echo "none can be had here; the page will not be tested in a browser"; }
 
+# Bytecode is written even where the environment forbids it: without it, each of the many processes
+# of the tests compiles all that it imports.
 test: lint browser
-	@$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=25
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 benchmark: $(READY)
 	@$(BIN)/python -m benchmarks.probes --store demo/fashion-mnist/features

@@ -41,12 +41,18 @@ FUNCTIONS = {
     "fairness": ("analysis.fairness", "fairness"),
     "class-losses": ("analysis.fairness", "class_losses"),
     "agreement": ("analysis.agreement", "agreement"),
+    "calibration": ("sweeps.calibration", "calibration"),
     "ensembles": ("sweeps.ensembles", "ensembles"),
+    "gaussian-null": ("theory.gaussian_null", "gaussian_null"),
     "compare": ("analysis.comparison", "compare"),
     "diffuseness": ("analysis.diffuseness", "diffuseness"),
     "pareto": ("analysis.pareto", "pareto"),
+    "degrading-neurons": ("sweeps.degrading", "degrading_neurons"),
+    "shared-subsets": ("analysis.shared_subsets", "shared_subsets"),
+    "train-sizes": ("analysis.train_sizes", "train_sizes"),
     "study": ("studies.study", "study"),
     "shrink": ("shrinking.shrink", "shrink"),
+    "verify": ("shrinking.verify", "verify"),
     "export": ("shrinking.export.export", "export"),
     "explain": ("reporting.explain", "explain"),
     "list": ("cli.catalogue", "listing"),
@@ -56,10 +62,14 @@ TABLE_COMMANDS = (
     "fairness",
     "class-losses",
     "agreement",
+    "calibration",
     "ensembles",
     "compare",
     "diffuseness",
     "pareto",
+    "degrading-neurons",
+    "shared-subsets",
+    "train-sizes",
 )
 Capture = pytest.CaptureFixture[str]
 README = Path(__file__).parents[2] / "README.md"
@@ -113,7 +123,8 @@ def test_options_are_the_parameters_of_one_public_function(name: str) -> None:
         presentation.add("out")
     # Options that change what is printed and not what is computed.
     presentation |= {"summary"} if name == "diffuseness" else set()
-    presentation |= {"price_per_gb"} if name == "shrink" else set()
+    presentation |= {"correlations"} if name == "shared-subsets" else set()
+    presentation |= {"price_per_gb", "fail_if_unsafe"} if name == "shrink" else set()
     presentation |= {"name"} if name == "study" else set()
     extra = {option.name for option in COMMANDS[name].params} - parameters - presentation
     assert not extra
@@ -136,7 +147,7 @@ def test_formats_are_those_of_the_tables() -> None:
         if option.name == "form" and isinstance(option.type, NameChoice)
     }
     assert choices.pop("export") == tuple(module("shrinking.export.export").FORMATS)
-    assert len(choices) == 12
+    assert len(choices) == 17
     assert set(choices.values()) == {TABLE_FORMATS}
 
 
@@ -318,7 +329,9 @@ def test_an_interrupted_command_can_continue(
 ) -> None:
     monkeypatch.setattr(module("sweeps.sweep"), "sweep", raising(KeyboardInterrupt()))
     assert run("sweep", "s", "--out", "r") == 130
-    assert "same command continues" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "same command continues" in message
+    assert "are kept" not in message, "nothing was written"
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,13 +41,12 @@ def statements(code: str) -> list[str]:
     return found
 
 
-def run_shell(code: str, folder: Path, language: str = "bash") -> None:
-    """Run code as a reader would, in a folder of its document."""
+def run_shell(code: str, folder: Path) -> None:
+    """Run commands as a reader would, in a folder of its document."""
     scripts = sysconfig.get_path("scripts")
     path = os.pathsep.join([scripts, str(Path(sys.executable).parent), os.environ["PATH"]])
-    starter = [sys.executable, "-c"] if language == "python" else ["bash", "-euc"]
     done = subprocess.run(
-        [*starter, code],
+        ["bash", "-euc", code],
         cwd=folder,
         env={**os.environ, "PATH": path},
         capture_output=True,
@@ -57,15 +57,29 @@ def run_shell(code: str, folder: Path, language: str = "bash") -> None:
     assert done.returncode == 0, f"{code}\n{done.stderr}"
 
 
+@contextlib.contextmanager
+def in_folder(folder: Path) -> Iterator[None]:
+    """Be where the document's commands are given; warnings are no errors there."""
+    with contextlib.chdir(folder), warnings.catch_warnings():
+        warnings.simplefilter("default")
+        yield
+
+
 def run_block(language: str, code: str, folder: Path) -> None:
-    """Run a block; commands of criticalmass alone run here, which saves the start of a process."""
+    """Run a block; Python, and commands of criticalmass alone, run here: a process starts slowly.
+
+    Each block of Python has its own names, so one that forgets an import fails.
+    """
     if language == "python":
-        run_shell(code, folder, "python")
+        with in_folder(folder):
+            try:
+                exec(compile(code, "block", "exec"), {"__name__": "__main__"})  # noqa: S102
+            except Exception as error:
+                raise AssertionError(code) from error
         return
     for statement in statements(code):
         if re.match(r"criticalmass [^|<>;&$`]*(\"[^\"$`]*\"[^|<>;&$`]*)*$", statement):
-            with contextlib.chdir(folder), warnings.catch_warnings():
-                warnings.simplefilter("default")
+            with in_folder(folder):
                 code_of = run_command(shlex.split(statement)[1:])
             assert code_of == 0, statement
         elif statement.strip():

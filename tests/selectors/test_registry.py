@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.covariance import OAS
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from criticalmass.core.moments import moments
 from criticalmass.errors import CriticalMassError
@@ -9,6 +11,7 @@ from criticalmass.measures.similarity.cka import linear_cka
 from criticalmass.selectors.inputs import SelectorInput
 from criticalmass.selectors.registry import SELECTORS, select, selector_info
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS, grid_for, sizes_for
+from criticalmass.selectors.supervised import shrunk_covariance
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +96,49 @@ def test_pca_finds_the_axes_of_most_variance(layer_moments):
     np.testing.assert_array_equal(
         select("pca-bottom", layer_moments, seed=0).projection, top[:, ::-1]
     )
+
+
+def test_lda_finds_the_axes_that_separate_the_classes():
+    # Noise of very unequal variance: the class differences are invisible to PCA.
+    rng = np.random.default_rng(0)
+    labels = np.arange(6000) % 3
+    noise = np.linalg.cholesky(np.cov(rng.standard_normal((6, 40))) + 0.01 * np.eye(6)).T
+    x = rng.standard_normal((6000, 6)) @ noise + 0.3 * rng.standard_normal((3, 6))[labels]
+    projection = select("lda-top", moments(x, labels), seed=0).projection
+    reference = LinearDiscriminantAnalysis(solver="eigen").fit(x, labels).transform(x)
+    ours = (x @ projection)[:, :2]
+    for axis in range(2):
+        assert abs(np.corrcoef(ours[:, axis], reference[:, axis])[0, 1]) > 0.999
+    # The others are uncorrelated with each other, most variance first, of unit length, and
+    # orthogonal to the axes, in standardised units.
+    basis = projection * x.std(axis=0)[:, None]
+    np.testing.assert_allclose(np.linalg.norm(basis, axis=0), 1.0, rtol=1e-12)
+    np.testing.assert_allclose(basis[:, :2].T @ basis[:, 2:], 0.0, atol=1e-12)
+    rest = np.cov((x @ projection)[:, 2:].T)
+    np.testing.assert_allclose(rest - np.diag(np.diagonal(rest)), 0.0, atol=1e-10)
+    assert np.all(np.diff(np.diagonal(rest)) <= 0.0)
+
+
+def test_the_shrinkage_of_lda_is_that_of_scikit_learn():
+    rng = np.random.default_rng(1)
+    for n, d in ((40, 60), (500, 5), (9, 1)):
+        x = rng.standard_normal((n, d)) * np.linspace(1, 3, d)
+        ours = shrunk_covariance(np.cov(x.T, bias=True).reshape(d, d), n, floor=0.0)
+        np.testing.assert_allclose(ours, OAS().fit(x).covariance_, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["one sample per class", "collapsed", "constant", "one neuron"])
+def test_lda_is_a_basis_of_degenerate_layers(kind):
+    labels = np.arange(30) % 3
+    x = {
+        "one sample per class": np.random.default_rng(0).standard_normal((30, 8)),
+        "collapsed": np.random.default_rng(0).standard_normal((3, 8))[labels],
+        "constant": np.ones((30, 8)),
+        "one neuron": labels[:, None] + 0.1 * np.random.default_rng(0).standard_normal((30, 1)),
+    }[kind]
+    labels = np.arange(30) if kind == "one sample per class" else labels
+    projection = select("lda-top", moments(x, labels), seed=0).projection
+    assert np.linalg.matrix_rank(projection) == x.shape[1]
 
 
 def test_random_projections_have_the_stated_law():

@@ -87,9 +87,10 @@ def test_another_study_in_the_same_folder_adds_only_its_own(folder: Path, calls)
 
 
 def test_differences_of_selectors_are_selector_minus_random(folder: Path) -> None:
-    result = cm.study(folder / "mine.yaml", out=folder / "out", pages=False)
-    curves = pd.read_csv(result.folders["mine"] / "curves.csv")
-    table = pd.read_csv(result.folders["mine"] / "selectors.csv")
+    (folder / "three.yaml").write_text(STUDY.replace("seeds: 2", "seeds: 3"))
+    result = cm.study(folder / "three.yaml", out=folder / "out", pages=False)
+    curves = pd.read_csv(result.folders["three"] / "curves.csv")
+    table = pd.read_csv(result.folders["three"] / "selectors.csv")
     rows = table[(table["quantity"] == "value") & (table["measure"] == "centroid")]
     assert set(rows["selector"]) == {"norm-high"}
     means = curves[curves["measure"] == "centroid"].set_index(["selector", "n_kept"])["mean"]
@@ -97,6 +98,26 @@ def test_differences_of_selectors_are_selector_minus_random(folder: Path) -> Non
         size = row["n_kept_a"]
         assert row["difference"] == pytest.approx(means["norm-high", size] - means["random", size])
         assert row["low"] <= row["difference"] <= row["high"]
+
+
+def test_bases_has_the_control_of_each_model(folder: Path) -> None:
+    text = STUDY.replace("[random, norm-high]", "[random, rotation, pca-top, lda-top]")
+    text = text.replace("[fairness, agreement, selectors]", "[bases]\ndeltas: [0.8, 0.9]")
+    (folder / "bases.yaml").write_text(text + "control: true\n")
+    result = cm.study(folder / "bases.yaml", out=folder / "out", pages=False)
+    table = pd.read_csv(result.folders["bases"] / "bases.csv")
+    assert set(table["measure"]) == {"centroid"}
+    assert set(table["selector"]) == {"random"}
+    # Both have the same features here, so the control's bar is the layer's own.
+    table = table[table["model_spec"].str.contains("lite0")]
+    assert table[["control", "delta"]].value_counts().tolist() == [1, 1, 1, 1]
+    assert (table["usefulness"] == table["critical_mass"]).all()
+    assert table["control_bar"].tolist() == pytest.approx(table["delta"] * table["value_full"])
+    (folder / "plain.yaml").write_text(text)
+    plain = cm.study(folder / "plain.yaml", out=folder / "out", pages=False)
+    alone = pd.read_csv(plain.folders["plain"] / "bases.csv")
+    assert "usefulness" not in alone
+    assert alone["critical_mass"].tolist() == table["critical_mass"][~table["control"]].tolist()
 
 
 def test_ensembles_are_of_the_first_probe_that_is_not_slow(

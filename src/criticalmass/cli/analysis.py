@@ -9,8 +9,11 @@ from criticalmass.cli.options import (
     command,
     drop_unset,
     option,
+    out_file,
+    quiet,
     runs,
     several,
+    table_format,
     tabulated,
 )
 
@@ -86,6 +89,34 @@ def agreement(
     write_table(table, form=form, out=out, view=agreement_view(table))
 
 
+@command("sweeps.calibration:calibration", "criticalmass calibration store --seeds 3")
+@click.argument("store", type=click.Path())
+@several("--fraction", "fractions", "Share of neurons of a subset.", float)
+@option("--seeds", type=int, help="Number of permutations.")
+@option("--layer", help="Layer of the store.")
+@tabulated
+def calibration(
+    store: str,
+    fractions: tuple[float, ...],
+    seeds: int | None,
+    layer: str | None,
+    level: float | None,
+    resamples: int | None,
+    form: str,
+    out: str | None,
+) -> None:
+    """Compare confidence and accuracy of logistic probes on random subsets of STORE."""
+    from criticalmass.reporting.table_views import calibration_view
+    from criticalmass.reporting.tables import write_table
+    from criticalmass.sweeps.calibration import calibration as compute_calibration
+
+    options = drop_unset(
+        fractions=fractions, seeds=seeds, layer=layer, level=level, resamples=resamples
+    )
+    table = compute_calibration(store, **options)
+    write_table(table, form=form, out=out, view=calibration_view(table))
+
+
 @command("sweeps.ensembles:ensembles", "criticalmass ensembles store --fraction 0.1 --members 4")
 @click.argument("store", type=click.Path())
 @several("--fraction", "fractions", "Share of neurons of one member.", float)
@@ -125,6 +156,40 @@ def ensembles(
 
 
 @command(
+    "sweeps.degrading:degrading_neurons",
+    "criticalmass degrading-neurons features --fdr 0.05",
+    name="degrading-neurons",
+)
+@click.argument("store", type=click.Path())
+@option("--layer", help="Layer of the store.")
+@option("--fdr", type=float, help="Largest expected share of false discoveries.")
+@option("--seed", type=int, help="Seed of the division of the test samples.")
+@table_format
+@out_file
+@quiet
+def degrading_neurons(
+    store: str,
+    layer: str | None,
+    fdr: float | None,
+    seed: int | None,
+    form: str,
+    out: str | None,
+) -> None:
+    """Print the neurons that are better removed from a probe.
+
+    The probe is the logistic one of the whole layer of STORE. A removed neuron is at its training
+    mean. Neurons are selected on one half of the test samples and tested on the other. The table
+    for the terminal has at most 20 rows; the formats for programs have all neurons.
+    """
+    from criticalmass.reporting.table_views import degrading_neurons_view
+    from criticalmass.reporting.tables import write_table
+    from criticalmass.sweeps.degrading import degrading_neurons as find_degrading_neurons
+
+    table = find_degrading_neurons(store, **drop_unset(layer=layer, fdr=fdr, seed=seed))
+    write_table(table, form=form, out=out, view=degrading_neurons_view(table))
+
+
+@command(
     "analysis.diffuseness:diffuseness",
     "criticalmass diffuseness run --measure ridge --format csv",
 )
@@ -159,6 +224,85 @@ def diffuseness(
         table = compute_diffuseness(runs, **options)
         view = table_views.diffuseness_view(table)
     write_table(table, form=form, out=out, view=view)
+
+
+@command(
+    "analysis.shared_subsets:shared_subsets",
+    "criticalmass shared-subsets run-of-one-task run-of-another --delta 0.9",
+    name="shared-subsets",
+)
+@runs
+@several("--delta", "deltas", "Share of each whole layer's value to keep.", float)
+@several("--accuracy", "accuracies", "Accuracy that a task needs, one for each run.", float)
+@option("--correlations", is_flag=True, help="Print the rank correlation of subsets across tasks.")
+@option("--estimator", type=ESTIMATOR, help="Estimator of the critical mass.")
+@tabulated
+def shared_subsets(
+    runs: tuple[str, ...],
+    deltas: tuple[float, ...],
+    accuracies: tuple[float, ...],
+    correlations: bool,
+    estimator: str | None,
+    level: float | None,
+    resamples: int | None,
+    form: str,
+    out: str | None,
+) -> None:
+    """Print how many neurons one subset needs for several tasks.
+
+    The runs are of one layer of one model on different data, with the same seeds. A subset counts
+    by the task on which it keeps least.
+    """
+    from criticalmass.analysis.shared_subsets import shared_subsets as compute_shared_subsets
+    from criticalmass.analysis.shared_subsets import subset_correlations
+    from criticalmass.reporting import table_views
+    from criticalmass.reporting.tables import write_table
+
+    if correlations:
+        table = subset_correlations(runs, **drop_unset(level=level))
+        view = table_views.subset_correlations_view(table)
+    else:
+        options = drop_unset(
+            deltas=deltas,
+            accuracies=accuracies,
+            estimator=estimator,
+            level=level,
+            resamples=resamples,
+        )
+        table = compute_shared_subsets(runs, **options)
+        view = table_views.shared_subsets_view(table)
+    write_table(table, form=form, out=out, view=view)
+
+
+@command(
+    "analysis.train_sizes:train_sizes",
+    "criticalmass train-sizes run --delta 0.9",
+    name="train-sizes",
+)
+@runs
+@several("--delta", "deltas", "Share of the whole layer's value to keep.", float)
+@option("--estimator", type=ESTIMATOR, help="Estimator of the critical mass.")
+@tabulated
+def train_sizes(
+    runs: tuple[str, ...],
+    deltas: tuple[float, ...],
+    estimator: str | None,
+    level: float | None,
+    resamples: int | None,
+    form: str,
+    out: str | None,
+) -> None:
+    """Print critical mass and DR against the number of training samples.
+
+    The run was swept with --train-size. Subsets and test samples are the same for all numbers.
+    """
+    from criticalmass.analysis.train_sizes import train_sizes as compute_train_sizes
+    from criticalmass.reporting.table_views import train_sizes_view
+    from criticalmass.reporting.tables import write_table
+
+    options = drop_unset(deltas=deltas, estimator=estimator, level=level, resamples=resamples)
+    table = compute_train_sizes(runs, **options)
+    write_table(table, form=form, out=out, view=train_sizes_view(table))
 
 
 @command("analysis.pareto:pareto", "criticalmass pareto run other-run --no-projections")
@@ -247,8 +391,12 @@ COMMANDS: tuple[click.Command, ...] = (
     fairness,
     class_losses,
     agreement,
+    calibration,
     ensembles,
+    degrading_neurons,
     diffuseness,
     pareto,
+    shared_subsets,
+    train_sizes,
     compare,
 )

@@ -59,11 +59,11 @@ def listing(what: str, model: str | None = None) -> pd.DataFrame:
 
 
 def describe(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Describe the contents of a feature store or a run.
+    """Describe the contents of a feature store, a run or a slim model.
 
     Parameters
     ----------
-    path: folder of the store or the run.
+    path: folder of the store, the run or the slim model.
 
     Returns
     -------
@@ -71,10 +71,11 @@ def describe(path: str | os.PathLike[str]) -> pd.DataFrame:
 
     Raises
     ------
-    CriticalMassError: if the folder contains neither, or is damaged.
+    CriticalMassError: if the folder contains none of them, or is damaged.
     """
     import pandas as pd
 
+    from criticalmass.shrinking.slim_model import SLIM_MODEL
     from criticalmass.storage.files import is_kind
     from criticalmass.storage.run import RUN
 
@@ -84,7 +85,10 @@ def describe(path: str | os.PathLike[str]) -> pd.DataFrame:
             f"{str(path)!r} is neither a feature store nor a run; extract, import and sweep "
             "write them"
         )
-    rows = _run_facts(folder) if is_kind(folder, RUN) else _store_facts(folder)
+    if is_kind(folder, SLIM_MODEL):
+        rows = _slim_facts(folder)
+    else:
+        rows = _run_facts(folder) if is_kind(folder, RUN) else _store_facts(folder)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return pd.DataFrame([*rows, ("size", f"{size / 1e6:,.1f} MB")], columns=["fact", "value"])
 
@@ -102,6 +106,30 @@ def _run_facts(folder: Path) -> list[tuple[str, str]]:
     if len(frame):
         rows += [(fact.term, fact.text) for fact in facts(run.manifest, frame)]
     return rows
+
+
+def _slim_facts(folder: Path) -> list[tuple[str, str]]:
+    from criticalmass.shrinking.model_card import summarise
+    from criticalmass.shrinking.slim_model import SlimModel
+
+    record = SlimModel.open(folder).record
+    promise, stored = record["promise"], record.get("stored", {})
+    rows = [
+        ("kind", "slim model"),
+        ("model", str(record["model"])),
+        ("layer", str(record["layer"])),
+        ("measure", str(record["value_name"])),
+        ("kept", f"{record['n_kept']:,} of {record['n_neurons']:,} ({record['selector']})"),
+        ("precision", str(record["precision"])),
+        ("bytes per vector", f"{record['bytes_per_vector']:,} of {record['bytes_full']:,}"),
+        ("re-ranked by whole vectors", f"{stored.get('rerank', 0)} x 10"),
+        ("safe", "yes" if record["safe"] else "no: nothing smaller passed"),
+        ("promised share", f"{promise['keep']:.4g} at {promise['level']:.0%}"),
+        ("lower bound of the share", f"{promise['ratio_bound']:.4f}"),
+        ("created", str(record["created"])),
+        ("promise", summarise(record)),
+    ]
+    return rows if stored else [row for row in rows if not row[0].startswith("re-ranked")]
 
 
 def _store_facts(folder: Path) -> list[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """The command line: each command calls one public function of the library.
 
-Exit codes: 0 done; 2 a mistake of the user, with one line on stderr; 130 interrupted; 1 a bug, with
-a traceback.
+Exit codes: 0 done; 2 a mistake of the user, with one line on stderr; 3 no promise, or one that new
+data do not confirm (`shrink --fail-if-unsafe`, `verify`); 130 interrupted; 1 a bug, with a
+traceback.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from criticalmass.cli import analysis, output, pipeline, shrink
 from criticalmass.core.memory import limit_allocator_reserves
 from criticalmass.errors import CriticalMassError, unknown_name
 
-_FREE_SPACE = "free some space and run the same command again; finished parts are kept"
+_FREE_SPACE = "free some space and run the same command again"
 _OTHER_PATH = "choose another path"
 # Errors of the system that are not bugs, and their cures.
 _CURES = {
@@ -120,7 +121,8 @@ def run_command(arguments: list[str]) -> int:
             return _report_mistake(error.format_message())
         except click.Abort:
             click.echo(
-                "interrupted; finished parts are kept, and the same command continues from there",
+                "interrupted; the same command continues after the last part that was written, if "
+                "there is one",
                 err=True,
             )
             return 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -43,11 +44,20 @@ def show_redundancy(
     ``options``: parameters of `criticalmass.redundancy`.
     """
     from criticalmass.analysis.redundancy import curves, redundancy
+    from criticalmass.analysis.training_sets import training_set_note
+    from criticalmass.core.progress import write_line
+    from criticalmass.reporting.basis_numbers import missing_numbers
     from criticalmass.reporting.tables import redundancy_view, write_table
 
     table = redundancy(runs, **options)
     view = redundancy_view(table, curves(runs)) if form == "table" else None
     write_table(table, form=form, out=out, view=view)
+    note = training_set_note(table)
+    if form == "table" and out is None and note:
+        click.echo(note)
+    if form == "table" and len(runs) == 1:
+        for line in missing_numbers(table, os.fspath(runs[0])):
+            write_line(line)
 
 
 @command(
@@ -62,6 +72,17 @@ def show_redundancy(
     "Accuracy to reach, whatever the whole layer's; more rows for each probe.",
     float,
 )
+@option(
+    "--chance-corrected",
+    is_flag=True,
+    default=None,
+    help="Take delta of the accuracy above that of the largest class.",
+)
+@option(
+    "--control",
+    type=click.Path(),
+    help="Run on the same test samples; more rows, for delta of its whole layer's value.",
+)
 @option("--estimator", type=ESTIMATOR, help="Estimator of the critical mass.")
 @option("--pass-share", type=float, help="Share of random subsets that the last size is for.")
 @level
@@ -72,6 +93,8 @@ def redundancy(
     runs: tuple[str, ...],
     deltas: tuple[float, ...],
     accuracy: tuple[float, ...],
+    chance_corrected: bool | None,
+    control: str | None,
     estimator: str | None,
     pass_share: float | None,
     level: float | None,
@@ -82,6 +105,8 @@ def redundancy(
     options = drop_unset(
         deltas=deltas,
         accuracy=accuracy,
+        chance_corrected=chance_corrected,
+        control=control,
         estimator=estimator,
         pass_share=pass_share,
         level=level,
@@ -133,9 +158,18 @@ def figure(
 @out(required=False, what="File to write.")
 @several("--delta", "deltas", "Share of the whole layer's value to keep.", float)
 @_reference
+@option(
+    "--control",
+    type=click.Path(),
+    help="Run on the same test samples, whose accuracy the neurons are to reach.",
+)
 @quiet
 def report(
-    runs: tuple[str, ...], out: str | None, deltas: tuple[float, ...], reference: str | None
+    runs: tuple[str, ...],
+    out: str | None,
+    deltas: tuple[float, ...],
+    reference: str | None,
+    control: str | None,
 ) -> None:
     """Write one offline HTML page about runs.
 
@@ -143,7 +177,8 @@ def report(
     """
     from criticalmass.reporting.page.report import report as write_report
 
-    click.echo(str(write_report(runs, **drop_unset(out=out, deltas=deltas, reference=reference))))
+    options = drop_unset(out=out, deltas=deltas, reference=reference, control=control)
+    click.echo(str(write_report(runs, **options)))
 
 
 @command("cli.catalogue:listing", "criticalmass list selectors", name="list")
@@ -167,7 +202,7 @@ def list_(what: str, model: str | None, form: str) -> None:
 @table_format
 @quiet
 def info(path: str, form: str) -> None:
-    """Describe the feature store or run in PATH."""
+    """Describe the feature store, run or slim model in PATH."""
     from criticalmass.cli.catalogue import describe
     from criticalmass.reporting.tables import write_table
 

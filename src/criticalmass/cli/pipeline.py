@@ -204,11 +204,38 @@ def import_(
     click.echo(str(import_features(vectors, out=out, **options).path))
 
 
+@command(
+    "theory.gaussian_null:gaussian_null",
+    "criticalmass gaussian-null features --out features-gaussian",
+    name="gaussian-null",
+)
+@click.argument("store", type=click.Path())
+@out()
+@option("--seed", type=int, help="Seed of the draws.")
+@quiet
+def gaussian_null(store: str, out: str, seed: int | None) -> None:
+    """Write STORE's Gaussian twin, a feature store to sweep.
+
+    It has the same labels, class means and pooled covariance, and is Gaussian otherwise. Probes
+    with the same curve on both show that the curve follows from the spectrum and the class means.
+    """
+    from criticalmass.theory.gaussian_null import gaussian_null
+
+    click.echo(str(gaussian_null(store, out=out, **drop_unset(seed=seed)).path))
+
+
 @command("sweeps.sweep:sweep", "criticalmass sweep features --out run --seeds 5 --refine 0.9")
 @click.argument("store", type=click.Path())
 @out()
 @several("--layer", "layers", "Layer of the store; all by default.")
 @sweeping
+@option(
+    "--training-sets",
+    type=int,
+    help="Train probes again on so many random halves of the training rows (8 is usual), so that "
+    "intervals include the training set; costs half a sweep of the probes each.",
+)
+@several("--train-size", "train_sizes", "Train probes on so many training rows too.", int)
 @option("--rerun", type=RERUN, help="Which cells of an existing run are computed again.")
 @quiet
 def sweep(
@@ -226,6 +253,8 @@ def sweep(
     backend: str | None,
     ray_address: str | None,
     ray_cpus: int | None,
+    training_sets: int | None,
+    train_sizes: tuple[int, ...],
     rerun: str | None,
 ) -> None:
     """Score subsets of every size of STORE.
@@ -246,6 +275,8 @@ def sweep(
         refine_seeds=refine_seeds,
         refine_cells=refine_cells,
         backend=make_backend(backend, ray_address, ray_cpus),
+        training_sets=training_sets,
+        train_sizes=train_sizes,
         rerun=rerun,
     )
     click.echo(str(run_sweep(store, out=out, **options).path))
@@ -320,6 +351,7 @@ COMMANDS: tuple[click.Command, ...] = (
     measure,
     extract,
     import_,
+    gaussian_null,
     sweep,
     study,
 )

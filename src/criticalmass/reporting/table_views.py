@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from criticalmass.analysis.columns import CurveKey, LayerKey
-from criticalmass.reporting.formatting import decimal, integer
-from criticalmass.reporting.tables import intervals, level_texts, probes_first
+from criticalmass.reporting.formatting import decimal, integer, is_missing
+from criticalmass.reporting.tables import (
+    interval_notes,
+    intervals,
+    level_texts,
+    probes_first,
+    redundancy_view,
+    tested_sizes_text,
+)
 
 if TYPE_CHECKING:
     from criticalmass.reporting.explanation import Explanation
@@ -26,13 +33,13 @@ def fairness_view(table: pd.DataFrame) -> pd.DataFrame:
     """
     view = _subset_columns(table)
     view["accuracy"] = _rounded_interval(table, "accuracy")
-    view["Gini"] = _rounded_interval(table, "gini")
+    view["Gini"] = _rounded_interval(table, "gini_corrected")
     view["excess at equal accuracy"] = _rounded_interval(table, "gini_excess")
     view["worst class"] = [
         f"{accuracy:.3f} {name}"
         for name, accuracy in zip(table["worst_class"], table["worst_accuracy"], strict=True)
     ]
-    return view
+    return view.assign(**interval_notes(table))
 
 
 def class_losses_view(table: pd.DataFrame) -> pd.DataFrame:
@@ -51,6 +58,7 @@ def class_losses_view(table: pd.DataFrame) -> pd.DataFrame:
     view["first"] = [decimal(share, 2) for share in table["first_share"]]
     view["beyond baseline"] = _rounded_interval(table, "loss_beyond")
     view[""] = ["*" if is_singled_out else "" for is_singled_out in table["singled_out"]]
+    view = view.assign(**interval_notes(table))
     return view if table["singled_out"].any() else view.drop(columns="")
 
 
@@ -87,6 +95,22 @@ def ensembles_view(table: pd.DataFrame) -> pd.DataFrame:
     view["accuracy"] = _rounded_interval(table, "value")
     view["against one probe"] = _rounded_interval(table, "against_one_probe")
     view["against whole layer"] = _rounded_interval(table, "against_whole")
+    return view
+
+
+def calibration_view(table: pd.DataFrame) -> pd.DataFrame:
+    """Show accuracy and calibration of every size.
+
+    Parameters
+    ----------
+    table: rows of `criticalmass.calibration`.
+    """
+    view = _layer_columns(table)
+    view["neurons"] = [integer(size) for size in table["n_kept"]]
+    view["accuracy"] = _rounded_interval(table, "accuracy")
+    view["confidence - accuracy"] = _rounded_interval(table, "overconfidence")
+    view["calibration error (ECE)"] = _rounded_interval(table, "ece")
+    view["of a calibrated probe"] = [decimal(value, 3) for value in table["ece_noise"]]
     return view
 
 
@@ -149,6 +173,87 @@ def pareto_view(table: pd.DataFrame) -> pd.DataFrame:
     return view if view["behind"].any() else view.drop(columns="behind")
 
 
+def degrading_neurons_view(table: pd.DataFrame) -> pd.DataFrame:
+    """Show the neurons that degrade a probe, and the nearest others, at most 20 rows.
+
+    Parameters
+    ----------
+    table: rows of `criticalmass.degrading_neurons`.
+    """
+    table = table.head(20)
+    view = pd.DataFrame({"neuron": [integer(n) for n in table["neuron"]]})
+    view["whole layer"] = [decimal(value, 3) for value in table["value_full"]]
+    view["gain on the selection half"] = [f"{gain:+.4f}" for gain in table["selection_gain"]]
+    view["gain on the test half"] = [f"{gain:+.4f}" for gain in table["gain"]]
+    pairs = zip(table["n_better"], table["n_worse"], strict=True)
+    view["become right, wrong"] = [f"{better:,}, {worse:,}" for better, worse in pairs]
+    view["p"] = [decimal(value, 4) for value in table["p_value"]]
+    view["q"] = [decimal(value, 4) for value in table["q_value"]]
+    levels = zip(table["degrades"], table["fdr"], strict=True)
+    view["degrades"] = [f"yes (FDR {fdr:g})" if found else "no" for found, fdr in levels]
+    return view
+
+
+def shared_subsets_view(table: pd.DataFrame) -> pd.DataFrame:
+    """Show the critical mass of the union of tasks beside that of the hardest task.
+
+    Parameters
+    ----------
+    table: rows of `criticalmass.shared_subsets`.
+    """
+    view = pd.DataFrame({name: table[name].astype(str) for name in ("model", "layer", "selector")})
+    view["measure"] = table["measure"].astype(str)
+    view["tasks"] = table["datasets"].astype(str)
+    view["level"] = level_texts(table)
+    view["each keeps"] = [
+        f"accuracy {row['accuracies']}" if is_missing(row["delta"]) else f"{row['delta']:g}"
+        for row in table.to_dict("records")
+    ]
+    view["neurons"] = [integer(value) for value in table["n_neurons"]]
+    view["k* of all tasks"] = _interval(table, "critical_mass", 0)
+    view["tested"] = [tested_sizes_text(row) for row in table.to_dict("records")]
+    view["hardest task alone"] = [
+        f"{integer(mass)} {name}"
+        for mass, name in zip(table["hardest_mass"], table["hardest_task"], strict=True)
+    ]
+    view["DR"] = _interval(table, "dr", 2)
+    view.loc[~table["reached"].fillna(True).astype(bool), "k* of all tasks"] = "not reached"
+    return view
+
+
+def subset_correlations_view(table: pd.DataFrame) -> pd.DataFrame:
+    """Show the rank correlation of subsets across tasks by size, and its mean.
+
+    Parameters
+    ----------
+    table: rows of `criticalmass.subset_correlations`.
+    """
+    names = ("model", "layer", "selector", "measure")
+    view = pd.DataFrame({name: table[name].astype(str) for name in names})
+    pairs = zip(table["dataset_a"], table["dataset_b"], strict=True)
+    view["tasks"] = [f"{a}, {b}" for a, b in pairs]
+    view["level"] = level_texts(table)
+    view["subsets"] = [integer(n) for n in table["n_seeds"]]
+    view["kept"] = ["mean" if is_missing(n) else integer(n) for n in table["n_kept"]]
+    view["rank correlation"] = _rounded_interval(table, "correlation", 2)
+    for place in ("a", "b"):
+        view[f"noise of {place}"] = [decimal(share, 2) for share in table[f"noise_{place}"]]
+    return view
+
+
+def train_sizes_view(table: pd.DataFrame) -> pd.DataFrame:
+    """Show critical mass and DR by number of training samples.
+
+    Parameters
+    ----------
+    table: rows of `criticalmass.train_sizes`.
+    """
+    view = redundancy_view(table)
+    place = view.columns.get_loc("whole layer")
+    view.insert(place, "training samples", [integer(n) for n in table["n_train"]])
+    return view
+
+
 def comparison_view(table: pd.DataFrame) -> pd.DataFrame:
     """Return a comparison as text; differences are a minus b.
 
@@ -182,6 +287,8 @@ def comparison_view(table: pd.DataFrame) -> pd.DataFrame:
         marks = [f"{bound} " if bound in (">=", "<=") else "" for bound in rows["bound"]]
         texts = intervals(rows["difference"], rows["low"], rows["high"], digits=digits, marks=marks)
         view.loc[is_count == count, "difference"] = texts
+    heading = "p, Holm" if (table["n_compared"] > 1).any() else "p"
+    view[heading] = [decimal(p, 3) for p in table["p_holm"]]
     return view
 
 

@@ -31,6 +31,8 @@ _TEXT_WIDTH = 76
 _LINE_SIZES = 16
 _NUMBER = re.compile(r"[<>= ]*[-–\d][\d.,e+%-]*( \[.*\])?|not reached")
 # Columns whose values need no column name when they stand above the table.
+# Column that says why intervals are missing.
+NO_INTERVAL = "no interval"
 _SELF_EXPLANATORY = {*CurveKey._fields, "estimator", "level", "split", "status"}
 
 
@@ -129,7 +131,10 @@ def as_text(frame: pd.DataFrame, *, title: str = "", colour: bool = True) -> str
     if title:
         console.print(Text(title, style="bold"))
     if common:
-        console.print(Text(" · ".join(common), style="dim"))
+        notes = [text for text in common if text.startswith(f"{NO_INTERVAL} ")]
+        console.print(Text(" · ".join(t for t in common if t not in notes), style="dim"))
+        for note in notes:
+            console.print(Text(note.replace(NO_INTERVAL, f"{NO_INTERVAL}:", 1), style="dim"))
     if len(rest):
         console.print(table)
     else:
@@ -164,7 +169,8 @@ def redundancy_view(table: pd.DataFrame, curves: pd.DataFrame | None = None) -> 
         MISSING if is_missing(delta) else f"{delta:.3f}".rstrip("0").ljust(4, "0")
         for delta in table["delta"]
     ]
-    if table["delta"].isna().any():
+    if "bar_kind" in table and (table["bar_kind"] != "whole layer").any():
+        view["delta of"] = [_reference_text(row) for row in table.to_dict("records")]
         view["value to reach"] = [decimal(bar, 3) for bar in table["bar"]]
     view["whole layer"] = [decimal(value, 3) for value in table["value_full"]]
     if "majority_accuracy" in table and _is_majority_close(table):
@@ -190,7 +196,7 @@ def redundancy_view(table: pd.DataFrame, curves: pd.DataFrame | None = None) -> 
         digits=2,
         marks=[">= " if is_bound else "" for is_bound in at_floor],
     )
-    view = view.assign(**_basis_texts(table))
+    view = view.assign(**_basis_texts(table), **interval_notes(table))
     if "reached" in table:
         view.loc[~table["reached"].fillna(True).astype(bool), "k*"] = "not reached"
     if curves is not None and len(curves):
@@ -228,6 +234,15 @@ def tested_sizes_text(row: Mapping[str, Any]) -> str:
     return end if is_missing(fails) else f"{integer(fails)} fails, {end}"
 
 
+def _reference_text(row: Mapping[str, Any]) -> str:
+    """Name what delta is a share of."""
+    kind, control = str(row["bar_kind"]), row["control"]
+    if kind == "accuracy":
+        return "(accuracy)"
+    owner = "the whole layer" if is_missing(control) else f"the control {control}"
+    return f"{owner}, above chance" if kind.endswith("above chance") else owner
+
+
 def _worst_text(row: Mapping[str, Any]) -> str:
     """Name the worst selector and what it keeps."""
     if is_missing(row["worst_ratio"]):
@@ -239,8 +254,11 @@ def _basis_texts(table: pd.DataFrame) -> dict[str, list[str]]:
     """Return the columns of compression and diffuseness that the table has; "" where missing."""
     texts: dict[str, list[str]] = {}
     if "compression" in table:
-        pairs = zip(table["compression"], table["best_projection"], strict=True)
-        texts["compression"] = [f"{decimal(ratio, 1)} ({name})" for ratio, name in pairs]
+        names = ("compression", "best_projection", "compression_at_floor")
+        texts["compression"] = [
+            f"{'' if is_missing(at_floor) or not at_floor else '>= '}{decimal(ratio, 1)} ({name})"
+            for ratio, name, at_floor in zip(*(table[name] for name in names), strict=True)
+        ]
     if "diffuseness" in table:
         ends = (table[f"diffuseness{end}"] for end in ("", "_low", "_high"))
         texts["diffuseness"] = intervals(*ends, digits=2)
@@ -300,7 +318,27 @@ def intervals(
     if marks is not None:
         columns[0] = [mark + text for mark, text in zip(marks, columns[0], strict=True)]
     aligned = [_pad_left(column) for column in columns]
-    return [f"{mid} [{lo}, {hi}]" for mid, lo, hi in zip(*aligned, strict=True)]
+    texts = [f"{mid} [{lo}, {hi}]" for mid, lo, hi in zip(*aligned, strict=True)]
+    without = [lo == hi == MISSING for lo, hi in zip(*columns[1:], strict=True)]
+    if all(without):
+        return aligned[0]
+    return [
+        text.partition(" [")[0] if is_without else text
+        for text, is_without in zip(texts, without, strict=True)
+    ]
+
+
+def interval_notes(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the column that says why intervals are missing; no column if none is.
+
+    Parameters
+    ----------
+    table: with the column ``interval_note`` or without it.
+    """
+    if "interval_note" not in table:
+        return {}
+    notes = ["" if is_missing(note) else str(note) for note in table["interval_note"]]
+    return {NO_INTERVAL: notes} if any(notes) else {}
 
 
 def _curve_line(rows: pd.DataFrame) -> str:

@@ -72,6 +72,12 @@ def selector_version(name: str) -> int:
     return SELECTORS[name].version if name in SELECTORS else 1
 
 
+def is_fixed_projection(name: str) -> bool:
+    """Whether a name is that of a projection without randomness."""
+    info = SELECTORS.get(name)
+    return info is not None and info.is_projection and not info.is_random
+
+
 def selector_info(name: str) -> SelectorInfo:
     """Return the registry entry of a selector.
 
@@ -132,6 +138,13 @@ _ALL = (
         "moments",
         unsupervised.pca_bottom,
         "projection on the principal axes of least variance",
+        is_projection=True,
+    ),
+    SelectorInfo(
+        "lda-top",
+        "classes",
+        supervised.lda_top,
+        "projection on the discriminant axes of the classes (LDA), then on principal axes",
         is_projection=True,
     ),
     SelectorInfo(

@@ -34,7 +34,7 @@ PAPER_FRACTIONS = (
     *(0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9),
 )
 """Fractions of the authors' curves (Nanda et al. 2023, analysis code)."""
-TABLES = ("fairness", "agreement", "ensembles", "selectors")
+TABLES = ("fairness", "agreement", "ensembles", "selectors", "bases")
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Study(StudyPart):
     parts: the grids, each with all of its keys.
     include: other studies that are run with this one.
     tables: tables in addition to curves and DR: fairness, agreement, ensembles, selectors (each
-        selector compared with random subsets).
+        selector compared with random subsets), bases (compression, diffuseness and usefulness).
     estimators: estimators of DR; that of each part's protocol if empty.
     deltas: shares of the whole layer's value.
     not_here: why there is no local variant; empty if there is one, or if this is it.

@@ -10,10 +10,12 @@ from typing import Any
 import pandas as pd
 
 from criticalmass.analysis.agreement import agreement
-from criticalmass.analysis.comparison import compare
+from criticalmass.analysis.columns import CurveKey, LayerKey
+from criticalmass.analysis.comparison import ComparisonOptions, comparison_rows, corrected_tables
 from criticalmass.analysis.curves import CachedRun
 from criticalmass.analysis.fairness import fairness
 from criticalmass.analysis.redundancy import curves, redundancy
+from criticalmass.analysis.targets import CONTROL, WHOLE
 from criticalmass.measures.registry import MEASURES
 from criticalmass.reporting.figures.references import ReferencePoint
 from criticalmass.reporting.tables import write_table
@@ -76,6 +78,7 @@ def make_tables(study: Study, runs: Sequence[StudyRun]) -> dict[str, pd.DataFram
         "agreement": lambda run: agreement(run.view) if run.probes else pd.DataFrame(),
         "ensembles": _ensembles_table,
         "selectors": _selectors_table,
+        "bases": lambda run: _bases_table(study, run, _control_of(run, runs)),
     }
     names = ("curves", "redundancy", *study.tables)
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in (*names, "published")}
@@ -110,6 +113,63 @@ def _redundancy_table(study: Study, run: StudyRun) -> pd.DataFrame:
     return _concatenate([redundancy(run.view, study.deltas, name) for name in estimators])
 
 
+_BASES_COLUMNS = [
+    *CurveKey._fields, "delta", "estimator", "level", "n_neurons", "value_full", "critical_mass",
+    "critical_mass_low", "critical_mass_high", "compression", "compression_at_floor",
+    "best_projection", "diffuseness", "diffuseness_low", "diffuseness_high", "n_seeds", "n_train",
+    "n_test",
+]  # fmt: skip
+_ENDS = ("", "_low", "_high")
+_USEFULNESS = {
+    "control": "control_model",
+    "bar": "control_bar",
+    "critical_mass": "usefulness",
+    "critical_mass_low": "usefulness_low",
+    "critical_mass_high": "usefulness_high",
+    "reached": "usefulness_reached",
+}
+
+
+def _bases_table(study: Study, run: StudyRun, control: StudyRun | None) -> pd.DataFrame:
+    """Return compression, diffuseness and, with a control, usefulness; a row per layer and delta.
+
+    The usefulness is the number of random neurons that reach delta times the value of the
+    control's whole layer; for the control itself it is its critical mass. Further columns
+    are the critical masses of the other selectors, and that for delta of the accuracy above chance.
+    """
+    if not run.probes:
+        return pd.DataFrame()
+    probes = filter_run(run.view, measures=run.probes)
+    whole = None if control is None else control.view
+    full_table = redundancy(probes, study.deltas, control=whole)
+    table = full_table[full_table["selector"] == RANDOM]
+    result = table.loc[table["bar_kind"] == WHOLE, _BASES_COLUMNS].reset_index(drop=True)
+    keys = [*LayerKey._fields, "delta"]
+    above = redundancy(probes, study.deltas, chance_corrected=True)
+    above = above[above["selector"] == RANDOM]
+    masses = {f"critical_mass{end}": f"critical_mass_above_chance{end}" for end in _ENDS}
+    result = result.merge(above[[*keys, *masses]].rename(columns=masses), on=keys, how="left")
+    shares = full_table[full_table["bar_kind"] == WHOLE]
+    for selector, rows in shares[shares["selector"] != RANDOM].groupby("selector", sort=True):
+        name = {"critical_mass": f"critical_mass_{selector}"}
+        result = result.merge(rows[[*keys, *name]].rename(columns=name), on=keys, how="left")
+    if whole is None:
+        return result
+    useful = table[table["bar_kind"] == CONTROL][[*keys, *_USEFULNESS]].rename(columns=_USEFULNESS)
+    return result.merge(useful, on=keys, how="left")
+
+
+def _control_of(run: StudyRun, runs: Sequence[StudyRun]) -> StudyRun | None:
+    """Return the untrained control of the same model on the same dataset; of itself, itself."""
+    job = run.jobs[0]
+    for other in runs:
+        one = other.jobs[0]
+        is_same = one.entry == job.entry and one.pair.dataset == job.pair.dataset
+        if one.control and is_same and one.protocol == job.protocol:
+            return other
+    return None
+
+
 def _ensembles_table(run: StudyRun) -> pd.DataFrame:
     """Return the votes of probes on disjoint subsets, for every layer."""
     layers = list(dict.fromkeys(run.view.frame()["layer"]))
@@ -124,15 +184,16 @@ def _ensembles_table(run: StudyRun) -> pd.DataFrame:
 
 
 def _selectors_table(run: StudyRun) -> pd.DataFrame:
-    """Compare every selector with random subsets: DR and each size, with intervals."""
+    """Compare every selector with random subsets: DR and each size, corrected together."""
     selectors = [
         name for name in run.view.frame()["selector"].unique() if name not in ("full", RANDOM)
     ]
+    by_selector = ComparisonOptions(by="selector")
     comparisons = [
-        compare(filter_run(run.view, selectors=(name, RANDOM)), by="selector", deltas=(0.9,))
+        comparison_rows(filter_run(run.view, selectors=(name, RANDOM)), None, by_selector)
         for name in selectors
     ]
-    return _concatenate([_selector_minus_random(table) for table in comparisons])
+    return _concatenate([_selector_minus_random(t) for t in corrected_tables(comparisons)])
 
 
 def _selector_minus_random(table: pd.DataFrame) -> pd.DataFrame:

@@ -57,7 +57,7 @@ def test_gini_is_drawn_with_its_baseline(run: Run) -> None:
     figures.gini_against_accuracy(table.sample(frac=1, random_state=0), ax)
     x, y = ax.lines[0].get_data()
     np.testing.assert_allclose(x, np.sort(table["accuracy"]))
-    np.testing.assert_allclose(y, table.sort_values("accuracy")["gini"])
+    np.testing.assert_allclose(y, table.sort_values("accuracy")["gini_corrected"])
     baseline = next(line for line in ax.lines if "baseline" in str(line.get_label()))
     np.testing.assert_allclose(baseline.get_ydata(), table.sort_values("accuracy")["gini_neutral"])
 

@@ -74,6 +74,7 @@ def test_the_headline_is_one_sentence() -> None:
         ({"measure": "cka"}, "of the similarity (CKA) to the whole layer"),
         ({"selector": "pca-top"}, "The first 214 principal components of the 1,280 neurons keep"),
         ({"selector": "pca-bottom"}, "The last 214 principal components"),
+        ({"selector": "lda-top"}, "The first 214 discriminant and principal axes"),
         ({"selector": "projection-gaussian"}, "Random projections to 214 dimensions"),
         ({"selector": "rotation"}, "Random projections to 214 dimensions"),
         ({"selector": "norm-high"}, "'norm-high'"),
@@ -158,6 +159,7 @@ def test_the_caveats_of_a_sound_run(make_run: MakeRun) -> None:
     assert [caveat.title for caveat in found] == [
         "Random subsets, on average",
         "Gap between tested sizes",
+        "The training set is not in the intervals",
     ]
 
 
@@ -167,6 +169,9 @@ def test_facts_come_from_the_manifest_and_the_table(make_run: MakeRun) -> None:
     assert texts["Model"] == "toy (test:toy, weights 0123456789ab)"
     assert texts["Dataset"] == "blobs (test:blobs, 2 classes)"
     assert texts["Selector random"].startswith("12 seeds, nested subsets of 5 sizes from 5 to 100")
+    halves = {"rule": "random halves", "names": ["half-0", "half-1", "half-2"]}
+    entries = facts(run.manifest | {"training_sets": halves}, run.frame())
+    assert "3 random halves, in the intervals" in [fact.text for fact in entries]
     bare = {fact.term: fact.text for fact in facts({}, run.frame())}
     assert bare["Model"] == "toy"
     assert "Software" not in bare

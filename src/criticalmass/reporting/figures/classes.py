@@ -103,13 +103,13 @@ def gini_plot(table: pd.DataFrame) -> Plot:
     CriticalMassError: if there is nothing to draw, or rows of more than one curve.
     """
     rows = _require_one_curve(table[table["gini"].notna()], "subset").sort_values("accuracy")
-    x, y = rows["accuracy"].tolist(), rows["gini"].tolist()
+    x, y = rows["accuracy"].tolist(), rows["gini_corrected"].tolist()
     points = Series(
         f"subsets, {rows['selector'].iloc[0]} (neurons kept)",
         x,
         y,
-        low=rows["gini_low"].tolist(),
-        high=rows["gini_high"].tolist(),
+        low=rows["gini_corrected_low"].tolist(),
+        high=rows["gini_corrected_high"].tolist(),
         x_low=rows["accuracy_low"].tolist(),
         x_high=rows["accuracy_high"].tolist(),
         shape="points",
@@ -118,16 +118,18 @@ def gini_plot(table: pd.DataFrame) -> Plot:
     baseline = rows["gini_neutral"].tolist()
     line = Series("whole layer, proportional-odds baseline", x, baseline, style=1, shape="bare")
     has_baseline = bool(rows["gini_neutral"].notna().any())
-    accuracies = [*x, *rows["accuracy_low"], *rows["accuracy_high"]]
+    accuracies = [*x, *rows["accuracy_low"].dropna(), *rows["accuracy_high"].dropna()]
     return Plot(
         name="gini",
         title="Inequality of classes",
-        caption="Gini coefficient of the class accuracies. Numbers: neurons kept.",
+        caption="Gini coefficient of the class accuracies, without sampling noise. "
+        "Numbers: neurons kept.",
         summary="Gini coefficient of class accuracies against accuracy.",
         table=rows.reset_index(drop=True),
         x=plain_axis(accuracies, "accuracy on held-out data"),
         y=plain_axis(
-            [0.0, *y, *rows["gini_high"], *baseline], "Gini coefficient of class accuracies"
+            [0.0, *y, *rows["gini_corrected_high"].dropna(), *baseline],
+            "Gini coefficient of class accuracies",
         ),
         series=(points, line) if has_baseline else (points,),
     )

@@ -25,6 +25,7 @@ from criticalmass.reporting.plots import (
     Plot,
     Rule,
     Series,
+    count_axis,
     look,
     plain_axis,
     share_axis,
@@ -58,9 +59,11 @@ def critical_mass_marks(table: pd.DataFrame) -> tuple[Mark, ...]:
     """Describe each critical mass of rows of `criticalmass.redundancy`, with its delta."""
     marks = []
     for row in table[table["critical_mass"].notna()].itertuples():
-        low, mass, high = (
-            float(number) / row.n_neurons
-            for number in (row.critical_mass_low, row.critical_mass, row.critical_mass_high)
+        mass = float(row.critical_mass) / row.n_neurons
+        # Without an interval the mark is a point.
+        low, high = (
+            mass if is_missing(end) else float(end) / row.n_neurons
+            for end in (row.critical_mass_low, row.critical_mass_high)
         )
         marks.append(Mark(mass, row.delta * row.value_full, low, high, f"{row.delta * 100:g} %"))
     return tuple(marks)
@@ -166,6 +169,50 @@ def dr_plot(
         ),
         follows="delta",
         free_corner="lower left",
+    )
+
+
+def train_size_plot(table: pd.DataFrame, name: str = "train-size") -> Plot:
+    """Describe critical mass or DR against the number of training samples, with intervals.
+
+    Parameters
+    ----------
+    table: rows of `criticalmass.train_sizes`; one line per curve and delta.
+    name: "train-size" for the critical mass in neurons, "train-size-dr" for DR.
+
+    Raises
+    ------
+    CriticalMassError: if no row has a critical mass.
+    """
+    rows = table[table["critical_mass"].notna()].reset_index(drop=True)
+    if rows.empty:
+        raise CriticalMassError("no critical mass to draw against the number of training samples")
+    column = "dr" if name == "train-size-dr" else "critical_mass"
+    columns = {"x": "n_train", "y": column, "low": f"{column}_low", "high": f"{column}_high"}
+    deltas = rows["delta"].unique()
+    groups = [(delta, rows[rows["delta"] == delta]) for delta in deltas]
+    lines = [(delta, *line) for delta, part in groups for line in split_curves(part)]
+    series = tuple(
+        Series(
+            name=f"{label}, {percent(delta)}" if len(deltas) > 1 else label,
+            **{axis: line[source].tolist() for axis, source in columns.items()},
+            **look(number, len(lines)),
+            bounds=_bounds(line),
+        )
+        for number, (delta, label, line) in enumerate(lines)
+    )
+    label = "diffused redundancy DR" if column == "dr" else "critical mass (neurons)"
+    ends = [*rows[columns["low"]], *rows[columns["high"]]]
+    return Plot(
+        name=name,
+        title=f"{label[0].upper()}{label[1:]} against training samples",
+        caption="Probes trained on the first samples of one permutation; same subsets and test "
+        "samples. Bars and bands: intervals.",
+        summary=f"{label} against the number of training samples.",
+        table=rows,
+        x=count_axis(rows["n_train"].min(), rows["n_train"].max(), "training samples"),
+        y=unit_axis(ends, label) if column == "dr" else plain_axis(ends, label),
+        series=series,
     )
 
 

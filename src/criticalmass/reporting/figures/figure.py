@@ -38,6 +38,8 @@ FIGURES = {
     "matrix": "agreement of predictions between sizes or selectors, as a heat map",
     "diffuseness": "random subsets and those of the best and the worst selector",
     "pareto": "value against size of all subsets, with the Pareto front",
+    "train-size": "critical mass of probes against the number of training samples",
+    "train-size-dr": "diffused redundancy of probes against the number of training samples",
 }
 
 
@@ -129,6 +131,13 @@ def _describe(name: str, run: Any, options: _FigureOptions) -> Plot:
         return _selector_plot(name, run, options.measures)
     if name in ("layers", "matrix"):
         return _heat_map_plot(name, run, options.measures)
+    if name.startswith("train-size"):
+        from criticalmass.analysis.train_sizes import train_sizes
+
+        table = train_sizes(run, options.deltas)
+        measures = options.measures or _available_measures(table, ())
+        _available_measures(table, measures)
+        return curves.train_size_plot(table[table["measure"].isin(measures)], name)
     return _curve_plot(name, run, options)
 
 

@@ -103,6 +103,11 @@ def _subject(selector: str, n_kept: int, n_neurons: int) -> tuple[str, str]:
     if selector.startswith("pca"):
         end = "last" if selector.endswith("bottom") else "first"
         return f"The {end}", f"{n_kept:,} principal components of the {n_neurons:,} neurons"
+    if selector == "lda-top":
+        return (
+            "The first",
+            f"{n_kept:,} discriminant and principal axes of the {n_neurons:,} neurons",
+        )
     return f"With the selector {selector!r},", size
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from criticalmass.reporting.explanation import diffuseness_sentence
 from criticalmass.reporting.figures.predictions import comparison_plot, residual_plot
-from criticalmass.reporting.formatting import count_of, decimal, integer, percent
+from criticalmass.reporting.formatting import count_of, decimal, integer, is_missing, percent
 from criticalmass.reporting.plots import Plot
 
 if TYPE_CHECKING:
@@ -101,9 +101,8 @@ def _row(row: dict[Any, Any]) -> dict[str, str]:
     texts = {"measure": str(row["measure"]), "delta": percent(float(row["delta"]))}
     for name in ("predicted", "measured"):
         texts[name] = integer(row[name])
-        texts[f"{name}_interval"] = (
-            f"{integer(row[f'{name}_low'])} to {integer(row[f'{name}_high'])}"
-        )
+        low, high = row[f"{name}_low"], row[f"{name}_high"]
+        texts[f"{name}_interval"] = "" if is_missing(low) else f"{integer(low)} to {integer(high)}"
     return texts
 
 

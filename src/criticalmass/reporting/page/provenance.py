@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from criticalmass.analysis.training_sets import training_set_note
 from criticalmass.core.engines import engine_label
 from criticalmass.measures.registry import MEASURES, is_similarity
 from criticalmass.reporting.formatting import (
@@ -97,6 +98,7 @@ def caveats(frame: pd.DataFrame, table: pd.DataFrame) -> list[Caveat]:
     table: its redundancy table at the deltas of the report.
     """
     entries = [*_cell_caveats(frame), *_sample_caveats(frame), *_grid_caveats(frame, table)]
+    entries += _training_caveats(table)
     return sorted(entries, key=lambda caveat: not caveat.severe)
 
 
@@ -116,6 +118,9 @@ def _data_facts(manifest: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Fa
     details += [count] if classes else []
     yield Fact("Dataset", distinct_names(frame["dataset"]) + _in_parentheses(details))
     yield Fact("Samples", _samples_text(manifest, frame))
+    halves = manifest.get("training_sets") or {}
+    if halves:
+        yield Fact("Training sets", f"{len(halves['names'])} {halves['rule']}, in the intervals")
     yield from _dataset_note_facts(manifest.get("dataset_notes") or {})
     engine = str(manifest.get("engine") or "")
     parts = (engine_label(engine), str(manifest.get("precision") or ""))
@@ -235,6 +240,12 @@ def _sample_caveats(frame: pd.DataFrame) -> Iterator[Caveat]:
                 f"With so few samples, an accuracy of {share:.2f} is uncertain by {margin}. {text}"
             )
         yield Caveat(f"Small test set: {n_test:,} samples", text, n_test < ENOUGH_TEST_SAMPLES / 2)
+
+
+def _training_caveats(table: pd.DataFrame) -> Iterator[Caveat]:
+    """Report that the training set is not in the intervals of the probes, or of some."""
+    if (table["training_sets"] == 0).any():
+        yield Caveat("The training set is not in the intervals", training_set_note(table), False)
 
 
 def _grid_caveats(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[Caveat]:

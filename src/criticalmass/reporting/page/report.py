@@ -69,6 +69,7 @@ def report(
     *,
     deltas: Sequence[float] = (0.8, 0.9, 0.95),
     reference: Any = None,
+    control: str | os.PathLike[str] | Run | None = None,
 ) -> Path:
     """Write one HTML page about one or several runs.
 
@@ -81,6 +82,8 @@ def report(
     reference: published numbers to draw and to list: `ReferencePoint` objects, mappings or a
         DataFrame of their attributes, or the path of a CSV file; see
         `criticalmass.reporting.figures.references`.
+    control: a run on the same test samples as the others, such as that of the untrained network;
+        the page then says how many neurons reach its accuracy, as `criticalmass.redundancy` does.
 
     Returns
     -------
@@ -88,8 +91,8 @@ def report(
 
     Raises
     ------
-    CriticalMassError: if there is no run, a delta is out of range, or a run cannot be read or has
-        no rows.
+    CriticalMassError: if there is no run, a delta is out of range, a run cannot be read or has no
+        rows, or the control has other test samples.
     """
     from criticalmass.analysis.curves import CachedRun
     from criticalmass.reporting.figures.references import reference_points
@@ -102,14 +105,18 @@ def report(
         raise CriticalMassError("report() got no run; name at least one run folder")
     deltas = sorted_deltas(deltas)
     opened = [CachedRun.of(Run.open(run)) for run in runs]
-    page = _render_page(_collect(opened, deltas, reference_points(reference)))
+    opened_control = None if control is None else CachedRun.of(Run.open(control))
+    page = _render_page(_collect(opened, deltas, reference_points(reference), opened_control))
     target = Path(out)
     write_bytes(target, page.encode())
     return target
 
 
 def _collect(
-    runs: Sequence[Run], deltas: tuple[float, ...], references: tuple[ReferencePoint, ...]
+    runs: Sequence[Run],
+    deltas: tuple[float, ...],
+    references: tuple[ReferencePoint, ...],
+    control: Run | None,
 ) -> _PageContent:
     """Compute the content of the page and render its figures."""
     from criticalmass.reporting.page.rendering import render_all, second_process
@@ -120,7 +127,7 @@ def _collect(
     sections: list[RunSection] = []
     plots: list[_PagePlot] = []
     strings = StringTable()
-    options = SectionOptions(deltas, references, strings)
+    options = SectionOptions(deltas, references, strings, control=control)
     is_drawn = len(runs) <= _MAX_DRAWN_RUNS
     many_cells = sum(len(run.frame()) for run in runs) > _MAX_SERIAL_CELLS
     is_large = many_cells or len(runs) > _MAX_SERIAL_RUNS

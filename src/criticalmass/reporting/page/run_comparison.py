@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from criticalmass.analysis.columns import CurveKey
 from criticalmass.errors import CriticalMassError
-from criticalmass.reporting.formatting import MISSING, is_missing, percent, with_minus_sign
+from criticalmass.reporting.formatting import MISSING, decimal, is_missing, percent, with_minus_sign
 from criticalmass.reporting.plots import Plot, Rule, Series, look, plain_axis, share_axis
 
 if TYPE_CHECKING:
@@ -52,21 +52,29 @@ def compare_runs(
     """
     import pandas as pd
 
-    from criticalmass.analysis.comparison import compare
+    from criticalmass.analysis.comparison import (
+        ComparisonOptions,
+        comparison_rows,
+        corrected_tables,
+    )
 
-    tables, notes = [], []
+    options = ComparisonOptions(tuple(deltas))
+    rows, others, notes = [], [], []
     for other, title in zip(runs[1:], titles[1:], strict=True):
         try:
-            table = compare(runs[0], other, deltas=tuple(deltas))
+            rows.append(comparison_rows(runs[0], other, options))
         except CriticalMassError as error:
             # The page is also useful for runs that have nothing in common.
             notes.append(f"{titles[0]} and {title} cannot be compared: {error}")
             continue
-        tables.append(table.assign(other=title))
+        others.append(title)
     overlays = _overlay_plots(runs, titles)
-    if not tables:
+    if not rows:
         return RunComparison([], [], overlays, notes)
-    differences = pd.concat(tables, ignore_index=True)
+    tables = zip(corrected_tables(rows), others, strict=True)
+    differences = pd.concat(
+        [table.assign(other=title) for table, title in tables], ignore_index=True
+    )
     summary = differences[~differences["quantity"].isin(["value", "ratio"])]
     delta = min(deltas, key=lambda delta: abs(delta - 0.9))
     dr_rows = summary[(summary["quantity"] == "dr") & (summary["delta"] == delta)]
@@ -98,6 +106,7 @@ def _row(row: dict[Any, Any]) -> dict[str, str]:
         "b": number(row["value_b"]),
         "difference": f"{row['bound'] or ''} {number(row['difference'], '+')}".strip(),
         "interval": f"{number(row['low'], '+')} to {number(row['high'], '+')}",
+        "p": decimal(row["p_holm"], 3),
         "samples": str(row["samples"]),
     }
 

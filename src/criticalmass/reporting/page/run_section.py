@@ -11,6 +11,7 @@ import numpy as np
 from criticalmass.analysis.columns import CurveKey
 from criticalmass.core.threads import map_in_threads
 from criticalmass.errors import CriticalMassError
+from criticalmass.reporting.basis_numbers import LayerNumbers, layer_numbers, missing_numbers
 from criticalmass.reporting.figures.classes import agreement_plot, classes_plot
 from criticalmass.reporting.figures.curves import CurveNumbers, curve_key, dr_plot, value_plot
 from criticalmass.reporting.figures.heat_maps import layers_plot, matrix_plot
@@ -74,6 +75,8 @@ class RunSection:
     delta: delta of the headline, rounded to a stop of the slider; 0 without a headline.
     curves: all curves.
     blocks: critical masses, see `tables.critical_mass_blocks`.
+    layer_numbers: compression, diffuseness and usefulness, where they were measured.
+    missing_numbers: which of them were not, and what measures them.
     plots: each figure, and the number of the curve whose critical mass it marks, or None.
     predictions: sections on predictions.
     method: summary of how the headline was measured.
@@ -93,6 +96,8 @@ class RunSection:
     delta: float
     curves: list[NamedCurve]
     blocks: list[dict[str, Any]]
+    layer_numbers: list[LayerNumbers]
+    missing_numbers: list[str]
     plots: list[tuple[Plot, int | None]]
     predictions: list[PredictionSection]
     method: str
@@ -113,12 +118,14 @@ class SectionOptions:
     references: published numbers.
     strings: collects the texts of the slider.
     first_curve: number of the section's first curve.
+    control: run whose whole layers give the accuracy for the usefulness, or None.
     """
 
     deltas: tuple[float, ...]
     references: tuple[ReferencePoint, ...]
     strings: StringTable
     first_curve: int = 0
+    control: Run | None = None
 
 
 def run_section(run: Run, number: int, options: SectionOptions) -> RunSection:
@@ -145,6 +152,7 @@ def run_section(run: Run, number: int, options: SectionOptions) -> RunSection:
     all_deltas = tuple(sorted({*SLIDER_DELTAS, *options.deltas}))
     masses = probes_first(_in_sweep_order(redundancy(run, deltas=all_deltas), frame))
     table = masses[masses["delta"].isin(options.deltas)]
+    basis_table = _with_control(run, table, options)
     best = headline_row(table)
     keys = curve_keys(masses)
     numbers = {key: options.first_curve + index for index, key in enumerate(keys)}
@@ -165,6 +173,8 @@ def run_section(run: Run, number: int, options: SectionOptions) -> RunSection:
         delta=0.0 if best is None else _nearest_stop(float(best["delta"])),
         curves=_named_curves(sliders, options.first_curve),
         blocks=critical_mass_blocks(table),
+        layer_numbers=layer_numbers(basis_table),
+        missing_numbers=missing_numbers(basis_table, str(run.path)),
         plots=[
             *((plot, None) for plot in plots),
             *((plot, headline_curve) for plot in effects.plots),
@@ -180,6 +190,16 @@ def run_section(run: Run, number: int, options: SectionOptions) -> RunSection:
         rows=curve_rows(curve_table),
         notes=effects.notes,
     )
+
+
+def _with_control(run: Run, table: pd.DataFrame, options: SectionOptions) -> pd.DataFrame:
+    """Return the table with the rows of the control, if there is one."""
+    from criticalmass.analysis.redundancy import redundancy
+    from criticalmass.reporting.tables import probes_first
+
+    if options.control is None:
+        return table
+    return probes_first(redundancy(run, options.deltas, control=options.control))
 
 
 def _in_sweep_order(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:

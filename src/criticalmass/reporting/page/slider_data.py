@@ -160,6 +160,9 @@ def _slider_row(
     high = _or_default(row["critical_mass_high"], mass)
     at_floor = bool(row["at_floor"])
     interval = f"{percent(float(row['level']))} interval {integer(low)} to {integer(high)}"
+    has_interval = not is_missing(row["critical_mass_low"])
+    if not has_interval:
+        interval = f"no interval: {row['interval_note']}"
     interval = f"{interval}; {tested_sizes_text(row)}"
     dr = float(row["dr"])
     dr_low, dr_high = (_or_default(row[name], dr) for name in ("dr_low", "dr_high"))
@@ -167,8 +170,8 @@ def _slider_row(
     worst = None if losses is None else losses.get(tested)
     readouts = {
         "mass": f"{'≤ ' if at_floor else ''}{mass:,} ({interval})",
-        "dr": f"{'≥ ' if at_floor else ''}{decimal(dr, 2)} "
-        f"({decimal(dr_low, 2)} to {decimal(dr_high, 2)})",
+        "dr": f"{'≥ ' if at_floor else ''}{decimal(dr, 2)}"
+        + (f" ({decimal(dr_low, 2)} to {decimal(dr_high, 2)})" if has_interval else ""),
         "saved": saved_bytes_text(mass, n_neurons),
         "worst": worst_class_text(worst, tested, is_whole_layer=mass >= n_neurons),
     }

@@ -40,6 +40,9 @@ def _block_row(row: Any) -> dict[str, Any]:
         return {"delta": percent(row.delta), "has_value": False}
     masses = (row.critical_mass_low, row.critical_mass, row.critical_mass_high)
     low, mass, high = (integer(value) for value in masses)
+    interval = f"{low} to {high}"
+    if is_missing(row.critical_mass_low):
+        interval = f"no interval: {row.interval_note}"
     # Without an interval the whisker ends at the whole layer.
     shares = (1.0 if is_missing(m) else float(m) / row.n_neurons for m in masses)
     return {
@@ -47,9 +50,11 @@ def _block_row(row: Any) -> dict[str, Any]:
         "has_value": True,
         "reached": bool(row.reached),
         "mass": ("≤ " if row.at_floor else "") + mass,
-        "mass_interval": f"{low} to {high}; {tested_sizes_text(row._asdict())}",
+        "mass_interval": f"{interval}; {tested_sizes_text(row._asdict())}",
         "dr": ("≥ " if row.at_floor else "") + decimal(row.dr, 2),
-        "dr_interval": f"{decimal(row.dr_low, 2)} to {decimal(row.dr_high, 2)}",
+        "dr_interval": ""
+        if is_missing(row.dr_low)
+        else f"{decimal(row.dr_low, 2)} to {decimal(row.dr_high, 2)}",
         "bar": share_bar(*shares),
     }
 
