@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import criticalmass as cm
+from criticalmass.analysis.bootstrap import nested_normals
 from criticalmass.analysis.spread_records import read_spreads
+from criticalmass.selectors.inputs import SelectorInput
+from criticalmass.selectors.registry import select
 from criticalmass.storage.features import FeatureStore
 
 
@@ -20,3 +24,77 @@ def test_a_small_layer_has_a_hundred_subsets_of_every_size(
     assert (record.n_subsets, record.stand_in) == (100, "")
     assert record.std["value"][0] > 0.0
     assert record.std["value"][-1] == 0.0, "the whole layer is one subset"
+
+
+def test_nested_means_are_correlated_as_sums_over_random_orders() -> None:
+    sizes, d = np.array([2, 5, 15, 20]), 20
+    drawn = nested_normals(sizes, d, 40_000, np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    orders = rng.permuted(np.tile(rng.standard_exponential(d), (40_000, 1)), axis=1)
+    means = np.cumsum(orders, axis=1)[:, sizes[:3] - 1] / sizes[:3]
+    # The whole layer has no spread, so only the smaller sizes are compared.
+    expected = np.corrcoef(means, rowvar=False)
+    np.testing.assert_allclose(np.corrcoef(drawn[:, :3], rowvar=False), expected, atol=0.02)
+    np.testing.assert_allclose(drawn.std(axis=0), 1.0, atol=0.02)
+
+
+@pytest.fixture
+def one_neuron(tmp_path: Path) -> FeatureStore:
+    """Two classes that one of forty neurons separates; the others are noise."""
+    rng = np.random.default_rng(0)
+    y = np.arange(800) % 2
+    x = rng.standard_normal((800, 40)).astype(np.float32)
+    x[:, 0] += 8.0 * y
+    return cm.import_features(x, out=tmp_path / "one", labels=y)
+
+
+@pytest.mark.usefixtures("all_drawn_subsets")
+def test_an_interval_knows_of_a_neuron_that_all_seeds_miss(
+    one_neuron: FeatureStore, tmp_path: Path
+) -> None:
+    seeds = [
+        seed
+        for seed in range(40)
+        if 0 not in select("random", SelectorInput(40), seed=seed).order[:4]
+    ][:3]
+    run = cm.sweep(
+        one_neuron, out=tmp_path / "run", measures="centroid", fractions=(0.1, 1.0), seeds=seeds
+    )
+    row = cm.curves(run).query("n_kept == 4").iloc[0]
+    # One subset of four neurons in ten has it: expected is .5 + .5 / 10.
+    assert row["mean"] < 0.55
+    assert row["std"] < 0.05
+    assert row["high"] > 0.6
+
+
+def test_too_few_seeds_have_no_interval_and_the_reason_is_given(
+    one_neuron: FeatureStore, tmp_path: Path
+) -> None:
+    run = cm.sweep(one_neuron, out=tmp_path / "run", measures="cka", fractions=(0.1, 1), seeds=2)
+    for table in (cm.curves(run), cm.redundancy(run)):
+        row = table.iloc[0]
+        assert row["interval_note"] == "2 seeds, at least 3 needed"
+        ends = [name for name in row.index if name.endswith("low") or name.endswith("high")]
+        assert row[[name for name in ends if not name.startswith("full")]].isna().all()
+    cm.sweep(one_neuron, out=tmp_path / "run", measures="cka", fractions=(0.1, 1), seeds=3)
+    assert cm.curves(run)["interval_note"].tolist() == ["", ""]
+    assert cm.redundancy(run)["critical_mass_low"].notna().all()
+
+
+def test_plain_cka_on_few_rows_has_no_interval(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((70, 30)).astype(np.float32)
+    store = cm.import_features(
+        {"train": x[30:], "test": x[:30]}, out=tmp_path / "few", labels={"train": [0, 1] * 20,
+        "test": [0, 1] * 15},
+    )  # fmt: skip
+    run = cm.sweep(
+        store, out=tmp_path / "run", measures=("cka", "cka-debiased"), fractions=(0.2, 1.0)
+    )
+    spreads = read_spreads(run)
+    bias = spreads["penultimate", "cka"].bias
+    assert bias is not None
+    assert bias[0] > 0.05
+    assert spreads["penultimate", "cka-debiased"].stand_in == ""
+    table = cm.curves(run).query("n_kept == 6").set_index("measure")
+    assert "biased on 30 test rows, use cka-debiased" in table.loc["cka", "interval_note"]
+    assert table.loc["cka-debiased", "interval_note"] == ""

@@ -46,8 +46,8 @@ SELECTOR = "random"
 #: with 100 within a seventh (at 95 %).
 FEWEST, MOST = 20, 100
 #: The measures that stand in for others whose subsets differ in much the same way.
-CKA, RIDGE = "cka", "ridge"
-_ALIKE = {"cka-debiased": CKA}
+CKA, DEBIASED, RIDGE = "cka", "cka-debiased", "ridge"
+_ALIKE = {DEBIASED: CKA}
 #: With fewer test samples per neuron the bias of CKA is recorded.
 ROWS_PER_NEURON = 5
 #: Drawn subsets that together take no more operations than this are drawn for every sweep. In
@@ -130,6 +130,8 @@ class _SpreadSource:
 
     def _record(self, measure: str) -> SpreadRecord | None:
         if not MEASURES[measure].is_probe:
+            if measure == DEBIASED and self._can_debias():
+                return self._of_law(self._debiased_law(), "", None)
             law = self.laws.get(_ALIKE.get(measure, measure))
             if law is None:
                 return None
@@ -154,12 +156,20 @@ class _SpreadSource:
 
     def _bias(self, law: PredictedCurve) -> FloatArray | None:
         """(n_sizes,) plain less debiased CKA, by their laws, where there are few test samples."""
-        n, d = self.info.n_test, self.info.n_neurons
-        if not 4 <= n < ROWS_PER_NEURON * d or 4.0 * n * d**2 > self.law_budget:
+        if self.info.n_test >= ROWS_PER_NEURON * self.info.n_neurons or not self._can_debias():
             return None
         ks = np.asarray(self.sizes.sizes, dtype=np.int64)
-        debiased = debiased_cka_curve(self.data.layer(self.info.name).test)
-        return law.interpolate(ks)[0] - debiased.interpolate(ks)[0]
+        return law.interpolate(ks)[0] - self._debiased_law().interpolate(ks)[0]
+
+    def _can_debias(self) -> bool:
+        """Whether debiased CKA is defined and its law costs little."""
+        n, d = self.info.n_test, self.info.n_neurons
+        return n >= 4 and 4.0 * n * d**2 <= self.law_budget
+
+    def _debiased_law(self) -> PredictedCurve:
+        if DEBIASED not in self.laws:
+            self.laws[DEBIASED] = debiased_cka_curve(self.data.layer(self.info.name).test)
+        return self.laws[DEBIASED]
 
     def _ridge_law(self) -> PredictedCurve | None:
         """Return the predicted ridge probe, made here if the run has none and it costs little."""
