@@ -179,7 +179,7 @@ def test_a_share_above_chance_is_at_least_the_plain_share(tmp_path):
     for share in (0.5, 0.8):
         labels = (np.arange(N_TEST) >= share * N_TEST).astype(int)
         run = a_run(tmp_path / str(share), {"random": rising(20)}, labels=labels, seeds=3)
-        plain, corrected = (redundancy(run, 0.9, chance_corrected=c).iloc[0] for c in (0, 1))
+        plain, corrected = (redundancy(run, 0.9, chance_corrected=c).iloc[0] for c in (False, True))
         assert corrected["critical_mass"] >= plain["critical_mass"]
         assert corrected["bar"] == pytest.approx(plain["bar"] + 0.1 * share)
 

@@ -136,7 +136,7 @@ def test_subsets_of_unrelated_tasks_are_unrelated(tasks: tuple[Run, Run]) -> Non
 
 
 def test_runs_without_common_subsets_are_refused(tasks: tuple[Run, Run], tmp_path: Path) -> None:
-    with pytest.raises(CriticalMassError, match="give two or more"):
+    with pytest.raises(CriticalMassError, match="give two runs or more"):
         cm.shared_subsets([tasks[0]])
     store = tasks[1].path.parent / "features-9"
     other = cm.sweep(store, out=tmp_path / "other", seeds=(90, 91), **GRID)
