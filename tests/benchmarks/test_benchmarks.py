@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,17 +18,21 @@ RATIO = re.compile(r"\*\*\d[\d.e+]* x\*\*")
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Run a benchmark here, as a separate process takes seconds to start; return its output."""
+def run() -> Callable[..., str]:
+    """Run a benchmark in its own process; return its output.
 
-    def run_main(name: str, *arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", [name, *arguments])
-        with warnings.catch_warnings():
-            warnings.simplefilter("default")
-            importlib.import_module(name).main()
-        return capsys.readouterr().out
+    Its threads, locks and limits of the process would outlast it here.
+    """
 
-    return run_main
+    def run_module(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run_module
 
 
 def test_every_row_of_the_speed_table(
