@@ -94,6 +94,15 @@ def _write_onnx_graph(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), str(path))
 
 
+def _write_study(path: Path, model: str, data: str) -> Path:
+    """Write a study of one model and one dataset; return its path."""
+    path.write_text(
+        f"question: Does it run?\nmodels: ['{model}']\ndatasets: ['{data}']\nselectors: [random]\n"
+        "measures: [ridge]\nfractions: [0.5, 1.0]\nseeds: 2\n"
+    )
+    return path
+
+
 def make_material(folder: Path) -> Material:
     """Make the inputs: vectors, a store, two runs, a slim model and an ONNX graph."""
     rng = np.random.default_rng(0)
@@ -117,11 +126,7 @@ def make_material(folder: Path) -> Material:
     cm.shrink(store, keep=0.5, measure="logistic", selectors=("random",), out=slim)
     model, data = f"onnx:{folder / 'model.onnx'}", f"npz:{folder / 'data.npz'}"
     out = ("--out", str(folder / "scratch" / "out"))
-    study = folder / "study.yaml"
-    study.write_text(
-        f"question: Does it run?\nmodels: ['{model}']\ndatasets: ['{data}']\nselectors: [random]\n"
-        "measures: [ridge]\nfractions: [0.5, 1.0]\nseeds: 2\n"
-    )
+    study = _write_study(folder / "study.yaml", model, data)
     lines: dict[str, tuple[str, ...]] = {
         **dict.fromkeys(_RUN_COMMANDS, (run,)),
         "compare": (run, other),

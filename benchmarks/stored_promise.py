@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -111,40 +112,72 @@ def main() -> None:
         "\n| ---: | ---: | ---: | --- | ---: | --- |"
     )
     for target in (0.6, 0.8, 0.9, 0.95):
-        chosen: Counter[tuple[object, ...]] = Counter()
-        for attempt in ("find", "count"):
-            rng = np.random.default_rng(7)
-            # Just above the true value of the form that is promised most often at this bar.
-            keep = target if attempt == "find" else truth[chosen.most_common(1)[0][0]] + 1e-6
-            given = false = any_false = 0
-            for _ in range(draws if attempt == "count" else 100):
-                drawn = rng.choice(N_POOL, N_SELECTION + N_TEST, replace=False)
-                first, second = drawn[:N_SELECTION], drawn[N_SELECTION:]
-                means = {form: float(values[first].mean()) for form, values in scores.items()}
-                candidates = rank(families, means, keep)
-                promised = None
-                for form in forms_to_test(candidates[0], with_float16=True):
-                    if not is_rejected(scores[key(form)][second], keep, LEVEL):
-                        break
-                    promised = key(form)
-                if promised is not None:
-                    chosen[promised] += 1
-                    given += 1
-                    false += truth[promised] < keep
-                forms = [f for f in forms_of_front(candidates, keep) if key(f) in truth]
-                level = 1.0 - (1.0 - LEVEL) / len(forms)
-                any_false += any(
-                    is_rejected(scores[key(f)][second], truth[key(f)], level)
-                    for f in forms
-                    if truth[key(f)] < 1.0
-                )
-        limits = [binomtest(n, given).proportion_ci() for n in (false, any_false)]
+        # Just above the true value of the form that is promised most often at this bar.
+        often = draw_promises(target, families, scores, truth, 100).promised.most_common(1)[0][0]
+        keep = truth[often] + 1e-6
+        counts = draw_promises(keep, families, scores, truth, draws)
+        given = counts.promised.total()
         print(
-            f"| {keep:.4f} | {given} of {draws} | {false} | {false / given:.3f} "
-            f"[{limits[0].low:.3f}, {limits[0].high:.3f}] | {any_false} | {any_false / draws:.3f} "
-            f"[{limits[1].low:.3f}, {limits[1].high:.3f}] |",
+            f"| {keep:.4f} | {given} of {draws} | {counts.false} | {_share(counts.false, given)} "
+            f"| {counts.any_false} | {_share(counts.any_false, draws)} |",
             flush=True,
         )
+
+
+@dataclass(frozen=True)
+class PromiseCounts:
+    """What was promised in many draws of queries.
+
+    Attributes
+    ----------
+    promised: form -> number of draws that promised it.
+    false: number of promises whose true value is below the bar.
+    any_false: number of draws in which a bound of the front lies above its true value.
+    """
+
+    promised: Counter[tuple[object, ...]]
+    false: int
+    any_false: int
+
+
+def draw_promises(
+    keep: float,
+    families: list[Family],
+    scores: Scores,
+    truth: dict[tuple[object, ...], float],
+    draws: int,
+) -> PromiseCounts:
+    """Choose and test with new queries ``draws`` times."""
+    rng = np.random.default_rng(7)
+    promised: Counter[tuple[object, ...]] = Counter()
+    false = any_false = 0
+    for _ in range(draws):
+        drawn = rng.choice(N_POOL, N_SELECTION + N_TEST, replace=False)
+        first, second = drawn[:N_SELECTION], drawn[N_SELECTION:]
+        means = {form: float(values[first].mean()) for form, values in scores.items()}
+        candidates = rank(families, means, keep)
+        promise = None
+        for form in forms_to_test(candidates[0], with_float16=True):
+            if not is_rejected(scores[key(form)][second], keep, LEVEL):
+                break
+            promise = key(form)
+        if promise is not None:
+            promised[promise] += 1
+            false += truth[promise] < keep
+        forms = [f for f in forms_of_front(candidates, keep) if key(f) in truth]
+        level = 1.0 - (1.0 - LEVEL) / len(forms)
+        any_false += any(
+            is_rejected(scores[key(f)][second], truth[key(f)], level)
+            for f in forms
+            if truth[key(f)] < 1.0
+        )
+    return PromiseCounts(promised, false, any_false)
+
+
+def _share(n: int, total: int) -> str:
+    """Write a share with its exact 95 % interval."""
+    interval = binomtest(n, total).proportion_ci()
+    return f"{n / total:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def test_seeds_share_one_row_of_predictions_at_the_whole_layer(make_predicted_ru
 
 @pytest.mark.parametrize("rare", [False, True])
 def test_intervals_are_those_of_resampled_samples(make_predicted_run: MakeRun, rare: bool) -> None:
-    """One seed: the same as computing the statistics on every resample.
+    """Equal seeds: the same as computing the statistics on every resample.
 
     With one frequent class much of the agreement is chance, which varies with the resample.
     """
@@ -137,9 +137,9 @@ def test_intervals_are_those_of_resampled_samples(make_predicted_run: MakeRun, r
     if not rare:
         subset, whole = noisy(0.6, 1, labels), noisy(0.8, 2, labels)
         whole[:200] = np.where(np.arange(200) % 3 > 0, subset[:200], whole[:200])
-    row = cm.agreement(make_predicted_run(labels, {(5, 0): subset}, whole=whole, n_neurons=9)).iloc[
-        0
-    ]
+    seeds = {(5, seed): subset for seed in range(3)}
+    run = make_predicted_run(labels, seeds, whole=whole, n_neurons=9)
+    row = cm.agreement(run).set_index("against").loc["whole layer"]
     rng = np.random.default_rng(3)
     draws = [rng.integers(0, 400, 400) for _ in range(2000)]
     expected = [statistics(subset[at], whole[at], labels[at]) for at in draws]
@@ -207,7 +207,11 @@ def test_statistics_stay_in_their_ranges(
     row = cm.agreement(run, resamples=40).iloc[0]
     for name in ("agreement", "error_overlap", "same_wrong"):
         assert 0 <= row[name] <= 1
-        assert row[f"{name}_low"] <= row[f"{name}_high"]
+        if n_seeds < 3:
+            assert row[[f"{name}_low", f"{name}_high"]].isna().all()
+            assert "at least 3 needed" in row["interval_note"]
+        else:
+            assert row[f"{name}_low"] <= row[f"{name}_high"]
     assert -1 <= row["kappa"] <= 1
 
 

@@ -98,3 +98,19 @@ def test_plain_cka_on_few_rows_has_no_interval(tmp_path: Path) -> None:
     table = cm.curves(run).query("n_kept == 6").set_index("measure")
     assert "biased on 30 test rows, use cka-debiased" in table.loc["cka", "interval_note"]
     assert table.loc["cka-debiased", "interval_note"] == ""
+
+
+@pytest.mark.usefixtures("all_drawn_subsets")
+def test_new_sizes_get_a_spread_of_their_own(one_neuron: FeatureStore, tmp_path: Path) -> None:
+    """After a sweep of the whole layer alone, no smaller size may count as without spread."""
+    out = tmp_path / "run"
+    run = cm.sweep(one_neuron, out=out, measures=("centroid", "cka"), fractions=1.0)
+    assert read_spreads(run)["penultimate", "centroid"].sizes.tolist() == [40]
+    cm.sweep(one_neuron, out=out, measures=("centroid", "cka"), fractions=(0.1, 0.5))
+    for measure in ("centroid", "cka"):
+        record = read_spreads(run)["penultimate", measure]
+        assert record.sizes.tolist() == [4, 20, 40]
+        assert (record.std["value"][:2] > 0.0).all()
+    before = run.manifest
+    cm.sweep(one_neuron, out=out, measures=("centroid", "cka"), fractions=(0.1, 1.0))
+    assert run.manifest["subset_spread"] == before["subset_spread"]

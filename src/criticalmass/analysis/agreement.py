@@ -21,6 +21,7 @@ from criticalmass.analysis.columns import (
     COUNT,
     CURVE_KEY_COLUMNS,
     FLOAT,
+    NOTE_COLUMN,
     SIZE_COLUMNS,
     STATUS_COLUMNS,
     TEXT,
@@ -29,11 +30,14 @@ from criticalmass.analysis.columns import (
     interval_columns,
     open_runs,
     percentile_interval,
+    seed_note,
     typed_table,
+    with_note,
 )
 from criticalmass.analysis.predictions import Predictions, SelectorPredictions, predictions_of
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray
+from criticalmass.selectors.registry import SELECTORS
 
 __all__ = ["AGREEMENT_COLUMNS", "agreement"]
 
@@ -48,6 +52,7 @@ AGREEMENT_COLUMNS: dict[str, str] = (
     | {"accuracy": FLOAT}
     | interval_columns(*_STATISTICS)
     | dict.fromkeys(("agreement_chance", "error_overlap_chance", "same_wrong_chance"), FLOAT)
+    | NOTE_COLUMN
     | {"level": FLOAT, "n_pairs": COUNT, "n_seeds": COUNT, "n_test": COUNT}
     | STATUS_COLUMNS
 )
@@ -173,7 +178,10 @@ def _row(
     rng = selector_rng(draws.seed, source.key.model, source.key.layer, subsets.selector)
     counts = seed_counts(subsets.seeds.size, draws.resamples, rng)[:, has_row]
     contributions = seed_contributions(against, int(has_row.sum()))
-    return (
+    info = SELECTORS.get(subsets.selector)
+    size = int(subsets.sizes[comparison.size])
+    is_random = info is not None and info.is_random and size < int(subsets.used["n_neurons"].max())
+    row = (
         source.key_columns(subsets.selector)
         | subsets.size_columns(int(subsets.sizes[comparison.size]), draws.level)
         | {
@@ -184,6 +192,7 @@ def _row(
         }
         | _mean_and_interval(values, value_draws, contributions, counts, draws.level)
     )
+    return with_note(row, seed_note(int(has_row.sum())) if is_random else "")
 
 
 def _row_pairs(

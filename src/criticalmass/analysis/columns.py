@@ -49,6 +49,8 @@ SAMPLE_COLUMNS = dict.fromkeys(("n_test", "n_train"), COUNT)
 STATUS_COLUMNS = dict.fromkeys(("n_failed", "n_not_converged"), COUNT)
 #: Confidence level of the intervals and number of seeds of the means.
 SEED_COLUMNS = {"level": FLOAT, "n_seeds": COUNT}
+#: Random subsets of fewer seeds have no interval.
+FEWEST_SEEDS = 3
 #: Why the intervals of a row are missing; empty where they are not.
 NOTE_COLUMN = {"interval_note": TEXT}
 _INTERVAL_SUFFIXES = ("", "_low", "_high")
@@ -57,6 +59,13 @@ _INTERVAL_SUFFIXES = ("", "_low", "_high")
 def interval_columns(*names: str) -> dict[str, str]:
     """Return the columns of values with their intervals: ``name``, ``name_low``, ``name_high``."""
     return {f"{name}{suffix}": FLOAT for name in names for suffix in _INTERVAL_SUFFIXES}
+
+
+def seed_note(n_seeds: int) -> str:
+    """Say that there are too few seeds of a random selector for an interval; empty if not."""
+    if n_seeds >= FEWEST_SEEDS:
+        return ""
+    return f"{n_seeds} {'seed' if n_seeds == 1 else 'seeds'}, at least {FEWEST_SEEDS} needed"
 
 
 def with_note(row: Mapping[str, Any], note: str) -> dict[str, Any]:

@@ -166,7 +166,9 @@ def basis_ratios(mass: CurveMass, rivals: list[ValueCurve]) -> dict[str, Any]:
         ratios |= {"compression": size / masses[best].measured.mass[0], "best_projection": best}
         ratios["compression_at_floor"] = masses[best].is_at_floor
     rotated = None if is_similarity(mass.curve.key.measure) else masses.get("rotation")
-    if rotated is not None and rotated.is_known:
+    if rotated is not None and rotated.is_known and rotated.curve.interval_note:
+        ratios["diffuseness"] = rotated.measured.mass[0] / size
+    elif rotated is not None and rotated.is_known:
         low, _ = mass.curve.outward_interval(rotated.drawn.lowest / mass.drawn.mass)
         _, high = mass.curve.outward_interval(rotated.drawn.mass / mass.drawn.lowest)
         ratios["diffuseness"] = rotated.measured.mass[0] / size

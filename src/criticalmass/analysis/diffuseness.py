@@ -18,6 +18,7 @@ from criticalmass.analysis.columns import (
     COUNT,
     FLOAT,
     LAYER_KEY_COLUMNS,
+    NOTE_COLUMN,
     SIZE_COLUMNS,
     TEXT,
     Draws,
@@ -26,7 +27,9 @@ from criticalmass.analysis.columns import (
     interval_columns,
     open_runs,
     percentile_interval,
+    seed_note,
     typed_table,
+    with_note,
 )
 from criticalmass.analysis.split_scores import SplitScores, score_halves
 from criticalmass.core.arguments import validate_arguments
@@ -44,12 +47,14 @@ DIFFUSENESS_COLUMNS: dict[str, str] = (
     | {"worst": TEXT}
     | interval_columns("worst_value", "gain", "loss")
     | {"value_full": FLOAT, "level": FLOAT}
+    | NOTE_COLUMN
     | dict.fromkeys(("n_selectors", "n_seeds", "n_test"), COUNT)
 )
 SUMMARY_COLUMNS: dict[str, str] = (
     LAYER_KEY_COLUMNS
     | interval_columns("choice", "gain", "loss")
     | {"value_full": FLOAT, "smallest_fraction": FLOAT, "n_neurons": COUNT, "level": FLOAT}
+    | NOTE_COLUMN
     | dict.fromkeys(("n_sizes", "n_selectors", "n_seeds", "n_test"), COUNT)
 )
 _NOT_RULES = ("random", "full")
@@ -193,7 +198,9 @@ class _ChoiceEffect:
             row |= {which: self.names[which][i] for which in ("best", "worst")}
             for name, values in series.items():
                 row |= self._with_interval(name, values.value[i], values.draws[:, i])
-            yield row
+            # The rules have no seeds, and keep their intervals.
+            rules = {name: cell for name, cell in row.items() if name.startswith(("best", "worst"))}
+            yield with_note(row, seed_note(row["n_seeds"])) | rules
 
     def summary(self) -> dict[str, Any]:
         """Return the row of `diffuseness_summary`."""
@@ -207,7 +214,7 @@ class _ChoiceEffect:
         for name, lead in leads.items():
             value = float(weights @ lead.value) / self.full
             row |= self._with_interval(name, value, lead.draws @ weights / self.full_draws)
-        return row
+        return with_note(row, seed_note(row["n_seeds"]))
 
     def _leads(self) -> dict[str, _Series]:
         best, random, worst = (self.series[name] for name in ("best", "random", "worst"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from criticalmass.analysis.columns import (
     COUNT,
     FLAG,
     FLOAT,
+    NOTE_COLUMN,
     SIZE_COLUMNS,
     TEXT,
     Draws,
@@ -21,6 +22,7 @@ from criticalmass.analysis.columns import (
     open_runs,
     percentile_interval,
     typed_table,
+    with_note,
 )
 from criticalmass.analysis.curves import ValueCurve, curves_of
 from criticalmass.core.arguments import validate_arguments
@@ -36,7 +38,9 @@ PARETO_COLUMNS: dict[str, str] = (
     | {"is_projection": FLAG}
     | dict.fromkeys(("value", "low", "high"), FLOAT)
     | {"on_front": FLAG, "dominated_by": TEXT, "margin": FLOAT, "margin_low": FLOAT}
-    | {"significant": FLAG, "level": FLOAT, "n_seeds": COUNT, "n_test": COUNT}
+    | {"significant": FLAG, "level": FLOAT}
+    | NOTE_COLUMN
+    | {"n_seeds": COUNT, "n_test": COUNT}
 )
 
 
@@ -201,8 +205,10 @@ def _candidates(run: Run, draws: Draws) -> Iterator[_Candidate]:
                 "value": float(curve.mean[i]),
                 "n_seeds": int(rows["seed"].nunique()),
             }
-            is_resampled = bool(rows["artifact"].notna().all())
-            yield _candidate(curve, row, curve.mean_draws[:, i], is_resampled, labels)
+            has_interval = not curve.interval_note
+            is_resampled = has_interval and bool(rows["artifact"].notna().all())
+            candidate = _candidate(curve, row, curve.mean_draws[:, i], is_resampled, labels)
+            yield replace(candidate, row=with_note(candidate.row, curve.interval_note))
 
 
 def _full_candidate(curve: ValueCurve, labels: npt.NDArray[np.int64]) -> _Candidate:
@@ -214,7 +220,8 @@ def _full_candidate(curve: ValueCurve, labels: npt.NDArray[np.int64]) -> _Candid
     }
     # The similarity of the layer with itself is 1 without error, so constant draws are exact.
     is_resampled = is_similarity(curve.key.measure) or bool(curve.full_draws.std())
-    return _candidate(curve, row, curve.full_draws, is_resampled, labels)
+    candidate = _candidate(curve, row, curve.full_draws, is_resampled, labels)
+    return replace(candidate, row=with_note(candidate.row, ""))
 
 
 def _key_columns(curve: ValueCurve, selector: str, size: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pandas as pd
 from criticalmass.analysis.bootstrap import averaged_over_seeds, seed_counts, selector_rng
 from criticalmass.analysis.columns import (
     COUNT,
+    FEWEST_SEEDS,
     FLAG,
     FLOAT,
     SEED_COLUMNS,
@@ -31,7 +32,6 @@ from criticalmass.analysis.comparison_pairs import has_same_samples
 from criticalmass.analysis.critical_mass import CurveMass
 from criticalmass.analysis.curves import ValueCurve, draw_rows
 from criticalmass.analysis.estimators import DEFAULT_ESTIMATOR, check_estimator, checked_deltas
-from criticalmass.analysis.spread_records import FEWEST_SEEDS
 from criticalmass.analysis.targets import Target
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray

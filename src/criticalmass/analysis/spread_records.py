@@ -16,7 +16,7 @@ from criticalmass.analysis.bootstrap import (
     selector_rng,
     student_ratio,
 )
-from criticalmass.analysis.columns import Draws, LayerKey
+from criticalmass.analysis.columns import FEWEST_SEEDS, Draws, LayerKey, seed_note
 from criticalmass.core.moments import FloatArray
 from criticalmass.selectors.registry import SELECTORS
 from criticalmass.storage.run import Run
@@ -25,8 +25,6 @@ from criticalmass.storage.run import Run
 ENTRY = "subset_spread"
 #: Name of the measure's own value among the standard deviations.
 VALUE = "value"
-#: Random subsets of fewer seeds have no interval.
-FEWEST_SEEDS = 3
 # A stand-in tells how the spread changes with the size; the measured seeds tell its scale, within
 # these bounds.
 _SMALLEST_SCALE, _LARGEST_SCALE = 0.5, 2.0
@@ -178,9 +176,9 @@ def unreliable_interval(
     below = used[used["n_kept"] < used["n_neurons"]]
     if info is None or not info.is_random or not len(below):
         return ""
-    n_seeds = int(below.groupby("n_kept")["seed"].nunique().min())
-    if n_seeds < FEWEST_SEEDS:
-        return f"{n_seeds} {'seed' if n_seeds == 1 else 'seeds'}, at least {FEWEST_SEEDS} needed"
+    note = seed_note(int(below.groupby("n_kept")["seed"].nunique().min()))
+    if note:
+        return note
     if record is not None and record.bias is not None:
         sizes = np.unique(used["n_kept"].to_numpy(dtype=np.int64))
         is_biased = np.abs(record.bias_at(sizes)) > errors

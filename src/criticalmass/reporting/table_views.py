@@ -76,7 +76,7 @@ def agreement_view(table: pd.DataFrame) -> pd.DataFrame:
     view["error consistency"] = _rounded_interval(table, "error_consistency")
     view["same wrong"] = [decimal(value, 3) for value in table["same_wrong"]]
     view["by chance"] = [decimal(value, 3) for value in table["same_wrong_chance"]]
-    return view
+    return view.assign(**interval_notes(table))
 
 
 def ensembles_view(table: pd.DataFrame) -> pd.DataFrame:
@@ -95,7 +95,7 @@ def ensembles_view(table: pd.DataFrame) -> pd.DataFrame:
     view["accuracy"] = _rounded_interval(table, "value")
     view["against one probe"] = _rounded_interval(table, "against_one_probe")
     view["against whole layer"] = _rounded_interval(table, "against_whole")
-    return view
+    return view.assign(**interval_notes(table))
 
 
 def calibration_view(table: pd.DataFrame) -> pd.DataFrame:
@@ -129,7 +129,7 @@ def diffuseness_view(table: pd.DataFrame) -> pd.DataFrame:
     view["best - random"] = _interval(table, "gain")
     view["worst selector"] = table["worst"].astype(str)
     view["random - worst"] = _interval(table, "loss")
-    return view
+    return view.assign(**interval_notes(table))
 
 
 def diffuseness_summary_view(table: pd.DataFrame) -> pd.DataFrame:
@@ -149,7 +149,7 @@ def diffuseness_summary_view(table: pd.DataFrame) -> pd.DataFrame:
     view["random - worst"] = _interval(table, "loss")
     view["selectors"] = [integer(n) for n in table["n_selectors"]]
     view["sizes"] = [integer(n) for n in table["n_sizes"]]
-    return view
+    return view.assign(**interval_notes(table))
 
 
 def pareto_view(table: pd.DataFrame) -> pd.DataFrame:
@@ -170,6 +170,7 @@ def pareto_view(table: pd.DataFrame) -> pd.DataFrame:
         f"{name} by {margin:.3f}" if isinstance(name, str) else ""
         for name, margin in zip(table["dominated_by"], table["margin"], strict=True)
     ]
+    view = view.assign(**interval_notes(table))
     return view if view["behind"].any() else view.drop(columns="behind")
 
 
@@ -289,7 +290,7 @@ def comparison_view(table: pd.DataFrame) -> pd.DataFrame:
         view.loc[is_count == count, "difference"] = texts
     heading = "p, Holm" if (table["n_compared"] > 1).any() else "p"
     view[heading] = [decimal(p, 3) for p in table["p_holm"]]
-    return view
+    return view.assign(**interval_notes(table))
 
 
 def critical_masses_view(explanation: Explanation) -> pd.DataFrame:

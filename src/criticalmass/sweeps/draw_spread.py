@@ -9,6 +9,7 @@ at every size is kept in the run's manifest.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +70,14 @@ def draw_spreads(run: Run, writer: RunWriter, data: SweepData, request: SweepReq
     if SELECTOR not in request.selectors:
         return
     known, laws = read_spreads(run), read_curves(run)
+    sizes = {layer.name: _sizes(request, layer, known) for layer in request.layers}
     missing = {
-        layer.name: [name for name in request.measures if (layer.name, name) not in known]
+        layer.name: [
+            name
+            for name in request.measures
+            if (layer.name, name) not in known
+            or set(sizes[layer.name].sizes) - set(known[layer.name, name].sizes.tolist())
+        ]
         for layer in request.layers
     }
     layers = [layer for layer in request.layers if missing[layer.name]]
@@ -84,12 +91,22 @@ def draw_spreads(run: Run, writer: RunWriter, data: SweepData, request: SweepReq
     ):
         for layer in layers:
             own = {measure: curve for (name, measure), curve in laws.items() if name == layer.name}
-            source = _SpreadSource(data, layer, request.sizes_of(layer, 1, 0), own, share)
+            source = _SpreadSource(data, layer, sizes[layer.name], own, share)
             records = source.records(missing[layer.name])
             old = entry.get(layer.name, {})
             kept = old.get("measures", {}) if old.get("digest") == layer.digest else {}
             entry[layer.name] = {"digest": layer.digest, "measures": {**kept, **records}}
     writer.update_manifest(**{ENTRY: entry})
+
+
+def _sizes(
+    request: SweepRequest, layer: LayerInfo, known: Mapping[tuple[str, str], SpreadRecord]
+) -> LayerSizes:
+    """Return the sizes of a sweep and those of the records that its measures have already."""
+    records = [known[key] for key in known if key[0] == layer.name and key[1] in request.measures]
+    of_records = {int(size) for record in records for size in record.sizes}
+    own = request.sizes_of(layer, n_threads=1, held_bytes=0)
+    return replace(own, sizes=tuple(sorted({*own.sizes, *of_records})))
 
 
 class _SpreadSource:

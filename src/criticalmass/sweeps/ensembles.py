@@ -18,13 +18,16 @@ from criticalmass.analysis.columns import (
     COUNT,
     FLOAT,
     LAYER_KEY_COLUMNS,
+    NOTE_COLUMN,
     SEED_COLUMNS,
     TEXT,
     Draws,
     LayerKey,
     interval_columns,
     percentile_interval,
+    seed_note,
     typed_table,
+    with_note,
 )
 from criticalmass.analysis.predictions import Predictions
 from criticalmass.core.arguments import validate_arguments
@@ -48,6 +51,7 @@ ENSEMBLE_COLUMNS: dict[str, str] = (
     | {"n_kept": COUNT, "members": COUNT, "kind": TEXT, "n_used": COUNT, "n_neurons": COUNT}
     | interval_columns(*_REFERENCES)
     | {"kappa": FLOAT, "error_consistency": FLOAT}
+    | NOTE_COLUMN
     | SEED_COLUMNS
     | {"n_test": COUNT, "n_not_converged": COUNT}
 )
@@ -377,5 +381,5 @@ def _table_rows(
             averaged = averaged_over_seeds(values, row_index, counts, level)[:, 0]
             low, high = percentile_interval(averaged, level)
             row |= {name: value, f"{name}_low": low, f"{name}_high": high}
-        table.append(row)
+        table.append(with_note(row, seed_note(n_seeds)))
     return table
