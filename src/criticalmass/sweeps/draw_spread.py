@@ -47,8 +47,9 @@ SELECTOR = "random"
 #: with 100 within a seventh (at 95 %).
 FEWEST, MOST = 20, 100
 #: The measures that stand in for others whose subsets differ in much the same way.
-CKA, DEBIASED, RIDGE = "cka", "cka-debiased", "ridge"
-_ALIKE = {DEBIASED: CKA}
+CKA = "cka"
+DEBIASED = "cka-debiased"
+RIDGE = "ridge"
 #: With fewer test samples per neuron the bias of CKA is recorded.
 ROWS_PER_NEURON = 5
 #: Drawn subsets that together take no more operations than this are drawn for every sweep. In
@@ -149,10 +150,10 @@ class _SpreadSource:
         if not MEASURES[measure].is_probe:
             if measure == DEBIASED and self._can_debias():
                 return self._of_law(self._debiased_law(), "", None)
-            law = self.laws.get(_ALIKE.get(measure, measure))
+            stand_in = CKA if measure == DEBIASED else ""
+            law = self.laws.get(stand_in or measure)
             if law is None:
                 return None
-            stand_in = _ALIKE.get(measure, "")
             return self._of_law(law, stand_in, self._bias(law) if measure == CKA else None)
         n_subsets = _affordable(measure, self.sizes, self.draw_budget)
         if n_subsets >= FEWEST:
