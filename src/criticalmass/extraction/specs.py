@@ -41,12 +41,18 @@ class SpecSource(Generic[T]):
     load: loads what a spec of this form names.
     description: one line for ``criticalmass list``.
     options: options that the spec accepts; the same for all forms of a scheme.
+    export_kind: how the export of a model builds it again, see `shrinking.export.backbone`; ""
+        for what cannot be exported.
+    find_digest: computes the digest of a model's weights from its files, without loading it; None
+        if it must be loaded.
     """
 
     form: str
     load: Callable[..., T]
     description: str
     options: tuple[str, ...] = ()
+    export_kind: str = ""
+    find_digest: Callable[[Spec], str | None] | None = None
 
     @property
     def scheme(self) -> str:

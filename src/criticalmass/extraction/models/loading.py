@@ -36,6 +36,25 @@ from criticalmass.extraction.specs import (
 MINILM = "minilm-l6"
 _PYPI_OPTIONS = ("px", "init", "pool")
 _TIMM_OPTIONS = ("px", "init", "weights", "pool")
+
+
+def _lite_digest(spec: Spec) -> str:
+    return files_digest([lite_weights(spec.name)[0]])
+
+
+def _minilm_digest(spec: Spec) -> str:
+    return folder_digest(minilm_folder()[0])
+
+
+def _graph_digest(spec: Spec) -> str:
+    return files_digest(onnx_files(Path(spec.name)))
+
+
+def _folder_digest(spec: Spec) -> str | None:
+    folder = Path(spec.name)
+    return folder_digest(folder) if folder.is_dir() else None
+
+
 #: Every form of a model's spec. A loader takes the spec, and the weight file if the form has the
 #: option ``weights``.
 MODEL_SOURCES: tuple[SpecSource[FrozenModel], ...] = (
@@ -44,60 +63,75 @@ MODEL_SOURCES: tuple[SpecSource[FrozenModel], ...] = (
         load_lite,
         "EfficientNet-Lite0, ImageNet-1k, 1,280 neurons (extra: demo)",
         _PYPI_OPTIONS,
+        export_kind="timm",
+        find_digest=_lite_digest,
     ),
     SpecSource(
         "pypi:efficientnet-lite1",
         load_lite,
         "EfficientNet-Lite1, ImageNet-1k, 1,280 neurons",
         _PYPI_OPTIONS,
+        export_kind="timm",
+        find_digest=_lite_digest,
     ),
     SpecSource(
         "pypi:efficientnet-lite2",
         load_lite,
         "EfficientNet-Lite2, ImageNet-1k, 1,280 neurons",
         _PYPI_OPTIONS,
+        export_kind="timm",
+        find_digest=_lite_digest,
     ),
     SpecSource(
         f"pypi:{MINILM}",
         load_minilm,
         "all-MiniLM-L6-v2 sentence encoder, 384 neurons (extra: demo)",
         _PYPI_OPTIONS,
+        export_kind="sentence-transformers",
+        find_digest=_minilm_digest,
     ),
     SpecSource(
         "timm:NAME",
         load_timm,
         "any timm model, with its own weights or --weights (extra: torch)",
         _TIMM_OPTIONS,
+        export_kind="timm",
     ),
     SpecSource(
         "timm:resnet50_mrl",
         load_timm,
         "networks of the paper; also resnet50_ff8 and wide_resnet50_4",
         _TIMM_OPTIONS,
+        export_kind="timm",
     ),
     SpecSource(
         "hf:FOLDER_OR_ID",
         load_hf,
         "a transformers model for images or texts (extra: text)",
         ("px", "modality", "pool"),
+        find_digest=_folder_digest,
     ),
     SpecSource(
         "onnx:FILE",
         load_onnx,
         "an ONNX graph whose input is images or vectors (extra: export)",
         ("px", "norm", "pool"),
+        find_digest=_graph_digest,
     ),
     SpecSource(
         "st:FOLDER_OR_ID",
         load_sentence_transformer,
         "a sentence-transformers model (extra: text)",
         ("pool",),
+        export_kind="sentence-transformers",
+        find_digest=_folder_digest,
     ),
     SpecSource(
         "module:PACKAGE.MODULE:FACTORY",
         load_factory,
         "your own torch module",
         ("px", "modality", "weights", "pool"),
+        export_kind="module",
     ),
 )
 _OPTIONS: Mapping[str, tuple[str, ...]] = options_of(MODEL_SOURCES)
@@ -217,15 +251,26 @@ def fingerprint(spec: str, weights: str | Path | None = None) -> str | None:
     file = _weight_path(parsed, weights)
     if file is not None:
         return files_digest([file])
-    if parsed.scheme == "pypi" and parsed.options.get("init") != "random":
-        if parsed.name == MINILM:
-            return folder_digest(minilm_folder()[0])
-        return files_digest([lite_weights(parsed.name)[0]])
-    if parsed.scheme == "onnx":
-        return files_digest(onnx_files(Path(parsed.name)))
-    if parsed.scheme in ("st", "hf") and Path(parsed.name).is_dir():
-        return folder_digest(Path(parsed.name))
-    return None
+    source = find_source("model", parsed, MODEL_SOURCES)
+    if source.find_digest is None or parsed.options.get("init") == "random":
+        return None
+    return source.find_digest(parsed)
+
+
+def export_kind(spec: str) -> str:
+    """Return how the export of a model builds it again.
+
+    Raises
+    ------
+    CriticalMassError: the spec is unknown, or a model of its form cannot be exported.
+    """
+    kind = find_source("model", _parse_model_spec(spec), MODEL_SOURCES).export_kind
+    if kind:
+        return kind
+    forms = dict.fromkeys(f"{one.scheme}:" for one in MODEL_SOURCES if one.export_kind)
+    raise CriticalMassError(
+        f"model {spec!r} cannot be exported; use one of {', '.join(forms)}, or model='none'"
+    )
 
 
 def check_model_spec(text: str) -> None:

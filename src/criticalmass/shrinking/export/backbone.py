@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,6 @@ if TYPE_CHECKING:
 
     from criticalmass.shrinking.export.request import ExportRequest
 
-BackboneKind = Literal["timm", "module", "sentence-transformers"]
-_KIND_OF_SCHEME: dict[str, BackboneKind] = {
-    "timm": "timm",
-    "module": "module",
-    "st": "sentence-transformers",
-}
-_LITE = "pypi:efficientnet-"
 #: Folder of the sentence encoder in an export.
 ENCODER = "encoder"
 _CHECK_TEXTS = ("a short text", "another text that is longer than the first one by some words")
@@ -47,7 +40,7 @@ class Backbone:
     """
 
     model: FrozenModel
-    kind: BackboneKind
+    kind: str
     layer: str
     cut_modules: tuple[str, ...] = ()
 
@@ -99,8 +92,9 @@ def load_backbone(request: ExportRequest) -> Backbone | None:
     if spec == "none" or (isinstance(spec, str) and request.model is None and ":" not in spec):
         return None
     from criticalmass.extraction.models import load_model
+    from criticalmass.extraction.models.loading import export_kind
 
-    kind = _kind_of_spec(spec if isinstance(spec, str) else spec.spec)
+    kind = export_kind(spec if isinstance(spec, str) else spec.spec)
     weights = None if request.weights is None else Path(request.weights)
     model = load_model(spec, weights=weights, device="cpu")
     digest = record.get("weights_digest")
@@ -136,10 +130,10 @@ def remove_classifier(backbone: Backbone) -> Backbone:
 
 def describe_backbone(backbone: Backbone) -> dict[str, Any]:
     """Return the JSON-able entry from which `rebuild_backbone` builds the backbone."""
+    from criticalmass.extraction.models.image_models import timm_name
+
     spec = backbone.model.spec
-    name = spec.partition(":")[2].partition("?")[0]
-    if spec.startswith(_LITE):
-        name = f"tf_efficientnet_{name.removeprefix('efficientnet-')}"
+    name = timm_name(spec.partition(":")[2].partition("?")[0])
     return {
         "kind": backbone.kind,
         "architecture": spec if backbone.kind == "module" else name,
@@ -200,15 +194,3 @@ def _build_timm(name: str, settings: dict[str, Any]) -> FrozenModel:
     )
     spec = Spec(text, "timm", name, {})
     return image_model(spec, name, net, preprocess, WeightSource("export", ""))
-
-
-def _kind_of_spec(spec: str) -> BackboneKind:
-    if spec.startswith("pypi:"):
-        return "timm" if spec.startswith(_LITE) else "sentence-transformers"
-    scheme = spec.partition(":")[0]
-    if scheme not in _KIND_OF_SCHEME:
-        raise CriticalMassError(
-            f"model {spec!r} cannot be exported; use one of timm:, pypi:, st: or module:, or "
-            "model='none'"
-        )
-    return _KIND_OF_SCHEME[scheme]
