@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import PchipInterpolator
 
-from criticalmass.analysis.estimators import diffused_redundancy
+from criticalmass.analysis.estimators import diffused_redundancy, monotone_cubic
 
 ESTIMATORS = ("monotone", "strict", "interpolated", "nearest")
 CROSSINGS = ("monotone", "strict", "interpolated")
@@ -64,6 +64,15 @@ def test_the_monotone_cubic_is_scipys(some, delta):
     # The cubic crosses the threshold there: just before it is below, there it is not.
     assert fractions[first - 1] <= got <= fractions[first] + 1e-12
     assert float(cubic(np.log(got))) == pytest.approx(delta * full, abs=1e-8)
+
+
+@given(curve(), st.lists(st.floats(0.0, 1.0), min_size=1, max_size=6))
+def test_a_curve_between_its_nodes_is_scipys(some, shares):
+    fractions, values, _ = some
+    nodes = np.log(fractions)
+    at = nodes[0] + np.array([0.0, 1.0, *shares]) * (nodes[-1] - nodes[0])
+    want = np.stack([PchipInterpolator(nodes, row)(at) for row in values.T])
+    assert np.allclose(monotone_cubic(nodes, values.T, at), want, rtol=0, atol=1e-12)
 
 
 @given(curve(), deltas, st.randoms(use_true_random=False))

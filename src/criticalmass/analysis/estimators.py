@@ -185,6 +185,33 @@ def _crossing(
     return np.asarray(high * width)
 
 
+def monotone_cubic(nodes: FloatArray, values: FloatArray, at: FloatArray) -> FloatArray:
+    """Interpolate curves by the monotone cubic of Fritsch and Butland (1984).
+
+    It is `scipy.interpolate.PchipInterpolator`, whose import takes a third of a second.
+
+    Parameters
+    ----------
+    nodes: (n_nodes,) ascending, at least two.
+    values: (n_curves, n_nodes).
+    at: (n,) positions; beyond the nodes the outer pieces continue.
+
+    Returns
+    -------
+    (n_curves, n).
+    """
+    left = np.clip(np.searchsorted(nodes, at, side="right") - 1, 0, nodes.size - 2)
+    width = np.diff(nodes)[left]
+    t = (at - nodes[left]) / width
+    from_end, curves = t * t * (3.0 - 2.0 * t), []
+    for row in values:
+        repeated = np.broadcast_to(row, (left.size, row.size))
+        slopes = [_pchip_slope(nodes, repeated, end) * width for end in (left, left + 1)]
+        bend = t * (1.0 - t) * ((1.0 - t) * slopes[0] - t * slopes[1])
+        curves.append(row[left] + (row[left + 1] - row[left]) * from_end + bend)
+    return np.stack(curves)
+
+
 def _pchip_slope(nodes: FloatArray, values: FloatArray, at: npt.NDArray[np.intp]) -> FloatArray:
     """(n,) slope of the monotone cubic through each row of ``values`` at one node of that row."""
     row, last = np.arange(at.size), nodes.size - 1

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
-from criticalmass.analysis.estimators import check_delta
+from criticalmass.analysis.estimators import check_delta, monotone_cubic
 from criticalmass.core.moments import FloatArray
 from criticalmass.core.progress import warn_user
 from criticalmass.errors import CriticalMassError
@@ -68,15 +68,12 @@ class PredictedCurve:
         ----------
         sizes: (n,) subset sizes, each from 1 to n_neurons.
         """
-        from scipy.interpolate import PchipInterpolator
-
         ks = np.asarray(sizes, dtype=np.float64)
         if self.sizes.size == 1:
             return np.full(ks.shape, self.mean[0]), np.full(ks.shape, self.std[0])
         nodes, logs = np.log(self.sizes), np.log(np.maximum(ks, self.sizes[0]))
-        mean = PchipInterpolator(nodes, self.mean)(logs)
-        std = PchipInterpolator(nodes, self.std)(logs)
-        return np.asarray(mean), np.asarray(np.maximum(std, 0.0))
+        mean, std = monotone_cubic(nodes, np.stack([self.mean, self.std]), logs)
+        return mean, np.asarray(np.maximum(std, 0.0))
 
     def band(self, sizes: npt.ArrayLike, n_seeds: int, level: float) -> tuple[FloatArray, ...]:
         """Return mean, low and high, each (n,): the interval of the mean over ``n_seeds`` subsets.

@@ -211,7 +211,7 @@ def choose_n_seeds(
     fractions: fractions to be measured.
     half_width: half the width of the interval, relative to the whole layer's value.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     ascending, scatter = np.array(sorted(fractions)), 0.0
     for curve in curves:
@@ -221,7 +221,7 @@ def choose_n_seeds(
         if relevant.any() and curve.value_full > 0:
             scatter = max(scatter, float(std[relevant].max()) / curve.value_full)
     counts = np.arange(FEWEST_SEEDS, MOST_SEEDS + 1)
-    half_widths = t.ppf(0.5 + _LEVEL / 2, counts - 1) * scatter / np.sqrt(counts)
+    half_widths = stdtrit(counts - 1, 0.5 + _LEVEL / 2) * scatter / np.sqrt(counts)
     sufficient = np.flatnonzero(half_widths <= half_width)
     if sufficient.size:
         return int(counts[sufficient[0]])

@@ -52,9 +52,9 @@ class RemovalEffects:
         Of the rows whose answer changes between right and wrong, at most half become right if
         removing does not help (McNemar's test in its exact form).
         """
-        from scipy.stats import binom
+        from scipy.special import bdtrc
 
-        return np.asarray(binom.sf(self.better - 1, self.better + self.worse, 0.5))
+        return np.asarray(bdtrc(self.better - 1, self.better + self.worse, 0.5))
 
 
 @validate_arguments
