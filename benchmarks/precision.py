@@ -33,6 +33,7 @@ class PrecisionCase:
     name: str
     model: str
     data: str
+    fractions: tuple[float, ...] = cm.DEFAULT_FRACTIONS
 
 
 def cases(samples: int) -> tuple[PrecisionCase, ...]:
@@ -49,7 +50,11 @@ def cases(samples: int) -> tuple[PrecisionCase, ...]:
     )
 
 
-QUICK = (PrecisionCase("quick", "timm:test_resnet?init=random&px=32", "sklearn:digits?n=120"),)
+QUICK = (
+    PrecisionCase(
+        "quick", "timm:test_resnet?init=random&px=32", "sklearn:digits?n=120", (0.1, 0.5, 1.0)
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -79,7 +84,10 @@ def _measure(case: PrecisionCase, folder: Path) -> str:
         )
         log(f"{precision}: extracted")
         runs[precision] = cm.sweep(
-            stores[precision], out=folder / f"run-{precision}", measures=("logistic", "cka")
+            stores[precision],
+            out=folder / f"run-{precision}",
+            fractions=case.fractions,
+            measures=("logistic", "cka"),
         )
         log("swept")
     rounded = stores["bf16"]

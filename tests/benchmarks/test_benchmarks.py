@@ -144,7 +144,7 @@ def test_the_effect_of_bf16_is_shown_for_every_size_and_delta(run: Callable[...,
     if "has no bfloat16" in text:
         pytest.skip("the processor has no bfloat16")
     differences = re.findall(r"^\| cka \| \d+ of 96 \|.*\| ([+-][\d.]+) \|$", text, re.M)
-    assert len(differences) == 12
+    assert len(differences) == 3
     assert all(abs(float(difference)) < 0.05 for difference in differences)
     assert differences[-1] == "+0.0000"
     assert len(re.findall(r"^\| logistic \| 0\.\d+ \| [\d.]+ \[", text, re.M)) == 3
