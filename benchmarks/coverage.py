@@ -11,7 +11,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -23,8 +23,11 @@ from numpy.typing import NDArray
 
 import criticalmass as cm
 from benchmarks.designs import DESIGNS, N_NEURONS
+from benchmarks.in_memory import measure
 from benchmarks.known import CASES, PAIRS, Case, Truth
 from benchmarks.timing import describe_machine, limit_to_one_thread, log
+from criticalmass.analysis.columns import Draws
+from criticalmass.analysis.curves import CachedRun
 from criticalmass.analysis.estimators import critical_size
 
 DELTA, LEVEL, RESAMPLES = 0.9, 0.95, 1000
@@ -41,7 +44,8 @@ def measure_case(case: str, repeat: int) -> Hits:
         return compare_pair(case, repeat)
     simulation = CASES[case]
     with tempfile.TemporaryDirectory() as folder, limit_to_one_thread():
-        run = simulation.run(Path(folder) / "run", np.random.default_rng([7, repeat]), repeat)
+        rng = np.random.default_rng([7, repeat])
+        run = CachedRun.of(simulation.run(Path(folder) / "run", rng, repeat))
         table = cm.curves(run, level=LEVEL, resamples=RESAMPLES, seed=repeat)
         hits = _curve_hits(table, simulation, true_values(case))
         for estimator in ESTIMATORS:
@@ -59,7 +63,8 @@ def compare_pair(case: str, repeat: int) -> Hits:
     d = pair.a.sizes[-1]
     hits: Hits = {"value": [], "ratio": []}
     with tempfile.TemporaryDirectory() as folder, limit_to_one_thread():
-        runs = pair.runs(Path(folder), np.random.default_rng([11, repeat]))
+        written = pair.runs(Path(folder), np.random.default_rng([11, repeat]))
+        runs = [CachedRun.of(run) for run in written]
         for estimator in ESTIMATORS:
             table = cm.compare(
                 *runs, deltas=DELTA, estimator=estimator, level=LEVEL, paired=pair.paired,
@@ -116,28 +121,26 @@ def measure_design(title: str, repeat: int) -> dict[str, list[float]]:
     """
     design = DESIGNS[title]
     truth, sizes = design.truth(), np.array(design.sizes)
-    x, y = design.draw(design.n_test, np.random.default_rng([7, repeat]))
-    x_train, y_train = design.train()
-    seeds = range(repeat * design.n_seeds, (repeat + 1) * design.n_seeds)
-    draws = {"level": LEVEL, "resamples": RESAMPLES, "seed": repeat}
-    with tempfile.TemporaryDirectory() as folder, limit_to_one_thread():
-        store = cm.import_features(
-            {"train": x_train, "test": x}, out=Path(folder) / "features",
-            labels={"train": y_train, "test": y},
-        )  # fmt: skip
-        run = cm.sweep(store, out=Path(folder) / "run", seeds=seeds, measures=design.measure)
-        curves, masses = cm.curves(run, **draws), cm.redundancy(run, DELTA, **draws)
-        fairness = cm.fairness(run, **draws) if truth.classes.size else curves.iloc[:0]
-    hits: dict[str, list[float]] = {}
-    for row in curves[curves["n_kept"] < N_NEURONS].to_dict("records"):
-        value = truth.values[np.searchsorted(sizes, row["n_kept"])]
-        hits.setdefault("value", []).append(_is_inside(row, "", value))
-        hits.setdefault("ratio", []).append(_is_inside(row, "ratio_", value / truth.values[-1]))
+    with limit_to_one_thread():
+        measured = measure(design, repeat, Draws(LEVEL, RESAMPLES, repeat))
+        fairness = measured.fairness()
+    curve = measured.curve
+    ratio_draws = curve.mean_draws / curve.full_draws[:, None]
     values = dict(zip(sizes.tolist(), truth.values.tolist(), strict=True))
     mass = true_critical_mass(Truth(values, truth.values[-1]), N_NEURONS, "monotone")
-    hits["k* monotone"] = [_is_inside(masses.iloc[0].to_dict(), "critical_mass_", mass)]
-    for row in fairness[fairness["n_kept"] < N_NEURONS].to_dict("records"):
-        i = int(np.searchsorted(sizes, row["n_kept"]))
+    low, high = measured.mass_interval(DELTA)
+    hits: dict[str, list[float]] = {"value": [], "ratio": []}
+    for i in range(sizes.size - 1):
+        for name, draws, value in (
+            ("value", curve.mean_draws, truth.values[i]),
+            ("ratio", ratio_draws, truth.values[i] / truth.values[-1]),
+        ):
+            ends = curve.interval(draws[:, i])
+            hits[name].append(float(ends[0] <= value <= ends[1]))
+    hits["k* monotone"] = [float(low <= mass <= high)]
+    if curve.interval_note:
+        hits = {name: [np.nan] * len(inside) for name, inside in hits.items()}
+    for i, row in enumerate(fairness[: sizes.size - 1]):
         worst = truth.classes[i, int(str(row["worst_class"]).rpartition(" ")[2])]
         hits.setdefault("Gini", []).append(_is_inside(row, "gini_corrected_", truth.gini[i]))
         hits.setdefault("excess", []).append(_is_inside(row, "gini_excess_", truth.excess[i]))
@@ -145,7 +148,7 @@ def measure_design(title: str, repeat: int) -> dict[str, list[float]]:
     return hits
 
 
-def _is_inside(row: Mapping[Hashable, Any], prefix: str, truth: float) -> float:
+def _is_inside(row: Mapping[str, Any], prefix: str, truth: float) -> float:
     """1.0 if an interval of a table holds the truth, 0.0 if not, NaN if there is no interval."""
     low, high = row[f"{prefix}low"], row[f"{prefix}high"]
     return np.nan if pd.isna(low) or pd.isna(high) else float(low <= truth <= high)

@@ -30,8 +30,9 @@ from criticalmass.selectors.sizes import DEFAULT_FRACTIONS, sizes_for
 FloatArray = NDArray[np.float64]
 Rows = tuple[NDArray[np.float32], NDArray[np.int64]]
 N_NEURONS = 40
+_CKA = "cka"
 # Rows and orders behind the true values; no repetition uses their seeds.
-_TRUTH_SEED, _TRUTH_ROWS, _TRUTH_ORDERS = 10**6, 40_000, 1000
+_TRUTH_SEED, _TRUTH_ROWS, _TRUTH_ORDERS = 10**6, 40_000, 300
 
 
 def _heavy(n: int, rng: np.random.Generator, noise: float) -> Rows:
@@ -130,9 +131,17 @@ class Design:
         """Return the training rows, the same in all repetitions."""
         return self.draw(self.n_train, np.random.default_rng([1, self.n_train]))
 
+    def shares(self) -> FloatArray:
+        """(n_classes,) share of each class."""
+        _, y = self.draw(_TRUTH_ROWS, np.random.default_rng([2, _TRUTH_SEED]))
+        return np.asarray(np.bincount(y) / y.size)
+
     def truth(self) -> DesignTruth:
         """Return the expectations over all random subsets, on many test rows."""
-        return _similarity_truth(self) if self.measure.startswith("cka") else _probe_truth(self)
+        # They do not depend on the test rows and seeds of a sweep.
+        if self.measure.startswith(_CKA):
+            return _similarity_truth(Design(self.population, _CKA, 0, 0))
+        return _probe_truth(Design(self.population, self.measure, 0, 0, self.n_train))
 
 
 @dataclass(frozen=True, eq=False)

@@ -141,8 +141,19 @@ def _ensembles(table: pd.DataFrame) -> pd.DataFrame:
 
 def _probe_views(runs: Sequence[StudyRun]) -> list[tuple[StudyRun, RunView]]:
     """Return views with the probe on random subsets of the last layer, one per pair."""
-    filters = {"layers": (LAYER,), "selectors": (RANDOM,), "measures": (PROBE,)}
-    return [(run, RunView(run.view.path, table=run.view.frame(), **filters)) for run in runs]
+    return [
+        (
+            run,
+            RunView(
+                run.view.path,
+                layers=(LAYER,),
+                selectors=(RANDOM,),
+                measures=(PROBE,),
+                table=run.view.frame(),
+            ),
+        )
+        for run in runs
+    ]
 
 
 def _tasks(runs: Sequence[StudyRun]) -> pd.DataFrame:

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from criticalmass.analysis.bootstrap import averaged_over_seeds, resampled_means, seed_counts
+from criticalmass.analysis.bootstrap import (
+    SubsetNoise,
+    averaged_over_seeds,
+    resampled_means,
+    seed_counts,
+    with_discordant_samples,
+)
 
 N_SEEDS, N_TEST, DRAWS = 20, 500, 4000
 
@@ -78,3 +84,29 @@ def test_scores_averaged_at_once_are_rows_drawn_one_by_one() -> None:
     means_first = averaged_scores(scores, list(columns), means, counts, 0.95)
     np.testing.assert_allclose(means_first.std(axis=0), expected.std(axis=0), rtol=0.02)
     np.testing.assert_allclose(means_first, expected, atol=0.15 * float(expected.std()))
+
+
+def test_the_loss_of_a_few_of_a_hundred_samples_is_covered() -> None:
+    """A subset that answers 2 % fewer samples than the whole layer: often only 0 or 1 is seen."""
+    rng, n, covered = np.random.default_rng(0), 100, {"measured": 0, "with two more": 0}
+    for seed in range(300):
+        whole = rng.random(n) < 0.9
+        scores = np.stack([whole, whole & (rng.random(n) < 0.98)]).astype(np.float32)
+        more = with_discordant_samples(scores, np.array([True, False]))
+        for name, samples in (("measured", scores), ("with two more", more)):
+            draws = resampled_means(samples, 300, seed=seed)
+            low, high = np.quantile(draws[:, 1] / draws[:, 0], [0.025, 0.975])
+            covered[name] += low <= 0.98 <= high
+    assert covered["measured"] < 0.9 * 300, "without them this case is missed"
+    assert covered["with two more"] >= 0.93 * 300
+
+
+def test_the_spread_of_a_similarity_is_not_reduced_by_its_test_samples() -> None:
+    """The spread of a mean over samples has their noise in it, that of CKA has not."""
+    normals = np.random.default_rng(0).standard_normal((20_000, 1))
+    changes = {
+        is_mean: SubsetNoise(np.array([0.5]), normals, is_mean).changes(0, 4, explained=0.16)
+        for is_mean in (True, False)
+    }
+    assert changes[True].std() == pytest.approx(0.3 / 2, rel=0.02)
+    assert changes[False].std() == pytest.approx(0.5 / 2, rel=0.02)

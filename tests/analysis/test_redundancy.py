@@ -176,9 +176,10 @@ def test_replicates_of_a_mean_spread_like_the_jackknife():
     x = np.random.default_rng(2).standard_normal(3200)
     blocks = x.reshape(32, 100).mean(axis=1)
     left_out = (x.mean() * 32 - blocks) / 31
-    draws = resampled_replicates(np.array([x.mean()]), left_out[None], 8000, seed=0)
+    draws = resampled_replicates(np.array([x.mean()]), left_out[None], 8000, seed=0, level=0.95)
     assert draws.mean() == pytest.approx(x.mean(), abs=1e-3)
-    assert draws.std() == pytest.approx(blocks.std(ddof=1) / np.sqrt(32), rel=0.03)
+    student = t.ppf(0.975, 31) / norm.ppf(0.975)
+    assert draws.std() == pytest.approx(student * blocks.std(ddof=1) / np.sqrt(32), rel=0.015)
 
 
 def test_few_seeds_spread_as_students_t():

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import criticalmass as cm
+from criticalmass.analysis.columns import Draws
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -72,3 +75,36 @@ def test_the_table_is_printed(known: Any) -> None:
     for row in rows:
         assert all(0.0 <= float(share) <= 1.0 for share in re.findall(r"\d\.\d{3}", row))
         assert len(re.findall(r"\d\.\d{3}", row)) == 9
+
+
+@pytest.mark.parametrize("measure", ["centroid", "cka-debiased"])
+@pytest.mark.usefixtures("all_drawn_subsets")
+def test_a_design_in_memory_has_the_intervals_of_a_sweep(
+    measure: str, coverage: Any, tmp_path: Path
+) -> None:
+    designs = importlib.import_module("benchmarks.designs")
+    in_memory = importlib.import_module("benchmarks.in_memory")
+    design = designs.Design("single", measure, 100, 5)
+    draws = Draws(0.95, 1000, 0)
+    curve = in_memory.measure(design, 0, draws).curve
+    x, y = design.draw(100, np.random.default_rng([7, 0]))
+    x_train, y_train = design.train()
+    store = cm.import_features(
+        {"train": x_train, "test": x}, out=tmp_path / "features",
+        labels={"train": y_train, "test": y},
+    )  # fmt: skip
+    run = cm.sweep(store, out=tmp_path / "run", seeds=5, measures=measure)
+    table = cm.curves(run, resamples=1000)
+    assert curve.full == pytest.approx(table["value_full"].iloc[0])
+    low, high = curve.interval(curve.mean_draws)
+    widths = (table["high"] - table["low"]).to_numpy(float)
+    # Other subsets were drawn, so widths differ by about a tenth.
+    assert np.median((high - low)[:-1] / widths[:-1]) == pytest.approx(1.0, abs=0.2)
+
+
+def test_compare_states_no_difference_of_equal_runs(coverage: Any) -> None:
+    tables = importlib.import_module("benchmarks.coverage_of_tables")
+    shares = tables.counted([tables.false_differences(3, repeat) for repeat in range(3)])
+    assert shares["value: no false statement"][0] > 0.8
+    assert shares["value: interval holds 0"][0] > 0.8
+    assert all(given == 1.0 for _, given in shares.values())

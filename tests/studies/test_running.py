@@ -57,7 +57,7 @@ def test_available_parts_are_tabulated_and_missing_ones_are_listed(folder: Path)
     assert not result.is_complete
     assert set(pd.read_csv(results / "missing.csv")["model"]) == set(reasons)
     table = pd.read_csv(results / "redundancy.csv")
-    assert set(table["estimator"]) == {"strict"}
+    assert set(table["estimator"]) == {"monotone"}
     assert set(table["delta"]) == {0.8, 0.9, 0.95}
     assert set(table["model_spec"]) == {"pypi:efficientnet-lite0"}
 
@@ -187,3 +187,40 @@ def test_studies_are_listed() -> None:
     assert "loss-local,needs training" in shown.output
     with pytest.raises(CriticalMassError, match="did you mean 'transfer-local'"):
         cm.study("transfer-locl", out="nowhere")
+
+
+def test_training_sets_are_those_that_the_study_or_its_caller_asked_for(
+    folder: Path, make_store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Halves in the run that another study asked for must not widen this study's intervals."""
+
+    def curves(name: str, **options: int) -> pd.DataFrame:
+        result = cm.study(folder / name, out=folder / "out", pages=False, **options)
+        table = pd.read_csv(result.folders[name.removesuffix(".yaml")] / "redundancy.csv")
+        return table[table["selector"] == "random"].set_index("measure")
+
+    text = STUDY.replace("seeds: 2", "seeds: 3").replace(", selectors]", "]")
+    (folder / "mine.yaml").write_text(text)
+    (folder / "halves.yaml").write_text(text + "training_sets: 3\n")
+    plain = curves("mine.yaml")
+    assert plain.loc["centroid", "training_sets"].tolist() == [0, 0, 0]
+    with_halves = curves("halves.yaml")
+    assert with_halves.loc["centroid", "training_sets"].tolist() == [3, 3, 3]
+    pd.testing.assert_frame_equal(curves("mine.yaml"), plain)
+    assert curves("mine.yaml", training_sets=3).equals(with_halves)
+    (folder / "few.yaml").write_text(text + "training_sets: 2\n")
+    with pytest.raises(CriticalMassError, match=r"line 9: .*training_sets=2 is too few"):
+        cm.study(folder / "few.yaml", out=folder / "out")
+
+
+def test_measure_hands_training_sets_to_the_sweep(
+    tmp_path: Path, make_store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import criticalmass.extraction.extract as extraction
+
+    monkeypatch.setattr(extraction, "extract", lambda *args, **options: make_store("features"))
+    arguments = ["measure", "timm:resnet18", "sklearn:digits", "--out", str(tmp_path / "out")]
+    options = ["--measure", "centroid", "--seeds", "3", "--fraction", "0.5", "--training-sets", "3"]
+    shown = CliRunner().invoke(cli, [*arguments, *options, "--refine", "none", "--quiet"])
+    assert shown.exit_code == 0, shown.output
+    assert "include the training set, from 3 random halves" in shown.output

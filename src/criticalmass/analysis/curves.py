@@ -18,6 +18,7 @@ from criticalmass.analysis.bootstrap import (
     resampled_replicates,
     seed_counts,
     selector_rng,
+    with_discordant_samples,
 )
 from criticalmass.analysis.columns import CurveKey, Draws, LayerKey, outward_interval
 from criticalmass.analysis.predictions import check_values, is_correct
@@ -32,7 +33,7 @@ from criticalmass.analysis.training_sets import TrainingSets
 from criticalmass.core.moments import FloatArray
 from criticalmass.core.threads import map_in_threads
 from criticalmass.storage.run import Run
-from criticalmass.storage.run_view import RunView
+from criticalmass.storage.run_view import RunView, shown_training_sets
 
 #: (layer, selector, measure, delta) -> (low, high), in neurons.
 OpenIntervals = dict[tuple[str, str, str, float | None], tuple[int, int]]
@@ -114,7 +115,8 @@ class CachedRun(RunView):
     @classmethod
     def of(cls, run: Run) -> CachedRun:
         """Return the same run, or view of a run, with its table read."""
-        return cls(run.path, table=run.frame())
+        most = shown_training_sets(run)
+        return cls(run.path, table=run.frame(), most_training_sets=most)
 
 
 def curves_of(run: Run, draws: Draws) -> Iterator[ValueCurve]:
@@ -226,12 +228,14 @@ class _ResampledRows:
     row_draws: (resamples, n_rows) draws of every row, or None if ``scores`` are kept.
     scores: (n_distinct, n_test) score of every test sample.
     score_index: (n_rows,) row of ``scores`` for every row.
+    drawn: (n_distinct, n_drawn) the scores to draw from: ``scores``, or those and two more.
     """
 
     draws: Draws
     row_draws: FloatArray | None
     scores: npt.NDArray[np.float32]
     score_index: npt.NDArray[np.intp]
+    drawn: npt.NDArray[np.float32]
 
     def mean(self, rows: npt.NDArray[np.intp]) -> FloatArray:
         """(resamples,) mean over some rows; an empty array for no rows."""
@@ -254,7 +258,7 @@ class _ResampledRows:
 
     def _group_means(self, groups: list[npt.NDArray[np.intp]]) -> FloatArray:
         """(resamples, n_groups) mean over the rows of each group."""
-        sums = np.stack([self.scores[rows].sum(axis=0) for rows in groups])
+        sums = np.stack([self.drawn[rows].sum(axis=0) for rows in groups])
         sizes = np.array([rows.size for rows in groups])
         means = resampled_means(sums, self.draws.resamples, seed=self.draws.seed)
         return np.asarray(means / sizes)
@@ -266,12 +270,17 @@ def _resample_rows(run: Run, used: pd.DataFrame, draws: Draws) -> _ResampledRows
     kinds = {str(reference).partition("/")[0] for reference in references}
     if kinds not in ({"predictions"}, {"scores"}):
         row_draws = draw_rows(run, used, draws)
-        return _ResampledRows(draws, row_draws, np.empty((0, 0), np.float32), np.empty(0, np.intp))
+        none = np.empty((0, 0), np.float32)
+        return _ResampledRows(draws, row_draws, none, np.empty(0, np.intp), none)
     distinct, score_index = np.unique(references.astype(str), return_inverse=True)
     artifacts = run.artifacts(distinct.tolist())
     scores = is_correct(run, artifacts) if kinds == {"predictions"} else artifacts
     check_values(run, used, scores.mean(axis=1)[score_index])
-    return _ResampledRows(draws, None, scores.astype(np.float32), score_index.astype(np.intp))
+    scores = drawn = scores.astype(np.float32)
+    if kinds == {"predictions"}:
+        is_full = np.isin(np.arange(len(scores)), score_index[used["selector"] == "full"])
+        drawn = with_discordant_samples(scores, is_full)
+    return _ResampledRows(draws, None, scores, score_index, drawn)
 
 
 def draw_rows(run: Run, used: pd.DataFrame, draws: Draws) -> FloatArray:
@@ -292,7 +301,11 @@ def draw_rows(run: Run, used: pd.DataFrame, draws: Draws) -> FloatArray:
         first_row[inverse] = rows
         if kind == "replicates":
             distinct_draws = resampled_replicates(
-                values[first_row], artifacts, draws.resamples, seed=draws.seed
+                values[first_row],
+                artifacts,
+                draws.resamples,
+                seed=draws.seed,
+                level=draws.level,
             )
         else:
             scores = is_correct(run, artifacts) if kind == "predictions" else artifacts

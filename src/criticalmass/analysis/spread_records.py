@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from criticalmass.analysis.bootstrap import (
 )
 from criticalmass.analysis.columns import FEWEST_SEEDS, Draws, LayerKey, seed_note
 from criticalmass.core.moments import FloatArray
+from criticalmass.measures.registry import is_similarity
 from criticalmass.selectors.registry import SELECTORS
 from criticalmass.storage.run import Run
 
@@ -25,9 +27,50 @@ from criticalmass.storage.run import Run
 ENTRY = "subset_spread"
 #: Name of the measure's own value among the standard deviations.
 VALUE = "value"
+_CLASS_STREAM = zlib.crc32(b"classes")
 # A stand-in tells how the spread changes with the size; the measured seeds tell its scale, within
 # these bounds.
 _SMALLEST_SCALE, _LARGEST_SCALE = 0.5, 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class ClassSpread:
+    """How the accuracies of the classes differ over random subsets.
+
+    Attributes
+    ----------
+    ids: (n_classes,) classes with test samples.
+    std: (n_sizes, n_classes) standard deviation of the accuracy of each class.
+    correlation: (n_sizes, n_classes) its correlation with the accuracy over all classes.
+    """
+
+    ids: npt.NDArray[np.int64]
+    std: FloatArray
+    correlation: FloatArray
+
+    @classmethod
+    def of(cls, ids: npt.NDArray[np.int64], accuracy: FloatArray, total: FloatArray) -> ClassSpread:
+        """Compute it from drawn subsets.
+
+        Parameters
+        ----------
+        ids: (n_classes,) of the classes.
+        accuracy: (n_subsets, n_sizes, n_classes) class accuracies.
+        total: (n_subsets, n_sizes) accuracy over all classes.
+        """
+        std = accuracy.std(axis=0, ddof=1)
+        deviation = (total - total.mean(axis=0))[:, :, None]
+        shared = (deviation * (accuracy - accuracy.mean(axis=0))).sum(axis=0) / (len(total) - 1)
+        scale = std * total.std(axis=0, ddof=1)[:, None]
+        return cls(ids, std, np.clip(shared / np.where(scale > 0.0, scale, 1.0), -1.0, 1.0))
+
+    def record(self) -> dict[str, Any]:
+        """Return it as JSON values with five digits."""
+        tables = {"std": self.std, "correlation": self.correlation}
+        return {
+            "ids": self.ids.tolist(),
+            **{name: [_five_digits(row) for row in rows] for name, rows in tables.items()},
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +86,7 @@ class SpreadRecord:
         measures and where there are 5 test samples or more per neuron.
     n_subsets: number of drawn subsets of each size; 0 if a law gave the spread.
     stand_in: the measure whose spread this is, if it is not that of the measure itself.
+    classes: the spread of the class accuracies, for drawn subsets of a probe.
     """
 
     sizes: npt.NDArray[np.int64]
@@ -50,16 +94,48 @@ class SpreadRecord:
     bias: FloatArray | None
     n_subsets: int
     stand_in: str
+    classes: ClassSpread | None = None
 
     def std_at(self, sizes: npt.NDArray[np.int64], name: str) -> FloatArray:
         """(n,) standard deviation at any sizes, interpolated in log k."""
-        return np.interp(np.log(sizes), np.log(self.sizes), self.std[name])
+        return self._at(sizes, self.std[name])
+
+    def _at(self, sizes: npt.NDArray[np.int64], values: FloatArray) -> FloatArray:
+        return np.interp(np.log(sizes), np.log(self.sizes), values)
 
     def bias_at(self, sizes: npt.NDArray[np.int64]) -> FloatArray:
         """(n,) bias at any sizes, interpolated in log k; 0 where none is recorded."""
         if self.bias is None:
             return np.zeros(sizes.size)
-        return np.interp(np.log(sizes), np.log(self.sizes), self.bias)
+        return self._at(sizes, self.bias)
+
+    def class_noise(
+        self, sizes: npt.NDArray[np.int64], shared: SubsetNoise, draws: Draws
+    ) -> dict[int, SubsetNoise]:
+        """Return the scatter of the accuracy of each class, correlated with that of all classes.
+
+        Parameters
+        ----------
+        sizes: (n_sizes,) of the curve.
+        shared: the scatter of the accuracy over all classes, at these sizes.
+        draws: settings of the bootstrap.
+
+        Returns
+        -------
+        Class id -> scatter; empty if the classes are not recorded.
+        """
+        if self.classes is None:
+            return {}
+        ratio = student_ratio(self.n_subsets - 1, draws.level)
+        noise = {}
+        for i, c in enumerate(self.classes.ids.tolist()):
+            rng = np.random.default_rng([draws.seed, _CLASS_STREAM, c])
+            own = nested_normals(sizes, int(self.sizes[-1]), draws.resamples, rng)
+            share = self._at(sizes, self.classes.correlation[:, i])
+            normals = share * shared.normals + np.sqrt(1.0 - share**2) * own
+            std = ratio * self._at(sizes, self.classes.std[:, i])
+            noise[c] = SubsetNoise(std, normals, shared.is_mean)
+        return noise
 
     def record(self) -> dict[str, Any]:
         """Return the record as JSON values with five digits."""
@@ -69,11 +145,23 @@ class SpreadRecord:
             "bias": None if self.bias is None else _five_digits(self.bias),
             "n_subsets": self.n_subsets,
             "stand_in": self.stand_in,
+            "classes": None if self.classes is None else self.classes.record(),
         }
 
 
 def _five_digits(values: FloatArray) -> list[float]:
     return [float(f"{value:.5g}") for value in values]
+
+
+def _read_classes(content: Mapping[str, Any] | None) -> ClassSpread | None:
+    """Read the record of the classes; runs of earlier versions have none."""
+    if content is None:
+        return None
+    return ClassSpread(
+        ids=np.asarray(content["ids"], dtype=np.int64),
+        std=np.asarray(content["std"], dtype=np.float64),
+        correlation=np.asarray(content["correlation"], dtype=np.float64),
+    )
 
 
 def read_spreads(run: Run) -> dict[tuple[str, str], SpreadRecord]:
@@ -87,6 +175,7 @@ def read_spreads(run: Run) -> dict[tuple[str, str], SpreadRecord]:
             bias=None if content["bias"] is None else np.asarray(content["bias"], np.float64),
             n_subsets=int(content["n_subsets"]),
             stand_in=str(content["stand_in"]),
+            classes=_read_classes(content.get("classes")),
         )
         for layer, entry in manifest.get(ENTRY, {}).items()
         if entry["digest"] == layers.get(layer, {}).get("digest")
@@ -154,8 +243,9 @@ def subset_noise(
     seeds = "/".join(map(str, np.unique(used["seed"].to_numpy(dtype=np.int64))))
     rng = selector_rng(draws.seed, key.model, key.layer, f"{key.dataset}/{key.measure}/{seeds}")
     normals = nested_normals(sizes, int(used["n_neurons"].max()), draws.resamples, rng)
+    is_mean = not is_similarity(key.measure)
     return {
-        name: SubsetNoise(std, normals)
+        name: SubsetNoise(std, normals, is_mean)
         for name, std in interval_spread(used, record, draws.level).items()
     }
 

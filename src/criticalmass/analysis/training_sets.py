@@ -27,6 +27,7 @@ import pandas as pd
 from criticalmass.analysis.columns import Draws, LayerKey
 from criticalmass.analysis.predictions import is_correct
 from criticalmass.core.moments import FloatArray
+from criticalmass.errors import CriticalMassError
 from criticalmass.measures.registry import is_similarity
 from criticalmass.storage.run import Run
 
@@ -54,6 +55,18 @@ def is_same_task(run: Run, part: Run, layer: str, measure: str) -> bool:
     source = other.get("training_set", {}).get("layers", {}).get(layer)
     protocols = [manifest.get("measures", {}).get(measure) for manifest in (own, other)]
     return digest is not None and digest == source and protocols[0] == protocols[1]
+
+
+def check_n_halves(n_halves: int) -> int:
+    """Return the number of halves, 0 for none; refuse one that is negative or too small."""
+    if n_halves < 0:
+        raise CriticalMassError(f"training_sets={n_halves}; give a whole number of 0 or more")
+    if 0 < n_halves < FEWEST_SETS:
+        raise CriticalMassError(
+            f"training_sets={n_halves} is too few for a variance; give {FEWEST_SETS} or more (8 is "
+            "usual), or 0 for none"
+        )
+    return n_halves
 
 
 def half_name(number: int) -> str:
@@ -181,7 +194,7 @@ def training_set_note(table: pd.DataFrame) -> str:
         some = " of all probes" if counts.max() else ""
         return (
             f"Not in the intervals{some}: the training set. They are about probes trained on these "
-            "samples; sweep with --training-sets 8 to include it."
+            "samples; --training-sets 8 of sweep, measure and study includes it."
         )
     return f"The intervals of probes include the training set, from {counts.min()} {RULE}."
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from criticalmass.errors import unknown_name
 from criticalmass.storage.run import Run
@@ -24,12 +24,26 @@ class RunView(Run):
     layers, selectors, measures: names to show; empty shows all. The rows of the whole layer are
         shown with every selector, because subsets are compared with them.
     table: the rows, already read; None reads them on each call.
+    most_training_sets: number of halves of the training rows whose runs are shown; None shows all.
     """
 
     layers: tuple[str, ...] = ()
     selectors: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
     table: pd.DataFrame | None = field(default=None, compare=False, repr=False)
+    most_training_sets: int | None = None
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The description of the run, with the training sets that are shown."""
+        manifest = super().manifest
+        halves = manifest.get("training_sets")
+        if halves is None or self.most_training_sets is None:
+            return manifest
+        return {
+            **manifest,
+            "training_sets": {**halves, "names": halves["names"][: self.most_training_sets]},
+        }
 
     def frame(self) -> pd.DataFrame:
         """Return the shown rows of the long table."""
@@ -70,4 +84,10 @@ def filter_run(
             filters[column] = ()
     if not any(filters.values()):
         return run
-    return RunView(run.path, filters["layer"], filters["selector"], filters["measure"], frame)
+    names_shown = filters["layer"], filters["selector"], filters["measure"]
+    return RunView(run.path, *names_shown, frame, shown_training_sets(run))
+
+
+def shown_training_sets(run: Run) -> int | None:
+    """Return how many halves of the training rows a run shows; None if it shows all."""
+    return run.most_training_sets if isinstance(run, RunView) else None

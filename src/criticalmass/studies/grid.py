@@ -15,6 +15,7 @@ import pandas as pd
 from criticalmass.extraction.datasets.loading import DATASET_SOURCES
 from criticalmass.extraction.models.loading import MODEL_SOURCES
 from criticalmass.extraction.specs import options_of
+from criticalmass.measures.registry import MEASURES
 from criticalmass.selectors.registry import SELECTORS
 from criticalmass.selectors.sizes import sizes_for
 from criticalmass.storage.run import Run
@@ -91,6 +92,12 @@ class StudyJob:
     def seeds(self) -> int:
         """Number of random subsets of a size."""
         return self.part.seeds or self.protocol.seeds
+
+    @property
+    def training_sets(self) -> int:
+        """Number of halves of the training rows; 0 without a probe, which alone trains."""
+        has_probe = any(MEASURES[name].is_probe for name in self.measures)
+        return self.part.training_sets if has_probe else 0
 
 
 @dataclass(frozen=True)
@@ -203,7 +210,7 @@ def untrained_spec(spec: str) -> str | None:
 
 
 def select_rows(run: Run, jobs: Iterable[tuple[StudyJob, Sequence[str]]]) -> RunView:
-    """Return the view of a run with the rows of some jobs only.
+    """Return the view of a run with the rows and the training sets of some jobs only.
 
     Parameters
     ----------
@@ -211,10 +218,12 @@ def select_rows(run: Run, jobs: Iterable[tuple[StudyJob, Sequence[str]]]) -> Run
     jobs: jobs on that pair, each with the names of its layers.
     """
     table = run.frame()
-    selected = np.zeros(len(table), dtype=bool)
+    selected, n_sets = np.zeros(len(table), dtype=bool), 0
     for job, layers in jobs:
+        n_sets = max(n_sets, job.training_sets)
         selected |= _rows_of_job(table, job, layers)
-    return RunView(run.path, table=table[selected].reset_index(drop=True))
+    rows = table[selected].reset_index(drop=True)
+    return RunView(run.path, table=rows, most_training_sets=n_sets)
 
 
 def _rows_of_job(

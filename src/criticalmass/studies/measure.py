@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from criticalmass.core.arguments import validate_arguments
+from criticalmass.core.notebook import Card, Shown
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from criticalmass.storage.run import Run
 
 
-@dataclass(frozen=True)
-class Measurement:
+@dataclass(frozen=True, repr=False)
+class Measurement(Shown):
     """The result of `measure`.
 
     Attributes
@@ -32,6 +33,10 @@ class Measurement:
     store: FeatureStore
     run: Run
     report: Path
+
+    def _card(self) -> Card:
+        facts = {"features": self.store.path, "run": self.run.path, "page": self.report}
+        return Card(f"Measurement of {self.store.model} on {self.store.dataset}", facts)
 
 
 @validate_arguments
@@ -49,6 +54,7 @@ def measure(
     refine_level: float = 0.95,
     refine_seeds: int = 20,
     refine_cells: int = 1000,
+    training_sets: int = 0,
     deltas: Sequence[float] = (0.8, 0.9, 0.95),
     device: str = "auto",
     backend: str = "local",
@@ -66,8 +72,8 @@ def measure(
     model, dataset: as `criticalmass.extract` takes them.
     out: folder to write: ``features/``, ``run/`` and ``report.html``.
     layers, device, weights, pool, skip_broken, precision: as `criticalmass.extract` takes them.
-    selectors, fractions, seeds, measures, refine, refine_level, refine_seeds, refine_cells: as
-        `criticalmass.sweep` takes them.
+    selectors, fractions, seeds, measures, refine, refine_level, refine_seeds, refine_cells,
+        training_sets: as `criticalmass.sweep` takes them.
         The default "auto" refines to ``deltas`` where that costs less than a tenth of the sweep.
     deltas: shares of the whole layer's value in the report.
     backend: where the work runs.
@@ -105,6 +111,7 @@ def measure(
         refine_level=refine_level,
         refine_seeds=refine_seeds,
         refine_cells=refine_cells,
+        training_sets=training_sets,
         backend=backend,
     )
     return Measurement(store, run, report(run, folder / "report.html", deltas=deltas))

@@ -18,7 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from criticalmass.analysis.estimators import check_delta, check_estimator
+from criticalmass.analysis.estimators import DEFAULT_ESTIMATOR, check_delta, check_estimator
+from criticalmass.analysis.training_sets import check_n_halves
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.extraction.datasets.loading import check_dataset_spec
 from criticalmass.extraction.models.loading import check_model_spec
@@ -59,8 +60,8 @@ class StudyProtocol:
 
 _ALL = (
     # Logistic probes on standardised features, fitted to a certified optimum; their strength is
-    # chosen on a part of the training split. DR by the strict estimator.
-    StudyProtocol("exact", "logistic", DEFAULT_FRACTIONS, "strict", 5),
+    # chosen on a part of the training split. DR by the estimator of all tables.
+    StudyProtocol("exact", "logistic", DEFAULT_FRACTIONS, DEFAULT_ESTIMATOR, 5),
     # As the authors: SGD on raw features, learning rate 0.1, 100 epochs, batches of 256, 14
     # fractions, 5 seeds, the whole layer once. DR by the nearest estimator.
     StudyProtocol("paper", "sgd", PAPER_FRACTIONS, "nearest", 5),
@@ -157,6 +158,8 @@ class StudyPart(_Keys):
     models, datasets, layers, selectors, measures: the axes of the grid.
     fractions: shares of the neurons; those of the protocol if empty.
     seeds: number of random subsets; that of the protocol if 0.
+    training_sets: halves of the training rows on which probes are trained again; see
+        `criticalmass.sweep`.
     protocol: keys of `PROTOCOLS`; the grid is swept under each.
     control: whether each model is also measured untrained.
     optional: whether the study is complete without this part.
@@ -170,6 +173,7 @@ class StudyPart(_Keys):
     measures: Several[Annotated[str, _one_of("measure", lambda: (PROBE, *MEASURES))]] = (PROBE,)
     fractions: Annotated[Several[Share], BeforeValidator(_replace_paper)] = ()
     seeds: Annotated[int, Strict(), Field(ge=1, le=1000)] = 0
+    training_sets: Annotated[int, Strict(), AfterValidator(check_n_halves)] = 0
     protocol: Several[Annotated[str, _one_of("protocol", lambda: PROTOCOLS)]] = ("exact",)
     control: StrictBool = False
     optional: StrictBool = False

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from criticalmass.analysis.training_sets import check_n_halves
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.backends import Backend
 from criticalmass.core.progress import Progress
@@ -72,6 +73,7 @@ def study(
     device: str = "auto",
     backend: str | Backend = "local",
     pages: bool = True,
+    training_sets: int | None = None,
 ) -> StudyResult:
     """Run a study: sweep every model on every dataset, and write tables and a page.
 
@@ -90,12 +92,16 @@ def study(
     device: as of `criticalmass.extract`.
     backend: where shards and cells are computed, as of `criticalmass.sweep`.
     pages: whether to write ``report.html`` for each study.
+    training_sets: as of `criticalmass.sweep`, instead of those of the study.
 
     Raises
     ------
     CriticalMassError: the study is unknown, or its file is invalid; raised before anything runs.
     """
-    studies = [_set_protocol(one, protocol) for one in with_includes(load_study(name_or_file))]
+    studies = [
+        _set_training_sets(_set_protocol(one, protocol), training_sets)
+        for one in with_includes(load_study(name_or_file))
+    ]
     files = {name: Path(path) for name, path in (weights or {}).items()}
     _check_weights(studies, files)
     folder = Path(out)
@@ -122,6 +128,16 @@ def _set_protocol(study: Study, protocol: str | None) -> Study:
         raise unknown_name("protocol", protocol, PROTOCOLS)
     parts = dict.fromkeys(part.model_copy(update={"protocol": (protocol,)}) for part in study.parts)
     return study.model_copy(update={"parts": tuple(parts)})
+
+
+def _set_training_sets(study: Study, training_sets: int | None) -> Study:
+    """Replace the number of training sets of every part by the one that the user chose."""
+    if training_sets is None:
+        return study
+    update = {"training_sets": check_n_halves(training_sets)}
+    return study.model_copy(
+        update={"parts": tuple(p.model_copy(update=update) for p in study.parts)}
+    )
 
 
 def _check_weights(studies: Sequence[Study], files: Mapping[str, Path]) -> None:
@@ -213,6 +229,7 @@ class _StudyRunner:
                         fractions=job.fractions,
                         seeds=job.seeds,
                         measures=job.measures,
+                        training_sets=job.training_sets,
                         backend=self.features.backend,
                     )
             except CriticalMassError as error:

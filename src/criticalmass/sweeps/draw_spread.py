@@ -2,15 +2,16 @@
 
 Three or five seeds say little about the spread of the subsets, and nothing if the value rests on
 a neuron that all of them contain or miss. The law of CKA gives its spread exactly. For a probe,
-many more subsets are drawn where they cost little; elsewhere the predicted ridge probe shows how
-the spread changes with the size, and the measured seeds give its scale. The standard deviation
-at every size is kept in the run's manifest.
+and for debiased CKA, many more subsets are drawn where they cost little; elsewhere the predicted
+ridge probe shows how the spread changes with the size, and the measured seeds give its scale. The
+standard deviation at every size is kept in the run's manifest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +20,20 @@ from threadpoolctl import threadpool_limits
 from criticalmass.analysis.class_curves import CORRECTED as GINI
 from criticalmass.analysis.class_curves import EXCESS, class_statistics
 from criticalmass.analysis.predicted_curves import PredictedCurve, read_curves
-from criticalmass.analysis.spread_records import ENTRY, VALUE, SpreadRecord, read_spreads
-from criticalmass.core.moments import FloatArray
+from criticalmass.analysis.spread_records import (
+    ENTRY,
+    VALUE,
+    ClassSpread,
+    SpreadRecord,
+    read_spreads,
+)
+from criticalmass.core.moments import FloatArray, moment_of_squares, moments
 from criticalmass.measures.memory import LayerSizes
 from criticalmass.measures.probes.task import ProbeTask
 from criticalmass.measures.protocol import EXPECTED
 from criticalmass.measures.registry import MEASURES, get_probe
+from criticalmass.measures.similarity.cka import prefix_cka, prefix_cka_debiased
+from criticalmass.measures.similarity.hsic import FEWEST_DEBIASED
 from criticalmass.sweeps.predict import (
     BUDGET_SHARE,
     FREE_FLOPS,
@@ -34,11 +43,11 @@ from criticalmass.sweeps.predict import (
     sweep_flops,
 )
 from criticalmass.theory.eigenbasis import eigenbasis
-from criticalmass.theory.prediction import debiased_cka_curve, ridge_curve
+from criticalmass.theory.prediction import ridge_curve
 
 if TYPE_CHECKING:
     from criticalmass.storage.run import Run, RunWriter
-    from criticalmass.sweeps.layer_data import LayerData, SweepData
+    from criticalmass.sweeps.layer_data import SweepData
     from criticalmass.sweeps.layer_info import LayerInfo
     from criticalmass.sweeps.plan import SweepRequest
 
@@ -55,6 +64,8 @@ ROWS_PER_NEURON = 5
 #: Drawn subsets that together take no more operations than this are drawn for every sweep. In
 #: small products a core does about 1e9 of them in a second.
 FREE_DRAWS = 5e9
+#: With more classes the manifest does not hold the spread of each.
+MOST_CLASSES = 100
 # Seeds of the drawn subsets; a sweep uses small ones.
 _FIRST_SEED = 1_000_000
 _ORDERS_AT_ONCE = 5
@@ -130,6 +141,7 @@ class _SpreadSource:
         budget: float,
     ) -> None:
         self.data, self.info, self.sizes = data, info, sizes
+        self.ks = np.asarray(sizes.sizes, dtype=np.int64)
         self.laws = laws
         self.draw_budget = max(FREE_DRAWS, budget)
         self.law_budget = max(FREE_FLOPS, budget)
@@ -148,46 +160,100 @@ class _SpreadSource:
 
     def _record(self, measure: str) -> SpreadRecord | None:
         if not MEASURES[measure].is_probe:
-            if measure == DEBIASED and self._can_debias():
-                return self._of_law(self._debiased_law(), "", None)
-            stand_in = CKA if measure == DEBIASED else ""
-            law = self.laws.get(stand_in or measure)
-            if law is None:
-                return None
-            return self._of_law(law, stand_in, self._bias(law) if measure == CKA else None)
+            return self._of_similarity(measure)
         n_subsets = _affordable(measure, self.sizes, self.draw_budget)
         if n_subsets >= FEWEST:
             self.draw_budget -= _flops(measure, self.sizes, n_subsets)
-            return _draw_measure(self.data, self.info, measure, self.sizes, n_subsets)
+            return self._of_probe(self._class_accuracy(measure, n_subsets))
         law = self._ridge_law()
         # The spread of the law itself is right up to a factor of about 1.5.
         return None if law is None else self._of_law(law, RIDGE, None)
 
+    def _of_similarity(self, measure: str) -> SpreadRecord | None:
+        law = self.laws.get(CKA)
+        if measure == CKA and law is not None:
+            return self._of_law(law, "", self._bias())
+        if measure == DEBIASED and self._can_draw_cka:
+            return self._of_draws({VALUE: self._drawn_cka[1]})
+        if measure == DEBIASED and law is not None:
+            return self._of_law(law, CKA, None)
+        return None
+
     def _of_law(
         self, law: PredictedCurve, stand_in: str, bias: FloatArray | None
     ) -> SpreadRecord | None:
-        ks = np.asarray(self.sizes.sizes, dtype=np.int64)
         if law.n_neurons != self.info.n_neurons:
             return None
-        std = np.where(ks < self.info.n_neurons, law.interpolate(ks)[1], 0.0)
-        return SpreadRecord(ks, {VALUE: std}, bias, 0, stand_in)
+        std = np.where(self.ks < self.info.n_neurons, law.interpolate(self.ks)[1], 0.0)
+        return SpreadRecord(self.ks, {VALUE: std}, bias, 0, stand_in)
 
-    def _bias(self, law: PredictedCurve) -> FloatArray | None:
-        """(n_sizes,) plain less debiased CKA, by their laws, where there are few test samples."""
-        if self.info.n_test >= ROWS_PER_NEURON * self.info.n_neurons or not self._can_debias():
+    def _of_draws(self, scores: Mapping[str, FloatArray]) -> SpreadRecord:
+        """Return the spread of drawn subsets; ``scores`` are name -> (n_subsets, n_sizes)."""
+        is_subset = self.ks < self.info.n_neurons
+        std = {
+            name: np.where(is_subset, values.std(axis=0, ddof=1), 0.0)
+            for name, values in scores.items()
+        }
+        return SpreadRecord(self.ks, std, None, len(scores[VALUE]), "")
+
+    def _bias(self) -> FloatArray | None:
+        """(n_sizes,) mean of plain less debiased CKA, where there are few test samples."""
+        if self.info.n_test >= ROWS_PER_NEURON * self.info.n_neurons or not self._can_draw_cka:
             return None
-        ks = np.asarray(self.sizes.sizes, dtype=np.int64)
-        return law.interpolate(ks)[0] - self._debiased_law().interpolate(ks)[0]
+        plain, debiased = self._drawn_cka
+        return np.asarray((plain - debiased).mean(axis=0))
 
-    def _can_debias(self) -> bool:
-        """Whether debiased CKA is defined and its law costs little."""
+    @property
+    def _can_draw_cka(self) -> bool:
+        """Whether debiased CKA is defined, and that of drawn subsets costs little."""
         n, d = self.info.n_test, self.info.n_neurons
-        return n >= 4 and 4.0 * n * d**2 <= self.law_budget
+        return n >= FEWEST_DEBIASED and 4.0 * (n + 2 * MOST) * d**2 <= self.law_budget
 
-    def _debiased_law(self) -> PredictedCurve:
-        if DEBIASED not in self.laws:
-            self.laws[DEBIASED] = debiased_cka_curve(self.data.layer(self.info.name).test)
-        return self.laws[DEBIASED]
+    @cached_property
+    def _drawn_cka(self) -> FloatArray:
+        """(2, n_subsets, n_sizes) plain and debiased CKA of drawn subsets."""
+        layer, n = self.data.layer(self.info.name), self.info.n_test
+        both = moments(layer.test)
+        squares = moment_of_squares(layer.test, both.mean)
+        orders = layer.orders([(SELECTOR, _FIRST_SEED + seed) for seed in range(MOST)])
+        curves = [
+            (prefix_cka(both.scatter, one), prefix_cka_debiased(both.scatter, squares, n, one))
+            for one in orders
+        ]
+        return np.stack(curves, axis=1)[:, :, self.ks - 1]
+
+    def _of_probe(self, accuracy: FloatArray) -> SpreadRecord:
+        """Return the spread of drawn subsets; ``accuracy`` is (n_subsets, n_sizes, n_classes)."""
+        ids, counts = np.unique(self.data.y_test, return_counts=True)
+        # The last size is the whole layer, the same for all orders.
+        known = class_statistics(accuracy, accuracy[:, -1], counts.astype(np.float64))
+        total = known["accuracy"]
+        record = self._of_draws({VALUE: total, GINI: known[GINI], EXCESS: known[EXCESS]})
+        if ids.size > MOST_CLASSES:
+            return record
+        return replace(record, classes=ClassSpread.of(ids, accuracy, total))
+
+    def _class_accuracy(self, measure: str, n_subsets: int) -> FloatArray:
+        """(n_subsets, n_sizes, n_classes) accuracies of drawn subsets."""
+        data, layer = self.data, self.data.layer(self.info.name)
+        classes, members = np.unique(data.y_test, return_inverse=True)
+        parts = []
+        for start in range(0, n_subsets, _ORDERS_AT_ONCE):
+            seeds = range(start, min(start + _ORDERS_AT_ONCE, n_subsets))
+            task = ProbeTask(
+                x_train=layer.train,
+                y_train=data.y_train,
+                x_test=layer.test,
+                n_classes=len(data.store.class_names),
+                orders=layer.orders([(SELECTOR, _FIRST_SEED + seed) for seed in seeds]),
+                sizes=self.sizes.sizes,
+                validation=data.validation,
+                compute=data.compute,
+            )
+            correct = get_probe(measure)(task).predictions == data.y_test
+            by_class = [correct[:, :, members == c].mean(axis=2) for c in range(classes.size)]
+            parts.append(np.stack(by_class, axis=-1))
+        return np.concatenate(parts)
 
     def _ridge_law(self) -> PredictedCurve | None:
         """Return the predicted ridge probe, made here if the run has none and it costs little."""
@@ -211,47 +277,3 @@ def _affordable(measure: str, sizes: LayerSizes, budget: float) -> int:
     fixed = _flops(measure, sizes, 0)
     each = _flops(measure, sizes, 1) - fixed
     return int(min(MOST, max(0.0, budget - fixed) / max(each, 1.0)))
-
-
-def _draw_measure(
-    data: SweepData, info: LayerInfo, measure: str, sizes: LayerSizes, n_subsets: int
-) -> SpreadRecord:
-    """Score drawn subsets."""
-    layer = data.layer(info.name)
-    scores: dict[str, list[FloatArray]] = {}
-    for start in range(0, n_subsets, _ORDERS_AT_ONCE):
-        seeds = range(start, min(start + _ORDERS_AT_ONCE, n_subsets))
-        orders = layer.orders([(SELECTOR, _FIRST_SEED + seed) for seed in seeds])
-        for name, values in _scores(data, layer, measure, orders, sizes.sizes).items():
-            scores.setdefault(name, []).append(values)
-    ks = np.asarray(sizes.sizes, dtype=np.int64)
-    std = {
-        name: np.where(ks < info.n_neurons, np.concatenate(values).std(axis=0, ddof=1), 0.0)
-        for name, values in scores.items()
-    }
-    return SpreadRecord(ks, std, None, n_subsets, "")
-
-
-def _scores(
-    data: SweepData, layer: LayerData, measure: str, orders: Any, sizes: tuple[int, ...]
-) -> dict[str, FloatArray]:
-    """Return name -> (n_orders, n_sizes): the value, and statistics of the class accuracies."""
-    task = ProbeTask(
-        x_train=layer.train,
-        y_train=data.y_train,
-        x_test=layer.test,
-        n_classes=len(data.store.class_names),
-        orders=orders,
-        sizes=sizes,
-        validation=data.validation,
-        compute=data.compute,
-    )
-    correct = get_probe(measure)(task).predictions == data.y_test
-    classes, members = np.unique(data.y_test, return_inverse=True)
-    counts = np.bincount(members).astype(np.float64)
-    accuracy = np.stack(
-        [correct[:, :, members == c].mean(axis=2) for c in range(classes.size)], axis=-1
-    )
-    # The last size is the whole layer, the same for all orders.
-    statistics = class_statistics(accuracy, accuracy[:, -1], counts)
-    return {VALUE: correct.mean(axis=2)} | {name: statistics[name] for name in (GINI, EXCESS)}

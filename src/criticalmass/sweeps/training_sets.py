@@ -18,7 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.analysis.training_sets import FEWEST_SETS, FOLDER, RULE, half_name, size_name
+from criticalmass.analysis.training_sets import (
+    FOLDER,
+    RULE,
+    check_n_halves,
+    half_name,
+    size_name,
+)
 from criticalmass.core.backends import Backend, start_workers
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.registry import MEASURES
@@ -138,11 +144,7 @@ class TrainingPlan:
                 "training_sets and train_sizes train probes again, but no measure is a probe; add "
                 "e.g. measures=('logistic', 'cka'), or leave them out"
             )
-        if 0 < self.n_halves < FEWEST_SETS:
-            raise CriticalMassError(
-                f"training_sets={self.n_halves} is too few for a variance; give {FEWEST_SETS} or "
-                "more (8 is usual), or 0 for none"
-            )
+        check_n_halves(self.n_halves)
         fewest = 2 * _FEWEST_ROWS if self.n_halves else _FEWEST_ROWS
         for size in self.sizes:
             if not fewest <= size < n_train:
