@@ -190,22 +190,25 @@ def _class_curve(
 ) -> ClassCurve:
     """Average the rows of one selector over seeds."""
     noise = subset_noise(subsets.used, record, draws, source.key)
+    of_class = {}
+    if record is not None and VALUE in noise:
+        of_class = record.class_noise(subsets.sizes, noise[VALUE], draws)
     noise = {("accuracy" if name == VALUE else name): n for name, n in noise.items()}
     rng = selector_rng(draws.seed, source.key.model, source.key.layer, subsets.selector)
     counts = seed_counts(subsets.seeds.size, draws.resamples, rng)
-    n_classes = rows.counts.size
-    accuracy_draws = np.empty((draws.resamples, subsets.sizes.size, n_classes), dtype=np.float32)
-    for c in range(n_classes):
+    shape = (draws.resamples, subsets.sizes.size, rows.counts.size)
+    accuracy_draws = np.empty(shape, dtype=np.float32)
+    for c in range(rows.counts.size):
         values = rows.accuracy_draws[:, :, c].astype(np.float64)
         accuracy_draws[:, :, c] = averaged_over_seeds(
-            values, subsets.row_index, counts, draws.level
+            values, subsets.row_index, counts, draws.level, of_class.get(int(rows.present[c]))
         )
     means = {name: _seed_mean(values, subsets) for name, values in rows.statistics.items()}
     statistic_draws = {
         name: averaged_over_seeds(values, subsets.row_index, counts, draws.level, noise.get(name))
         for name, values in rows.statistic_draws.items()
     }
-    if "accuracy" in noise:
+    if "accuracy" in noise and not of_class:
         # The classes share most of the effect of a subset; that part has the known spread.
         drawn = averaged_over_seeds(
             rows.statistic_draws["accuracy"], subsets.row_index, counts, draws.level
@@ -215,8 +218,7 @@ def _class_curve(
         name: values if name == CORRECTED else _recentred(values, means[name])
         for name, values in statistic_draws.items()
     }
-    full_row = source.full_row
-    has_full = full_row is not None
+    has_full = (full_row := source.full_row) is not None
     return ClassCurve(
         source=source,
         subsets=subsets,

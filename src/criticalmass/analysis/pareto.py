@@ -28,7 +28,7 @@ from criticalmass.analysis.curves import ValueCurve, curves_of
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray
 from criticalmass.errors import RunError, unknown_name
-from criticalmass.measures.registry import is_similarity
+from criticalmass.measures.registry import compares_with_layer
 from criticalmass.selectors.registry import SELECTORS
 from criticalmass.storage.run import Run
 
@@ -219,7 +219,7 @@ def _full_candidate(curve: ValueCurve, labels: npt.NDArray[np.int64]) -> _Candid
         "n_seeds": 1,
     }
     # The similarity of the layer with itself is 1 without error, so constant draws are exact.
-    is_resampled = is_similarity(curve.key.measure) or bool(curve.full_draws.std())
+    is_resampled = compares_with_layer(curve.key.measure) or bool(curve.full_draws.std())
     candidate = _candidate(curve, row, curve.full_draws, is_resampled, labels)
     return replace(candidate, row=with_note(candidate.row, ""))
 
@@ -243,7 +243,7 @@ def _candidate(
 ) -> _Candidate:
     low, high = percentile_interval(draws, curve.level)
     task: tuple[str, ...] = (curve.key.dataset, curve.key.measure)
-    if is_similarity(curve.key.measure):
+    if compares_with_layer(curve.key.measure):
         task += (curve.key.model, curve.key.layer)
     return _Candidate(task, row | {"low": low, "high": high}, draws, is_resampled, labels)
 

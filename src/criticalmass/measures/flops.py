@@ -62,11 +62,17 @@ def neighbour_flops(sizes: LayerSizes, *, in_train: bool) -> float:
     ----------
     sizes: of the layer and the sweep.
     in_train: whether all test samples are queries and the training samples are searched;
-        otherwise up to 4,096 test samples are queries and the test split is searched.
+        otherwise up to 4,096 test samples are queries and the test split is searched, or the
+        documents of a retrieval collection.
     """
     queries = sizes.n_test if in_train else min(sizes.n_test, _MOST_QUERIES)
-    rows = sizes.n_train if in_train else sizes.n_test
+    rows = sizes.n_train if in_train or sizes.is_collection else sizes.n_test
     return 2.0 * sizes.n_orders * queries * rows * sum(sizes.sizes)
+
+
+def relevance_flops(sizes: LayerSizes) -> float:
+    """Return the operations of a search of all documents by all queries: ``2 O m n sum k``."""
+    return neighbour_flops(sizes, in_train=True)
 
 
 def singular_value_flops(sizes: LayerSizes) -> float:

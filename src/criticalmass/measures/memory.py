@@ -20,6 +20,7 @@ class LayerSizes:
     n_orders: number of orders and projections.
     n_threads: number of compute threads.
     held_bytes: largest size of an order's standardised rows that stay in memory.
+    is_collection: whether test samples are queries that search the training samples.
     """
 
     n_train: int
@@ -31,6 +32,7 @@ class LayerSizes:
     n_orders: int
     n_threads: int
     held_bytes: int
+    is_collection: bool = False
 
     @property
     def mapped_bytes(self) -> int:
@@ -57,3 +59,19 @@ def workspace_bytes(sizes: LayerSizes, *, n_squares: int = 1) -> int:
     scores = 8 * sizes.n_orders * len(sizes.sizes) * min(sizes.n_test, _MAX_SCORED_SAMPLES)
     heads = 8 * sizes.n_classes * sum(sizes.sizes) * 4
     return n_squares * sizes.square_bytes + _TILES + scores + heads
+
+
+def relevance_bytes(sizes: LayerSizes) -> int:
+    """Return the bytes of the workspace of a measure of relevance.
+
+    These are the scores of all queries, one block of queries in float32 and float64, their lists
+    for every size, and tiles of documents.
+
+    Parameters
+    ----------
+    sizes: of the layer and the sweep.
+    """
+    block = min(sizes.n_test, _MAX_SCORED_SAMPLES)
+    scores = 4 * sizes.n_orders * len(sizes.sizes) * sizes.n_test
+    queries, lists = 20 * block * sizes.n_neurons, 300 * block * len(sizes.sizes)
+    return sizes.square_bytes + _TILES + scores + queries + lists

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.core.blas import gemm_arguments
+from criticalmass.core.progress import Progress
 from criticalmass.core.rows import Rows
 from criticalmass.core.threads import MAX_THREADS, map_in_threads, thread_count
 from criticalmass.measures.columns import take_columns
@@ -34,6 +35,8 @@ _LARGEST = float(np.finfo(np.float32).max)
 # Cosines of the nearest and the last neighbour that differ by less than this are not distinguished
 # reliably by float32, whose errors are of some 10 units of rounding in a long sum.
 _DOUBTFUL_SPREAD = 1024.0 * float(np.finfo(np.float32).eps)
+# A search of more pairs takes some seconds and shows its progress.
+_MANY_PAIRS = 1 << 30
 # If more queries than this share are doubtful, all of that size are searched again.
 _DOUBTFUL_SHARE = 1.0 / 16.0
 # Cosines in float64 are rounded to multiples of 2**-50, so that equal ones stay equal.
@@ -132,7 +135,10 @@ class CandidateRows:
         parts = [
             slice(i * n_queries // n_parts, (i + 1) * n_queries // n_parts) for i in range(n_parts)
         ]
-        tasks = ((tile, part) for tile in self._tiles(columns, sizes) for part in parts)
+        tiles = self._tiles(columns, sizes)
+        if n_queries * int(self.rows.shape[0]) > _MANY_PAIRS:
+            tiles = _report(tiles, int(self.rows.shape[0]))
+        tasks = ((tile, part) for tile in tiles for part in parts)
         for _ in map_in_threads(search, tasks):
             pass
         if self.metric == "cosine":
@@ -211,6 +217,14 @@ class CandidateRows:
         factors = np.zeros_like(norms)
         np.divide(-1.0, lengths, out=factors, where=lengths > 0.0)
         return np.zeros_like(norms), factors
+
+
+def _report(tiles: Iterator[_Tile], n: int) -> Iterator[_Tile]:
+    """Yield tiles of ``n`` candidates and show their progress."""
+    with Progress("search of whole vectors", total=n, unit="vectors") as bar:
+        for tile in tiles:
+            yield tile
+            bar.advance(len(tile[0]))
 
 
 def scaling_exponent(peak: float) -> int:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,9 +19,10 @@ from criticalmass.measures.flops import (
     masked_flops,
     moment_flops,
     neighbour_flops,
+    relevance_flops,
     singular_value_flops,
 )
-from criticalmass.measures.memory import LayerSizes, workspace_bytes
+from criticalmass.measures.memory import LayerSizes, relevance_bytes, workspace_bytes
 from criticalmass.measures.protocol import VALIDATION_SEED, VALIDATION_SHARE
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     Similarity = Callable[[SimilarityTask], SimilarityScores]
 
 PROBE_LABEL = "accuracy on held-out data"
+# What queries search unless the store is a retrieval collection, as labels and quantities name it.
+_TEST_SAMPLES = "test samples"
 # With fewer, the 10 nearest neighbours of a sample are all others, in every subset.
 _MIN_NEIGHBOUR_SAMPLES = 12
 _IDENTITY = ("model", "layer", "dataset", "split", "selector", "seed", "n_kept", "measure")
@@ -43,8 +47,8 @@ class Measure:
     Attributes
     ----------
     name: name of the measure, as the user writes it.
-    kind: "probe" (trains on labels and is scored by accuracy) or "similarity" (compares the
-        subset with its whole layer).
+    kind: "probe" (trains on labels and is scored by accuracy), "similarity" (compares the subset
+        with its whole layer) or "relevance" (scores what queries find by qrels).
     function: the function that computes it, or ``"module:function"`` within ``criticalmass``.
     description: one line for ``criticalmass list`` and for the page.
     label: axis label in figures.
@@ -65,10 +69,12 @@ class Measure:
     law: the law that predicts its curve, from which `shrink` starts its search; None: no law.
     query_score: the score of the stored vectors that a query finds, by which `shrink` evaluates
         a retrieval measure; None: `shrink` calls ``function``.
+    searches: whether queries search samples: the documents of a retrieval collection, else the
+        test samples.
     """
 
     name: str
-    kind: Literal["probe", "similarity"]
+    kind: Literal["probe", "similarity", "relevance"]
     function: str | Callable[..., Any]
     description: str
     label: str = PROBE_LABEL
@@ -85,7 +91,8 @@ class Measure:
     every_size: bool = False
     is_slow: bool = False
     law: Literal["cka", "ridge"] | None = None
-    query_score: Literal["ndcg", "recall"] | None = None
+    query_score: Literal["ndcg", "recall", "mrr"] | None = None
+    searches: bool = False
 
     @property
     def is_probe(self) -> bool:
@@ -96,6 +103,11 @@ class Measure:
     def needs_labels(self) -> bool:
         """Whether the measure needs labels of at least two classes."""
         return self.is_probe
+
+    @property
+    def needs_qrels(self) -> bool:
+        """Whether the measure needs a retrieval collection: documents, queries and qrels."""
+        return self.kind == "relevance"
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -191,6 +203,36 @@ def _neighbours(metric: str, **extra: str) -> dict[str, Any]:
         "query_seed": QUERY_SEED,
         **extra,
     }
+
+
+def _relevance(score: str) -> dict[str, Any]:
+    from criticalmass.measures.relevance import CUTOFF
+
+    gains = {"gains": "linear"} if score == "ndcg" else {}
+    return {"metric": "cosine", "cutoff": CUTOFF, "queries": "all", **gains}
+
+
+def _relevance_measure(
+    name: Literal["ndcg", "recall", "mrr"], title: str, description: str
+) -> Measure:
+    """Return the entry of a measure of relevance by qrels."""
+    value = f"relevance ({title} on qrels)"
+    return Measure(
+        name=name,
+        kind="relevance",
+        function=f"measures.similarity.task:{name}_on_qrels",
+        description=f"{description}; needs a retrieval collection (beir:FOLDER, or import with "
+        "--queries and --qrels), all documents are searched by cosine of raw vectors",
+        label=value,
+        quantity=value,
+        value_name=value,
+        settings=partial(_relevance, name),
+        memory=relevance_bytes,
+        flops=relevance_flops,
+        query_score=name,
+        searches=True,
+        one_order_per_job=True,
+    )
 
 
 _ALL = (
@@ -343,6 +385,7 @@ _ALL = (
         "are test samples, at most 4,096",
         label="neighbour agreement (shared 10 nearest test samples)",
         quantity="neighbour agreement (10 nearest test samples by distance)",
+        searches=True,
         settings=partial(_neighbours, "euclidean"),
         flops=partial(neighbour_flops, in_train=False),
         min_test_samples=_MIN_NEIGHBOUR_SAMPLES,
@@ -355,7 +398,8 @@ _ALL = (
         description="neighbour agreement as nDCG@10, by cosine of raw vectors: what the subset "
         "retrieves, where the whole layer's own 10 nearest count as relevant (10, 9, ..., 1), not "
         "what people judge relevant; a sweep searches the test samples (at most 4,096 are "
-        "queries), shrink the training samples (test samples are queries)",
+        "queries), shrink the training samples (test samples are queries); in a retrieval "
+        "collection queries search the documents in both",
         label="neighbour agreement (nDCG@10 among test samples)",
         quantity="neighbour agreement (nDCG@10 among test samples)",
         value_name="neighbour agreement (nDCG@10 of whole vectors' own neighbours among training "
@@ -364,6 +408,7 @@ _ALL = (
         flops=partial(neighbour_flops, in_train=False),
         min_test_samples=_MIN_NEIGHBOUR_SAMPLES,
         query_score="ndcg",
+        searches=True,
         one_order_per_job=True,
     ),
     Measure(
@@ -381,7 +426,26 @@ _ALL = (
         flops=partial(neighbour_flops, in_train=False),
         min_test_samples=_MIN_NEIGHBOUR_SAMPLES,
         query_score="recall",
+        searches=True,
         one_order_per_job=True,
+    ),
+    _relevance_measure(
+        "ndcg",
+        "nDCG@10",
+        "relevance as nDCG@10 on qrels, graded with linear gains as in trec_eval and BEIR: what "
+        "people judged relevant, not neighbour agreement",
+    ),
+    _relevance_measure(
+        "recall",
+        "recall@10",
+        "relevance as recall@10 on qrels: share of a query's relevant documents among the 10 "
+        "nearest",
+    ),
+    _relevance_measure(
+        "mrr",
+        "MRR@10",
+        "relevance as MRR@10 on qrels: one over the rank of the first relevant document, 0 below "
+        "rank 10",
     ),
 )
 
@@ -390,20 +454,42 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(_BY_NAME)
 
 
 def is_similarity(measure: str) -> bool:
-    """Whether a measure compares with the whole layer instead of scoring a task."""
+    """Whether a measure trains nothing: a similarity to the whole layer, or relevance."""
     return measure in MEASURES and not MEASURES[measure].is_probe
 
 
-def measure_label(measure: str) -> str:
-    """Return the axis label of a measure."""
-    return MEASURES[measure].label if measure in MEASURES else PROBE_LABEL
+def compares_with_layer(measure: str) -> bool:
+    """Whether a measure is a similarity to the whole layer, which has the value 1."""
+    return measure in MEASURES and MEASURES[measure].kind == "similarity"
 
 
-def measure_quantity(measure: str) -> str:
-    """Return what is kept of a layer, in "keep 90 % of the ..."."""
+def gallery_name(row: Mapping[Any, Any]) -> str:
+    """Return what the queries of a row search, for `measure_label` and `measure_quantity`.
+
+    Parameters
+    ----------
+    row: of a measure that searches. Its ``n_train`` is the number of documents of a retrieval
+        collection, and 0 or missing where the test samples search each other.
+    """
+    n_train = row.get("n_train")
+    # A missing number is None, NaN or pandas.NA.
+    n_documents = float(n_train) if isinstance(n_train, Real) else 0.0
+    return "documents" if n_documents > 0 else _TEST_SAMPLES
+
+
+def measure_label(measure: str, gallery: str = "searched samples") -> str:
+    """Return the axis label of a measure; ``gallery`` is what queries search."""
+    if measure not in MEASURES:
+        return PROBE_LABEL
+    return MEASURES[measure].label.replace(_TEST_SAMPLES, gallery)
+
+
+def measure_quantity(measure: str, gallery: str = "searched samples") -> str:
+    """Return what is kept of a layer, in "keep 90 % of the ..."; see `measure_label`."""
     if not is_similarity(measure):
         return "accuracy"
-    return MEASURES[measure].quantity or f"similarity ({measure}) to the whole layer"
+    quantity = MEASURES[measure].quantity or f"similarity ({measure}) to the whole layer"
+    return quantity.replace(_TEST_SAMPLES, gallery)
 
 
 def measure_value_name(measure: str, relevance: str | None = None) -> str:
@@ -413,7 +499,7 @@ def measure_value_name(measure: str, relevance: str | None = None) -> str:
     ----------
     measure: name of the measure.
     relevance: what is relevant to a query of a retrieval measure: "labels" names the query's
-        class; otherwise the whole vectors' own neighbours.
+        class; otherwise the whole vectors' own neighbours, or the qrels.
     """
     entry = MEASURES[measure]
     if relevance == "labels" and entry.query_score is not None:
@@ -460,12 +546,13 @@ def get_probe(name: str) -> Probe:
 
 
 def get_similarity(name: str) -> Similarity:
-    """Return the function of a similarity.
+    """Return the function of a similarity, or of a measure of relevance.
 
     Raises
     ------
     CriticalMassError: if the name is unknown; the message suggests a similar one.
     """
-    if name not in SIMILARITIES:
+    if not is_similarity(name):
         raise unknown_name("similarity", name, SIMILARITIES)
-    return SIMILARITIES[name]
+    function: Similarity = MEASURES[name].load_function()
+    return function

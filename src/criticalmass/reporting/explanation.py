@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from criticalmass.core.notebook import Card, Shown
 from criticalmass.reporting.formatting import count_of
 from criticalmass.theory.prediction import FEWEST_SAMPLES_PER_NEURON, Prediction
 
@@ -42,8 +43,8 @@ class TaskRequirement:
     n_classes: int
 
 
-@dataclass(frozen=True, eq=False)
-class Explanation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Explanation(Shown):
     """What is known of a layer without a sweep.
 
     Attributes
@@ -79,6 +80,16 @@ class Explanation:
     compared: pd.DataFrame | None
     compared_masses: pd.DataFrame | None
     seconds: float
+
+    def _card(self) -> Card:
+        names = ("measure", "delta", "critical_mass", "critical_mass_low", "critical_mass_high")
+        masses = self.masses[[name for name in names if name in self.masses]]
+        facts = {
+            "neurons": f"{self.prediction.n_neurons:,}",
+            "effective dimensions": f"{self.prediction.participation_ratio:,.1f}",
+        }
+        title = f"Explanation of {self.prediction.layer!r} of {self.model} on {self.dataset}"
+        return Card(title, facts, self.paragraph, {"critical masses": masses})
 
     @property
     def paragraph(self) -> str:

@@ -161,6 +161,7 @@ def redundancy_view(table: pd.DataFrame, curves: pd.DataFrame | None = None) -> 
     at_floor = table["at_floor"].fillna(False).astype(bool)
     key = list(CurveKey._fields)
     view = pd.DataFrame({name: table[name].astype(str) for name in key})
+    view = _add_searched(view, table)
     if "estimator" in table:
         view["estimator"] = table["estimator"].astype(str)
     if "level" in table:
@@ -277,6 +278,22 @@ def _is_majority_close(table: pd.DataFrame) -> bool:
 def level_texts(table: pd.DataFrame) -> list[str]:
     """Return ``95 % intervals`` for each row, from its level."""
     return [f"{level * 100:g} % intervals" for level in table["level"]]
+
+
+def _add_searched(view: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Name what the queries of each row search, if a measure of the table searches."""
+    from criticalmass.measures.registry import MEASURES, gallery_name
+
+    if not {"n_train", "n_test"} <= set(table):
+        return view
+    texts = []
+    for row in table.to_dict("records"):
+        entry = MEASURES.get(str(row["measure"]))
+        gallery = gallery_name(row)
+        count = row["n_train"] if gallery == "documents" else row["n_test"]
+        is_search = entry is not None and entry.searches
+        texts.append(f"{integer(count)} {gallery}" if is_search else "")
+    return view.assign(searched=texts) if any(texts) else view
 
 
 def probes_first(table: pd.DataFrame) -> pd.DataFrame:

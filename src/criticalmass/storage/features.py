@@ -13,20 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.notebook import Card, Shown
 from criticalmass.errors import StoreError, unknown_name
-from criticalmass.storage.files import STORE, checked_path, read_manifest
+from criticalmass.storage.files import STORE, checked_path, folder_of, read_manifest
 from criticalmass.storage.linked_features import (
     LinkedRows,
     check_link,
     from_hard_link,
     open_linked,
 )
+from criticalmass.storage.qrels import Qrels, read_qrels
 
 #: Class names of a dataset without labels.
 UNLABELLED = ("unlabelled",)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Features:
     """One representation: a layer of a frozen model on one split, read from its shards.
 
@@ -59,6 +61,9 @@ class Features:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"Features(shape={self.shape}, dtype={self.dtype})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the path of the store if it is known, otherwise as arrays."""
@@ -127,8 +132,8 @@ class Features:
             yield self[start : start + rows]
 
 
-@dataclass(frozen=True)
-class FeatureStore:
+@dataclass(frozen=True, repr=False)
+class FeatureStore(Shown):
     """A finished extraction: representations, labels and the manifest that describes them.
 
     Attributes
@@ -139,6 +144,22 @@ class FeatureStore:
 
     path: Path
     manifest: dict[str, Any] = field(repr=False, compare=False)
+
+    def _card(self) -> Card:
+        splits = self.manifest["splits"]
+        counts = [f"{entry['n_samples']:,} {name}" for name, entry in splits.items()]
+        widths = {name: layer["shape"][0] for name, layer in self.manifest["layers"].items()}
+        layers = [f"{name} ({width:,} neurons)" for name, width in widths.items()]
+        more = f" and {len(layers) - 4} more" if len(layers) > 4 else ""
+        classes = self.class_names
+        facts = {
+            "model": self.model,
+            "dataset": self.dataset,
+            "layers": ", ".join(layers[:4]) + more,
+            "samples": ", ".join(counts),
+            "classes": "none" if classes == UNLABELLED else f"{len(classes):,}",
+        }
+        return Card(f"Feature store {str(self.path)!r}", facts)
 
     @classmethod
     def open(cls, path: str | Path | FeatureStore, *, verify: bool = True) -> FeatureStore:
@@ -157,7 +178,7 @@ class FeatureStore:
         """
         if isinstance(path, FeatureStore):
             return path
-        folder = Path(path)
+        folder = folder_of(path, STORE)
         manifest = read_manifest(folder, STORE)
         if not manifest.get("complete"):
             raise StoreError(
@@ -179,6 +200,8 @@ class FeatureStore:
         for split in self.manifest["splits"].values():
             checked_path(self.path, split["labels"], verify=verify)
             checked_path(self.path, split["ids"], verify=verify)
+        if "qrels" in self.manifest:
+            checked_path(self.path, self.manifest["qrels"], verify=verify)
         for layer in self.manifest["layers"].values():
             if "norm_split" in layer:
                 checked_path(self.path, layer["norms"], verify=verify)
@@ -213,6 +236,19 @@ class FeatureStore:
     def class_names(self) -> tuple[str, ...]:
         """The name of each class; a label is an index into it."""
         return tuple(self.manifest["dataset"]["class_names"])
+
+    @property
+    def is_collection(self) -> bool:
+        """Whether it is a retrieval collection: documents in ``train``, queries in ``test``."""
+        return "qrels" in self.manifest
+
+    @cached_property
+    def qrels(self) -> Qrels | None:
+        """The relevant documents of the queries; None if this is no retrieval collection."""
+        if not self.is_collection:
+            return None
+        entry = self.manifest["qrels"]
+        return read_qrels(checked_path(self.path, entry, verify=False), entry)
 
     def features(self, split: str, layer: str = "penultimate") -> Features:
         """Open the representation of a layer on a split, (n_samples, n_neurons).
@@ -254,7 +290,7 @@ class FeatureStore:
         return tuple(json.loads(path.read_text(encoding="utf-8")))
 
     def digest(self, layer: str = "penultimate") -> str:
-        """Return the digest of a layer's content (all splits, with labels), in hex.
+        """Return the digest of a layer's content (all splits, with labels and qrels), in hex.
 
         Linked and copied features of equal content have equal digests.
         """
@@ -263,6 +299,8 @@ class FeatureStore:
             [split, [entry["sha256"] for entry in shards[split]], info["labels"]["sha256"]]
             for split, info in self.manifest["splits"].items()
         ]
+        if self.is_collection:
+            content.append(["qrels", [], self.manifest["qrels"]["digest"]])
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def _layer(self, layer: str) -> dict[str, Any]:

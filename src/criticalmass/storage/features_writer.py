@@ -27,6 +27,7 @@ from criticalmass.storage.files import (
     write_manifest,
 )
 from criticalmass.storage.linked_features import link_entry
+from criticalmass.storage.qrels import FILE, Qrels
 
 _CHUNK_ROWS = 1024
 
@@ -110,6 +111,7 @@ class StoreWriter:
         splits: Mapping[str, SplitInfo],
         *,
         shard_rows: int | None = None,
+        qrels: Qrels | None = None,
     ) -> StoreWriter:
         """Start a store, or continue an interrupted one of the same request.
 
@@ -120,6 +122,8 @@ class StoreWriter:
             other entries), ``engine`` and ``versions``. A store continues only if all are equal.
         splits: labels and sample names.
         shard_rows: rows of a shard; None for the class's default.
+        qrels: the relevant documents of a retrieval collection, or None. The digest of the
+            dataset in ``header`` must cover them.
 
         Raises
         ------
@@ -135,7 +139,7 @@ class StoreWriter:
             if differences:
                 raise different_request_error(path, differences)
             writer = cls(path, manifest)
-            writer._forget_damaged(splits)
+            writer._forget_damaged(splits, qrels)
             return writer
         if path.exists() and not (path.is_dir() and _is_startable(path)):
             raise StoreError(
@@ -156,6 +160,8 @@ class StoreWriter:
         writer = cls(path, manifest)
         for split, info in splits.items():
             writer._write_split(split, info)
+        if qrels is not None:
+            manifest["qrels"] = qrels.write(path)
         writer._save()
         return writer
 
@@ -170,11 +176,13 @@ class StoreWriter:
             "ids": {"path": ids, "sha256": write_json(self.path / ids, list(info.ids))},
         }
 
-    def _forget_damaged(self, splits: Mapping[str, SplitInfo]) -> None:
+    def _forget_damaged(self, splits: Mapping[str, SplitInfo], qrels: Qrels | None) -> None:
         """Remove missing and damaged files from the manifest, so that they are written again.
 
-        Labels and sample names are written at once.
+        Labels, sample names and qrels are written at once.
         """
+        if qrels is not None and not self._is_intact(self.manifest["qrels"]):
+            self.manifest["qrels"] = qrels.write(self.path)
         for name, info in splits.items():
             entry = self.manifest["splits"][name]
             if not (self._is_intact(entry["labels"]) and self._is_intact(entry["ids"])):
@@ -199,13 +207,26 @@ class StoreWriter:
 
     def missing(self) -> Iterator[ShardPlan]:
         """Yield the missing shards, in order."""
-        rows, layers = int(self.manifest["shard_rows"]), self.manifest["layers"].values()
+        return (plan for plan in self.plans() if not self.has(plan))
+
+    def plans(self) -> Iterator[ShardPlan]:
+        """Yield all shards, in order."""
+        rows = int(self.manifest["shard_rows"])
         for split, info in self.manifest["splits"].items():
-            n_written = min(len(layer["shards"][split]) for layer in layers)
-            starts = range(0, max(1, int(info["n_samples"])), rows)
-            for index in range(n_written, len(starts)):
-                start = starts[index]
+            for index, start in enumerate(range(0, max(1, int(info["n_samples"])), rows)):
                 yield ShardPlan(split, index, start, min(start + rows, int(info["n_samples"])))
+
+    def has(self, plan: ShardPlan) -> bool:
+        """Return whether a shard is written, of every layer."""
+        layers = self.manifest["layers"].values()
+        return plan.index < min(len(layer["shards"][plan.split]) for layer in layers)
+
+    def stored(self, layer: str, plan: ShardPlan) -> NDArray[Any]:
+        """Memory-map a shard that is written, (rows of the shard, n_neurons)."""
+        entry = self.manifest["layers"][layer]["shards"][plan.split][plan.index]
+        path = resolve_inside(self.path, entry["path"])
+        shard: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return shard
 
     def put(self, plan: ShardPlan, features: Mapping[str, NDArray[Any]]) -> None:
         """Write one shard of every layer.
@@ -289,6 +310,8 @@ def _is_startable(folder: Path) -> bool:
         "ids/*.json",
         "labels/.*.part",
         "ids/.*.part",
+        FILE,
+        f".{FILE}.*.part",
         f".{MANIFEST}.*.part",
     )
     files = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())

@@ -57,6 +57,19 @@ PLAIN_VERSION, LINKED_VERSION = 1, 3
 """The versions of stores that are written. Stores without a link stay readable by version 0.1."""
 
 
+def folder_of(value: Any, kind: FolderKind) -> Path:
+    """Return the path of a folder, given as a path or as an object that was opened from one.
+
+    Raises
+    ------
+    kind.error: the object has no folder.
+    """
+    path = getattr(value, "path", value)
+    if not isinstance(path, (str, os.PathLike)):
+        raise kind.error(f"a {type(value).__name__} is no {kind.noun} and has no folder of one")
+    return Path(path)
+
+
 def scratch_path(path: Path, ending: str = "part") -> Path:
     """Return the temporary path beside a file or folder that is to be written.
 

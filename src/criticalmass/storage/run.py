@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from criticalmass.core.notebook import Card, Shown
 from criticalmass.core.progress import warn_user
 from criticalmass.errors import RunError
 from criticalmass.storage.artifacts import KINDS
@@ -28,6 +29,7 @@ from criticalmass.storage.digests import (
 from criticalmass.storage.files import (
     MANIFEST,
     FolderKind,
+    folder_of,
     read_manifest,
     remove_temporary,
     write_atomically,
@@ -51,8 +53,8 @@ RUN = FolderKind("criticalmass-run", 1, "run", "sweep", RunError)
 _REFERENCE = re.compile(r"(?P<file>(?:predictions|scores|replicates)/[0-9a-f]+\.npy):(?P<row>\d+)")
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, repr=False)
+class Run(Shown):
     """A folder of results; accepted wherever its path is.
 
     Attributes
@@ -93,7 +95,7 @@ class Run:
         """
         if isinstance(path, Run):
             return path
-        run = cls(Path(path))
+        run = cls(folder_of(path, RUN))
         read_manifest(run.path, RUN)
         return run
 
@@ -104,6 +106,23 @@ class Run:
 
     def __fspath__(self) -> str:
         return str(self.path)
+
+    def _card(self) -> Card:
+        manifest, frame = self.manifest, self.frame()
+        states = frame["status"].value_counts().to_dict() if len(frame) else {}
+        facts = {
+            "model": manifest.get("model_spec") or ", ".join(map(str, frame["model"].unique())),
+            "dataset": ", ".join(map(str, frame["dataset"].unique())),
+            **{
+                f"{name}s": ", ".join(map(str, frame[name].unique()))
+                for name in ("layer", "selector", "measure")
+            },
+            "cells": ", ".join(f"{count:,} {state}" for state, count in states.items()) or "none",
+        }
+        return Card(f"Run {str(self.path)!r}", facts)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
 
     @property
     def manifest(self) -> dict[str, Any]:

@@ -64,6 +64,8 @@ def run_job(data: SweepData, job: SweepJob) -> JobResult:
 
 
 def _check_test_samples(data: SweepData, measure: str) -> None:
+    if data.store.is_collection and MEASURES[measure].searches:
+        return  # Neighbours are searched among the documents; the measure counts them.
     n_test, fewest = int(data.y_test.size), MEASURES[measure].min_test_samples
     if n_test < fewest:
         raise CriticalMassError(
@@ -159,8 +161,14 @@ def _requested_orders(job: SweepJob, orders: Orders) -> Orders:
 
 
 def _sample_counts(data: SweepData, job: SweepJob) -> dict[str, int]:
-    """Return the numbers of samples of a cell; a similarity has no training samples."""
-    n_train = data.y_train.size if MEASURES[job.measure].is_probe else 0
+    """Return the numbers of samples of a cell.
+
+    A similarity has no training samples. Where queries search the documents of a collection, these
+    are its training samples.
+    """
+    entry = MEASURES[job.measure]
+    uses_training = entry.is_probe or (entry.searches and data.store.is_collection)
+    n_train = data.y_train.size if uses_training else 0
     return {"n_train": int(n_train), "n_test": int(data.y_test.size)}
 
 

@@ -14,10 +14,11 @@ from criticalmass.core.compute import Compute
 from criticalmass.core.rows import Rows, RowSubset
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.measures.protocol import validation_rows
-from criticalmass.measures.similarity.task import WholeLayer
+from criticalmass.measures.similarity.task import Gallery, WholeLayer
 from criticalmass.selectors.inputs import SelectorInput
 from criticalmass.selectors.registry import SELECTORS, Selection, select
 from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.qrels import Qrels
 
 
 class LayerData:
@@ -27,18 +28,24 @@ class LayerData:
     ----------
     train, test: (n_samples, n_neurons) features of the splits.
     selector_input: what selectors see: the training split.
+    qrels: relevant documents, if ``test`` has the queries of a collection and ``train`` its
+        documents.
     """
 
-    def __init__(self, train: Rows, test: Rows, selector_input: SelectorInput) -> None:
+    def __init__(
+        self, train: Rows, test: Rows, selector_input: SelectorInput, qrels: Qrels | None = None
+    ) -> None:
         self.train = train
         self.test = test
         self.selector_input = selector_input
+        self.qrels = qrels
         self._deterministic: dict[str, Selection] = {}
 
     @cached_property
     def whole_layer(self) -> WholeLayer:
         """The raw features of the test split, with what the similarities compute from them."""
-        return WholeLayer(self.test, compute=self.selector_input.compute)
+        gallery = None if self.qrels is None else Gallery(self.train, self.qrels)
+        return WholeLayer(self.test, compute=self.selector_input.compute, gallery=gallery)
 
     def selection(self, selector: str, seed: int) -> Selection:
         """Apply a selector; a selection that does not depend on the seed is cached."""
@@ -117,7 +124,9 @@ class SweepData:
                 validation=self.validation,
                 compute=self.compute,
             )
-            self._open_layer = name, LayerData(train, test, selector_input)
+            # Part of the documents is another collection: training sets are for probes.
+            qrels = self.store.qrels if self.training_rows is None else None
+            self._open_layer = name, LayerData(train, test, selector_input, qrels)
         return self._open_layer[1]
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -24,7 +24,8 @@ class LayerInfo:
     n_classes: number of class names of the dataset.
     dtype: of the values as they are read.
     item_bytes: bytes of a stored value.
-    digest: of the features and labels.
+    digest: of the features, labels and qrels.
+    is_collection: whether test samples are queries that search the training samples.
     """
 
     name: str
@@ -37,6 +38,7 @@ class LayerInfo:
     dtype: str
     item_bytes: int
     digest: str
+    is_collection: bool = False
 
 
 def describe_layers(
@@ -72,6 +74,7 @@ def _describe_layer(store: FeatureStore, name: str) -> LayerInfo:
         dtype=str(test.dtype),
         item_bytes=int(train.shards[0].dtype.itemsize),
         digest=store.digest(name),
+        is_collection=store.is_collection,
     )
 
 

@@ -53,6 +53,7 @@ class SweepRequest:
             n_orders=n_random * len(self.seeds) + len(self.selectors) - n_random,
             n_threads=n_threads,
             held_bytes=held_bytes,
+            is_collection=layer.is_collection,
         )
 
 

@@ -16,6 +16,7 @@ from criticalmass.core.compute import Compute
 from criticalmass.core.progress import warn_user
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.measures.registry import MEASURES
+from criticalmass.measures.relevance import missing_qrels
 from criticalmass.selectors.registry import SELECTORS
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 from criticalmass.storage.features import FeatureStore
@@ -129,7 +130,7 @@ def sweep(
     )
     compute = Compute()
     data = SweepData.from_store(source, compute)
-    _check_classes(data, request)
+    _check_needs(data, request)
     if isinstance(job_backend, Local):  # the workers of other backends have memory of their own
         compute = replace(compute, held_bytes=row_memory_limit(request))
     plan = TrainingPlan.from_arguments(training_sets, train_sizes, request)
@@ -163,7 +164,10 @@ def sweep(
     return run
 
 
-def _check_classes(data: SweepData, request: SweepRequest) -> None:
+def _check_needs(data: SweepData, request: SweepRequest) -> None:
+    on_qrels = [name for name in request.measures if MEASURES[name].needs_qrels]
+    if on_qrels and not data.store.is_collection:
+        raise missing_qrels(on_qrels[0], repr(str(data.store.path)))
     probes = [name for name in request.measures if MEASURES[name].needs_labels]
     n_classes = min(np.unique(data.y_train).size, request.layers[0].n_classes)
     if probes and n_classes < 2:

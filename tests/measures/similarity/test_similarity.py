@@ -15,7 +15,7 @@ from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
 from criticalmass.selectors.registry import SELECTORS
 from criticalmass.sweeps.sweep import sweep
 
-COMPARED = [name for name, measure in MEASURES.items() if not measure.is_probe]
+COMPARED = [name for name, measure in MEASURES.items() if measure.kind == "similarity"]
 
 
 def textbook_procrustes(x, y):

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.arrays import tensor_to_numpy
 from criticalmass.core.compute import Compute
+from criticalmass.core.notebook import Card, Shown
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.logistic.certificate import FitCertificate, certify
@@ -39,8 +40,8 @@ _TARGET_FACTOR = 0.4
 _MAX_CERTIFICATES = 5
 
 
-@dataclass(frozen=True, eq=False)
-class ProbeFits:
+@dataclass(frozen=True, eq=False, repr=False)
+class ProbeFits(Shown):
     """Fitted probes. All arrays are indexed (seed, size, strength).
 
     Parameters
@@ -68,6 +69,15 @@ class ProbeFits:
     l2s: tuple[float, ...]
     scaling: Scaling
     heads: list[list[list[Head]]]
+
+    def _card(self) -> Card:
+        n_seeds, n_sizes, n_l2s = self.gap.shape
+        facts = {
+            "fits": f"{n_seeds} orders x {n_sizes} sizes x {n_l2s} strengths",
+            "converged": f"{int(self.converged.sum()):,} of {self.converged.size:,}",
+            "classes": f"{len(self.classes):,}",
+        }
+        return Card("Fitted probes", facts)
 
     def predict(self, x: ArrayLike | Rows, *, device: str = "auto") -> NDArray[Any]:
         """Predict labels of raw rows.

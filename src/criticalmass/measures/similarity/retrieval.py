@@ -18,6 +18,7 @@ from criticalmass.core.moments import FloatArray, IndexArray
 from criticalmass.core.rows import Rows, check_finite
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.nearest import CandidateRows, ExactMatrix, Matrix, Metric, scale_rows
+from criticalmass.measures.relevance import drop_own
 
 #: Neighbours of a sample that are compared; with fewer samples, all other samples.
 N_NEIGHBOURS = 10
@@ -119,20 +120,37 @@ def choose_queries(n_samples: int, most: int = MOST_QUERIES) -> IndexArray:
 
 
 @dataclass(frozen=True, eq=False)
+class QueryRows:
+    """Queries that are not the samples that are searched.
+
+    Attributes
+    ----------
+    rows: (n, n_neurons) raw features.
+    numbers: (n_queries,) row numbers of the queries in ``rows``.
+    own_rows: (n_queries,) row number of each query among the searched samples, -1 for none.
+    """
+
+    rows: Rows
+    numbers: IndexArray
+    own_rows: IndexArray
+
+
+@dataclass(frozen=True, eq=False)
 class NeighbourFinder:
     """Finds the nearest samples of the queries in every prefix of an order of a layer's neurons.
 
     Attributes
     ----------
-    candidates: all samples; their ids are their row numbers.
-    query_rows: (n_queries,) row numbers of the queries.
+    candidates: the samples that are searched; their ids are their row numbers.
+    own_rows: (n_queries,) row number of each query among them, which is no neighbour of itself;
+        -1 for a query that is not among them.
     queries: (n_queries, n_neurons) features of the queries.
     most_neighbours: neighbours to find; with fewer samples, all other samples.
     exact_queries: the queries in float64, for cosines; None for distances.
     """
 
     candidates: CandidateRows
-    query_rows: IndexArray
+    own_rows: IndexArray
     queries: Matrix
     most_neighbours: int = N_NEIGHBOURS
     exact_queries: ExactMatrix | None = None
@@ -143,7 +161,7 @@ class NeighbourFinder:
         rows: Rows,
         metric: Metric,
         *,
-        query_rows: IndexArray,
+        query_rows: IndexArray | QueryRows,
         most_neighbours: int = N_NEIGHBOURS,
         transform: RowTransform | None = None,
         exact_transform: RowTransform | None = None,
@@ -152,9 +170,9 @@ class NeighbourFinder:
 
         Parameters
         ----------
-        rows: (n_samples, n_neurons) raw features.
+        rows: (n_samples, n_neurons) raw features of the samples that are searched.
         metric: "cosine" or "euclidean".
-        query_rows: (n_queries,) row numbers of the queries.
+        query_rows: (n_queries,) row numbers of the queries in ``rows``, or other queries.
         most_neighbours: neighbours to find; with fewer samples, all other samples.
         transform: applied to raw rows before they are compared, e.g. centring or a projection;
             none by default. The result is rounded to float32.
@@ -187,24 +205,29 @@ class NeighbourFinder:
 
         ids = np.arange(int(rows.shape[0]), dtype=np.int32)
         candidates = CandidateRows(rows, ids, read, metric, read_exact=read_exact)
-        queries = rows[query_rows]
+        if not isinstance(query_rows, QueryRows):
+            query_rows = QueryRows(rows, query_rows, query_rows)
+        queries = query_rows.rows[query_rows.numbers]
         exact_queries = apply_exactly(queries) if is_cosine else None
-        return cls(candidates, query_rows, apply(queries), most_neighbours, exact_queries)
+        own_rows = query_rows.own_rows
+        return cls(candidates, own_rows, apply(queries), most_neighbours, exact_queries)
 
     @property
     def n_neighbours(self) -> int:
         """Number of neighbours of each query."""
-        return min(self.most_neighbours, int(self.candidates.rows.shape[0]) - 1)
+        return min(self.most_neighbours, int(self.candidates.rows.shape[0]) - self._n_own)
+
+    @property
+    def _n_own(self) -> int:
+        """1 if a query is among the samples that are searched, else 0."""
+        return int((self.own_rows >= 0).any())
 
     def __call__(self, order: IndexArray, sizes: tuple[int, ...]) -> npt.NDArray[np.int32]:
         """Return the nearest other samples, (n_sizes, n_queries, n_neighbours), nearest first."""
-        count = self.n_neighbours + 1
+        # One more than needed where the sample itself is removed.
+        count = self.n_neighbours + self._n_own
         nearest = self.candidates.nearest(self.queries, order, sizes, count, self.exact_queries)
-        # One more than needed, because the sample itself is removed. Among many equal rows it may
-        # not be in the list; then the last neighbour is removed.
-        is_other = nearest != self.query_rows[:, None]
-        is_other[..., -1] &= ~is_other.all(axis=-1)
-        return np.asarray(nearest[is_other].reshape(*nearest.shape[:2], count - 1))
+        return drop_own(nearest, self.own_rows) if self._n_own else nearest
 
 
 def _check_lists(ranked: npt.ArrayLike, relevant: npt.ArrayLike) -> tuple[IdMatrix, IdMatrix]:

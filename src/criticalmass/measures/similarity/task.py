@@ -1,11 +1,12 @@
 """Similarity of subsets with their whole layer: `SimilarityTask`, `SimilarityScores`, measures.
 
-These measures do not train. They compare the raw features of the test split.
+These measures do not train. They compare the raw features of the test split. In a retrieval
+collection the test split has the queries, which search the documents.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +19,7 @@ from criticalmass.core.moments import FloatArray, IndexArray, Moments, moments
 from criticalmass.core.rows import CHUNK_ROWS, Rows
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.nearest import Metric, scale_rows, scaling_exponent
+from criticalmass.measures.relevance import RelevanceScore, missing_qrels, score_ranked
 from criticalmass.measures.scaling import column_scaling
 from criticalmass.measures.similarity.cka_jackknife import (
     PLAIN,
@@ -33,16 +35,35 @@ from criticalmass.measures.similarity.retrieval import (
     MOST_QUERIES,
     N_NEIGHBOURS,
     NeighbourFinder,
+    QueryRows,
     choose_queries,
     graded_gains,
     ndcg,
     recall,
 )
+from criticalmass.storage.qrels import Qrels
 
 #: Principal axes that the measure ``cka-without-top5`` removes.
 N_TOP_AXES = 5
 
-__all__ = ["SimilarityScores", "SimilarityTask", "WholeLayer"]
+# Queries that search the documents together; bounds memory.
+_QUERY_BLOCK = 4096
+
+__all__ = ["Gallery", "SimilarityScores", "SimilarityTask", "WholeLayer"]
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """The documents of a retrieval collection, and which of them are relevant to its queries.
+
+    Attributes
+    ----------
+    documents: (n_documents, n_neurons) raw features.
+    qrels: of all queries of the collection.
+    """
+
+    documents: Rows
+    qrels: Qrels
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +76,19 @@ class WholeLayer:
     most_neighbours: neighbours of a sample that are compared; at most all other samples.
     most_queries: most samples whose neighbours are compared.
     compute: its workers, if there are any, compute the moments.
+    gallery: the documents that the rows, which are queries, search; None: rows search each other.
     """
 
     rows: Rows
     most_neighbours: int = N_NEIGHBOURS
     most_queries: int = MOST_QUERIES
     compute: Compute = DEFAULT_COMPUTE
+    gallery: Gallery | None = None
+
+    @property
+    def searched(self) -> Rows:
+        """The rows that queries search."""
+        return self.rows if self.gallery is None else self.gallery.documents
 
     @property
     def n_neurons(self) -> int:
@@ -74,8 +102,8 @@ class WholeLayer:
 
     @cached_property
     def mean(self) -> FloatArray:
-        """(n_neurons,) mean of the rows, computed without their second moment."""
-        return column_scaling(self.rows).mean
+        """(n_neurons,) mean of the searched rows, computed without their second moment."""
+        return column_scaling(self.searched).mean
 
     @cached_property
     def distance_exponent(self) -> int:
@@ -83,16 +111,20 @@ class WholeLayer:
 
         It is 0 unless squares of the largest centred value leave the range of float32.
         """
-        n, peak = int(self.rows.shape[0]), 0.0
-        for start in range(0, n, CHUNK_ROWS):
-            block = np.asarray(self.rows[start : start + CHUNK_ROWS])
-            peak = max(peak, float(np.abs(block - self.mean).max()))
+        peak = 0.0
+        for rows in (self.rows,) if self.gallery is None else (self.searched, self.rows):
+            for start in range(0, int(rows.shape[0]), CHUNK_ROWS):
+                block = np.asarray(rows[start : start + CHUNK_ROWS])
+                peak = max(peak, float(np.abs(block - self.mean).max()))
         return scaling_exponent(peak)
 
     @cached_property
     def query_rows(self) -> IndexArray:
         """(n_queries,) row numbers of the samples whose neighbours are compared."""
-        return choose_queries(int(self.rows.shape[0]), self.most_queries)
+        n = int(self.rows.shape[0])
+        if self.gallery is not None and n <= self.most_queries:
+            return np.arange(n)
+        return choose_queries(n, self.most_queries)
 
     @cached_property
     def neighbours_by_distance(self) -> NDArray[np.int32]:
@@ -104,12 +136,42 @@ class WholeLayer:
         """(n_queries, n_neighbours) nearest samples in the whole layer by cosine."""
         return self._nearest("cosine")
 
+    @cached_property
+    def ranked_documents(self) -> NDArray[np.int32]:
+        """(n_rows, 10) documents that every query finds by cosine in the whole layer."""
+        width = self.n_neurons
+        lists = self.search_documents(None, np.arange(width), (width,))
+        return np.concatenate([ranked[0] for ranked in lists])
+
+    def search_documents(
+        self, projection: FloatArray | None, order: IndexArray, sizes: tuple[int, ...]
+    ) -> Iterator[NDArray[np.int32]]:
+        """Yield the (n_sizes, n_block, 10) documents of blocks of all queries, nearest first.
+
+        Parameters
+        ----------
+        projection: (n_neurons, n) whose columns are compared, or None for neurons.
+        order: permutation of the columns.
+        sizes: prefix lengths, ascending.
+        """
+        n = int(self.rows.shape[0])
+        for start in range(0, n, _QUERY_BLOCK):
+            block = np.arange(start, min(start + _QUERY_BLOCK, n))
+            yield self.finder("cosine", projection, block)(order, sizes)
+
     def _nearest(self, metric: Metric) -> NDArray[np.int32]:
         width = self.n_neurons
         return np.asarray(self.finder(metric)(np.arange(width), (width,))[0])
 
-    def finder(self, metric: Metric, projection: FloatArray | None = None) -> NeighbourFinder:
+    def finder(
+        self,
+        metric: Metric,
+        projection: FloatArray | None = None,
+        query_rows: IndexArray | None = None,
+    ) -> NeighbourFinder:
         """Return a finder of neighbours in the layer's neurons, or in a projection of them.
+
+        ``query_rows`` are the rows that are queries, by default those of the attribute.
 
         Distances are those of centred rows: centring does not change them, but preserves the
         digits of features far from zero. Cosines are those of raw rows, as in a vector store;
@@ -131,10 +193,14 @@ class WholeLayer:
             rows = np.asarray(block, dtype=np.float64)
             return rows if projection is None else rows @ projection
 
+        query_rows = self.query_rows if query_rows is None else query_rows
+        asked: IndexArray | QueryRows = query_rows
+        if self.gallery is not None:
+            asked = QueryRows(self.rows, query_rows, self.gallery.qrels.own[query_rows])
         return NeighbourFinder.of(
-            self.rows,
+            self.searched,
             metric,
-            query_rows=self.query_rows,
+            query_rows=asked,
             most_neighbours=self.most_neighbours,
             transform=transform,
             exact_transform=exact_transform if metric == "cosine" else None,
@@ -231,6 +297,51 @@ def mutual_knn(task: SimilarityTask) -> SimilarityScores:
     return _score_neighbours(task, "euclidean", lambda nearest: recall(nearest, relevant))
 
 
+def relevance(task: SimilarityTask, *, score: RelevanceScore) -> SimilarityScores:
+    """Score of all documents that the queries of a collection find by cosine, by its qrels.
+
+    Raises
+    ------
+    CriticalMassError: the layer is not that of a retrieval collection.
+    """
+    layer = task.whole_layer
+    if layer.gallery is None:
+        raise missing_qrels(score, "the feature store")
+    qrels, width = layer.gallery.qrels, int(task.subsets.shape[1])
+    projection = task.subsets if task.is_projection else None
+    orders = np.arange(width)[None] if task.is_projection else task.subsets
+    sizes = tuple(k for k in task.sizes if task.is_projection or k < width)
+    scores = np.zeros((len(orders), len(task.sizes), qrels.n_queries), dtype=np.float32)
+    if len(sizes) < len(task.sizes):
+        # All neurons, in any order, are the whole layer.
+        scores[:, -1] = score_ranked(layer.ranked_documents, qrels, score)
+    for order_scores, order in zip(scores, orders, strict=True):
+        blocks = layer.search_documents(projection, order, sizes) if sizes else ()
+        start = 0
+        for lists in blocks:
+            stop = start + lists.shape[1]
+            of_block = qrels.of_queries(np.arange(start, stop))
+            for j, ranked in enumerate(lists):
+                order_scores[j, start:stop] = score_ranked(ranked, of_block, score)
+            start = stop
+    return SimilarityScores(scores.mean(axis=-1, dtype=np.float64), "scores", scores)
+
+
+def ndcg_on_qrels(task: SimilarityTask) -> SimilarityScores:
+    """nDCG@10 of the documents found in every subset, by qrels."""
+    return relevance(task, score="ndcg")
+
+
+def recall_on_qrels(task: SimilarityTask) -> SimilarityScores:
+    """Recall@10 of the documents found in every subset, by qrels."""
+    return relevance(task, score="recall")
+
+
+def mrr_on_qrels(task: SimilarityTask) -> SimilarityScores:
+    """MRR@10 of the documents found in every subset, by qrels."""
+    return relevance(task, score="mrr")
+
+
 def _require_samples(layer: WholeLayer) -> WholeLayer:
     """Return the layer after checking that a sample has others that are no neighbours.
 
@@ -238,12 +349,13 @@ def _require_samples(layer: WholeLayer) -> WholeLayer:
     ------
     CriticalMassError: for so few samples that all others are neighbours in every subset.
     """
-    n, fewest = int(layer.rows.shape[0]), layer.most_neighbours + 2
+    n, fewest = int(layer.searched.shape[0]), layer.most_neighbours + 2
     if n < fewest:
+        kind = "test samples" if layer.gallery is None else "documents"
         raise CriticalMassError(
-            f"{n} test samples are too few to compare the {layer.most_neighbours} nearest "
+            f"{n} {kind} are too few to compare the {layer.most_neighbours} nearest "
             f"neighbours of each: all {n - 1} others are neighbours in every subset; give at least "
-            f"{fewest} test samples, or measure 'cka'"
+            f"{fewest} {kind}, or measure 'cka'"
         )
     return layer
 

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from criticalmass.analysis.columns import CurveKey
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures.registry import is_similarity, measure_label
+from criticalmass.measures.registry import (
+    MEASURES,
+    compares_with_layer,
+    gallery_name,
+    measure_label,
+)
 from criticalmass.reporting.figures.draw import draw_marks, on_axes
 from criticalmass.reporting.figures.references import (
     ReferencePoint,
@@ -38,6 +43,8 @@ if TYPE_CHECKING:
 
 #: Curve -> its number in the page.
 CurveNumbers = Mapping[CurveKey, int]
+
+_TITLES = {"probe": "Accuracy", "similarity": "Similarity", "relevance": "Relevance"}
 
 
 def mark_critical_mass(table: pd.DataFrame, ax: Axes) -> Axes:
@@ -97,7 +104,8 @@ def value_plot(
     if rows.empty:
         raise CriticalMassError(f"no curve to draw for measure {measure!r}; run a sweep with it")
     measure = str(rows["measure"].iloc[0])
-    similarity, label = is_similarity(measure), measure_label(measure)
+    similarity = compares_with_layer(measure)
+    label = measure_label(measure, gallery_name(rows.iloc[0].to_dict()))
     columns = {"x": "share", "y": "mean", "low": "low", "high": "high"}
     series = _curve_series(rows.assign(share=rows["n_kept"] / rows["n_neurons"]), columns, numbers)
     points = points_for_figure(references, "value", rows)
@@ -108,7 +116,8 @@ def value_plot(
     smallest = min(float(x) for one in (*series, *stars) for x in one.x)
     values = [*rows["low"], *rows["high"], *rows["mean"], *(p.y for p in points)]
     values += [rule.position for rule in rules]
-    title = f"{'Similarity' if similarity else 'Accuracy'} ({measure})"
+    kind = MEASURES[measure].kind if measure in MEASURES else "probe"
+    title = f"{_TITLES[kind]} ({measure})"
     return Plot(
         name=f"value-{measure}",
         title=title,

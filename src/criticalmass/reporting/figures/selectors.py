@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from criticalmass.analysis.columns import LayerKey
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures.registry import is_similarity, measure_label
+from criticalmass.measures.registry import compares_with_layer, measure_label
 from criticalmass.reporting.figures.draw import on_axes
 from criticalmass.reporting.formatting import decimal
 from criticalmass.reporting.plots import Plot, Rule, Series, count_axis, plain_axis, share_axis
@@ -85,7 +85,7 @@ def pareto_plot(table: pd.DataFrame, *, measure: str | None = None) -> Plot:
     """
     names = ["dataset", "measure"]
     rows = table if measure is None else table[table["measure"] == measure]
-    if len(rows) and is_similarity(str(rows["measure"].iloc[0])):
+    if len(rows) and compares_with_layer(str(rows["measure"].iloc[0])):
         names += ["model", "layer"]
     rows = _require_one(table, measure, names)
     measured = str(rows["measure"].iloc[0])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from criticalmass.measures.registry import is_similarity, measure_quantity
+from criticalmass.measures.registry import gallery_name, is_similarity, measure_quantity
 from criticalmass.reporting.formatting import integer, is_missing, percent
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def headline(row: Mapping[Any, Any] | pd.Series | None) -> Headline:
     if row is None:
         return Headline("", "No answer yet:", "no cell of this run has a value", "")
     n_neurons, n_kept = int(row["n_neurons"]), round(float(row["critical_mass"]))
-    goal = _goal(str(row["measure"]), float(row["delta"]))
+    goal = _goal(str(row["measure"]), float(row["delta"]), gallery_name(dict(row)))
     if not bool(row["reached"]):
         return Headline("", "No tested subset", f"keeps {goal}", "", n_neurons, n_neurons)
     if n_kept >= n_neurons:
@@ -88,9 +88,9 @@ def headline(row: Mapping[Any, Any] | pd.Series | None) -> Headline:
     return Headline(before, number, after, detail, n_kept, n_neurons)
 
 
-def _goal(measure: str, delta: float) -> str:
+def _goal(measure: str, delta: float, gallery: str) -> str:
     """Name the share and the quantity that is kept."""
-    return f"{percent(delta)} of the {measure_quantity(measure)}"
+    return f"{percent(delta)} of the {measure_quantity(measure, gallery)}"
 
 
 def _subject(selector: str, n_kept: int, n_neurons: int) -> tuple[str, str]:

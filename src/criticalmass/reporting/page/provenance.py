@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from criticalmass.analysis.training_sets import training_set_note
 from criticalmass.core.engines import engine_label
-from criticalmass.measures.registry import MEASURES, is_similarity
+from criticalmass.measures.registry import MEASURES, compares_with_layer, is_similarity
 from criticalmass.reporting.formatting import (
     count_of,
     distinct_counts,
@@ -78,9 +78,14 @@ def method_summary(frame: pd.DataFrame, row: pd.Series | None) -> str:
     n_seeds, sizes = int(row["n_seeds"]), count_of(rows["n_kept"].nunique(), "size")
     kind = "random subset" if selector == "random" else "subset"
     subsets = f"{count_of(n_seeds, kind)} at each of {sizes}"
-    if is_similarity(measure):
-        return f"The similarity to the whole layer ({measure}) was measured for {subsets}."
     counts = frame.loc[frame["measure"] == measure, ["n_train", "n_test"]].max()
+    if compares_with_layer(measure):
+        return f"The similarity to the whole layer ({measure}) was measured for {subsets}."
+    if is_similarity(measure):
+        return (
+            f"{integer(counts['n_test'])} queries searched {integer(counts['n_train'])} documents, "
+            f"for {subsets} and for the whole layer."
+        )
     n_train = "" if pd.isna(counts["n_train"]) else f" to {integer(counts['n_train'])} samples"
     probes = (MEASURES[measure].plural if measure in MEASURES else "") or f"{measure} probes"
     return (
@@ -128,7 +133,9 @@ def _data_facts(manifest: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Fa
 
 
 def _samples_text(manifest: Mapping[str, Any], frame: pd.DataFrame) -> str:
-    """Write the numbers of training, validation and test samples."""
+    """Write the numbers of training, validation and test samples, or of a collection."""
+    if "collection" in (manifest.get("dataset_notes") or {}):
+        return f"{manifest['n_train']:,} documents, {manifest['n_test']:,} queries"
     test = f"{distinct_counts(frame['n_test'])} to test"
     if not frame["n_train"].notna().any():
         return test
@@ -149,6 +156,8 @@ def _dataset_note_facts(notes: Mapping[str, Any]) -> Iterator[Fact]:
         parts = split.items() if isinstance(split, Mapping) else ()
         text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in parts)
         yield Fact("Split", text or str(split))
+    if "collection" in notes:
+        yield Fact("Collection", str(notes["collection"]))
     sample = notes.get("sample")
     if isinstance(sample, Mapping):
         text = f"{sample.get('train', 0):,} of {sample.get('of', 0):,} training samples, stratified"
