@@ -29,10 +29,10 @@ from criticalmass.shrinking.retrieval_evaluator import RetrievalEvaluator
 from criticalmass.shrinking.shrink import make_orders
 from criticalmass.shrinking.stored_candidates import (
     StoredCandidate,
-    StoredEvaluator,
     forms_of_front,
     forms_to_test,
 )
+from criticalmass.shrinking.stored_search import StoredEvaluator
 from criticalmass.shrinking.stored_vectors import ALL, Family, Form, make_families
 
 N_POOL, N_SELECTION, N_TEST, N_STORED, WIDTH = 20_000, 500, 1_000, 1_500, 24
@@ -58,8 +58,10 @@ def score_pool(families: list[Family], evaluator: StoredEvaluator) -> Scores:
     for family in families:
         for size in (WIDTH,) if family.selector == ALL else range(1, WIDTH + 1):
             short_map = family.short_map(size)
-            for precision in PRECISIONS:
-                results = evaluator.scores(short_map, precision, RERANKS)
+            forms = [(short_map, precision) for precision in PRECISIONS]
+            for precision, results in zip(
+                PRECISIONS, evaluator.scores(forms, RERANKS), strict=True
+            ):
                 for rerank, result in zip(RERANKS, results, strict=True):
                     scores[key(Form(family, size, precision, rerank))] = result
     return scores

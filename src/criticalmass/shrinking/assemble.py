@@ -31,11 +31,11 @@ from criticalmass.shrinking.retrieval_evaluator import Relevance
 from criticalmass.shrinking.slim_model import SlimModel
 from criticalmass.shrinking.stored_candidates import (
     StoredCandidate,
-    StoredEvaluator,
     StoredTest,
     advise,
     on_front,
 )
+from criticalmass.shrinking.stored_search import StoredEvaluator
 from criticalmass.storage.features import FeatureStore
 
 _LIBRARIES = ("criticalmass", "numpy", "scikit-learn")
@@ -107,8 +107,7 @@ def assemble_slim_model(decision: Decision, evaluator: Evaluator) -> SlimModel:
             subset.order,
             subset.size,
             subset.precision,
-            keep=decision.goal.keep,
-            level=decision.goal.level,
+            decision.goal,
         )
     return SlimModel(indices, codec, _head(subset, ascending), record, _candidate_table(decision))
 
@@ -144,12 +143,17 @@ def assemble_stored_model(
         "advice": advise(front, decision.goal.keep),
     }
     record["front"] = front.to_dict("records")
-    orders = [c.family.order for c in decision.candidates if isinstance(c, StoredCandidate)]
-    order = next((o for o in [form.family.order, *orders] if o is not None), None)
-    if order is not None and form.n_kept < order.size:
-        goal = decision.goal
+    families = [form.family]
+    families += [c.family for c in decision.candidates if isinstance(c, StoredCandidate)]
+    ordered = next((family for family in families if family.order is not None), None)
+    if ordered is not None and ordered.order is not None and form.n_kept < ordered.order.size:
         record["verdict"] = measure_order_effect(
-            evaluator, order, form.n_kept, form.precision, keep=goal.keep, level=goal.level
+            evaluator,
+            ordered.order,
+            form.n_kept,
+            form.precision,
+            decision.goal,
+            None if ordered is form.family else ordered.selector,
         )
     indices = everything if short_map.indices is None else short_map.indices
     table = _candidate_table(decision)
@@ -196,7 +200,8 @@ def _record(decision: Decision, subset: _KeptSubset) -> dict[str, Any]:
         "layer": parts.layer,
         "measure": decision.measure,
         "relevance": decision.relevance,
-        "value_name": measure_value_name(decision.measure, decision.relevance),
+        "value_name": _value_name(decision),
+        "qrels": None if parts.test_qrels is None else parts.test_qrels.name,
         "n_judged": _n_scored(scores, parts),
         "n_neurons": d,
         "n_kept": subset.size,
@@ -216,6 +221,13 @@ def _record(decision: Decision, subset: _KeptSubset) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in _LIBRARIES},
     }
+
+
+def _value_name(decision: Decision) -> str:
+    """Name the value; in a retrieval collection documents are searched, not training vectors."""
+    name = measure_value_name(decision.measure, decision.relevance)
+    is_collection = decision.parts.test_qrels is not None
+    return name.replace("training vectors", "documents") if is_collection else name
 
 
 def _n_scored(scores: SubsetScores, parts: DataParts) -> int:

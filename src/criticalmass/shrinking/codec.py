@@ -22,7 +22,8 @@ from criticalmass.errors import CriticalMassError, unknown_name
 
 BITS: Mapping[str, int] = MappingProxyType({"float32": 32, "float16": 16, "int8": 8, "binary": 1})
 _LEVELS = 255
-_CHUNK = 4096
+#: Rows that are read at a time.
+CHUNK_ROWS = 4096
 
 
 def bytes_per_vector(n_kept: int, precision: str) -> int:
@@ -75,21 +76,12 @@ class Codec:
         n, d = (int(length) for length in rows.shape)
         if n == 0:
             raise CriticalMassError("no rows to learn a precision from; give at least one")
-        low, high = np.full(d, np.inf), np.full(d, -np.inf)
-        total = np.zeros(d)
+        values = ValueRange.nothing(d)
         if precision in ("int8", "binary"):
-            for start in range(0, n, _CHUNK):
-                block = np.asarray(rows[start : start + _CHUNK], dtype=np.float32)
-                np.minimum(low, block.min(axis=0), out=low)
-                np.maximum(high, block.max(axis=0), out=high)
-                total += block.sum(axis=0, dtype=np.float64)
-        if precision == "int8":
-            width = ((high - low) / _LEVELS).astype(np.float32)
-            # A neuron that is constant up to float32 has no range; any step decodes its value.
-            step = np.where(width > 0.0, width, np.float32(1.0))
-            return cls(precision, low.astype(np.float32), step)
-        offset = (total / n).astype(np.float32)
-        return cls(precision, offset, np.ones(d, dtype=np.float32))
+            for start in range(0, n, CHUNK_ROWS):
+                block = np.asarray(rows[start : start + CHUNK_ROWS], dtype=np.float32)
+                values = values.merge(ValueRange.of(block))
+        return values.codec(precision)
 
     def encode(self, x: NDArray[Any]) -> NDArray[Any]:
         """Encode (n_samples, n_neurons) values; bits are packed, 8 to a byte."""
@@ -113,6 +105,42 @@ class Codec:
     def subset(self, indices: NDArray[np.intp]) -> Codec:
         """Return the codec of some neurons."""
         return Codec(self.precision, self.offset[indices], self.step[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class ValueRange:
+    """What a codec learns of n rows: lowest and highest value and sum of each neuron."""
+
+    n: int
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    total: NDArray[np.float64]
+
+    @classmethod
+    def nothing(cls, n_neurons: int) -> ValueRange:
+        """Return the range of no rows."""
+        infinite = np.full(n_neurons, np.inf, dtype=np.float32)
+        return cls(0, infinite, -infinite, np.zeros(n_neurons))
+
+    @classmethod
+    def of(cls, block: NDArray[np.float32]) -> ValueRange:
+        """Return the range of (n, n_neurons) values, n at least 1."""
+        total = block.sum(axis=0, dtype=np.float64)
+        return cls(len(block), block.min(axis=0), block.max(axis=0), total)
+
+    def merge(self, other: ValueRange) -> ValueRange:
+        """Return the range of both sets of rows."""
+        low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+        return ValueRange(self.n + other.n, low, high, self.total + other.total)
+
+    def codec(self, precision: str) -> Codec:
+        """Return the codec of a precision; float32 and float16 need no rows."""
+        if precision == "int8":
+            width = ((self.high.astype(np.float64) - self.low) / _LEVELS).astype(np.float32)
+            # A neuron that is constant up to float32 has no range; any step decodes its value.
+            return Codec(precision, self.low, np.where(width > 0.0, width, np.float32(1.0)))
+        offset = (self.total / max(1, self.n)).astype(np.float32)
+        return Codec(precision, offset, np.ones(offset.size, dtype=np.float32))
 
 
 @dataclass(frozen=True, eq=False)

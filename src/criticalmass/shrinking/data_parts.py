@@ -1,5 +1,8 @@
 """The parts of the data: rows to fit probes on, rows to select on, and rows to test on.
 
+In a retrieval collection the documents are searched in every part. Some queries are for the
+selection, the others for the test.
+
 Parts that are too small for a measure are refused here, in terms of the user's samples.
 """
 
@@ -10,17 +13,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.core.rows import RowSubset
+from criticalmass.core.rows import Rows, RowSubset
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.measures.protocol import validation_rows
 from criticalmass.measures.registry import MEASURES
 from criticalmass.shrinking.probe_evaluator import LabelledRows
 from criticalmass.storage.class_counts import describe_classes, report_classes
 from criticalmass.storage.features import UNLABELLED, FeatureStore
+from criticalmass.storage.qrels import DOCUMENTS, QUERIES, Qrels
 
 # Enough rows to compare candidates; the certified probes are trained on every training row.
 _MAX_FIT_ROWS, _MAX_SELECTION_ROWS = 20_000, 10_000
 _SELECTION_SHARE = 0.25
+#: Most queries of a collection that candidates are compared on; the others are for the test.
+MAX_SELECTION_QUERIES = 500
+_FEWEST_QUERIES = 8
 _SEED = 1
 
 
@@ -38,6 +45,9 @@ class DataParts:
     test: the test split, which takes no part in any choice.
     class_names: by class id; empty without labels.
     path: the folder of the store, for messages.
+    selection_qrels: of a retrieval collection: relevant documents in ``fit``, which has documents,
+        of the queries in ``selection``; otherwise None.
+    test_qrels: the same of ``train``, all documents, and ``test``, the other queries.
     """
 
     layer: str
@@ -47,6 +57,8 @@ class DataParts:
     test: LabelledRows
     class_names: tuple[str, ...]
     path: str
+    selection_qrels: Qrels | None = None
+    test_qrels: Qrels | None = None
 
     @property
     def n_neurons(self) -> int:
@@ -68,7 +80,8 @@ def split_data(store: FeatureStore, layer: str | None) -> DataParts:
     """Split a layer of a store into its parts. Rows are chosen with the fixed seed 1.
 
     The selection part has a quarter of the training rows of each class, or of all training rows
-    if no class has two.
+    if no class has two. In a retrieval collection it has a quarter of the queries, at most 500, and
+    the part to fit on has documents: all that are relevant to these queries, and drawn others.
 
     Parameters
     ----------
@@ -87,6 +100,8 @@ def split_data(store: FeatureStore, layer: str | None) -> DataParts:
                 "test split: import or extract with both"
             )
     name = _resolve_layer(store, layer)
+    if store.qrels is not None:
+        return _split_collection(store, name, store.qrels)
     rows, labels = store.features("train", name), store.labels("train")
     in_selection = validation_rows(labels, _SELECTION_SHARE, _SEED)
     if not in_selection.any():
@@ -103,6 +118,39 @@ def split_data(store: FeatureStore, layer: str | None) -> DataParts:
         test=LabelledRows(store.features("test", name), store.labels("test")),
         class_names=store.class_names,
         path=str(store.path),
+    )
+
+
+def _split_collection(store: FeatureStore, layer: str, qrels: Qrels) -> DataParts:
+    """Split the queries of a collection, and choose documents to compare candidates on."""
+    if qrels.n_queries < _FEWEST_QUERIES:
+        raise CriticalMassError(
+            f"{str(store.path)!r} has {qrels.n_queries} queries with a relevant document; shrink "
+            f"needs at least {_FEWEST_QUERIES}: some to choose by, the others to test on"
+        )
+    rng = np.random.default_rng(_SEED)
+    n_selected = min(MAX_SELECTION_QUERIES, round(_SELECTION_SHARE * qrels.n_queries))
+    chosen = np.sort(rng.choice(qrels.n_queries, n_selected, replace=False))
+    others = np.setdiff1d(np.arange(qrels.n_queries), chosen)
+    of_chosen = qrels.of_queries(chosen)
+    relevant = sample_indices(np.unique(of_chosen.documents), _MAX_FIT_ROWS, rng)
+    rest = np.setdiff1d(np.arange(qrels.n_documents), relevant)
+    fit = np.union1d(relevant, sample_indices(rest, _MAX_FIT_ROWS - relevant.size, rng))
+    documents, queries = store.features(DOCUMENTS, layer), store.features(QUERIES, layer)
+
+    def part(rows: Rows, indices: NDArray[np.intp]) -> LabelledRows:
+        return LabelledRows(RowSubset(rows, indices), np.zeros(indices.size, dtype=np.int64))
+
+    return DataParts(
+        layer=layer,
+        fit=part(documents, fit),
+        selection=part(queries, chosen),
+        train=LabelledRows(documents, store.labels(DOCUMENTS)),
+        test=part(queries, others),
+        class_names=store.class_names,
+        path=str(store.path),
+        selection_qrels=of_chosen.of_documents(fit),
+        test_qrels=qrels.of_queries(others),
     )
 
 
@@ -123,7 +171,13 @@ def check_parts(parts: DataParts, measure: str, *, uses_labels: bool) -> None:
         _check_classes(parts, measure)
     entry, sizes = MEASURES[measure], parts.sizes()
     n_train, fewest = sizes["train"], entry.min_test_samples
-    if entry.query_score is not None:
+    if parts.test_qrels is not None and entry.searches:
+        if n_train < fewest:
+            raise CriticalMassError(
+                f"measure={measure!r} compares the nearest of at least {fewest} documents; "
+                f"{parts.path!r} has {n_train}"
+            )
+    elif entry.query_score is not None:
         n_stored = n_train - int(parts.selection.labels.size)
         if n_stored < fewest or not sizes["selected"]:
             raise CriticalMassError(

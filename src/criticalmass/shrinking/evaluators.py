@@ -16,11 +16,14 @@ from criticalmass.shrinking.retrieval_evaluator import (
     RetrievalEvaluator,
     SimilarityEvaluator,
 )
-from criticalmass.shrinking.stored_candidates import StoredEvaluator
+from criticalmass.shrinking.stored_search import StoredEvaluator
+from criticalmass.storage.qrels import Qrels
 
 # Queries of the selection part and of the test split. Scores lie in [0, 1], so the standard error
 # of their mean is at most .022 and .011, and half of that or less where most is kept.
 _MAX_SELECTION_QUERIES, _MAX_TEST_QUERIES = 500, 2000
+# Scores by qrels vary more, so more queries are worth their time.
+_MAX_JUDGED_QUERIES = 4000
 _SEED = 2
 
 
@@ -29,11 +32,14 @@ def check_relevance(relevance: str, measure: str) -> Relevance:
 
     Raises
     ------
-    CriticalMassError: if it is unknown, or is "labels" for a measure without queries.
+    CriticalMassError: if it is unknown, or is "labels" for a measure without queries or of qrels.
     """
+    if MEASURES[measure].needs_qrels and relevance == "neighbours":
+        return "qrels"
     for name in RELEVANCES:
         if relevance == name:
-            if name == "labels" and MEASURES[measure].query_score is None:
+            entry = MEASURES[measure]
+            if name == "labels" and (entry.query_score is None or entry.needs_qrels):
                 raise CriticalMassError(
                     "relevance='labels' applies to retrieval measures only; got "
                     f"measure={measure!r}, use measure='retrieval'"
@@ -80,16 +86,38 @@ def make_stored_evaluator(
 ) -> StoredEvaluator:
     """Return the evaluator of stored vectors; parameters as in `make_evaluator`."""
     corpus, queries = (parts.train, parts.test) if certifying else (parts.fit, parts.selection)
-    max_queries = _MAX_TEST_QUERIES if certifying else _MAX_SELECTION_QUERIES
-    return StoredEvaluator(
-        RetrievalEvaluator(measure, corpus, sample_rows(queries, max_queries), relevance)
-    )
+    qrels = parts.test_qrels if certifying else parts.selection_qrels
+    max_queries = _MAX_SELECTION_QUERIES
+    if certifying:
+        max_queries = _MAX_JUDGED_QUERIES if relevance == "qrels" else _MAX_TEST_QUERIES
+    return evaluate_queries(measure, corpus, queries, max_queries, relevance, qrels)
 
 
-def sample_rows(part: LabelledRows, max_rows: int) -> LabelledRows:
-    """Draw at most ``max_rows`` samples, in their order."""
-    n = int(part.rows.shape[0])
-    if n <= max_rows:
-        return part
-    indices = sample_indices(np.arange(n), max_rows, np.random.default_rng(_SEED))
-    return LabelledRows(RowSubset(part.rows, indices), part.labels[indices])
+def evaluate_queries(
+    measure: str,
+    corpus: LabelledRows,
+    queries: LabelledRows,
+    max_queries: int,
+    relevance: Relevance,
+    qrels: Qrels | None = None,
+) -> StoredEvaluator:
+    """Return the evaluator of stored vectors for at most ``max_queries`` of the queries.
+
+    They are drawn with a fixed seed and keep their order. ``qrels`` are those of all queries.
+    """
+    n = int(queries.rows.shape[0])
+    if n > max_queries:
+        rows = sample_indices(np.arange(n), max_queries, np.random.default_rng(_SEED))
+        queries = LabelledRows(RowSubset(queries.rows, rows), queries.labels[rows])
+        qrels = None if qrels is None else qrels.of_queries(rows)
+    return StoredEvaluator(RetrievalEvaluator(measure, corpus, queries, relevance, qrels))
+
+
+def unused_queries(parts: DataParts) -> LabelledRows | None:
+    """Return the test rows that `make_stored_evaluator` leaves out; None if it takes all."""
+    n = int(parts.test.rows.shape[0])
+    if n <= _MAX_TEST_QUERIES:
+        return None
+    used = sample_indices(np.arange(n), _MAX_TEST_QUERIES, np.random.default_rng(_SEED))
+    rest = np.setdiff1d(np.arange(n), used)
+    return LabelledRows(RowSubset(parts.test.rows, rest), parts.test.labels[rest])

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from criticalmass.measures.registry import MEASURES
+from criticalmass.shrinking.data_parts import MAX_SELECTION_QUERIES
 from criticalmass.shrinking.slim_model import SlimModel
 
 _N_WORST_CLASSES = 5
@@ -38,8 +39,8 @@ def summarise(record: Mapping[str, Any]) -> str:
         f"{record['precision']}: {record['bytes_per_vector']:,} instead of "
         f"{record['bytes_full']:,} bytes per vector). With {promise['level']:.0%} confidence, at "
         f"least {share} of the {record['value_name']} is kept{classes}. Measured on "
-        f"{record['n_judged']:,} held-out samples: {measured['ratio']:.4f} is kept (lower "
-        f"confidence bound {promise['ratio_bound']:.4f}).{_majority_sentence(record)}"
+        f"{record['n_judged']:,} held-out {_samples(record)}: {measured['ratio']:.4f} is kept "
+        f"(lower confidence bound {promise['ratio_bound']:.4f}).{_majority_sentence(record)}"
         f"{_stored_sentence(record)}"
     )
 
@@ -47,6 +48,16 @@ def summarise(record: Mapping[str, Any]) -> str:
 def _unit(record: Mapping[str, Any]) -> str:
     """Return what is counted: dimensions of stored vectors, or neurons of a layer."""
     return "dimensions" if "front" in record else "neurons"
+
+
+def _samples(record: Mapping[str, Any]) -> str:
+    """Return what is scored: queries of a retrieval collection, or samples."""
+    return "queries" if record.get("qrels") else "samples"
+
+
+def _whole(record: Mapping[str, Any]) -> str:
+    """Return what is compared with: vectors as they are, or the layer."""
+    return "whole vectors" if "front" in record else "whole layer"
 
 
 def _stored_sentence(record: Mapping[str, Any]) -> str:
@@ -99,11 +110,14 @@ def format_model_card(slim: SlimModel, tests: pd.DataFrame) -> str:
     """
     record = slim.record
     blocks = [
-        f"# {_escape(record['model'])}, slimmed: {slim.n_kept:,} of {slim.n_neurons:,} neurons",
+        f"# {escape(record['model'])}, slimmed: {slim.n_kept:,} of {slim.n_neurons:,} "
+        f"{_unit(record)}",
         summarise(record),
         _subset_section(record),
         _promise_section(record),
-        "## Measured on the test split\n\n" + _reference_lines(record) + _test_table(tests),
+        "## Measured on the test split\n\n"
+        + _reference_lines(record)
+        + _test_table(tests, _unit(record)),
         _class_section(record),
         _front_section(record),
         _order_section(record),
@@ -120,38 +134,59 @@ def _subset_section(record: Mapping[str, Any]) -> str:
         "dataset": record["dataset_spec"],
         "selector": f"{record['selector']} (seed {record['seed']})",
         "precision": record["precision"],
-        "bytes per vector": f"{record['bytes_per_vector']:,} (whole layer, float32: "
+        "bytes per vector": f"{record['bytes_per_vector']:,} ({_whole(record)}, float32: "
         f"{record['bytes_full']:,})",
         "head": "linear, in coef.npy and intercept.npy" if record["has_head"] else "none",
     }
-    body = "\n".join(f"| {name} | {_escape(value)} |" for name, value in rows.items())
-    return f"## Kept neurons\n\n| | |\n| --- | --- |\n{body}"
+    body = "\n".join(f"| {name} | {escape(value)} |" for name, value in rows.items())
+    return f"## Kept {_unit(record)}\n\n| | |\n| --- | --- |\n{body}"
 
 
 def _promise_section(record: Mapping[str, Any]) -> str:
     promise, sizes = record["promise"], record["parts"]
     if not record["safe"]:
         return "## Promise\n\nNone: no smaller subset passed its tests."
+    samples = _samples(record)
+    whole = "whole vectors" if "front" in record else "the whole layer"
+    chosen = (
+        f"They were compared on {sizes['selected']:,} training samples, with probes fitted on "
+        f"{sizes['fitted']:,} others. The test split"
+    )
+    if "front" in record:
+        chosen = (
+            f"They were compared on {min(MAX_SELECTION_QUERIES, sizes['selected']):,} training "
+            f"vectors as queries, among {sizes['fitted']:,} others. The test split"
+        )
+    if record.get("qrels"):
+        chosen = (
+            f"They were fitted on {sizes['fitted']:,} documents and compared on "
+            f"{sizes['selected']:,} queries. The {sizes['certified']:,} other queries"
+        )
     return (
         "## Promise\n\n"
         f"{_relevance_sentence(record)}With {promise['level']:.0%} confidence, the "
         f"{record['value_name']} is at least "
-        f"{promise['keep']:.4g} times that of the whole layer, for samples like the "
-        f"{record['n_judged']:,} scored samples of the test split. The lower confidence bound "
+        f"{promise['keep']:.4g} times that of {whole}, for {samples} like the "
+        f"{record['n_judged']:,} scored {samples} of the test split. The lower confidence bound "
         f"of this factor is {promise['ratio_bound']:.4f}.\n\n"
-        f"The subset was chosen from {record['n_candidates']:,} combinations of selector and "
-        f"precision. They were compared on {sizes['selected']:,} training samples, with probes "
-        f"fitted on {sizes['fitted']:,} others. The test split took no part in the choice. Sizes "
-        "were tested from the largest to the smallest, in a sequence fixed beforehand, up to the "
-        "first failure."
+        f"It was chosen from {record['n_candidates']:,} combinations of selector"
+        f"{', precision and re-ranking' if 'front' in record else ' and precision'}. {chosen} "
+        "took no part in the choice. Sizes were tested from the largest to the smallest, in a "
+        "sequence fixed beforehand, up to the first failure."
     )
 
 
 def _relevance_sentence(record: Mapping[str, Any]) -> str:
     """Say what counts as relevant to a query, and which vectors are searched; else nothing."""
-    relevance, searched = record.get("relevance"), f"{record['parts']['train']:,} training vectors"
+    noun = "documents" if record.get("qrels") else "training vectors"
+    relevance, searched = record.get("relevance"), f"{record['parts']['train']:,} {noun}"
     if relevance is None:
         return ""
+    if relevance == "qrels":
+        return (
+            f"Each query searches all {searched}. Relevant are those that the qrels "
+            f"{record['qrels']!r} name, with their grades.\n\n"
+        )
     if relevance == "labels":
         return f"Each query searches the {searched}; those of its class are relevant.\n\n"
     return (
@@ -163,12 +198,12 @@ def _relevance_sentence(record: Mapping[str, Any]) -> str:
 def _reference_lines(record: Mapping[str, Any]) -> str:
     """State the values to compare with: the whole layer's, and that of a constant answer."""
     measured = record["measured"]
-    lines = [f"- whole layer: {measured['value_full']:.4f}"]
+    lines = [f"- {_whole(record)}: {measured['value_full']:.4f}"]
     if "majority" in measured:
         majority = measured["majority"]
         lines.append(
             f"- always answering the largest class of the test split, "
-            f"{_escape(majority['class'])}: {majority['accuracy']:.4f} (p = "
+            f"{escape(majority['class'])}: {majority['accuracy']:.4f} (p = "
             f"{majority['p_value']:.2g} that the whole layer is no better)"
         )
         lines.append(f"- chance among {record['n_classes']} classes: {1 / record['n_classes']:.4f}")
@@ -181,7 +216,7 @@ def _class_section(record: Mapping[str, Any]) -> str:
         return ""
     worst = sorted(classes, key=lambda row: -row["drop"])[:_N_WORST_CLASSES]
     body = "\n".join(
-        f"| {_escape(row['name'])} | {row['n_test']:,} | {row['accuracy_full']:.3f} | "
+        f"| {escape(row['name'])} | {row['n_test']:,} | {row['accuracy_full']:.3f} | "
         f"{row['accuracy']:.3f} | {row['drop']:+.3f} | {row['drop_bound']:+.3f} |"
         for row in worst
     )
@@ -195,7 +230,7 @@ def _class_section(record: Mapping[str, Any]) -> str:
 
 def _order_section(record: Mapping[str, Any]) -> str:
     effect = record.get("verdict")
-    return f"## Effect of the order of neurons\n\n{effect['sentence']}" if effect else ""
+    return f"## Effect of the order of {_unit(record)}\n\n{effect['sentence']}" if effect else ""
 
 
 _FRONT_COLUMNS = (
@@ -245,12 +280,14 @@ def _untested_section(record: Mapping[str, Any]) -> str:
     ]
     if record.get("relevance") == "neighbours":
         lines.append("relevance that people have judged")
+    if record.get("qrels"):
+        lines.append("other documents than these: more of them make every search harder")
     if record["precision"] not in ("float32", "float16"):
         lines.append("values outside the range of the training rows, which are clipped")
     return "## Not tested\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _test_table(tests: pd.DataFrame) -> str:
+def _test_table(tests: pd.DataFrame, unit: str) -> str:
     if not len(tests):
         return "No smaller size was tested."
     body = "\n".join(
@@ -258,12 +295,12 @@ def _test_table(tests: pd.DataFrame) -> str:
         for row in tests.itertuples()
     )
     return (
-        "| neurons | value | lower bound of the share kept | promise holds |\n"
+        f"| {unit} | value | lower bound of the share kept | promise holds |\n"
         "| ---: | ---: | ---: | --- |\n" + body
     )
 
 
-def _escape(text: object) -> str:
+def escape(text: object) -> str:
     """Escape a name from data so that it does not act as Markdown or HTML."""
     flat = " ".join(str(text).split())
     for sign in "\\`*_[]<>|#":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.core.moments import FloatArray
-from criticalmass.core.rows import CHUNK_ROWS, Rows, chunks
+from criticalmass.core.rows import CHUNK_ROWS, Rows, RowSubset, chunks
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.nearest import CandidateRows, Matrix
 from criticalmass.measures.registry import MEASURES, get_similarity
+from criticalmass.measures.relevance import RelevanceScore, drop_own, score_ranked
 from criticalmass.measures.similarity.retrieval import N_NEIGHBOURS, graded_gains, ndcg, recall
 from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
 from criticalmass.shrinking.probe_evaluator import (
@@ -22,42 +23,65 @@ from criticalmass.shrinking.probe_evaluator import (
     QueryScores,
     Similarities,
 )
+from criticalmass.storage.qrels import Qrels
 
-#: What is relevant to a query: the whole vectors' own neighbours, or vectors of its own class.
-Relevance = Literal["neighbours", "labels"]
-#: How the vectors that a query finds are scored.
-QueryScoreName = Literal["ndcg", "recall"]
+#: What is relevant to a query: the whole vectors' own neighbours, vectors of its own class, or the
+#: documents that qrels name. The last follows from the measure.
+Relevance = Literal["neighbours", "labels", "qrels"]
 RELEVANCES: tuple[Relevance, ...] = ("neighbours", "labels")
 
 
 @dataclass(frozen=True, eq=False)
 class RetrievalEvaluator:
-    """Scores retrieved vectors against the 10 nearest by the cosine of whole float32 vectors.
+    """Scores the 10 vectors that queries find by cosine.
 
     Attributes
     ----------
-    measure: "retrieval" (nDCG@10) or "retrieval-recall" (recall@10).
+    measure: a measure with a ``query_score``.
     corpus: the stored vectors.
     queries: the queries; none of them is in the corpus.
     relevance: "neighbours": the 10 vectors that whole float32 vectors find are relevant, the
-        nearest most; "labels": vectors of the query's class are relevant, all equally.
+        nearest most; "labels": vectors of the query's class are relevant, all equally; "qrels":
+        the documents that ``qrels`` names.
+    qrels: of a retrieval collection, by the rows of ``queries`` and ``corpus``; otherwise None.
+    known_neighbours: (n_queries, 10) neighbours among whole float32 vectors; None to search them.
     """
 
     measure: str
     corpus: LabelledRows
     queries: LabelledRows
     relevance: Relevance = "neighbours"
+    qrels: Qrels | None = None
+    known_neighbours: NDArray[np.int32] | None = None
+
+    def with_queries(self, most: int) -> RetrievalEvaluator:
+        """Return the same search with ``most`` queries, evenly spaced; itself with qrels."""
+        n = int(self.queries.labels.size)
+        if n <= most or self.qrels is not None:
+            return self
+        chosen = np.arange(most) * n // most
+        queries = LabelledRows(RowSubset(self.queries.rows, chosen), self.queries.labels[chosen])
+        return replace(self, queries=queries, known_neighbours=self.neighbours_full[chosen])
 
     @property
-    def _query_score(self) -> str | None:
+    def _query_score(self) -> RelevanceScore | None:
         return MEASURES[self.measure].query_score
+
+    @property
+    def n_own(self) -> int:
+        """1 if a query is among the documents, and must not be retrieved, else 0."""
+        return 0 if self.qrels is None else int((self.qrels.own >= 0).any())
+
+    def drop_own(self, listed: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Remove the query itself from (..., n_queries, n + n_own) rows."""
+        return drop_own(listed, self.qrels.own) if self.qrels and self.n_own else listed
 
     @cached_property
     def scores_full(self) -> FloatArray:
         """(n_queries,) scores of whole float32 vectors."""
         if self.relevance == "neighbours":
             return np.ones(self.queries.labels.size)
-        return self.score(self._neighbours_full)
+        return self.score(self.neighbours_full)
 
     def rerank(self, listed: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return the (n_queries, 10) best of (n_queries, n_listed) rows by whole vectors.
@@ -65,9 +89,9 @@ class RetrievalEvaluator:
         For ``relevance="neighbours"`` the relevant rows that are listed come first, in the order
         of whole vectors; -1 stands for the others.
         """
-        if self.relevance == "labels":
+        if self.relevance != "neighbours":
             return self._rerank_by_cosine(listed)
-        relevant = self._neighbours_full
+        relevant = self.neighbours_full
         is_listed = (relevant[:, :, None] == listed[:, None, :]).any(axis=2)
         kept = np.where(is_listed, relevant, -1)
         return np.take_along_axis(kept, np.argsort(~is_listed, axis=1, kind="stable"), axis=1)
@@ -96,11 +120,13 @@ class RetrievalEvaluator:
     @property
     def n_neighbours(self) -> int:
         """10, or the number of stored vectors if there are fewer."""
-        return min(N_NEIGHBOURS, int(self.corpus.rows.shape[0]))
+        return min(N_NEIGHBOURS, int(self.corpus.rows.shape[0]) - self.n_own)
 
     @cached_property
-    def _neighbours_full(self) -> NDArray[np.int32]:
+    def neighbours_full(self) -> NDArray[np.int32]:
         """(n_queries, 10) neighbours among whole float32 vectors."""
+        if self.known_neighbours is not None:
+            return self.known_neighbours
         d = int(self.corpus.rows.shape[1])
         return np.asarray(self._nearest(self.corpus.rows, self.queries.rows, np.arange(d), (d,))[0])
 
@@ -111,24 +137,27 @@ class RetrievalEvaluator:
         row_numbers = np.arange(int(corpus.shape[0]), dtype=np.int32)
         candidates = CandidateRows(corpus, row_numbers, _read_float32, "cosine")
         vectors = _read_float32(queries, 0, int(queries.shape[0]))
-        return candidates.nearest(vectors, order, sizes, self.n_neighbours)
+        n = self.n_neighbours + self.n_own
+        return self.drop_own(candidates.nearest(vectors, order, sizes, n))
 
     def score(
-        self, neighbours: NDArray[np.int32], query_score: QueryScoreName | None = None
+        self, neighbours: NDArray[np.int32], query_score: RelevanceScore | None = None
     ) -> FloatArray:
         """(n_queries,) score of the (n_queries, 10) neighbours of each query.
 
-        ``query_score`` is "ndcg" or "recall"; by default that of the measure.
+        ``query_score`` is "ndcg", "recall" or, with qrels, "mrr"; by default that of the measure.
         """
         kind = query_score or self._query_score
+        if self.relevance == "qrels" and self.qrels is not None and kind is not None:
+            return score_ranked(neighbours, self.qrels, kind)
         if self.relevance == "labels":
             hits = self.corpus.labels[neighbours] == self.queries.labels[:, None]
             n_classes = int(self.queries.labels.max()) + 1
             per_class = np.bincount(self.corpus.labels, minlength=n_classes)
             return _label_scores(hits, per_class[self.queries.labels], kind)
         if kind == "ndcg":
-            return ndcg(neighbours, self._neighbours_full, graded_gains(self.n_neighbours))
-        return recall(neighbours, self._neighbours_full)
+            return ndcg(neighbours, self.neighbours_full, graded_gains(self.n_neighbours))
+        return recall(neighbours, self.neighbours_full)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,10 +18,12 @@ import pandas as pd
 
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.compute import DEFAULT_COMPUTE, Compute
+from criticalmass.core.notebook import Card, Shown
 from criticalmass.core.progress import warn_user
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.protocol import validation_rows
 from criticalmass.measures.registry import MEASURES, measure_value_name
+from criticalmass.measures.relevance import missing_qrels
 from criticalmass.selectors.inputs import SelectorInput
 from criticalmass.selectors.registry import select, selector_info
 from criticalmass.shrinking.assemble import (
@@ -47,9 +49,11 @@ from criticalmass.shrinking.stored_candidates import (
     RERANKS,
     StoredTests,
     forms_of_front,
+    forms_to_test,
     rank_stored,
     tabulate_stored,
 )
+from criticalmass.shrinking.stored_search import MANY_ROWS
 from criticalmass.shrinking.stored_vectors import PCA, make_families
 from criticalmass.storage.features import FeatureStore
 
@@ -62,8 +66,8 @@ _STORED_LABELLED_SELECTORS = tuple(n for n in _LABELLED_SELECTORS if n != "probe
 _UNLABELLED_SELECTORS = ("random", "leverage", "greedy-cka", "variance-high", "first")
 
 
-@dataclass(frozen=True, eq=False)
-class ShrinkPlan:
+@dataclass(frozen=True, eq=False, repr=False)
+class ShrinkPlan(Shown):
     """The result of `shrink`.
 
     Attributes
@@ -80,6 +84,13 @@ class ShrinkPlan:
     sentence: str
     tried: pd.DataFrame
     path: Path | None
+
+    def _card(self) -> Card:
+        facts = {**self.slim._card().facts, "folder": self.path or "none (out= writes one)"}
+        tables = {"tested on the test split": self.tried}
+        if len(self.front):
+            tables["forms of stored vectors"] = self.front
+        return Card("Plan", facts, self.sentence, tables)
 
     @property
     def front(self) -> pd.DataFrame:
@@ -177,7 +188,7 @@ def shrink(
     level: confidence of the promise, in [0.5, 1).
     worst_class_drop: accuracy that no class may lose, absolute, in (0, 1); probes only.
     measure: ``logistic`` or another probe; ``retrieval``, ``cka`` or another similarity needs no
-        labels.
+        labels; ``ndcg``, ``recall`` and ``mrr`` need a retrieval collection with qrels.
     layer: layer to shrink; needed if the store has several layers and none is ``penultimate``.
     selectors: selectors to compare. Default: random, leverage, greedy-cka and first; with labels
         also greedy-lda and probe-weight, without labels also variance-high. For retrieval
@@ -209,12 +220,14 @@ def shrink(
     ``worst_class_drop``. `shrinking.paired_tests` has the tests and the reason why several sizes
     and classes need no correction.
     """
-    goal = _check_goal(keep, level, worst_class_drop, budget_bytes, max_dims)
+    goal = check_goal(keep, level, worst_class_drop, budget_bytes, max_dims)
     _check_names(measure, selectors, precisions, worst_class_drop)
     stores_vectors = MEASURES[measure].query_score is not None
     _check_reranks(reranks, measure, stores_vectors=stores_vectors)
     relevant = check_relevance(relevance, measure)
     features = FeatureStore.open(store)
+    if relevant == "qrels" and not features.is_collection:
+        raise missing_qrels(measure, repr(str(features.path)))
     parts = split_data(features, layer)
     uses_labels = MEASURES[measure].needs_labels or relevant == "labels"
     check_parts(parts, measure, uses_labels=uses_labels)
@@ -274,14 +287,22 @@ def _shrink_stored(
     families = make_families(parts.fit.rows, orders, seed=task.seed, with_pca=with_pca)
     on_selection = make_stored_evaluator(task.measure, parts, False, task.relevance)
     ordered = dict.fromkeys(reranks)
-    candidates = rank_stored(on_selection, families, precisions, tuple(ordered), goal)
+    # Each rotation takes an exact product with all stored vectors. It gains next to nothing in
+    # int8, where every direction has its own range.
+    rotated = ("binary",) if parts.sizes()["train"] > MANY_ROWS else ("int8", "binary")
+    candidates = rank_stored(
+        on_selection, families, precisions, tuple(ordered), goal, rotated=rotated
+    )
     # Fixed before the test split is read: the sequence of tests and the rows of the front.
     forms = forms_of_front(candidates, goal.keep)
     on_test = make_stored_evaluator(task.measure, parts, True, task.relevance)
     _check_value(float(on_test.reference.scores_full.mean()), parts, task.measure)
     tests = StoredTests(on_test, goal)
     fits = goal.max_neurons(parts.n_neurons, "float16") == parts.n_neurons
-    tested = tests.certify(candidates[0], with_float16=fits and "float16" in precisions)
+    with_float16 = fits and "float16" in precisions
+    # All in one pass over the stored vectors.
+    tests.run([*forms_to_test(candidates[0], with_float16=with_float16), *forms])
+    tested = tests.certify(candidates[0], with_float16=with_float16)
     passed = [test for test in tested if test.passed]
     decision = Decision(
         task.store,
@@ -325,10 +346,12 @@ def _finish(
 def _check_value(value_full: float, parts: DataParts, measure: str) -> None:
     """Check that the whole layer has a value of which a share can be kept."""
     if not value_full > 0.0:
+        cure = "labels of both splits mean the same, or use measure='cka', which needs no labels"
+        if MEASURES[measure].needs_qrels:
+            cure = "qrels belong to these documents and queries, and that one model embedded both"
         raise CriticalMassError(
             f"the {measure_value_name(measure)} of the whole layer is 0 on the test samples of "
-            f"{parts.path!r}, so no share of it can be kept; check that the labels of both splits "
-            "mean the same, or use measure='cka', which needs no labels"
+            f"{parts.path!r}, so no share of it can be kept; check that the {cure}"
         )
 
 
@@ -346,7 +369,7 @@ def _check_reranks(reranks: Sequence[int] | None, measure: str, *, stores_vector
         )
 
 
-def _check_goal(
+def check_goal(
     keep: float,
     level: float,
     worst_class_drop: float | None,

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from criticalmass.core.notebook import Card, Shown
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.measures.probes.task import LinearHead
 from criticalmass.shrinking.codec import Codec, bytes_per_vector
@@ -26,6 +27,7 @@ from criticalmass.storage.files import (
     MANIFEST,
     FolderKind,
     checked_path,
+    folder_of,
     read_manifest,
     write_array,
     write_bytes,
@@ -41,8 +43,8 @@ _CANDIDATES = "candidates.parquet"
 CARD = "README.md"
 
 
-@dataclass(frozen=True, eq=False)
-class SlimModel:
+@dataclass(frozen=True, eq=False, repr=False)
+class SlimModel(Shown):
     """The smallest form of a layer that passed its tests: a subset, or a projection of vectors.
 
     Attributes
@@ -61,6 +63,19 @@ class SlimModel:
     record: dict[str, Any]
     candidates: pd.DataFrame
     matrix: NDArray[np.float32] | None = None
+
+    def _card(self) -> Card:
+        record = self.record
+        promise = record["promise"]
+        facts = {
+            "keeps": f"{self.n_kept:,} of {self.n_neurons:,} ({record['selector']})",
+            "bytes of a vector": f"{record['bytes_per_vector']:,} of {record['bytes_full']:,} "
+            f"({self.precision})",
+            "promise": f"{promise['keep']:.4g} of the {record['value_name']} with "
+            f"{promise['level']:.0%} confidence; lower bound {promise['ratio_bound']:.4f}",
+            "layer": f"{record['layer']} of {record['model']} on {record['dataset']}",
+        }
+        return Card("Slim model", facts)
 
     @property
     def n_kept(self) -> int:
@@ -185,16 +200,19 @@ class SlimModel:
         return folder
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str] | SlimModel) -> SlimModel:
+    def open(cls, path: str | os.PathLike[str] | SlimModel | Any) -> SlimModel:
         """Read a folder that `save` wrote and compare every file with its digest.
+
+        A slim model, and the plan of `shrink`, are taken as they are.
 
         Raises
         ------
         StoreError: if there is no slim model, its format is newer, or a file is damaged.
         """
+        path = getattr(path, "slim", path)
         if isinstance(path, SlimModel):
             return path
-        folder = Path(path)
+        folder = folder_of(path, SLIM_MODEL)
         manifest = read_manifest(folder, SLIM_MODEL)
         files = manifest.get("files")
         if not isinstance(files, dict) or "indices" not in files or "candidates" not in files:

@@ -14,36 +14,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
-from criticalmass.core.moments import FloatArray
 from criticalmass.core.progress import Progress
-from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures.nearest_kernels import update_nearest
 from criticalmass.shrinking.candidates import Goal, geometric_sizes
 from criticalmass.shrinking.codec import BITS, Codec, bytes_per_vector
-from criticalmass.shrinking.probe_evaluator import IndexArray, LabelledRows, QueryScores
-from criticalmass.shrinking.retrieval_evaluator import RetrievalEvaluator
-from criticalmass.shrinking.stored_vectors import ALL, Family, Form, ShortMap, ShortRows
+from criticalmass.shrinking.probe_evaluator import QueryScores
+from criticalmass.shrinking.stored_search import Encoding, StoredEvaluator, learn_encodings
+from criticalmass.shrinking.stored_vectors import ALL, Family, Form, ShortMap
 
 #: Shortened, the neighbours of whole vectors are re-ranked among this many times 10, or not.
 RERANKS = (0, 4)
-# Rows that are searched together, and multiply-adds from which two threads are faster than one.
-_TILE, _LARGE_PRODUCT = 4096, 1 << 29
-_LARGEST = float(np.finfo(np.float32).max)
-# Short vectors of at most this many bytes are held in memory while they are searched.
-_HELD_BYTES = 1 << 28
 # Sizes of the coarse search of subsets and of principal directions, and the halvings after it.
 _N_COARSE, _N_COARSE_PCA, _N_HALVINGS, _SMALLEST_SHARE = 6, 11, 3, 1 / 32
 # Sizes that are tested, as multiples of the needed one, and the values that the front shows.
-_STEPS = (1.5, 1.3, 1.2, 1.12, 1.06, 1.0, 0.94, 0.88, 0.82, 0.76)
+_STEPS = (2.0, 1.5, 1.3, 1.2, 1.12, 1.06, 1.0, 0.94, 0.88, 0.82, 0.76)
 _FRONT_SHARES = (0.8, 0.9, 0.95, 0.99)
 
 
@@ -87,118 +77,24 @@ class StoredCandidate:
             yield {**self.form(size).row(), "value": value, "value_full": full, "ratio": ratio}
 
 
-@dataclass(frozen=True, eq=False)
-class StoredEvaluator:
-    """Scores forms of stored vectors by the neighbours that queries find.
-
-    Attributes
-    ----------
-    reference: stored vectors, queries, what is relevant, and how neighbours are scored.
-    """
-
-    reference: RetrievalEvaluator
-    _short: dict[int, tuple[ShortMap, NDArray[np.float32]]] = field(default_factory=dict)
-
-    @property
-    def stored(self) -> LabelledRows:
-        """The whole vectors that are searched."""
-        return self.reference.corpus
-
-    @cached_property
-    def queries(self) -> NDArray[np.float32]:
-        """(n_queries, n_neurons) whole queries."""
-        rows = self.reference.queries.rows
-        return np.ascontiguousarray(rows[0 : int(rows.shape[0])], dtype=np.float32)
-
-    def evaluate(self, order: IndexArray, sizes: tuple[int, ...], precision: str) -> QueryScores:
-        """Score the first ``sizes`` dimensions of (n_neurons,) ``order``, without re-ranking."""
-        family = Family("subset", 0, order.size, order)
-        scores = [self.scores(family.short_map(size), precision, (0,))[0] for size in sizes]
-        return QueryScores(sizes, np.stack(scores), self.reference.scores_full)
-
-    def codec(self, short_map: ShortMap, precision: str) -> Codec:
-        """Learn the codec of short vectors from all stored ones."""
-        return Codec.learn(precision, self._short_rows(short_map))
-
-    def scores(
-        self, short_map: ShortMap, precision: str, reranks: Sequence[int]
-    ) -> list[FloatArray]:
-        """Return (n_queries,) scores by the measure for every amount of re-ranking."""
-        return [self.reference.score(ids) for ids in self.neighbours(short_map, precision, reranks)]
-
-    def neighbours(
-        self,
-        short_map: ShortMap,
-        precision: str,
-        reranks: Sequence[int],
-        codec: Codec | None = None,
-    ) -> list[NDArray[np.int32]]:
-        """Return the (n_queries, 10) rows that are retrieved, for every amount of re-ranking."""
-        k, n_stored = self.reference.n_neighbours, int(self.stored.rows.shape[0])
-        n_listed = min(n_stored, k * max(1, *reranks))
-        # Small products: a second thread spends its time waiting in a spin.
-        is_small = len(self.queries) * short_map.n_kept * _TILE < _LARGE_PRODUCT
-        with threadpool_limits(1 if is_small else None, user_api="blas"):
-            codec = codec or self.codec(short_map, precision)
-            queries = compared_queries(short_map, codec, self.queries)
-            listed = nearest_stored(queries, self._short_rows(short_map), codec, n_listed)
-        return [
-            listed[:, :k] if not rerank else self.reference.rerank(listed[:, : rerank * k])
-            for rerank in reranks
-        ]
-
-    def _short_rows(self, short_map: ShortMap) -> Rows:
-        """Return the stored vectors in short; those of the last map are held if they are few."""
-        n = int(self.stored.rows.shape[0])
-        if n * short_map.n_kept * 4 > _HELD_BYTES:
-            return ShortRows(self.stored.rows, short_map)
-        held = self._short.get(0)
-        if held is None or held[0] is not short_map:
-            lazy = ShortRows(self.stored.rows, short_map)
-            blocks = [lazy[start : start + _TILE] for start in range(0, n, _TILE)]
-            held = self._short[0] = (short_map, np.concatenate(blocks))
-        return held[1]
-
-
-def compared_queries(
-    short_map: ShortMap, codec: Codec, queries: NDArray[Any]
-) -> NDArray[np.float32]:
-    """Return queries as they are compared: short, and encoded where bits are stored."""
-    short = short_map(queries)
-    return codec.decode(codec.encode(short)) if codec.precision == "binary" else short
-
-
-def nearest_stored(
-    queries: NDArray[np.float32], short_rows: Rows, codec: Codec, n_neighbours: int
-) -> NDArray[np.int32]:
-    """Return the (n_queries, n_neighbours) rows of largest inner product with what is stored.
-
-    Parameters
-    ----------
-    queries: (n_queries, n_kept) as `compared_queries` returns them.
-    short_rows: (n_stored, n_kept) short vectors, before they are encoded.
-    codec: encodes and decodes them.
-    n_neighbours: at most n_stored. Of two equal products the earlier row is nearer.
-    """
-    n, shape = int(short_rows.shape[0]), (queries.shape[0], n_neighbours)
-    best, ids = np.full(shape, _LARGEST, dtype=np.float32), np.zeros(shape, dtype=np.int32)
-    for start in range(0, n, _TILE):
-        block = np.asarray(short_rows[start : start + _TILE], dtype=np.float32)
-        stored = block if codec.precision == "float32" else codec.decode(codec.encode(block))
-        numbers = np.arange(start, start + len(stored), dtype=np.int32)
-        zeros, minus_ones = np.zeros(len(stored), np.float32), np.full(len(stored), -1, np.float32)
-        update_nearest(queries @ stored.T, zeros, minus_ones, numbers, best, ids)
-    return ids
-
-
 def rank_stored(
     evaluator: StoredEvaluator,
     families: Sequence[Family],
     precisions: Sequence[str],
     reranks: Sequence[int],
     goal: Goal,
+    *,
+    rotated: Sequence[str] = ("int8", "binary"),
 ) -> list[StoredCandidate]:
     """Find how many dimensions every candidate needs on the selection part.
+
+    Parameters
+    ----------
+    evaluator: scores on the selection part.
+    families, precisions, reranks: what competes.
+    goal: what must be kept, within which limits.
+    rotated: precisions of rotated directions. A rotation changes no inner product; it evens out
+        what int8 and bits round.
 
     Returns
     -------
@@ -225,8 +121,7 @@ def rank_stored(
                 precision: n_max
                 for precision, n_max in limits.items()
                 if n_max >= (d if family.selector == ALL else 1)
-                # A rotation changes no inner product; it evens out what int8 and bits round.
-                and not (family.is_rotated and precision in ("float32", "float16"))
+                and (not family.is_rotated or precision in rotated)
             }
             for (precision, rerank), values in search.run(family, fitting).items():
                 enough = [size for size, value in values.items() if value >= search.bar]
@@ -270,24 +165,35 @@ class _Search:
         tables: dict[tuple[str, int], dict[int, float]] = {
             (precision, rerank): {} for precision in limits for rerank in self.reranks
         }
-        sizes = {precision: self._coarse(family, n_max) for precision, n_max in limits.items()}
-        for size in sorted({size for group in sizes.values() for size in group}):
-            short_map = family.short_map(size)
-            for precision in [precision for precision in limits if size in sizes[precision]]:
-                self._score(family, short_map, precision, tables)
-        if family.selector == ALL:
-            return tables
-        for (precision, rerank), table in tables.items():
-            for _ in range(_N_HALVINGS):
-                high = min((size for size, value in table.items() if value >= self.bar), default=0)
-                low = max((size for size in table if size < high), default=0)
-                middle = round((max(low, 1) * high) ** 0.5)
-                smallest = bytes_per_vector(low + 1, precision)
-                fewest = self.fewest.get((family.kind, rerank), smallest)
-                if not low < middle < high or smallest > fewest:
-                    break
-                self._score(family, family.short_map(middle), precision, tables)
+        self._score(
+            family,
+            [(size, precision) for precision in limits
+             for size in self._coarse(family, limits[precision])],
+            tables,
+        )  # fmt: skip
+        for _ in range(0 if family.selector == ALL else _N_HALVINGS):
+            between = [
+                (self._middle(family.kind, *key, table), key[0]) for key, table in tables.items()
+            ]
+            pairs = [(size, precision) for size, precision in between if size is not None]
+            if not pairs:
+                break
+            self._score(family, list(dict.fromkeys(pairs)), tables)
         return tables
+
+    def _middle(
+        self, kind: str, precision: str, rerank: int, table: Mapping[int, float]
+    ) -> int | None:
+        """Return a size between the smallest that reaches the bar and the next smaller one.
+
+        None if there is none, or if it could not be the best of its kind.
+        """
+        high = min((size for size, value in table.items() if value >= self.bar), default=0)
+        low = max((size for size in table if size < high), default=0)
+        middle = round((max(low, 1) * high) ** 0.5)
+        smallest = bytes_per_vector(low + 1, precision)
+        is_possible = smallest <= self.fewest.get((kind, rerank), smallest)
+        return middle if low < middle < high and is_possible else None
 
     def _coarse(self, family: Family, n_max: int) -> tuple[int, ...]:
         if family.selector == ALL:
@@ -299,19 +205,21 @@ class _Search:
     def _score(
         self,
         family: Family,
-        short_map: ShortMap,
-        precision: str,
+        forms: Sequence[tuple[int, str]],
         tables: dict[tuple[str, int], dict[int, float]],
     ) -> None:
-        """Score one map in one precision, with every amount of re-ranking."""
-        scores = self.evaluator.scores(short_map, precision, self.reranks)
-        needed = bytes_per_vector(short_map.n_kept, precision)
-        for rerank, of_queries in zip(self.reranks, scores, strict=True):
-            value = float(of_queries.mean())
-            tables[precision, rerank][short_map.n_kept] = value
-            if value >= self.bar:
-                key = family.kind, rerank
-                self.fewest[key] = min(needed, self.fewest.get(key, needed))
+        """Score (size, precision) pairs in one pass, with every amount of re-ranking."""
+        maps = {size: family.short_map(size) for size, _ in forms}
+        requests = [(maps[size], precision) for size, precision in forms]
+        scores = self.evaluator.scores(requests, self.reranks)
+        for (size, precision), of_form in zip(forms, scores, strict=True):
+            needed = bytes_per_vector(size, precision)
+            for rerank, of_queries in zip(self.reranks, of_form, strict=True):
+                value = float(of_queries.mean())
+                tables[precision, rerank][size] = value
+                if value >= self.bar:
+                    key = family.kind, rerank
+                    self.fewest[key] = min(needed, self.fewest.get(key, needed))
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,23 +259,38 @@ class StoredTests:
     goal: Goal
     _done: dict[tuple[object, ...], StoredTest] = field(default_factory=dict)
 
-    def run(self, form: Form) -> StoredTest:
-        """Score one form and compute its bound."""
-        key = tuple(form.row().values())
-        if key not in self._done:
-            self._done[key] = self._test(form)
-        return self._done[key]
+    def run(self, forms: Sequence[Form]) -> list[StoredTest]:
+        """Score forms and compute their bounds; those that are new are scored in one pass."""
+        new = [form for form in forms if form.key not in self._done]
+        new = list({form.key: form for form in new}.values())
+        # A map in a precision is searched once for all amounts of re-ranking.
+        groups: dict[tuple[object, ...], list[Form]] = {}
+        for form in new:
+            groups.setdefault((form.map_key, form.precision), []).append(form)
+        maps = {form.map_key: form.family.short_map(form.n_kept) for form in new}
+        encodings = learn_encodings(
+            self.evaluator.rows,
+            [(maps[same[0].map_key], same[0].precision) for same in groups.values()],
+        )
+        requests = [
+            (encoding, tuple(form.rerank for form in same))
+            for encoding, same in zip(encodings, groups.values(), strict=True)
+        ]
+        retrieved = self.evaluator.neighbours(requests)
+        for encoding, same, lists in zip(encodings, groups.values(), retrieved, strict=True):
+            for form, ids in zip(same, lists, strict=True):
+                self._done[form.key] = self._test(form, encoding, ids)
+        return [self._done[form.key] for form in forms]
 
-    def _test(self, form: Form) -> StoredTest:
+    def _test(self, form: Form, encoding: Encoding, ids: NDArray[np.int32]) -> StoredTest:
         reference = self.evaluator.reference
-        short_map = form.family.short_map(form.n_kept)
-        codec = self.evaluator.codec(short_map, form.precision)
-        (ids,) = self.evaluator.neighbours(short_map, form.precision, (form.rerank,), codec)
         result = QueryScores((form.n_kept,), reference.score(ids)[None], reference.scores_full)
         ndcg, recall = (float(reference.score(ids, kind).mean()) for kind in ("ndcg", "recall"))
         bound = result.bound(0, self.goal.level)
         passed = bound >= self.goal.keep
-        return StoredTest(form, short_map, codec, result, ndcg, recall, bound, passed)
+        return StoredTest(
+            form, encoding.short_map, encoding.codec, result, ndcg, recall, bound, passed
+        )
 
     def certify(self, candidate: StoredCandidate, *, with_float16: bool) -> list[StoredTest]:
         """Test a fixed sequence of forms, from the safest to the smallest, up to a failure.
@@ -382,9 +305,9 @@ class StoredTests:
         The tests in their order. The promise is that of the last one that passed, if any.
         """
         tests: list[StoredTest] = []
-        for form in forms_to_test(candidate, with_float16=with_float16):
-            tests.append(self.run(form))
-            if not tests[-1].passed:
+        for test in self.run(forms_to_test(candidate, with_float16=with_float16)):
+            tests.append(test)
+            if not test.passed:
                 break
         return tests
 
@@ -401,7 +324,7 @@ class StoredTests:
         One row per form; ``bound`` holds for one row that is fixed beforehand, ``bound_all`` for
         all rows at once (Bonferroni).
         """
-        tests = [self.run(form) for form in forms]
+        tests = self.run(forms)
         if chosen is not None and chosen not in tests:
             tests.append(chosen)
         level_all = 1.0 - (1.0 - self.goal.level) / max(1, len(tests))
@@ -445,13 +368,13 @@ def forms_to_test(candidate: StoredCandidate, *, with_float16: bool) -> list[For
     family, d, n_max = candidate.family, candidate.family.n_neurons, candidate.n_max
     sizes = {d if family.selector == ALL else n_max}
     if candidate.n_needed is not None and family.selector != ALL:
-        sizes |= {round(step * candidate.n_needed) for step in _STEPS}
+        sizes = {min(n_max, round(step * candidate.n_needed)) for step in _STEPS}
     sizes = {size for size in sizes if 1 <= size <= n_max}
     forms = [candidate.form(size) for size in sorted(sizes, reverse=True)]
     # A subset of all dimensions in float32 is the reference itself.
     forms = [form for form in forms if form.n_kept < d or form.precision != "float32"]
     plain = Form(Family(ALL, 0, d), d, "float16", candidate.rerank)
-    if not with_float16 or (forms and forms[0].row() == plain.row()):
+    if not with_float16 or (forms and forms[0].key == plain.key):
         return forms
     return [plain, *forms]
 
@@ -483,7 +406,7 @@ def forms_of_front(candidates: Sequence[StoredCandidate], keep: float) -> list[F
     precisions = {candidate.precision for candidate in candidates} | {"float16"}
     plain = Family(ALL, 0, d)
     forms += [Form(plain, d, precision, 0) for precision in BITS if precision in precisions]
-    return list({tuple(form.row().values()): form for form in forms}.values())
+    return list({form.key: form for form in forms}.values())
 
 
 def on_front(frame: pd.DataFrame) -> NDArray[np.bool_]:

@@ -66,9 +66,14 @@ class ShortMap:
     def __call__(self, vectors: NDArray[Any]) -> NDArray[np.float32]:
         """Shorten (n, n_neurons) vectors: (n, n_kept) float32 of length 1."""
         if self.matrix is not None:
-            directions = np.ldexp(self.matrix.astype(np.float64), _DIRECTION_BITS)
-            return unit_rows(_on_grid(vectors, _VECTOR_BITS) @ directions)
+            return unit_rows(self.project(on_grid(vectors)))
         return unit_rows(vectors if self.indices is None else vectors[:, self.indices])
+
+    def project(self, numbers: FloatArray) -> FloatArray:
+        """Multiply (n, n_neurons) vectors `on_grid` by the directions of a projection, exactly."""
+        if self.matrix is None:
+            raise ValueError("a subset has no directions")
+        return numbers @ np.ldexp(self.matrix.astype(np.float64), _DIRECTION_BITS)
 
     def prefix(self, n_kept: int) -> ShortMap:
         """Return the map to the first ``n_kept`` dimensions of this one's."""
@@ -92,11 +97,11 @@ def round_directions(directions: FloatArray) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.ldexp(grid, -_DIRECTION_BITS), dtype=np.float32)
 
 
-def _on_grid(x: NDArray[Any], bits: int) -> FloatArray:
-    """Scale rows by powers of two to lengths of 2**(bits - 1) to 2**bits, as whole numbers."""
+def on_grid(x: NDArray[Any]) -> FloatArray:
+    """Scale rows by powers of two to lengths of 2**27 to 2**28, as whole numbers."""
     wide = np.asarray(x, dtype=np.float64)
     exponents = np.frexp(np.sqrt(np.einsum("ij,ij->i", wide, wide)))[1]
-    scaled: FloatArray = wide * np.ldexp(1.0, bits - exponents)[:, None]
+    scaled: FloatArray = wide * np.ldexp(1.0, _VECTOR_BITS - exponents)[:, None]
     np.rint(scaled, out=scaled)
     return scaled
 
@@ -191,6 +196,16 @@ class Form:
     n_kept: int
     precision: str
     rerank: int
+
+    @property
+    def map_key(self) -> tuple[object, ...]:
+        """What names the map among those of one data set."""
+        return self.family.name, self.family.seed, self.n_kept
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What names the form."""
+        return *self.map_key, self.precision, self.rerank
 
     @property
     def index_bytes(self) -> int:

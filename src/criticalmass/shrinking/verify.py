@@ -10,21 +10,23 @@ import numpy as np
 
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.compute import Compute
+from criticalmass.core.notebook import Card, Shown
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.measures.registry import MEASURES
-from criticalmass.shrinking.evaluators import sample_rows
+from criticalmass.measures.relevance import missing_qrels
+from criticalmass.shrinking.evaluators import check_relevance, evaluate_queries
 from criticalmass.shrinking.paired_tests import PairedCounts, ratio_bound
 from criticalmass.shrinking.probe_evaluator import LabelledRows, ProbeEvaluator, QueryScores
-from criticalmass.shrinking.retrieval_evaluator import Relevance, RetrievalEvaluator
 from criticalmass.shrinking.slim_model import SlimModel
-from criticalmass.shrinking.stored_candidates import StoredEvaluator
+from criticalmass.shrinking.stored_search import Encoding
 from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.qrels import Qrels
 
 MAX_QUERIES = 4000
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Shown):
     """The result of `verify`.
 
     Attributes
@@ -48,6 +50,10 @@ class Verification:
     n_samples: int
     sentence: str
 
+    def _card(self) -> Card:
+        facts = {"holds": self.holds, "share kept": f"{self.ratio:.4f}, at least {self.keep:.4g}"}
+        return Card("Verification", facts, self.sentence)
+
 
 @validate_arguments
 def verify(
@@ -59,7 +65,8 @@ def verify(
     """Test the promise of a slim model on new data.
 
     The map, the precision and the head are those of the slim model; nothing of it is fitted again.
-    For retrieval, test rows search the training rows of the new store. For a probe, the slim head
+    For retrieval, test rows search the training rows of the new store: in a retrieval collection,
+    queries search documents. For a probe, the slim head
     is compared on the test rows with a probe of the whole layer, fitted on the training rows.
 
     Parameters
@@ -71,7 +78,8 @@ def verify(
     Raises
     ------
     CriticalMassError: if the slim model promises nothing, its measure has no samples that can be
-        scored one by one, or the store has another width or other classes.
+        scored one by one, or the store has another width, other classes, or no qrels that the
+        measure needs.
     StoreError: if the store lacks a split or is damaged.
     """
     model, features = SlimModel.open(slim), FeatureStore.open(store)
@@ -86,7 +94,9 @@ def verify(
         raise CriticalMassError(f"level={level} is outside [0.5, 1); 0.95 is usual")
     train, test = (_read(features, split, model) for split in ("train", "test"))
     if MEASURES[measure].query_score is not None:
-        value, full, bound, n = _verify_stored(model, train, test, level)
+        if MEASURES[measure].needs_qrels and features.qrels is None:
+            raise missing_qrels(measure, repr(str(features.path)))
+        value, full, bound, n = _verify_stored(model, train, test, level, features.qrels)
     elif model.head is not None:
         value, full, bound, n = _verify_head(model, features, train, test, level)
     else:
@@ -96,9 +106,10 @@ def verify(
         )
     keep = float(promise["keep"])
     holds = bound >= keep
+    unit = "queries" if features.is_collection else "samples"
     sentence = (
         f"The promise {'holds' if holds else 'is not confirmed'} on {features.path}: "
-        f"{value / full:.4f} of the {record['value_name']} is kept on {n:,} samples (lower "
+        f"{value / full:.4f} of the {record['value_name']} is kept on {n:,} {unit} (lower "
         f"confidence bound {bound:.4f} at {level:.0%}), where {keep:.4g} is promised."
     )
     return Verification(holds, keep, level, value / full, bound, value, full, n, sentence)
@@ -123,7 +134,11 @@ def _read(store: FeatureStore, split: str, slim: SlimModel) -> LabelledRows:
 
 
 def _verify_stored(
-    slim: SlimModel, train: LabelledRows, test: LabelledRows, level: float
+    slim: SlimModel,
+    train: LabelledRows,
+    test: LabelledRows,
+    level: float,
+    qrels: Qrels | None,
 ) -> tuple[float, float, float, int]:
     record = slim.record
     if slim.short_map is None:
@@ -131,12 +146,19 @@ def _verify_stored(
             "this slim model was written by an older version, which did not scale vectors to "
             "length 1; run shrink again"
         )
-    queries = sample_rows(test, MAX_QUERIES)
-    relevance: Relevance = "labels" if record.get("relevance") == "labels" else "neighbours"
-    reference = RetrievalEvaluator(str(record["measure"]), train, queries, relevance)
-    evaluator = StoredEvaluator(reference)
+    measure = str(record["measure"])
+    asked = "labels" if record.get("relevance") == "labels" else "neighbours"
+    relevance = check_relevance(asked, measure)
+    evaluator = evaluate_queries(measure, train, test, MAX_QUERIES, relevance, qrels)
+    reference = evaluator.reference
+    if not reference.scores_full.any():
+        raise CriticalMassError(
+            f"whole vectors have a {record['value_name']} of 0 on the new data, so no share of it "
+            "can be tested; check its labels or qrels"
+        )
     rerank = int(record["stored"]["rerank"])
-    ids = evaluator.neighbours(slim.short_map, slim.precision, (rerank,), slim.codec)[0]
+    encoding = Encoding(slim.short_map, slim.codec)
+    ids = evaluator.neighbours([(encoding, (rerank,))])[0][0]
     scores = QueryScores((slim.n_kept,), reference.score(ids)[None], reference.scores_full)
     n = int(scores.scores_full.size)
     return float(scores.values[0]), scores.value_full, scores.bound(0, level), n

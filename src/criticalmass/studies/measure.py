@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.notebook import Card, Shown
@@ -41,8 +41,8 @@ class Measurement(Shown):
 
 @validate_arguments
 def measure(
-    model: str | FrozenModel,
-    dataset: str | Dataset,
+    model: str | FrozenModel | Any,
+    dataset: str | Dataset | Any,
     *,
     out: str | os.PathLike[str],
     layers: Sequence[str] = ("penultimate",),
@@ -62,6 +62,7 @@ def measure(
     pool: str | None = None,
     skip_broken: bool = False,
     precision: str = "float32",
+    preprocess: Callable[[Any], Any] | None = None,
 ) -> Measurement:
     """Measure how many neurons of a model's layers are needed on a dataset.
 
@@ -71,7 +72,8 @@ def measure(
     ----------
     model, dataset: as `criticalmass.extract` takes them.
     out: folder to write: ``features/``, ``run/`` and ``report.html``.
-    layers, device, weights, pool, skip_broken, precision: as `criticalmass.extract` takes them.
+    layers, device, weights, pool, skip_broken, precision, preprocess: as `criticalmass.extract`
+        takes them.
     selectors, fractions, seeds, measures, refine, refine_level, refine_seeds, refine_cells,
         training_sets: as `criticalmass.sweep` takes them.
         The default "auto" refines to ``deltas`` where that costs less than a tenth of the sweep.
@@ -99,6 +101,7 @@ def measure(
         pool=pool,
         skip_broken=skip_broken,
         precision=precision,
+        preprocess=preprocess,
     )
     run = sweep(
         store,
