@@ -104,7 +104,7 @@ def test_an_earlier_export_is_replaced_and_nothing_else(slim: SlimModel, tmp_pat
     cm.export(slim, format="sklearn", out=out)
     cm.export(slim, format="indices", out=out)
     assert sorted(path.name for path in out.iterdir()) == [
-        "export.json", "indices.json", "indices.npy"
+        "README.md", "export.json", "indices.json", "indices.npy"
     ]  # fmt: skip
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")

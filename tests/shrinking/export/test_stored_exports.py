@@ -103,7 +103,7 @@ def test_faiss_finds_what_was_certified(
         slim = shrink_vectors(vectors, precision, reranks=(rerank,), selectors=(selector,))
         for name in made:
             if precision == "binary" and name in ("graph", "lists"):
-                with pytest.raises(CriticalMassError, match="from an IndexFlat"):
+                with pytest.raises(CriticalMassError, match="and stores bits"):
                     cm.export(
                         slim, format="faiss", index=tmp_path / f"{name}.whole", out=tmp_path / "out"
                     )
@@ -126,16 +126,6 @@ def test_faiss_finds_what_was_certified(
         # A graph is searched approximately; ties of bits may be broken in another order.
         limit = 0.06 if folder.endswith("graph") else 0.01
         assert np.mean(hits) == pytest.approx(recall, abs=limit), folder
-
-
-def test_quantised_indexes_are_refused_for_the_true_reason(
-    stored: dict[str, SlimModel], vectors: cm.FeatureStore, tmp_path: Path
-) -> None:
-    index = faiss.IndexScalarQuantizer(24, faiss.ScalarQuantizer.QT_8bit)
-    index.train(vectors.features("train").array())
-    faiss.write_index(index, str(tmp_path / "sq"))
-    with pytest.raises(CriticalMassError, match=r"whole vectors are not read.*IndexFlat"):
-        cm.export(stored["int8"], format="faiss", index=tmp_path / "sq", out=tmp_path / "out")
 
 
 def test_sklearn_gives_the_same_values(
@@ -176,24 +166,21 @@ def test_sql_of_a_subset_scales_to_length_1(
 ) -> None:
     duckdb = pytest.importorskip("duckdb")
     slim = shrink_vectors(vectors, "float32", selectors=("random",))
-    cm.export(slim, format="sql", out=tmp_path / "out")
+    cm.export(slim, format="sql", out=tmp_path / "out", suffix="v1")
     base = duckdb.connect()
     base.execute("CREATE TABLE items (id INTEGER, embedding FLOAT[24])")
     base.executemany("INSERT INTO items VALUES (?, ?)", list(enumerate(whole[:20].tolist())))
     base.execute((tmp_path / "out" / "duckdb.sql").read_text())
-    rows = base.execute("SELECT embedding_slim FROM items ORDER BY id").fetchall()
+    rows = base.execute("SELECT embedding_slim_v1 FROM items ORDER BY id").fetchall()
     np.testing.assert_allclose([row[0] for row in rows], slim.transform(whole[:20]), atol=1e-6)
     half = shrink_vectors(vectors, "float16", selectors=("random",))
     cm.export(half, format="sql", out=tmp_path / "out")
-    text = (tmp_path / "out" / "pgvector.sql").read_text()
-    assert f"halfvec({half.n_kept})" in text
+    facts = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert facts["type"] == f"halfvec({half.n_kept})"
+    assert facts["normalised"] is True
     assert not (tmp_path / "out" / "duckdb.sql").exists()
-    assert json.loads((tmp_path / "out" / "export.json").read_text())["normalised"] is True
-    with pytest.raises(CriticalMassError, match="format='vectors'"):
-        cm.export(
-            shrink_vectors(vectors, "int8", selectors=("random",)), format="sql",
-            out=tmp_path / "out",
-        )  # fmt: skip
+    with pytest.raises(CriticalMassError, match="certified for the cosine"):
+        cm.export(half, format="sql", metric="l2", out=tmp_path / "out")
 
 
 def test_versions_of_the_folder(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets import Dataset, Split
-from criticalmass.shrinking.codec import BITS
+from criticalmass.shrinking.codec import BITS, Codec
 from criticalmass.shrinking.slim_model import SlimModel
+from criticalmass.shrinking.stored_vectors import round_directions
 
 NETS = """
 import torch
@@ -236,6 +238,47 @@ def test_texts(
     close(np.load(tmp_path / "onnx.npz")["short"], wanted["short"])
     assert (tmp_path / "onnx" / "tokenizer.json").is_file()
     no_code(tmp_path)
+
+
+def test_a_projection_of_texts_is_a_stage_of_its_own(
+    encoder: Path, sentences: Dataset, tmp_path: Path, fresh: Callable[..., str], repair: str
+) -> None:
+    """Run as its README says, it returns the projected vectors and has a name for mteb."""
+    rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((16, 5)))[0]
+    matrix = round_directions(rotation)
+    whole = shrunk(f"st:{encoder}", sentences, tmp_path)
+    slim = dataclasses.replace(
+        whole, indices=np.arange(16), head=None, matrix=matrix,
+        codec=Codec.learn("float32", np.zeros((2, 5), np.float32)),
+        record={**whole.record, "stored": {"rerank": 0, "n_neighbours": 10, "n_stored": 20}},
+    )  # fmt: skip
+    out = cm.export(slim, format="sentence-transformers", out=tmp_path / "out")
+    card = (out / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: sentence-transformers\n")
+    (out / "items.txt").write_text("\n".join(TEXTS))
+    code = card.partition("```python\n")[2].partition("```")[0]
+    printed = fresh(
+        f"{repair}\n{code}\nimport numpy as np\n"
+        "np.save('short.npy', model.encode(open('items.txt').read().splitlines()))\n"
+        "card = model.model_card_data\n"
+        "print(card.model_name or card.base_model, card.base_model_revision)\n"
+        "print(*[type(stage).__name__ for stage in model])",
+        out,
+    ).splitlines()
+    name, revision = printed[-2].split()
+    assert name == f"criticalmass/st-{slim.record['selector']}-5"
+    assert len(revision) == 40
+    assert printed[-1].split() == ["Transformer", "Pooling", "Dense", "Normalize"]
+    store = cm.FeatureStore.open(tmp_path / "store")
+    x = store.features("test", store.layers[0]).array()
+    np.testing.assert_allclose(np.load(out / "short.npy"), slim.shorten(x), atol=1e-6)
+    other = dataclasses.replace(
+        slim, matrix=matrix[:, :4].copy(), codec=slim.codec.subset(np.arange(4))
+    )
+    cm.export(other, format="sentence-transformers", out=tmp_path / "other")
+    entry = json.loads((tmp_path / "other" / "export.json").read_text())["mteb"]
+    assert entry["name"] != name
+    assert entry["revision"] != revision
 
 
 @pytest.mark.usefixtures("nets")

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.models.frozen import PENULTIMATE, FrozenModel, WeightSource
-from criticalmass.extraction.models.preprocess import ImagePreprocess
+from criticalmass.extraction.models.preprocess import ImagePreprocess, TensorPreprocess
+from criticalmass.extraction.specs import LIVE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,11 +60,22 @@ class Backbone:
             return MaskedEmbedder(self.model.module)
         return LayerOutput(self.model, self.model.tap(self.layer))
 
+    def open_encoder(self) -> Any:
+        """Return the ``SentenceTransformer`` object of a text model, for the caller to change."""
+        from criticalmass.extraction.models.text_models import open_encoder
+
+        live = self.model.live
+        return open_encoder(self.model.spec) if live is None else copy.deepcopy(live)
+
     def sample_batch(self) -> NDArray[Any] | None:
         """Return an input batch of two items to check with; None for vectors."""
         if self.model.modality == "vector":
             return None
         items: Sequence[str] | NDArray[Any] = _CHECK_TEXTS
+        if isinstance(self.model.preprocess, TensorPreprocess):
+            shape = (2, *(self.model.preprocess.shape or ()))
+            items = np.random.default_rng(0).standard_normal(shape)
+            return np.abs(items).astype(self.model.preprocess.dtype)
         if self.model.modality == "image":
             assert isinstance(self.model.preprocess, ImagePreprocess)
             side = self.model.preprocess.resize
@@ -91,18 +103,30 @@ def load_backbone(request: ExportRequest) -> Backbone | None:
     spec = request.model if request.model is not None else str(record.get("model_spec"))
     if spec == "none" or (isinstance(spec, str) and request.model is None and ":" not in spec):
         return None
+    if isinstance(spec, str) and spec.startswith(f"{LIVE}:"):
+        raise CriticalMassError(
+            f"the features are those of the live model {spec.partition(':')[2]}, which no spec can "
+            "load: give the object as model=, or model='none' for whole vectors as input"
+        )
     from criticalmass.extraction.models import load_model
     from criticalmass.extraction.models.loading import export_kind
 
-    kind = export_kind(spec if isinstance(spec, str) else spec.spec)
+    if isinstance(spec, str):
+        export_kind(spec)  # Refused before anything is loaded.
     weights = None if request.weights is None else Path(request.weights)
-    model = load_model(spec, weights=weights, device="cpu")
+    model = load_model(spec, weights=weights, device="cpu" if isinstance(spec, str) else "auto")
+    is_live = model.live is not None
+    kind = _live_kind(model) if is_live else export_kind(model.spec)
     digest = record.get("weights_digest")
     if digest is not None and model.weights_digest != digest:
         raise CriticalMassError(
             f"model {model.spec!r} has weights {model.weights_digest[:12]} but the features were "
             f"extracted with {digest[:12]}; give the same weights (weights=FILE) or model='none'"
         )
+    if is_live:
+        from criticalmass.extraction.models.live import as_recorded
+
+        model = as_recorded(model, record.get("preprocessing") or {})
     backbone = Backbone(model, kind, str(record["layer"]))
     if backbone.has_mask and backbone.layer != PENULTIMATE:
         raise CriticalMassError(
@@ -110,6 +134,12 @@ def load_backbone(request: ExportRequest) -> Backbone | None:
             "use model='none'"
         )
     return remove_classifier(backbone)
+
+
+def _live_kind(model: FrozenModel) -> str:
+    from criticalmass.extraction.models.wrappers import SentenceEmbedder
+
+    return "sentence-transformers" if isinstance(model.module, SentenceEmbedder) else LIVE
 
 
 def remove_classifier(backbone: Backbone) -> Backbone:
@@ -185,12 +215,6 @@ def _build_timm(name: str, settings: dict[str, Any]) -> FrozenModel:
 
     text = f"timm:{name}"
     net = load_timm(Spec(text, "timm", name, {"init": "random"}), None).root
-    preprocess = ImagePreprocess(
-        int(settings["centre_crop"]),
-        int(settings["resize_shorter_side"]),
-        str(settings["interpolation"]),
-        mean=tuple(settings["mean"]),
-        std=tuple(settings["std"]),
-    )
+    preprocess = ImagePreprocess.from_settings(settings)
     spec = Spec(text, "timm", name, {})
     return image_model(spec, name, net, preprocess, WeightSource("export", ""))

@@ -11,11 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.extraction.databases.url import DatabaseUrl
 from criticalmass.shrinking.export import (
+    database,
+    database_settings,
     faiss_index,
     indices,
     onnx_file,
@@ -79,8 +82,8 @@ _ALL = (
     ExportFormat(
         "faiss",
         faiss_index.write,
-        "existing FAISS index, rebuilt on the kept dimensions",
-        ("index", "normalise"),
+        "FAISS index of short vectors: an existing one built again, or one from vectors",
+        ("index", "index_type", "vectors", "queries", "normalise"),
     ),
     ExportFormat(
         "vectors",
@@ -88,7 +91,23 @@ _ALL = (
         "certified codes of whole vectors as .npy and Parquet, with the map of queries",
         ("vectors",),
     ),
-    ExportFormat("sql", sql.write, "SQL for pgvector and DuckDB", ("table", "column", "normalise")),
+    ExportFormat(
+        "settings",
+        database_settings.write,
+        "settings of Qdrant, Milvus, Weaviate, Azure AI Search and OpenSearch",
+    ),
+    ExportFormat(
+        "sql",
+        sql.write,
+        "scripts that move a live PostgreSQL table (pgvector), and SQL for DuckDB",
+        ("table", "column", "id", "suffix", "metric", "new_column", "normalise"),
+    ),
+    ExportFormat(
+        "database",
+        database.write,
+        "short vectors in a table beside the whole ones, in their own database",
+        ("to", "table", "column", "id", "suffix", "normalise"),
+    ),
 )
 FORMATS: Mapping[str, ExportFormat] = MappingProxyType({entry.name: entry for entry in _ALL})
 
@@ -99,14 +118,21 @@ def export(
     *,
     format: str,
     out: str | os.PathLike[str],
-    model: str | FrozenModel | None = None,
+    model: str | FrozenModel | Any | None = None,
     weights: str | os.PathLike[str] | None = None,
     cut: bool = False,
     index: str | os.PathLike[str] | None = None,
     table: str = "items",
     column: str = "embedding",
+    id: str = "id",
+    suffix: str | None = None,
+    metric: str = "cosine",
+    new_column: bool = False,
     normalise: bool = False,
     vectors: str | os.PathLike[str] | None = None,
+    index_type: str | None = None,
+    queries: str | os.PathLike[str] | None = None,
+    to: str | None = None,
 ) -> Path:
     """Write a slim model in the format of another program.
 
@@ -114,7 +140,7 @@ def export(
     ----------
     slim: a slim model from `shrink`, or the path of its folder.
     format: ``indices``, ``sklearn``, ``torch``, ``onnx``, ``sentence-transformers``, ``faiss``,
-        ``vectors`` or ``sql``.
+        ``vectors``, ``settings``, ``sql`` or ``database``.
     out: folder to write; an earlier export in it is replaced.
     model: for ``torch``, ``onnx``, ``sentence-transformers``: the backbone. Default: the model
         whose features were shrunk. ``"none"`` exports without a backbone, for whole vectors as
@@ -122,11 +148,29 @@ def export(
     weights: file with the state dict of a ``timm:`` or ``module:`` backbone.
     cut: for ``torch``, ``onnx``: also remove the channels of neurons that are not kept from the
         network.
-    index: for ``faiss``: file of the index on whole vectors.
-    table, column: for ``sql``: table and column of the whole vectors; ``schema.table`` is allowed.
+    index: for ``faiss``: file of the index on whole vectors, of which type, parameters and ids are
+        kept.
+    table, column: for ``sql``, ``database``: table and column of the whole vectors;
+        ``schema.table`` is allowed. ``database`` finds them if there is one of each.
+    id: for ``sql``, ``database``: column that names a row; for ``database`` by default the key.
+    suffix: for ``sql``, ``database``: end of the names that are created, a digest of the slim model
+        by default.
+    metric: for ``sql``: ``cosine``, ``inner-product`` or ``l2``, by which whole vectors are
+        compared. Stored vectors are certified for the cosine.
+    new_column: for ``sql``: write a column of short vectors even if an index suffices, so that the
+        whole vectors can be dropped.
     normalise: for ``sentence-transformers``, ``faiss``, ``sql``: scale short vectors to length 1,
         for indexes that compute cosines as inner products. Stored vectors have it in any case.
-    vectors: for ``vectors``: the whole vectors, a feature store or a .npy file.
+    vectors: for ``vectors``: the whole vectors, a feature store or a .npy file. For ``faiss``: the
+        vectors that ``index`` was built from, if it holds approximations of them, or vectors to
+        build an index from.
+    index_type: for ``faiss``: type of the index to build: ``"flat"``, ``"hnsw"``, ``"ivf"``,
+        ``"pq"`` or ``"ivfpq"``. Default: that of ``index``.
+    queries: for ``faiss``: whole queries that measure the recall before and after, a .npy file or
+        a feature store. By default up to 1,000 stored vectors, of the test split if there is one.
+    to: for ``database``: its address, as `import_features` takes it. Short vectors are written into
+        a new table; the table of whole vectors is only read. A repeated call goes on after an
+        interruption.
 
     Returns
     -------
@@ -149,14 +193,22 @@ def export(
         "index": index,
         "table": table,
         "column": column,
+        "id": id,
+        "suffix": suffix,
+        "metric": metric,
+        "new_column": new_column,
         "normalise": normalise,
         "vectors": vectors,
+        "index_type": index_type,
+        "queries": queries,
+        "to": to,
     }
     for name, value in options.items():
         if value != DEFAULTS[name] and name not in entry.options:
             users = [other.name for other in _ALL if name in other.options]
+            shown = DatabaseUrl.parse(str(value)).shown if name == "to" else value
             raise CriticalMassError(
-                f"{name}={value!r} is for format {' or '.join(users)}, not {format!r}; leave it out"
+                f"{name}={shown!r} is for format {' or '.join(users)}, not {format!r}; leave it out"
             )
     request = ExportRequest(SlimModel.open(slim), **options)  # type: ignore[arg-type]
     return write_export_folder(

@@ -1,254 +1,202 @@
-"""An existing FAISS index, rebuilt on the kept dimensions."""
+"""A FAISS index of short vectors: an existing index built again, or one from vectors.
+
+`faiss_source` reads the existing index, `faiss_build` builds the short one, and `faiss_recall`
+measures what dimensions and index lose.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from criticalmass.core.optional import import_package
 from criticalmass.core.progress import warn_user
-from criticalmass.errors import CriticalMassError
+from criticalmass.core.rows import Rows
+from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.shrinking.export.faiss_build import (
+    INDEX_TYPES,
+    IndexPlan,
+    build_index,
+    fit_kind,
+    named_kind,
+)
+from criticalmass.shrinking.export.faiss_recall import (
+    IndexQueries,
+    QuerySample,
+    RecallReport,
+    report_recall,
+    sample_new_queries,
+    sample_queries,
+    summarise_scores,
+)
+from criticalmass.shrinking.export.faiss_source import IndexSource, describe_index, open_index
 from criticalmass.shrinking.export.folder import Metadata
 from criticalmass.shrinking.export.request import ExportRequest
+from criticalmass.shrinking.export.whole_vectors import (
+    VectorPath,
+    WholeVectors,
+    open_joined,
+    open_parts,
+)
 from criticalmass.shrinking.slim_model import SlimModel
-from criticalmass.shrinking.stored_vectors import ShortMap
+from criticalmass.storage.files import write_array, write_bytes
 
-FILE = "index.faiss"
-_ID_MAPS = ("IndexIDMap", "IndexIDMap2")
-_FLAT = ("IndexFlat", "IndexFlatL2", "IndexFlatIP")
-_LENGTH_TOLERANCE = 1e-3
-_SUPPORTED = "IndexFlatL2, IndexFlatIP, IndexHNSWFlat, IndexIVFFlat, and IndexIDMap around one"
+FILE, IDS = "index.faiss", "ids.txt"
+_LENGTH_TOLERANCE, _N_LENGTHS = 1e-3, 4096
 
 
 @dataclass(frozen=True, eq=False)
-class _IndexVectors:
-    """Vectors of an index, (n, d), and their (n,) ids; None if they are numbered from 0."""
+class _Input:
+    """The whole vectors of an index, the existing index if there is one, and remarks on both."""
 
-    vectors: NDArray[np.float32]
-    ids: NDArray[np.int64] | None
+    vectors: WholeVectors
+    source: IndexSource | None
+    notes: tuple[str, ...] = ()
 
 
 def write(request: ExportRequest, folder: Path) -> Metadata:
-    """Write ``index.faiss``: the same vectors and ids in short, in an index of the same kind.
+    """Write ``index.faiss``: the vectors and ids in short, in an index of the same kind.
 
     A slim model of stored vectors gives an index that takes whole vectors and queries: it holds
     the map as transforms, the certified codes, and with re-ranking the whole vectors. It ranks by
     the inner product of vectors of length 1. Other slim models keep the metric, and queries must
-    be shortened, ``query[:, indices]``, and scaled to length 1 if ``normalise`` was given. An
-    inverted file keeps its lists; their centres are shortened too.
+    be shortened, ``query[:, indices]``, and scaled to length 1 if ``normalise`` was given. Lists
+    and codes are trained on the short vectors.
 
     Raises
     ------
     MissingExtraError: if FAISS is not installed.
-    CriticalMassError: if there is no index, or it has another kind or width.
+    CriticalMassError: if there are neither an index nor vectors and a type, the index has another
+        width or cannot be built again, or the vectors are not those of the index.
     """
     faiss = import_package("faiss", "export")
-    index = _read_index(faiss, request)
-    inner = faiss.downcast_index(index.index) if type(index).__name__ in _ID_MAPS else index
-    full = _read_vectors(faiss, index, inner)
-    short_map = request.slim.short_map
-    if short_map is not None:
-        rebuilt = _build_stored(faiss, request.slim, short_map, inner, full)
-    else:
-        rebuilt = _build_index(faiss, request, inner, _shorten_index(request, full))
-        np.save(folder / "indices.npy", request.slim.indices.astype(np.int64), allow_pickle=False)
-    faiss.write_index(rebuilt, str(folder / FILE))
+    given = _read_input(faiss, request)
+    plan = _plan(faiss, request, given)
+    index = build_index(plan, given.vectors.rows, given.vectors.ids)
+    faiss.write_index(index, str(folder / FILE))
+    is_stored = request.slim.short_map is not None
+    if not is_stored:
+        write_array(folder / "indices.npy", request.slim.indices.astype(np.int64))
+    if given.vectors.names:
+        write_bytes(folder / IDS, ("\n".join(given.vectors.names) + "\n").encode())
+    notes = list(given.notes)
+    if is_stored and not plan.is_certified:
+        notes.append(
+            f"the index has its own codes instead of the certified {request.slim.precision}"
+        )
+    report, more_notes = _measure(plan, request, given, index, folder / FILE)
     return {
-        "files": [FILE] if short_map is not None else [FILE, "indices.npy"],
-        "kind": type(index).__name__,
-        "n_vectors": int(rebuilt.ntotal),
-        "queries": "short" if short_map is None else "whole",
-        "normalised": request.normalise or short_map is not None,
+        "files": sorted(path.name for path in folder.iterdir()),
+        "kind": type(given.source.index).__name__ if given.source else plan.kind.structure,
+        "index": str(plan.kind),
+        "n_vectors": int(index.ntotal),
+        "queries": "whole" if is_stored else "short",
+        "normalised": plan.normalise or is_stored,
+        "recall": {**asdict(report), "sentence": report.sentence},
+        "notes": notes + more_notes,
     }
 
 
-def _read_index(faiss: Any, request: ExportRequest) -> Any:
-    path = request.index
-    if path is None:
-        raise CriticalMassError("format 'faiss' needs the index on whole vectors: index=FILE")
-    if not Path(path).is_file():
-        raise CriticalMassError(f"no index file {str(path)!r}; give index=FILE")
-    try:
-        index = faiss.read_index(str(path))
-    except RuntimeError as error:
+def _read_input(faiss: Any, request: ExportRequest) -> _Input:
+    if request.index is None and (request.vectors is None or request.index_type is None):
         raise CriticalMassError(
-            f"{str(path)!r} holds no readable FAISS index; write it with faiss.write_index"
-        ) from error
-    kind = type(index).__name__
-    inner = type(faiss.downcast_index(index.index)).__name__ if kind in _ID_MAPS else kind
-    is_supported = inner in (*_FLAT, "IndexHNSWFlat") or (
-        inner == "IndexIVFFlat" and kind not in _ID_MAPS
-    )
-    if not is_supported:
-        raise CriticalMassError(
-            f"{str(path)!r} is an {inner}, from which whole vectors are not read; supported: "
-            f"{_SUPPORTED}. Export from an IndexFlat of the whole vectors: the short index has the "
-            "kind and precision that the slim model and that index say"
+            "format 'faiss' needs the index on whole vectors: index=FILE (--index FILE); or "
+            "vectors=PATH (--vectors PATH) with the type to build: index_type='hnsw' "
+            f"(--index-type hnsw); types are {', '.join(INDEX_TYPES)}"
         )
-    if index.metric_type not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
-        raise CriticalMassError(
-            f"{str(path)!r} has the metric {index.metric_type}; supported are L2 and inner product"
+    if request.index_type is not None and request.index_type not in INDEX_TYPES:
+        raise unknown_name("index type", request.index_type, INDEX_TYPES)
+    source, d = None, request.slim.n_neurons
+    if request.index is not None:
+        source = open_index(faiss, Path(request.index), d)
+    if request.vectors is not None:
+        return _read_vectors(request.vectors, request.slim, source)
+    assert source is not None
+    source.check_readable()
+    notes: tuple[str, ...] = ()
+    if not source.is_exact:
+        notes = (
+            f"the {source.type_name} holds approximations of the vectors; losses are counted from "
+            "these. vectors=PATH (--vectors PATH) counts from the vectors themselves",
         )
-    if index.d != request.slim.n_neurons:
-        raise CriticalMassError(
-            f"{str(path)!r} holds vectors of {index.d} dimensions but the slim model was made from "
-            f"{request.slim.n_neurons} neurons; give the index of the same vectors"
-        )
-    return index
+    return _Input(WholeVectors(source.rows, source.ids), source, notes)
 
 
-def _read_vectors(faiss: Any, index: Any, inner: Any) -> _IndexVectors:
-    """Read all vectors of an index and their ids."""
-    if type(inner).__name__ != "IndexIVFFlat":
-        ids = faiss.vector_to_array(index.id_map) if inner is not index else None
-        return _IndexVectors(inner.reconstruct_n(0, inner.ntotal), ids)
-    lists, width = inner.invlists, inner.d
-    vectors, ids = [np.empty((0, width), np.float32)], [np.empty(0, np.int64)]
-    for i in range(inner.nlist):
-        size = lists.list_size(i)
-        if size:
-            codes = faiss.rev_swig_ptr(lists.get_codes(i), size * inner.code_size)
-            vectors.append(codes.view(np.float32).reshape(size, width).copy())
-            ids.append(faiss.rev_swig_ptr(lists.get_ids(i), size).copy())
-    return _IndexVectors(np.concatenate(vectors), np.concatenate(ids))
+def _read_vectors(path: VectorPath, slim: SlimModel, source: IndexSource | None) -> _Input:
+    """Read whole vectors from a file or a feature store; ids are those of the index, if given."""
+    vectors = open_joined(path, slim)
+    if source is None:
+        return _Input(vectors, None)
+    source.check_same_rows(vectors.rows, repr(str(path)))
+    return _Input(replace(vectors, ids=source.ids, names=()), source)
 
 
-def _build_stored(
-    faiss: Any, slim: SlimModel, short_map: ShortMap, inner: Any, full: _IndexVectors
-) -> Any:
-    """Build the index of a slim model of stored vectors, which takes whole vectors."""
-    codes = _codes_index(faiss, slim, short_map, inner)
-    outer = [faiss.IndexPreTransform(codes)]
-    # The first transform is prepended last.
-    outer[0].prepend_transform(faiss.NormalizationTransform(slim.n_kept, 2.0))
-    if (step := _first_transform(faiss, short_map)) is not None:
-        outer[0].prepend_transform(step)
-    whole, rerank = faiss.IndexFlatIP(slim.n_neurons), int(slim.record["stored"]["rerank"])
-    if rerank:
-        outer.append(faiss.IndexRefine(outer[-1], whole))
-        outer[-1].k_factor = rerank
-    if full.ids is not None:
-        outer.append(faiss.IndexIDMap2(outer[-1]))
-    # FAISS encodes a decoded code as that code again, so the codes are the certified ones.
-    codes.add(slim.transform(full.vectors))
-    if rerank:
-        whole.add(_to_length_1(full.vectors))
-    for index in outer:
-        index.ntotal = codes.ntotal
-    if full.ids is not None:
-        faiss.copy_array_to_vector(full.ids, outer[-1].id_map)
-        outer[-1].construct_rev_map()
-    return outer[-1]
-
-
-def _codes_index(faiss: Any, slim: SlimModel, short_map: ShortMap, inner: Any) -> Any:
-    """Return the empty, trained index of short vectors, of the kind of ``inner``."""
-    kind, d, metric = type(inner).__name__, slim.n_kept, faiss.METRIC_INNER_PRODUCT
-    codec = slim.codec
-    if codec.precision == "binary":
-        if kind not in _FLAT:
-            raise CriticalMassError(
-                f"FAISS has no {kind} that takes whole vectors and stores bits; export from an "
-                "IndexFlat, or shrink with --precision int8"
-            )
-        bits = faiss.IndexLSH(d, d, False, True)
-        faiss.copy_array_to_vector(codec.offset, bits.thresholds)
-        # It counts different bits, whatever the metric, which must be that of the re-ranking.
-        bits.is_trained, bits.metric_type = True, metric
-        return bits
-    quantiser = faiss.ScalarQuantizer
-    types = {"float16": quantiser.QT_fp16, "int8": quantiser.QT_8bit}
-    is_plain, stored = codec.precision == "float32", types.get(codec.precision)
-    if kind in _FLAT:
-        made = faiss.IndexFlatIP(d) if is_plain else faiss.IndexScalarQuantizer(d, stored, metric)
-    elif kind == "IndexHNSWFlat":
-        links = inner.hnsw.nb_neighbors(1)
-        made = (
-            faiss.IndexHNSWFlat(d, links, metric)
-            if is_plain
-            else faiss.IndexHNSWSQ(d, stored, links, metric)
-        )
-        made.hnsw.efConstruction = inner.hnsw.efConstruction
-        made.hnsw.efSearch = inner.hnsw.efSearch
+def _plan(faiss: Any, request: ExportRequest, given: _Input) -> IndexPlan:
+    """Choose how the index of short vectors stores, searches and ranks."""
+    slim, source, n = request.slim, given.source, int(given.vectors.rows.shape[0])
+    if request.index_type is not None:
+        kind = named_kind(request.index_type, n, slim.n_kept)
     else:
-        coarse = faiss.IndexFlatIP(d)
-        centres = faiss.downcast_index(inner.quantizer).reconstruct_n(0, inner.nlist)
-        coarse.add(short_map(centres))
-        made = (
-            faiss.IndexIVFFlat(coarse, d, inner.nlist, metric)
-            if is_plain
-            else faiss.IndexIVFScalarQuantizer(coarse, d, inner.nlist, stored, metric, False)
-        )
-        made.nprobe = inner.nprobe
-    if codec.precision == "int8":
-        storage = faiss.downcast_index(made.storage) if kind == "IndexHNSWFlat" else made
-        # FAISS reads a code c as low + width (c + 1/2) / 255; ours is offset + step c.
-        trained = np.concatenate([codec.offset - codec.step / 2, 255 * codec.step])
-        faiss.copy_array_to_vector(trained.astype(np.float32), storage.sq.trained)
-        storage.is_trained = True
-    made.is_trained = True
-    return made
-
-
-def _first_transform(faiss: Any, short_map: ShortMap) -> Any:
-    """Return the transform of whole vectors to the kept dimensions; None for all of them."""
-    d, k = short_map.n_neurons, short_map.n_kept
-    if short_map.matrix is not None:
-        step = faiss.PCAMatrix(d, k)
-        faiss.copy_array_to_vector(np.ascontiguousarray(short_map.matrix.T).ravel(), step.A)
-        faiss.copy_array_to_vector(np.zeros(k, np.float32), step.b)
-        faiss.copy_array_to_vector(np.zeros(d, np.float32), step.mean)
-        step.is_trained = True
-        return step
-    if short_map.indices is None or k == d:
-        return None
-    step = faiss.RemapDimensionsTransform(d, k, False)
-    faiss.copy_array_to_vector(short_map.indices.astype(np.int32), step.map)
-    return step
-
-
-def _shorten_index(request: ExportRequest, full: _IndexVectors) -> _IndexVectors:
-    lengths = np.linalg.norm(full.vectors, axis=1)
-    if not request.normalise and lengths.size and np.allclose(lengths, 1.0, atol=_LENGTH_TOLERANCE):
+        assert source is not None
+        kind = describe_index(faiss, source)
+    if slim.short_map is not None:
+        rerank = int(slim.record["stored"]["rerank"]) or kind.rerank
+        kind = replace(kind, rerank=rerank)
+        metric = faiss.METRIC_INNER_PRODUCT
+    elif source is not None:
+        metric = source.index.metric_type
+    else:
+        metric = faiss.METRIC_INNER_PRODUCT if request.normalise else faiss.METRIC_L2
+    is_changed = slim.short_map is None and not request.normalise
+    if is_changed and _have_length_1(given.vectors.rows):
         warn_user(
             "the vectors of the index have length 1, so it ranks by cosine; the short vectors have "
             "other lengths: pass normalise=True to rank by cosine"
         )
-    return _IndexVectors(_shorten(request, full.vectors), full.ids)
+    return IndexPlan(faiss, slim, fit_kind(kind, n, slim.n_kept), metric, request.normalise)
 
 
-def _shorten(request: ExportRequest, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the kept columns of (n, n_neurons), with ``normalise`` scaled to length 1."""
-    short = np.ascontiguousarray(vectors[:, request.slim.indices])
-    return _to_length_1(short) if request.normalise else short
+def _measure(
+    plan: IndexPlan, request: ExportRequest, given: _Input, index: Any, file: Path
+) -> tuple[RecallReport, list[str]]:
+    """Measure the recall before and after; return it with remarks."""
+    vectors, source = given.vectors, given.source
+    sample, notes = _queries(request, vectors), []
+    ranks_by_cosine = plan.slim.short_map is not None or plan.normalise
+    metric = None if ranks_by_cosine else plan.metric
+    measurement = IndexQueries(plan, vectors.rows, vectors.ids, sample, metric)
+    before = None
+    if source is not None:
+        own = measurement
+        if ranks_by_cosine and not _have_length_1(vectors.rows):
+            own = replace(measurement, metric=source.index.metric_type)
+            notes.append(
+                "vectors read from the existing index are not of length 1; its recall is that by "
+                "its own L2 or inner products, and the exported index ranks by the cosine"
+            )
+        kind = source.describe(plan.faiss)
+        scores = own.score(own.search(source.index, sample.vectors))
+        size = source.path.stat().st_size / int(source.index.ntotal)
+        before = summarise_scores(f"existing index: {kind}", scores, size)
+    is_exact = source is None or source.is_exact or request.vectors is not None
+    reference = "whole vectors" if is_exact else "approximations in the existing index"
+    return report_recall(measurement, before, index, file.stat().st_size, reference), notes
 
 
-def _to_length_1(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(lengths > 0.0, lengths, np.float32(1.0)))
+def _queries(request: ExportRequest, vectors: WholeVectors) -> QuerySample:
+    if request.queries is None:
+        return sample_queries(vectors.rows, vectors.test_rows)
+    parts = open_parts(request.queries, request.slim)
+    name = "test" if "test" in parts else next(iter(parts))
+    if not int(parts[name].shape[0]):
+        raise CriticalMassError(f"{str(request.queries)!r} holds no queries; give at least one")
+    return sample_new_queries(parts[name], f"of {Path(request.queries).name}")
 
 
-def _build_index(faiss: Any, request: ExportRequest, inner: Any, short: _IndexVectors) -> Any:
-    width, metric = short.vectors.shape[1], inner.metric_type
-    if type(inner).__name__ != "IndexIVFFlat":
-        rebuilt = faiss.IndexFlat(width, metric)
-        if type(inner).__name__ == "IndexHNSWFlat":
-            rebuilt = faiss.IndexHNSWFlat(width, inner.hnsw.nb_neighbors(1), metric)
-            rebuilt.hnsw.efConstruction = inner.hnsw.efConstruction
-            rebuilt.hnsw.efSearch = inner.hnsw.efSearch
-        if short.ids is None:
-            rebuilt.add(short.vectors)
-            return rebuilt
-        rebuilt = faiss.IndexIDMap2(rebuilt)
-    else:
-        quantizer = faiss.IndexFlat(width, metric)
-        centres = faiss.downcast_index(inner.quantizer).reconstruct_n(0, inner.nlist)
-        quantizer.add(_shorten(request, centres))
-        rebuilt = faiss.IndexIVFFlat(quantizer, width, inner.nlist, metric)
-        rebuilt.nprobe = inner.nprobe
-    rebuilt.add_with_ids(short.vectors, short.ids)
-    return rebuilt
+def _have_length_1(rows: Rows) -> bool:
+    """Whether the first vectors have length 1."""
+    lengths = np.linalg.norm(np.asarray(rows[0:_N_LENGTHS], dtype=np.float32), axis=1)
+    return bool(np.allclose(lengths, 1.0, atol=_LENGTH_TOLERANCE))

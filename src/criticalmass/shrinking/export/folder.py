@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from criticalmass.errors import CriticalMassError
+from criticalmass.shrinking.export.readme import write_readme
 from criticalmass.shrinking.slim_model import SlimModel
 from criticalmass.storage.files import scratch_path, write_json
 
@@ -56,6 +58,7 @@ def write_export_folder(
     scratch.mkdir(parents=True)
     try:
         metadata = write(scratch)
+        write_readme(scratch, slim, name, metadata)
         write_json(scratch / EXPORT_FILE, {**describe_export(slim, name), **metadata})
         if target.exists():
             os.replace(target, replaced)
@@ -74,6 +77,12 @@ def describe_export(slim: SlimModel, name: str) -> Metadata:
         "criticalmass": version("criticalmass"),
         **{key: slim.record.get(key) for key in _RECORD_KEYS},
     }
+
+
+def read_description(folder: Path) -> Metadata:
+    """Return the ``export.json`` of an export that was written."""
+    metadata: Metadata = json.loads((folder / EXPORT_FILE).read_text(encoding="utf-8"))
+    return metadata
 
 
 def _check_replaceable(out: Path) -> None:

@@ -19,14 +19,21 @@ class ExportRequest:
     """A slim model and the options of `criticalmass.export`, which documents them."""
 
     slim: SlimModel
-    model: str | FrozenModel | None = None
+    model: str | FrozenModel | Any | None = None
     weights: str | os.PathLike[str] | None = None
     cut: bool = False
     index: str | os.PathLike[str] | None = None
     table: str = "items"
     column: str = "embedding"
+    id: str = "id"
+    suffix: str | None = None
+    metric: str = "cosine"
+    new_column: bool = False
     normalise: bool = False
     vectors: str | os.PathLike[str] | None = None
+    index_type: str | None = None
+    queries: str | os.PathLike[str] | None = None
+    to: str | None = None
 
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +37,38 @@ def write(request: ExportRequest, folder: Path) -> Metadata:
             f"the vectors of {request.slim.record['model']!r} are not those of a "
             "sentence-transformers model; if they are, name it with model='st:FOLDER'"
         )
-    from criticalmass.extraction.models.text_models import open_encoder, save_encoder
+    from criticalmass.extraction.models.text_models import save_encoder
 
-    encoder = open_encoder(backbone.model.spec)
+    encoder = backbone.open_encoder()
     stages = _stages()
-    encoder.append(_linear_stage(stages, request.slim))
     is_normalised = request.normalise or request.slim.short_map is not None
+    if is_normalised and isinstance(encoder[-1], stages.Normalize):
+        # Short vectors of length 1 do not depend on the length of whole ones.
+        encoder.pop(len(encoder) - 1)
+    encoder.append(_linear_stage(stages, request.slim))
     if is_normalised:
         encoder.append(stages.Normalize())
     save_encoder(encoder, folder)
-    return {"normalised": is_normalised}
+    return {
+        "normalised": is_normalised,
+        "stages": [type(stage).__name__ for stage in encoder],
+        "mteb": _identity(request.slim, folder),
+    }
+
+
+def _identity(slim: SlimModel, folder: Path) -> dict[str, str]:
+    """Return the name and the revision by which mteb files results: they say what is in the folder.
+
+    mteb demands a name with a slash.
+    """
+    from criticalmass.extraction.models.text_models import folder_digest
+
+    model = re.sub(r"[^\w.-]+", "-", str(slim.record["model"])).strip("-") or "model"
+    rule = re.sub(r"[^\w.-]+", "-", str(slim.record["selector"])).strip("-")
+    return {
+        "name": f"criticalmass/{model}-{rule}-{slim.n_kept}",
+        "revision": folder_digest(folder)[:40],
+    }
 
 
 def _stages() -> Any:

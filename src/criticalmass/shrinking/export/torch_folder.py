@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.core.arguments import validate_arguments
+from criticalmass.core.notebook import Card, Shown
 from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.models.optional_imports import import_torch
 from criticalmass.extraction.models.preprocess import Preprocess, VectorPreprocess
+from criticalmass.extraction.specs import LIVE
 from criticalmass.shrinking.export.backbone import (
     ENCODER,
     Backbone,
@@ -58,8 +60,8 @@ TORCH_FOLDER = FolderKind(
 MAX_DEVIATION = 1e-4
 
 
-@dataclass(frozen=True, eq=False)
-class SlimTorch:
+@dataclass(frozen=True, eq=False, repr=False)
+class SlimTorch(Shown):
     """An exported slim model.
 
     Attributes
@@ -74,6 +76,14 @@ class SlimTorch:
     module: SlimModule
     preprocess: Preprocess
     config: dict[str, Any]
+
+    def _card(self) -> Card:
+        facts = {
+            "keeps": f"{self.config['n_kept']:,} of {self.config['n_neurons']:,}",
+            "inputs": ", ".join(self.config["inputs"]),
+            "outputs": ", ".join(self.config["outputs"]),
+        }
+        return Card("Exported slim model", facts)
 
     def transform(self, items: Sequence[Any] | NDArray[Any]) -> NDArray[np.float32]:
         """Return the short vectors of items (images, texts or whole vectors), (n, n_kept)."""
@@ -128,11 +138,16 @@ def write(request: ExportRequest, folder: Path) -> Metadata:
     import_torch()
     safetensors = import_package("safetensors.torch", "torch")
     module, backbone, config = build_modules(request)
+    if backbone is not None and backbone.kind == LIVE:
+        raise CriticalMassError(
+            f"a torch folder is built again by code, and the live model {backbone.model.name!r} "
+            "has none: use format='onnx', a module: spec, or model='none' for the head alone"
+        )
     state = dict(module.state_dict())
     if backbone is not None and backbone.has_mask:
-        from criticalmass.extraction.models.text_models import open_encoder, save_encoder
+        from criticalmass.extraction.models.text_models import save_encoder
 
-        save_encoder(open_encoder(backbone.model.spec), folder / ENCODER)
+        save_encoder(backbone.open_encoder(), folder / ENCODER)
         state = {name: value for name, value in state.items() if not name.startswith("backbone.")}
     # Cloned: safetensors does not store two names of the same memory.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
@@ -183,7 +198,7 @@ def build_modules(request: ExportRequest) -> tuple[SlimModule, Backbone | None, 
         "backbone": None,
     }
     if backbone is not None and exported is not None:
-        names = {"image": ["images"], "vector": ["vectors"]}
+        names = {"image": ["images"], "vector": ["vectors"], "tensor": ["inputs"]}
         config["inputs"] = names.get(backbone.model.modality, list(_TEXT_INPUTS))
         config["backbone"] = describe_backbone(exported)
         _check_modules(slim, backbone, module)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
 from criticalmass.shrinking.export.folder import Metadata
 from criticalmass.shrinking.export.request import ExportRequest
+from criticalmass.shrinking.export.whole_vectors import open_parts
 from criticalmass.shrinking.slim_model import SlimModel
-from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.files import write_array
 
 _CHUNK = 4096
@@ -34,20 +34,14 @@ def write(request: ExportRequest, folder: Path) -> Metadata:
     CriticalMassError: if there are no vectors, or they have another width.
     """
     slim, parts = request.slim, {}
-    for name, rows in _open(request).items():
-        if len(rows.shape) != 2 or rows.shape[1] != slim.n_neurons:
-            raise CriticalMassError(
-                f"vectors={str(request.vectors)!r} have shape {tuple(rows.shape)}; give "
-                f"(n, {slim.n_neurons}), the vectors that the slim model was made from"
-            )
+    if request.vectors is None:
+        raise CriticalMassError(
+            "format 'vectors' needs the whole vectors; pass vectors=PATH (--vectors PATH), a "
+            "feature store or a .npy file"
+        )
+    for name, rows in open_parts(request.vectors, slim).items():
         parts[name] = _write_codes(slim, rows, folder, name)
-    arrays: dict[str, NDArray[Any]] = {"indices": slim.indices.astype(np.int64)}
-    if slim.matrix is not None:
-        arrays = {"matrix": slim.matrix}
-    if slim.precision in ("int8", "binary"):
-        arrays |= {"offset": slim.codec.offset, "step": slim.codec.step}
-    for name, array in arrays.items():
-        write_array(folder / f"{name}.npy", array)
+    write_query_map(slim, folder)
     return {
         "files": sorted(path.name for path in folder.iterdir()),
         "rows": parts,
@@ -55,26 +49,15 @@ def write(request: ExportRequest, folder: Path) -> Metadata:
     }
 
 
-def _open(request: ExportRequest) -> Mapping[str, Rows]:
-    if request.vectors is None:
-        raise CriticalMassError(
-            "format 'vectors' needs the whole vectors; pass vectors=PATH (--vectors PATH), a "
-            "feature store or a .npy file"
-        )
-    path = Path(request.vectors)
-    if path.is_dir():
-        store = FeatureStore.open(path)
-        layer = str(request.slim.record["layer"])
-        return {split: store.features(split, layer) for split in store.splits}
-    if path.suffix != ".npy" or not path.is_file():
-        raise CriticalMassError(
-            f"vectors={str(path)!r} is neither a feature store nor a .npy file; criticalmass "
-            "import makes a store of other files"
-        )
-    try:
-        return {"vectors": np.load(path, mmap_mode="r", allow_pickle=False)}
-    except ValueError as error:
-        raise CriticalMassError(f"{str(path)!r} is no readable .npy file ({error})") from error
+def write_query_map(slim: SlimModel, folder: Path) -> None:
+    """Write what shortens queries: ``indices.npy`` or ``matrix.npy``, and the codec's arrays."""
+    arrays: dict[str, NDArray[Any]] = {"indices": slim.indices.astype(np.int64)}
+    if slim.matrix is not None:
+        arrays = {"matrix": slim.matrix}
+    if slim.precision in ("int8", "binary"):
+        arrays |= {"offset": slim.codec.offset, "step": slim.codec.step}
+    for name, array in arrays.items():
+        write_array(folder / f"{name}.npy", array)
 
 
 def _write_codes(slim: SlimModel, rows: Rows, folder: Path, name: str) -> int:
