@@ -1,0 +1,1 @@
+"""Vectors in databases: ``open_database("postgresql://user@host/db", ...)``."""
