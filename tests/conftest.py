@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.postgres import postgres, postgres_server
 
 from criticalmass.measures.probes.task import ProbeScores, ProbeTask
 from criticalmass.measures.registry import get_probe, get_similarity
@@ -20,6 +21,8 @@ from criticalmass.storage.features_writer import SplitInfo, StoreWriter
 from criticalmass.storage.run import Run
 from criticalmass.sweeps import draw_spread
 from criticalmass.sweeps import jobs as job_module
+
+__all__ = ["postgres", "postgres_server"]
 
 N_CLASSES, N_TRAIN, N_TEST, N_NEURONS = 3, 90, 45, 12
 RUN_TEST, RUN_NEURONS = 3000, 100
@@ -38,6 +41,7 @@ LONGEST = (
     "reporting/page/test_page.py",
     "measures/logistic/test_ray_bytes.py",
     "shrinking/export/test_torch_folder.py",
+    "shrinking/export/test_sql_postgres.py",
 )
 
 

@@ -60,6 +60,15 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> CriticalMassE
     return CriticalMassError(f"no {kind} {str(name)!r}; known: {', '.join(names)}")
 
 
+def shorten(value: object, letters: int = 80) -> str:
+    """Return the representation of a value in one line of about so many characters."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # noqa: BLE001 - a value without a representation is named by its type
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= letters else f"{text[: letters - 20]}..."
+
+
 def missing_extra(package: str, extra: str) -> MissingExtraError:
     """Make the error for an optional dependency that is not installed."""
     return MissingExtraError(

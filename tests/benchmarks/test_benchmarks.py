@@ -148,3 +148,12 @@ def test_the_effect_of_bf16_is_shown_for_every_size_and_delta(run: Callable[...,
     assert all(abs(float(difference)) < 0.05 for difference in differences)
     assert differences[-1] == "+0.0000"
     assert len(re.findall(r"^\| logistic \| 0\.\d+ \| [\d.]+ \[", text, re.M)) == 3
+
+
+def test_import_from_a_database_and_write_back(run: Callable[..., str], tmp_path: Path) -> None:
+    pytest.importorskip("duckdb", reason="NOT TESTED: duckdb is not installed")
+    text = run(
+        "benchmarks.databases", "--dir", str(tmp_path), "--rows", "300", "--only", "DuckDB",
+        "--only", "SQLite",
+    )  # fmt: skip
+    assert len(re.findall(r"^\| (?:DuckDB|SQLite)(?: \| [\d.,]+ (?:s|MB)){6} \|$", text, re.M)) == 2

@@ -51,6 +51,7 @@ FUNCTIONS = {
     "shared-subsets": ("analysis.shared_subsets", "shared_subsets"),
     "train-sizes": ("analysis.train_sizes", "train_sizes"),
     "study": ("studies.study", "study"),
+    "advise": ("studies.advice", "advise"),
     "shrink": ("shrinking.shrink", "shrink"),
     "verify": ("shrinking.verify", "verify"),
     "export": ("shrinking.export.export", "export"),
@@ -124,7 +125,7 @@ def test_options_are_the_parameters_of_one_public_function(name: str) -> None:
     # Options that change what is printed and not what is computed.
     presentation |= {"summary"} if name == "diffuseness" else set()
     presentation |= {"correlations"} if name == "shared-subsets" else set()
-    presentation |= {"price_per_gb", "fail_if_unsafe"} if name == "shrink" else set()
+    presentation |= {"price_per_gb", "fail_if_unsafe"} if name in {"shrink", "advise"} else set()
     presentation |= {"name"} if name == "study" else set()
     extra = {option.name for option in COMMANDS[name].params} - parameters - presentation
     assert not extra
@@ -147,7 +148,7 @@ def test_formats_are_those_of_the_tables() -> None:
         if option.name == "form" and isinstance(option.type, NameChoice)
     }
     assert choices.pop("export") == tuple(module("shrinking.export.export").FORMATS)
-    assert len(choices) == 17
+    assert len(choices) == 18
     assert set(choices.values()) == {TABLE_FORMATS}
 
 

@@ -18,7 +18,7 @@ import criticalmass as cm
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 PUBLIC_VERBS = {"extract", "import_features", "sweep", "redundancy", "report", "measure"}
-PUBLIC_VERBS |= {"ensembles", "shrink", "export", "explain", "study"}
+PUBLIC_VERBS |= {"ensembles", "advise", "shrink", "export", "explain", "study"}
 PUBLIC_VERBS |= {"fit_probes", "curves", "compare", "predict_ridge", "figure", "shared_subsets"}
 BINARY = (".png", ".pdf", ".npy", ".parquet")
 MOST_LINES, MOST_BODY, MOST_PARAMETERS = 600, 50, 6

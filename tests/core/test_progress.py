@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import sys
+import types
 from contextlib import redirect_stderr
+from typing import Any
 
 import pytest
 
+import criticalmass as cm
 from criticalmass.core import progress
 from criticalmass.core.progress import Progress, warn_user, write_line
 
@@ -100,3 +104,73 @@ def test_an_error_closes_all_bars(terminal: Terminal) -> None:
     ):
         raise ZeroDivisionError
     assert progress._display == progress._Display()
+
+
+class Handle:
+    """An output of a notebook; records what it shows."""
+
+    def __init__(self, shown: list[str]) -> None:
+        self.shown = shown
+
+    def update(self, content: dict[str, str], *, raw: bool) -> None:
+        assert raw
+        assert "<script" not in content["text/html"]
+        self.shown.append(content["text/plain"])
+
+
+@pytest.fixture
+def outputs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Pretend to be the kernel of a notebook; each output is the list of what it showed."""
+    outputs: list[list[str]] = []
+
+    def show(content: dict[str, str], *, raw: bool, display_id: bool) -> Handle:
+        outputs.append([])
+        return Handle(outputs[-1])
+
+    shell = types.SimpleNamespace(kernel=object())
+    module: Any = types.ModuleType("IPython")
+    module.get_ipython = lambda: shell
+    module.display = types.ModuleType("IPython.display")
+    module.display.display = show
+    monkeypatch.setitem(sys.modules, "IPython", module)
+    monkeypatch.setitem(sys.modules, "IPython.display", module.display)
+    return outputs
+
+
+def test_a_notebook_has_one_output_for_a_task_and_those_inside(
+    outputs: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress.Progress("<script>", 1000, "rows") as bar:
+        for _ in range(1000):
+            with progress.Progress("inner", 1, "rows") as inner:
+                inner.advance()
+            bar.advance()
+        bar.begin("step", 3.0)
+        progress.write_line("a line")
+    assert len(outputs) == 1
+    assert len(outputs[0]) < 20
+    assert outputs[0][-1].startswith("<script>: 1,000 of 1,000 rows in ")
+    assert capsys.readouterr().out == "a line\n"
+
+
+def test_quiet_shows_nothing_in_a_notebook(
+    outputs: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with cm.quiet(), progress.Progress("task", 2):
+        progress.write_line("a line")
+        with pytest.warns(UserWarning, match="a warning"):
+            progress.warn_user("a warning")
+    assert (outputs, capsys.readouterr().out) == ([], "")
+    progress.warn_user("a warning")
+    assert capsys.readouterr().err == "a warning\n"
+
+
+def test_quiet_holds_from_its_call_on() -> None:
+    before = progress._display.is_on
+    try:
+        cm.quiet(False)
+        assert progress._display.shows
+        cm.quiet()
+        assert not progress._display.shows
+    finally:
+        progress._display.is_on = before

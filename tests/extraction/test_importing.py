@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -96,7 +98,7 @@ def test_the_same_again_is_reused_and_another_refused(tmp_path):
         (X, {"labels": Y, "split": np.zeros(40, bool)}, "leaves train or test"),
         (X, {"labels": Y, "split": np.arange(40)}, "must hold 'train' and 'test'"),
         (X, {"labels": Y, "split": np.zeros(3, bool)}, "40 samples"),
-        ({"train": X}, {"labels": {"train": Y}}, "splits must be"),
+        ({"train": X, "other": X}, {"labels": Y}, "a mapping holds the vectors of each split"),
         ({"train": X, "test": X}, {"labels": Y}, "give both the same splits"),
         (
             {"train": X, "test": X[:, :2]},
@@ -141,3 +143,18 @@ def test_names_of_splits_are_read_in_any_case(tmp_path):
         "test": 12,
         "val": 8,
     }
+
+
+def test_a_number_of_test_vectors(tmp_path: Path) -> None:
+    """So many at random, at most a quarter; a split that exists takes precedence."""
+    x = np.arange(80, dtype=np.float32).reshape(40, 2)
+    for asked, n_test in ((6, 6), (1000, 10)):
+        store = cm.import_features(x, out=tmp_path / str(asked), split=asked)
+        assert len(store.labels("test")) == n_test
+        assert len(store.labels("train")) == 40 - n_test
+    split_before = cm.import_features(
+        {"train": x[:30], "test": x[30:]}, out=tmp_path / "given", split=6
+    )
+    assert len(split_before.labels("test")) == 10
+    with pytest.raises(CriticalMassError, match="split=0 of 40 vectors"):
+        cm.import_features(x, out=tmp_path / "none", split=0)

@@ -20,6 +20,7 @@ LISTS = {
     "measures": "measure",
     "studies": "study",
     "layers": "layer",
+    "databases": "database",
 }
 
 
@@ -54,6 +55,7 @@ def listing(what: str, model: str | None = None) -> pd.DataFrame:
         "selectors": _selectors,
         "measures": _measures,
         "studies": _studies,
+        "databases": _databases,
     }
     return pd.DataFrame(make_rows[what](), columns=[LISTS[what], "what it is"])
 
@@ -143,6 +145,8 @@ def _store_facts(folder: Path) -> list[tuple[str, str]]:
         shapes = ", ".join(f"{name} {x.shape[0]:,} x {x.shape[1]:,}" for name, x in splits.items())
         dtype = next(iter(splits.values())).dtype
         rows.append((f"layer {layer}", f"{shapes}, {dtype}"))
+    if store.qrels is not None:
+        rows.append(("collection", store.qrels.describe()))
     is_labelled = store.class_names != UNLABELLED
     rows.append(("classes", f"{len(store.class_names):,}" if is_labelled else "none: no labels"))
     engine_text = " in ".join(str(engine[key]) for key in ("name", "precision") if engine.get(key))
@@ -177,6 +181,20 @@ def _studies() -> list[tuple[str, str]]:
     from criticalmass.studies.library import describe_studies
 
     return describe_studies()
+
+
+def _databases() -> list[tuple[str, str]]:
+    from criticalmass.extraction.databases.registry import DATABASES
+
+    return [
+        (
+            entry.form,
+            f"{entry.description}; pip install '{entry.install}'"
+            if entry.install
+            else entry.description,
+        )
+        for entry in DATABASES.values()
+    ]
 
 
 def _layers(model: str | None) -> pd.DataFrame:

@@ -24,6 +24,12 @@ from criticalmass.cli.output import show_redundancy
 from criticalmass.errors import CriticalMassError
 
 _device = option("--device", type=DEVICE, help="Device that runs the model; cuda may be cuda:1.")
+_training_sets = option(
+    "--training-sets",
+    type=int,
+    help="Train probes again on so many random halves of the training rows (8 is usual), so that "
+    "intervals include the training set; costs half a sweep of the probes each.",
+)
 
 
 @command("studies.demo:demo", "criticalmass demo --out demo")
@@ -50,6 +56,7 @@ def demo(out: str | None) -> None:
 @out()
 @reading
 @sweeping
+@_training_sets
 @several("--delta", "deltas", "Share of the whole layer's value to keep.", float)
 @_device
 @quiet
@@ -73,6 +80,7 @@ def measure(
     backend: str | None,
     ray_address: str | None,
     ray_cpus: int | None,
+    training_sets: int | None,
     deltas: tuple[float, ...],
     device: str | None,
 ) -> None:
@@ -93,6 +101,7 @@ def measure(
         refine_level=refine_level,
         refine_seeds=refine_seeds,
         refine_cells=refine_cells,
+        training_sets=training_sets,
         backend=make_backend(backend, ray_address, ray_cpus),
         deltas=deltas,
         device=device,
@@ -177,6 +186,16 @@ def extract(
     help="Column, array or tensor of the vectors, if there are several; a pattern such as d* for "
     "a column per neuron.",
 )
+@option("--queries", help="File of the vectors of queries; VECTORS are then the documents.")
+@option(
+    "--qrels",
+    help="File of the relevant documents of queries: query-id, corpus-id, score (BEIR), or TREC's "
+    "form; ids are those of a column id, _id, doc_id ..., else row numbers.",
+)
+@option("--table", help="Table or collection of a database, if several have vectors.")
+@option("--id", help="Column of the ids; without it the key of a database's table.")
+@option("--where", help="Condition of the rows of a database to read, in its own language.")
+@option("--limit", type=int, help="Largest number of rows of a database to read.")
 @option(
     "--link",
     is_flag=True,
@@ -190,17 +209,36 @@ def import_(
     labels: str | None,
     split: str | None,
     column: str | None,
+    queries: str | None,
+    qrels: str | None,
+    table: str | None,
+    id: str | None,
+    where: str | None,
+    limit: int | None,
     link: bool | None,
 ) -> None:
     """Make a feature store of VECTORS.
 
     VECTORS is a table (.parquet, .csv, .tsv, .jsonl, .feather, .arrow), a folder or quoted pattern
     of such files, or a file of arrays (.npy, .npz, .safetensors, .pt, .h5, .fvecs, .bvecs, .ivecs,
-    .faiss). They are copied, unless --link is given.
+    .faiss), or the address of a database (criticalmass list databases), such as
+    postgresql://user@host/db. They are copied, unless --link is given. With --queries and
+    --qrels, VECTORS are the documents of a retrieval collection.
     """
     from criticalmass.extraction.importing import import_features
 
-    options = drop_unset(labels=labels, split=split, column=column, link=link)
+    options = drop_unset(
+        labels=labels,
+        split=split,
+        column=column,
+        queries=queries,
+        qrels=qrels,
+        table=table,
+        id=id,
+        where=where,
+        limit=limit,
+        link=link,
+    )
     click.echo(str(import_features(vectors, out=out, **options).path))
 
 
@@ -229,12 +267,7 @@ def gaussian_null(store: str, out: str, seed: int | None) -> None:
 @out()
 @several("--layer", "layers", "Layer of the store; all by default.")
 @sweeping
-@option(
-    "--training-sets",
-    type=int,
-    help="Train probes again on so many random halves of the training rows (8 is usual), so that "
-    "intervals include the training set; costs half a sweep of the probes each.",
-)
+@_training_sets
 @several("--train-size", "train_sizes", "Train probes on so many training rows too.", int)
 @option("--rerun", type=RERUN, help="Which cells of an existing run are computed again.")
 @quiet
@@ -295,6 +328,7 @@ def sweep(
 @option("--protocol", type=PROTOCOL, help="Protocol to use instead of the study's own.")
 @_device
 @where
+@_training_sets
 @option("--no-pages", "pages", flag_value=False, default=None, help="Write tables and no pages.")
 @quiet
 def study(
@@ -308,6 +342,7 @@ def study(
     backend: str | None,
     ray_address: str | None,
     ray_cpus: int | None,
+    training_sets: int | None,
     pages: bool | None,
 ) -> None:
     """Run a study: a grid of models, data, layers and measures.
@@ -326,6 +361,7 @@ def study(
         device=device,
         backend=make_backend(backend, ray_address, ray_cpus),
         pages=pages,
+        training_sets=training_sets,
     )
     result = run_study(name, out=out, **options)
     for folder in result.folders.values():

@@ -1,4 +1,4 @@
-"""Commands that make a layer smaller: shrink and export."""
+"""Commands that make a layer or stored vectors smaller: advise, shrink, verify and export."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import click
 
 from criticalmass.cli.choices import (
     EXPORT_FORMAT,
+    INDEX_TYPE,
     MEASURE,
     RELEVANCE,
     SELECTOR,
+    SQL_METRIC,
     STORED_PRECISION,
 )
 from criticalmass.cli.options import command, drop_unset, option, out, quiet, several, table_format
@@ -39,7 +41,8 @@ fail_if_unsafe = click.option(
     "--measure",
     type=MEASURE,
     metavar="NAME",
-    help="Measure to keep, e.g. ridge; without labels retrieval or cka.",
+    help="Measure to keep, e.g. ridge; without labels retrieval or cka; with qrels ndcg, recall or "
+    "mrr.",
 )
 @option("--layer", help="Layer of the store, if it has several.")
 @several(
@@ -137,6 +140,95 @@ def shrink(
         sys.exit(UNSAFE)
 
 
+@command(
+    "studies.advice:advise",
+    "criticalmass advise vectors.parquet --keep 0.95 --price 0.25 --out slim",
+)
+@click.argument("vectors", type=click.Path())
+@option("--keep", type=float, help="Share to keep of what a search with whole vectors finds.")
+@out(required=False, what="Folder of the slim model; without it nothing is written.")
+@option("--level", type=float, help="Confidence level of the promise.")
+@option("--measure", type=MEASURE, metavar="NAME", help="Measure of searches to keep.")
+@option("--relevance", type=RELEVANCE, help="What is relevant to a query.")
+@option("--column", help="Column of the vectors, if there are several.")
+@option("--queries", help="File of the vectors of queries, with --qrels.")
+@option("--qrels", help="File of the documents that are relevant to the queries.")
+@several("--precision", "precisions", "Precision that competes.", STORED_PRECISION)
+@several(
+    "--rerank",
+    "reranks",
+    "Sort the best 10 times this many by whole vectors; 0 for none.",
+    int,
+    "N",
+)
+@option("--max-bytes", type=int, help="Most bytes of one vector in the index.")
+@option("--max-dims", type=int, help="Most dimensions, e.g. 2000 for the limit of an index.")
+@option("--price", type=float, help="Price of a gigabyte per month, to print the cost.")
+@option("--vectors", "n_vectors", type=int, help="Vectors in the whole table, if this is a sample.")
+@option("--seed", type=int, help="Seed of the random selectors.")
+@fail_if_unsafe
+@table_format
+@quiet
+def advise(
+    vectors: str,
+    keep: float | None,
+    out: str | None,
+    level: float | None,
+    measure: str | None,
+    relevance: str | None,
+    column: str | None,
+    queries: str | None,
+    qrels: str | None,
+    precisions: tuple[str, ...],
+    reranks: tuple[int, ...],
+    max_bytes: int | None,
+    max_dims: int | None,
+    price: float | None,
+    n_vectors: int | None,
+    seed: int | None,
+    fail_if_unsafe: bool,
+    form: str,
+) -> None:
+    """Say how many dimensions VECTORS need, in which precision.
+
+    VECTORS is what import reads: a file, a folder or quoted pattern of tables, the address of a
+    database, or a feature store. A file that can be linked is not copied. The answer has bytes,
+    what is kept at least, plain float16 beside it, whether the dimensions are ordered as after
+    Matryoshka training, and the next command.
+    """
+    from criticalmass.reporting.tables import write_table
+    from criticalmass.studies.advice import advise as run_advise
+
+    advice = run_advise(
+        vectors,
+        **drop_unset(
+            keep=keep,
+            out=out,
+            level=level,
+            measure=measure,
+            relevance=relevance,
+            column=column,
+            queries=queries,
+            qrels=qrels,
+            precisions=precisions,
+            reranks=reranks,
+            max_bytes=max_bytes,
+            max_dims=max_dims,
+            price=price,
+            n_vectors=n_vectors,
+            seed=seed,
+        ),
+    )
+    if form == "json":
+        _echo_json(advice.as_dict())
+    elif form == "table":
+        click.echo(str(advice))
+    else:
+        write_table(advice.plan.front, form=form)
+    if fail_if_unsafe and not advice.safe:
+        sys.exit(UNSAFE)
+
+
 def _echo_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
@@ -178,9 +270,21 @@ def verify(slim: str, store: str, level: float | None, form: str) -> None:
 )
 @option("--weights", type=click.Path(), help="State dict of a timm: or module: backbone.")
 @option("--cut", is_flag=True, default=None, help="Remove unread channels from the backbone too.")
-@option("--index", type=click.Path(), help="FAISS index of whole vectors.")
-@option("--table", help="Table of the whole vectors, for sql.")
-@option("--column", help="Column of the whole vectors, for sql.")
+@option("--index", type=click.Path(), help="FAISS index of whole vectors, for faiss.")
+@option("--index-type", type=INDEX_TYPE, help="Type of index to build.  [default: that of --index]")
+@option("--queries", type=click.Path(), help="Whole queries that measure the recall, for faiss.")
+@option("--to", help="Address of the database to write to, e.g. qdrant:FOLDER, for database.")
+@option("--table", help="Table of the whole vectors, for sql and database.")
+@option("--column", help="Column of the whole vectors, for sql and database.")
+@option("--id", help="Column that names a row, for sql and database.")
+@option("--suffix", help="End of the names that are created, for sql.  [default: a digest]")
+@option("--metric", type=SQL_METRIC, help="How whole vectors are compared, for sql.")
+@option(
+    "--new-column",
+    is_flag=True,
+    default=None,
+    help="Write a column of short vectors even where an index suffices, for sql.",
+)
 @option("--normalise", is_flag=True, default=None, help="Scale the short vectors to length 1.")
 @option(
     "--vectors", type=click.Path(), help="Whole vectors to encode: a feature store or a .npy file."
@@ -194,8 +298,15 @@ def export(
     weights: str | None,
     cut: bool | None,
     index: str | None,
+    index_type: str | None,
+    queries: str | None,
+    to: str | None,
     table: str | None,
     column: str | None,
+    id: str | None,
+    suffix: str | None,
+    metric: str | None,
+    new_column: bool | None,
     normalise: bool | None,
     vectors: str | None,
 ) -> None:
@@ -204,21 +315,34 @@ def export(
     SLIM is a folder that shrink wrote. Each format is a folder of files; none is a pickle.
     """
     from criticalmass.shrinking.export.export import export as run_export
+    from criticalmass.shrinking.export.folder import read_description
+    from criticalmass.shrinking.export.readme import recall_lines
 
     options = drop_unset(
         model=model,
         weights=weights,
         cut=cut,
         index=index,
+        index_type=index_type,
+        queries=queries,
+        to=to,
         table=table,
         column=column,
+        id=id,
+        suffix=suffix,
+        metric=metric,
+        new_column=new_column,
         normalise=normalise,
         vectors=vectors,
     )
-    click.echo(str(run_export(slim, format=form, out=out, **options)))
+    path = run_export(slim, format=form, out=out, **options)
+    for line in recall_lines(read_description(path)):
+        click.echo(line)
+    click.echo(str(path))
 
 
 COMMANDS: tuple[click.Command, ...] = (
+    advise,
     shrink,
     verify,
     export,

@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from criticalmass.core.arrays import as_numpy
-from criticalmass.errors import CriticalMassError
+from criticalmass.errors import CriticalMassError, shorten
 
 __all__ = ["validate_arguments"]
 
@@ -74,12 +74,20 @@ def _is_numeric_array(value: Any) -> bool:
 
 def _is_artifact(value: Any) -> bool:
     """Whether a value is a folder that this package wrote, or the object opened from one."""
-    return _is_path(value) or hasattr(value, "path") or hasattr(value, "record")
+    return _is_path(value) or _is_path(getattr(value, "path", None))
+
+
+def _is_slim(value: Any) -> bool:
+    """Whether a value is a slim model, the plan that has it, or its folder."""
+    return _is_artifact(value) or hasattr(value, "record") or hasattr(value, "slim")
 
 
 def _is_spec(value: Any) -> bool:
-    """Whether a value is a model or dataset, or the spec of one."""
-    return (_is_text(value) and value.strip() != "") or hasattr(value, "spec")
+    """Whether a value is a model, a dataset or samples, or the spec of one."""
+    if isinstance(value, (str, bytes)):
+        return _is_text(value) and value.strip() != ""
+    names = ("spec", "load_data", "named_modules", "__iter__", "__getitem__", "__array__")
+    return not isinstance(value, type) and any(hasattr(value, name) for name in names)
 
 
 def _is_labels(value: Any) -> bool:
@@ -160,7 +168,11 @@ _RULES: dict[str, tuple[Predicate, str]] = {
     "seeds": (_is_seeds, _SEEDS),
     "batch_size": (_integer_from(1), "a whole number of at least 1"),
     "budget_bytes": (_integer_from(1), "a whole number of bytes, at least 1"),
-    "max_dims": (_integer_from(1), "a whole number of neurons, at least 1"),
+    "max_bytes": (_integer_from(1), "a whole number of bytes, at least 1"),
+    "limit": (_integer_from(1), "a whole number of rows, at least 1"),
+    "max_dims": (_integer_from(1), "a whole number of dimensions, at least 1"),
+    "price": (_between(0, math.inf), "a price of a gigabyte per month, above 0"),
+    "n_vectors": (_integer_from(1), "a whole number of vectors, at least 1"),
     "max_passes": (_integer_from(1), "a whole number of at least 1"),
     "threads": (_integer_from(1, _MAX_THREADS), f"a whole number from 1 to {_MAX_THREADS:,}"),
     "n_samples": (_integer_from(1), "a whole number of samples, at least 1"),
@@ -181,9 +193,8 @@ _RULES: dict[str, tuple[Predicate, str]] = {
     **dict.fromkeys(_PAIRS, (_is_labelled_rows, "a pair of rows and labels")),
     "backend": (lambda value: _is_text(value) or hasattr(value, "map"), "a text, e.g. local"),
     **dict.fromkeys(("run", "run_or_runs"), (_one_or_more(_is_artifact), "a run or its folder")),
-    **dict.fromkeys(
-        ("a", "b", "store", "slim"), (_is_artifact, "a folder, or the object opened from it")
-    ),
+    **dict.fromkeys(("a", "b", "store"), (_is_artifact, "a folder, or the object opened from it")),
+    "slim": (_is_slim, "a folder, or what shrink returned"),
     **dict.fromkeys(
         ("model", "dataset", "spec"), (_is_spec, "a spec, or the object loaded from it")
     ),
@@ -195,7 +206,8 @@ _RULES: dict[str, tuple[Predicate, str]] = {
     **dict.fromkeys(
         (
             *("estimator", "measure", "layer", "probe", "relevance", "rerun", "dtype", "engine"),
-            *("precision", "pool", "column", "table", "format", "by"),
+            *("precision", "pool", "column", "table", "id", "suffix", "metric", "format", "by"),
+            *("where", "to"),
         ),
         (_is_text, "a text"),
     ),
@@ -206,7 +218,7 @@ _RULES: dict[str, tuple[Predicate, str]] = {
     **dict.fromkeys(
         (
             *("debiased", "standardise", "remainder", "paired", "cut", "normalise", "copy"),
-            *("skip_broken", "trust_code", "projections", "chance_corrected"),
+            *("skip_broken", "trust_code", "projections", "chance_corrected", "new_column"),
         ),
         (_is_bool, "True or False"),
     ),
@@ -284,7 +296,7 @@ def validate_arguments(function: Callable[P, R]) -> Callable[P, R]:
             if name in _CONVERTED:
                 value = bound.arguments[name] = _convert_arrays(value, name)
             if not _passes(predicate, value):
-                raise CriticalMassError(f"{name}={_shorten(value)} must be {expected}")
+                raise CriticalMassError(f"{name}={_describe(value)} must be {expected}")
             if isinstance(value, np.generic):
                 value = bound.arguments[name] = value.item()
             if name in _WRAPPED and isinstance(value, Real):
@@ -309,6 +321,6 @@ def _passes(predicate: Predicate, value: Any) -> bool:
         return False
 
 
-def _shorten(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else f"{text[:60]}... ({type(value).__name__})"
+def _describe(value: Any) -> str:
+    text = shorten(value)
+    return f"{text} ({type(value).__name__})" if text.endswith("...") else text

@@ -77,8 +77,10 @@ def tensor_to_numpy(value: Any, name: str) -> Any:
             plain = plain.float()
         return plain.resolve_conj().resolve_neg().numpy()
     except (RuntimeError, TypeError, ValueError) as error:
+        is_nested = getattr(value, "is_nested", False)
+        shape = "rows of several lengths" if is_nested else f"shape {tuple(value.shape)}"
         raise CriticalMassError(
-            f"{name} is a tensor of type {value.dtype} and shape {tuple(value.shape)} on "
+            f"{name} is a tensor of type {value.dtype} and {shape} on "
             f"{value.device}, which cannot be converted to a NumPy array; give dense values on "
             f"the CPU, e.g. {name}.float().cpu()"
         ) from error

@@ -1,13 +1,19 @@
-"""Progress on stderr: bars on a terminal, lines elsewhere, nothing outside of `display`."""
+"""Progress: bars on a terminal and in notebooks, lines elsewhere; nothing if it is not shown.
+
+It is shown inside of `display`, as the command line does, in the kernel of a notebook, and after
+`quiet(False)`. On a terminal it goes to stderr.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import html
+import importlib
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn
@@ -17,11 +23,20 @@ from rich.text import Text
 
 @dataclass
 class _Display:
-    """What this process shows: the open tasks, the outermost first, and the bars of a terminal."""
+    """What this process shows: the open tasks, the outermost first, and their bars.
 
-    is_on: bool = False
+    ``is_on`` is None if the user has not chosen; then only the kernel of a notebook shows progress.
+    """
+
+    is_on: bool | None = None
     tasks: list[Progress] = field(default_factory=list)
     bars: RichProgress | None = None
+    notebook: _NotebookBars | None = None
+
+    @property
+    def shows(self) -> bool:
+        """Whether progress is shown."""
+        return _in_notebook() if self.is_on is None else self.is_on
 
     def console(self) -> Console:
         """Return the console that has the bars, or a new one: notebooks replace sys.stderr."""
@@ -33,25 +48,53 @@ class _Display:
 _display = _Display()
 
 
-@contextlib.contextmanager
-def display() -> Iterator[None]:
+def _in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook; IPython is not imported."""
+    get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return get_shell is not None and getattr(get_shell(), "kernel", None) is not None
+
+
+class _Restore(contextlib.AbstractContextManager[None]):
+    """Restores at the end of a block what was shown before."""
+
+    def __init__(self, before: bool | None) -> None:
+        self._before = before
+
+    def __exit__(self, *error: object) -> None:
+        _display.is_on = self._before
+
+
+def quiet(on: bool = True) -> contextlib.AbstractContextManager[None]:
+    """Show no progress from now on or, as ``with quiet():``, while the block runs.
+
+    Notebooks show progress and scripts do not. Without progress, warnings are ``UserWarning``.
+
+    Parameters
+    ----------
+    on: False shows progress, also in scripts.
+    """
+    before, _display.is_on = _display.is_on, not on
+    return _Restore(before)
+
+
+def display() -> contextlib.AbstractContextManager[None]:
     """Show progress while the block runs, as the command line does without ``--quiet``."""
-    before, _display.is_on = _display.is_on, True
-    try:
-        yield
-    finally:
-        _display.is_on = before
+    return quiet(False)
 
 
 def write_line(line: str) -> None:
-    """Write one line to stderr if progress is shown."""
-    if _display.is_on:
+    """Write one line to stderr, in a notebook to its output, if progress is shown."""
+    if _display.shows and _in_notebook():
+        sys.stdout.write(f"{line}\n")
+    elif _display.shows:
         _display.console().print(line, markup=False)
 
 
 def warn_user(line: str) -> None:
     """Write one line to stderr if progress is shown; otherwise issue a ``UserWarning``."""
-    if _display.is_on:
+    if _display.shows and _in_notebook():
+        sys.stderr.write(f"{line}\n")
+    elif _display.shows:
         write_line(line)
     else:
         warnings.warn(line, UserWarning, stacklevel=3)
@@ -79,6 +122,37 @@ class _PaceColumn(ProgressColumn):
         return Text(rate if not left else f"{rate}, {format_duration(left)} left")
 
 
+class _NotebookBars:
+    """The open tasks in one output of a notebook, which is replaced as they advance."""
+
+    _SECONDS = 0.25
+
+    def __init__(self) -> None:
+        show: Any = importlib.import_module("IPython.display").display
+        self._handle = show({"text/plain": ""}, raw=True, display_id=True)
+        self._shown = 0.0
+
+    def update(self, tasks: list[Progress]) -> None:
+        """Show the open tasks, some times a second."""
+        now = time.perf_counter()
+        if now - self._shown >= self._SECONDS:
+            self._shown = now
+            self._replace([task.describe() for task in tasks], tasks)
+
+    def finish(self, line: str) -> None:
+        """Show one closing line."""
+        self._replace([line], [])
+
+    def _replace(self, lines: list[str], tasks: list[Progress]) -> None:
+        bars = [
+            f"<progress value='{task.done}' max='{max(1, task.total)}'></progress> "
+            for task in tasks
+        ] or [""] * len(lines)
+        rows = [f"{bar}{html.escape(line)}" for bar, line in zip(bars, lines, strict=True)]
+        content: dict[str, Any] = {"text/plain": "; ".join(lines), "text/html": "<br>".join(rows)}
+        self._handle.update(content, raw=True)
+
+
 class Progress:
     """The progress of one task, as a context manager; a task inside another has its own bar.
 
@@ -96,14 +170,20 @@ class Progress:
         self.total = total
         self.unit = unit
         self.done = 0
+        self.step = ""
         self._bar: TaskID | None = None
         self._started = 0.0
 
     def __enter__(self) -> Progress:
-        """Draw the bar on a terminal; elsewhere write an opening line, if no task is around."""
+        """Draw the bar; where there are no bars write an opening line, if no task is around."""
         self._started = time.perf_counter()
         _display.tasks.append(self)
-        if not _display.is_on:
+        if not _display.shows:
+            return self
+        if _in_notebook():
+            if _display.notebook is None:
+                _display.notebook = _NotebookBars()
+            _display.notebook.update(_display.tasks)
             return self
         console = _display.console()
         if console.is_terminal:
@@ -124,6 +204,13 @@ class Progress:
         self.done += units
         if _display.bars is not None and self._bar is not None:
             _display.bars.advance(self._bar, units)
+        elif _display.notebook is not None:
+            _display.notebook.update(_display.tasks)
+
+    def describe(self) -> str:
+        """Return what is done, and the current step, in one line."""
+        step = f": {self.step}" if self.step else ""
+        return f"{self.label}{step} {self.done:,} of {self.total:,} {self.unit}"
 
     def begin(self, step: str, left: float | None = None) -> None:
         """Name the unit that begins.
@@ -136,6 +223,9 @@ class Progress:
         pace = "" if left is None else f"about {format_duration(left)} left"
         if _display.bars is not None and self._bar is not None:
             _display.bars.update(self._bar, description=step, pace=pace)
+        elif _display.notebook is not None:
+            self.step = f"{step}, {pace}" if pace else step
+            _display.notebook.update(_display.tasks)
         else:
             count = f"{self.label} {self.done + 1}/{self.total}"
             write_line(f"{count}: {step}{f', {pace}' if pace else ''}")
@@ -146,15 +236,17 @@ class Progress:
         bars = _display.bars
         if bars is None:
             if not _display.tasks:
-                seconds = time.perf_counter() - self._started
-                rate = self.done / seconds if seconds > 0 else 0.0
-                elapsed = f"{seconds:.1f} s" if seconds < 60 else format_duration(seconds)
-                pace = f" ({rate:,.0f} {self.unit}/s)" if rate >= 0.5 else ""
-                write_line(
-                    f"{self.label}: {self.done:,} of {self.total:,} {self.unit} in {elapsed}{pace}"
-                )
+                notebook, _display.notebook = _display.notebook, None
+                (write_line if notebook is None else notebook.finish)(self._closing_line())
         elif not _display.tasks:
             bars.stop()
             _display.bars = None
         elif self._bar is not None:
             bars.remove_task(self._bar)
+
+    def _closing_line(self) -> str:
+        seconds = time.perf_counter() - self._started
+        rate = self.done / seconds if seconds > 0 else 0.0
+        elapsed = f"{seconds:.1f} s" if seconds < 60 else format_duration(seconds)
+        pace = f" ({rate:,.0f} {self.unit}/s)" if rate >= 0.5 else ""
+        return f"{self.label}: {self.done:,} of {self.total:,} {self.unit} in {elapsed}{pace}"

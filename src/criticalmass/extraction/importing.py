@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.progress import warn_user, write_line
 from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.databases.opening import is_database, open_database
+from criticalmass.extraction.databases.protocol import TableRequest
+from criticalmass.extraction.datasets.collections import COLLECTION_NOTE
 from criticalmass.extraction.datasets.dataset import CLASSES_NOTE
 from criticalmass.extraction.datasets.splits import (
     SPLIT_SEED,
@@ -23,7 +27,13 @@ from criticalmass.extraction.datasets.splits import (
     default_split_rule,
     stratified_test_mask,
 )
-from criticalmass.extraction.import_writer import ImportPlan, SplitRows, write_store
+from criticalmass.extraction.import_collection import join_queries
+from criticalmass.extraction.import_writer import (
+    CollectionEntry,
+    ImportPlan,
+    SplitRows,
+    write_store,
+)
 from criticalmass.extraction.labels import (
     LabelColumn,
     check_hidden_labels,
@@ -38,6 +48,7 @@ from criticalmass.extraction.vectors import (
     open_objects,
     open_vectors,
 )
+from criticalmass.extraction.vectors.names import SPLIT_NAMES, split_roles
 from criticalmass.extraction.vectors.tables import SPLIT_COLUMN, name_some
 from criticalmass.storage.class_counts import describe_classes, describe_samples, report_classes
 from criticalmass.storage.digests import file_digest
@@ -45,6 +56,7 @@ from criticalmass.storage.features import UNLABELLED, FeatureStore
 
 LAYER = "penultimate"
 NO_LABELS = "none"
+_ID_ROWS = 8192
 
 
 @validate_arguments
@@ -56,6 +68,12 @@ def import_features(
     split: str | Path | ArrayLike | None = None,
     column: str | None = None,
     link: bool = False,
+    queries: str | Path | ArrayLike | None = None,
+    qrels: str | Path | ArrayLike | Mapping[str, Any] | None = None,
+    id: str | None = None,
+    table: str | None = None,
+    where: str | None = None,
+    limit: int | None = None,
 ) -> FeatureStore:
     """Make a feature store from existing vectors; its layer is ``penultimate``.
 
@@ -77,7 +95,10 @@ def import_features(
         column per neuron. Named arrays (``.npz``, ``.safetensors``, ``.pt``, ``.pth``, ``.h5``,
         ``.hdf5``) have one matrix, ``X``, or ``x_train`` and ``x_test``. Single matrices:
         ``.npy``, ``.npz`` of scipy.sparse, ``.fvecs``, ``.bvecs``, ``.ivecs``, and ``.faiss`` or
-        ``.index`` (quantised indexes return approximate vectors).
+        ``.index`` (quantised indexes return approximate vectors). Or the address of a database,
+        such as ``"postgresql://user@host/db"``, ``"qdrant:folder"`` or ``"duckdb:file"``
+        (``criticalmass list databases``). Passwords and keys come from the address or the
+        environment and are never stored.
     out: the folder of the store.
     labels: (n_samples,) whole numbers or texts of any type, or one array per split; the name of a
         column or array of the file; an ``.npy`` file, or a ``.txt`` file with one label per line.
@@ -86,11 +107,25 @@ def import_features(
         column: there is one class, and only measures that need no labels apply.
     split: (n_samples,) texts ``"train"`` and ``"test"`` (``"val"``), a boolean mask of the test
         samples, or a column or file of either; by default a single matrix is split by class (at
-        random without labels), a quarter for the test, seed 0.
+        random without labels), a quarter for the test, seed 0. A whole number: if nothing else
+        splits the vectors, so many are drawn at random for the test, at most a quarter.
     column: the column, array or tensor of the vectors, if there are several; a pattern such as
         ``"d*"`` names the columns of a table that has a column per neuron.
     link: refer to the file instead of copying it. It must hold one row-major float32 or float16
         matrix, uncompressed: ``.npy``, ``.npz``, ``.safetensors``, a flat FAISS index.
+    queries: (n_queries, n_neurons) vectors of queries, in any of these forms. The vectors are then
+        the documents of a retrieval collection: the split ``train`` has the documents, ``test`` the
+        queries, and there are no labels. Needs ``qrels``.
+    qrels: which documents are relevant to which queries: a file with the columns query-id,
+        corpus-id and score (BEIR) or of TREC's form, a table, ``{query: {document: grade}}``, or
+        an (n, 3) array. Ids are those of a column or array called ``id``, ``_id``, ``doc_id``,
+        ``query_id`` ..., else row numbers. What is left out is counted in one line: repeated ids,
+        unknown ids, grades of 0 or below, queries without a relevant document.
+    id: column of a table or database that holds distinct ids, which the store then keeps. By
+        default the key of a database's table, else numbers of the rows.
+    table: table or collection of a database, if several have vectors.
+    where: condition of the rows to read, in the database's own language.
+    limit: largest number of rows to read from a database.
 
     Raises
     ------
@@ -101,7 +136,24 @@ def import_features(
     StoreError: ``out`` holds another request's features.
     MissingExtraError: the library that reads the file is not installed.
     """
-    vectors = _open_input(path_or_arrays, labels, split, column)
+    rows = TableRequest(table, id, where, limit)
+    with ExitStack() as opened:
+        if queries is not None or qrels is not None:
+            if link:
+                raise CriticalMassError(
+                    "documents and queries are copied into one store; leave out link"
+                )
+            return _import_collection(
+                path_or_arrays, queries, qrels, Path(out), labels, split, column, rows, opened
+            )
+        vectors = _open_input(path_or_arrays, labels, split, column, rows, opened)
+        return _import_vectors(vectors, Path(out), labels, split, column, link)
+
+
+def _import_vectors(
+    vectors: Vectors, out: Path, labels: Any, split: Any, column: str | None, link: bool
+) -> FeatureStore:
+    """Make the store of vectors."""
     given = _read_labels(vectors, labels, column)
     _write_summary(vectors, given.source)
     class_names, class_numbers = _encode_classes(vectors, given)
@@ -113,16 +165,50 @@ def import_features(
     owners = {name: given.source_of(rows.part) for name, rows in splits.items()}
     check_hidden_labels(labels_of_splits, class_names, owners)
     notes = {"split": rule, "labels": given.source}
+    if vectors.id_column is not None:
+        notes["ids"] = f"column {vectors.id_column!r}"
     if vectors.notes:
         notes["vectors"] = "; ".join(vectors.notes)
     problems = describe_classes(labels_of_splits, class_names)
     if problems:
         notes[CLASSES_NOTE] = "; ".join(problem.text for problem in problems)
     header = _manifest_header(vectors, class_numbers, class_names, notes)
-    store = write_store(Path(out), ImportPlan(LAYER, vectors, class_numbers, splits, header, link))
+    store = write_store(out, ImportPlan(LAYER, vectors, class_numbers, splits, header, link))
     _write_counts(store, vectors, labels_of_splits, class_names)
     report_classes(vectors.name, problems)
     return store
+
+
+def _import_collection(
+    documents: Any, queries: Any, qrels: Any, out: Path, labels: Any, split: Any,
+    column: str | None, rows: TableRequest, opened: ExitStack,
+) -> FeatureStore:  # fmt: skip
+    """Make the store of a retrieval collection."""
+    if queries is None or qrels is None:
+        missing = "queries" if queries is None else "qrels"
+        raise CriticalMassError(f"a retrieval collection needs queries and qrels; give {missing}")
+    is_unlabelled = labels is None or (isinstance(labels, str) and labels == NO_LABELS)
+    if not is_unlabelled or split is not None:
+        raise CriticalMassError(
+            "with queries and qrels there are no labels, and the queries are the test split; leave "
+            f"out {'split' if is_unlabelled else 'labels'}"
+        )
+    stored, asked = (
+        _open_input(source, NO_LABELS, None, column, rows, opened)
+        for source in (documents, queries)
+    )
+    joined = join_queries(stored, asked, qrels)
+    vectors, matched = joined.vectors, joined.matched
+    numbers = {name: np.zeros(s.shape[0], np.int64) for name, s in vectors.sources.items()}
+    notes = {"split": "documents and queries", "labels": "none", COLLECTION_NOTE: matched.sentence}
+    header = _manifest_header(vectors, numbers, UNLABELLED, notes)
+    dataset = header["dataset"]
+    dataset["digest"] = hashlib.sha256(
+        f"{dataset['digest']} {matched.qrels.digest}".encode()
+    ).hexdigest()
+    entry = CollectionEntry(joined.ids, matched.qrels)
+    plan = ImportPlan(LAYER, vectors, numbers, joined.splits, header, link=False, collection=entry)
+    return write_store(out, plan)
 
 
 def _write_counts(
@@ -140,20 +226,30 @@ def _write_counts(
     write_line(f"{store.path}: {rows:,} rows, {width:,} neurons, {counts}; vectors {place}")
 
 
-def _open_input(path_or_arrays: Any, labels: Any, split: Any, column: str | None) -> Vectors:
-    """Open the file, or wrap the arrays."""
+def _open_input(
+    path_or_arrays: Any, labels: Any, split: Any, column: str | None, rows: TableRequest,
+    opened: ExitStack,
+) -> Vectors:  # fmt: skip
+    """Open the database or file, or wrap the arrays; ``opened`` closes the database."""
     request = VectorRequest(
         column,
         labels if isinstance(labels, str) else None,
         split if isinstance(split, str) else None,
         find_labels=labels is None,
+        id=rows.id,
     )
+    if isinstance(path_or_arrays, str) and is_database(path_or_arrays):
+        return opened.enter_context(open_database(path_or_arrays, request, rows))
+    for name, value in (("table", rows.table), ("where", rows.where), ("limit", rows.limit)):
+        if value is not None:
+            raise CriticalMassError(f"{name}={value!r} is for databases; leave it out (--{name})")
     if isinstance(path_or_arrays, (str, Path)):
         vectors = open_vectors(Path(path_or_arrays), request)
     else:
         vectors = open_objects(path_or_arrays, request)
-    if set(vectors.sources) not in ({"all"}, {"train", "test"}):
-        raise CriticalMassError(f"splits must be 'train' and 'test', got {sorted(vectors.sources)}")
+    parts = set(vectors.sources)
+    if parts != {"all"} and not {"train", "test"} <= parts <= {"train", "test", "val"}:
+        raise CriticalMassError(f"splits must be 'train' and 'test', got {sorted(parts)}")
     return vectors
 
 
@@ -198,8 +294,9 @@ def _read_labels(vectors: Vectors, labels: Any, column: str | None) -> _GivenLab
     if isinstance(labels, (str, Path)):
         columns, source = read_column_or_file(labels, vectors, "label")
     elif isinstance(labels, Mapping):
+        roles = split_roles(map(str, labels))
         columns = {
-            str(part): LabelColumn(values, f"labels of {str(part)!r}")
+            roles[str(part)]: LabelColumn(values, f"labels of {str(part)!r}")
             for part, values in labels.items()
         }
         source = "as given"
@@ -221,6 +318,8 @@ def _write_summary(vectors: Vectors, label_source: str) -> None:
     width = next(iter(vectors.sources.values())).shape[1]
     line = f"{vectors.name}: {rows:,} rows of {width:,} numbers from {vectors.origin}"
     line += f"; labels: {label_source}"
+    if vectors.id_column is not None:
+        line += f"; ids: column {vectors.id_column!r}"
     if vectors.unread:
         line += f"; not read: {name_some(vectors.unread)}"
     exact = [note for note in vectors.notes if not note.startswith(("read of", "not read of"))]
@@ -256,26 +355,42 @@ def _assign_rows(
 ) -> tuple[dict[str, SplitRows], str]:
     """Assign rows to splits; return split -> its rows, and a description of the rule."""
     if "all" not in vectors.sources:
-        if split is not None:
+        if split is not None and not isinstance(split, int):
             raise CriticalMassError("the vectors are split already; leave out split=")
         splits = {
             name: SplitRows(name, np.arange(source.shape[0]))
             for name, source in vectors.sources.items()
         }
         return splits, "as given"
-    if split is None and vectors.split_column == SPLIT_COLUMN:
+    if (split is None or isinstance(split, int)) and vectors.split_column == SPLIT_COLUMN:
         values, rule = vectors.read_column(SPLIT_COLUMN), "by the names of the files"
     elif split is None:
         mask = stratified_test_mask(labels["all"], TEST_SHARE, SPLIT_SEED)
         rule = default_split_rule(labels["all"])
         rows = {"train": np.flatnonzero(~mask), "test": np.flatnonzero(mask)}
         return {name: SplitRows("all", indices) for name, indices in rows.items()}, rule
+    elif isinstance(split, int):
+        n = vectors.sources["all"].shape[0]
+        values, rule = {"all": LabelColumn(_random_mask(n, split), "split")}, f"{split} at random"
     elif isinstance(split, (str, Path)):
         values, rule = read_column_or_file(split, vectors, "split")
     else:
         values, rule = {"all": LabelColumn(split, "split")}, "as given"
     rows = rows_by_split((values or {})["all"], vectors.sources["all"].shape[0])
     return {name: SplitRows("all", indices) for name, indices in rows.items()}, rule
+
+
+def _random_mask(n: int, n_test: int) -> NDArray[np.bool_]:
+    """Return the (n,) mask of ``n_test`` random samples, or of a quarter if that is fewer."""
+    if n_test < 1 or n < round(1 / TEST_SHARE):
+        raise CriticalMassError(
+            f"split={n_test} of {n} vectors: give a whole number of at least 1, and at least "
+            f"{round(1 / TEST_SHARE)} vectors"
+        )
+    mask = np.zeros(n, dtype=np.bool_)
+    size = min(n_test, int(n * TEST_SHARE))
+    mask[np.random.default_rng(SPLIT_SEED).choice(n, size, replace=False)] = True
+    return mask
 
 
 def _manifest_header(
@@ -290,17 +405,23 @@ def _manifest_header(
         digest.update(file_digest(file).encode())
     for name, source in vectors.sources.items():
         digest.update(f"{name}{source.dtype.str}{source.shape}".encode())
-        if not vectors.files:
+        if source.ids is not None:
+            for row in range(0, len(source.ids), _ID_ROWS):
+                digest.update(repr(source.ids[row : row + _ID_ROWS].to_pylist()).encode())
+        if source.database is not None:
+            digest.update(repr(source.database).encode())
+        elif source.is_array or not vectors.files:
             for chunk in source.chunks():
                 digest.update(np.ascontiguousarray(chunk).tobytes())
         digest.update(labels[name].tobytes())
     digest.update(repr(class_names).encode())
     is_half = all(source.dtype == np.float16 for source in vectors.sources.values())
+    first = next(iter(vectors.sources.values()))
     return {
         "model": {"spec": "imported", "name": "imported", "modality": "vector"},
         "dataset": {
-            "spec": vectors.name,
-            "name": Path(vectors.name).stem,
+            "spec": first.database.address if first.database else vectors.name,
+            "name": vectors.name if first.database else Path(vectors.name).stem,
             "modality": "vector",
             "digest": digest.hexdigest(),
             "class_names": list(class_names),
@@ -311,24 +432,12 @@ def _manifest_header(
                 "place": "imported",
                 "pooling": "none",
                 "dtype": "float16" if is_half else "float32",
-                "shape": [next(iter(vectors.sources.values())).shape[1]],
+                "shape": [first.shape[1]],
             }
         },
         "engine": {"name": "imported"},
         "versions": {name: version(name) for name in ("criticalmass", "numpy")},
     }
-
-
-_SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "val": "val",
-    "validation": "val",
-    "valid": "val",
-    "dev": "val",
-}
 
 
 def read_column_or_file(
@@ -415,14 +524,14 @@ def rows_by_split(split: LabelColumn, n: int) -> dict[str, NDArray[np.intp]]:
     elif values is not None:
         values = np.char.lower(values)
     names = set() if values is None else {str(name) for name in np.unique(values)}
-    if values is None or not names or not names <= _SPLIT_NAMES.keys():
-        others = sorted(names - _SPLIT_NAMES.keys())
+    if values is None or not names or not names <= SPLIT_NAMES.keys():
+        others = sorted(names - SPLIT_NAMES.keys())
         hint = f", and not {name_some(others)}" if others else ""
         raise CriticalMassError(
             f"{split.source} must hold 'train' and 'test' (and 'val'), or be a mask of test "
             f"samples{hint}"
         )
-    roles = {name: _SPLIT_NAMES[name] for name in names}
+    roles = {name: SPLIT_NAMES[name] for name in names}
     if "test" not in roles.values():
         roles = {name: "test" if role == "val" else role for name, role in roles.items()}
     rows = {

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from criticalmass.core.arrays import as_numpy, is_tensor
 from criticalmass.core.progress import write_line
-from criticalmass.errors import CriticalMassError
+from criticalmass.errors import CriticalMassError, shorten
 
 HIDDEN_LABEL = "-1"
 """The class name under which benchmarks publish a test part whose labels are secret."""
@@ -168,10 +168,16 @@ def _as_vector(column: LabelColumn) -> NDArray[Any]:
         values = np.asarray(values) if is_plain else np.asarray(values, dtype=object)
     elif isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__"):
         raise CriticalMassError(
-            f"{column.source}={_shorten(values)} is not a collection of labels; give one per row"
+            f"{column.source}={shorten(values)} is not a collection of labels; give one per row"
         )
     else:
-        values = _from_list(list(values))
+        try:
+            values = _from_list(list(values))
+        except Exception as error:
+            raise CriticalMassError(
+                f"{column.source}={shorten(values)} of type {type(values).__name__} cannot be read "
+                "as a list of labels; give one per row"
+            ) from error
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 1:
@@ -288,7 +294,7 @@ def _scalar(value: Any, row: int, column: LabelColumn) -> Any:
         # Of pandas.cut.
         return str(value)
     raise CriticalMassError(
-        f"{column.source}: the label in row {row} is {_shorten(value)} of type "
+        f"{column.source}: the label in row {row} is {shorten(value)} of type "
         f"{type(value).__name__}; labels must be whole numbers or texts"
     )
 
@@ -360,16 +366,11 @@ def _fraction_error(value: float, row: int, source: str) -> CriticalMassError:
 def _several_error(n: int, row: int, column: LabelColumn) -> CriticalMassError:
     subject = f"{column.source}: the column"
     if isinstance(column.values, (list, tuple)):
-        subject = f"{column.source}={_shorten(column.values)}"
+        subject = f"{column.source}={shorten(column.values)}"
     return CriticalMassError(
         f"{subject} cannot be made an array of one label per row: row {row} has {n} labels; "
         "several labels per row are not supported"
     )
-
-
-def _shorten(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else f"{text[:60]}..."
 
 
 # Hidden labels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -114,8 +114,8 @@ class ShardTask:
     ----------
     model, dataset: specs, or objects, which are then pickled.
     skip_broken, device: as in `criticalmass.extract`.
-    selection: the layers to read and to store.
     options: as requested.
+    selection: the layers to read and to store.
     header: the header that the worker's own extraction must have.
     """
 
@@ -123,9 +123,9 @@ class ShardTask:
     dataset: str | Dataset
     skip_broken: bool
     device: str
-    selection: LayerSelection
     options: ExtractionOptions
-    header: Mapping[str, Any]
+    selection: LayerSelection = field(default_factory=lambda: LayerSelection((), ()))
+    header: Mapping[str, Any] = field(default_factory=dict)
 
     def write_missing(self, writer: StoreWriter, backend: Backend, label: str, unit: str) -> None:
         """Compute every missing shard on a backend, and write the shards in order.
@@ -236,6 +236,11 @@ def dataset_entry(dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def first_items(items: Any) -> Any:
+    """Return the first samples of a split."""
+    return take_items(items, np.arange(min(_CHECK_SAMPLES, len(items))))
+
+
 def sample_batches(model: FrozenModel, items: Any) -> list[NDArray[Any]]:
     """Prepare one or two input batches, to convert and to check an engine with.
 
@@ -243,7 +248,7 @@ def sample_batches(model: FrozenModel, items: Any) -> list[NDArray[Any]]:
     that holds for one length only is detected. A batch has at least two rows: a conversion may
     take a batch axis of length 1 for a constant.
     """
-    samples = take_items(items, np.arange(min(_CHECK_SAMPLES, len(items))))
+    samples = first_items(items)
     batches = [batch for _, batch in model.preprocess.batches(samples, _CHECK_SAMPLES)]
     selected = batches[:1] if len(batches) == 1 else [batches[-1], batches[0]]
     return [np.repeat(batch, 2, axis=0) if len(batch) == 1 else batch for batch in selected]

@@ -11,6 +11,8 @@ from typing import Generic, TypeVar
 from criticalmass.errors import CriticalMassError, unknown_name
 
 T = TypeVar("T")
+#: Scheme under which a store records an object of the user, which no spec can load again.
+LIVE = "live"
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,10 @@ def parse_spec(kind: str, text: str, schemes: Mapping[str, Collection[str]]) -> 
     if not scheme or not colon or not rest:
         forms = ", ".join(f"{name}:..." for name in sorted(schemes))
         raise CriticalMassError(f"{kind} {text!r} is not of the form scheme:name; known: {forms}")
+    if scheme == LIVE:
+        raise CriticalMassError(
+            f"{kind} {text!r} was an object of the user, which no spec can load; give the object"
+        )
     if scheme not in schemes:
         raise unknown_name(f"{kind} scheme", scheme, schemes)
     name, mark, query = rest.rpartition("?")

@@ -18,6 +18,7 @@ from criticalmass.analysis.estimators import check_delta
 from criticalmass.analysis.predicted_curves import mean_interval
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray, IndexArray
+from criticalmass.core.notebook import Card, Shown
 from criticalmass.errors import CriticalMassError
 from criticalmass.theory.cka_moments import PairSums, SubsetMoments, pair_sums, subset_moments
 from criticalmass.theory.degrees_of_freedom import check_sizes
@@ -35,8 +36,8 @@ SEED = 0
 ROUNDING = 1e-12
 
 
-@dataclass(frozen=True, eq=False)
-class ExpectedSimilarity:
+@dataclass(frozen=True, eq=False, repr=False)
+class ExpectedSimilarity(Shown):
     """Similarity of random subsets with their layer.
 
     Attributes
@@ -52,6 +53,13 @@ class ExpectedSimilarity:
     mean: FloatArray
     std: FloatArray
     closed_form: npt.NDArray[np.bool_]
+
+    def _card(self) -> Card:
+        import pandas as pd
+
+        frame = pd.DataFrame({"size": self.sizes, "mean": self.mean, "std": self.std})
+        facts = {"sizes": _range_text(self.sizes), "mean": _range_text(self.mean)}
+        return Card("Expected similarity", facts, tables={"by size": frame})
 
     def interval(self, n_seeds: int, *, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
         """Return the interval of the mean over ``n_seeds`` independent subsets.
@@ -72,6 +80,10 @@ class ExpectedSimilarity:
         """Return the smallest size whose mean reaches ``delta``, or None."""
         check_delta(delta)
         return _first_reaching(self.sizes, self.mean, delta)
+
+
+def _range_text(values: npt.NDArray[Any]) -> str:
+    return f"{values[0]:.4g} to {values[-1]:.4g}" if len(values) else "none"
 
 
 @validate_arguments

@@ -21,6 +21,7 @@ from criticalmass.analysis.predicted_curves import (
     PredictedCurve,
 )
 from criticalmass.core.moments import FloatArray
+from criticalmass.core.notebook import Card, Shown
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError
 from criticalmass.selectors.sizes import sizes_for
@@ -39,8 +40,8 @@ _SMALL_SIZES = (1, 2, 4, 8, 16, 32, 64)
 _LAW_FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7)
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction(Shown):
     """The predictions for one layer.
 
     Attributes
@@ -64,6 +65,15 @@ class Prediction:
     diagonal_share: float
     curves: tuple[PredictedCurve, ...]
     diffuseness: Exchangeability | None = None
+
+    def _card(self) -> Card:
+        facts = {
+            "neurons": f"{self.n_neurons:,}",
+            "test samples": f"{self.n_test:,}",
+            "effective dimensions": f"{self.participation_ratio:,.1f}",
+            "curves": ", ".join(curve.measure for curve in self.curves),
+        }
+        return Card(f"Predictions for {self.layer!r}", facts)
 
     def curve(self, measure: str) -> PredictedCurve | None:
         """Return the curve of a measure, or None if it is not predicted."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from criticalmass.analysis.predicted_curves import LAW, SUBSETS, WHOLE
 from criticalmass.core.arguments import validate_arguments
+from criticalmass.core.notebook import Card, Shown
 from criticalmass.core.progress import write_line
 from criticalmass.core.rows import Rows
 from criticalmass.errors import CriticalMassError, unknown_name
@@ -46,8 +47,8 @@ _CHOICE_ROWS = 2000
 _MOST_RESPONSES, _FEWEST_ROWS = 4_000_000, 100
 
 
-@dataclass(frozen=True, eq=False)
-class RidgePrediction:
+@dataclass(frozen=True, eq=False, repr=False)
+class RidgePrediction(Shown):
     """Predicted scores of ridge probes on random subsets.
 
     Attributes
@@ -81,6 +82,14 @@ class RidgePrediction:
     accuracy_full: float
     law: str
     n_neurons: int
+
+    def _card(self) -> Card:
+        import pandas as pd
+
+        columns = {f"accuracy of {m}": self.accuracy[:, i] for i, m in enumerate(self.members)}
+        frame = pd.DataFrame({"size": self.sizes, **columns})
+        facts = {"neurons": f"{self.n_neurons:,}", "whole layer": f"{self.accuracy_full:.4f}"}
+        return Card("Predicted ridge probes", facts, tables={"by size": frame})
 
 
 @validate_arguments

@@ -70,6 +70,42 @@ def test_quantised_indexes_return_approximate_vectors(tmp_path):
         assert "gives them back" in store.manifest["dataset"]["notes"]["vectors"]
 
 
+@pytest.mark.filterwarnings("ignore:.* are also training vectors")
+@pytest.mark.parametrize(
+    "kind", ["PQ4x4", "IVF4,PQ4x4", "OPQ4,IVF4,PQ4x4", "IVF4,SQ8", "HNSW8_SQ8", "L2norm,Flat"]
+)
+def test_every_index_that_can_gives_its_vectors_back(tmp_path, kind):
+    """Compared with FAISS itself."""
+    x = np.random.default_rng(0).normal(size=(800, 8)).astype(np.float32)
+    path = index(tmp_path / "i", kind, x)
+    store = cm.import_features(path, out=tmp_path / "s", split=np.arange(800) < 400)
+    own = faiss.read_index(str(path))
+    lists = faiss.try_extract_index_ivf(own)
+    if lists is not None:
+        lists.make_direct_map()
+    expected = [own.reconstruct(row) for row in range(400)]
+    np.testing.assert_array_equal(store.features("test").array(), expected)
+
+
+@pytest.mark.parametrize("kind", ["IVF4,Flat", "PCA8,IVF4,Flat"])
+def test_inverted_lists_with_ids_of_their_own(tmp_path, kind):
+    x = np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
+    ids = np.random.default_rng(1).permutation(400) * 7 + 3
+    lists = faiss.index_factory(8, kind)
+    lists.train(x)
+    lists.add_with_ids(x, ids)
+    faiss.write_index(lists, str(tmp_path / "i.faiss"))
+    store = cm.import_features(tmp_path / "i.faiss", out=tmp_path / "s")
+    row = {str(number): place for place, number in enumerate(ids)}
+    for split in store.splits:
+        rows = [row[name] for name in store.sample_ids(split)]
+        np.testing.assert_allclose(store.features(split).array(), x[rows], atol=1e-5)
+    lists.add_with_ids(x[:1], ids[:1])
+    faiss.write_index(lists, str(tmp_path / "i.faiss"))
+    with pytest.raises(CriticalMassError, match="has an id of two vectors"):
+        cm.import_features(tmp_path / "i.faiss", out=tmp_path / "t")
+
+
 def test_bfloat16_is_widened_exactly(tmp_path):
     import torch
     from safetensors.torch import save_file as save_torch

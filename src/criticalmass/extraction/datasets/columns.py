@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.extraction.specs import Spec
+from criticalmass.extraction.specs import LIVE, Spec
 
 COLUMN_OPTIONS = ("text", "image", "label", "split")
 NO_LABEL = "none"
@@ -123,7 +123,7 @@ def _choose_content(
         )
     raise CriticalMassError(
         f"which column of {spec.name!r} holds the texts or images? {_describe(kinds)}; "
-        f"name it: '{_without_options(spec)}?text=COLUMN&label=COLUMN' (or image=COLUMN)"
+        f"{_cure(spec, 'text=COLUMN&label=COLUMN', ' (or image=COLUMN)')}"
     )
 
 
@@ -141,13 +141,16 @@ def _choose_label(kinds: Mapping[str, str], spec: Spec, excluded: set[str | None
     if label is not None or not any(kind in _LABEL_KINDS for kind in candidates.values()):
         return label
     raise CriticalMassError(
-        f"which column of {spec.name!r} is the label? {_describe(candidates)}; name it: "
-        f"'{_without_options(spec)}?label=COLUMN', or label={NO_LABEL} for no labels"
+        f"which column of {spec.name!r} is the label? {_describe(candidates)}; "
+        f"{_cure(spec, 'label=COLUMN', f', or label={NO_LABEL} for no labels')}"
     )
 
 
-def _without_options(spec: Spec) -> str:
-    return spec.text.partition("?")[0]
+def _cure(spec: Spec, options: str, others: str = "") -> str:
+    """Say how to name columns: in the spec, or in a dataset of the user."""
+    if spec.scheme == LIVE:
+        return "keep the columns to read: dataset.select_columns(['text', 'label'])"
+    return f"name it: '{spec.text.partition('?')[0]}?{options}'{others}"
 
 
 def _describe(kinds: Mapping[str, str]) -> str:

@@ -10,16 +10,23 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.notebook import Card, Shown
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets.images import EncodedImages, ImageHeader, read_header
 from criticalmass.storage.class_counts import ClassProblem, describe_classes
+from criticalmass.storage.qrels import Qrels
 
-Modality = Literal["image", "text", "vector"]
+Modality = Literal["image", "text", "vector", "tensor"]
 FRAMES_NOTE = "first_frame_of"
 """The note with the number of images of which only the first frame or page is used."""
 CLASSES_NOTE = "classes"
 """The note with one sentence for each lack of samples of the classes."""
-UNITS: Mapping[Modality, str] = {"image": "images", "text": "texts", "vector": "vectors"}
+UNITS: Mapping[Modality, str] = {
+    "image": "images",
+    "text": "texts",
+    "vector": "vectors",
+    "tensor": "tensors",
+}
 """Plural names of the samples."""
 
 
@@ -38,7 +45,8 @@ class Split:
 
     Attributes
     ----------
-    items: PIL images, a (n, height, width[, 3]) uint8 array, texts, or a (n, d) float array.
+    items: PIL images, a (n, height, width[, 3]) uint8 array, texts, a (n, d) float array, or
+        inputs of a network, `StoredTensors`.
     labels: (n,) int64 class numbers in 0..C-1.
     ids: the name of each sample.
     """
@@ -109,20 +117,22 @@ class SampleCopies:
         )
 
 
-@dataclass(frozen=True)
-class Dataset:
+@dataclass(frozen=True, repr=False)
+class Dataset(Shown):
     """A labelled dataset.
 
     Attributes
     ----------
     spec: the spec that named it, e.g. ``"demo:fashion-mnist"``.
     name: short name for tables.
-    modality: ``"image"``, ``"text"`` or ``"vector"``.
+    modality: ``"image"``, ``"text"``, ``"vector"`` or ``"tensor"``.
     splits: name -> samples; ``train`` and ``test``, and ``val`` if the source has one too.
     class_names: the name of each class; ``UNLABELLED`` without labels.
-    digest: SHA-256 over items, labels and class names.
+    digest: SHA-256 over items, labels, class names and qrels.
     notes: how the source was processed (split seed, sample, images left out), and what is off
         with its classes and samples, JSON-able.
+    qrels: relevant documents of a retrieval collection, whose documents are the split ``train``
+        and whose queries are ``test``; None for other datasets.
     faults: images with a broken header, found while the digest was computed.
     copies: test samples that are training samples too, found while the digest was computed;
         None without any, and for arrays of images.
@@ -135,8 +145,18 @@ class Dataset:
     class_names: tuple[str, ...]
     digest: str = ""
     notes: Mapping[str, Any] = field(default_factory=dict)
+    qrels: Qrels | None = None
     faults: tuple[ImageFault, ...] = field(default=(), init=False, repr=False, compare=False)
     copies: SampleCopies | None = field(default=None, init=False, repr=False, compare=False)
+
+    def _card(self) -> Card:
+        counts = [f"{len(split):,} {name}" for name, split in self.splits.items()]
+        facts = {
+            UNITS[self.modality]: ", ".join(counts),
+            "classes": f"{len(self.class_names):,}",
+            "digest": self.digest[:12],
+        }
+        return Card(f"Dataset {self.name} ({self.spec})", facts)
 
     def __post_init__(self) -> None:
         """Check the labels; compute the digest, and what is noted of the images, if it is empty."""
@@ -219,6 +239,10 @@ def _inspect(dataset: Dataset) -> _Inspection:
         if isinstance(split.items, np.ndarray):
             is_matrix = dataset.modality == "vector"
             sample_digests[name] = list(row_digests(split.items)) if is_matrix else []
+    if dataset.qrels is not None:
+        # A query may be a document, so copies are no fault.
+        digest.update(b"\0qrels" + dataset.qrels.digest.encode())
+        sample_digests.clear()
     copies = _find_copies(dataset, sample_digests)
     return _Inspection(digest.hexdigest(), tuple(faults), n_with_frames, copies)
 

@@ -22,7 +22,7 @@ from criticalmass.extraction.datasets.images import EncodedImages
 from criticalmass.extraction.datasets.splits import arrange_splits
 from criticalmass.extraction.labels import LabelColumn, check_hidden_labels, encode_labels
 from criticalmass.extraction.models.hub import hub_or_cache
-from criticalmass.extraction.specs import Spec
+from criticalmass.extraction.specs import LIVE, Spec
 from criticalmass.storage.features import UNLABELLED
 
 HUB_OPTIONS = ("n", "text", "image", "label", "config")
@@ -48,6 +48,32 @@ def load_hub_data(spec: Spec) -> Dataset:
     folder = Path(spec.name)
     loaded = _load_folder(library, spec) if folder.is_dir() else _load_from_hub(library, spec)
     parts: Mapping[str, Any] = loaded if isinstance(loaded, dict) else {"all": loaded}
+    name = (folder.resolve().name if folder.is_dir() else spec.name).replace("/", "-")
+    return _read_parts(library, spec, name, parts)
+
+
+def is_hub_data(value: Any) -> bool:
+    """Whether a value is a dataset of the library, read into memory or mapped from files."""
+    kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(value).mro()}
+    return "datasets.Dataset" in kinds
+
+
+def read_hub_data(spec: str, name: str, parts: Mapping[str, Any]) -> Dataset:
+    """Read the columns of samples and labels of live datasets of the library.
+
+    Parameters
+    ----------
+    spec, name: under which the dataset is recorded.
+    parts: part -> dataset.
+
+    Raises
+    ------
+    CriticalMassError: the columns cannot be chosen, or values are missing.
+    """
+    return _read_parts(import_package("datasets", "data"), Spec(spec, LIVE, name, {}), name, parts)
+
+
+def _read_parts(library: Any, spec: Spec, name: str, parts: Mapping[str, Any]) -> Dataset:
     features = next(iter(parts.values())).features
     kinds = {name: _feature_kind(library, feature) for name, feature in features.items()}
     columns = choose_columns(kinds, spec)
@@ -69,7 +95,6 @@ def load_hub_data(spec: Spec) -> Dataset:
     if labels.unlabelled_parts:
         notes["parts_without_labels"] = labels.unlabelled_parts
     modality: Any = "image" if columns.is_image else "text"
-    name = (folder.resolve().name if folder.is_dir() else spec.name).replace("/", "-")
     return Dataset(spec.text, name, modality, splits, labels.class_names, notes=notes)
 
 

@@ -10,6 +10,12 @@ from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.progress import warn_user, write_line
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets.arrays import load_digits, load_npz
+from criticalmass.extraction.datasets.collections import (
+    BEIR_OPTIONS,
+    is_task,
+    load_beir,
+    read_task,
+)
 from criticalmass.extraction.datasets.dataset import FRAMES_NOTE, UNITS, Dataset
 from criticalmass.extraction.datasets.demo_images import (
     load_fashion_mnist,
@@ -20,11 +26,13 @@ from criticalmass.extraction.datasets.demo_images import (
 from criticalmass.extraction.datasets.demo_texts import load_fortunes, load_wordnet_nouns
 from criticalmass.extraction.datasets.folders import load_image_folder
 from criticalmass.extraction.datasets.hub_data import HUB_OPTIONS, load_hub_data
+from criticalmass.extraction.datasets.live import load_live_data
 from criticalmass.extraction.datasets.splits import stratified_sample, take_rows
 from criticalmass.extraction.datasets.tables import TABLE_OPTIONS, load_table
 from criticalmass.extraction.datasets.torchvision_data import TORCHVISION_OPTIONS, load_torchvision
 from criticalmass.extraction.datasets.undecodable import drop_broken, raise_if_broken
 from criticalmass.extraction.specs import (
+    LIVE,
     Spec,
     SpecSource,
     find_source,
@@ -129,6 +137,12 @@ DATASET_SOURCES: tuple[SpecSource[Dataset], ...] = (
         TABLE_OPTIONS["jsonl"],
     ),
     SpecSource(
+        "beir:FOLDER",
+        load_beir,
+        "a retrieval collection: corpus.jsonl, queries.jsonl, qrels/test.tsv; ?split=dev",
+        BEIR_OPTIONS,
+    ),
+    SpecSource(
         "npz:FILE",
         _from_path(load_npz),
         "vectors and labels of a NumPy archive",
@@ -139,16 +153,24 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = options_of(DATASET_SOURCES)
 
 
 @validate_arguments
-def load_dataset(spec: str | Dataset, *, skip_broken: bool = False) -> Dataset:
+def load_dataset(spec: str | Dataset | Any, *, skip_broken: bool = False) -> Dataset:
     """Load a labelled dataset.
 
     Parameters
     ----------
-    spec: a dataset (returned unchanged), or one of ``demo:fashion-mnist``, ``demo:wordnet-nouns``,
-        ``demo:mnist``, ``demo:openclipart``, ``demo:pv-cells``, ``demo:fortunes``,
-        ``sklearn:digits``, ``imagefolder:DIR``, ``torchvision:NAME``, ``hf:NAME_OR_DIR``,
-        ``csv:FILE``, ``parquet:FILE``, ``jsonl:FILE``, ``npz:FILE``. ``?n=NUMBER`` takes a
-        stratified sample of that many training samples and the same share of the other splits.
+    spec: a dataset (returned unchanged), a retrieval task of mteb (its split ``test``; see
+        `collections.read_task` for others), or one of ``demo:fashion-mnist``,
+        ``demo:wordnet-nouns``, ``demo:mnist``, ``demo:openclipart``, ``demo:pv-cells``,
+        ``demo:fortunes``, ``sklearn:digits``, ``imagefolder:DIR``, ``torchvision:NAME``,
+        ``hf:NAME_OR_DIR``, ``csv:FILE``, ``parquet:FILE``, ``jsonl:FILE``, ``npz:FILE``,
+        ``beir:FOLDER``. ``?n=NUMBER`` takes a stratified sample of that many training samples and
+        the same share of the other splits. Or data in memory, which are read once:
+        ``(inputs, labels)``, or one of these, or one of them per split (``{"train": ..., "test":
+        ...}``): a DataLoader or Dataset of torch with samples ``x``, ``(x, y)`` or mappings; a
+        dataset of the library datasets; texts, PIL images, (n, height, width[, 3]) uint8 arrays,
+        (n, d) vectors; other arrays and tensors, as a live module takes them. A loader that
+        shuffles is read in the order of its dataset. A single split is split by class: a quarter
+        for the test, seed 0.
     skip_broken: leave out images that cannot be decoded and list them in the dataset's notes;
         every image is decoded once for this. By default, images with a broken header are an
         error.
@@ -160,9 +182,13 @@ def load_dataset(spec: str | Dataset, *, skip_broken: bool = False) -> Dataset:
     DataUnavailableError: the data are not available here.
     MissingExtraError: the library that reads the data is not installed.
     """
+    if is_task(spec):
+        spec = read_task(spec)
     if not isinstance(spec, (str, Dataset)):
-        raise CriticalMassError(f"dataset {spec!r} must be a spec (text) or a Dataset")
+        spec = load_live_data(spec)
     if isinstance(spec, Dataset):
+        if spec.spec.startswith(f"{LIVE}:"):
+            _report_samples(spec)
         dataset = _check_images(spec, skip_broken)
         _report_classes(dataset)
         return dataset

@@ -158,9 +158,7 @@ def _graph_shapes(model: FrozenModel, batch: NDArray[Any]) -> dict[Tap, list[tup
 
 
 def _module_shapes(model: FrozenModel, batch: NDArray[Any]) -> dict[Tap, list[tuple[int, ...]]]:
-    import torch
-
-    from criticalmass.extraction.models.wrappers import first_tensor
+    from criticalmass.extraction.models.wrappers import as_tensors, first_tensor
 
     taps = [model.penultimate, *(model.tap(name) for name in model.places)]
     shapes: dict[Tap, list[tuple[int, ...]]] = {tap: [] for tap in taps}
@@ -185,7 +183,7 @@ def _module_shapes(model: FrozenModel, batch: NDArray[Any]) -> dict[Tap, list[tu
             )
     try:
         with exact_float32(), explain_input_errors(model):
-            output = model.module(torch.from_numpy(batch).to(device_of(model)))
+            output = model.module(as_tensors(batch, device_of(model)))
     finally:
         for handle in handles:
             handle.remove()

@@ -103,8 +103,8 @@ def make_engine(
         raise CriticalMassError(
             f"engine {name!r} does not run {model.spec!r}; use {reference.name!r}"
         )
-    wanted = [one for one in suitable if name in ("auto", one.name)]
-    usable = [one for one in wanted if device == "cpu" or not one.is_cpu_only]
+    named = [one for one in suitable if name in ("auto", one.name)]
+    usable = [one for one in named if device == "cpu" or not one.is_cpu_only]
     if not usable:
         raise CriticalMassError(
             f"engine {name!r} runs on the CPU only, not on {device!r}; use {reference.name!r}"
@@ -144,6 +144,10 @@ def _is_graph(model: FrozenModel) -> bool:
 
 def _is_module(model: FrozenModel) -> bool:
     return not _is_graph(model)
+
+
+def _has_one_input(model: FrozenModel) -> bool:
+    return not getattr(model.preprocess, "names", ())
 
 
 def _make_openvino(
@@ -215,7 +219,7 @@ class _EngineFactory:
 
 # In the order in which ``"auto"`` chooses.
 _FACTORIES = (
-    _EngineFactory("openvino", lambda model: True, _make_openvino, is_cpu_only=True),
+    _EngineFactory("openvino", _has_one_input, _make_openvino, is_cpu_only=True),
     _EngineFactory("torch", _is_module, _make_torch, is_reference=True),
     _EngineFactory("onnxruntime", _is_graph, _make_onnxruntime, is_reference=True),
 )

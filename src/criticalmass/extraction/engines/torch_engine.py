@@ -25,6 +25,7 @@ _CURES = {
     "image": "try another px",
     "text": "shorten the texts, or use another model",
     "vector": "give vectors of the width that it takes",
+    "tensor": "give the inputs that it takes, or the function that makes them, preprocess=",
 }
 
 
@@ -38,7 +39,7 @@ class TorchEngine:
         self._tapped = tapped_model(model, taps)
         self._device = device
         self._precision = precision
-        if model.modality == "image":
+        if model.modality == "image" and model.live is None:
             import torch
 
             # Convolutions run faster in this layout, with the same results.
@@ -142,10 +143,12 @@ def torch_pass(
     """
     import torch
 
+    from criticalmass.extraction.models.wrappers import as_tensors
+
     kind = device.partition(":")[0]
     autocast = torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")
     with exact_float32(), autocast:
-        inputs = torch.from_numpy(np.ascontiguousarray(batch)).to(device)
-        if inputs.ndim == 4:
+        inputs = as_tensors(batch, device)
+        if isinstance(inputs, torch.Tensor) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return [output.float().cpu().numpy() for output in tapped(inputs)]

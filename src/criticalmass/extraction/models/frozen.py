@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from criticalmass.core.notebook import Card, Shown
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.extraction.models.pooling import TokenLayout
 from criticalmass.extraction.models.preprocess import Preprocess
@@ -16,7 +18,7 @@ from criticalmass.extraction.models.preprocess import Preprocess
 if TYPE_CHECKING:
     from torch import nn
 
-Modality = Literal["image", "text", "vector"]
+Modality = Literal["image", "text", "vector", "tensor"]
 PENULTIMATE = "penultimate"
 
 
@@ -64,15 +66,15 @@ class WeightSource:
     digest: str
 
 
-@dataclass(frozen=True)
-class FrozenModel:
+@dataclass(frozen=True, repr=False)
+class FrozenModel(Shown):
     """A pre-trained model whose weights do not change.
 
     Attributes
     ----------
     spec: the spec that it was loaded from.
     name: short name for tables.
-    modality: ``"image"``, ``"text"`` or ``"vector"``.
+    modality: ``"image"``, ``"text"``, ``"vector"``, or ``"tensor"``: inputs as they are.
     module: the torch module that takes the batches of ``preprocess``, or an ``OnnxGraph``.
     root: the part of ``module`` that dotted layer paths start from.
     preprocess: turns items (PIL images, uint8 arrays, texts, vectors) into input batches.
@@ -81,6 +83,7 @@ class FrozenModel:
     penultimate: the tap of the layer name ``penultimate``.
     pool: how the positions or tokens of a layer become one vector, see `models.pooling`.
     is_causal: whether a token depends on the tokens before it only (decoders).
+    live: the user's own object that the model was made of; None if it was loaded from a spec.
     """
 
     spec: str
@@ -94,6 +97,25 @@ class FrozenModel:
     penultimate: Tap
     pool: str = "mean"
     is_causal: bool = False
+    live: Any = field(default=None, repr=False, compare=False)
+
+    def _card(self) -> Card:
+        facts = {
+            "takes": f"{self.modality}s",
+            "penultimate": self.penultimate.description,
+            "weights": f"{self.weights} ({self.weights_digest[:12]})",
+        }
+        return Card(f"Model {self.name} ({self.spec})", facts)
+
+    @contextlib.contextmanager
+    def in_evaluation(self) -> Iterator[None]:
+        """Hold a live module in evaluation mode and without gradients while the block runs.
+
+        Afterwards every module and parameter has the flags that it had. A model that was loaded
+        from a spec is always in this state.
+        """
+        with contextlib.nullcontext() if self.live is None else evaluation_mode(self.live):
+            yield
 
     @property
     def token_layout(self) -> TokenLayout:
@@ -161,6 +183,26 @@ class FrozenModel:
         return unknown_name_of_many(f"layer in model {self.name!r}{like}", layer, names, hint)
 
 
+@contextlib.contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Hold a module in evaluation mode and without gradients; restore its flags at the end."""
+    modules = [(part, part.training) for part in module.modules()]
+    parameters = [(weight, weight.requires_grad) for weight in module.parameters()]
+    is_training = module.training
+    try:
+        module.eval()
+        for weight, _ in parameters:
+            weight.requires_grad_(False)
+        yield
+    finally:
+        # First by its own method, which may do more than set the flag.
+        module.train(is_training)
+        for part, flag in modules:
+            part.training = flag
+        for weight, flag in parameters:
+            weight.requires_grad_(flag)
+
+
 def unknown_name_of_many(
     kind: str, name: str, known: Sequence[str], hint: str
 ) -> CriticalMassError:
@@ -223,6 +265,9 @@ def state_digest(module: nn.Module) -> str:
 
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
+        if not isinstance(tensor, torch.Tensor):
+            digest.update(f"{name}|{tensor!r}|".encode())
+            continue
         values = tensor.detach().cpu().contiguous()
         digest.update(f"{name}|{values.dtype}|{tuple(values.shape)}|".encode())
         if values.numel():

@@ -72,15 +72,39 @@ def load_hf(spec: Spec) -> FrozenModel:
         source = WeightSource(f"folder {folder.name}", folder_digest(folder))
     else:
         source = WeightSource("Hugging Face hub", state_digest(net))
-    return _freeze(spec, net, preprocess, source)
+    net.eval().requires_grad_(False)
+    return transformer_model(spec, net, preprocess, source)
 
 
-def _freeze(
+def with_processor(spec: Spec, model: Any, processor: Any, source: WeightSource) -> FrozenModel:
+    """Describe a model of transformers in evaluation mode, with its tokenizer or image processor.
+
+    As for ``hf:``, ``penultimate`` is the last hidden states of the model without its heads.
+
+    Raises
+    ------
+    CriticalMassError: its input is neither images nor texts, or the processor does not fit it.
+    """
+    base = getattr(model, "base_model", model)
+    modality = _modality(spec, base)
+    net = _tower(base, modality)
+    if modality == "text" and hasattr(processor, "model_max_length"):
+        return transformer_model(spec, net, _text_preprocess(net, processor), source)
+    if modality == "image" and hasattr(processor, "image_mean"):
+        return transformer_model(spec, net, _image_preprocess(spec, processor), source)
+    kind = {"text": "tokenizer", "image": "image processor"}[modality]
+    raise CriticalMassError(
+        f"{spec.name} takes {modality}s; give its {kind} as preprocess=, got "
+        f"{type(processor).__name__}"
+    )
+
+
+def transformer_model(
     spec: Spec, net: nn.Module, preprocess: ImagePreprocess | TextPreprocess, source: WeightSource
 ) -> FrozenModel:
+    """Describe a model of transformers in evaluation mode; texts have no padding."""
     from criticalmass.extraction.models.wrappers import HiddenStates, ScaledInput, is_causal
 
-    net.eval().requires_grad_(False)
     config: Any = net.config
     if getattr(config, "mask_ratio", None):
         # A masked autoencoder would leave out a random part of every image.

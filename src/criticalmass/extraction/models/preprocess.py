@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.arrays import as_numpy
 from criticalmass.core.threads import map_ahead, thread_count
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.models.resize import INTERPOLATIONS, resize_crop
 from criticalmass.extraction.pixels import BrokenImageError, to_rgb
+from criticalmass.extraction.tensors import StoredTensors, to_inputs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,6 +27,7 @@ Batch = tuple[NDArray[np.intp], NDArray[Any]]
 Batches = Generator[Batch, None, None]
 _IMAGES_PER_BATCH = 32
 _VECTORS_PER_BATCH = 256
+_TENSORS_PER_BATCH = 64
 # Batches have texts of equal token length, so that nothing is padded. About this many tokens keep
 # the matrix products large and the activations in the cache.
 _TOKENS_PER_BATCH = 384
@@ -75,6 +78,19 @@ class ImagePreprocess:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     stretch: bool = False
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> ImagePreprocess:
+        """Make the preprocessing that `settings` describes."""
+        side = "resize_both_sides" if "resize_both_sides" in settings else "resize_shorter_side"
+        return cls(
+            int(settings["centre_crop"]),
+            int(settings[side]),
+            str(settings["interpolation"]),
+            mean=tuple(settings["mean"]),
+            std=tuple(settings["std"]),
+            stretch=side == "resize_both_sides",
+        )
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -277,3 +293,77 @@ class VectorPreprocess:
         for start in range(0, len(items), step):
             stop = min(start + step, len(items))
             yield np.arange(start, stop), np.asarray(items[start:stop], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class TensorPreprocess:
+    """Inputs as a network takes them: stored ones, or those that a function makes of each item.
+
+    Attributes
+    ----------
+    function: item -> tensor without the axis of the batch, or name -> tensor; None for stored
+        inputs.
+    description: the function in words.
+    names: the network's inputs that are passed by name; empty for one input.
+    shape, dtype: of one sample, if there is one input and all samples have the same shape.
+    """
+
+    function: Callable[[Any], Any] | None = None
+    description: str = "none (inputs as given)"
+    names: tuple[str, ...] = ()
+    shape: tuple[int, ...] | None = None
+    dtype: str = ""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings that decide the batches, JSON-able."""
+        settings: dict[str, Any] = {"function": self.description}
+        if self.names:
+            settings["names"] = list(self.names)
+        if self.shape is not None:
+            settings |= {"shape": list(self.shape), "dtype": self.dtype}
+        return settings
+
+    def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Batches:
+        """Yield (row indices, inputs); structured arrays hold several named inputs.
+
+        Raises
+        ------
+        CriticalMassError: the function fails on an item, or returns no numbers.
+        """
+        step = size or _TENSORS_PER_BATCH
+        if isinstance(items, StoredTensors) and self.function is None:
+            for rows, batch in items.batches(step):
+                yield rows, self._select(batch)
+            return
+        for start in range(0, len(items), step):
+            rows = np.arange(start, min(start + step, len(items)))
+            parts = tuple(self._apply(items[row], row) for row in map(int, rows))
+            places = np.stack([np.arange(len(rows)), np.zeros_like(rows)], axis=1)
+            for members, batch in StoredTensors(parts, places).batches(step):
+                yield rows[members], self._select(batch)
+
+    def _apply(self, item: Any, row: int) -> NDArray[Any]:
+        """Return the inputs of one item, with an axis of the batch of length 1."""
+        result = item
+        if self.function is not None:
+            try:
+                result = self.function(item)
+            except Exception as error:
+                raise CriticalMassError(
+                    f"preprocess={self.description} fails on sample {row} of type "
+                    f"{type(item).__name__} ({type(error).__name__}: {error})"
+                ) from error
+        name = f"preprocess={self.description} of sample {row}" if self.function else "an input"
+        if isinstance(result, Mapping):
+            return to_inputs({key: _as_batch(value) for key, value in result.items()}, name)
+        return to_inputs(_as_batch(result), name)
+
+    def _select(self, batch: NDArray[Any]) -> NDArray[Any]:
+        if not self.names or batch.dtype.names in (None, self.names):
+            return batch
+        return to_inputs({name: batch[name] for name in self.names}, "the inputs")
+
+
+def _as_batch(value: Any) -> Any:
+    return np.asarray(as_numpy(value, "the output of preprocess"))[None]

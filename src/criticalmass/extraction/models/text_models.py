@@ -153,9 +153,19 @@ def _randomise_weights(encoder: Any) -> None:
 
 
 def _freeze(spec: Spec, name: str, encoder: Any, source: WeightSource) -> FrozenModel:
+    encoder.float().eval().requires_grad_(False)
+    return encoder_model(spec, name, encoder, source)
+
+
+def encoder_model(spec: Spec, name: str, encoder: Any, source: WeightSource) -> FrozenModel:
+    """Describe a ``SentenceTransformer`` in evaluation mode.
+
+    Raises
+    ------
+    CriticalMassError: it does not begin with a transformer, or leaves its prompt out of the mean.
+    """
     from criticalmass.extraction.models.wrappers import SentenceEmbedder, is_causal
 
-    encoder.float().eval().requires_grad_(False)
     first, *stages = list(encoder)
     transformer = getattr(first, "auto_model", None)
     if transformer is None:

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from criticalmass.errors import CriticalMassError
@@ -37,6 +39,18 @@ class ScaledInput(nn.Module):
     def forward(self, images: Tensor) -> Any:
         """Run the network on (n, 3, height, width) uint8."""
         return self.net((images.to(torch.float32) / 255.0 - self.mean) / self.std)
+
+
+class NamedInputs(nn.Module):
+    """A network whose inputs are passed by name."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Any:
+        """Run the network on name -> (n, ...)."""
+        return self.net(**inputs)
 
 
 class SentenceEmbedder(nn.Module):
@@ -188,6 +202,13 @@ def first_tensor(value: Any) -> Tensor:
     return value
 
 
+def as_tensors(batch: NDArray[Any], device: str) -> Any:
+    """Return an input batch as a tensor, or as name -> tensor for several named inputs."""
+    if batch.dtype.names:
+        return {name: as_tensors(batch[name], device) for name in batch.dtype.names}
+    return torch.from_numpy(np.require(batch, requirements=["C", "W"])).to(device)
+
+
 class HiddenStates(nn.Module):
     """A transformers model that returns only its last hidden states.
 
@@ -239,7 +260,8 @@ def is_causal(transformer: Any) -> bool:
         special = (transformer.config.pad_token_id, transformer.config.eos_token_id)
         n_ids = transformer.get_input_embeddings().num_embeddings
         *start, one, other = [token for token in range(n_ids) if token not in special][:6]
-        texts = torch.tensor([[*start, one], [*start, other]])
+        device = next(transformer.parameters()).device
+        texts = torch.tensor([[*start, one], [*start, other]], device=device)
         with torch.no_grad():
             states = HiddenStates(transformer, "input_ids")(texts)
     except TRIAL_ERRORS:

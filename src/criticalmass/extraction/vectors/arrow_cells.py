@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.extraction.vectors.source import describe_row
+
 _SHOWN = 40
 _BRACKETS = "[](){} \t\r\n"
 
@@ -26,9 +28,9 @@ class CellError(Exception):
         super().__init__(reason)
         self.row, self.reason, self.cure = row, reason, cure
 
-    def describe(self, column: str) -> str:
+    def describe(self, column: str, ids: Any = None) -> str:
         """Return the message: what the column holds, where, and the cure."""
-        where = "" if self.row is None else f" in row {self.row}"
+        where = "" if self.row is None else f" in {describe_row(self.row, ids)}"
         return f"{column} has {self.reason}{where}{self.cure}"
 
 
@@ -198,14 +200,15 @@ def _first(mask: Any) -> int:
     return int(np.argmax(np.asarray(mask)))
 
 
-def read_vectors(blocks: Iterable[Any], width: int, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-    """Read blocks of a column as (n_rows, width) matrices.
+def read_vectors(
+    blocks: Iterable[Any], width: int, dtype: np.dtype[Any], first_row: int = 0
+) -> Iterator[NDArray[Any]]:
+    """Read blocks of a column, whose first is row ``first_row``, as (n_rows, width) matrices.
 
     Raises
     ------
-    CellError: a cell that holds no vector of this width; its row counts from the first block.
+    CellError: a cell that holds no vector of this width.
     """
-    first_row = 0
     for cells in blocks:
         try:
             yield _read_block(cells, width, dtype)

@@ -115,6 +115,7 @@ class ArrowTable:
     is_untyped = False
     has_text_cells = False
     files: tuple[Path, ...] = ()
+    key: str | None = None
     name, owner = "arrays", "the table"
 
     def __init__(self, table: Any) -> None:
@@ -153,6 +154,8 @@ class PartsTable:
     constants: for each table, column -> text of all its rows: the ``key=value`` folders of its
         path; the same columns for all tables.
     """
+
+    key: str | None = None
 
     def __init__(
         self, folder: Path, tables: Sequence[VectorTable], constants: Sequence[Mapping[str, str]]

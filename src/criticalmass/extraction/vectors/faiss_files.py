@@ -43,13 +43,15 @@ def open_faiss(path: Path, request: VectorRequest) -> Vectors:
     if matrix is not None:
         source = VectorSource.from_mapped(matrix, str(path))
         return Vectors(path.name, {"all": source}, files=(path,), origin=kind)
-    if hasattr(index, "make_direct_map"):
-        index.make_direct_map()
+    keys = _map_lists(faiss, index, path)
     # One call before any loop: FAISS ends the process on an error in its own parallel loop.
-    _reconstruct(index, 0, path)
+    _reconstruct(index, 0 if keys is None else int(keys[0]), path)
     notes = (f"the vectors of {path.name} are as its {kind} gives them back",)
-    chunks = partial(_chunks, index, path, shape, outer_index)
-    source = VectorSource(shape, np.dtype(np.float32), chunks, name=repr(str(path)))
+    chunks = partial(_chunks, index, path, shape, keys, outer_index)
+    source = VectorSource(
+        shape, np.dtype(np.float32), chunks, name=repr(str(path)),
+        ids=None if keys is None else _as_arrow(keys),
+    )  # fmt: skip
     return Vectors(path.name, {"all": source}, files=(path,), notes=notes, origin=kind)
 
 
@@ -93,6 +95,41 @@ def _map_flat_index(
     return matrix if equal else None
 
 
+def _map_lists(faiss: Any, index: Any, path: Path) -> NDArray[np.int64] | None:
+    """Let an index of inverted lists find its vectors; return their ids if they are its own.
+
+    Raises
+    ------
+    CriticalMassError: an id of two vectors.
+    """
+    lists_index = faiss.try_extract_index_ivf(index)
+    if lists_index is None:
+        return None
+    lists = lists_index.invlists
+    ids = [
+        faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number)).copy()
+        for number in range(lists.nlist)
+        if lists.list_size(number)
+    ]
+    keys: NDArray[np.int64] = np.sort(np.concatenate(ids))
+    if np.array_equal(keys, np.arange(len(keys))):
+        lists_index.make_direct_map()
+        return None
+    if len(np.unique(keys)) < len(keys):
+        raise CriticalMassError(
+            f"the index in {str(path)!r} has an id of two vectors; import the vectors that it was "
+            "built from"
+        )
+    lists_index.set_direct_map_type(faiss.DirectMap.Hashtable)
+    return keys
+
+
+def _as_arrow(keys: NDArray[np.int64]) -> Any:
+    import pyarrow as pa
+
+    return pa.array(keys)
+
+
 def _reconstruct(index: Any, row: int, path: Path) -> NDArray[Any]:
     try:
         return np.asarray(index.reconstruct(row))
@@ -103,8 +140,11 @@ def _reconstruct(index: Any, row: int, path: Path) -> NDArray[Any]:
         ) from error
 
 
-def _chunks(index: Any, path: Path, shape: tuple[int, int], owner: Any) -> Iterator[NDArray[Any]]:
+def _chunks(
+    index: Any, path: Path, shape: tuple[int, int], keys: NDArray[np.int64] | None, owner: Any
+) -> Iterator[NDArray[Any]]:
     """Read an index chunk by chunk; the reference to ``owner`` keeps the index alive."""
     for start in range(0, shape[0], VectorSource.chunk_rows):
         stop = min(start + VectorSource.chunk_rows, shape[0])
-        yield np.stack([_reconstruct(index, row, path) for row in range(start, stop)])
+        rows = range(start, stop) if keys is None else keys[start:stop].tolist()
+        yield np.stack([_reconstruct(index, row, path) for row in rows])

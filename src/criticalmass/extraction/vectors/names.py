@@ -38,6 +38,26 @@ _KEY_NAMES = frozenset(
 )
 _KEY_ENDS = ("_id", "_key", "_idx", "_index", "_label", "_target", "_class", "_score", "_price")
 SPLITS = ("train", "test")
+#: Name of a split -> the split that it stands for.
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "validation", "valid", "dev"), "val"),
+}
+
+
+def split_roles(names: Iterable[str]) -> dict[str, str]:
+    """Return name -> split; without a test split, the validation split is the test.
+
+    A single name stands for all samples, which are then split; unknown names stay as they are.
+    """
+    names = list(names)
+    if len(names) == 1 and names[0].lower() in SPLIT_NAMES:
+        return {names[0]: "all"}
+    roles = {name: SPLIT_NAMES.get(name.lower(), name) for name in names}
+    if "test" not in roles.values():
+        roles = {name: "test" if role == "val" else role for name, role in roles.items()}
+    return roles
 
 
 def is_vector_name(name: str) -> bool:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.core.arrays import as_numpy, is_sparse
-from criticalmass.errors import CriticalMassError
+from criticalmass.errors import CriticalMassError, shorten
 from criticalmass.extraction.labels import LabelColumn
 from criticalmass.extraction.vectors.arrow_cells import CellError, read_vectors, to_number_lists
 from criticalmass.extraction.vectors.arrow_files import ArrowTable
 from criticalmass.extraction.vectors.names import (
-    SPLITS,
+    SPLIT_NAMES,
     find_label_name,
     is_key_name,
     is_label_name,
+    split_roles,
 )
 from criticalmass.extraction.vectors.source import (
     VectorRequest,
@@ -38,33 +41,97 @@ def open_objects(values: Any, request: VectorRequest) -> Vectors:
     Parameters
     ----------
     values: (n_samples, n_neurons) array of NumPy, torch or scipy.sparse, a list of vectors, a
-        column of vectors of pandas, polars or pyarrow, one such array per split; or a table of
-        pandas, polars or pyarrow.
+        column of vectors of pandas, polars or pyarrow; a table of pandas, polars, pyarrow,
+        datasets, or any that has Arrow's stream interface; or one of these per split.
     request: columns of a table.
 
     Raises
     ------
     CriticalMassError: not (n_samples, n_neurons) finite real numbers.
     """
+    values = _as_known(values)
     if _is_frame(values):
         return _open_frame(values, request)
+    if isinstance(values, Mapping) and not is_sparse(values):
+        return _open_splits(values, request)
     if request.column is not None:
         raise CriticalMassError(
             f"column={request.column!r} is for files and tables; leave it out for arrays"
         )
-    if isinstance(values, Mapping):
-        if not set(values) <= set(SPLITS):
-            raise CriticalMassError(
-                f"a mapping holds the vectors of each split, 'train' and 'test', and not "
-                f"{name_some([str(name) for name in values])}; give labels as labels="
-            )
-        sources = {
-            str(part): _array_source(array, f"the vectors of {str(part)!r}")
-            for part, array in values.items()
-        }
-    else:
-        sources = {"all": _array_source(values, "the array of vectors")}
-    return Vectors(_NAME, sources)
+    return Vectors(_NAME, {"all": _array_source(values, "the array of vectors")})
+
+
+def _open_splits(values: Mapping[Any, Any], request: VectorRequest) -> Vectors:
+    """Open vectors, or a table, per split; a single split is split like other vectors."""
+    roles = split_roles(map(str, values))
+    if not values or not set(roles.values()) <= {"all", *SPLIT_NAMES.values()}:
+        raise CriticalMassError(
+            f"a mapping holds the vectors of each split, 'train' and 'test', and not "
+            f"{name_some(list(roles)) or 'nothing'}; give labels as labels="
+        )
+    parts = {}
+    for name, value in values.items():
+        one = _as_known(value)
+        if _is_frame(one):
+            opened = _open_frame(one, request)
+        else:
+            opened = Vectors(_NAME, {"all": _array_source(one, f"the vectors of {str(name)!r}")})
+        parts[roles[str(name)]] = opened
+    first = next(iter(parts.values()))
+    if len({bool(part.labels) for part in parts.values()}) > 1:
+        unlabelled = next(name for name, part in parts.items() if not part.labels)
+        raise CriticalMassError(
+            f"the table of {unlabelled!r} has no labels and another one has; give labels to all, "
+            "or labels='none'"
+        )
+
+    def read_column(name: str) -> Mapping[str, LabelColumn] | None:
+        columns = {part: opened.read_column(name) for part, opened in parts.items()}
+        return {
+            part: column["all"] for part, column in columns.items() if column is not None
+        } or None
+
+    return replace(
+        first,
+        sources={part: opened.sources["all"] for part, opened in parts.items()},
+        labels={part: opened.labels["all"] for part, opened in parts.items() if opened.labels},
+        read_column=read_column,
+        split_column=None if len(parts) > 1 else first.split_column,
+    )
+
+
+def _as_known(values: Any) -> Any:
+    """Turn tables and streams of other libraries into those of pyarrow, by their own interfaces."""
+    import pyarrow as pa
+
+    library = type(values).__module__.partition(".")[0]
+    try:
+        if hasattr(values, "read_all") and library == "pyarrow":
+            return values.read_all()
+        if hasattr(values, "__next__"):
+            return list(values)
+        if isinstance(values, pa.Tensor):
+            return values.to_numpy()
+        if library == "datasets" and not isinstance(values, Mapping):
+            return values.with_format("arrow")[:]
+        if library in ("pandas", "polars", "pyarrow"):
+            return values
+        if hasattr(values, "__arrow_c_stream__"):
+            try:
+                return pa.table(values)
+            except (pa.ArrowException, TypeError, ValueError):
+                return pa.chunked_array(values)
+    except Exception as error:
+        raise _foreign_error(values, error) from error
+    return values
+
+
+def _foreign_error(values: Any, error: Exception) -> CriticalMassError:
+    reason = " ".join(str(error).split())[:160]
+    return CriticalMassError(
+        f"vectors of type {type(values).__module__}.{type(values).__name__} cannot be read "
+        f"({type(error).__name__}: {reason}); give an array, a table or a file"
+    )
 
 
 def _array_source(values: Any, name: str) -> VectorSource:
@@ -83,6 +150,9 @@ def as_matrix(values: Any, name: str = "features") -> NDArray[Any]:
     CriticalMassError: the rows differ in length, or hold no numbers.
     """
     values = as_numpy(values, name)
+    if np.ma.is_masked(values):
+        n_masked = int(np.ma.getmaskarray(values).sum())
+        raise CriticalMassError(f"{name} has {n_masked} masked values; fill them in, or drop rows")
     kind = type(values).__module__.partition(".")[0]
     if kind == "polars" and hasattr(values, "to_arrow"):
         values, kind = values.to_arrow(), "pyarrow"
@@ -97,9 +167,31 @@ def as_matrix(values: Any, name: str = "features") -> NDArray[Any]:
         array = np.asarray(values)
     except ValueError as error:
         raise _ragged_error(values) from error
-    if array.dtype == object and array.ndim == 1 and array.size:
-        return _stack(array, name)
+    except Exception as error:
+        raise _foreign_error(values, error) from error
+    if array.ndim == 0:
+        raise CriticalMassError(
+            f"{name} is {shorten(values)} of type {type(values).__name__}; give (n_samples, "
+            "n_neurons) numbers, a table or a file"
+        )
+    if array.dtype.kind in "OU" and array.ndim == 1 and array.size:
+        return _stack(array.astype(object), name)
+    if array.dtype == object and array.ndim == 2:
+        return _to_numbers(array, name)
     return array
+
+
+def _to_numbers(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """Convert (n, d) objects of Python to numbers: mixed columns, decimals, fractions."""
+    kinds = set(map(type, array.ravel()))
+    others = {kind for kind in kinds if kind is bool or not issubclass(kind, (Real, Decimal))}
+    if others:
+        place = next(i for i, value in enumerate(array.ravel()) if type(value) in others)
+        raise CriticalMassError(
+            f"{name} has {shorten(array.ravel()[place])} in row {place // array.shape[1]}; all "
+            "values must be real numbers"
+        )
+    return array.astype(np.float64)
 
 
 def _stack(rows: NDArray[Any], name: str) -> NDArray[Any]:
@@ -116,15 +208,17 @@ def _stack(rows: NDArray[Any], name: str) -> NDArray[Any]:
     for row, value in enumerate(rows):
         try:
             vector = np.asarray(as_numpy(value, name))
-        except ValueError as error:
+        except CriticalMassError:
+            raise
+        except Exception as error:
             raise CriticalMassError(
-                f"{name} has {_shorten(value)} in row {row}; give a list of numbers per row"
+                f"{name} has {shorten(value)} in row {row}; give a list of numbers per row"
             ) from error
         if vector.size == max(vector.shape, default=0):
             vector = vector.ravel()
         if vector.dtype.kind not in "fiu" or vector.ndim != 1:
             raise CriticalMassError(
-                f"{name} has {_shorten(value)} in row {row}; give a list of numbers per row"
+                f"{name} has {shorten(value)} in row {row}; give a list of numbers per row"
             )
         if vectors and len(vector) != len(vectors[0]):
             raise CriticalMassError(
@@ -138,8 +232,8 @@ def _stack(rows: NDArray[Any], name: str) -> NDArray[Any]:
 def _arrow_matrix(values: Any, name: str) -> NDArray[Any]:
     import pyarrow as pa
 
-    if not hasattr(values, "type"):
-        return np.asarray(values)
+    if not hasattr(values, "type") or not hasattr(values, "__len__"):
+        raise CriticalMassError(f"{name} is {shorten(values)}; give a column of vectors or a table")
     cells = values.combine_chunks() if hasattr(values, "combine_chunks") else values
     if isinstance(cells, pa.ChunkedArray):
         cells = pa.concat_arrays(cells.chunks)
@@ -155,12 +249,8 @@ def _arrow_matrix(values: Any, name: str) -> NDArray[Any]:
 
 def _ragged_error(values: Any) -> CriticalMassError:
     return CriticalMassError(
-        f"features={_shorten(values)} cannot be made an array; all rows must have the same length"
+        f"features={shorten(values)} cannot be made an array; all rows must have the same length"
     )
-
-
-def _shorten(value: Any) -> str:
-    return " ".join(repr(value).split())[:80]
 
 
 # Tables
@@ -277,8 +367,15 @@ def _pandas_to_arrow(frame: Any) -> Any:
             columns.append(pa.array(_plain_objects(series), from_pandas=True))
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             # Values of several types: texts of them, which the choice of columns can name.
-            columns.append(pa.array([str(value) for value in series], pa.string()))
+            columns.append(pa.array([_as_text(value) for value in series], pa.string()))
     return pa.Table.from_arrays(columns, names=names)
+
+
+def _as_text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - any object may lie in a column
+        return shorten(value)
 
 
 def _plain_objects(series: Any) -> Any:

@@ -67,7 +67,13 @@ def open_vectors(path: Path, request: VectorRequest | None = None) -> Vectors:
     """
     request = request or VectorRequest()
     if path.is_dir():
-        files = [file for file in path.rglob("*") if file.is_file() and _is_visible(file, path)]
+        try:
+            files = [file for file in path.rglob("*") if file.is_file() and _is_visible(file, path)]
+        except OSError as error:
+            raise CriticalMassError(
+                f"{str(path)!r} cannot be listed ({error.strerror}: {error.filename!r}); name its "
+                "files by a pattern, e.g. 'folder/*.parquet'"
+            ) from error
         return open_table(_open_parts(path, files), request)
     if not path.exists() and glob.has_magic(str(path)):
         files = [Path(name) for name in glob.glob(str(path), recursive=True)]

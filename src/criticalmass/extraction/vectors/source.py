@@ -27,12 +27,14 @@ class VectorRequest:
     labels: name of the column or array of the labels, or of a file.
     split: name of the column of the splits, or of a file.
     find_labels: whether to use a column or array with a usual name of labels.
+    id: name of the column of a table that holds the ids of the rows.
     """
 
     column: str | None = None
     labels: str | None = None
     split: str | None = None
     find_labels: bool = True
+    id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,20 @@ class MappedMatrix:
 
 
 @dataclass(frozen=True)
+class DatabaseState:
+    """Where vectors of a database come from.
+
+    Attributes
+    ----------
+    address: the database and table, without secrets.
+    version: a text that changes with any row; None if the database has none.
+    """
+
+    address: str
+    version: str | None
+
+
+@dataclass(frozen=True)
 class VectorSource:
     """A matrix of vectors.
 
@@ -73,6 +89,10 @@ class VectorSource:
     chunks: reads the matrix once, from the first row to the last, in blocks of rows.
     mapped: the matrix in its file, if it can be memory-mapped.
     name: what holds the vectors, for messages: "column 'vector' of 'table.parquet'".
+    ids: Arrow array of the ids of the rows, if they have any.
+    chunks_from: reads the matrix from a row on, where that saves reading the rows before it.
+    database: the database that holds the vectors; None for files and arrays.
+    is_array: whether it is an array beside others that come from files.
     chunk_rows: number of rows that all readers read at a time.
     """
 
@@ -83,6 +103,10 @@ class VectorSource:
     chunks: ChunkReader
     mapped: MappedMatrix | None = None
     name: str = "the vectors"
+    ids: Any = None
+    chunks_from: Callable[[int], Iterator[NDArray[Any]]] | None = None
+    database: DatabaseState | None = None
+    is_array: bool = False
 
     @classmethod
     def from_array(
@@ -133,6 +157,8 @@ class Vectors:
     unread: names of columns or arrays that were not read.
     split_column: name of the column of the splits, if the table has one.
     unit: what the format calls a column or array.
+    columns: names of the columns of the vectors, of a table.
+    id_column: name of the column of the ids of its rows.
     """
 
     name: str
@@ -147,6 +173,8 @@ class Vectors:
     unread: tuple[str, ...] = ()
     split_column: str | None = None
     unit: str = "column"
+    columns: tuple[str, ...] = ()
+    id_column: str | None = None
 
 
 def check_matrix(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> None:
@@ -167,7 +195,12 @@ def check_matrix(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Non
         raise CriticalMassError(f"{name} is of type {dtype}; it must hold real numbers")
 
 
-def check_finite(x: NDArray[Any], name: str, first_row: int | None = None) -> None:
+def describe_row(row: int, ids: Any) -> str:
+    """Return "row 12", with the id of the row if there is an Arrow array of ids."""
+    return f"row {row}" if ids is None else f"row {row} (id {str(ids[row])!r})"
+
+
+def check_finite(x: NDArray[Any], name: str, first_row: int | None = None, ids: Any = None) -> None:
     """Check that vectors are finite, also as float32.
 
     Parameters
@@ -175,6 +208,7 @@ def check_finite(x: NDArray[Any], name: str, first_row: int | None = None) -> No
     x: (n_rows, n_neurons).
     name: what holds them, for the message.
     first_row: row number of the first of these rows; None if these are all rows.
+    ids: Arrow array of the ids of all rows, if they have any.
 
     Raises
     ------
@@ -195,14 +229,14 @@ def check_finite(x: NDArray[Any], name: str, first_row: int | None = None) -> No
             count = f" in {n_bad} of the rows {first_row} to {first_row + len(x) - 1}"
         if not finite.all():
             raise CriticalMassError(
-                f"{name} is not finite{count}, first in row {row}; drop such rows, or fill in "
-                "their values"
+                f"{name} is not finite{count}, first in {describe_row(row, ids)}; drop such rows, "
+                "or fill in their values"
             )
     if largest > np.finfo(np.float32).max:
         row = (first_row or 0) + int(np.argmax(np.abs(x).max(axis=1)))
         raise CriticalMassError(
-            f"{name} has a value of {largest:.3g} in row {row}, which is too large for float32; "
-            "scale the vectors"
+            f"{name} has a value of {largest:.3g} in {describe_row(row, ids)}, which is too "
+            "large for float32; scale the vectors"
         )
 
 

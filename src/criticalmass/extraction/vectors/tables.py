@@ -8,7 +8,8 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,6 +55,7 @@ class VectorTable(Protocol):
     n_rows: number of rows.
     is_untyped: whether the file states no types, so that they are those of the first rows.
     has_text_cells: whether all cells are texts, also numbers.
+    key: column of distinct ids, if the table declares one.
     """
 
     name: str
@@ -63,6 +65,7 @@ class VectorTable(Protocol):
     n_rows: int
     is_untyped: bool
     has_text_cells: bool
+    key: str | None
 
     def batches(self, names: Sequence[str], rows: int) -> Iterator[Mapping[str, Any]]:
         """Read blocks of at most ``rows`` rows; column -> Arrow array. Untyped numbers: float64."""
@@ -85,6 +88,8 @@ class FileTable:
     path: the file.
     name, owner, files: see `VectorTable`.
     """
+
+    key: str | None = None
 
     def __init__(self, path: Path) -> None:
         self.path, self.name, self.owner = path, path.name, repr(str(path))
@@ -142,7 +147,8 @@ def open_table(table: VectorTable, request: VectorRequest) -> Vectors:
         label = find_label_name(
             [name for name in fields if name not in excluded], f"the columns of {table.owner}"
         )
-    others = {name for name in (label, split) if name is not None}
+    key = _key(table, request)
+    others = {name for name in (label, split, key) if name is not None}
     choice = _Chooser(table, others).choose(request.column)
     source = _wide_source(table, choice) if choice.is_wide else _cell_source(table, choice)
     unread = tuple(name for name in fields if name not in {*choice.names, *others})
@@ -155,6 +161,8 @@ def open_table(table: VectorTable, request: VectorRequest) -> Vectors:
         return {"all": LabelColumn(table.values(name), what, table.has_text_cells)}
 
     labels = read_column(label) if request.find_labels and label is not None else None
+    if key is not None:
+        source = replace(source, ids=_read_ids(table, key))
     return Vectors(
         table.name,
         {"all": source},
@@ -167,7 +175,50 @@ def open_table(table: VectorTable, request: VectorRequest) -> Vectors:
         origin=origin,
         unread=unread,
         split_column=split if split in fields else None,
+        columns=choice.names,
+        id_column=key,
     )
+
+
+def _key(table: VectorTable, request: VectorRequest) -> str | None:
+    """Return the column of the ids: the one that the user named, or the table's key."""
+    if request.id is not None and request.id not in table.schema:
+        raise unknown_name(f"column in {table.owner}", request.id, table.schema)
+    return request.id or table.key
+
+
+def _read_ids(table: VectorTable, name: str) -> Any:
+    """Read the ids of the rows as an Arrow array.
+
+    Raises
+    ------
+    CriticalMassError: missing ids, or an id of two rows.
+    """
+    import pyarrow as pa
+
+    values = table.values(name)
+    cells = values if hasattr(values, "null_count") else pa.array(values)
+    cells = cells.combine_chunks() if isinstance(cells, pa.ChunkedArray) else cells
+    problem = describe_ids(cells)
+    if problem:
+        raise CriticalMassError(
+            f"column {name!r} of {table.owner} has {problem}; ids must be distinct: name another "
+            "column with id= (--id)"
+        )
+    return cells
+
+
+def describe_ids(cells: Any) -> str:
+    """Return why an Arrow array holds no distinct ids; empty if it does."""
+    import pyarrow.compute as pc
+
+    if cells.null_count:
+        return f"no id in row {int(np.argmax(np.asarray(cells.is_null())))}"
+    if pc.count_distinct(cells).as_py() == len(cells):
+        return ""
+    counts = pc.value_counts(cells)
+    twice = counts.filter(pc.greater(counts.field("counts"), 1))
+    return f"the id {str(twice[0]['values'])!r} more than once"
 
 
 def _coordinates(fields: Mapping[str, Any]) -> list[str]:
@@ -422,12 +473,13 @@ def _cell_problem(cells: Any) -> str | None:
 def _cell_source(table: VectorTable, choice: _Choice) -> VectorSource:
     (name,) = choice.names
     what = f"column {name!r} of {table.owner}"
+    ids = getattr(table, "ids", None)
     first = next(table.batches([name], 1))[name]
     try:
         lists = to_number_lists(first)
         width = len(lists[0])
     except CellError as error:
-        raise CriticalMassError(error.describe(what)) from error
+        raise CriticalMassError(error.describe(what, ids)) from error
     if not width:
         raise CriticalMassError(f"{what} has no vector in row 0")
     dtype = np.dtype(lists.type.value_type.to_pandas_dtype())
@@ -435,14 +487,20 @@ def _cell_source(table: VectorTable, choice: _Choice) -> VectorSource:
         dtype = np.dtype(np.float64)
     table.check_size(table.n_rows * width * dtype.itemsize)
 
-    def chunks() -> Iterator[NDArray[Any]]:
-        blocks = (batch[name] for batch in table.batches([name], VectorSource.chunk_rows))
-        try:
-            yield from read_vectors(blocks, width, dtype)
-        except CellError as error:
-            raise CriticalMassError(error.describe(what)) from error
+    batches_from = getattr(table, "batches_from", None)
 
-    return VectorSource((table.n_rows, width), dtype, chunks, name=what)
+    def chunks_from(row: int) -> Iterator[NDArray[Any]]:
+        rows = VectorSource.chunk_rows
+        batches = batches_from([name], rows, row) if batches_from else table.batches([name], rows)
+        try:
+            yield from read_vectors((batch[name] for batch in batches), width, dtype, row)
+        except CellError as error:
+            raise CriticalMassError(error.describe(what, ids)) from error
+
+    return VectorSource(
+        (table.n_rows, width), dtype, partial(chunks_from, 0), name=what, ids=ids,
+        chunks_from=chunks_from if batches_from else None,
+    )  # fmt: skip
 
 
 def _wide_source(table: VectorTable, choice: _Choice) -> VectorSource:

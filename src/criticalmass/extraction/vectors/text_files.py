@@ -243,13 +243,7 @@ class JsonTable(FileTable):
         super().__init__(path)
         self.document = self._read_document() if plain_suffix(path) == ".json" else None
         rows = list(islice(self._rows(), _TYPE_ROWS))
-        if self.document is not None:
-            self.n_rows = len(self.document)
-        elif self._is_nested():
-            self.n_rows = sum(1 for _ in self._rows())
-        else:
-            with self._open() as file:
-                self.n_rows = sum(1 for line in file if not line.isspace())
+        self.n_rows = self._count_rows()
         names = dict.fromkeys(name for row in rows for name in row)
         self.schema: Mapping[str, Any] = {
             name: _python_column([row.get(name) for row in rows], name, self.owner, None).type
@@ -272,6 +266,14 @@ class JsonTable(FileTable):
                         yield number, json.loads(text)
             except (ValueError, RecursionError, OSError, EOFError, zlib.error) as error:
                 raise self._line_error(number) from error
+
+    def _count_rows(self) -> int:
+        if self.document is not None:
+            return len(self.document)
+        if self._is_nested():
+            return sum(1 for _ in self._rows())
+        with self._open() as file:
+            return sum(1 for line in file if not line.isspace())
 
     def _is_nested(self) -> bool:
         return any(len(_rows_of(value) or ()) != 1 for _, value in islice(self._lines(), 1))

@@ -1,0 +1,50 @@
+"""The notebooks of the documentation run, from the first cell to the last, and show little."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "docs" / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+def read(path: Path) -> Any:
+    return importlib.import_module("nbformat").read(path, as_version=4)
+
+
+def code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_there_is_a_notebook_of_ten_cells() -> None:
+    assert len(code_cells(read(FOLDER / "live-model.ipynb"))) == 10
+
+
+# The kernel's own warnings are not of this package.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_and_shows_little(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = importlib.import_module("nbclient")
+    stored = read(path)
+    assert path.stat().st_size < 60_000
+    assert all(cell.execution_count for cell in code_cells(stored))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    notebook = read(path)
+    client.NotebookClient(
+        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    for before, after in zip(code_cells(stored), code_cells(notebook), strict=True):
+        assert [output.output_type for output in before.outputs] == [
+            output.output_type for output in after.outputs
+        ]
+        # A task has one output, which is replaced as it advances.
+        assert len(after.outputs) <= 6
+        for output in after.outputs:
+            assert output.get("name") != "stderr"
+            assert all(len(str(text)) < 20_000 for text in output.get("data", {}).values())
