@@ -18,7 +18,7 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.shrinking.order_effect import measure_prefix
 from criticalmass.shrinking.probe_evaluator import LabelledRows
 from criticalmass.shrinking.retrieval_evaluator import RetrievalEvaluator
-from criticalmass.studies.advice import Advice
+from criticalmass.studies.advice import Advice, next_commands
 
 
 def draw_vectors(n: int, seed: int, *, ordered: bool = False) -> NDArray[np.float32]:
@@ -151,3 +151,34 @@ def test_an_order_is_rarely_seen_where_there_is_none() -> None:
         answers.append(prefix_answer(x.astype(np.float32), 60))
     # Binomial(12, .05) exceeds 3 with a chance of .0022.
     assert answers.count("yes") <= 3
+
+
+def test_a_table_of_a_database_and_the_way_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    with duckdb.connect(str(tmp_path / "d.duckdb")) as connection:
+        frame = pd.DataFrame({"id": np.arange(400), "v": list(draw_vectors(400, 0))})
+        connection.register("frame", frame)
+        connection.execute("create table items as select id, v::FLOAT[16] as v from frame")
+        connection.execute("create table others as from items")
+    address = f"duckdb:{tmp_path / 'd.duckdb'}"
+    with pytest.raises(CriticalMassError, match="others"):
+        cm.advise(address, keep=0.8)
+    slim = tmp_path / "slim"
+    advice = cm.advise(address, keep=0.8, table="items", out=slim)
+    (write_back,) = advice.commands
+    assert write_back.startswith(f"criticalmass export {slim} --format database --to {address}")
+    code = run_command([*shlex.split(write_back)[1:-1], str(tmp_path / "short")])
+    assert code == 0, capsys.readouterr().err
+    with duckdb.connect(str(tmp_path / "d.duckdb")) as connection:
+        tables = [row[0] for row in connection.execute("show tables").fetchall()]
+        (short,) = set(tables) - {"items", "others"}
+        assert connection.table(short).shape[0] == 400
+
+
+def test_a_password_is_not_printed_with_the_next_command(advice: Advice) -> None:
+    address = "postgresql://me:s3cret@host/db"
+    commands = next_commands(address, advice.plan, None, {"table": "items"})
+    assert "s3cret" not in " ".join(commands)
+    assert "--to postgresql://me@host/db --table items" in commands[-1]

@@ -151,6 +151,7 @@ def shrink(
 @option("--measure", type=MEASURE, metavar="NAME", help="Measure of searches to keep.")
 @option("--relevance", type=RELEVANCE, help="What is relevant to a query.")
 @option("--column", help="Column of the vectors, if there are several.")
+@option("--table", help="Table or collection of a database, if there are several.")
 @option("--queries", help="File of the vectors of queries, with --qrels.")
 @option("--qrels", help="File of the documents that are relevant to the queries.")
 @several("--precision", "precisions", "Precision that competes.", STORED_PRECISION)
@@ -177,6 +178,7 @@ def advise(
     measure: str | None,
     relevance: str | None,
     column: str | None,
+    table: str | None,
     queries: str | None,
     qrels: str | None,
     precisions: tuple[str, ...],
@@ -208,6 +210,7 @@ def advise(
             measure=measure,
             relevance=relevance,
             column=column,
+            table=table,
             queries=queries,
             qrels=qrels,
             precisions=precisions,

@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike
 
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.extraction.databases.opening import is_database
+from criticalmass.extraction.databases.url import DatabaseUrl
 from criticalmass.extraction.import_writer import NotLinkableError
 from criticalmass.extraction.importing import NO_LABELS, import_features
 from criticalmass.measures.registry import MEASURES, measure_quantity
@@ -301,6 +303,7 @@ def advise(
     measure: str | None = None,
     relevance: str = "neighbours",
     column: str | None = None,
+    table: str | None = None,
     queries: str | Path | ArrayLike | None = None,
     qrels: str | Path | ArrayLike | None = None,
     precisions: Sequence[str] | None = None,
@@ -331,6 +334,7 @@ def advise(
         or with qrels the nDCG@10 of the documents that they name.
     relevance: what is relevant to a query, as `shrink` takes it.
     column: the column of the vectors, if there are several.
+    table: the table or collection of a database, if there are several.
     queries, qrels: vectors of queries and the documents that are relevant to them, as
         `import_features` takes them.
     precisions, reranks, seed: as `shrink` takes them.
@@ -352,7 +356,7 @@ def advise(
     if measure is not None and measure not in searches:
         raise unknown_name("measure of searches", measure, searches)
     check_goal(keep, level, None, max_bytes, max_dims)
-    given = {"column": column, "queries": queries, "qrels": qrels}
+    given = {"column": column, "table": table, "queries": queries, "qrels": qrels}
     options = {
         "measure": measure, "relevance": relevance if relevance != "neighbours" else None,
         **given, "precision": precisions, "rerank": reranks,
@@ -374,7 +378,7 @@ def advise(
             n_vectors=n_rows if n_vectors is None else n_vectors,
             bytes_now=parts.n_neurons * np.dtype(parts.train.rows.dtype).itemsize,
             price=price,
-            commands=_next_commands(vectors, plan, out, options),
+            commands=next_commands(vectors, plan, out, options),
         )
 
 
@@ -425,7 +429,7 @@ def _confirm(plan: ShrinkPlan, parts: DataParts) -> Confirmation | None:
     return Confirmation(int(scores.scores_full.size), ratio, bound)
 
 
-def _next_commands(
+def next_commands(
     vectors: Any, plan: ShrinkPlan, out: Any, options: dict[str, Any]
 ) -> tuple[str, ...]:
     """Return the commands that write the short vectors; options are those that were given."""
@@ -444,13 +448,23 @@ def _next_commands(
         if values is not None
         for value in ([values] if isinstance(values, (str, int, Path)) else list(values))
     ]
-    slim, source, suffix = shlex.quote(slim), shlex.quote(str(vectors)), Path(vectors).suffix
+    is_table = is_database(str(vectors))
+    # An address may hold a password, which is not printed.
+    shown = DatabaseUrl.parse(str(vectors)).shown if is_table else str(vectors)
+    slim, source, suffix = shlex.quote(slim), shlex.quote(shown), Path(vectors).suffix
     again = " ".join(["criticalmass advise", source, *words, "--keep"])
     if not plan.safe:
         return (f"{again} {max(0.5, keep - 0.05):g}",)
     commands = [] if out else [f"{again} {keep:g} --out {slim}"]
     if suffix.lower() in (".faiss", ".index"):
         export = f"--format faiss --index {source}"
+    elif is_table:
+        place = "".join(
+            f" --{name} {shlex.quote(str(options[name]))}"
+            for name in ("table", "column")
+            if options.get(name) is not None
+        )
+        export = f"--format database --to {source}{place}"
     else:
         if suffix.lower() != ".npy" and not (Path(vectors) / MANIFEST).is_file():
             commands.append(
@@ -463,5 +477,5 @@ def _next_commands(
 
 def _files(options: dict[str, Any]) -> list[str]:
     """Return the options that say what is read."""
-    names = ("column", "queries", "qrels")
+    names = ("column", "table", "queries", "qrels")
     return [f"--{n} {shlex.quote(str(options[n]))}" for n in names if options.get(n) is not None]
