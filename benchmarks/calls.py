@@ -129,6 +129,7 @@ def make_material(folder: Path) -> Material:
     study = _write_study(folder / "study.yaml", model, data)
     lines: dict[str, tuple[str, ...]] = {
         **dict.fromkeys(_RUN_COMMANDS, (run,)),
+        "advise": (store, "--keep", "0.8"),
         "compare": (run, other),
         "diffuseness": (run, "--measure", "ridge"),
         "calibration": (store, "--fraction", "0.25", "--seeds", "2"),
@@ -186,6 +187,7 @@ _EXTRACT_ARGUMENTS: Callable[[Material], dict[str, Any]] = lambda m: {  # noqa: 
     "out": str(m.out),
 }
 _ARGUMENTS: dict[str, Callable[[Material], dict[str, Any]]] = {
+    "advise": lambda m: {"vectors": str(m.path("store")), "keep": 0.8},
     "agreement": _run_arguments(),
     "cka_critical_mass": lambda m: {"second_moment": m.moment, "delta": 0.9},
     "class_accuracy": _run_arguments(),

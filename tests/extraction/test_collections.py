@@ -185,6 +185,24 @@ def test_arrays_are_counted_by_rows(tmp_path):
     assert pairs == {("0", "5"): 2, ("4", "9"): 1}
 
 
+@pytest.mark.parametrize(
+    ("qrels", "message"),
+    [
+        ({0: 5}, "for query 0; give"),
+        ({0: "12"}, "for query 0; give"),
+        ([[0.5, 1, 1]], r"judgement 1 names \[0.5, 1.0\]"),
+        ([[0, float("inf"), 1]], "judgement 1 names"),
+        ([[0, 1], [2]], "is no array"),
+        (np.zeros((2, 3), dtype=complex), "has complex numbers"),
+        (float("nan"), r"has shape \(\)"),
+    ],
+)
+def test_qrels_of_another_form_are_an_error_in_one_line(tmp_path, qrels, message):
+    with pytest.raises(CriticalMassError, match=message) as raised:
+        cm.import_features(X, queries=Q, qrels=qrels, out=tmp_path / "s")
+    assert "\n" not in str(raised.value)
+
+
 def test_queries_in_memory_are_part_of_the_digest_beside_a_file(tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "docs.npy", rng.normal(size=(6, 3)).astype(np.float32))

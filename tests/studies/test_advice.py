@@ -182,3 +182,9 @@ def test_a_password_is_not_printed_with_the_next_command(advice: Advice) -> None
     commands = next_commands(address, advice.plan, None, {"table": "items"})
     assert "s3cret" not in " ".join(commands)
     assert "--to postgresql://me@host/db --table items" in commands[-1]
+
+
+def test_a_store_has_its_own_queries(file: Path, tmp_path: Path) -> None:
+    store = cm.import_features(file, out=tmp_path / "store", split=100, labels="none")
+    with pytest.raises(CriticalMassError, match="leave out qrels"):
+        cm.advise(store, qrels=[[0, 1, 1]])

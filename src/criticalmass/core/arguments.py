@@ -207,7 +207,7 @@ _RULES: dict[str, tuple[Predicate, str]] = {
         (
             *("estimator", "measure", "layer", "probe", "relevance", "rerun", "dtype", "engine"),
             *("precision", "pool", "column", "table", "id", "suffix", "metric", "format", "by"),
-            *("where", "to"),
+            *("where", "to", "index_type"),
         ),
         (_is_text, "a text"),
     ),
@@ -218,7 +218,15 @@ _RULES: dict[str, tuple[Predicate, str]] = {
     **dict.fromkeys(
         (
             *("debiased", "standardise", "remainder", "paired", "cut", "normalise", "copy"),
-            *("skip_broken", "trust_code", "projections", "chance_corrected", "new_column"),
+            *(
+                "skip_broken",
+                "trust_code",
+                "projections",
+                "chance_corrected",
+                "new_column",
+                "link",
+                "on",
+            ),
         ),
         (_is_bool, "True or False"),
     ),

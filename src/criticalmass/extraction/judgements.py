@@ -7,7 +7,7 @@ of documents and queries, and counts what it leaves out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ _FORM = (
     "give the columns query-id, corpus-id and score (BEIR), or query, iteration, document and "
     "grade without a header (TREC)"
 )
+_SHAPE = "it must be (n, 3): query, document and grade"
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,27 +91,45 @@ def read_judgements(source: Any, owner: str = "qrels") -> Judgements:
         rows = [
             (query, document, grade)
             for query, graded in source.items()
-            for document, grade in _graded(graded)
+            for document, grade in _graded(graded, query, owner)
         ]
         frame = pd.DataFrame(rows, columns=list(_NAMES), dtype=object)
     elif isinstance(source, pd.DataFrame):
         frame = _named(source, owner)
     else:
-        frame = _of_array(np.asarray(source), owner)
+        try:
+            array = np.asarray(source)
+        except (TypeError, ValueError) as error:
+            raise CriticalMassError(f"{owner} is no array ({error}); {_SHAPE}") from error
+        frame = _of_array(array, owner)
     return _judgements(frame, owner)
 
 
-def _graded(graded: Any) -> list[tuple[Any, Any]]:
-    return list(graded.items()) if isinstance(graded, Mapping) else [(d, 1) for d in graded]
+def _graded(graded: Any, query: Any, owner: str) -> list[tuple[Any, Any]]:
+    if isinstance(graded, Mapping):
+        return list(graded.items())
+    if isinstance(graded, (str, bytes)) or not isinstance(graded, Iterable):
+        raise CriticalMassError(
+            f"{owner} has {graded!r} for query {query!r}; give {{document: grade}} or a list of "
+            "documents"
+        )
+    return [(document, 1) for document in graded]
 
 
 def _of_array(array: NDArray[Any], owner: str) -> pd.DataFrame:
     if array.ndim != 2 or array.shape[1] not in (2, 3):
-        raise CriticalMassError(
-            f"{owner} has shape {array.shape}; it must be (n, 3): query, document and grade"
-        )
+        raise CriticalMassError(f"{owner} has shape {array.shape}; {_SHAPE}")
+    if array.dtype.kind == "c":
+        raise CriticalMassError(f"{owner} has complex numbers; {_SHAPE}")
     columns = [array[:, 0], array[:, 1]]
     if array.dtype.kind == "f":
+        is_row = np.isfinite(array[:, :2]) & (array[:, :2] == np.rint(array[:, :2]))
+        if not is_row.all():
+            row = int(np.argmin(is_row.all(axis=1)))
+            raise CriticalMassError(
+                f"{owner}: judgement {row + 1} names {array[row, :2].tolist()}, and queries and "
+                "documents of an array are whole numbers of rows"
+            )
         columns = [column.astype(np.int64) for column in columns]
     grades = array[:, 2] if array.shape[1] == 3 else np.ones(len(array))
     return pd.DataFrame(dict(zip(_NAMES, [*columns, grades], strict=True)))

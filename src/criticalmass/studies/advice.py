@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from criticalmass.core.arguments import validate_arguments
-from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.errors import CriticalMassError, shorten, unknown_name
 from criticalmass.extraction.databases.opening import is_database
 from criticalmass.extraction.databases.url import DatabaseUrl
 from criticalmass.extraction.import_writer import NotLinkableError
@@ -389,6 +389,12 @@ def _opened(
     """Open a feature store, or import the vectors to a temporary one; yield whether it is that."""
     is_path = isinstance(vectors, (str, Path))
     if isinstance(vectors, FeatureStore) or (is_path and (Path(vectors) / MANIFEST).is_file()):
+        for name, value in given.items():
+            if value is not None:
+                raise CriticalMassError(
+                    f"{name}={shorten(value)} is for vectors that are read first; a feature store "
+                    f"has its queries and columns, so leave out {name}"
+                )
         yield FeatureStore.open(vectors), False
         return
     options = {name: value for name, value in given.items() if value is not None}
@@ -437,7 +443,8 @@ def next_commands(
     slim = "slim" if out is None else os.fspath(out)
     if isinstance(vectors, FeatureStore):
         vectors = vectors.path
-    if not isinstance(vectors, (str, Path)):
+    read = (vectors, options.get("queries"), options.get("qrels"))
+    if not all(value is None or isinstance(value, (str, Path)) for value in read):
         return (
             f"plan = cm.advise(x, keep={keep:g}, out={slim!r}).plan",
             "codes = plan.slim.encode(x)",

@@ -45,6 +45,7 @@ class _References(HTMLParser):
                 self.found.append(f"{tag} {name}={value}")
 
 
+@pytest.mark.usefixtures("real_pdfs")
 def test_page_is_one_small_offline_file(make_run: MakeRun, tmp_path: Path) -> None:
     page = report([make_run("one"), make_run("two")], tmp_path / "pages" / "report.html")
     assert [item.name for item in page.parent.iterdir()] == ["report.html"]
@@ -148,6 +149,7 @@ def test_the_slider_knows_bytes_and_the_worst_class(make_run: MakeRun, tmp_path:
     assert re.match(r"a loses 2.% of its accuracy \(1 to [34]\)|a loses [23].% of", texts["worst"])
 
 
+@pytest.mark.usefixtures("real_pdfs")
 def test_every_figure_brings_its_data_and_a_pdf(make_run: MakeRun, tmp_path: Path) -> None:
     page = report([make_run("one"), make_run("two", seeds=11)], tmp_path / "r.html")
     text = page.read_text(encoding="utf-8")

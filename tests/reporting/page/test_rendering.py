@@ -15,6 +15,9 @@ from criticalmass.reporting.page import rendering
 from criticalmass.reporting.plots import Plot, Series, plain_axis
 from criticalmass.storage.run import Run
 
+# Two processes draw the same figures.
+pytestmark = pytest.mark.usefixtures("real_pdfs")
+
 
 def plots(count: int) -> dict[str, Plot]:
     axis = plain_axis([0.0, 1.0], "$a$ <b>")
