@@ -159,7 +159,7 @@ def draw_promises(
         means = {form: float(values[first].mean()) for form, values in scores.items()}
         candidates = rank(families, means, keep)
         promise = None
-        for form in forms_to_test(candidates[0], with_float16=True):
+        for form in forms_to_test(candidates[0], ("float16",)):
             if not is_rejected(scores[key(form)][second], keep, LEVEL):
                 break
             promise = key(form)

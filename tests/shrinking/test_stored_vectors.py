@@ -248,17 +248,19 @@ def test_no_choice_reads_the_test_split(
     assert rows[0] - chosen == rows[1] - chosen
 
 
-def test_the_sequence_of_tests_begins_with_plain_float16() -> None:
+def test_the_sequence_of_tests_begins_with_all_dimensions() -> None:
     family = Family("random", 0, 100, np.arange(100))
     candidate = StoredCandidate(family, "int8", 0, {40: 0.9}, 1.0, 40, 100)
-    forms = forms_to_test(candidate, with_float16=True)
-    assert (forms[0].family.selector, forms[0].precision) == (ALL, "float16")
-    sizes = [form.n_kept for form in forms[1:]]
+    forms = forms_to_test(candidate, ("float16", "int8"))
+    assert [(form.family.selector, form.precision) for form in forms[:2]] == [
+        (ALL, "float16"), (ALL, "int8"),
+    ]  # fmt: skip
+    sizes = [form.n_kept for form in forms[2:]]
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] == 80, "twice what is needed is safe enough to begin with"
+    assert sizes[:2] == [100, 80], "three times what is needed, at most all, then twice"
     assert min(sizes) < 40 < max(sizes)
     whole = StoredCandidate(Family(ALL, 0, 100), "float32", 0, {100: 1.0}, 1.0, 100, 100)
-    assert forms_to_test(whole, with_float16=False) == [], "the reference itself is no candidate"
+    assert forms_to_test(whole, ()) == [], "the reference itself is no candidate"
 
 
 def front_row(**changes: Any) -> dict[str, Any]:
@@ -417,3 +419,19 @@ def test_the_json_of_the_command_has_the_verdict(store: cm.FeatureStore) -> None
     unsafe = [*command, "--keep", "1", "--fail-if-unsafe"]
     assert CliRunner().invoke(cli, unsafe).exit_code == 3
     assert CliRunner().invoke(cli, unsafe[:-1]).exit_code == 0
+
+
+def test_more_vectors_than_the_choice_saw_leave_all_dimensions_in_fewer_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The choice sees few vectors, and none of its sizes passes among all of them.
+    monkeypatch.setattr("criticalmass.shrinking.stored_candidates._STEPS", (1.0, 0.5))
+    monkeypatch.setattr("criticalmass.shrinking.data_parts._MAX_FIT_ROWS", 60)
+    rng = np.random.default_rng(0)
+    store = cm.import_features(
+        {name: rng.standard_normal((n, 24)) for name, n in (("train", 4000), ("test", 400))},
+        out=tmp_path / "store",
+    )
+    plan = cm.shrink(store, measure="retrieval", keep=0.9, precisions=("float16", "int8"))
+    assert plan.safe
+    assert plan.slim.bytes_per_vector <= 24, "all dimensions as int8, not as float16"

@@ -63,6 +63,8 @@ _LABELLED_SELECTORS = ("random", "leverage", "greedy-cka", "greedy-lda", "probe-
 # A classifier of as many classes as there are labels serves no search, and may take most of the
 # time and memory.
 _STORED_LABELLED_SELECTORS = tuple(n for n in _LABELLED_SELECTORS if n != "probe-weight")
+# Precisions in which all dimensions are tested before the best candidate.
+_PLAIN = ("float16", "int8")
 _UNLABELLED_SELECTORS = ("random", "leverage", "greedy-cka", "variance-high", "first")
 
 
@@ -298,11 +300,11 @@ def _shrink_stored(
     on_test = make_stored_evaluator(task.measure, parts, True, task.relevance)
     _check_value(float(on_test.reference.scores_full.mean()), parts, task.measure)
     tests = StoredTests(on_test, goal)
-    fits = goal.max_neurons(parts.n_neurons, "float16") == parts.n_neurons
-    with_float16 = fits and "float16" in precisions
+    d = parts.n_neurons
+    plain = [p for p in _PLAIN if p in precisions and goal.max_neurons(d, p) == d]
     # All in one pass over the stored vectors.
-    tests.run([*forms_to_test(candidates[0], with_float16=with_float16), *forms])
-    tested = tests.certify(candidates[0], with_float16=with_float16)
+    tests.run([*forms_to_test(candidates[0], plain), *forms])
+    tested = tests.certify(candidates[0], plain)
     passed = [test for test in tested if test.passed]
     decision = Decision(
         task.store,
@@ -310,7 +312,8 @@ def _shrink_stored(
         task.measure,
         goal,
         candidates,
-        stored=passed[-1] if passed else None,
+        # Of equal ones the last, which is the best candidate's.
+        stored=min(reversed(passed), key=lambda test: test.form.total_bytes, default=None),
         relevance=task.relevance,
     )
     front = tests.tabulate(forms, decision.stored)

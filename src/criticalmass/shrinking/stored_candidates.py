@@ -6,8 +6,8 @@ way and compared by inner products with what is stored; where bits are stored it
 With re-ranking r the best 10 r stored vectors are sorted by the cosine of whole vectors.
 
 Candidates are ranked on the selection part. On the test split one fixed sequence is tested: all
-dimensions as float16 first, then the sizes of the best candidate from the largest down, up to the
-first failure. The rows of the table of the front are fixed before the test split is read too.
+dimensions as float16 and as int8 first, then the best candidate from its largest size down, up to
+the first failure. The rows of the table of the front are fixed before the test split is read too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RERANKS = (0, 4)
 # Sizes of the coarse search of subsets and of principal directions, and the halvings after it.
 _N_COARSE, _N_COARSE_PCA, _N_HALVINGS, _SMALLEST_SHARE = 6, 11, 3, 1 / 32
 # Sizes that are tested, as multiples of the needed one, and the values that the front shows.
-_STEPS = (2.0, 1.5, 1.3, 1.2, 1.12, 1.06, 1.0, 0.94, 0.88, 0.82, 0.76)
+_STEPS = (3.0, 2.0, 1.5, 1.3, 1.2, 1.12, 1.06, 1.0, 0.94, 0.88, 0.82, 0.76)
 _FRONT_SHARES = (0.8, 0.9, 0.95, 0.99)
 
 
@@ -292,20 +292,20 @@ class StoredTests:
             form, encoding.short_map, encoding.codec, result, ndcg, recall, bound, passed
         )
 
-    def certify(self, candidate: StoredCandidate, *, with_float16: bool) -> list[StoredTest]:
+    def certify(self, candidate: StoredCandidate, plain: Sequence[str]) -> list[StoredTest]:
         """Test a fixed sequence of forms, from the safest to the smallest, up to a failure.
 
         Parameters
         ----------
         candidate: the best candidate on the selection part.
-        with_float16: whether the sequence begins with all dimensions as float16.
+        plain: as `forms_to_test` takes it.
 
         Returns
         -------
-        The tests in their order. The promise is that of the last one that passed, if any.
+        The tests in their order. All that passed hold together.
         """
         tests: list[StoredTest] = []
-        for test in self.run(forms_to_test(candidate, with_float16=with_float16)):
+        for test in self.run(forms_to_test(candidate, plain)):
             tests.append(test)
             if not test.passed:
                 break
@@ -363,8 +363,16 @@ def tabulate_stored(tests: Sequence[StoredTest]) -> pd.DataFrame:
     )
 
 
-def forms_to_test(candidate: StoredCandidate, *, with_float16: bool) -> list[Form]:
-    """Return the sequence of forms, from the safest to the smallest."""
+def forms_to_test(candidate: StoredCandidate, plain: Sequence[str]) -> list[Form]:
+    """Return the sequence of forms, from the safest to the smallest.
+
+    Parameters
+    ----------
+    candidate: the best candidate on the selection part.
+    plain: precisions in which all dimensions are tested before it. Among many more vectors than
+        on the selection part the candidate can need more dimensions than the sequence has; all
+        of them in few bytes may still be enough.
+    """
     family, d, n_max = candidate.family, candidate.family.n_neurons, candidate.n_max
     sizes = {d if family.selector == ALL else n_max}
     if candidate.n_needed is not None and family.selector != ALL:
@@ -373,10 +381,8 @@ def forms_to_test(candidate: StoredCandidate, *, with_float16: bool) -> list[For
     forms = [candidate.form(size) for size in sorted(sizes, reverse=True)]
     # A subset of all dimensions in float32 is the reference itself.
     forms = [form for form in forms if form.n_kept < d or form.precision != "float32"]
-    plain = Form(Family(ALL, 0, d), d, "float16", candidate.rerank)
-    if not with_float16 or (forms and forms[0].key == plain.key):
-        return forms
-    return [plain, *forms]
+    whole = [Form(Family(ALL, 0, d), d, precision, candidate.rerank) for precision in plain]
+    return list({form.key: form for form in [*whole, *forms]}.values())
 
 
 def forms_of_front(candidates: Sequence[StoredCandidate], keep: float) -> list[Form]:
