@@ -211,3 +211,34 @@ def test_a_lost_server_leaves_what_was_read(
     assert shards
     assert len(by_id(cm.import_features(engine.url, out=tmp_path / "f"))) == N
     assert {path: path.stat().st_mtime_ns for path in shards} == shards
+
+
+def test_a_wrong_password_is_one_line_without_it(
+    engine: Engine, postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with postgres.connect() as connection:
+        (file,) = connection.execute("SHOW hba_file").fetchone() or ()
+        role = f"reader_of_{postgres.name}"
+        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'right'")
+        connection.execute(f"GRANT SELECT ON items TO {role}")
+        before = Path(file).read_text()
+        Path(file).write_text(f"local all {role} scram-sha-256\n{before}")
+        connection.execute("SELECT pg_reload_conf()")
+        try:
+            url = engine.url.replace("postgres@", f"{role}:wr0ng@")
+            with pytest.raises(CriticalMassError, match="password authentication failed") as caught:
+                cm.import_features(url, table="items", out=tmp_path / "f")
+            assert "\n" not in str(caught.value)
+            assert "wr0ng" not in str(caught.value)
+            assert not (tmp_path / "f").exists()
+            monkeypatch.setenv("PGPASSWORD", "right")
+            store = cm.import_features(
+                engine.url.replace("postgres@", f"{role}@"), table="items", out=tmp_path / "f"
+            )
+            assert "right" not in (tmp_path / "f" / "manifest.json").read_text()
+            assert sum(len(store.labels(split)) for split in store.splits) == N
+        finally:
+            Path(file).write_text(before)
+            connection.execute("SELECT pg_reload_conf()")
+            connection.execute(f"DROP OWNED BY {role}")
+            connection.execute(f"DROP ROLE {role}")
