@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -44,7 +44,9 @@ def all_samples(data):
 
 
 @pytest.mark.filterwarnings("ignore:.* are also training ")
+@pytest.mark.filterwarnings("ignore:.* always answering this majority class ")
 @settings(max_examples=25, deadline=None)
+@example([("0", "a")] * 9)
 @given(st.lists(st.tuples(words, st.sampled_from("ab")), min_size=6, max_size=20))
 def test_every_format_gives_back_what_was_written(tmp_path_factory, rows):
     rows = [("first", "a"), ("second", "a"), ("third", "b"), *rows]
