@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
@@ -188,3 +189,21 @@ def test_a_store_has_its_own_queries(file: Path, tmp_path: Path) -> None:
     store = cm.import_features(file, out=tmp_path / "store", split=100, labels="none")
     with pytest.raises(CriticalMassError, match="leave out qrels"):
         cm.advise(store, qrels=[[0, 1, 1]])
+
+
+def test_a_smaller_row_that_is_safe_for_all_rows_at_once_is_named(advice: Advice) -> None:
+    front = advice.plan.front.copy()
+    chosen = front[front["chosen"]].iloc[0]
+    row = {**chosen.to_dict(), "chosen": False, "bytes": 1, "n_kept": 8, "precision": "binary"}
+    keep = advice.plan.slim.record["promise"]["keep"]
+
+    def notes(**changes: Any) -> str:
+        more = pd.concat([front, pd.DataFrame([row | changes])], ignore_index=True)
+        record = {**advice.plan.slim.record, "front": more.to_dict("records")}
+        slim = dataclasses.replace(advice.plan.slim, record=record)
+        plan = dataclasses.replace(advice.plan, slim=slim)
+        return " ".join(dataclasses.replace(advice, plan=plan).notes)
+
+    assert "8 of 16 as binary" in notes(bound_all=keep + 0.01)
+    assert "1 bytes a vector, at least" in notes(bound_all=keep + 0.01)
+    assert "8 of 16 as binary" not in notes(bound_all=keep - 0.01)

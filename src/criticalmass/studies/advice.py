@@ -116,7 +116,7 @@ class Advice:
         """Whether the dimensions are ordered, what it costs, and how to switch over."""
         lines = [self.prefix.sentence]
         if self.safe:
-            lines += [self._confirmed(), self._cost(), self._switch()]
+            lines += [self._confirmed(), self._smaller(), self._cost(), self._switch()]
         if self.plan.slim.record["relevance"] == "neighbours":
             lines.append(
                 "Neighbour agreement: the 10 nearest of whole vectors count as right. Relevance "
@@ -245,6 +245,36 @@ class Advice:
         return (
             f"On {more.n_queries:,} other queries, which took no part in the choice or the "
             f"promise: {more.ratio:.4f} kept, at least {more.bound:.4f}."
+        )
+
+    def _smaller(self) -> str:
+        """Name the rows that are smaller in the index and safe too, the smallest of each kind.
+
+        The chosen candidate is compared among fewer vectors than there are, so another one can be
+        better among all. The bound of all rows at once allows this choice after the test.
+        """
+        front, keep = self.plan.front, self.plan.slim.record["promise"]["keep"]
+        is_safe = (front["bytes"] < self._chosen["bytes"]) & (front["bound_all"] >= keep)
+        forms = []
+        for rows in (
+            front[is_safe & (front["rerank"] == 0)],
+            front[is_safe & (front["rerank"] > 0)],
+        ):
+            if len(rows):
+                row = rows.sort_values("bytes", kind="stable").iloc[0]
+                again = (
+                    f", re-ranked {row['rerank']} x 10 by whole vectors" if row["rerank"] else ""
+                )
+                forms.append(
+                    f"{self._form(row)}{again}: {row['bytes']:,} bytes a vector, "
+                    f"at least {row['bound_all']:.4f}"
+                )
+        if not forms:
+            return ""
+        return (
+            f"Smaller in the index and safe, by the bound that holds for all rows at once: "
+            f"{'; '.join(forms)}. Restrict the choice to one by --precision, --rerank or "
+            "--max-bytes."
         )
 
     def _cost(self) -> str:
