@@ -42,6 +42,10 @@ LONGEST = (
     "measures/logistic/test_ray_bytes.py",
     "shrinking/export/test_torch_folder.py",
     "shrinking/export/test_sql_postgres.py",
+    "faults/test_bad_input.py",
+    "measures/test_nearest_scale.py",
+    "measures/logistic/test_distributed.py",
+    "shrinking/export/test_faiss_recall.py",
 )
 
 
