@@ -277,9 +277,9 @@ def verify(slim: str, store: str, level: float | None, form: str) -> None:
 @option("--index-type", type=INDEX_TYPE, help="Type of index to build.  [default: that of --index]")
 @option("--queries", type=click.Path(), help="Whole queries that measure the recall, for faiss.")
 @option("--to", help="Address of the database to write to, e.g. qdrant:FOLDER, for database.")
-@option("--table", help="Table of the whole vectors, for sql and database.")
-@option("--column", help="Column of the whole vectors, for sql and database.")
-@option("--id", help="Column that names a row, for sql and database.")
+@option("--table", help="Table of the whole vectors, for sql (items without it) and database.")
+@option("--column", help="Column of the whole vectors, for sql (embedding) and database.")
+@option("--id", help="Column that names a row, for sql (id) and database (the key).")
 @option("--suffix", help="End of the names that are created, for sql.  [default: a digest]")
 @option("--metric", type=SQL_METRIC, help="How whole vectors are compared, for sql.")
 @option(

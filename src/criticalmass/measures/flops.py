@@ -42,8 +42,8 @@ def closed_form_flops(sizes: LayerSizes) -> float:
 def iterative_flops(sizes: LayerSizes, *, passes: int) -> float:
     """Return the operations of a probe that is fitted in passes: ``4 O (n passes + m) C sum k``.
 
-    Each subset counts 1e7 more: where the products are small, a fit takes about 6 ms of other
-    work (120 rows of 96 neurons, 10 classes), in which they do so many.
+    Each subset counts 1e7 more for the work of a fit beside its products: about 6 ms (measured on
+    120 rows of 96 neurons, 10 classes), and small products do about 1e9 operations in a second.
 
     Parameters
     ----------

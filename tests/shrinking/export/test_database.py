@@ -109,3 +109,18 @@ def test_errors(slim: SlimModel, path: Path, tmp_path: Path) -> None:
     with pytest.raises(CriticalMassError, match="no column of distinct ids"):
         cm.export(slim, format="database", to=f"duckdb:{path}", table="plain", out=out)
     assert not out.exists()
+
+
+def test_a_column_of_ids_that_has_the_usual_name_counts_when_it_is_given(
+    slim: SlimModel, path: Path, tmp_path: Path
+) -> None:
+    with duckdb.connect(str(path)) as session:
+        session.execute("CREATE TABLE keyed (pk BIGINT PRIMARY KEY, id BIGINT, v FLOAT[24])")
+        session.execute("INSERT INTO keyed SELECT id + 1000, id, embedding FROM items")
+    options = {"format": "database", "to": f"duckdb:{path}", "table": "keyed"}
+    keys = []
+    for given in ({}, {"id": "id"}):
+        cm.export(slim, **options, **given, suffix=f"by{len(given)}", out=tmp_path / "out")
+        facts = json.loads((tmp_path / "out" / "export.json").read_text())
+        keys.append(facts["key"])
+    assert keys == ["pk", "id"]

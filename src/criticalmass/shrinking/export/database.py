@@ -16,7 +16,7 @@ from criticalmass.extraction.databases.protocol import TableRequest
 from criticalmass.extraction.databases.write_back import ShortVectors, write_back
 from criticalmass.shrinking.codec import bytes_per_vector
 from criticalmass.shrinking.export.folder import Metadata
-from criticalmass.shrinking.export.request import DEFAULTS, ExportRequest
+from criticalmass.shrinking.export.request import USUAL_TABLE, ExportRequest
 from criticalmass.shrinking.export.vectors import write_query_map
 from criticalmass.shrinking.slim_model import SlimModel
 
@@ -38,10 +38,10 @@ def write(request: ExportRequest, folder: Path) -> Metadata:
     slim = request.slim
     result = write_back(
         request.to,
-        TableRequest(_unless_default(request, "table"), _unless_default(request, "id")),
-        _unless_default(request, "column"),
+        TableRequest(request.table, request.id),
+        request.column,
         short_vectors(slim, request.suffix, normalise=request.normalise),
-        usual_table=DEFAULTS["table"],
+        usual_table=USUAL_TABLE,
     )
     stored = bytes_per_vector(slim.n_kept, result.precision)
     if result.precision != slim.precision:
@@ -61,12 +61,6 @@ def write(request: ExportRequest, folder: Path) -> Metadata:
         "normalised": slim.short_map is not None or request.normalise,
         "stored_bytes_per_vector": stored,
     }
-
-
-def _unless_default(request: ExportRequest, name: str) -> str | None:
-    """Return an option that the user gave; None for the default, which is a guess only."""
-    value = getattr(request, name)
-    return None if value == DEFAULTS[name] else str(value)
 
 
 def short_vectors(slim: SlimModel, suffix: str | None, *, normalise: bool) -> ShortVectors:

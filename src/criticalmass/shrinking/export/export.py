@@ -122,9 +122,9 @@ def export(
     weights: str | os.PathLike[str] | None = None,
     cut: bool = False,
     index: str | os.PathLike[str] | None = None,
-    table: str = "items",
-    column: str = "embedding",
-    id: str = "id",
+    table: str | None = None,
+    column: str | None = None,
+    id: str | None = None,
     suffix: str | None = None,
     metric: str = "cosine",
     new_column: bool = False,
@@ -151,8 +151,10 @@ def export(
     index: for ``faiss``: file of the index on whole vectors, of which type, parameters and ids are
         kept.
     table, column: for ``sql``, ``database``: table and column of the whole vectors;
-        ``schema.table`` is allowed. ``database`` finds them if there is one of each.
-    id: for ``sql``, ``database``: column that names a row; for ``database`` by default the key.
+        ``schema.table`` is allowed. Default: for ``sql`` ``items`` and ``embedding``; ``database``
+        finds them if there is one of each, and takes ``items`` of several tables.
+    id: for ``sql``, ``database``: column that names a row. Default: for ``sql`` ``id``, for
+        ``database`` the key.
     suffix: for ``sql``, ``database``: end of the names that are created, a digest of the slim model
         by default.
     metric: for ``sql``: ``cosine``, ``inner-product`` or ``l2``, by which whole vectors are

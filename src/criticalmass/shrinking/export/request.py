@@ -23,9 +23,9 @@ class ExportRequest:
     weights: str | os.PathLike[str] | None = None
     cut: bool = False
     index: str | os.PathLike[str] | None = None
-    table: str = "items"
-    column: str = "embedding"
-    id: str = "id"
+    table: str | None = None
+    column: str | None = None
+    id: str | None = None
     suffix: str | None = None
     metric: str = "cosine"
     new_column: bool = False
@@ -36,6 +36,9 @@ class ExportRequest:
     to: str | None = None
 
 
+#: The table of whole vectors that is meant if none is named.
+USUAL_TABLE = "items"
+#: Option -> its default.
 DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {field.name: field.default for field in fields(ExportRequest) if field.name != "slim"}
 )

@@ -12,7 +12,7 @@ from criticalmass.core.progress import warn_user
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.shrinking.codec import bytes_per_vector
 from criticalmass.shrinking.export.folder import Metadata
-from criticalmass.shrinking.export.request import ExportRequest
+from criticalmass.shrinking.export.request import USUAL_TABLE, ExportRequest
 from criticalmass.shrinking.export.sql_names import parse_names, quote_identifier, quote_table
 from criticalmass.shrinking.export.sql_postgres import (
     INDEX_LIMITS,
@@ -80,8 +80,10 @@ def _plan(request: ExportRequest) -> PostgresPlan:
     _check_widths(slim, kind)
     digest = _digest(slim, request.metric, is_unit=is_unit)
     suffix = digest[:8] if request.suffix is None else request.suffix
+    given = (request.table, USUAL_TABLE), (request.column, "embedding"), (request.id, "id")
+    table, column, name = (usual if value is None else value for value, usual in given)
     plan = PostgresPlan(
-        names=parse_names(request.table, request.column, request.id, suffix),
+        names=parse_names(table, column, name, suffix),
         digest=digest,
         n_neurons=slim.n_neurons,
         n_kept=slim.n_kept,
