@@ -11,9 +11,11 @@ import criticalmass as cm
 from criticalmass.analysis.bootstrap import SubsetNoise, nested_normals
 from criticalmass.analysis.columns import Draws
 from criticalmass.analysis.spread_records import read_spreads
+from criticalmass.measures.memory import LayerSizes
 from criticalmass.selectors.inputs import SelectorInput
 from criticalmass.selectors.registry import select
 from criticalmass.storage.features import FeatureStore
+from criticalmass.sweeps import draw_spread
 
 
 @pytest.mark.usefixtures("all_drawn_subsets")
@@ -171,3 +173,12 @@ def test_classes_that_subsets_trade_scatter_against_each_other(tmp_path: Path) -
         drawn = np.corrcoef(noise[c].normals[:, 0], shared.normals[:, 0])[0, 1]
         assert drawn == pytest.approx(record.classes.correlation[0, c], abs=0.03)
     assert record.classes.std[1] == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.usefixtures("all_drawn_subsets")
+@pytest.mark.parametrize(
+    ("measure", "least"), [("centroid", 100), ("ridge", 100), ("logistic", 20)]
+)
+def test_a_small_layer_affords_drawn_subsets(measure: str, least: int) -> None:
+    sizes = LayerSizes(300, 1000, 40, 10, 4, (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40), 1, 1, 0)
+    assert draw_spread._affordable(measure, sizes, draw_spread.FREE_DRAWS) >= least

@@ -11,8 +11,6 @@ from __future__ import annotations
 from criticalmass.measures.memory import LayerSizes
 
 _N_PENALTIES = 5
-# Work of a fit beside its products.
-_FIT_FLOPS = 1e7
 # A neighbour search of at most this many queries, as in `similarity.retrieval`.
 _MOST_QUERIES = 4096
 
@@ -39,20 +37,18 @@ def closed_form_flops(sizes: LayerSizes) -> float:
     return float(sizes.n_train * d**2 + sizes.n_orders * per_order)
 
 
-def iterative_flops(sizes: LayerSizes, *, passes: int) -> float:
+def iterative_flops(sizes: LayerSizes, *, passes: int, per_fit: float = 0.0) -> float:
     """Return the operations of a probe that is fitted in passes: ``4 O (n passes + m) C sum k``.
-
-    Each subset counts 1e7 more for the work of a fit beside its products: about 6 ms (measured on
-    120 rows of 96 neurons, 10 classes), and small products do about 1e9 operations in a second.
 
     Parameters
     ----------
     sizes: of the layer and the sweep.
     passes: over the training rows per fit, those of the choice of a strength included.
+    per_fit: operations that stand for the work of a fit beside its products.
     """
     rows = sizes.n_train * passes + sizes.n_test
     products = 4.0 * rows * sizes.n_classes * sum(sizes.sizes)
-    return sizes.n_orders * (products + _FIT_FLOPS * len(sizes.sizes))
+    return sizes.n_orders * (products + per_fit * len(sizes.sizes))
 
 
 def masked_flops(sizes: LayerSizes) -> float:
