@@ -296,18 +296,29 @@ def make_predicted_run(tmp_path: Path) -> Callable[..., Run]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
-    """A cluster: a head node without CPUs, used by this process, and two nodes of one CPU each."""
+    """A cluster of one node with two CPUs, whose dead nodes are noticed in a second or two."""
     ray = pytest.importorskip("ray", reason="NOT TESTED: the extra [ray] is not installed")
     from ray.cluster_utils import Cluster
 
     from criticalmass.core.ray_backend import connect
 
+    # Processes that are started ahead of work, and a watch of 15 s, only cost time here.
+    settings = {
+        "enable_worker_prestart": False,
+        "prestart_worker_first_driver": False,
+        "health_check_initial_delay_ms": 0,
+        "health_check_period_ms": 500,
+        "health_check_failure_threshold": 3,
+    }
     ray_cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": 80 << 20, "include_dashboard": False},
+        head_node_args={
+            "num_cpus": 2,
+            "object_store_memory": 80 << 20,
+            "include_dashboard": False,
+            "_system_config": settings,
+        },
     )
-    for _ in range(2):
-        ray_cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
     connect(ray_cluster.address)
     yield ray_cluster
     ray.shutdown()

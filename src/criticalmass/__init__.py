@@ -68,6 +68,7 @@ _PUBLIC = {
     "study": "studies.study",
     "subset_correlations": "analysis.shared_subsets",
     "sweep": "sweeps.sweep",
+    "train": "training.train",
     "train_sizes": "analysis.train_sizes",
     "verify": "shrinking.verify",
 }

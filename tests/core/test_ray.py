@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +12,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from tests.core.ray_tasks import (
+    Loaded,
+    die,
+    die_once,
+    divide_by_zero,
+    refuse,
+    square,
+    worker_settings,
+)
 
 import criticalmass as cm
 from criticalmass.core.backends import map_in_order, start_workers
-from criticalmass.core.threads import limit_threads, thread_count
+from criticalmass.core.threads import limit_threads
 from criticalmass.errors import CriticalMassError
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
@@ -31,34 +39,6 @@ OPTIONS: dict[str, Any] = {
     "fractions": (0.25, 0.5, 1.0),
     "seeds": 3,
 }
-
-
-def square(x: int) -> int:
-    return x * x
-
-
-def worker_settings(_: int) -> tuple[int, str, str]:
-    return thread_count(), os.environ["OMP_NUM_THREADS"], str(Path.cwd())
-
-
-def refuse(x: int) -> int:
-    raise CriticalMassError(f"{x} is refused")
-
-
-def divide_by_zero(x: int) -> int:
-    return x // 0
-
-
-def die(_: int) -> int:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return 0
-
-
-def die_once(mark: Path) -> str:
-    if not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return mark.name
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -90,27 +70,6 @@ def assert_equal_runs(one: Run, two: Run) -> None:
     assert {name.partition("/")[0] for name in files(one.path)} == {
         name.partition("/")[0] for name in files(two.path)
     }
-
-
-class Loaded:
-    """A function that leaves the number of each process that loads it in a file."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return load, (self.mark,)
-
-    def __call__(self, x: int) -> int:
-        return -x
-
-
-def load(mark: Path) -> Loaded:
-    if not mark.parent.exists():
-        raise CriticalMassError(f"{mark.name} has no folder")
-    with mark.open("a") as file:
-        file.write(f"{os.getpid()}\n")
-    return Loaded(mark)
 
 
 @pytest.fixture
@@ -189,7 +148,7 @@ def test_an_error_while_the_function_is_loaded_reaches_the_caller(
 
 
 def test_more_cpus_than_a_node_has_are_refused(cluster: Any) -> None:
-    with pytest.raises(CriticalMassError, match=r"workers of 3 CPUs .* more than 1; ask for fewer"):
+    with pytest.raises(CriticalMassError, match=r"workers of 3 CPUs .* more than 2; ask for fewer"):
         list(Ray(cpus=3).map(square, [1]))
 
 

@@ -10,10 +10,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from criticalmass.core.yaml_files import read_yaml
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures import registry
 from criticalmass.studies import library
-from criticalmass.studies.reading import read_study, read_yaml
+from criticalmass.studies.reading import read_study
 from criticalmass.studies.schema import PAPER_FRACTIONS, Study
 
 GOOD = """\
@@ -169,7 +170,7 @@ def test_any_values_of_any_keys_are_a_study_or_an_error_that_names_a_line(
 def test_values_have_the_lines_of_their_keys_and_items(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("# comment\none: 1\n\ntwo:\n  three:\n    - 0.5\n    - x: 1\n")
-    file = read_yaml(path, "a.yaml")
+    file = read_yaml(path, "a.yaml", "study")
     assert file.values == {"one": 1, "two": {"three": [0.5, {"x": 1}]}}
     three = ("two", "three")
     assert file.lines == {

@@ -337,7 +337,7 @@ def _over_seeds(
     mean = np.array([values[size_index == size].mean() for size in range(sizes.size)])
     mean_draws = resampled.over_seeds(row_index, seed_counts(seeds.size, resamples, rng), noise)
     # The stretched deviations of few seeds may leave the range of the measure.
-    floor = 0.0 if values.min() >= 0.0 else -1.0
+    floor = 0.0 if values.min() >= 0.0 else min(-1.0, float(values.min()))
     return sizes, mean, np.clip(mean_draws, floor, max(1.0, float(values.max())))
 
 

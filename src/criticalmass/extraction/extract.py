@@ -20,6 +20,7 @@ from criticalmass.extraction.engines import ENGINES, PRECISIONS, EngineError, re
 from criticalmass.extraction.engines.registry import warn_fallback
 from criticalmass.extraction.layers import (
     LayerSelection,
+    own_classifier,
     select_by_name,
     select_layers,
     stored_request,
@@ -163,7 +164,11 @@ def _write_store(
 
     def write() -> FeatureStore:
         infos = _split_infos(data)
-        writer = StoreWriter.begin(out, extraction.header, infos, qrels=data.qrels)
+        stored = [layer for layer in extraction.layers if layer.tap.layer in selection.single]
+        classifier = own_classifier(frozen, stored)
+        writer = StoreWriter.begin(
+            out, extraction.header, infos, qrels=data.qrels, classifier=classifier
+        )
         if isinstance(runner, Local):
             extraction.write_missing(writer)
         else:

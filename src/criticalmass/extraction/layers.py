@@ -13,6 +13,7 @@ from criticalmass.extraction.engines import TappedLayer
 from criticalmass.extraction.engines.layer_shapes import building_blocks
 from criticalmass.extraction.models import FrozenModel
 from criticalmass.extraction.models.frozen import is_pattern
+from criticalmass.storage.classifier import Classifier
 
 ALL = "all"
 
@@ -129,3 +130,34 @@ def select_layers(model: FrozenModel, layers: Sequence[str], batch: NDArray[Any]
     if ALL not in layers:
         return LayerSelection(single, ())
     return LayerSelection(single, single or building_blocks(model, batch))
+
+
+def own_classifier(model: FrozenModel, layers: Sequence[TappedLayer]) -> Classifier | None:
+    """Return the classifier of a network, if it is one linear module that reads one of the layers.
+
+    Parameters
+    ----------
+    model: the model.
+    layers: the dry run's result for the layers that are stored under their own name.
+
+    Returns
+    -------
+    The weights of the module, with the model's names of the outputs; None if the network ends
+    otherwise, or the layer that it reads is not among the layers or is pooled.
+    """
+    tap = model.penultimate
+    read = next((layer for layer in layers if layer.tap == tap), None)
+    if read is None or read.pooling != "none" or tap.side != "input" or tap.more_paths:
+        return None
+    if not hasattr(model.root, "get_submodule"):
+        return None
+    from torch import nn
+
+    module = model.root.get_submodule(tap.path)
+    if not isinstance(module, nn.Linear) or type(module).forward is not nn.Linear.forward:
+        return None
+    weight = module.weight.detach().float().cpu().numpy().copy()
+    bias = np.zeros(len(weight), dtype=np.float32)
+    if module.bias is not None:
+        bias[:] = module.bias.detach().float().cpu().numpy()
+    return Classifier(tap.layer, weight, bias, model.output_names)

@@ -84,3 +84,22 @@ def singular_value_flops(sizes: LayerSizes) -> float:
     """
     squares = sum(k**2 for k in sizes.sizes)
     return float(sizes.n_neurons * (sizes.n_test * sizes.n_neurons + 10 * sizes.n_orders * squares))
+
+
+def reconstruction_flops(sizes: LayerSizes) -> float:
+    """Return the operations of regressions on prefixes: ``n d^2 + O (k + 2 m) k d``.
+
+    ``k`` is the largest size below ``d``: one factor and one product per order serve all sizes.
+    """
+    d, k = sizes.n_neurons, max((k for k in sizes.sizes if k < sizes.n_neurons), default=0)
+    return float(sizes.n_train * d**2 + sizes.n_orders * (k + 2.0 * sizes.n_test) * k * d)
+
+
+def separation_flops(sizes: LayerSizes) -> float:
+    """Return the operations of sums of unit vectors, made twice: ``16 O m sum k``."""
+    return 16.0 * sizes.n_orders * sizes.n_test * sum(sizes.sizes)
+
+
+def own_head_flops(sizes: LayerSizes) -> float:
+    """Return the operations of a classifier that is not fitted: ``2 O m C d``."""
+    return 2.0 * sizes.n_orders * sizes.n_test * sizes.n_classes * sizes.n_neurons

@@ -6,24 +6,27 @@ import hashlib
 import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from criticalmass.errors import unknown_name
+from criticalmass.measures import settings
 from criticalmass.measures.flops import (
     closed_form_flops,
     iterative_flops,
     masked_flops,
     moment_flops,
     neighbour_flops,
+    own_head_flops,
+    reconstruction_flops,
     relevance_flops,
+    separation_flops,
     singular_value_flops,
 )
 from criticalmass.measures.memory import LayerSizes, relevance_bytes, workspace_bytes
-from criticalmass.measures.protocol import VALIDATION_SEED, VALIDATION_SHARE
 
 if TYPE_CHECKING:
     from criticalmass.measures.probes.task import ProbeScores, ProbeTask
@@ -47,8 +50,9 @@ class Measure:
     Attributes
     ----------
     name: name of the measure, as the user writes it.
-    kind: "probe" (trains on labels and is scored by accuracy), "similarity" (compares the subset
-        with its whole layer) or "relevance" (scores what queries find by qrels).
+    kind: "probe" (predicts labels and is scored by accuracy), "similarity" (compares the subset
+        with its whole layer), "relevance" (scores what queries find by qrels) or "score" (scores
+        the subset itself by labels and predicts none).
     function: the function that computes it, or ``"module:function"`` within ``criticalmass``.
     description: one line for ``criticalmass list`` and for the page.
     label: axis label in figures.
@@ -71,10 +75,13 @@ class Measure:
         a retrieval measure; None: `shrink` calls ``function``.
     searches: whether queries search samples: the documents of a retrieval collection, else the
         test samples.
+    fits_training: whether a measure that is no probe depends on the training samples.
+    needs_classifier: whether a probe is the network's own classifier, which is stored beside the
+        layer that it reads, and fits nothing.
     """
 
     name: str
-    kind: Literal["probe", "similarity", "relevance"]
+    kind: Literal["probe", "similarity", "relevance", "score"]
     function: str | Callable[..., Any]
     description: str
     label: str = PROBE_LABEL
@@ -93,16 +100,18 @@ class Measure:
     law: Literal["cka", "ridge"] | None = None
     query_score: Literal["ndcg", "recall", "mrr"] | None = None
     searches: bool = False
+    fits_training: bool = False
+    needs_classifier: bool = False
 
     @property
     def is_probe(self) -> bool:
-        """Whether the measure trains on labels and scores by accuracy."""
+        """Whether the measure predicts labels and scores by accuracy."""
         return self.kind == "probe"
 
     @property
     def needs_labels(self) -> bool:
         """Whether the measure needs labels of at least two classes."""
-        return self.is_probe
+        return self.kind in ("probe", "score")
 
     @property
     def needs_qrels(self) -> bool:
@@ -113,6 +122,10 @@ class Measure:
     def protocol(self) -> dict[str, Any]:
         """All that a value depends on except the data and the subset; JSON-able."""
         return {"version": self.version, **self.settings()}
+
+    def protocol_on(self, classifier: str) -> dict[str, Any]:
+        """Return the protocol on a layer, given the digest of its own classifier, or ""."""
+        return self.protocol | ({"classifier": classifier} if self.needs_classifier else {})
 
     def load_function(self) -> Any:
         """Return the function that computes the measure; its module is imported here."""
@@ -149,67 +162,12 @@ def identity(
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def _logistic() -> dict[str, Any]:
-    from criticalmass.measures.logistic.probe import LogisticProtocol
-
-    return {**asdict(LogisticProtocol()), **_validation()}
-
-
 def _logistic_masked() -> dict[str, Any]:
-    return {**_logistic(), "mask": "training mean", "probe_version": _BY_NAME["logistic"].version}
-
-
-def _closed_form() -> dict[str, Any]:
-    from criticalmass.measures.probes.closed_form import L2S
-
-    return {"l2s": L2S, **_validation()}
-
-
-def _knn() -> dict[str, Any]:
-    from criticalmass.measures.probes.knn import N_NEIGHBOURS
-
-    return {"n_neighbours": N_NEIGHBOURS}
-
-
-def _sgd() -> dict[str, Any]:
-    from criticalmass.measures.probes.sgd import SgdProtocol
-
-    return asdict(SgdProtocol())
-
-
-def _validation() -> dict[str, Any]:
-    return {"validation_share": VALIDATION_SHARE, "validation_seed": VALIDATION_SEED}
-
-
-def _jackknife() -> dict[str, Any]:
-    from criticalmass.measures.similarity.cka_jackknife import N_BLOCKS
-
-    return {"n_blocks": N_BLOCKS}
-
-
-def _without_top() -> dict[str, Any]:
-    from criticalmass.measures.similarity.task import N_TOP_AXES
-
-    return {**_jackknife(), "n_axes": N_TOP_AXES}
-
-
-def _neighbours(metric: str, **extra: str) -> dict[str, Any]:
-    from criticalmass.measures.similarity.retrieval import MOST_QUERIES, N_NEIGHBOURS, QUERY_SEED
-
     return {
-        "metric": metric,
-        "n_neighbours": N_NEIGHBOURS,
-        "most_queries": MOST_QUERIES,
-        "query_seed": QUERY_SEED,
-        **extra,
+        **settings.logistic(),
+        "mask": "training mean",
+        "probe_version": _BY_NAME["logistic"].version,
     }
-
-
-def _relevance(score: str) -> dict[str, Any]:
-    from criticalmass.measures.relevance import CUTOFF
-
-    gains = {"gains": "linear"} if score == "ndcg" else {}
-    return {"metric": "cosine", "cutoff": CUTOFF, "queries": "all", **gains}
 
 
 def _relevance_measure(
@@ -226,7 +184,7 @@ def _relevance_measure(
         label=value,
         quantity=value,
         value_name=value,
-        settings=partial(_relevance, name),
+        settings=partial(settings.relevance, name),
         memory=relevance_bytes,
         flops=relevance_flops,
         query_score=name,
@@ -244,7 +202,7 @@ _ALL = (
         "regularisation chosen on a validation part of the training split, scored by accuracy on "
         "the test split",
         plural="Logistic probes",
-        settings=_logistic,
+        settings=settings.logistic,
         version=2,
         memory="measures.logistic.memory:logistic_bytes",
         # A fit takes about 6 ms beside its products (120 rows of 96 neurons, 10 classes), and small
@@ -272,7 +230,7 @@ _ALL = (
         function="measures.probes.closed_form:ridge",
         description="ridge regression onto the classes, scored by accuracy on the test split",
         plural="Ridge probes",
-        settings=_closed_form,
+        settings=settings.closed_form,
         memory=partial(workspace_bytes, n_squares=6),
         flops=closed_form_flops,
         law="ridge",
@@ -283,7 +241,7 @@ _ALL = (
         function="measures.probes.closed_form:lda",
         description="linear discriminant analysis, scored by accuracy on the test split",
         plural="Linear discriminant probes",
-        settings=_closed_form,
+        settings=settings.closed_form,
         memory=partial(workspace_bytes, n_squares=6),
         flops=closed_form_flops,
         law="ridge",
@@ -294,7 +252,7 @@ _ALL = (
         function="measures.probes.knn:knn",
         description="nearest neighbours, scored by accuracy on the test split",
         plural="Nearest-neighbour classifiers",
-        settings=_knn,
+        settings=settings.knn,
         flops=partial(neighbour_flops, in_train=True),
         law="ridge",
         one_order_per_job=True,
@@ -315,13 +273,27 @@ _ALL = (
         description="the paper's protocol (a linear probe trained by gradient descent), scored by "
         "accuracy on the test split",
         plural="Linear probes trained by gradient descent",
-        settings=_sgd,
+        settings=settings.sgd,
         memory="measures.probes.sgd:workspace",
         flops=partial(iterative_flops, passes=100),
         one_order_per_job=True,
         full_value_is_shared=False,
         is_slow=True,
         law="ridge",
+    ),
+    Measure(
+        name="own-head",
+        kind="probe",
+        function="measures.probes.own_head:own_head",
+        description="the network's own classifier on the kept neurons, the others set to 0 and its "
+        "weights multiplied by n_neurons / n_kept, nothing fitted, scored by accuracy on the test "
+        "split; needs the classifier that extract stores beside the layer it reads",
+        plural="The network's own classifiers",
+        settings=settings.own_head,
+        memory=partial(workspace_bytes, n_squares=0),
+        flops=own_head_flops,
+        every_size=True,
+        needs_classifier=True,
     ),
     Measure(
         name="cka",
@@ -331,7 +303,7 @@ _ALL = (
         "test split",
         label="linear CKA with the whole layer",
         quantity="similarity (CKA) to the whole layer",
-        settings=_jackknife,
+        settings=settings.jackknife,
         memory=partial(workspace_bytes, n_squares=4),
         min_test_samples=4,
         every_size=True,
@@ -344,7 +316,7 @@ _ALL = (
         description="debiased linear CKA of the subset with its whole layer, on the test split",
         label="debiased linear CKA with the whole layer",
         quantity="similarity (debiased CKA) to the whole layer",
-        settings=_jackknife,
+        settings=settings.jackknife,
         memory=partial(workspace_bytes, n_squares=4),
         min_test_samples=6,
         every_size=True,
@@ -358,7 +330,7 @@ _ALL = (
         "principal components are removed from every neuron, on the test split",
         label="linear CKA with the whole layer, without the 5 top axes",
         quantity="similarity (CKA without the 5 top axes) to the whole layer",
-        settings=_without_top,
+        settings=settings.without_top,
         memory=partial(workspace_bytes, n_squares=8),
         flops=singular_value_flops,
         min_test_samples=8,
@@ -372,11 +344,40 @@ _ALL = (
         "norm of their cross-covariance over the product of their norms), on the test split",
         label="Procrustes similarity with the whole layer",
         quantity="Procrustes similarity to the whole layer",
-        settings=_jackknife,
+        settings=settings.jackknife,
         memory=partial(workspace_bytes, n_squares=8),
         flops=singular_value_flops,
         min_test_samples=4,
         one_order_per_job=True,
+    ),
+    Measure(
+        name="reconstruction",
+        kind="similarity",
+        function="measures.similarity.task:reconstruction",
+        description="share of the variance of the dropped neurons that a linear regression on the "
+        "kept ones explains (R^2, least squares with a small ridge on the training split), on the "
+        "test split; 1 for the whole layer",
+        label="R^2 of the dropped neurons given the kept",
+        quantity="variance of the dropped neurons (linear regression on the kept)",
+        settings=settings.reconstruction,
+        memory=partial(workspace_bytes, n_squares=6),
+        flops=reconstruction_flops,
+        min_test_samples=4,
+        one_order_per_job=True,
+        fits_training=True,
+    ),
+    Measure(
+        name="class-separation",
+        kind="score",
+        function="measures.similarity.task:class_separation",
+        description="share of the cosine distance between samples that lies between classes (R^2 "
+        "of Kornblith et al. 2021, every class counts equally), on the test split: a property of "
+        "the subset that may exceed that of its whole layer, not a similarity with it",
+        label="class separation (R^2 of cosine distances)",
+        quantity="class separation (R^2 of cosine distances)",
+        settings=settings.jackknife,
+        flops=separation_flops,
+        min_test_samples=4,
     ),
     Measure(
         name="mutual-knn",
@@ -388,7 +389,7 @@ _ALL = (
         label="neighbour agreement (shared 10 nearest test samples)",
         quantity="neighbour agreement (10 nearest test samples by distance)",
         searches=True,
-        settings=partial(_neighbours, "euclidean"),
+        settings=partial(settings.neighbours, "euclidean"),
         flops=partial(neighbour_flops, in_train=False),
         min_test_samples=_MIN_NEIGHBOUR_SAMPLES,
         one_order_per_job=True,
@@ -406,7 +407,7 @@ _ALL = (
         quantity="neighbour agreement (nDCG@10 among test samples)",
         value_name="neighbour agreement (nDCG@10 of whole vectors' own neighbours among training "
         "vectors)",
-        settings=partial(_neighbours, "cosine", gains="linear"),
+        settings=partial(settings.neighbours, "cosine", gains="linear"),
         flops=partial(neighbour_flops, in_train=False),
         min_test_samples=_MIN_NEIGHBOUR_SAMPLES,
         query_score="ndcg",
@@ -424,7 +425,7 @@ _ALL = (
         quantity="neighbour agreement (recall@10 among test samples)",
         value_name="neighbour agreement (recall@10 of whole vectors' own neighbours among "
         "training vectors)",
-        settings=partial(_neighbours, "cosine"),
+        settings=partial(settings.neighbours, "cosine"),
         flops=partial(neighbour_flops, in_train=False),
         min_test_samples=_MIN_NEIGHBOUR_SAMPLES,
         query_score="recall",
@@ -456,7 +457,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(_BY_NAME)
 
 
 def is_similarity(measure: str) -> bool:
-    """Whether a measure trains nothing: a similarity to the whole layer, or relevance."""
+    """Whether a measure has no accuracy: a similarity to the whole layer, relevance or a score."""
     return measure in MEASURES and not MEASURES[measure].is_probe
 
 
@@ -548,7 +549,7 @@ def get_probe(name: str) -> Probe:
 
 
 def get_similarity(name: str) -> Similarity:
-    """Return the function of a similarity, or of a measure of relevance.
+    """Return the function of a similarity, of a measure of relevance or of a score.
 
     Raises
     ------

@@ -49,9 +49,19 @@ def check_relevance(relevance: str, measure: str) -> Relevance:
 
 
 def check_measure(measure: str) -> None:
-    """Raise CriticalMassError with a suggestion if the measure is unknown."""
+    """Raise CriticalMassError if the measure is unknown, or says nothing of what a subset keeps."""
     if measure not in MEASURES:
         raise unknown_name("measure", measure, MEASURES)
+    if MEASURES[measure].needs_classifier:
+        raise CriticalMassError(
+            f"measure={measure!r} fits nothing, and shrink makes a model with a fitted head; "
+            "shrink by measure='logistic'"
+        )
+    if MEASURES[measure].kind == "score":
+        raise CriticalMassError(
+            f"measure={measure!r} may be higher in a subset than in the whole layer, so no subset "
+            "is shown to keep it; shrink by a probe, e.g. measure='logistic', or by 'cka'"
+        )
 
 
 def make_evaluator(
@@ -78,7 +88,7 @@ def make_evaluator(
         return ProbeEvaluator(measure, train, held_out, len(parts.class_names), compute)
     if MEASURES[measure].query_score is not None:
         return make_stored_evaluator(measure, parts, certifying, relevance)
-    return SimilarityEvaluator(measure, held_out)
+    return SimilarityEvaluator(measure, train, held_out)
 
 
 def make_stored_evaluator(

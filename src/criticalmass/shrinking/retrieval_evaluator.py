@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.core.moments import FloatArray
+from criticalmass.core.moments import FloatArray, moments
 from criticalmass.core.rows import CHUNK_ROWS, Rows, RowSubset, chunks
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.nearest import CandidateRows, Matrix
@@ -162,9 +162,17 @@ class RetrievalEvaluator:
 
 @dataclass(frozen=True, eq=False)
 class SimilarityEvaluator:
-    """Scores subsets by their similarity with the whole layer on held-out rows, e.g. ``cka``."""
+    """Scores subsets by their similarity with the whole layer on held-out rows, e.g. ``cka``.
+
+    Attributes
+    ----------
+    measure: name of the similarity.
+    train: training samples, for a similarity that fits them.
+    held_out: samples that it is scored on.
+    """
 
     measure: str
+    train: LabelledRows
     held_out: LabelledRows
 
     def evaluate(
@@ -192,7 +200,8 @@ class SimilarityEvaluator:
 
     @cached_property
     def _layer(self) -> WholeLayer:
-        return WholeLayer(self.held_out.rows)
+        training = self.train.rows
+        return WholeLayer(self.held_out.rows, training_moments=cache(lambda: moments(training)))
 
 
 def _label_scores(

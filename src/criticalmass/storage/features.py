@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from criticalmass.core.notebook import Card, Shown
 from criticalmass.errors import StoreError, unknown_name
+from criticalmass.storage.classifier import Classifier, read_classifier
 from criticalmass.storage.files import STORE, checked_path, folder_of, read_manifest
 from criticalmass.storage.linked_features import (
     LinkedRows,
@@ -200,8 +201,9 @@ class FeatureStore(Shown):
         for split in self.manifest["splits"].values():
             checked_path(self.path, split["labels"], verify=verify)
             checked_path(self.path, split["ids"], verify=verify)
-        if "qrels" in self.manifest:
-            checked_path(self.path, self.manifest["qrels"], verify=verify)
+        for name in ("qrels", "classifier"):
+            if name in self.manifest:
+                checked_path(self.path, self.manifest[name], verify=verify)
         for layer in self.manifest["layers"].values():
             if "norm_split" in layer:
                 checked_path(self.path, layer["norms"], verify=verify)
@@ -249,6 +251,18 @@ class FeatureStore(Shown):
             return None
         entry = self.manifest["qrels"]
         return read_qrels(checked_path(self.path, entry, verify=False), entry)
+
+    def classifier(self, layer: str = "penultimate") -> Classifier | None:
+        """Return the network's own classifier if it reads this layer and is stored, else None."""
+        if not self.classifier_digest(layer):
+            return None
+        entry = self.manifest["classifier"]
+        return read_classifier(checked_path(self.path, entry, verify=False), entry)
+
+    def classifier_digest(self, layer: str) -> str:
+        """Return the digest of the classifier that reads a layer, in hex; empty without one."""
+        entry = self.manifest.get("classifier")
+        return str(entry["digest"]) if entry is not None and entry["layer"] == layer else ""
 
     def features(self, split: str, layer: str = "penultimate") -> Features:
         """Open the representation of a layer on a split, (n_samples, n_neurons).

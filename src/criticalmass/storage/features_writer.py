@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from criticalmass.core.progress import warn_user
 from criticalmass.errors import CriticalMassError, StoreError
+from criticalmass.storage.classifier import FILE as CLASSIFIER_FILE
+from criticalmass.storage.classifier import Classifier
 from criticalmass.storage.digests import file_digest
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.files import (
@@ -112,6 +114,7 @@ class StoreWriter:
         *,
         shard_rows: int | None = None,
         qrels: Qrels | None = None,
+        classifier: Classifier | None = None,
     ) -> StoreWriter:
         """Start a store, or continue an interrupted one of the same request.
 
@@ -124,6 +127,8 @@ class StoreWriter:
         shard_rows: rows of a shard; None for the class's default.
         qrels: the relevant documents of a retrieval collection, or None. The digest of the
             dataset in ``header`` must cover them.
+        classifier: the network's own, which reads one of the layers, or None. The digest of the
+            weights in ``header`` must cover it.
 
         Raises
         ------
@@ -139,7 +144,7 @@ class StoreWriter:
             if differences:
                 raise different_request_error(path, differences)
             writer = cls(path, manifest)
-            writer._forget_damaged(splits, qrels)
+            writer._forget_damaged(splits, qrels, classifier)
             return writer
         if path.exists() and not (path.is_dir() and _is_startable(path)):
             raise StoreError(
@@ -162,6 +167,8 @@ class StoreWriter:
             writer._write_split(split, info)
         if qrels is not None:
             manifest["qrels"] = qrels.write(path)
+        if classifier is not None:
+            manifest["classifier"] = classifier.write(path)
         writer._save()
         return writer
 
@@ -176,13 +183,23 @@ class StoreWriter:
             "ids": {"path": ids, "sha256": write_json(self.path / ids, list(info.ids))},
         }
 
-    def _forget_damaged(self, splits: Mapping[str, SplitInfo], qrels: Qrels | None) -> None:
+    def _forget_damaged(
+        self,
+        splits: Mapping[str, SplitInfo],
+        qrels: Qrels | None,
+        classifier: Classifier | None,
+    ) -> None:
         """Remove missing and damaged files from the manifest, so that they are written again.
 
-        Labels, sample names and qrels are written at once.
+        Labels, sample names, qrels and classifier are written at once.
         """
         if qrels is not None and not self._is_intact(self.manifest["qrels"]):
             self.manifest["qrels"] = qrels.write(self.path)
+        if classifier is not None:
+            # Stores of earlier versions have none.
+            entry = self.manifest.get("classifier")
+            if entry is None or not self._is_intact(entry):
+                self.manifest["classifier"] = classifier.write(self.path)
         for name, info in splits.items():
             entry = self.manifest["splits"][name]
             if not (self._is_intact(entry["labels"]) and self._is_intact(entry["ids"])):
@@ -312,6 +329,8 @@ def _is_startable(folder: Path) -> bool:
         "ids/.*.part",
         FILE,
         f".{FILE}.*.part",
+        CLASSIFIER_FILE,
+        f".{CLASSIFIER_FILE}.*.part",
         f".{MANIFEST}.*.part",
     )
     files = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())

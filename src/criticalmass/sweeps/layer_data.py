@@ -17,6 +17,7 @@ from criticalmass.measures.protocol import validation_rows
 from criticalmass.measures.similarity.task import Gallery, WholeLayer
 from criticalmass.selectors.inputs import SelectorInput
 from criticalmass.selectors.registry import SELECTORS, Selection, select
+from criticalmass.storage.classifier import Classifier
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.qrels import Qrels
 
@@ -28,16 +29,23 @@ class LayerData:
     ----------
     train, test: (n_samples, n_neurons) features of the splits.
     selector_input: what selectors see: the training split.
+    test_labels: (n_test,) class ids.
     qrels: relevant documents, if ``test`` has the queries of a collection and ``train`` its
         documents.
     """
 
     def __init__(
-        self, train: Rows, test: Rows, selector_input: SelectorInput, qrels: Qrels | None = None
+        self,
+        train: Rows,
+        test: Rows,
+        selector_input: SelectorInput,
+        test_labels: NDArray[np.int64],
+        qrels: Qrels | None = None,
     ) -> None:
         self.train = train
         self.test = test
         self.selector_input = selector_input
+        self.test_labels = test_labels
         self.qrels = qrels
         self._deterministic: dict[str, Selection] = {}
 
@@ -45,7 +53,13 @@ class LayerData:
     def whole_layer(self) -> WholeLayer:
         """The raw features of the test split, with what the similarities compute from them."""
         gallery = None if self.qrels is None else Gallery(self.train, self.qrels)
-        return WholeLayer(self.test, compute=self.selector_input.compute, gallery=gallery)
+        return WholeLayer(
+            self.test,
+            compute=self.selector_input.compute,
+            gallery=gallery,
+            labels=self.test_labels,
+            training_moments=lambda: self.selector_input.moments,
+        )
 
     def selection(self, selector: str, seed: int) -> Selection:
         """Apply a selector; a selection that does not depend on the seed is cached."""
@@ -108,6 +122,24 @@ class SweepData:
         parts = self.store, self.y_train, self.y_test, self.validation
         return SweepData(*parts, compute, self.training_rows)
 
+    def classifier(self, layer: str) -> Classifier:
+        """Return the network's own classifier on a layer, with the classes as its outputs.
+
+        Raises
+        ------
+        CriticalMassError: none is stored for the layer, or it has other classes.
+        """
+        classifier = self.store.classifier(layer)
+        if classifier is None:
+            raise CriticalMassError(
+                "measure='own-head' needs the network's own classifier, and "
+                f"{str(self.store.path)!r} has none that reads layer {layer!r}: extract layer "
+                "'penultimate' of a network that ends with torch.nn.Linear (again, if the store is "
+                "older; imported vectors have none), or take measure 'logistic-masked', which fits "
+                "a classifier"
+            )
+        return classifier.for_classes(self.store.class_names)
+
     def layer(self, name: str) -> LayerData:
         """Open a layer; the previous layer and its moments are released first."""
         if self._open_layer is None or self._open_layer[0] != name:
@@ -126,7 +158,7 @@ class SweepData:
             )
             # Part of the documents is another collection: training sets are for probes.
             qrels = self.store.qrels if self.training_rows is None else None
-            self._open_layer = name, LayerData(train, test, selector_input, qrels)
+            self._open_layer = name, LayerData(train, test, selector_input, self.y_test, qrels)
         return self._open_layer[1]
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -26,6 +26,7 @@ class LayerInfo:
     item_bytes: bytes of a stored value.
     digest: of the features, labels and qrels.
     is_collection: whether test samples are queries that search the training samples.
+    classifier: digest of the network's own classifier, if it reads the layer, else empty.
     """
 
     name: str
@@ -39,6 +40,7 @@ class LayerInfo:
     item_bytes: int
     digest: str
     is_collection: bool = False
+    classifier: str = ""
 
 
 def describe_layers(
@@ -75,6 +77,7 @@ def _describe_layer(store: FeatureStore, name: str) -> LayerInfo:
         item_bytes=int(train.shards[0].dtype.itemsize),
         digest=store.digest(name),
         is_collection=store.is_collection,
+        classifier=store.classifier_digest(name),
     )
 
 

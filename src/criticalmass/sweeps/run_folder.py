@@ -47,7 +47,7 @@ def open_run(out: Path, store: FeatureStore) -> Run:
     return run
 
 
-def drop_stale(run: Run, writer: RunWriter, digests: Mapping[str, str]) -> int:
+def drop_stale(run: Run, writer: RunWriter, store: FeatureStore, digests: Mapping[str, str]) -> int:
     """Drop rows whose features, labels, training rows or protocol have changed; -> their number.
 
     Rows of layers without a digest cannot be checked and stay.
@@ -55,20 +55,24 @@ def drop_stale(run: Run, writer: RunWriter, digests: Mapping[str, str]) -> int:
     Parameters
     ----------
     run, writer: the run.
+    store: the features.
     digests: layer -> digest of what its cells are computed on.
     """
     table = run.frame()
-    protocols = {name: MEASURES[name].protocol for name in set(table["measure"]) & set(MEASURES)}
+    protocols = {
+        (layer, name): MEASURES[name].protocol_on(store.classifier_digest(layer))
+        for layer in digests
+        for name in set(table["measure"]) & set(MEASURES)
+    }
     stale = [
         str(row["cell"])
         for row in table.to_dict("records")
-        if row["layer"] in digests
-        and row["measure"] in protocols
+        if (row["layer"], row["measure"]) in protocols
         and row["cell"]
         != identity(
             digests[row["layer"]],
             row,
-            protocols[row["measure"]],
+            protocols[row["layer"], row["measure"]],
             selector_version=selector_version(row["selector"]),
         )
     ]

@@ -13,7 +13,7 @@ import numpy as np
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.backends import Backend, Local, hold_rows, start_workers
 from criticalmass.core.compute import Compute
-from criticalmass.core.progress import warn_user
+from criticalmass.core.progress import warn_user, write_line
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.measures.registry import MEASURES
 from criticalmass.measures.relevance import missing_qrels
@@ -140,7 +140,8 @@ def sweep(
     with run.writer() as writer, hold_rows(job_backend, compute) as compute:
         data = data.with_compute(compute)
         n_rows = len(run.frame())
-        n_stale = drop_stale(run, writer, {name: source.digest(name) for name in source.layers})
+        digests = {name: source.digest(name) for name in source.layers}
+        n_stale = drop_stale(run, writer, source, digests)
         if n_stale:
             warn_user(
                 f"{run.path}: dropped {n_stale} of {n_rows} rows, because their features or "
@@ -175,6 +176,8 @@ def _check_needs(data: SweepData, request: SweepRequest) -> None:
             f"the training split of {data.store.dataset} has {n_classes} class, but "
             f"{', '.join(probes)} needs at least 2; ask for measures=('cka',)"
         )
+    if any(MEASURES[name].needs_classifier for name in request.measures):
+        _check_classifier(data, request)
     # Orders share a job: if one selector fails, the cells of the others fail too.
     supervised = [name for name in request.selectors if SELECTORS[name].needs_labels]
     if supervised and n_classes < 2:
@@ -182,4 +185,16 @@ def _check_needs(data: SweepData, request: SweepRequest) -> None:
             f"the training split of {data.store.dataset} has one class, but "
             f"{', '.join(supervised)} needs at least two; choose selectors that need no labels, "
             "e.g. leverage"
+        )
+
+
+def _check_classifier(data: SweepData, request: SweepRequest) -> None:
+    """Raise if no layer has the network's own classifier; say how unnamed outputs are matched."""
+    layers = [layer.name for layer in request.layers]
+    read = next((name for name in layers if data.store.classifier_digest(name)), layers[0])
+    classifier = data.classifier(read)
+    if not classifier.output_names:
+        write_line(
+            f"own-head: the outputs of {data.store.model} have no names; they are taken as the "
+            f"{len(classifier.bias)} classes of {data.store.dataset} in order"
         )

@@ -213,7 +213,7 @@ class TrainingSweep:
         digests = {layer: training_set.digest(store.digest(layer)) for layer in store.layers}
         run = open_run(parent.path / FOLDER / training_set.name, store)
         with run.writer() as writer:
-            drop_stale(run, writer, digests)
+            drop_stale(run, writer, store, digests)
             describe(run, writer, data, request)
             known = parent.manifest["layers"]
             source = {layer.name: known[layer.name]["digest"] for layer in self.request.layers}

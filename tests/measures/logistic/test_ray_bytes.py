@@ -50,7 +50,7 @@ store = cm.import_features(x, out=folder / "store", labels=labels)
 class KilledWorkers(ray_rows._RayWorkers):
     def run(self, *arguments):
         kills.append(0)
-        if len(kills) % 40 == 7:
+        if len(kills) % 101 == 7:
             self.ray.kill(self.actors[len(kills) % len(self.actors)], no_restart=False)
             kills[-1] = 1
         return super().run(*arguments)
@@ -77,7 +77,8 @@ def different(one, two):
 import ray
 
 ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-         object_store_memory=100 << 20, _node_ip_address="127.0.0.1")
+         object_store_memory=100 << 20, _node_ip_address="127.0.0.1",
+         _system_config={"enable_worker_prestart": False, "prestart_worker_first_driver": False})
 measures = ("logistic", "ridge", "knn", "centroid", "sgd", "cka")
 local_jobs = contents("local-jobs", measures, "local")
 ray_jobs = contents("ray-jobs", measures, "ray")

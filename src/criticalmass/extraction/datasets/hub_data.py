@@ -19,13 +19,14 @@ from criticalmass.extraction.datasets.hidden_labels import (
     drop_hidden_parts,
 )
 from criticalmass.extraction.datasets.images import EncodedImages
+from criticalmass.extraction.datasets.sampling import SAMPLING
 from criticalmass.extraction.datasets.splits import arrange_splits
 from criticalmass.extraction.labels import LabelColumn, check_hidden_labels, encode_labels
 from criticalmass.extraction.models.hub import hub_or_cache
 from criticalmass.extraction.specs import LIVE, Spec
 from criticalmass.storage.features import UNLABELLED
 
-HUB_OPTIONS = ("n", "text", "image", "label", "config")
+HUB_OPTIONS = (*SAMPLING, "text", "image", "label", "config")
 """The options of ``hf:``."""
 
 

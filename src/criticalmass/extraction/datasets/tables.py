@@ -27,6 +27,7 @@ from criticalmass.extraction.datasets.hidden_labels import (
     drop_hidden_parts,
 )
 from criticalmass.extraction.datasets.images import EncodedContent, EncodedImages, FileContent
+from criticalmass.extraction.datasets.sampling import SAMPLING
 from criticalmass.extraction.datasets.splits import arrange_splits, take_rows
 from criticalmass.extraction.labels import LabelColumn, check_hidden_labels, encode_labels
 from criticalmass.extraction.specs import Spec, missing_path
@@ -34,9 +35,9 @@ from criticalmass.extraction.vectors.text_files import JsonTable
 from criticalmass.storage.features import UNLABELLED
 
 TABLE_OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "csv": ("n", *COLUMN_OPTIONS, "sep"),
-    "parquet": ("n", *COLUMN_OPTIONS),
-    "jsonl": ("n", *COLUMN_OPTIONS),
+    "csv": (*SAMPLING, *COLUMN_OPTIONS, "sep"),
+    "parquet": (*SAMPLING, *COLUMN_OPTIONS),
+    "jsonl": (*SAMPLING, *COLUMN_OPTIONS),
 }
 """The schemes of this module and their options."""
 

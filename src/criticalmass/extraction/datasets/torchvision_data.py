@@ -20,6 +20,7 @@ from criticalmass.errors import CriticalMassError, DataUnavailableError, unknown
 from criticalmass.extraction.datasets.dataset import Dataset, Split
 from criticalmass.extraction.datasets.debian_packages import cache_folder, make_cache_folder
 from criticalmass.extraction.datasets.images import EncodedImages
+from criticalmass.extraction.datasets.sampling import SAMPLING
 from criticalmass.extraction.datasets.splits import arrange_splits
 from criticalmass.extraction.models.optional_imports import import_torchvision
 from criticalmass.extraction.pixels import to_rgb
@@ -78,7 +79,7 @@ CHOICES: Mapping[str, Mapping[str, Any]] = {
     "Places365": {"small": None},
 }
 TORCHVISION_OPTIONS = (
-    "n",
+    *SAMPLING,
     "root",
     *sorted({key for choices in CHOICES.values() for key in choices}),
 )
@@ -149,10 +150,11 @@ def download_with_torchvision(
 
 def _choices(spec: Spec) -> dict[str, Any]:
     defaults = CHOICES.get(spec.name, {})
-    options = {key: value for key, value in spec.options.items() if key not in ("n", "root")}
+    general = (*SAMPLING, "root")
+    options = {key: value for key, value in spec.options.items() if key not in general}
     for key in options:
         if key not in defaults:
-            raise unknown_name(f"option of torchvision:{spec.name}", key, [*defaults, "n", "root"])
+            raise unknown_name(f"option of torchvision:{spec.name}", key, [*defaults, *general])
     values = {key: options.get(key, default) for key, default in defaults.items()}
     booleans = {"true": True, "false": False}
     return {

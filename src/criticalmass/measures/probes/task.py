@@ -17,6 +17,7 @@ from scipy.special import softmax
 from criticalmass.core.compute import DEFAULT_COMPUTE, Compute
 from criticalmass.core.rows import CHUNK_ROWS, Rows
 from criticalmass.errors import CriticalMassError
+from criticalmass.storage.classifier import Classifier
 
 STATUSES = ("ok", "not_converged")
 
@@ -36,6 +37,7 @@ class ProbeTask:
     validation: (n_train,) bool, the training rows on which hyper-parameters are chosen.
     seed: seed of the probe's randomness.
     compute: threads, device, memory and workers of the fits.
+    classifier: the network's own, with the classes as its outputs; None: it is not known.
 
     Raises
     ------
@@ -52,6 +54,7 @@ class ProbeTask:
     validation: NDArray[np.bool_]
     seed: int = 0
     compute: Compute = DEFAULT_COMPUTE
+    classifier: Classifier | None = None
 
     def __post_init__(self) -> None:
         """Check shapes and values."""

@@ -55,6 +55,13 @@ class CkaVariant:
 PLAIN = CkaVariant()
 
 
+def sample_blocks(n: int, n_blocks: int = N_BLOCKS) -> tuple[IndexArray, ...]:
+    """Assign ``n`` samples to blocks, at most one for two samples; -> ascending row numbers."""
+    permutation = np.random.default_rng(_BLOCK_SEED).permutation(n)
+    blocks = np.array_split(permutation, min(n_blocks, n // 2))
+    return tuple(np.sort(block) for block in blocks)
+
+
 def prefix_cka_replicates(
     rows: Any,
     orders: npt.ArrayLike,
@@ -193,9 +200,7 @@ class JackknifeBlocks:
             )
         all_moments = moments(rows) if layer_moments is None else layer_moments
         _, scale = check_second_moment(all_moments.scatter)
-        permutation = np.random.default_rng(_BLOCK_SEED).permutation(n)
-        blocks = np.array_split(permutation, min(n_blocks, n // 2))
-        return cls(rows, all_moments, tuple(np.sort(block) for block in blocks), scale)
+        return cls(rows, all_moments, sample_blocks(n, n_blocks), scale)
 
     @property
     def n_left(self) -> FloatArray:

@@ -1,6 +1,6 @@
 """Similarity of subsets with their whole layer: `SimilarityTask`, `SimilarityScores`, measures.
 
-These measures do not train. They compare the raw features of the test split. In a retrieval
+These measures train no probe. They score the raw features of the test split. In a retrieval
 collection the test split has the queries, which search the documents.
 """
 
@@ -31,6 +31,7 @@ from criticalmass.measures.similarity.procrustes import (
     prefix_procrustes_replicates,
     projection_procrustes_replicates,
 )
+from criticalmass.measures.similarity.reconstruction import prefix_reconstruction
 from criticalmass.measures.similarity.retrieval import (
     MOST_QUERIES,
     N_NEIGHBOURS,
@@ -41,6 +42,7 @@ from criticalmass.measures.similarity.retrieval import (
     ndcg,
     recall,
 )
+from criticalmass.measures.similarity.separation import prefix_separation
 from criticalmass.storage.qrels import Qrels
 
 #: Principal axes that the measure ``cka-without-top5`` removes.
@@ -77,6 +79,8 @@ class WholeLayer:
     most_queries: most samples whose neighbours are compared.
     compute: its workers, if there are any, compute the moments.
     gallery: the documents that the rows, which are queries, search; None: rows search each other.
+    labels: (n_samples,) class ids of the rows; None: they have none.
+    training_moments: returns the moments of the training rows, for measures that fit them.
     """
 
     rows: Rows
@@ -84,6 +88,8 @@ class WholeLayer:
     most_queries: int = MOST_QUERIES
     compute: Compute = DEFAULT_COMPUTE
     gallery: Gallery | None = None
+    labels: NDArray[np.int64] | None = None
+    training_moments: Callable[[], Moments] | None = None
 
     @property
     def searched(self) -> Rows:
@@ -275,6 +281,45 @@ def procrustes(task: SimilarityTask) -> SimilarityScores:
     )
     layer = task.whole_layer
     values, replicates = compute(layer.rows, task.subsets, task.sizes, layer_moments=layer.moments)
+    return SimilarityScores(values, "replicates", replicates)
+
+
+def reconstruction(task: SimilarityTask) -> SimilarityScores:
+    """R^2 of the neurons that every subset drops, given those that it keeps.
+
+    Raises
+    ------
+    CriticalMassError: the subsets are projections, or there are no training rows.
+    """
+    if task.is_projection:
+        raise CriticalMassError(
+            "reconstruction predicts the dropped neurons from the kept ones, and a projection "
+            "drops none; choose selectors of neurons, e.g. random"
+        )
+    layer = task.whole_layer
+    if layer.training_moments is None:
+        raise CriticalMassError(
+            "reconstruction fits training rows, and the layer has none; give training_moments"
+        )
+    values, replicates = prefix_reconstruction(
+        layer.rows, layer.training_moments(), task.subsets, task.sizes
+    )
+    return SimilarityScores(values, "replicates", replicates)
+
+
+def class_separation(task: SimilarityTask) -> SimilarityScores:
+    """Share of the cosine distance of samples that lies between classes, in every subset.
+
+    Raises
+    ------
+    CriticalMassError: there are no labels, or those of one class.
+    """
+    layer = task.whole_layer
+    if layer.labels is None:
+        raise CriticalMassError("class-separation needs labels, and the layer has none")
+    values, replicates = prefix_separation(
+        layer.rows, layer.labels, task.subsets, task.sizes, is_projection=task.is_projection
+    )
     return SimilarityScores(values, "replicates", replicates)
 
 

@@ -1,0 +1,1 @@
+"""Training of small networks from recipes, to find what governs redundancy."""

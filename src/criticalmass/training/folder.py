@@ -1,0 +1,203 @@
+"""The training folder: manifest, checkpoints, log, and the state to resume from.
+
+This module imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import save
+
+from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.models.small_networks import TrainableNetwork
+from criticalmass.extraction.models.trained import TRAINING
+from criticalmass.storage.files import (
+    MANIFEST,
+    checked_path,
+    is_kind,
+    read_manifest,
+    remove_temporary,
+    write_bytes,
+    write_manifest,
+)
+from criticalmass.training.recipe import Recipe
+from criticalmass.training.start import Start
+
+_LOG = "log.parquet"
+_RESUME = "resume.pt"
+_CHECKPOINTS = "checkpoints"
+
+
+class TrainingFolder:
+    """A folder that one recipe with one training seed writes.
+
+    After each epoch the files are written in the order checkpoint, log, resume state, manifest:
+    the manifest names only files that are complete, so an interruption loses the current epoch.
+
+    Parameters
+    ----------
+    path: the folder.
+    manifest: its content so far.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: Path, recipe: Recipe) -> TrainingFolder | None:
+        """Open the folder of a recipe; None if there is none yet.
+
+        Raises
+        ------
+        CriticalMassError: it is another folder, or that of another recipe.
+        """
+        if not path.exists() or (path.is_dir() and not any(_visible(path))):
+            return None
+        if not path.is_dir() or not (is_kind(path, TRAINING) or (path / MANIFEST).is_file()):
+            raise CriticalMassError(
+                f"{str(path)!r} is not a training folder and not empty; choose another folder"
+            )
+        manifest = read_manifest(path, TRAINING)
+        if manifest["recipe_digest"] != recipe.digest:
+            changed = _differences(manifest["recipe"], recipe.to_dict())
+            raise CriticalMassError(
+                f"{str(path)!r} was trained from another recipe ({changed}); choose another folder"
+            )
+        remove_temporary(path)
+        remove_temporary(path / _CHECKPOINTS)
+        return cls(path, manifest)
+
+    @classmethod
+    def create(
+        cls, path: Path, recipe: Recipe, start: Start, facts: Mapping[str, Any]
+    ) -> TrainingFolder:
+        """Describe a training that is about to begin; nothing is written yet.
+
+        Parameters
+        ----------
+        path: the folder.
+        recipe: the recipe.
+        start: the network before its training.
+        facts: further entries of the manifest.
+        """
+        return cls(
+            path,
+            {
+                "format": TRAINING.format,
+                "format_version": TRAINING.newest,
+                "recipe": recipe.to_dict(),
+                "recipe_digest": recipe.digest,
+                "network": dataclasses.asdict(start.shape),
+                "n_neurons": start.network.n_neurons,
+                "preprocessing": dict(start.preprocess.settings),
+                **facts,
+                "checkpoints": [],
+                "log": None,
+                "resume": None,
+                "complete": False,
+            },
+        )
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all epochs are done."""
+        return bool(self.manifest["complete"])
+
+    @property
+    def log(self) -> pd.DataFrame:
+        """The log: one row per epoch."""
+        entry = self.manifest["log"]
+        if entry is None:
+            return pd.DataFrame()
+        return pd.read_parquet(checked_path(self.path, entry, verify=True))
+
+    def read_state(self) -> dict[str, Any] | None:
+        """Read the state to resume from; None if nothing was finished.
+
+        Raises
+        ------
+        StoreError: the file is missing or damaged.
+        """
+        entry = self.manifest["resume"]
+        if entry is None:
+            return None
+        path = checked_path(self.path, entry, verify=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
+
+    def write_epoch(
+        self,
+        epoch: int,
+        network: TrainableNetwork | None,
+        rows: Sequence[Mapping[str, Any]],
+        state: Mapping[str, Any] | None,
+    ) -> None:
+        """Write what an epoch made.
+
+        Parameters
+        ----------
+        epoch: number of finished epochs.
+        network: its weights are kept as a checkpoint; None for none.
+        rows: the log so far.
+        state: what `read_state` returns; None after the last epoch.
+        """
+        previous = self.manifest["resume"]
+        if network is not None:
+            self._add_checkpoint(epoch, network)
+        table = io.BytesIO()
+        pd.DataFrame(rows).to_parquet(table, index=False)
+        self.manifest["log"] = self._write(_LOG, table.getvalue())
+        self.manifest["resume"] = None
+        if state is not None:
+            content = io.BytesIO()
+            torch.save(dict(state), content)
+            # The previous state stays until the manifest names the new one.
+            name = f"{epoch % 2}-{_RESUME}"
+            self.manifest["resume"] = self._write(name, content.getvalue())
+        self.manifest["complete"] = state is None
+        write_manifest(self.path, self.manifest, durable=True)
+        if previous is not None and previous != self.manifest["resume"]:
+            (self.path / previous["path"]).unlink(missing_ok=True)
+
+    def _add_checkpoint(self, epoch: int, network: TrainableNetwork) -> None:
+        state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+        entry = self._write(f"{_CHECKPOINTS}/epoch-{epoch:04d}.safetensors", save(state))
+        others = [one for one in self.manifest["checkpoints"] if one["epoch"] != epoch]
+        self.manifest["checkpoints"] = [*others, {"epoch": epoch, **entry}]
+
+    def _write(self, name: str, content: bytes) -> dict[str, str]:
+        digest = hashlib.sha256(content).hexdigest()
+        write_bytes(self.path / name, content, durable=True)
+        return {"path": name, "sha256": digest}
+
+
+def _visible(path: Path) -> list[Path]:
+    """Return the entries of a folder except those of its lock and of killed writers."""
+    return [
+        one
+        for one in path.iterdir()
+        if not one.name.startswith(".") and one.name not in ("run.lock", "writer.json")
+    ]
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
+    """Name the first keys that differ, with both values."""
+    texts = []
+    for key in {**old, **new}:
+        a, b = old.get(key), new.get(key)
+        if a == b or key in ("name", "description"):
+            continue
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            texts.append(_differences(a, b, f"{prefix}{key}."))
+        else:
+            texts.append(f"{prefix}{key}: {a!r} there, {b!r} here")
+    return "; ".join(texts[:3])

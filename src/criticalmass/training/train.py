@@ -1,0 +1,263 @@
+"""``train``: train a network by a recipe, and keep its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from criticalmass.core.arguments import validate_arguments
+from criticalmass.core.notebook import Card, Shown
+from criticalmass.core.optional import import_package
+from criticalmass.core.progress import Progress, write_line
+from criticalmass.core.threads import thread_count
+from criticalmass.extraction.datasets import load_dataset
+from criticalmass.extraction.models.loading import resolve_device
+from criticalmass.extraction.models.optional_imports import import_after_torchvision, import_torch
+from criticalmass.storage.files import write_json
+from criticalmass.storage.run_lock import write_lock
+from criticalmass.training.objectives import count_views, needs_classifier
+from criticalmass.training.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from criticalmass.extraction.datasets import Dataset
+    from criticalmass.training.folder import TrainingFolder
+    from criticalmass.training.loop import Trainer
+
+_TIMING = "timing.json"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainedNetwork(Shown):
+    """The result of `train`.
+
+    Attributes
+    ----------
+    path: the training folder.
+    recipe: the recipe, with its training seed.
+    log: one row per epoch, from 0 (untrained): loss and each of its terms, learning rate,
+        ``train_accuracy`` (of the classifier while it was trained), ``validation_accuracy``; and
+        for checkpoints what `training.evaluation.evaluate` returns.
+    checkpoints: the epochs whose weights are kept.
+    """
+
+    path: Path
+    recipe: Recipe
+    log: pd.DataFrame
+    checkpoints: tuple[int, ...]
+
+    @property
+    def spec(self) -> str:
+        """The model spec of the last epoch."""
+        return self.at(self.checkpoints[-1])
+
+    def at(self, epoch: int) -> str:
+        """Return the model spec of an epoch; 0 is the untrained network."""
+        return f"trained:{self.path}@{epoch}"
+
+    def _card(self) -> Card:
+        last = self.log.iloc[-1]
+        names = ("train_error", "test_accuracy", "probe_accuracy", "live_share")
+        facts = {name.replace("_", " "): f"{last[name]:.3f}" for name in names}
+        facts["checkpoints"] = ", ".join(map(str, self.checkpoints))
+        return Card(f"Network {self.recipe.name}, training seed {self.recipe.seed}", facts)
+
+
+@validate_arguments
+def train(
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe,
+    *,
+    out: str | os.PathLike[str],
+    seed: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> TrainedNetwork:
+    """Train a network by a recipe.
+
+    The folder gets the checkpoints (safetensors), the log (``log.parquet``) and a manifest with
+    digests. A training that was stopped goes on after its last finished epoch and ends with the
+    same bytes; a finished one is not repeated. Each checkpoint is a model spec
+    ``trained:DIR@EPOCH``.
+
+    Parameters
+    ----------
+    recipe: a recipe of the package (`criticalmass list recipes`), a YAML file, or its keys; see
+        docs/training.md.
+    out: the training folder.
+    seed: training seed, instead of that of the recipe.
+    device: "auto" (the GPU if there is one), "cpu" or "cuda".
+    threads: of the processor; 1 by default for the small networks, which gain little from more,
+        and all cores for networks of timm. The bytes of the weights depend on it.
+
+    Raises
+    ------
+    CriticalMassError: the recipe is not valid, its data or network do not fit, or ``out`` holds
+        something else.
+    TrainingError: the loss is not finite; the checkpoints so far are kept.
+    MissingExtraError: a library that the recipe needs is not installed.
+    """
+    checked = load_recipe(recipe)
+    if seed is not None:
+        checked = checked.model_copy(update={"seed": seed})
+    return train_on(checked, None, out=Path(out), device=device, threads=threads)
+
+
+def train_on(
+    recipe: Recipe,
+    dataset: Dataset | None,
+    *,
+    out: Path,
+    device: str = "auto",
+    threads: int | None = None,
+) -> TrainedNetwork:
+    """Train by a checked recipe on a dataset that may be loaded already; see `train`."""
+    torch = import_torch()
+    import_after_torchvision("timm", "torch")
+    import_package("safetensors", "train")
+    if count_views([entry.name for entry in recipe.objectives]) > 1:
+        import_after_torchvision("pytorch_metric_learning", "train")
+    from criticalmass.training.folder import TrainingFolder
+
+    place = torch.device(resolve_device(device))
+    is_new = not out.exists()
+    finished = TrainingFolder.open(out, recipe)
+    if finished is not None and finished.is_complete:
+        write_line(f"{out}: {recipe.name}, seed {recipe.seed}, is trained already")
+        return _result(finished, recipe)
+    count = threads or (1 if _is_small(recipe) else thread_count())
+    data = dataset if dataset is not None else load_dataset(recipe.data.dataset)
+    with _torch_threads(count):
+        trainer, facts = _prepare(recipe, data, place)
+        facts |= {"threads": count, "device": place.type}
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            with write_lock(out):
+                opened = TrainingFolder.open(out, recipe)
+                folder = opened or TrainingFolder.create(out, recipe, trainer.start, facts)
+                if not folder.is_complete:
+                    _run(trainer, folder)
+        except BaseException:
+            if is_new and not (out / "manifest.json").exists():
+                _remove_empty(out)
+            raise
+    return _result(folder, recipe)
+
+
+def _is_small(recipe: Recipe) -> bool:
+    from criticalmass.extraction.models.small_networks import SMALL_NETWORKS
+
+    weights = recipe.network.weights
+    is_own = weights is None or weights.startswith("trained:")
+    return is_own and recipe.network.name in SMALL_NETWORKS
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    torch = import_torch()
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _prepare(recipe: Recipe, dataset: Dataset, device: Any) -> tuple[Trainer, dict[str, Any]]:
+    """Return the trainer, and what the manifest says of the data."""
+    from criticalmass.training.data import prepare_data
+    from criticalmass.training.loop import Trainer
+    from criticalmass.training.start import build_start, start_preprocess
+
+    preprocess = start_preprocess(recipe.network)
+    data = prepare_data(recipe.data, dataset, preprocess, recipe.seed)
+    has_head = needs_classifier([entry.name for entry in recipe.objectives])
+    outputs = len(data.class_names) if has_head else 0
+    start = build_start(recipe.network, outputs, recipe.seed)
+    facts = {
+        "dataset": {"spec": dataset.spec, "digest": dataset.digest},
+        "n_train": len(data.train),
+        "n_validation": 0 if data.validation is None else len(data.validation),
+        "n_test": len(data.test),
+        "class_names": list(data.class_names),
+        "majority": data.majority,
+        "versions": {name: version(name) for name in ("torch", "timm")},
+    }
+    return Trainer(recipe, start, data, device), facts
+
+
+def _run(trainer: Trainer, folder: TrainingFolder) -> None:
+    """Train the epochs that are left."""
+    recipe = trainer.recipe
+    state = folder.read_state()
+    if state is None:
+        _finish_epoch(trainer, folder, {"epoch": 0, "step": 0}, 0.0)
+    else:
+        trainer.load_state(state)
+        write_line(f"{folder.path}: goes on after epoch {trainer.epoch} of {recipe.epochs}")
+    left = recipe.epochs - trainer.epoch
+    label = f"training {recipe.name}, seed {recipe.seed}"
+    with Progress(label, left * trainer.steps_per_epoch, "steps") as bar:
+        text = "epoch 1"
+        for number in range(left):
+            seconds = _seconds(folder.path)
+            per_epoch = seconds / trainer.epoch if trainer.epoch else None
+            text = f"epoch {trainer.epoch + 1} of {recipe.epochs}{_accuracy_text(trainer)}"
+            bar.begin(text, None if per_epoch is None else per_epoch * (left - number))
+            row = trainer.run_epoch(bar.advance)
+            _finish_epoch(trainer, folder, row, row.pop("seconds"))
+
+
+def _accuracy_text(trainer: Trainer) -> str:
+    """Return the newest accuracy for the progress bar."""
+    for name in ("validation_accuracy", "probe_accuracy"):
+        value = trainer.rows[-1].get(name, float("nan")) if trainer.rows else float("nan")
+        if value == value:
+            return f", {name.replace('_', ' ')} {value:.3f}"
+    return ""
+
+
+def _finish_epoch(
+    trainer: Trainer, folder: TrainingFolder, row: dict[str, Any], seconds: float
+) -> None:
+    """Evaluate, log and write an epoch."""
+    is_kept = trainer.epoch in trainer.recipe.kept_epochs
+    row["validation_accuracy"] = trainer.validate()
+    if is_kept:
+        row |= trainer.measure()
+    trainer.rows.append(row)
+    is_last = trainer.epoch == trainer.recipe.epochs
+    total = _seconds(folder.path) + seconds
+    folder.write_epoch(
+        trainer.epoch,
+        trainer.network if is_kept else None,
+        trainer.rows,
+        None if is_last else trainer.state(),
+    )
+    # Not in the manifest or the log, whose bytes are the same whenever the recipe is trained.
+    write_json(folder.path / _TIMING, {"seconds": round(total, 2)})
+
+
+def _seconds(path: Path) -> float:
+    """Return the seconds that the training took so far."""
+    try:
+        return float(json.loads((path / _TIMING).read_text(encoding="utf-8"))["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def _remove_empty(path: Path) -> None:
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _result(folder: TrainingFolder, recipe: Recipe) -> TrainedNetwork:
+    epochs = tuple(sorted(int(entry["epoch"]) for entry in folder.manifest["checkpoints"]))
+    return TrainedNetwork(folder.path, recipe, folder.log, epochs)
