@@ -44,7 +44,7 @@ from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray
 from criticalmass.core.progress import warn_user
 from criticalmass.errors import unknown_name
-from criticalmass.measures.registry import is_similarity
+from criticalmass.measures.registry import has_critical_mass, is_similarity
 from criticalmass.storage.run import Run
 
 __all__ = [
@@ -255,10 +255,13 @@ def _pair_rows(
         curve.full is not None and curve.full > 0.0 and curve.sizes.size > 0
         for curve in (pair.a, pair.b)
     )
+    has_mass = comparable and all(
+        has_critical_mass(curve.key.measure) for curve in (pair.a, pair.b)
+    )
     rows: list[dict[str, Any]] = []
     for delta in deltas:
         settings = {"delta": delta, "estimator": estimator}
-        if comparable:
+        if has_mass:
             mass_a, mass_b = (_critical_mass(c, delta, estimator) for c in (pair.a, pair.b))
             rows += [settings | row for row in _mass_rows(mass_a, mass_b, pair.a.level)]
         else:

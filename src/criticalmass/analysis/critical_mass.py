@@ -13,7 +13,7 @@ from criticalmass.analysis.curves import ValueCurve
 from criticalmass.analysis.estimators import critical_size, reaches
 from criticalmass.analysis.targets import Target
 from criticalmass.core.moments import FloatArray
-from criticalmass.measures.registry import is_similarity
+from criticalmass.measures.registry import has_critical_mass, is_similarity
 from criticalmass.selectors.registry import is_fixed_projection
 
 
@@ -57,10 +57,13 @@ class CurveMass:
 
     @classmethod
     def of(cls, curve: ValueCurve, target: Target, estimator: str) -> CurveMass | None:
-        """Return the critical mass of a curve; None without values or with nothing to reach."""
+        """Return the critical mass of a curve; None without values or with nothing to reach.
+
+        A measure without critical masses (`has_critical_mass`) has nothing to reach.
+        """
         if curve.full is None or curve.full <= 0.0 or not curve.sizes.size:
             return None
-        if not target.is_defined(curve.full):
+        if not (target.is_defined(curve.full) and has_critical_mass(curve.key.measure)):
             return None
         return cls(curve, curve.full, target, estimator)
 

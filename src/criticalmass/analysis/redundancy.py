@@ -46,7 +46,7 @@ from criticalmass.analysis.subset_spread import check_pass_share, passing_size, 
 from criticalmass.analysis.targets import WHOLE, ControlRun, Target, Targets
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.progress import warn_user
-from criticalmass.measures.registry import is_similarity
+from criticalmass.measures.registry import has_critical_mass, is_similarity
 from criticalmass.storage.run import Run
 
 __all__ = [
@@ -181,7 +181,8 @@ def redundancy(
     above chance" (of that of ``control``, which the column of this name names), or "accuracy",
     where ``delta`` is missing. If the value to reach is above that of the whole layer and of
     every subset, ``reached`` is False and the critical mass is missing. It is missing as well
-    where the whole layer is no better than chance and delta is a share above chance.
+    where the whole layer is no better than chance and delta is a share above chance, and for a
+    measure that small subsets may have more of (class-separation; a warning says so).
     ``majority_accuracy`` is the accuracy of always answering the largest class of the test
     samples; missing for similarities. A warning names probes that are no better than this on the
     whole layer, by an exact sign test at ``level``. ``critical_mass`` is in neurons,
@@ -215,6 +216,12 @@ def redundancy(
     table = redundancy_table(runs, targets, estimator, draws, pass_share)
     for one in runs:
         _warn_of_useless_probes(one, level)
+    scores = [name for name in table["measure"].unique() if not has_critical_mass(name)]
+    if scores:
+        warn_user(
+            f"{', '.join(scores)}: no critical mass and no DR, because a small subset may have a "
+            "higher value than the whole layer; its curve says what subsets have"
+        )
     return table
 
 

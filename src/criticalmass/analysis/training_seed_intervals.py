@@ -165,7 +165,7 @@ class NetworkCurve:
         rows = []
         for seed in range(self.seeds.size):
             others = np.delete(self.values, seed, axis=1)
-            is_alone = np.isnan(others).all(axis=1)
+            is_alone = np.asarray(np.isnan(others)).all(axis=1)
             others = np.where(is_alone[:, None], 0.0, others)
             rows.append(np.where(is_alone, self.mean, np.nanmean(others, axis=1)))
         return np.stack(rows)

@@ -21,6 +21,8 @@ LISTS = {
     "studies": "study",
     "layers": "layer",
     "databases": "database",
+    "recipes": "recipe",
+    "objectives": "objective",
 }
 
 
@@ -56,6 +58,8 @@ def listing(what: str, model: str | None = None) -> pd.DataFrame:
         "measures": _measures,
         "studies": _studies,
         "databases": _databases,
+        "recipes": _recipes,
+        "objectives": _objectives,
     }
     return pd.DataFrame(make_rows[what](), columns=[LISTS[what], "what it is"])
 
@@ -181,6 +185,18 @@ def _studies() -> list[tuple[str, str]]:
     from criticalmass.studies.library import describe_studies
 
     return describe_studies()
+
+
+def _recipes() -> list[tuple[str, str]]:
+    from criticalmass.training.recipe import load_recipe, recipe_names
+
+    return [(name, load_recipe(name).description) for name in recipe_names()]
+
+
+def _objectives() -> list[tuple[str, str]]:
+    from criticalmass.training.objectives import OBJECTIVES
+
+    return [(name, f"{one.kind}: {one.description}") for name, one in OBJECTIVES.items()]
 
 
 def _databases() -> list[tuple[str, str]]:

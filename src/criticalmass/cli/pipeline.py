@@ -382,6 +382,26 @@ def _parse_weights(text: str) -> tuple[str, str]:
     return name, path
 
 
+@command("training.train:train", "criticalmass train quick --out quick-0")
+@click.argument("recipe")
+@out()
+@option("--seed", type=int, help="Training seed, instead of that of the recipe.")
+@_device
+@option("--threads", type=int, help="Threads of the processor.")
+@quiet
+def train(recipe: str, out: str, seed: int | None, device: str | None, threads: int | None) -> None:
+    """Train a network by a recipe, and keep its checkpoints.
+
+    RECIPE is one of 'criticalmass list recipes' or a YAML file (docs/training.md). A stopped
+    training goes on where it was; a finished one is not repeated. The printed spec names the
+    network in all other commands.
+    """
+    from criticalmass.training.train import train as run_train
+
+    options = drop_unset(seed=seed, device=device, threads=threads)
+    click.echo(run_train(recipe, out=out, **options).spec)
+
+
 COMMANDS: tuple[click.Command, ...] = (
     demo,
     measure,
@@ -390,4 +410,5 @@ COMMANDS: tuple[click.Command, ...] = (
     gaussian_null,
     sweep,
     study,
+    train,
 )

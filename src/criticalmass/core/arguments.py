@@ -267,6 +267,10 @@ _OVERRIDES: dict[tuple[str, str], tuple[Predicate, str]] = {
     ),
     ("explain", "run"): (_is_artifact, "a run or its folder"),
     ("diffused_redundancy", "fractions"): (_is_numeric_array, "an array of real numbers"),
+    ("train", "recipe"): (
+        lambda value: _is_path(value) or isinstance(value, Mapping) or hasattr(value, "objectives"),
+        "a recipe: a name, a YAML file, or its keys",
+    ),
     ("study", "name_or_file"): (_is_path, "a study's name or file"),
     ("study", "features"): (_is_path, "a path"),
     ("study", "data"): (_is_path, "a path"),

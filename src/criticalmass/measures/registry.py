@@ -466,6 +466,14 @@ def compares_with_layer(measure: str) -> bool:
     return measure in MEASURES and MEASURES[measure].kind == "similarity"
 
 
+def has_critical_mass(measure: str) -> bool:
+    """Whether a share of the whole layer's value is something that subsets keep or lose.
+
+    It is not for a score, which may be higher in a small subset than in the whole layer.
+    """
+    return measure not in MEASURES or MEASURES[measure].kind != "score"
+
+
 def gallery_name(row: Mapping[Any, Any]) -> str:
     """Return what the queries of a row search, for `measure_label` and `measure_quantity`.
 

@@ -14,7 +14,7 @@ import numpy as np
 from criticalmass.analysis.estimators import check_delta
 from criticalmass.core.progress import warn_user, write_line
 from criticalmass.errors import CriticalMassError
-from criticalmass.measures.registry import MEASURES
+from criticalmass.measures.registry import MEASURES, has_critical_mass
 from criticalmass.selectors.registry import SELECTORS
 from criticalmass.selectors.sizes import grid_for
 from criticalmass.sweeps.bisection import (
@@ -260,11 +260,11 @@ def _percent(share: float) -> str:
 def _start_searches(
     cache: CellCache, request: SweepRequest, refinement: Refinement
 ) -> Iterator[_Search]:
-    """Make the searches of all layers and measures whose whole layer has a value above 0."""
+    """Make the searches of layers and measures with critical masses and a value above 0."""
     full_rows = cache.recorder.full_rows()
     values = cache.values()
     for layer in request.layers:
-        for measure in request.measures:
+        for measure in filter(has_critical_mass, request.measures):
             value_full = full_rows[layer.name, measure].get("value")
             if value_full is None or value_full <= 0.0:
                 warn_user(

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from criticalmass.extraction.models.optional_imports import import_after_torchvision
-from criticalmass.training.terms import Outputs, Term, TermContext
+from criticalmass.training.terms import Outputs, Readout, Term, TermContext
 
 
 class _ClassifierLoss(Term):
@@ -18,8 +18,11 @@ class _ClassifierLoss(Term):
 
     def loss(self, outputs: Outputs) -> Tensor:
         """Return weight times the mean over classifiers."""
-        losses = [self._of_logits(logits.float(), outputs.labels) for logits in outputs.logits]
+        losses = [self._of_readout(one, outputs.labels) for one in outputs.readouts]
         return float(self.options["weight"]) * torch.stack(losses).mean()
+
+    def _of_readout(self, readout: Readout, labels: Tensor) -> Tensor:
+        return self._of_logits(readout.logits, labels)
 
     def _of_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
         raise NotImplementedError
@@ -63,12 +66,9 @@ class Cosine(_ClassifierLoss):
         self._network = (context.network,)
         self.after_step()
 
-    def loss(self, outputs: Outputs) -> Tensor:
-        """Return weight times the cross-entropy of the cosines."""
-        weight = F.normalize(self._network[0].classifier.weight.float(), dim=1)
-        cosines = F.normalize(outputs.wrapped.float(), dim=1) @ weight.T
-        loss = F.cross_entropy(cosines / float(self.options["temperature"]), outputs.labels)
-        return float(self.options["weight"]) * loss
+    def _of_readout(self, readout: Readout, labels: Tensor) -> Tensor:
+        cosines = F.normalize(readout.features, dim=1) @ F.normalize(readout.weight, dim=1).T
+        return F.cross_entropy(cosines / float(self.options["temperature"]), labels)
 
     def after_step(self) -> None:
         """Scale the rows to length 1; the loss does not depend on their length."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from criticalmass.extraction.models.small_networks import TrainableNetwork
@@ -34,6 +35,27 @@ class TermContext:
 
 
 @dataclass(frozen=True)
+class Readout:
+    """A linear classifier and the activations that it reads.
+
+    Attributes
+    ----------
+    features: (n, n_read) activations.
+    weight: (n_classes, n_read).
+    bias: (n_classes,).
+    """
+
+    features: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+    @property
+    def logits(self) -> Tensor:
+        """The (n, n_classes) logits."""
+        return F.linear(self.features, self.weight, self.bias)
+
+
+@dataclass(frozen=True)
 class Outputs:
     """The activations of one batch.
 
@@ -42,15 +64,15 @@ class Outputs:
     features: (n_views * n, n_neurons) activations before the wrappers.
     labels: (n_views * n,) class numbers.
     n_views: views of each image; those of one kind follow each other.
-    logits: for each classifier the (n_views * n, n_classes) logits, of the wrapped activations.
-    wrapped: the (n_views * n, n_neurons) activations that the classifiers read.
+    wrapped: the (n_views * n, n_neurons) activations after the wrappers.
+    readouts: the classifiers that the losses are averaged over; none without a classifier.
     """
 
     features: Tensor
     labels: Tensor
     n_views: int
-    logits: Sequence[Tensor]
     wrapped: Tensor
+    readouts: Sequence[Readout]
 
 
 class Term(nn.Module):
@@ -76,9 +98,9 @@ class Term(nn.Module):
         """Change (n, n_neurons) activations before the classifier (kind "features")."""
         return features
 
-    def logits(self, network: TrainableNetwork, features: Tensor) -> list[Tensor]:
-        """Return the logits of each classifier (kind "outputs")."""
-        return [network.head(features)]
+    def readouts(self, classifier: nn.Linear, features: Tensor) -> list[Readout]:
+        """Return each classifier and what it reads (kind "outputs")."""
+        return [Readout(features, classifier.weight, classifier.bias)]
 
     def loss(self, outputs: Outputs) -> Tensor:
         """Return the value of a loss or penalty, a scalar."""
@@ -135,8 +157,9 @@ class Objectives(nn.Module):
             wrapped = term.transform(wrapped, generator)
         classifiers = self._of_kind("outputs")
         chooser = classifiers[0][1] if classifiers else self._plain
-        logits = chooser.logits(network, wrapped)
-        outputs = Outputs(features, labels, n_views, logits, wrapped)
+        classifier = network.get_classifier()
+        readouts = [] if classifier is None else chooser.readouts(classifier, wrapped)
+        outputs = Outputs(features, labels, n_views, wrapped, readouts)
         return {name: term.loss(outputs) for name, term in self._of_kind("loss", "penalty")}
 
     def after_step(self) -> None:

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.extraction.models.small_networks import TrainableNetwork
 from criticalmass.training.balls import BALLS
-from criticalmass.training.terms import Term, TermContext
+from criticalmass.training.terms import Readout, Term, TermContext
 
 # Steps of an attack together reach this multiple of the radius (Madry et al. 2018).
 _REACH = 2.5
@@ -51,13 +50,17 @@ class Matryoshka(Term):
     def __init__(self, options: Mapping[str, Any], context: TermContext) -> None:
         super().__init__(options, context)
         sizes = check_sizes("matryoshka", options["sizes"], context)
-        self._smaller = [size for size in sizes if size < context.n_neurons]
-        self.heads = nn.ModuleList(nn.Linear(size, context.n_classes) for size in self._smaller)
+        smaller = [size for size in sizes if size < context.n_neurons]
+        self.heads = nn.ModuleList(nn.Linear(size, context.n_classes) for size in smaller)
 
-    def logits(self, network: TrainableNetwork, features: Tensor) -> list[Tensor]:
-        """Return the logits on each number of first neurons and on all."""
-        pairs = zip(self._smaller, self.heads, strict=True)
-        return [*(head(features[:, :size]) for size, head in pairs), network.head(features)]
+    def readouts(self, classifier: nn.Linear, features: Tensor) -> list[Readout]:
+        """Return the classifiers on each number of first neurons and on all."""
+        smaller = [
+            Readout(features[:, : head.in_features], head.weight, head.bias)
+            for head in self.heads
+            if isinstance(head, nn.Linear)
+        ]
+        return [*smaller, *super().readouts(classifier, features)]
 
 
 class MatryoshkaShared(Term):
@@ -68,14 +71,13 @@ class MatryoshkaShared(Term):
         sizes = check_sizes("matryoshka-shared", options["sizes"], context)
         self._smaller = [size for size in sizes if size < context.n_neurons]
 
-    def logits(self, network: TrainableNetwork, features: Tensor) -> list[Tensor]:
-        """Return the logits on each number of first neurons and on all."""
-        head = network.classifier
-        parts = [
-            nn.functional.linear(features[:, :size], head.weight[:, :size], head.bias)
+    def readouts(self, classifier: nn.Linear, features: Tensor) -> list[Readout]:
+        """Return the classifier cut to each number of first neurons, and whole."""
+        smaller = [
+            Readout(features[:, :size], classifier.weight[:, :size], classifier.bias)
             for size in self._smaller
         ]
-        return [*parts, head(features)]
+        return [*smaller, *super().readouts(classifier, features)]
 
 
 class FirstNeurons(Term):
@@ -88,10 +90,10 @@ class FirstNeurons(Term):
         with torch.no_grad():
             context.network.classifier.weight[:, self._k :] = 0
 
-    def logits(self, network: TrainableNetwork, features: Tensor) -> list[Tensor]:
-        """Return the logits on the first neurons."""
-        first = torch.arange(features.shape[1], device=features.device) < self._k
-        return [network.head(features * first)]
+    def readouts(self, classifier: nn.Linear, features: Tensor) -> list[Readout]:
+        """Return the classifier cut to the first neurons."""
+        first = classifier.weight[:, : self._k]
+        return [Readout(features[:, : self._k], first, classifier.bias)]
 
 
 def check_sizes(name: str, sizes: Any, context: TermContext) -> list[int]:
