@@ -50,6 +50,10 @@ class MemoryRun(RunView):
 
     predicted: Any = field(default=None, compare=False)
 
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return {}
+
     def labels(self) -> NDArray[np.int64]:
         return LABELS
 
@@ -322,7 +326,7 @@ def test_what_is_not_known_is_said() -> None:
     assert row["gates"] == "unknown: upstream accuracy, live neurons"
     assert row["verdict"] == "more neurons"
     assert pd.isna(row["upstream_accuracy"])
-    assert row["upstream_accuracy_baseline"] == 0.99
+    assert row["upstream_accuracy_baseline"] == pytest.approx(0.99)
 
 
 def test_a_whole_layer_that_knows_little_is_gated() -> None:

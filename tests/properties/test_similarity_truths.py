@@ -61,7 +61,8 @@ def test_procrustes_ignores_scale_shift_and_the_order_of_samples(shape, scale):
 def test_every_similarity_is_at_most_one_and_one_for_all_neurons(shape):
     x, rng = representation(shape)
     d = x.shape[1]
-    layer = WholeLayer(x, most_neighbours=min(10, len(x) - 2))
+    most = min(10, len(x) - 2)
+    layer = WholeLayer(x, most_neighbours=most, training_moments=lambda: moments(x))
     task = SimilarityTask(layer, rng.permutation(d)[None], (1, d))
     for name, measure in SIMILARITIES.items():
         if name == "cka-without-top5" and (d < 7 or len(x) < 16):

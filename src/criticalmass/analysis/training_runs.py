@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import pandas as pd
 
-from criticalmass.analysis.columns import Draws, LayerKey, RunLike
+from criticalmass.analysis.columns import FEWEST_SEEDS, Draws, LayerKey, RunLike
 from criticalmass.analysis.constant_answer import ConstantAnswer
+from criticalmass.analysis.spread_records import SpreadRecord, read_spreads, unreliable_interval
 from criticalmass.analysis.training_seed_intervals import NetworkCurve
 from criticalmass.core.progress import warn_user
 from criticalmass.errors import CriticalMassError, shorten, unknown_name
@@ -130,6 +131,7 @@ class MeasuredNetwork:
     accuracy: accuracy of the whole layer, by ``accuracy_of``; NaN without a probe.
     accuracy_of: the measure itself; for a similarity the best probe on the same layer.
     labels: checksum of the test labels; 0 without a probe.
+    caveat: why the value is not reliable, such as that of CKA on few test samples; or empty.
     """
 
     trained: TrainedRun
@@ -138,6 +140,7 @@ class MeasuredNetwork:
     accuracy: float
     accuracy_of: str
     labels: int
+    caveat: str
 
 
 #: recipe -> target -> training seed -> network; None if its run has no value of the measure.
@@ -165,6 +168,7 @@ def measured_networks(
     _check_names(frames, "measure", measures)
     networks: Networks = {run.recipe: {} for run in runs}
     for run, frame in zip(runs, frames, strict=True):
+        spreads = read_spreads(run.view)
         chosen = frame[frame["selector"].isin([selector, "full"])]
         if measures:
             chosen = chosen[chosen["measure"].isin(measures)]
@@ -181,8 +185,12 @@ def measured_networks(
                     "each network and dataset once"
                 )
             curve = NetworkCurve.of(run.view, rows, draws)
-            of_target[run.training_seed] = (
-                _network(run, frame, key, curve) if curve is not None and curve.full > 0.0 else None
+            if curve is None or curve.full <= 0.0:
+                of_target[run.training_seed] = None
+                continue
+            record = spreads.get((key.layer, key.measure))
+            of_target[run.training_seed] = _network(
+                run, frame, key, curve, _caveat(curve, selector, record)
             )
     return networks
 
@@ -195,7 +203,7 @@ def _check_names(frames: Sequence[pd.DataFrame], column: str, names: Sequence[st
 
 
 def _network(
-    run: TrainedRun, frame: pd.DataFrame, key: LayerKey, curve: NetworkCurve
+    run: TrainedRun, frame: pd.DataFrame, key: LayerKey, curve: NetworkCurve, caveat: str
 ) -> MeasuredNetwork:
     """Add the accuracy of the whole layer to a curve."""
     same_layer = (frame["selector"] == "full") & (frame["status"] != "failed")
@@ -206,7 +214,7 @@ def _network(
     if not is_similarity(key.measure):
         by_measure, probes = pd.Series({key.measure: curve.full}), [key.measure]
     if not probes:
-        return MeasuredNetwork(run, curve, math.nan, math.nan, "", 0)
+        return MeasuredNetwork(run, curve, math.nan, math.nan, "", 0, caveat)
     best = max(probes, key=lambda name: float(by_measure[name]))
     labels = run.view.labels()
     return MeasuredNetwork(
@@ -216,7 +224,16 @@ def _network(
         accuracy=float(by_measure[best]),
         accuracy_of=str(best),
         labels=zlib.crc32(labels.tobytes()),
+        caveat=caveat,
     )
+
+
+def _caveat(curve: NetworkCurve, selector: str, record: SpreadRecord | None) -> str:
+    """Say why the values of a curve are not reliable; its few subset seeds are not meant here."""
+    if curve.seeds.size < FEWEST_SEEDS:
+        return ""
+    subsets = curve.rows[(curve.rows["selector"] != "full") & (curve.rows["status"] != "failed")]
+    return unreliable_interval(subsets, selector, record, curve.mean_draws.std(axis=0))
 
 
 @dataclass(frozen=True)

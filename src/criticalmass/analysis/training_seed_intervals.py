@@ -165,9 +165,9 @@ class NetworkCurve:
         rows = []
         for seed in range(self.seeds.size):
             others = np.delete(self.values, seed, axis=1)
-            is_alone = np.asarray(np.isnan(others)).all(axis=1)
-            others = np.where(is_alone[:, None], 0.0, others)
-            rows.append(np.where(is_alone, self.mean, np.nanmean(others, axis=1)))
+            counts = np.sum(~np.isnan(others), axis=1)
+            means = np.nansum(others, axis=1) / np.maximum(counts, 1)
+            rows.append(np.where(counts > 0, means, self.mean))
         return np.stack(rows)
 
     @property

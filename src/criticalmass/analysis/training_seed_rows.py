@@ -284,6 +284,9 @@ def _interval_notes(comparison: Comparison, ratios: Sequence[Estimate]) -> list[
     networks = [network for pair in comparison.pairs for network in pair]
     if not all(network.curve.is_resampled for network in networks):
         notes.append("no scores of test samples in some runs: what they share is not included")
+    for caveat in sorted({network.caveat for network in networks} - {""}):
+        names = sorted({n.trained.recipe for n in networks if n.caveat == caveat})
+        notes.append(f"{caveat} ({', '.join(names)})")
     if len({network.labels for network in networks}) > 1:
         notes.append("the networks have different test samples")
     return notes

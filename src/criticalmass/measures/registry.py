@@ -355,9 +355,9 @@ _ALL = (
         kind="similarity",
         function="measures.similarity.task:reconstruction",
         description="share of the variance of the dropped neurons that a linear regression on the "
-        "kept ones explains (R^2, least squares with a small ridge on the training split), on the "
+        "kept ones explains (R², least squares with a small ridge on the training split), on the "
         "test split; 1 for the whole layer",
-        label="R^2 of the dropped neurons given the kept",
+        label="R² of the dropped neurons",
         quantity="variance of the dropped neurons (linear regression on the kept)",
         settings=settings.reconstruction,
         memory=partial(workspace_bytes, n_squares=6),
@@ -370,11 +370,11 @@ _ALL = (
         name="class-separation",
         kind="score",
         function="measures.similarity.task:class_separation",
-        description="share of the cosine distance between samples that lies between classes (R^2 "
+        description="share of the cosine distance between samples that lies between classes (R² "
         "of Kornblith et al. 2021, every class counts equally), on the test split: a property of "
         "the subset that may exceed that of its whole layer, not a similarity with it",
-        label="class separation (R^2 of cosine distances)",
-        quantity="class separation (R^2 of cosine distances)",
+        label="class separation R²",
+        quantity="class separation (R² of cosine distances)",
         settings=settings.jackknife,
         flops=separation_flops,
         min_test_samples=4,

@@ -96,6 +96,10 @@ class StudyFeatures:
             stored.append(StoredLayers(store, match_layers(store, plan.requested)))
         return stored
 
+    def mark_unavailable(self, spec: str, error: CriticalMassError) -> None:
+        """Record that a model or dataset cannot be had; `stores` raises the error again."""
+        self._errors[spec] = error
+
     def _extract(self, pair: ModelDatasetPair, dataset: Dataset, plan: _StorePlan) -> FeatureStore:
         from criticalmass.extraction.extract import extract
 

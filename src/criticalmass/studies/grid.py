@@ -28,6 +28,7 @@ from criticalmass.studies.schema import (
     StudyPart,
     StudyProtocol,
 )
+from criticalmass.studies.trainings import Training, list_trainings
 from criticalmass.sweeps.plan import FULL
 
 _WEIGHT_OPTIONS = ("init", "weights")
@@ -68,6 +69,7 @@ class StudyJob:
     entry: the model, as the study names it.
     pair: the model and the dataset, as they are loaded.
     control: whether the model is the untrained control of ``entry``.
+    training: the network, if the study trains it.
     """
 
     study: str
@@ -76,6 +78,7 @@ class StudyJob:
     entry: ModelEntry
     pair: ModelDatasetPair
     control: bool = False
+    training: Training | None = field(default=None, compare=False)
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -140,7 +143,10 @@ class StudyGrid:
 
 
 def build_grid(
-    studies: Iterable[Study], weights: Mapping[str, Path], data: Path | None = None
+    studies: Iterable[Study],
+    weights: Mapping[str, Path],
+    data: Path | None = None,
+    trained: Path = Path("training"),
 ) -> StudyGrid:
     """List the jobs of studies.
 
@@ -149,6 +155,7 @@ def build_grid(
     studies: the studies; those that they include are not added.
     weights: name -> weight file, for the models that need one.
     data: root of torchvision's datasets, for specs without a root.
+    trained: folder of the networks that the studies train.
     """
     grid = StudyGrid()
     for study in studies:
@@ -159,7 +166,22 @@ def build_grid(
                         pair = ModelDatasetPair(dataset, entry.spec)
                         job = StudyJob(study.name, part, PROTOCOLS[protocol], entry, pair)
                         _add_jobs(grid, job, weights)
+                    for training, spec in _trained_models(part, trained):
+                        entry, pair = ModelEntry(spec=spec), ModelDatasetPair(dataset, spec)
+                        job = StudyJob(study.name, part, PROTOCOLS[protocol], entry, pair)
+                        grid.jobs.append(replace(job, training=training))
     return grid
+
+
+def _trained_models(part: StudyPart, folder: Path) -> list[tuple[Training, str]]:
+    """Return each network that a part trains, with its spec after each epoch to measure."""
+    if part.train is None:
+        return []
+    return [
+        (training, training.spec(epoch))
+        for training in list_trainings(part.train, folder)
+        for epoch in part.train.at
+    ]
 
 
 def _add_jobs(grid: StudyGrid, job: StudyJob, weights: Mapping[str, Path]) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from criticalmass.core.yaml_files import FileModels, YamlFile, read_yaml
-from criticalmass.studies.schema import ModelEntry, Study, StudyPart
+from criticalmass.studies.schema import ModelEntry, Study, StudyPart, TrainGrid
 
-_MODELS = FileModels(Study, {"parts": StudyPart, "models": ModelEntry})
+_MODELS = FileModels(Study, {"parts": StudyPart, "models": ModelEntry, "train": TrainGrid})
 
 
 def read_study(path: Path, name: str | None = None) -> Study:
@@ -46,7 +46,8 @@ def _complete_parts(file: YamlFile, study: Study) -> tuple[StudyPart, ...]:
         update = {key: outside[key] for key in keys - part.model_fields_set}
         parts.append(part.model_copy(update=update))
         for key in ("models", "datasets"):
-            if not getattr(parts[-1], key):
+            has_models = key == "models" and parts[-1].train is not None
+            if not getattr(parts[-1], key) and not has_models:
                 text = f"no {key}; a part of a study needs at least one of each"
                 raise file.error(("parts", index), text)
     return tuple(parts)

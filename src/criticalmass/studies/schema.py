@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -27,6 +27,7 @@ from criticalmass.measures.registry import MEASURES
 from criticalmass.selectors.registry import SELECTORS
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 from criticalmass.studies.published import check_published
+from criticalmass.training.recipe import RECIPE, Recipe, load_recipe, merge_keys, recipe_from
 
 PROBE = "probe"
 """Measure name that stands for the probe of the protocol."""
@@ -35,6 +36,8 @@ PAPER_FRACTIONS = (
     *(0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9),
 )
 """Fractions of the authors' curves (Nanda et al. 2023, analysis code)."""
+LAST_EPOCH = "last"
+"""Stands for the last epoch of a recipe."""
 TABLES = ("fairness", "agreement", "ensembles", "selectors", "bases")
 
 
@@ -150,12 +153,59 @@ class ModelEntry(_Keys):
         return value if isinstance(value, (dict, cls)) else {"spec": value}
 
 
+class TrainGrid(_Keys):
+    """Networks that a study trains: every recipe with every training seed.
+
+    Attributes
+    ----------
+    base: a recipe of the package, or the keys of one, that all recipes start from.
+    recipes: name -> the keys in which it differs from the base. A network may start from another
+        one of the same seed: ``network: {start: full, weights: recipe:NAME}``.
+    seeds: training seeds 0, 1, ... of each recipe.
+    baseline: the recipe that the others are compared with; the first by default.
+    at: epochs after which the networks are measured; ``last`` is the end of the training.
+    """
+
+    model_config = ConfigDict(title="a grid of trainings")
+    base: Text | Mapping[str, Any]
+    recipes: Mapping[str, Mapping[str, Any] | None] = Field(min_length=1)
+    seeds: Annotated[int, Strict(), Field(ge=1, le=1000)] = 3
+    baseline: str = ""
+    at: Several[Annotated[int, Strict(), Field(ge=0)] | Literal["last"]] = ("last",)
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainGrid:
+        if self.baseline and self.baseline not in self.recipes:
+            raise unknown_name("recipe", self.baseline, self.recipes)
+        for name in self.recipes:
+            weights = self.recipe(name).network.weights or ""
+            start = weights.removeprefix(RECIPE)
+            if weights.startswith(RECIPE) and (start not in self.recipes or start == name):
+                raise unknown_name(f"recipe that {name!r} can start from", start, self.recipes)
+        return self
+
+    def __hash__(self) -> int:
+        """Hash all keys; the mappings among them have no hash of their own."""
+        return hash(self.model_dump_json())
+
+    def recipe(self, name: str) -> Recipe:
+        """Return a recipe, with training seed 0.
+
+        Raises
+        ------
+        CriticalMassError: its keys are not valid.
+        """
+        base = self.base if isinstance(self.base, Mapping) else load_recipe(self.base).to_dict()
+        return recipe_from(merge_keys(base, self.recipes[name] or {}), f"recipe {name!r}")
+
+
 class StudyPart(_Keys):
     """A grid: every model on every dataset, every selector and measure on every layer.
 
     Attributes
     ----------
     models, datasets, layers, selectors, measures: the axes of the grid.
+    train: networks that are trained first and are models of the grid as well.
     fractions: shares of the neurons; those of the protocol if empty.
     seeds: number of random subsets; that of the protocol if 0.
     training_sets: halves of the training rows on which probes are trained again; see
@@ -167,6 +217,7 @@ class StudyPart(_Keys):
 
     model_config = ConfigDict(title="a part of a study")
     models: Several[ModelEntry] = ()
+    train: TrainGrid | None = None
     datasets: Several[Annotated[Text, _passes(check_dataset_spec)]] = ()
     layers: Several[Text] = ("penultimate",)
     selectors: Several[Annotated[str, _one_of("selector", lambda: SELECTORS)]] = ("random",)
@@ -195,6 +246,7 @@ class Study(StudyPart):
         selector compared with random subsets), bases (compression, diffuseness and usefulness).
     estimators: estimators of DR; that of each part's protocol if empty.
     deltas: shares of the whole layer's value.
+    page: whether a page is written as well; that of a hundred networks helps nobody.
     not_here: why there is no local variant; empty if there is one, or if this is it.
     """
 
@@ -207,4 +259,5 @@ class Study(StudyPart):
     tables: Several[Annotated[str, _one_of("table", lambda: TABLES)]] = ()
     estimators: Several[Annotated[Text, _passes(check_estimator)]] = ()
     deltas: Several[Annotated[float, Strict(), _passes(check_delta)]] = (0.8, 0.9, 0.95)
+    page: StrictBool = True
     not_here: Text = ""

@@ -35,7 +35,11 @@ from criticalmass.studies.tables import (
     make_tables,
     write_tables,
 )
+from criticalmass.studies.trainings import Training, train_all, trainings_of
 from criticalmass.sweeps.backends import get_sweep_backend
+
+TRAINING_FOLDER = "training"
+"""Folder, inside that of a study, of the networks that it trains."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,8 @@ def study(
     runner = _StudyRunner(
         folder,
         StudyFeatures(features_folder, device, get_sweep_backend(backend)),
-        build_grid(studies, files, None if data is None else Path(data)),
+        build_grid(studies, files, None if data is None else Path(data), folder / TRAINING_FOLDER),
+        list(trainings_of(studies, folder / TRAINING_FOLDER).values()),
     )
     measured = [one for one in studies if one.parts]
     kinds = runner.step_kinds(measured)
@@ -170,6 +175,7 @@ class _StudyRunner:
     folder: folder of the command.
     features: the feature stores.
     grid: all jobs.
+    trainings: the networks that are trained first.
 
     Attributes
     ----------
@@ -177,26 +183,50 @@ class _StudyRunner:
     runs: name of each study -> its results on each pair so far.
     """
 
-    def __init__(self, folder: Path, features: StudyFeatures, grid: StudyGrid) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        features: StudyFeatures,
+        grid: StudyGrid,
+        trainings: Sequence[Training] = (),
+    ) -> None:
         self.folder = folder
         self.features = features
         self.grid = grid
+        self.trainings = trainings
         self.missing = list(grid.missing)
         self.runs: dict[str, list[StudyRun]] = {}
         self._stored: dict[StudyJob, list[StoredLayers]] = {}
 
     def step_kinds(self, studies: Sequence[Study]) -> list[str]:
         """Return the kinds of all steps, for the estimate of the remaining time."""
-        return [*["features", "sweep"] * len(self.grid.pairs), *["tables"] * len(studies)]
+        return [
+            *["training"] * len(self.trainings),
+            *["features", "sweep"] * len(self.grid.pairs),
+            *["tables"] * len(studies),
+        ]
 
     def measure(self, steps: StudySteps) -> None:
-        """Extract and sweep every pair; errors are recorded and the other pairs go on."""
+        """Train, then extract and sweep every pair; after an error the others go on."""
+        self._train(steps)
         for pair in self.grid.pairs:
             jobs = self.grid.jobs_on(pair)
             with steps.step(f"features of {pair}", lambda: self.features.n_extracted):
                 self._extract(pair, jobs)
             with steps.step(f"sweep {pair}", partial(self._count_cells, pair)):
                 self._sweep(pair, jobs)
+
+    def _train(self, steps: StudySteps) -> None:
+        """Train the networks; the error of one is that of each pair with it."""
+        results = train_all(self.trainings, self.features.device)
+        for number in range(len(self.trainings)):
+            with steps.step(f"training {number + 1} of {len(self.trainings)}"):
+                training, error = next(results)
+            if error is not None:
+                for epoch in {0, *training.recipe.kept_epochs}:
+                    self.features.mark_unavailable(training.spec(epoch), error)
+        # Ends the processes.
+        results.close()
 
     def _count_cells(self, pair: ModelDatasetPair) -> int:
         path = self._run_path(pair)
@@ -260,7 +290,7 @@ class _StudyRunner:
             self.runs[study.name] = runs
             tables = make_tables(study, runs)
             write_tables({**tables, "missing": self._missing_table(study)}, folder)
-            if pages and runs:
+            if pages and study.page and runs:
                 report(
                     [run.view for run in runs],
                     folder / "report.html",

@@ -5,36 +5,73 @@ This module imports torch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from criticalmass.core.moments import moments
+from criticalmass.extraction.models.small_networks import TrainableNetwork
 from criticalmass.measures.probes.closed_form import ridge
 from criticalmass.measures.probes.task import ProbeTask
 from criticalmass.theory.spectrum import correlation, participation_ratio
-from criticalmass.training.data import LabelledImages
+from criticalmass.training.data import N_ROTATIONS, LabelledImages, TrainingData, turn
 
-if TYPE_CHECKING:
-    from criticalmass.training.loop import Trainer
-
+VALUE_RANGE = 255.0
+"""Largest value of a pixel."""
+_ROWS = 500
 # Images on which the training error and the ridge probe are computed; enough for a tenth of a
 # point.
 _MOST_IMAGES = 10_000
 _VALIDATION_EVERY = 5
 
 
-@torch.no_grad()
-def head_accuracy(trainer: Trainer, part: LabelledImages) -> float:
-    """Return the share of images whose largest logit is that of their class."""
-    features, labels = trainer.features(part)
-    logits = trainer.network.head(features)
-    return float((logits.argmax(dim=1) == labels).float().mean())
+@dataclass(frozen=True, eq=False)
+class NetworkReader:
+    """Reads the features of a network in evaluation mode.
+
+    Attributes
+    ----------
+    network: the network.
+    mean, std: (1, channels, 1, 1), of pixels in 0..1.
+    """
+
+    network: TrainableNetwork
+    mean: Tensor
+    std: Tensor
+
+    def scale(self, images: Tensor) -> Tensor:
+        """Return the network's input of (n, 3, pixels, pixels) images in 0..1."""
+        return (images - self.mean) / self.std
+
+    @torch.no_grad()
+    def features(self, part: LabelledImages) -> tuple[Tensor, Tensor]:
+        """Return the (n, n_neurons) features and the (n,) labels of images."""
+        self.network.eval()
+        device = self.mean.device
+        features, labels = [], []
+        for begin in range(0, len(part), _ROWS):
+            images = part.images[begin : begin + _ROWS].to(device, torch.float32) / VALUE_RANGE
+            given = part.labels[begin : begin + _ROWS].to(device)
+            if part.rotates:
+                turns = torch.arange(begin, begin + len(given), device=device) % N_ROTATIONS
+                images, given = turn(images, given, turns)
+            images = images.contiguous(memory_format=torch.channels_last)
+            features.append(self.network.features(self.scale(images)).float())
+            labels.append(given)
+        return torch.cat(features), torch.cat(labels)
+
+    @torch.no_grad()
+    def accuracy(self, part: LabelledImages) -> float:
+        """Return the share of images whose largest logit is that of their class."""
+        features, labels = self.features(part)
+        right = self.network.classifier(features).argmax(dim=1) == labels
+        return float(right.float().mean())
 
 
 @torch.no_grad()
-def evaluate(trainer: Trainer) -> dict[str, float]:
+def evaluate(reader: NetworkReader, data: TrainingData) -> dict[str, float]:
     """Evaluate a checkpoint.
 
     Returns
@@ -45,13 +82,13 @@ def evaluate(trainer: Trainer) -> dict[str, float]:
     activations differ; ``participation_ratio`` and ``participation_ratio_standardised`` of the
     test features. NaN where there is no classifier.
     """
-    train = trainer.data.train
+    train = data.train
     few = LabelledImages(train.images[:_MOST_IMAGES], train.labels[:_MOST_IMAGES], train.rotates)
-    train_x, train_y = trainer.features(few)
-    test_x, test_y = trainer.features(trainer.data.test)
+    train_x, train_y = reader.features(few)
+    test_x, test_y = reader.features(data.test)
     errors = {"train_error": float("nan"), "test_accuracy": float("nan")}
-    if trainer.network.get_classifier() is not None:
-        head = trainer.network.head
+    head = reader.network.get_classifier()
+    if head is not None:
         errors = {
             "train_error": 1 - float((head(train_x).argmax(dim=1) == train_y).float().mean()),
             "test_accuracy": float((head(test_x).argmax(dim=1) == test_y).float().mean()),

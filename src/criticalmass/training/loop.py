@@ -12,14 +12,12 @@ from torch import Tensor, nn
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.models.optional_imports import import_after_torchvision
-from criticalmass.training.data import N_ROTATIONS, LabelledImages, TrainingData, augment, turn
-from criticalmass.training.evaluation import evaluate, head_accuracy
+from criticalmass.training.data import N_ROTATIONS, TrainingData, augment, turn
+from criticalmass.training.evaluation import VALUE_RANGE, NetworkReader, evaluate
 from criticalmass.training.objectives import count_views
 from criticalmass.training.recipe import Recipe
 from criticalmass.training.start import Start
 from criticalmass.training.terms import Objectives, TermContext
-
-_VALUE_RANGE = 255.0
 
 
 class TrainingError(CriticalMassError):
@@ -79,8 +77,9 @@ class Trainer:
         self.epoch = 0
         self.n_views = count_views([entry.name for entry in recipe.objectives])
         preprocess = start.preprocess
-        self._mean = torch.tensor(preprocess.mean or (0.0,), device=device).view(1, -1, 1, 1)
-        self._std = torch.tensor(preprocess.std or (1.0,), device=device).view(1, -1, 1, 1)
+        mean = torch.tensor(preprocess.mean or (0.0,), device=device).view(1, -1, 1, 1)
+        std = torch.tensor(preprocess.std or (1.0,), device=device).view(1, -1, 1, 1)
+        self.reader = NetworkReader(self.network, mean, std)
         self._optimizer, self._schedule = self._make_optimizer()
 
     def _make_optimizer(self) -> tuple[Any, Any]:
@@ -173,7 +172,7 @@ class Trainer:
 
     def _batch(self, rows: Tensor, generator: torch.Generator) -> Batch:
         part = self.data.train
-        images = part.images[rows].to(self.device, torch.float32) / _VALUE_RANGE
+        images = part.images[rows].to(self.device, torch.float32) / VALUE_RANGE
         labels = part.labels[rows].to(self.device)
         if part.rotates:
             turns = torch.randint(0, N_ROTATIONS, (len(rows),), generator=generator)
@@ -191,7 +190,7 @@ class Trainer:
         """Return the value of each term, and the features."""
         is_short = self.recipe.optimizer.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=is_short):
-            features = self.network.features((images - self._mean) / self._std)
+            features = self.network.features(self.reader.scale(images))
         features = features.float()
         values = self.objectives.values(self.network, features, labels, self.n_views, generator)
         return values, features
@@ -247,27 +246,11 @@ class Trainer:
         """Return the accuracy of the classifier on the validation images; NaN without either."""
         if self.data.validation is None or not self._has_head:
             return float("nan")
-        return head_accuracy(self, self.data.validation)
+        return self.reader.accuracy(self.data.validation)
 
     def measure(self) -> dict[str, float]:
         """Return what the log says of a checkpoint; see `evaluation.evaluate`."""
-        return evaluate(self)
-
-    @torch.no_grad()
-    def features(self, part: LabelledImages, size: int = 500) -> tuple[Tensor, Tensor]:
-        """Return the (n, n_neurons) features and (n,) labels of images, in evaluation mode."""
-        self.network.eval()
-        features, labels = [], []
-        for begin in range(0, len(part), size):
-            images = part.images[begin : begin + size].to(self.device, torch.float32)
-            given = part.labels[begin : begin + size].to(self.device)
-            if part.rotates:
-                turns = torch.arange(begin, begin + len(given), device=self.device) % N_ROTATIONS
-                images, given = turn(images, given, turns)
-            images = images.contiguous(memory_format=torch.channels_last) / _VALUE_RANGE
-            features.append(self.network.features((images - self._mean) / self._std).float())
-            labels.append(given)
-        return torch.cat(features), torch.cat(labels)
+        return evaluate(self.reader, self.data)
 
     def state(self) -> dict[str, Any]:
         """Return all that is needed to go on after this epoch."""

@@ -35,6 +35,15 @@ GIVEN, SHUFFLED, ROTATION = SCHEMES = ("given", "shuffled", "rotation")
 """Schemes of labels that have a name."""
 
 
+RECIPE = "recipe:"
+"""Before the name of another recipe of a study, whose network is the start."""
+
+
+def _check_start(text: str) -> None:
+    if not text.startswith(RECIPE):
+        check_model_spec(text)
+
+
 def _checks(check: Callable[[str], object]) -> AfterValidator:
     """Make a validator of a function that raises."""
 
@@ -45,7 +54,7 @@ def _checks(check: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(validate)
 
 
-ModelSpec = Annotated[str, _checks(check_model_spec)]
+ModelSpec = Annotated[str, _checks(_check_start)]
 DatasetSpec = Annotated[str, _checks(check_dataset_spec)]
 
 

@@ -134,12 +134,7 @@ def load_trained(spec: Spec) -> FrozenModel:
     source = WeightSource(f"trained, epoch {checkpoint.epoch}", digest)
     model = image_model(spec, checkpoint.name, network, checkpoint.preprocess, source)
     names = tuple(checkpoint.manifest["class_names"]) if network.get_classifier() else ()
-    return _with_outputs(model, names)
-
-
-def _with_outputs(model: FrozenModel, names: tuple[str, ...]) -> FrozenModel:
-    fields = {field.name for field in dataclasses.fields(model)}
-    return dataclasses.replace(model, output_names=names) if "output_names" in fields else model
+    return dataclasses.replace(model, output_names=names)
 
 
 def trained_digest(spec: Spec) -> str:

@@ -104,6 +104,12 @@ class _ClassSums:
     squares: FloatArray
     vectors: FloatArray
 
+    @classmethod
+    def empty(cls, n_classes: int, size: int) -> _ClassSums:
+        """Return the sums over no samples."""
+        counts, zeros, squares = np.zeros((3, n_classes))
+        return cls(counts, zeros, squares, np.zeros((n_classes, size)))
+
     def without(self, other: _ClassSums) -> _ClassSums:
         """Return the sums without some of the samples."""
         return _ClassSums(
@@ -151,7 +157,7 @@ class _UnitVectors:
 
         n_classes = int(self.y.max()) + 1
         first = [u[0] for u, _ in self._prefixes(np.arange(1))]
-        sums = [_ClassSums(*np.zeros((3, n_classes)), np.zeros((n_classes, k))) for k in self.sizes]
+        sums = [_ClassSums.empty(n_classes, k) for k in self.sizes]
         for start in range(0, members.size, CHUNK_ROWS):
             chunk = members[start : start + CHUNK_ROWS]
             y, ones = self.y[chunk], np.ones(chunk.size)

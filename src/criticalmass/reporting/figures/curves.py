@@ -44,7 +44,12 @@ if TYPE_CHECKING:
 #: Curve -> its number in the page.
 CurveNumbers = Mapping[CurveKey, int]
 
-_TITLES = {"probe": "Accuracy", "similarity": "Similarity", "relevance": "Relevance"}
+_TITLES = {
+    "probe": "Accuracy",
+    "similarity": "Similarity",
+    "relevance": "Relevance",
+    "score": "Score",
+}
 
 
 def mark_critical_mass(table: pd.DataFrame, ax: Axes) -> Axes:

@@ -1,0 +1,165 @@
+"""The networks that a study trains: recipes x training seeds, two or more at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from criticalmass.core.threads import thread_count
+from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.models.trained import TRAINING
+from criticalmass.storage.files import is_kind, read_manifest
+from criticalmass.studies.schema import LAST_EPOCH, Study, TrainGrid
+from criticalmass.training.recipe import RECIPE, Recipe
+
+_TRAINED = "trained:"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network of a study.
+
+    Attributes
+    ----------
+    name: name of its recipe in the study.
+    seed: training seed.
+    recipe: the recipe, with the seed.
+    folder: its training folder.
+    start: folder of the network that it starts from, if the study trains that one too.
+    """
+
+    name: str
+    seed: int
+    recipe: Recipe
+    folder: Path
+    start: Path | None = None
+
+    def spec(self, epoch: int | str) -> str:
+        """Return the model spec after an epoch; ``"last"`` is the end of the training."""
+        return f"{_TRAINED}{self.folder}@{self.recipe.epochs if epoch == LAST_EPOCH else epoch}"
+
+
+def list_trainings(grid: TrainGrid, folder: Path) -> list[Training]:
+    """Return the trainings of a grid; a network comes after the one that it starts from.
+
+    Parameters
+    ----------
+    grid: recipes and training seeds.
+    folder: holds one training folder for each network.
+    """
+    trainings: dict[tuple[str, int], Training] = {}
+    for seed in range(grid.seeds):
+        for name in _by_start(grid):
+            recipe = grid.recipe(name).model_copy(update={"name": name, "seed": seed})
+            start = None
+            weights = recipe.network.weights
+            if weights is not None and weights.startswith(RECIPE):
+                first = trainings[weights.removeprefix(RECIPE), seed]
+                start = first.folder
+                network = recipe.network.model_copy(update={"weights": first.spec(LAST_EPOCH)})
+                recipe = recipe.model_copy(update={"network": network})
+            path = folder / f"{name}-s{seed}-{recipe.digest[:8]}"
+            trainings[name, seed] = Training(name, seed, recipe, path, start)
+    return list(trainings.values())
+
+
+def _by_start(grid: TrainGrid) -> list[str]:
+    """Return the names of the recipes, each after the one that it starts from."""
+    ordered: dict[str, None] = {}
+
+    def add(name: str) -> None:
+        weights = grid.recipe(name).network.weights
+        if weights is not None and weights.startswith(RECIPE):
+            add(weights.removeprefix(RECIPE))
+        ordered[name] = None
+
+    for name in grid.recipes:
+        add(name)
+    return list(ordered)
+
+
+def trainings_of(studies: Iterable[Study], folder: Path) -> dict[Path, Training]:
+    """Return the trainings of studies, each once: folder -> training."""
+    found: dict[Path, Training] = {}
+    for study in studies:
+        for part in study.parts:
+            if part.train is not None:
+                found |= {one.folder: one for one in list_trainings(part.train, folder)}
+    return found
+
+
+def train_all(
+    trainings: Sequence[Training], device: str
+) -> Generator[tuple[Training, CriticalMassError | None]]:
+    """Train networks in processes of their own, each on one thread; yield each when it ends.
+
+    A small network gains little from a second thread, and another network gains all of it. A
+    training whose start failed fails with the same error.
+
+    Parameters
+    ----------
+    trainings: a network comes after the one that it starts from.
+    device: as of `criticalmass.train`; on a GPU one network is trained at a time.
+    """
+    waiting = []
+    for one in trainings:
+        if _is_finished(one):
+            yield one, None
+        else:
+            waiting.append(one)
+    if not waiting:
+        return
+    failed: dict[Path, CriticalMassError] = {}
+    from criticalmass.extraction.models.loading import resolve_device
+
+    place = resolve_device(device)
+    open_folders = {one.folder for one in waiting}
+    count = min(len(waiting), thread_count() if place == "cpu" else 1)
+    running: dict[Future[str | None], Training] = {}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context) as pool:
+        try:
+            while waiting or running:
+                for one in [one for one in waiting if one.start not in open_folders]:
+                    waiting.remove(one)
+                    if one.start in failed:
+                        failed[one.folder] = failed[one.start]
+                        open_folders.discard(one.folder)
+                        yield one, failed[one.folder]
+                        continue
+                    arguments = (one.recipe.to_dict(), str(one.folder), place)
+                    running[pool.submit(_train_one, *arguments)] = one
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    one = running.pop(future)
+                    text = future.result()
+                    open_folders.discard(one.folder)
+                    if text is not None:
+                        failed[one.folder] = CriticalMassError(text)
+                    yield one, failed.get(one.folder)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _is_finished(training: Training) -> bool:
+    """Return whether a network is trained, without importing torch."""
+    folder = training.folder
+    if not is_kind(folder, TRAINING):
+        return False
+    manifest = read_manifest(folder, TRAINING)
+    return bool(manifest["complete"]) and manifest["recipe_digest"] == training.recipe.digest
+
+
+def _train_one(recipe: Mapping[str, Any], folder: str, device: str) -> str | None:
+    """Train a network in this process; return the text of its error, None if it was trained."""
+    from criticalmass.training.train import train
+
+    try:
+        train(recipe, out=folder, device=device, threads=1)
+    except CriticalMassError as error:
+        return str(error)
+    return None
