@@ -15,6 +15,7 @@ from tests.postgres import postgres, postgres_server
 from criticalmass.measures.probes.task import ProbeScores, ProbeTask
 from criticalmass.measures.registry import get_probe, get_similarity
 from criticalmass.measures.similarity.task import SimilarityScores, SimilarityTask
+from criticalmass.reporting.figures import draw
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.features_writer import SplitInfo, StoreWriter
@@ -27,6 +28,7 @@ __all__ = ["postgres", "postgres_server"]
 N_CLASSES, N_TRAIN, N_TEST, N_NEURONS = 3, 90, 45, 12
 RUN_TEST, RUN_NEURONS = 3000, 100
 FEWEST, MOST = draw_spread.FEWEST, draw_spread.MOST
+AS_PDF = draw.as_pdf
 RUN_ACCURACY = {5: 0.50, 10: 0.70, 20: 0.78, 50: 0.80, 100: 0.80}
 
 
@@ -65,6 +67,23 @@ def few_drawn_subsets() -> Iterator[None]:
         patch.setattr(draw_spread, "FEWEST", 3)
         patch.setattr(draw_spread, "MOST", 3)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def short_pdfs() -> Iterator[None]:
+    """Leave the PDF files of figures out of pages: their fonts take half the time of a page.
+
+    `real_pdfs` undoes it for a test.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(draw, "as_pdf", lambda figure: b"%PDF")
+        yield
+
+
+@pytest.fixture
+def real_pdfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the page of a test hold its real PDF files."""
+    monkeypatch.setattr(draw, "as_pdf", AS_PDF)
 
 
 @pytest.fixture

@@ -346,13 +346,26 @@ def test_a_whole_layer_that_knows_little_is_gated() -> None:
         ({"gap": 1e-7, "passes": 40}, "pass", 0),
         ({"gap": None, "passes": 1}, "pass", 0),  # closed form
         ({"gap": None, "passes": 100}, "unknown", None),  # gradient descent
-        ({"status": "not_converged"}, "fail", 39),
+        ({"status": "not_converged"}, "fail", 30),
     ],
 )
 def test_certified_probes(columns: dict[str, Any], state: str, count: int | None) -> None:
     row = one([*networks("ce", (4, 5, 8)), *networks("mse", (12, 15, 24), **columns)])
     assert row["gate_certified"] == state
     assert row["n_uncertified"] is pd.NA if count is None else row["n_uncertified"] == count
+
+
+def test_fits_far_from_the_critical_mass_need_no_certificate() -> None:
+    runs = networks("ce", (4, 5, 8))
+    for seed, stalled in enumerate((1, 2, 40)):
+        curve = {1: 0.1, 2: 0.2, 4: 0.4, 8: 0.6, 20: 0.7, 30: 0.75, 40: 0.77, D: 0.8}
+        rows = cell_rows(f"mse{seed}", curve)
+        for row in rows:
+            row["status"] = "not_converged" if row["n_kept"] == stalled else "ok"
+        runs.append(TrainedRun("mse", seed, MemoryRun(Path("mse"), table=to_table(rows)), GOOD))
+    assert one(runs)["gate_certified"] == "pass"  # k* = 8, between 4 and 20
+    row = one(runs, deltas=0.2)  # k* is between 1 and 2
+    assert (row["gate_certified"], row["n_uncertified"]) == ("fail", 6)
 
 
 def test_the_whole_layer_of_a_similarity_is_judged_by_a_probe() -> None:

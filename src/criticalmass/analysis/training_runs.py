@@ -257,16 +257,24 @@ class Gate:
 Pairs = Sequence[tuple[MeasuredNetwork, MeasuredNetwork]]
 
 
-def gates_of(pairs: Pairs, measure: str) -> dict[str, Gate]:
+def gates_of(pairs: Pairs, measure: str, delta: float) -> dict[str, Gate]:
     """Return the gates of a recipe (first of each pair) against a baseline (second).
 
-    The keys are "upstream", "live", "full" and "certified".
+    Parameters
+    ----------
+    pairs: the networks.
+    measure: of their curves.
+    delta: share of the whole layer's value, whose critical mass is compared.
+
+    Returns
+    -------
+    With the keys "upstream", "live", "full" and "certified".
     """
     return {
         "upstream": _upstream(pairs),
         "live": _live(pairs),
         "full": _full(pairs),
-        "certified": _certified(pairs, measure),
+        "certified": _certified(pairs, measure, delta),
     }
 
 
@@ -316,19 +324,17 @@ def _full(pairs: Pairs) -> Gate:
     return _gate("whole layer", number, number <= LEAST_ABOVE_MAJORITY + _TOLERANCE, reason)
 
 
-def _certified(pairs: Pairs, measure: str) -> Gate:
-    """Count the fits without a certificate.
+def _certified(pairs: Pairs, measure: str, delta: float) -> Gate:
+    """Count the fits without a certificate among those that the critical masses depend on.
 
     A fit that stopped early or failed has none. A probe in closed form needs none: it takes one
     pass over its samples. A probe of many passes without an optimality gap, such as that of the
     paper, can have none, which is unknown.
     """
     name = "certified probes"
-    rows = [network.curve.rows for pair in pairs for network in pair]
-    if not rows:
-        return _gate(name, math.nan, fails=False, reason="")
-    if is_similarity(measure):
-        return _gate(name, 0.0, fails=False, reason="")
+    if not pairs or is_similarity(measure):
+        return _gate(name, 0.0 if pairs else math.nan, fails=False, reason="")
+    rows = [network.curve.rows_behind(delta) for pair in pairs for network in pair]
     n_bad = sum(int((part["status"] != "ok").sum()) for part in rows)
     n_all = sum(len(part) for part in rows)
     if n_bad:

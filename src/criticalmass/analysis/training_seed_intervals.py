@@ -202,6 +202,18 @@ class NetworkCurve:
         draws = self._crossing(self.mean_draws, bar_draws)
         return Estimate(estimate, lowest, highest, draws, without)
 
+    def rows_behind(self, delta: float) -> pd.DataFrame:
+        """Return the rows that the critical mass of a share depends on.
+
+        They are those of the whole layer and of the two tested sizes on either side of the
+        critical mass, through which the cubic goes.
+        """
+        size = self.mass(*self.bar(delta)).value
+        right = int(np.searchsorted(self.sizes, size))
+        around = self.sizes[max(right - 2, 0) : right + 2]
+        is_full = (self.rows["selector"] == "full") | (self.rows["n_kept"] == self.n_neurons)
+        return self.rows[is_full | self.rows["n_kept"].isin(around)]
+
     def bar(self, delta: float) -> tuple[float, FloatArray]:
         """Return a share of this layer's own value, and that of each draw, (resamples,)."""
         return delta * self.full, delta * self.full_draws

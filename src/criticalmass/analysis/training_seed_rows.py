@@ -191,7 +191,7 @@ def effect_row(comparison: Comparison, delta: float, level: float) -> Row:
         row |= _at_bar(comparison, at_bar, delta, level)
         notes += _miss_notes(comparison, at_bar, delta)
     notes += _interval_notes(comparison, ratios)
-    return row | _facts(comparison) | _gates(comparison) | {"note": "; ".join(notes)}
+    return row | _facts(comparison) | _gates(comparison, delta) | {"note": "; ".join(notes)}
 
 
 def _names(comparison: Comparison) -> Row:
@@ -304,9 +304,9 @@ def _facts(comparison: Comparison) -> Row:
     return row
 
 
-def _gates(comparison: Comparison) -> Row:
+def _gates(comparison: Comparison, delta: float) -> Row:
     """Columns of the gates."""
-    gates = gates_of(comparison.pairs, comparison.target.measure)
+    gates = gates_of(comparison.pairs, comparison.target.measure, delta)
     row: Row = {}
     for key, gate in gates.items():
         row |= {f"gate_{key}": gate.state, _GATE_NUMBERS[key]: gate.number}

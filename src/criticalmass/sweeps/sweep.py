@@ -13,7 +13,7 @@ import numpy as np
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.backends import Backend, Local, hold_rows, start_workers
 from criticalmass.core.compute import Compute
-from criticalmass.core.progress import warn_user, write_line
+from criticalmass.core.progress import warn_user
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.measures.registry import MEASURES
 from criticalmass.measures.relevance import missing_qrels
@@ -194,7 +194,7 @@ def _check_classifier(data: SweepData, request: SweepRequest) -> None:
     read = next((name for name in layers if data.store.classifier_digest(name)), layers[0])
     classifier = data.classifier(read)
     if not classifier.output_names:
-        write_line(
+        warn_user(
             f"own-head: the outputs of {data.store.model} have no names; they are taken as the "
             f"{len(classifier.bias)} classes of {data.store.dataset} in order"
         )

@@ -36,12 +36,14 @@ class LabelledImages:
     Attributes
     ----------
     images: (n, 3, pixels, pixels) uint8.
-    labels: (n,) int64.
+    labels: (n,) int64, those that the network is trained on.
+    given: (n,) int64, the classes of the dataset.
     rotates: whether an image is turned at each use and its label says how.
     """
 
     images: Tensor
     labels: Tensor
+    given: Tensor
     rotates: bool = False
 
     def __len__(self) -> int:
@@ -106,7 +108,8 @@ def prepare_data(
 
     def read(split_rows: NDArray[np.intp], of: str, given: NDArray[np.int64]) -> LabelledImages:
         images = _read_images(dataset, of, split_rows, preprocess)
-        return LabelledImages(images, torch.from_numpy(given), data.labels == ROTATION)
+        classes = torch.from_numpy(dataset.splits[of].labels[split_rows])
+        return LabelledImages(images, torch.from_numpy(given), classes, data.labels == ROTATION)
 
     test_labels = scheme.apply(test.labels)
     return TrainingData(

@@ -5,7 +5,7 @@ This module imports torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -77,13 +77,18 @@ def evaluate(reader: NetworkReader, data: TrainingData) -> dict[str, float]:
     Returns
     -------
     ``train_error`` of the classifier on (up to 10,000) training images as they are,
-    ``test_accuracy`` of the classifier, ``probe_accuracy``: of a ridge probe on the features,
-    trained and tested on the same images; ``live_share``: share of the neurons whose test
-    activations differ; ``participation_ratio`` and ``participation_ratio_standardised`` of the
-    test features. NaN where there is no classifier.
+    ``test_accuracy`` of the classifier, ``probe_accuracy``: of a ridge probe on the features for
+    the classes of the dataset, whatever labels the recipe gave them; ``live_share``: share of the
+    neurons whose test activations differ; ``participation_ratio`` and
+    ``participation_ratio_standardised`` of the test features. NaN where there is no classifier.
     """
     train = data.train
-    few = LabelledImages(train.images[:_MOST_IMAGES], train.labels[:_MOST_IMAGES], train.rotates)
+    few = LabelledImages(
+        train.images[:_MOST_IMAGES],
+        train.labels[:_MOST_IMAGES],
+        train.given[:_MOST_IMAGES],
+        train.rotates,
+    )
     train_x, train_y = reader.features(few)
     test_x, test_y = reader.features(data.test)
     errors = {"train_error": float("nan"), "test_accuracy": float("nan")}
@@ -93,12 +98,16 @@ def evaluate(reader: NetworkReader, data: TrainingData) -> dict[str, float]:
             "train_error": 1 - float((head(train_x).argmax(dim=1) == train_y).float().mean()),
             "test_accuracy": float((head(test_x).argmax(dim=1) == test_y).float().mean()),
         }
+    if train.rotates:
+        train_x, test_x = (
+            reader.features(replace(one, rotates=False))[0] for one in (few, data.test)
+        )
     x = test_x.cpu().numpy()
     live = x.std(axis=0) > 0
     row = {
         **errors,
         "probe_accuracy": _probe_accuracy(
-            train_x.cpu().numpy(), train_y.cpu().numpy(), x, test_y.cpu().numpy()
+            train_x.cpu().numpy(), few.given.numpy(), x, data.test.given.numpy()
         ),
         "live_share": float(live.mean()),
     }

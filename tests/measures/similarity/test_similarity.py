@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import criticalmass as cm
+from criticalmass.core.moments import moments
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.registry import MEASURES, SIMILARITIES, get_similarity
 from criticalmass.measures.similarity.cka import linear_cka

@@ -15,9 +15,6 @@ from criticalmass.reporting.page import rendering
 from criticalmass.reporting.plots import Plot, Series, plain_axis
 from criticalmass.storage.run import Run
 
-# Two processes draw the same figures.
-pytestmark = pytest.mark.usefixtures("real_pdfs")
-
 
 def plots(count: int) -> dict[str, Plot]:
     axis = plain_axis([0.0, 1.0], "$a$ <b>")
@@ -36,7 +33,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendering, "thread_count", lambda: 2)
 
 
-@pytest.mark.usefixtures("shared")
+@pytest.mark.usefixtures("shared", "real_pdfs")
 def test_both_processes_render_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     own: list[str] = []
     render = rendering._render
@@ -78,14 +75,16 @@ def test_an_error_of_the_caller_leaves_no_process(capfd: pytest.CaptureFixture[s
     assert capfd.readouterr().err == "", "no traceback of the second process"
 
 
-def test_a_page_of_three_runs_is_the_same_with_and_without(
+@pytest.mark.usefixtures("real_pdfs")
+def test_a_page_is_the_same_with_and_without(
     make_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("criticalmass.reporting.page.report._MAX_SERIAL_RUNS", 0)
     run = make_run()
     pages = []
     for cores in (1, 2):
         monkeypatch.setattr(rendering, "thread_count", lambda cores=cores: cores)
-        path = cm.report([run, run, run], tmp_path / f"{cores}.html")
+        path = cm.report(run, tmp_path / f"{cores}.html")
         pages.append(path.read_bytes())
     assert pages[0] == pages[1]
 
