@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.programs import run_program
 
 from criticalmass.measures.registry import SIMILARITIES
 from criticalmass.storage.features import FeatureStore
@@ -23,16 +24,7 @@ def run() -> Callable[..., str]:
 
     Its threads, locks and limits of the process would outlast it here.
     """
-
-    def run_module(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", *arguments],
-            cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return run_module
+    return run_program
 
 
 def test_every_row_of_the_speed_table(

@@ -208,11 +208,10 @@ class NetworkCurve:
         They are those of the whole layer and of the two tested sizes on either side of the
         critical mass, through which the cubic goes.
         """
-        size = self.mass(*self.bar(delta)).value
-        right = int(np.searchsorted(self.sizes, size))
+        passes = reaches(self.mean, np.array(delta * self.full), 1.0)
+        right = int(np.argmax(passes)) if passes.any() else self.sizes.size
         around = self.sizes[max(right - 2, 0) : right + 2]
-        is_full = (self.rows["selector"] == "full") | (self.rows["n_kept"] == self.n_neurons)
-        return self.rows[is_full | self.rows["n_kept"].isin(around)]
+        return self.rows[(self.rows["selector"] == "full") | self.rows["n_kept"].isin(around)]
 
     def bar(self, delta: float) -> tuple[float, FloatArray]:
         """Return a share of this layer's own value, and that of each draw, (resamples,)."""
@@ -253,7 +252,7 @@ class MeanInterval:
         std = float(values.std(ddof=1)) if len(pairs) > 1 else np.nan
         centre = float(values.mean()) if len(pairs) else np.nan
         shared = _shared_parts(pairs)
-        shared_std = float(np.sqrt(sum(part.variance for part in shared)))
+        shared_std = float(np.sqrt(_sum(shared)))
         known = cls(centre, np.nan, np.nan, _bound(pairs), np.nan, std, shared_std)
         if len(pairs) < FEWEST_PAIRS:
             return known
@@ -274,7 +273,7 @@ class _Part:
 
     Attributes
     ----------
-    variance: the part.
+    variance: the part. An estimated covariance may be negative; see `_sum`.
     freedom: degrees of freedom of its estimate; infinite for many.
     """
 
@@ -289,19 +288,21 @@ class _End:
     Attributes
     ----------
     mean: the mean; it may be infinite.
-    parts: parts of its variance.
+    between: the part of its variance that the pairs show.
+    shared: the parts that they do not show.
     """
 
     mean: float
-    parts: tuple[_Part, ...]
+    between: _Part
+    shared: tuple[_Part, ...]
 
     @classmethod
     def of(cls, values: Sequence[float], shared: tuple[_Part, ...]) -> _End:
         """Average (n_pairs,) values; ``shared`` is what their variance does not show."""
         if not np.isfinite(values).all():
-            return cls(float(np.sum(values)), ())
-        between = float(np.var(values, ddof=1)) / len(values)
-        return cls(float(np.mean(values)), (_Part(between, len(values) - 1.0), *shared))
+            return cls(float(np.sum(values)), _Part(0.0, np.inf), ())
+        between = _Part(float(np.var(values, ddof=1)) / len(values), len(values) - 1.0)
+        return cls(float(np.mean(values)), between, shared)
 
     def half_width(self, level: float) -> float:
         """Return the half width of the interval."""
@@ -320,22 +321,30 @@ class _End:
 
     @property
     def _error(self) -> float:
-        return float(np.sqrt(sum(part.variance for part in self.parts)))
+        return float(np.sqrt(self.between.variance + _sum(self.shared)))
 
     def _quantile(self, tail: float) -> float:
         """Cochran's critical value in standard errors, above which lies ``tail``."""
         from scipy.special import ndtri, stdtrit
 
-        total = sum(part.variance for part in self.parts)
-        if total == 0.0:
+        parts = [part for part in (self.between, *self.shared) if part.variance > 0.0]
+        if not parts:
             return 0.0
         weighted = sum(
             part.variance
             * -(ndtri(tail) if np.isinf(part.freedom) else stdtrit(part.freedom, tail))
-            for part in self.parts
-            if part.variance > 0.0
+            for part in parts
         )
-        return float(weighted / total)
+        return float(weighted / sum(part.variance for part in parts))
+
+
+def _sum(parts: Sequence[_Part]) -> float:
+    """Sum of variances, 0 if it is negative.
+
+    Not each part by itself: the covariance over a few subset seeds is as often too small as too
+    large, and leaving out those below 0 alone would add to the variance on average.
+    """
+    return max(0.0, sum(part.variance for part in parts))
 
 
 def common_subset_seeds(pairs: Sequence[Estimate]) -> list[int]:
@@ -358,11 +367,11 @@ def _shared_parts(pairs: Sequence[Estimate]) -> tuple[_Part, ...]:
 
 
 def _mean_covariance(values: FloatArray) -> float:
-    """Mean over pairs of rows of their sum of products around the mean; 0 if it is negative."""
+    """Mean over pairs of rows of their sum of products around the mean."""
     centred = values - values.mean(axis=1, keepdims=True)
     n = len(values)
     total = float(np.sum(centred.sum(axis=0) ** 2) - np.sum(centred**2))
-    return max(0.0, total / (n * (n - 1)))
+    return total / (n * (n - 1))
 
 
 def _bound(pairs: Sequence[Estimate]) -> str:

@@ -173,8 +173,10 @@ def effect_row(comparison: Comparison, delta: float, level: float) -> Row:
     row |= {"delta": delta, "estimator": DEFAULT_ESTIMATOR, "level": level}
     row |= {"k": _geometric_mean(masses.own), "k_baseline": _geometric_mean(masses.other)}
     row |= _columns("log_ratio", interval)
-    for suffix in ("", "_low", "_high"):
-        row[f"ratio{suffix}"] = float(np.exp(row[f"log_ratio{suffix}"]))
+    # With a level near 1 an end may be too large to write as a ratio: infinity.
+    with np.errstate(over="ignore"):
+        for suffix in ("", "_low", "_high"):
+            row[f"ratio{suffix}"] = float(np.exp(row[f"log_ratio{suffix}"]))
     row |= {"bound": interval.bound, "p": interval.p}
     row |= {"std": interval.std, "shared_std": interval.shared_std}
     row |= _redundancy(comparison, masses, level)

@@ -129,7 +129,8 @@ def effects(
       in every network (``dead_share``, the worst); the whole layers of both recipes more than .2
       above the largest class (``above_majority``, the worse; for a similarity by the best probe on
       the same layer); no fit without a certificate (``n_uncertified``, of the whole layer and the
-      two sizes on either side of k*; probes in closed form need none). ``gates`` names those that fail or are unknown.
+      two sizes on either side of k*; probes in closed form need none). ``gates`` names those that
+      fail or are unknown.
     - ``verdict``: "gated: ..." if a gate fails, "no interval", "more neurons" or "fewer neurons"
       if ``p_holm`` is at most 1 - level, otherwise "no difference shown".
     - ``note``: training seeds without a partner, bounds, and what is not in the interval.

@@ -65,11 +65,11 @@ def listing(what: str, model: str | None = None) -> pd.DataFrame:
 
 
 def describe(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Describe the contents of a feature store, a run or a slim model.
+    """Describe the contents of a feature store, a run, a slim model or a training folder.
 
     Parameters
     ----------
-    path: folder of the store, the run or the slim model.
+    path: the folder.
 
     Returns
     -------
@@ -81,6 +81,7 @@ def describe(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     import pandas as pd
 
+    from criticalmass.extraction.models.trained import TRAINING
     from criticalmass.shrinking.slim_model import SLIM_MODEL
     from criticalmass.storage.files import is_kind
     from criticalmass.storage.run import RUN
@@ -89,10 +90,12 @@ def describe(path: str | os.PathLike[str]) -> pd.DataFrame:
     if not (folder / "manifest.json").is_file():
         raise CriticalMassError(
             f"{str(path)!r} is neither a feature store nor a run; extract, import and sweep "
-            "write them"
+            "write them, and train writes training folders"
         )
     if is_kind(folder, SLIM_MODEL):
         rows = _slim_facts(folder)
+    elif is_kind(folder, TRAINING):
+        rows = _training_facts(folder)
     else:
         rows = _run_facts(folder) if is_kind(folder, RUN) else _store_facts(folder)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -136,6 +139,33 @@ def _slim_facts(folder: Path) -> list[tuple[str, str]]:
         ("promise", summarise(record)),
     ]
     return rows if stored else [row for row in rows if not row[0].startswith("re-ranked")]
+
+
+def _training_facts(folder: Path) -> list[tuple[str, str]]:
+    import pandas as pd
+
+    from criticalmass.extraction.models.trained import TRAINING
+    from criticalmass.storage.files import checked_path, read_manifest
+
+    manifest = read_manifest(folder, TRAINING)
+    recipe = manifest["recipe"]
+    epochs = [entry["epoch"] for entry in manifest["checkpoints"]]
+    objectives = ", ".join(entry["name"] for entry in recipe["objectives"])
+    rows = [
+        ("kind", "training folder"),
+        ("recipe", f"{recipe['name']}: {objectives}"),
+        ("training seed", f"{recipe['seed']}"),
+        ("network", f"{manifest['network']['name']}, {manifest['n_neurons']:,} neurons"),
+        ("data", f"{manifest['dataset']['spec']}, {manifest['n_train']:,} training images"),
+        ("classes", f"{len(manifest['class_names']):,}, labels {recipe['data']['labels']}"),
+        ("checkpoints", f"{', '.join(map(str, epochs)) or 'none'} of {recipe['epochs']} epochs"),
+        ("finished", "yes" if manifest["complete"] else "no: run the same command again"),
+    ]
+    if manifest["complete"]:
+        last = pd.read_parquet(checked_path(folder, manifest["log"], verify=True)).iloc[-1]
+        names = ("train_error", "test_accuracy", "probe_accuracy", "live_share")
+        rows += [(name.replace("_", " "), f"{last[name]:.3f}") for name in names]
+    return rows
 
 
 def _store_facts(folder: Path) -> list[tuple[str, str]]:

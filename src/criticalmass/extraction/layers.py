@@ -151,13 +151,19 @@ def own_classifier(model: FrozenModel, layers: Sequence[TappedLayer]) -> Classif
         return None
     if not hasattr(model.root, "get_submodule"):
         return None
-    from torch import nn
+    import torch
 
     module = model.root.get_submodule(tap.path)
-    if not isinstance(module, nn.Linear) or type(module).forward is not nn.Linear.forward:
+    if not isinstance(module, torch.nn.Linear):
         return None
     weight = module.weight.detach().float().cpu().numpy().copy()
     bias = np.zeros(len(weight), dtype=np.float32)
     if module.bias is not None:
         bias[:] = module.bias.detach().float().cpu().numpy()
+    # A subclass may compute something else, e.g. cosines or an adapter.
+    example = np.random.default_rng(0).standard_normal((4, weight.shape[1])).astype(np.float32)
+    with torch.no_grad():
+        outputs = module(torch.from_numpy(example).to(module.weight)).float().cpu().numpy()
+    if not np.allclose(outputs, example @ weight.T + bias, rtol=1e-2, atol=1e-2):
+        return None
     return Classifier(tap.layer, weight, bias, model.output_names)

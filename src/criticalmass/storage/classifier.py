@@ -102,7 +102,7 @@ def read_classifier(path: Path, entry: Mapping[str, Any]) -> Classifier:
     StoreError: the file does not hold what the manifest says.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             weight, bias = (np.asarray(arrays[name]) for name in ("weight", "bias"))
         classifier = Classifier(entry["layer"], weight, bias, tuple(entry["output_names"]))
         is_same = classifier.digest == entry["digest"]

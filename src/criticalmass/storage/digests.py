@@ -122,11 +122,11 @@ def _rows_digest(table: pd.DataFrame) -> str:
     for name in table.columns:
         column = table[name]
         digest.update(f"\n{name}\n".encode())
-        is_missing = column.isna().to_numpy()
-        digest.update(np.packbits(is_missing).tobytes())
+        digest.update(np.packbits(column.isna().to_numpy()).tobytes())
         if pd.api.types.is_numeric_dtype(column.dtype):
             kind = np.int64 if pd.api.types.is_integer_dtype(column.dtype) else np.float64
             digest.update(column.fillna(0).to_numpy(dtype=kind).tobytes())
         else:
-            digest.update("\0".join(column.fillna("").astype(str)).encode())
+            texts = column.to_numpy(dtype=object, na_value="")
+            digest.update("\0".join(map(str, texts)).encode())
     return digest.hexdigest()

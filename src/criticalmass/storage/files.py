@@ -52,6 +52,7 @@ _NOUNS = {
     STORE.format: STORE.noun,
     "criticalmass-run": "run",
     "criticalmass-slim": "slim model",
+    "criticalmass-training": "training folder",
 }
 PLAIN_VERSION, LINKED_VERSION = 1, 3
 """The versions of stores that are written. Stores without a link stay readable by version 0.1."""

@@ -114,7 +114,9 @@ def read_table(path: Path) -> pd.DataFrame:
         raise RunError(f"{path} has other columns than a run of this version; {_CURE}")
     if not is_intact:
         raise RunError(f"{path} is damaged (its digest differs from its rows); {_CURE}")
-    return table.astype(_COLUMN_TYPES)
+    types = table.dtypes
+    outdated = {name: type_ for name, type_ in _COLUMN_TYPES.items() if types[name] != type_}
+    return table.astype(outdated) if outdated else table
 
 
 def missing_cells(table: pd.DataFrame, cells: Sequence[str]) -> list[str]:

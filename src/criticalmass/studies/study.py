@@ -35,6 +35,7 @@ from criticalmass.studies.tables import (
     make_tables,
     write_tables,
 )
+from criticalmass.studies.training_tables import training_tables
 from criticalmass.studies.trainings import Training, train_all, trainings_of
 from criticalmass.sweeps.backends import get_sweep_backend
 
@@ -288,7 +289,7 @@ class _StudyRunner:
         with steps.step(f"tables of {study.name}"):
             runs = [self._study_run(group) for group in group_jobs(jobs)]
             self.runs[study.name] = runs
-            tables = make_tables(study, runs)
+            tables = make_tables(study, runs) | training_tables(study, runs)
             write_tables({**tables, "missing": self._missing_table(study)}, folder)
             if pages and study.page and runs:
                 report(

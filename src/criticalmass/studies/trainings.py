@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -121,7 +124,7 @@ def train_all(
     count = min(len(waiting), thread_count() if place == "cpu" else 1)
     running: dict[Future[str | None], Training] = {}
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context) as pool:
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent) as pool:
         try:
             while waiting or running:
                 for one in [one for one in waiting if one.start not in open_folders]:
@@ -152,6 +155,19 @@ def _is_finished(training: Training) -> bool:
         return False
     manifest = read_manifest(folder, TRAINING)
     return bool(manifest["complete"]) and manifest["recipe_digest"] == training.recipe.digest
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it has died, however it died."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _train_one(recipe: Mapping[str, Any], folder: str, device: str) -> str | None:

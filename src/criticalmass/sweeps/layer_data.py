@@ -134,9 +134,9 @@ class SweepData:
             raise CriticalMassError(
                 "measure='own-head' needs the network's own classifier, and "
                 f"{str(self.store.path)!r} has none that reads layer {layer!r}: extract layer "
-                "'penultimate' of a network that ends with torch.nn.Linear (again, if the store is "
-                "older; imported vectors have none), or take measure 'logistic-masked', which fits "
-                "a classifier"
+                "'penultimate' of a network that ends with torch.nn.Linear into a new folder "
+                "(older stores and imported vectors have none), or take measure 'logistic-masked', "
+                "which fits a classifier"
             )
         return classifier.for_classes(self.store.class_names)
 

@@ -45,18 +45,22 @@ class L2Ball(Ball):
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """Return the gradient over its norm; zero where the gradient is zero."""
-        norm = gradient.flatten(1).norm(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
-        shape = (-1, *[1] * (gradient.ndim - 1))
-        unit: Tensor = gradient / norm.view(shape)
-        return unit
+        # In float64: the squares of a small gradient are zero in float32.
+        exact = gradient.double()
+        unit = exact / _norms(exact)
+        return unit.to(gradient)
 
     def project(self, change: Tensor) -> Tensor:
         """Shorten what is longer than the radius."""
-        norm = change.flatten(1).norm(dim=1).clamp_min(torch.finfo(change.dtype).tiny)
-        factor = (self.radius / norm).clamp_max(1.0)
-        shape = (-1, *[1] * (change.ndim - 1))
-        inside: Tensor = change * factor.view(shape)
+        inside: Tensor = change * (self.radius / _norms(change)).clamp_max(1.0)
         return inside
+
+
+def _norms(changes: Tensor) -> Tensor:
+    """Return the Euclidean norm of each change, (n, 1, ...), never zero."""
+    tiny = torch.finfo(changes.dtype).tiny
+    shape = (-1, *[1] * (changes.ndim - 1))
+    return torch.linalg.vector_norm(changes.flatten(1), dim=1).clamp_min(tiny).view(shape)
 
 
 class LinfBall(Ball):

@@ -204,6 +204,12 @@ def _held_out(labels: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
                 f"validation={share:g} of {len(labels)} training images leaves none; use a larger n"
             )
         held[stratified_sample(labels, size, _SPLIT_SEED)] = True
+        lost = np.setdiff1d(labels, labels[~held])
+        if len(lost):
+            raise CriticalMassError(
+                f"validation={share:g} of {len(labels)} training images leaves none of class "
+                f"{lost[0]}; use a larger n, or validation: 0"
+            )
     return held
 
 
@@ -236,7 +242,7 @@ def turn(images: Tensor, labels: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]
 
 
 def augment(images: Tensor, how: str, generator: torch.Generator) -> Tensor:
-    """Change images at random, each anew.
+    """Change each image at random.
 
     Parameters
     ----------

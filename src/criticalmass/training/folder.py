@@ -16,15 +16,14 @@ import pandas as pd
 import torch
 from safetensors.torch import save
 
+from criticalmass.core.progress import warn_user
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.models.small_networks import TrainableNetwork
 from criticalmass.extraction.models.trained import TRAINING
 from criticalmass.storage.files import (
     MANIFEST,
     checked_path,
-    is_kind,
     read_manifest,
-    remove_temporary,
     write_bytes,
     write_manifest,
 )
@@ -34,6 +33,12 @@ from criticalmass.training.start import Start
 _LOG = "log.parquet"
 _RESUME = "resume.pt"
 _CHECKPOINTS = "checkpoints"
+_NOTHING_DONE: Mapping[str, Any] = {
+    "checkpoints": [],
+    "log": None,
+    "resume": None,
+    "complete": False,
+}
 
 
 class TrainingFolder:
@@ -41,6 +46,7 @@ class TrainingFolder:
 
     After each epoch the files are written in the order checkpoint, log, resume state, manifest:
     the manifest names only files that are complete, so an interruption loses the current epoch.
+    Only `open`, `is_finished` and `log` may be used without the lock of the folder.
 
     Parameters
     ----------
@@ -60,9 +66,9 @@ class TrainingFolder:
         ------
         CriticalMassError: it is another folder, or that of another recipe.
         """
-        if not path.exists() or (path.is_dir() and not any(_visible(path))):
+        if not path.exists() or (path.is_dir() and not _visible(path)):
             return None
-        if not path.is_dir() or not (is_kind(path, TRAINING) or (path / MANIFEST).is_file()):
+        if not (path / MANIFEST).is_file():
             raise CriticalMassError(
                 f"{str(path)!r} is not a training folder and not empty; choose another folder"
             )
@@ -72,15 +78,13 @@ class TrainingFolder:
             raise CriticalMassError(
                 f"{str(path)!r} was trained from another recipe ({changed}); choose another folder"
             )
-        remove_temporary(path)
-        remove_temporary(path / _CHECKPOINTS)
         return cls(path, manifest)
 
     @classmethod
     def create(
         cls, path: Path, recipe: Recipe, start: Start, facts: Mapping[str, Any]
     ) -> TrainingFolder:
-        """Describe a training that is about to begin; nothing is written yet.
+        """Describe a training that is about to begin, in the manifest of a new folder.
 
         Parameters
         ----------
@@ -89,23 +93,82 @@ class TrainingFolder:
         start: the network before its training.
         facts: further entries of the manifest.
         """
-        return cls(
-            path,
-            {
-                "format": TRAINING.format,
-                "format_version": TRAINING.newest,
-                "recipe": recipe.to_dict(),
-                "recipe_digest": recipe.digest,
-                "network": dataclasses.asdict(start.shape),
-                "n_neurons": start.network.n_neurons,
-                "preprocessing": dict(start.preprocess.settings),
-                **facts,
-                "checkpoints": [],
-                "log": None,
-                "resume": None,
-                "complete": False,
-            },
-        )
+        manifest = {
+            "format": TRAINING.format,
+            "format_version": TRAINING.newest,
+            "recipe": recipe.to_dict(),
+            "recipe_digest": recipe.digest,
+            "network": dataclasses.asdict(start.shape),
+            "n_neurons": start.network.n_neurons,
+            "preprocessing": dict(start.preprocess.settings),
+            **facts,
+            **_NOTHING_DONE,
+        }
+        write_manifest(path, manifest, durable=True)
+        return cls(path, manifest)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are done, no file is missing, and none was left by a killed process.
+
+        Raises
+        ------
+        StoreError: a file of a complete training is damaged.
+        """
+        return self.is_complete and self._is_whole() and not self._leftovers()
+
+    def repair(self, facts: Mapping[str, Any]) -> None:
+        """Prepare the folder for the epochs that are left.
+
+        What killed processes left is removed. If a file is missing, the training begins again.
+
+        Parameters
+        ----------
+        facts: as of `create`, of this process.
+
+        Raises
+        ------
+        CriticalMassError: the data or the weights to start from have changed.
+        StoreError: a checkpoint is damaged.
+        """
+        if not self._is_whole():
+            warn_user(f"{self.path}: a file is missing; the training begins again")
+            self.manifest |= _NOTHING_DONE
+        if self.manifest["resume"] is None and not self.is_complete:
+            self.manifest |= facts
+        for key in ("dataset", "weights"):
+            if self.manifest.get(key) != facts.get(key):
+                raise CriticalMassError(
+                    f"{str(self.path)!r} was begun with another {key} of the same name (its "
+                    "digest has changed); choose another folder"
+                )
+        for key in ("threads", "device", "versions"):
+            if self.manifest[key] != facts[key]:
+                warn_user(
+                    f"{self.path} was begun with {key}={self.manifest[key]} and goes on with "
+                    f"{facts[key]}: its bytes will differ from those of one training"
+                )
+        for path in self._leftovers():
+            path.unlink(missing_ok=True)
+
+    def _is_whole(self) -> bool:
+        """Return whether all files are there; the log of unfinished trainings is written again."""
+        entries = [*self.manifest["checkpoints"], self.manifest["resume"]]
+        if self.is_complete:
+            entries.append(self.manifest["log"])
+        named = [entry for entry in entries if entry is not None]
+        if not all((self.path / str(entry["path"])).is_file() for entry in named):
+            return False
+        for entry in named:
+            checked_path(self.path, entry, verify=True)
+        return True
+
+    def _leftovers(self) -> list[Path]:
+        """Return the temporary files of killed processes, and states that are not needed."""
+        state = self.manifest["resume"]
+        parts = [*self.path.glob(".*.part"), *(self.path / _CHECKPOINTS).glob(".*.part")]
+        states = self.path.glob(f"[01]-{_RESUME}")
+        return parts + [path for path in states if state is None or path.name != state["path"]]
 
     @property
     def is_complete(self) -> bool:
@@ -150,7 +213,6 @@ class TrainingFolder:
         rows: the log so far.
         state: what `read_state` returns; None after the last epoch.
         """
-        previous = self.manifest["resume"]
         if network is not None:
             self._add_checkpoint(epoch, network)
         table = io.BytesIO()
@@ -165,8 +227,8 @@ class TrainingFolder:
             self.manifest["resume"] = self._write(name, content.getvalue())
         self.manifest["complete"] = state is None
         write_manifest(self.path, self.manifest, durable=True)
-        if previous is not None and previous != self.manifest["resume"]:
-            (self.path / previous["path"]).unlink(missing_ok=True)
+        for path in self._leftovers():
+            path.unlink(missing_ok=True)
 
     def _add_checkpoint(self, epoch: int, network: TrainableNetwork) -> None:
         state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}

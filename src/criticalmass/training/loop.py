@@ -87,6 +87,8 @@ class Trainer:
         schedulers = import_after_torchvision("timm.scheduler", "torch")
         keys = self.recipe.optimizer
         trained = nn.ModuleList([self.network, self.objectives])
+        # timm's sgd is Nesterov's, which needs momentum.
+        others = {"nesterov": False} if keys.name == "sgd" and not keys.momentum else {}
         try:
             optimizer = optimizers.create_optimizer_v2(
                 trained,
@@ -94,13 +96,14 @@ class Trainer:
                 lr=keys.lr,
                 weight_decay=keys.weight_decay,
                 momentum=keys.momentum,
+                **others,
             )
         except (ValueError, RuntimeError, TypeError, AssertionError) as error:
             reason = str(error).splitlines()[0][:160]
             raise CriticalMassError(
                 f"optimizer {keys.name!r} cannot be made ({reason}); use e.g. sgd or adamw"
             ) from error
-        if keys.schedule == "constant" and not keys.warmup:
+        if self.n_steps < 2 or (keys.schedule == "constant" and not keys.warmup):
             return optimizer, None
         schedule = schedulers.CosineLRScheduler(
             optimizer,
@@ -154,6 +157,7 @@ class Trainer:
                 n_right += right
                 n_seen += len(rows)
                 advance()
+        self._check_weights()
         self.epoch += 1
         means = {f"loss_{name}": value / n_seen for name, value in sums.items()}
         return {
@@ -211,7 +215,13 @@ class Trainer:
         values, features = self._losses(images, batch.labels, generator)
         total = torch.stack(list(values.values())).sum()
         if not bool(torch.isfinite(total)):
-            self._raise_not_finite({k: float(v.detach()) for k, v in values.items()}, step)
+            terms = ", ".join(f"{name} {float(value):g}" for name, value in values.items())
+            raise self._not_finite(f"the loss ({terms})", step + 1)
+        right = 0
+        if self._has_head:
+            with torch.no_grad():
+                logits = self.network.head(features)
+            right = int((logits.argmax(dim=1) == batch.labels).sum())
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(total)
         if self.recipe.optimizer.clip:
@@ -221,11 +231,6 @@ class Trainer:
         if self._schedule is not None:
             self._schedule.step_update(step + 1)
         self.objectives.after_step()
-        right = 0
-        if self._has_head:
-            with torch.no_grad():
-                logits = self.network.head(features)
-            right = int((logits.argmax(dim=1) == batch.labels).sum())
         return {name: float(value.detach()) for name, value in values.items()}, right
 
     def _set_mode(self, *, training: bool) -> None:
@@ -234,11 +239,16 @@ class Trainer:
         if self.start.frozen_body:
             self.network.eval()
 
-    def _raise_not_finite(self, values: Mapping[str, float], step: int) -> None:
-        terms = ", ".join(f"{name} {value:g}" for name, value in values.items())
-        raise TrainingError(
-            f"the loss of recipe {self.recipe.name!r} (seed {self.recipe.seed}) is not finite at "
-            f"step {step + 1:,}, in epoch {self.epoch + 1} ({terms}); use a smaller lr than "
+    def _check_weights(self) -> None:
+        """Check the weights after an epoch: the last step may have broken them."""
+        for name, value in self.network.state_dict().items():
+            if not bool(torch.isfinite(value).all()):
+                raise self._not_finite(f"weight {name}", (self.epoch + 1) * self.steps_per_epoch)
+
+    def _not_finite(self, what: str, step: int) -> TrainingError:
+        return TrainingError(
+            f"recipe {self.recipe.name!r} (seed {self.recipe.seed}): {what} is not finite at step "
+            f"{step:,}, in epoch {-(-step // self.steps_per_epoch)}; use a smaller lr than "
             f"{self.recipe.optimizer.lr:g}, or optimizer: {{clip: 1.0}}"
         )
 
@@ -249,8 +259,17 @@ class Trainer:
         return self.reader.accuracy(self.data.validation)
 
     def measure(self) -> dict[str, float]:
-        """Return what the log says of a checkpoint; see `evaluation.evaluate`."""
-        return evaluate(self.reader, self.data)
+        """Return what the log says of a checkpoint; see `evaluation.evaluate`.
+
+        Raises
+        ------
+        TrainingError: an activation is not finite.
+        """
+        try:
+            return evaluate(self.reader, self.data)
+        except FloatingPointError as error:
+            step = self.epoch * self.steps_per_epoch
+            raise self._not_finite(str(error), step) from error
 
     def state(self) -> dict[str, Any]:
         """Return all that is needed to go on after this epoch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from criticalmass.extraction.models.optional_imports import import_after_torchvi
 from criticalmass.training.terms import Outputs, Readout, Term, TermContext
 
 
-class _ClassifierLoss(Term):
+class _ClassifierLoss(Term, ABC):
     """A loss of logits, averaged over the classifiers."""
 
     def loss(self, outputs: Outputs) -> Tensor:
@@ -21,24 +22,24 @@ class _ClassifierLoss(Term):
         losses = [self._of_readout(one, outputs.labels) for one in outputs.readouts]
         return float(self.options["weight"]) * torch.stack(losses).mean()
 
+    @abstractmethod
     def _of_readout(self, readout: Readout, labels: Tensor) -> Tensor:
-        return self._of_logits(readout.logits, labels)
-
-    def _of_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return the loss of one classifier."""
 
 
 class CrossEntropy(_ClassifierLoss):
     """Softmax cross-entropy with label smoothing (Szegedy et al. 2016)."""
 
-    def _of_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=float(self.options["smoothing"]))
+    def _of_readout(self, readout: Readout, labels: Tensor) -> Tensor:
+        smoothing = float(self.options["smoothing"])
+        return F.cross_entropy(readout.logits, labels, label_smoothing=smoothing)
 
 
 class Sigmoid(_ClassifierLoss):
     """The sum over classes of the logistic loss of "this class or not"."""
 
-    def _of_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _of_readout(self, readout: Readout, labels: Tensor) -> Tensor:
+        logits = readout.logits
         target = F.one_hot(labels, logits.shape[1]).to(logits)
         losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         return losses.sum(dim=1).mean()
@@ -47,7 +48,8 @@ class Sigmoid(_ClassifierLoss):
 class SquaredError(_ClassifierLoss):
     """Mean over classes of the squared distance from one-hot targets (Hui and Belkin 2021)."""
 
-    def _of_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _of_readout(self, readout: Readout, labels: Tensor) -> Tensor:
+        logits = readout.logits
         hot = F.one_hot(labels, logits.shape[1]).to(logits)
         errors = (logits - float(self.options["scale"]) * hot).square()
         return ((1 + (float(self.options["kappa"]) - 1) * hot) * errors).mean()
@@ -78,7 +80,7 @@ class Cosine(_ClassifierLoss):
             head.bias.zero_()
 
 
-class _ViewLoss(Term):
+class _ViewLoss(Term, ABC):
     """A loss of two views of each image, on a projection that is not part of the network."""
 
     def __init__(self, options: Mapping[str, Any], context: TermContext) -> None:
@@ -96,8 +98,9 @@ class _ViewLoss(Term):
         projected = self.projector(outputs.wrapped.float()).float()
         return float(self.options["weight"]) * self._of_views(projected, outputs)
 
+    @abstractmethod
     def _of_views(self, projected: Tensor, outputs: Outputs) -> Tensor:
-        raise NotImplementedError
+        """Return the loss of the projections, those of the first views first."""
 
 
 def _metric_losses() -> Any:

@@ -222,7 +222,7 @@ _ALL = (
     Objective(
         "first-neurons",
         "outputs",
-        "wrappers:FirstNeurons",
+        "wrappers:FirstNeuronsHead",
         "the classifier reads the first k neurons only",
         {"k": _size(8)},
         needs_classifier=True,

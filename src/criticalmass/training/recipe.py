@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -31,6 +32,7 @@ Natural = Annotated[int, Strict(), Field(ge=0, le=1_000_000)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 _SUFFIXES = (".yaml", ".yml")
+_EXPONENT = re.compile(r"\d+[eE][-+]?\d+")
 GIVEN, SHUFFLED, ROTATION = SCHEMES = ("given", "shuffled", "rotation")
 """Schemes of labels that have a name."""
 
@@ -173,8 +175,17 @@ def _to_objective(value: Any) -> Any:
         return {"name": value}
     if isinstance(value, Mapping) and len(value) == 1 and "name" not in value:
         [(name, options)] = value.items()
-        return {"name": name, "options": options or {}}
+        value = {"name": name, "options": {} if options is None else options}
+    if isinstance(value, Mapping) and isinstance(value.get("options"), Mapping):
+        options = {key: _to_number(one) for key, one in value["options"].items()}
+        value = {**value, "options": options}
     return value
+
+
+def _to_number(value: Any) -> Any:
+    """Read a number that YAML 1.1 takes for a text: 1e-3, without a point."""
+    is_number = isinstance(value, str) and _EXPONENT.fullmatch(value)
+    return float(value) if is_number else value
 
 
 class ObjectiveEntry(_Keys):

@@ -37,12 +37,14 @@ class Start:
     shape: all that is needed to build it again.
     preprocess: the preprocessing of its images.
     frozen_body: whether only the classifier is trained.
+    digest: SHA-256 of the weights of another network that it starts from, in hex; None for none.
     """
 
     network: TrainableNetwork
     shape: NetworkShape
     preprocess: ImagePreprocess
     frozen_body: bool = False
+    digest: str | None = None
 
 
 def start_preprocess(network: Network) -> ImagePreprocess:
@@ -97,7 +99,7 @@ def _from_weights(network: Network, outputs: int) -> Start:
         built = build_network(shape)
         state = {k: v for k, v in trained.state_dict().items() if not k.startswith("head.")}
         built.load_state_dict({**built.state_dict(), **state})
-        return Start(built, shape, checkpoint.preprocess)
+        return Start(built, shape, checkpoint.preprocess, digest=str(checkpoint.entry["sha256"]))
     frozen = load_model(weights, device="cpu")
     preprocess = _image_preprocess(frozen, weights)
     name = _timm_name(weights)
@@ -105,7 +107,7 @@ def _from_weights(network: Network, outputs: int) -> Start:
     built = build_network(shape)
     frozen.root.reset_classifier(0)
     built.body.load_state_dict(frozen.root.state_dict())
-    return Start(built, shape, preprocess)
+    return Start(built, shape, preprocess, digest=frozen.weights_digest)
 
 
 def _timm_name(weights: str) -> str:

@@ -103,8 +103,8 @@ class Term(nn.Module):
         return [Readout(features, classifier.weight, classifier.bias)]
 
     def loss(self, outputs: Outputs) -> Tensor:
-        """Return the value of a loss or penalty, a scalar."""
-        raise NotImplementedError
+        """Return the value of a loss or penalty, a scalar; zero for the other kinds."""
+        return outputs.features.new_zeros(())
 
     def after_step(self) -> None:
         """Restore what an optimiser's step may break."""

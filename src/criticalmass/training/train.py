@@ -105,7 +105,7 @@ def train(
     """
     checked = load_recipe(recipe)
     if seed is not None:
-        checked = checked.model_copy(update={"seed": seed})
+        checked = checked.with_changes(seed=seed)
     return train_on(checked, None, out=Path(out), device=device, threads=threads)
 
 
@@ -126,27 +126,22 @@ def train_on(
     from criticalmass.training.folder import TrainingFolder
 
     place = torch.device(resolve_device(device))
-    is_new = not out.exists()
-    finished = TrainingFolder.open(out, recipe)
-    if finished is not None and finished.is_complete:
+    opened = TrainingFolder.open(out, recipe)
+    if opened is not None and opened.is_finished:
         write_line(f"{out}: {recipe.name}, seed {recipe.seed}, is trained already")
-        return _result(finished, recipe)
+        return _result(opened, recipe)
     count = threads or (1 if _is_small(recipe) else thread_count())
     data = dataset if dataset is not None else load_dataset(recipe.data.dataset)
     with _torch_threads(count):
         trainer, facts = _prepare(recipe, data, place)
         facts |= {"threads": count, "device": place.type}
         out.mkdir(parents=True, exist_ok=True)
-        try:
-            with write_lock(out):
-                opened = TrainingFolder.open(out, recipe)
-                folder = opened or TrainingFolder.create(out, recipe, trainer.start, facts)
-                if not folder.is_complete:
-                    _run(trainer, folder)
-        except BaseException:
-            if is_new and not (out / "manifest.json").exists():
-                _remove_empty(out)
-            raise
+        with write_lock(out):
+            opened = TrainingFolder.open(out, recipe)
+            folder = opened or TrainingFolder.create(out, recipe, trainer.start, facts)
+            folder.repair(facts)
+            if not folder.is_complete:
+                _run(trainer, folder)
     return _result(folder, recipe)
 
 
@@ -182,6 +177,7 @@ def _prepare(recipe: Recipe, dataset: Dataset, device: Any) -> tuple[Trainer, di
     start = build_start(recipe.network, outputs, recipe.seed)
     facts = {
         "dataset": {"spec": dataset.spec, "digest": dataset.digest},
+        "weights": start.digest,
         "n_train": len(data.train),
         "n_validation": 0 if data.validation is None else len(data.validation),
         "n_test": len(data.test),
@@ -250,12 +246,6 @@ def _seconds(path: Path) -> float:
         return float(json.loads((path / _TIMING).read_text(encoding="utf-8"))["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0
-
-
-def _remove_empty(path: Path) -> None:
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def _result(folder: TrainingFolder, recipe: Recipe) -> TrainedNetwork:

@@ -80,7 +80,7 @@ class MatryoshkaShared(Term):
         return [*smaller, *super().readouts(classifier, features)]
 
 
-class FirstNeurons(Term):
+class FirstNeuronsHead(Term):
     """The classifier reads the first k neurons: the others get no gradient from it."""
 
     def __init__(self, options: Mapping[str, Any], context: TermContext) -> None:

@@ -17,7 +17,7 @@ from criticalmass.core.rows import CHUNK_ROWS, ProjectedRows
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.probes.own_head import own_head
 from criticalmass.measures.probes.task import ProbeTask
-from criticalmass.measures.registry import MEASURES
+from criticalmass.reporting.page.provenance import method_summary
 from criticalmass.storage.classifier import Classifier
 from criticalmass.storage.features import FeatureStore
 from criticalmass.sweeps.run_folder import drop_stale
@@ -154,10 +154,10 @@ class TestInASweep:
         assert set(table.loc[table["measure"] == "reconstruction", "n_train"]) == {160}
         full = run.predictions(rows[rows["selector"] == "full"])
         np.testing.assert_array_equal(full[0], own)
-        masses = cm.redundancy(run, deltas=(0.5,)).set_index("measure")
+        masses = cm.redundancy(run, deltas=(0.5,))
         assert masses["critical_mass"].notna().all()
-        page = cm.report(run, out=tmp_path / "report.html").read_text()
-        assert MEASURES["own-head"].description in page
+        summary = method_summary(table, masses[masses["measure"] == "own-head"].iloc[0])
+        assert summary.startswith("The network's own classifier was scored on 300 samples, for 3 ")
 
     def test_another_layer_fails_and_leaves_the_others(
         self, trained: tuple[Any, Any, FeatureStore], tmp_path: Path

@@ -1,8 +1,9 @@
-"""FAISS indexes of 20,000 vectors: type, parameters and ids stay; the recall is counted right."""
+"""FAISS indexes of 6,000 vectors: type, parameters and ids stay; the recall is counted right."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,22 @@ import pytest
 from numpy.typing import NDArray
 
 import criticalmass as cm
+from criticalmass.shrinking.export import faiss_build
 from criticalmass.shrinking.export.faiss_source import open_index
 from criticalmass.shrinking.slim_model import SlimModel
 
 faiss: Any = pytest.importorskip("faiss")
-N, D, M = 20_000, 24, 200
+N, D, M = 6_000, 24, 200
 IDS = np.random.default_rng(5).permutation(N).astype(np.int64) * 3 + 7
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_samples() -> Iterator[None]:
+    """Train lists and codes on few rows: that takes most of the time of an export."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(faiss_build, "_LEAST_SAMPLE", 2000)
+        patch.setattr(faiss_build, "_ROWS_PER_CENTRE", 40)
+        yield
 
 
 def shrink_stored(store: cm.FeatureStore, precision: str, rerank: int = 0) -> SlimModel:
@@ -34,7 +45,7 @@ def slims(vectors: cm.FeatureStore) -> dict[str, SlimModel]:
 
 @pytest.fixture(scope="module")
 def rows(vectors: cm.FeatureStore) -> NDArray[np.float32]:
-    """20,000 rows like those that the slim models were made from, of length 1."""
+    """6,000 rows like those that the slim models were made from, of length 1."""
     rng = np.random.default_rng(6)
     base = vectors.features("train").array()[rng.integers(0, 600, N)]
     x = base + 0.7 * rng.standard_normal((N, D)).astype(np.float32)

@@ -158,7 +158,7 @@ def load_dataset(spec: str | Dataset | Any, *, skip_broken: bool = False) -> Dat
         ``hf:NAME_OR_DIR``, ``csv:FILE``, ``parquet:FILE``, ``jsonl:FILE``, ``npz:FILE``,
         ``beir:FOLDER``. ``?n=NUMBER`` takes a stratified sample of that many training samples and
         the same share of the other splits; ``?classes=0-4`` or ``?classes=cat,dog`` keeps some
-        classes, numbered anew. Or data in memory, which are read once:
+        classes, with new numbers. Or data in memory, which are read once:
         ``(inputs, labels)``, or one of these, or one of them per split (``{"train": ..., "test":
         ...}``): a DataLoader or Dataset of torch with samples ``x``, ``(x, y)`` or mappings; a
         dataset of the library datasets; texts, PIL images, (n, height, width[, 3]) uint8 arrays,

@@ -21,7 +21,7 @@ SAMPLING = ("n", "classes")
 def apply_sampling(dataset: Dataset, spec: Spec) -> Dataset:
     """Take the classes and the sample that a spec asks for.
 
-    ``classes=0-4,7`` or ``classes=cat,dog`` keeps some classes, which are numbered anew in the
+    ``classes=0-4,7`` or ``classes=cat,dog`` keeps some classes, which get new numbers in the
     order of the dataset; ``n=NUMBER`` then takes a stratified sample of so many training samples
     and the same share of the other splits.
 
@@ -64,16 +64,22 @@ def _take_classes(dataset: Dataset, text: str) -> Dataset:
 
 
 def _classes(dataset: Dataset, item: str) -> range:
-    """Return the numbers that one item of the option names: a class, a number or a range."""
+    """Return the numbers that one item of the option names: a class, a number or a range.
+
+    Names come before numbers, also as the ends of a range: the class "1" may be the first.
+    """
     names = dataset.class_names
-    if item in names:
-        number = names.index(item)
-        return range(number, number + 1)
+    number_of = {name: number for number, name in enumerate(names)}
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
-    if match is None:
+    if item in number_of:
+        ends = [number_of[item]]
+    elif match is not None:
+        texts = [text for text in match.groups() if text is not None]
+        are_names = all(text in number_of for text in texts)
+        ends = [number_of[text] if are_names else int(text) for text in texts]
+    else:
         raise unknown_name(f"class in {dataset.spec!r}", item, names)
-    first = int(match[1])
-    last = first if match[2] is None else int(match[2])
+    first, last = ends[0], ends[-1]
     if not first <= last < len(names):
         raise CriticalMassError(
             f"classes={item} in {dataset.spec!r} must be numbers from 0 to {len(names) - 1}"

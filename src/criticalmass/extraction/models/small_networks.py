@@ -197,9 +197,9 @@ def _timm_body(shape: NetworkShape) -> tuple[nn.Module, int]:
     timm: Any = import_after_torchvision("timm", "torch")
     check_network_name(shape.name)
     net = timm.create_model(shape.name, pretrained=False, num_classes=0)
-    if hasattr(net, "set_input_size"):
-        net.set_input_size(img_size=shape.pixels)
     try:
+        if hasattr(net, "set_input_size"):
+            net.set_input_size(img_size=shape.pixels)
         with torch.no_grad():
             width = net.eval()(torch.zeros(1, 3, shape.pixels, shape.pixels)).shape[-1]
     except (RuntimeError, AssertionError, ValueError) as error:

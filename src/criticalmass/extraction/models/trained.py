@@ -79,9 +79,13 @@ class Checkpoint:
 
 
 def split_trained_name(name: str) -> tuple[Path, str]:
-    """Split ``DIR@EPOCH`` into the folder and the epoch; without one it is the last."""
-    folder, at, epoch = name.rpartition("@")
-    if at and folder and re.fullmatch(rf"\d+|{LAST}", epoch):
+    """Split ``DIR@EPOCH`` into the folder and the epoch; without one it is the last.
+
+    The name of a folder may end like an epoch, if there is no folder of the part before.
+    """
+    folder, _, epoch = name.rpartition("@")
+    is_epoch = folder and re.fullmatch(rf"[0-9]{{1,9}}|{LAST}", epoch)
+    if is_epoch and (Path(folder).is_dir() or not Path(name).is_dir()):
         return Path(folder), epoch
     return Path(name), LAST
 
@@ -99,17 +103,12 @@ def find_checkpoint(name: str) -> Checkpoint:
         raise missing_path(folder, "folder")
     manifest = read_manifest(folder, TRAINING)
     entries = {int(entry["epoch"]): entry for entry in manifest["checkpoints"]}
-    if epoch == LAST and not manifest["complete"]:
-        done, total = max(entries, default=0), manifest["recipe"]["epochs"]
-        raise CriticalMassError(
-            f"the training in {str(folder)!r} is not finished; run the same command again, or use "
-            f"its checkpoint after {done} of {total} epochs: trained:{folder}@{done}"
-        )
-    number = max(entries) if epoch == LAST else int(epoch)
+    number = int(manifest["recipe"]["epochs"]) if epoch == LAST else int(epoch)
     if number not in entries:
-        kept = ", ".join(map(str, sorted(entries)))
+        kept = ", ".join(map(str, sorted(entries))) or "none"
+        cure = "" if manifest["complete"] else "; its training is not finished: run criticalmass train again"
         raise CriticalMassError(
-            f"{str(folder)!r} has no checkpoint of epoch {number}; it has those of {kept}"
+            f"{str(folder)!r} has no checkpoint of epoch {number}; it has: {kept}{cure}"
         )
     return Checkpoint(folder, manifest, number, entries[number])
 

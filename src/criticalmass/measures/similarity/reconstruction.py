@@ -31,7 +31,8 @@ from criticalmass.measures.similarity.cka_jackknife import N_BLOCKS, sample_bloc
 
 #: Samples of independent neurons that are added to the training rows, per neuron of the layer.
 #: They make every matrix regular. Without them the error has a peak where as many neurons are kept
-#: as there are training rows; with ten times as many rows as neurons they change R^2 by about .01.
+#: as there are training rows (R^2 of -10.9 in place of .64 for EfficientNet-Lite0 on 1,000 pictures
+#: of Fashion-MNIST); with ten times as many rows as neurons they change R^2 by less than .002.
 RIDGE = 0.1
 
 

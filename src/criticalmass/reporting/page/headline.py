@@ -71,9 +71,9 @@ def headline_row(table: pd.DataFrame) -> pd.Series | None:
 
 
 def headline(row: Mapping[Any, Any] | pd.Series | None) -> Headline:
-    """Write a row of the redundancy table as a sentence; None if a run has no value."""
+    """Write a row of the redundancy table as a sentence; None if no row has a critical mass."""
     if row is None:
-        return Headline("", "No answer yet:", "no cell of this run has a value", "")
+        return Headline("", "No answer yet:", "no measure of this run has a critical mass", "")
     n_neurons, n_kept = int(row["n_neurons"]), round(float(row["critical_mass"]))
     goal = _goal(str(row["measure"]), float(row["delta"]), gallery_name(dict(row)))
     if not bool(row["reached"]):

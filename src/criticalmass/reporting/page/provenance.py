@@ -81,11 +81,6 @@ def method_summary(frame: pd.DataFrame, row: pd.Series | None) -> str:
     counts = frame.loc[frame["measure"] == measure, ["n_train", "n_test"]].max()
     if compares_with_layer(measure):
         return f"The similarity to the whole layer ({measure}) was measured for {subsets}."
-    if measure in MEASURES and MEASURES[measure].kind == "score":
-        return (
-            f"The {measure} of {integer(counts['n_test'])} samples was measured for {subsets} and "
-            "for the whole layer."
-        )
     if is_similarity(measure):
         return (
             f"{integer(counts['n_test'])} queries searched {integer(counts['n_train'])} documents, "
