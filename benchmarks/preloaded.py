@@ -1,9 +1,11 @@
-"""Imports what the commands of `benchmarks.kills` import, once for all of their processes."""
+"""Imports what programs usually import, once for all the processes that a server starts."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 
+from criticalmass.errors import MissingExtraError
 from criticalmass.extraction.models.optional_imports import import_after_torchvision
 
 for _name in (
@@ -11,8 +13,10 @@ for _name in (
     "criticalmass.sweeps.sweep",
     "criticalmass.shrinking.shrink",
     "criticalmass.studies.study",
-    "openvino",
     "sklearn.linear_model",
 ):
     importlib.import_module(_name)
-import_after_torchvision("timm", "torch")
+with contextlib.suppress(MissingExtraError):
+    import_after_torchvision("timm", "torch")
+with contextlib.suppress(ImportError):
+    importlib.import_module("openvino")

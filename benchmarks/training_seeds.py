@@ -59,8 +59,9 @@ CASES = {
     "networks that differ little": Case(0.03),
     "equal networks": Case(0.0),
     "equal networks, 3 subset seeds": Case(0.0, n_subsets=3),
-    "ordered neurons": Case(0.1, order=0.4),
-    "ordered neurons, 8 subset seeds": Case(0.1, order=0.4, n_subsets=8),
+    "ordered neurons": Case(0.1, order=0.15),
+    "ordered neurons, 8 subset seeds": Case(0.1, order=0.15, n_subsets=8),
+    "strongly ordered neurons": Case(0.1, order=0.4),
     "100 test samples": Case(0.1, n_test=100),
 }
 

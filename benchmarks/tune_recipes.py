@@ -29,7 +29,7 @@ LOSSES = {
     "matryoshka": ["cross-entropy", "matryoshka"],
     "adversarial": ["cross-entropy", {"adversarial": {"radius": 0.5, "steps": 2}}],
 }
-RATES = (0.03, 0.1, 0.3)
+RATES = (0.01, 0.03, 0.1)
 
 
 def main() -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.programs import run_program
+from tests.programs import run_alone, run_program
 
 from criticalmass.measures.registry import SIMILARITIES
 from criticalmass.storage.features import FeatureStore
 
-ROOT = Path(__file__).parents[2]
 RATIO = re.compile(r"\*\*\d[\d.e+]* x\*\*")
 
 
@@ -86,13 +83,7 @@ def test_neighbours_beside_the_plain_product(run: Callable[..., str], tmp_path: 
 
 
 def test_memory_of_a_sweep(tmp_path: Path) -> None:
-    # In its own process: it reads the peak of all children that a process had.
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", "--quick", "--dir", str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = run_alone("benchmarks.memory", "--quick", "--dir", str(tmp_path)).splitlines()
     assert RATIO.search(next(line for line in lines if "ratio of peak" in line))
     # The run is deleted; the store is kept for the next call.
     assert [path.name for path in tmp_path.iterdir()] == ["store-2000x32"]
@@ -119,9 +110,9 @@ def test_seconds_of_explain(run: Callable[..., str], tmp_path: Path) -> None:
     assert re.search(r"\| [\d.]+ \([\d.]+ to [\d.]+\) \| [\d.]+ \| none \|", row)
 
 
-def test_ours_gives_timms_features(run: Callable[..., str]) -> None:
+def test_ours_gives_timms_features() -> None:
     pytest.importorskip("torch")
-    text = run("benchmarks.extraction", "--quick", "--repeats", "1")
+    text = run_alone("benchmarks.extraction", "--quick", "--repeats", "1")
     row = next(line.split(" | ") for line in text.splitlines() if line.startswith("| quick"))
     assert re.fullmatch(r"\*\*[\d.]+ x \([\d.]+ to [\d.]+\)\*\*", row[4])
     exact, *rounded = (float(gap) for gap in row[8].split(", "))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.programs import run_program
 
 import criticalmass as cm
 from criticalmass.analysis.columns import Draws
@@ -61,15 +60,11 @@ def test_truth_of_cka_is_the_populations(known: Any) -> None:
 
 
 def test_the_table_is_printed(known: Any) -> None:
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "benchmarks.coverage", "--repeats", "2", "--workers", "1",
-            "--only", "coarse", "--only", "pair",
-        ],
-        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
+    printed = run_program(
+        "benchmarks.coverage", "--repeats", "2", "--workers", "1", "--only", "coarse",
+        "--only", "pair",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")][2:]
+    rows = [line for line in printed.splitlines() if line.startswith("| ")][2:]
     assert len(rows) == 2
     assert rows[0].startswith(f"| {known.CASES['coarse'].title} |")
     for row in rows:

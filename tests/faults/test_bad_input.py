@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.programs import run_program
 
 import criticalmass as cm
 from criticalmass.cli.main import run_command
@@ -19,16 +18,10 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
 
-ROOT = Path(__file__).parent.parent.parent
-
 
 def test_hundreds_of_bad_calls_each_raise_in_one_line(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.bad_input", "--dir", str(tmp_path), "--count", "400"],
-        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    count = re.search(r"^([\d,]+) calls", done.stdout, re.MULTILINE)
+    printed = run_program("benchmarks.bad_input", "--dir", str(tmp_path), "--count", "400")
+    count = re.search(r"^([\d,]+) calls", printed, re.MULTILINE)
     assert count is not None
     assert int(count[1].replace(",", "")) >= 350
 

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
-
-
-def run(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+from tests.programs import run_alone, run_program
 
 
 def test_commands_killed_at_random_moments_lose_nothing(tmp_path: Path) -> None:
-    out = run("benchmarks.kills", "--quick", "--dir", str(tmp_path), "--count", "4")
+    out = run_alone("benchmarks.kills", "--quick", "--dir", str(tmp_path), "--count", "4")
     survived = [int(number) for number in re.findall(r"(\d+) kills survived", out)]
     assert sum(survived) >= 4
     assert len(survived) >= 4
@@ -28,13 +17,13 @@ def test_commands_killed_at_random_moments_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_damage_is_detected_and_repaired(tmp_path: Path) -> None:
-    out = run("benchmarks.damage", "--dir", str(tmp_path), "--count", "45")
+    out = run_program("benchmarks.damage", "--dir", str(tmp_path), "--count", "45")
     assert sum(int(number) for number in re.findall(r"(\d+) found", out)) > 34
     assert len(re.findall(r"(\d+) healed", out)) == 2
 
 
 def test_everything_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     """Every public function, in two processes with different hash seeds."""
-    out = run("benchmarks.twice", "--dir", str(tmp_path))
+    out = run_alone("benchmarks.twice", "--dir", str(tmp_path))
     assert int(re.findall(r"(\d+) results compared", out)[0]) > 35
     assert re.findall(r"(\d+) differ", out) == ["0"]

@@ -84,6 +84,10 @@ def evaluate(reader: NetworkReader, data: TrainingData) -> dict[str, float]:
     the classes of the dataset, whatever labels the recipe gave them; ``live_share``: share of the
     neurons whose test activations differ; ``participation_ratio`` and
     ``participation_ratio_standardised`` of the test features. NaN where there is no classifier.
+
+    Raises
+    ------
+    FloatingPointError: an activation is not finite.
     """
     train = data.train
     few = LabelledImages(
@@ -105,6 +109,8 @@ def evaluate(reader: NetworkReader, data: TrainingData) -> dict[str, float]:
         train_x, test_x = (
             reader.features(replace(one, rotates=False))[0] for one in (few, data.test)
         )
+    if not bool(torch.isfinite(train_x).all() and torch.isfinite(test_x).all()):
+        raise FloatingPointError("an activation of the network in evaluation mode")
     x = test_x.cpu().numpy()
     live = x.std(axis=0) > 0
     row = {

@@ -103,6 +103,10 @@ class Trainer:
             raise CriticalMassError(
                 f"optimizer {keys.name!r} cannot be made ({reason}); use e.g. sgd or adamw"
             ) from error
+        if getattr(optimizer, "is_second_order", False):
+            raise CriticalMassError(
+                f"optimizer {keys.name!r} needs second derivatives; use e.g. sgd or adamw"
+            )
         if self.n_steps < 2 or (keys.schedule == "constant" and not keys.warmup):
             return optimizer, None
         schedule = schedulers.CosineLRScheduler(

@@ -128,7 +128,11 @@ class SimClr(_ViewLoss):
 
 
 class VicReg(_ViewLoss):
-    """Variance, invariance, covariance (Bardes et al. 2022, equation 6)."""
+    """Variance, invariance, covariance (Bardes et al. 2022), as in the authors' code.
+
+    In it the invariance is a mean over the dimensions too, and the two variance terms are halved;
+    the weights 25, 25 and 1 belong to this form of equation 6.
+    """
 
     def _of_views(self, projected: Tensor, outputs: Outputs) -> Tensor:
         first, second = projected.chunk(2)

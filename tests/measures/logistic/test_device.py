@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.programs import run_program
 
 import criticalmass as cm
 from criticalmass.core.compute import Compute
@@ -96,17 +95,11 @@ def test_the_device_is_not_part_of_a_cells_identity() -> None:
         device_module.executor_for(Compute(device="cuad"))
 
 
-ROOT = Path(__file__).parents[3]
-WITHOUT_GPU = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def benchmark(*arguments: str) -> str:
-    process = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", *arguments],
-        cwd=ROOT, env=WITHOUT_GPU, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr
-    return process.stdout
+    return run_program("benchmarks.gpu", *arguments, env=WITHOUT_GPU)
 
 
 def test_the_benchmark_says_that_there_is_no_gpu() -> None:
