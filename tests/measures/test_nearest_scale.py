@@ -18,14 +18,14 @@ from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
 from criticalmass.shrinking.probe_evaluator import LabelledRows
 from criticalmass.shrinking.retrieval_evaluator import RetrievalEvaluator
 
-N, N_TRAIN, WIDTH, N_CHECKED = 20_000, 2_000, 8, 40
+N, N_TRAIN, WIDTH, N_CHECKED = 10_000, 2_000, 8, 40
 SIMILARITIES = ("retrieval", "retrieval-recall", "mutual-knn")
 Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A store with 2,000 training and 20,000 test samples, and its arrays in float64."""
+    """A store with 2,000 training and 10,000 test samples, and its arrays in float64."""
 
     store: cm.FeatureStore
     train: Matrix
@@ -169,7 +169,7 @@ def test_shrink_by_a_measure_of_the_test_split(layer: Layer, measure: str) -> No
 def test_shrink_by_queries_among_the_training_rows(
     layer: Layer, tmp_path: Path, measure: str
 ) -> None:
-    """All 100 test samples are queries, and 20,000 training samples are searched."""
+    """All 100 test samples are queries, and 10,000 training samples are searched."""
     stored, queries = layer.test, layer.train[:100]
     rows = np.vstack([stored, queries]).astype(np.float32)
     split = np.repeat(["train", "test"], [N, len(queries)])
@@ -211,8 +211,9 @@ def test_equal_rows_are_listed_in_their_order(metric: Any) -> None:
 def test_relevance_by_thousands_of_labels_takes_little_memory(tmp_path: Path) -> None:
     """20,000 samples of 5,000 labels: nothing of the size labels x samples is made."""
     rng = np.random.default_rng(5)
-    labels = rng.integers(0, 5000, N)
-    rows = rng.standard_normal((5000, 6))[labels] + 0.1 * rng.standard_normal((N, 6))
+    n = 20_000
+    labels = rng.integers(0, 5000, n)
+    rows = rng.standard_normal((5000, 6))[labels] + 0.1 * rng.standard_normal((n, 6))
     store = cm.import_features(rows.astype(np.float32), out=tmp_path / "store", labels=labels)
     tracemalloc.start()
     try:
@@ -224,7 +225,7 @@ def test_relevance_by_thousands_of_labels_takes_little_memory(tmp_path: Path) ->
     finally:
         tracemalloc.stop()
     assert plan.safe
-    assert peak < 5000 * N, "bytes of one flag per label and sample"
+    assert peak < 5000 * n, "bytes of one flag per label and sample"
 
 
 def test_re_ranking_by_labels_sorts_by_the_cosine_of_whole_vectors(layer: Layer) -> None:

@@ -82,4 +82,6 @@ def test_draws_have_the_radius_and_follow_the_generator(norm: str) -> None:
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
     # Random directions: their mean is short.
-    assert float(norms(first.mean(dim=0, keepdim=True), "l2")) < 0.3 * float(norms(first, "l2").mean())
+    assert float(norms(first.mean(dim=0, keepdim=True), "l2")) < 0.3 * float(
+        norms(first, "l2").mean()
+    )

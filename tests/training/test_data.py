@@ -57,7 +57,10 @@ def test_given_labels_are_those_of_the_dataset_and_the_validation_is_stratified(
     assert np.bincount(data.train.labels).tolist() == [32, 24, 16, 8]
     for part in (data.train, data.validation, data.test):
         assert part.labels.tolist() == given(part)
-    train, held = ({bytes(one.numpy().tobytes()) for one in part.images} for part in (data.train, data.validation))
+    train, held = (
+        {bytes(one.numpy().tobytes()) for one in part.images}
+        for part in (data.train, data.validation)
+    )
     assert len(train | held) == 100
     assert not train & held
     assert data.majority == pytest.approx(0.25)
@@ -79,7 +82,9 @@ def test_groups(dataset: Dataset, scheme: Any, group_of: list[int]) -> None:
     for part in (data.train, data.test):
         assert part.labels.tolist() == [group_of[label] for label in given(part)]
     assert len(data.class_names) == max(group_of) + 1
-    members = [name for name, group in zip(dataset.class_names, group_of, strict=True) if group == 0]
+    members = [
+        name for name, group in zip(dataset.class_names, group_of, strict=True) if group == 0
+    ]
     assert data.class_names[0] == " or ".join(members)
 
 
@@ -103,7 +108,9 @@ def test_a_turn_is_a_rotation_and_its_label_says_which() -> None:
         expected = np.rot90(images.numpy(), count, axes=(2, 3))
         np.testing.assert_array_equal(turned.numpy(), expected)
         assert labels.tolist() == [count, 20 + count]
-    back, _ = turn(*turn(images, torch.zeros(2, dtype=torch.long), torch.tensor([1, 3])), torch.tensor([3, 1]))
+    back, _ = turn(
+        *turn(images, torch.zeros(2, dtype=torch.long), torch.tensor([1, 3])), torch.tensor([3, 1])
+    )
     assert torch.equal(back, images)
 
 
@@ -150,7 +157,9 @@ def test_a_crop_shifts_by_at_most_a_tenth_and_a_flip_mirrors() -> None:
         moved = augment(images, how, torch.Generator().manual_seed(0))
         mass = moved.sum(dim=(1, 2))
         place = (mass * columns).sum(dim=1) / mass.sum(dim=1)
-        shifts = torch.minimum((place - 4).abs(), (place - 15).abs() if mirrored else torch.tensor(99.0))
+        shifts = torch.minimum(
+            (place - 4).abs(), (place - 15).abs() if mirrored else torch.tensor(99.0)
+        )
         assert float(shifts.max()) <= 2.01
         assert float(shifts.max()) > 1.5
         share = float((place > 10).float().mean())
@@ -158,7 +167,9 @@ def test_a_crop_shifts_by_at_most_a_tenth_and_a_flip_mirrors() -> None:
 
 
 @pytest.mark.parametrize(("mode", "size"), [("L", (20, 30)), ("RGB", (11, 9))])
-def test_grey_and_coloured_files_of_other_sizes(tmp_path: Path, mode: str, size: tuple[int, int]) -> None:
+def test_grey_and_coloured_files_of_other_sizes(
+    tmp_path: Path, mode: str, size: tuple[int, int]
+) -> None:
     rng = np.random.default_rng(0)
     shape = (*size[::-1], 3) if mode == "RGB" else size[::-1]
     for label in ("a", "b"):
@@ -175,6 +186,11 @@ def test_grey_and_coloured_files_of_other_sizes(tmp_path: Path, mode: str, size:
 
 def test_one_class_among_the_training_images_is_refused() -> None:
     labels = np.array([0] * 10 + [1] * 10)
-    one = load_dataset({"train": (images_of(labels[:10], 0), ["a"] * 9 + ["b"]), "test": (images_of(labels, 1), ["a", "b"] * 10)})  # type: ignore[arg-type]
+    one = load_dataset(
+        {
+            "train": (images_of(labels[:10], 0), ["a"] * 9 + ["b"]),
+            "test": (images_of(labels, 1), ["a", "b"] * 10),
+        }
+    )  # type: ignore[arg-type]
     with pytest.raises(CriticalMassError, match="leaves none of class 1; use a larger n"):
         prepare(one, validation=0.2)

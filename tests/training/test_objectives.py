@@ -37,7 +37,9 @@ class Terms:
     def head(self) -> nn.Linear:
         return self.network.classifier
 
-    def values(self, features: Tensor, labels: Tensor = LABELS, n_views: int = 1) -> dict[str, Tensor]:
+    def values(
+        self, features: Tensor, labels: Tensor = LABELS, n_views: int = 1
+    ) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(0)
         return self.objectives.values(self.network, features, labels, n_views, generator)
 

@@ -26,6 +26,7 @@ from criticalmass.storage import files
 from criticalmass.storage.run_lock import write_lock
 from criticalmass.training import loop
 from criticalmass.training.loop import TrainingError
+from criticalmass.training.recipe import load_recipe
 from criticalmass.training.train import train_on
 
 
@@ -291,12 +292,9 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_the_checkpoints_stay(tmp_pa
     )
     messages = []
     for _ in range(2):
-        with pytest.raises(TrainingError, match=r"^recipe 'tiny' \(seed 0\): .* use a smaller lr"):
-            try:
-                cm.train(recipe, out=tmp_path / "a")
-            except TrainingError as error:
-                messages.append(str(error))
-                raise
+        with pytest.raises(TrainingError, match=r"^recipe 'tiny' \(seed 0\): .* use a smaller lr") as e:
+            cm.train(recipe, out=tmp_path / "a")
+        messages.append(str(e.value))
     assert messages[0] == messages[1]
     assert "is not finite at step" in messages[0]
     for entry in find_checkpoint(f"{tmp_path / 'a'}@0").manifest["checkpoints"]:
@@ -398,7 +396,10 @@ def test_a_bad_recipe_is_refused_in_one_line_and_nothing_is_written(
 ) -> None:
     key = text.partition(":")[0]
     path = tmp_path / "mine.yaml"
-    rest = {"network": "network: {width: 4, neurons: 16, pixels: 8}", "data": f"data: {{dataset: '{DIGITS}'}}"}
+    rest = {
+        "network": "network: {width: 4, neurons: 16, pixels: 8}",
+        "data": f"data: {{dataset: '{DIGITS}'}}",
+    }
     rest.pop(key, None)
     path.write_text("\n".join([*rest.values(), text]))
     code, err = run_command_line(capsys, "train", path, "--out", tmp_path / "a", "-q")
@@ -457,8 +458,10 @@ def test_a_training_folder_is_described(tmp_path: Path) -> None:
 
 def test_an_exponent_without_a_point_is_a_number(tmp_path: Path) -> None:
     """YAML 1.1 reads 1e-3 as a text."""
-    path = write_recipe(tmp_path, "objectives: [mse, {decov: {weight: 1e-3}}]\noptimizer: {lr: 1e-3}")
-    recipe = cm.training.recipe.load_recipe(path)
+    path = write_recipe(
+        tmp_path, "objectives: [mse, {decov: {weight: 1e-3}}]\noptimizer: {lr: 1e-3}"
+    )
+    recipe = load_recipe(path)
     assert recipe.objectives[1].options["weight"] == 0.001
     assert recipe.optimizer.lr == 0.001
     assert np.isclose(recipe.optimizer.momentum, 0.9)

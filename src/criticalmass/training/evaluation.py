@@ -20,7 +20,7 @@ from criticalmass.training.data import N_ROTATIONS, LabelledImages, TrainingData
 
 VALUE_RANGE = 255.0
 """Largest value of a pixel."""
-_ROWS = 500
+_ROWS = 100
 _TURN_SEED = 0
 # Images on which the training error and the ridge probe are computed; enough for a tenth of a
 # point.

@@ -131,6 +131,14 @@ def test_a_neuron_that_varies_in_the_test_rows_alone_is_not_predicted() -> None:
     assert values[0] == pytest.approx(0.0, abs=1e-12)
 
 
+def test_dropped_neurons_at_their_mean_score_0_unless_that_is_predicted() -> None:
+    kept = np.array([-1.0, 1.0] * 10)
+    train = np.c_[kept, 3.0 * kept]
+    at_mean = np.c_[np.arange(5.0), np.zeros(5)]
+    assert values_of(train, at_mean, np.arange(2), (1,))[0] == 0.0
+    assert values_of(train, np.zeros((5, 2)), np.arange(2), (1,))[0] == 1.0
+
+
 def test_heavy_tails_leave_it_finite() -> None:
     rng = np.random.default_rng(8)
     train, test = rng.standard_cauchy((2, 500, 6)).astype(np.float32) ** 3

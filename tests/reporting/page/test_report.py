@@ -107,7 +107,7 @@ def test_headline_prefers_a_task_over_similarity_and_delta_09() -> None:
     assert row is not None
     assert row["critical_mass"] == 7
     assert headline_row(masses(critical_mass=None)) is None
-    assert "no cell" in headline(None).sentence
+    assert "no measure of this run has a critical mass" in headline(None).sentence
 
 
 def test_names_in_drawings_are_escaped() -> None:

@@ -134,6 +134,7 @@ MODEL_SOURCES: tuple[SpecSource[FrozenModel], ...] = (
         load_trained,
         "a checkpoint of criticalmass train; without @EPOCH the last (extra: train)",
         ("pool",),
+        export_kind="trained",
         find_digest=trained_digest,
     ),
     SpecSource(

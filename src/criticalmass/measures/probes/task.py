@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from scipy.special import softmax
 
 from criticalmass.core.compute import DEFAULT_COMPUTE, Compute
 from criticalmass.core.rows import CHUNK_ROWS, Rows
@@ -126,6 +125,8 @@ class LinearHead:
         columns: (n_kept,) the subset.
         n_classes: number of classes.
         """
+        from scipy.special import softmax  # slow to import, and not needed to read a slim model
+
         out = np.zeros((int(rows.shape[0]), n_classes))
         for start in range(0, len(out), CHUNK_ROWS):
             block = np.asarray(rows[start : start + CHUNK_ROWS])[:, columns].astype(np.float64)

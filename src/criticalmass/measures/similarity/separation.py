@@ -174,9 +174,6 @@ class _UnitVectors:
     def _prefixes(self, members: IndexArray) -> Iterator[tuple[FloatArray, npt.NDArray[np.bool_]]]:
         """Yield the unit vectors (n_members, k) of every size, and which ones are zero."""
         x = np.asarray(self.rows[members], dtype=np.float64)
-        # By its own largest value, so that no square overflows or vanishes.
-        largest = np.abs(x).max(axis=1, keepdims=True)
-        x /= np.where(largest > 0.0, largest, 1.0)
         x = x[:, self.transform] if self.transform.ndim == 1 else x @ self.transform
         for k in self.sizes:
             norms = np.linalg.norm(x[:, :k], axis=1)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 #: Folder of the sentence encoder in an export.
 ENCODER = "encoder"
+_TRAINED = "trained"
 _CHECK_TEXTS = ("a short text", "another text that is longer than the first one by some words")
 
 
@@ -33,7 +34,7 @@ class Backbone:
 
     Attributes
     ----------
-    model: the model; a timm model has no classifier.
+    model: the model; one of timm or of ``criticalmass train`` has no classifier.
     kind: how `rebuild_backbone` builds it.
     layer: name of the layer.
     cut_modules: modules that have the channels of the kept neurons only; the layer then consists
@@ -143,12 +144,12 @@ def _live_kind(model: FrozenModel) -> str:
 
 
 def remove_classifier(backbone: Backbone) -> Backbone:
-    """Remove the classifier of a timm network whose layer is the classifier's input."""
+    """Remove the classifier of a network whose layer is the classifier's input."""
     from torch import nn
 
     tap = backbone.model.tap(backbone.layer)
     # Some networks with several classifiers do not run without one of them.
-    if backbone.kind != "timm" or tap.side != "input" or tap.more_paths:
+    if backbone.kind not in ("timm", _TRAINED) or tap.side != "input" or tap.more_paths:
         return backbone
     old = backbone.model
     # One copy of both, so that the copied root is a part of the copied module.
@@ -163,10 +164,16 @@ def describe_backbone(backbone: Backbone) -> dict[str, Any]:
     from criticalmass.extraction.models.image_models import timm_name
 
     spec = backbone.model.spec
-    name = timm_name(spec.partition(":")[2].partition("?")[0])
+    name = spec.partition(":")[2].partition("?")[0]
+    network: dict[str, Any] = {}
+    if backbone.kind == _TRAINED:
+        from criticalmass.extraction.models.trained import find_checkpoint
+
+        network = {"network": dataclasses.asdict(find_checkpoint(name).shape)}
     return {
         "kind": backbone.kind,
-        "architecture": spec if backbone.kind == "module" else name,
+        "architecture": spec if backbone.kind in ("module", _TRAINED) else timm_name(name),
+        **network,
         "modality": backbone.model.modality,
         "layer": backbone.layer,
         "cut": list(backbone.cut_modules),
@@ -193,7 +200,9 @@ def rebuild_backbone(entry: dict[str, Any], folder: Path, *, trust_code: bool) -
 
     kind, layer, name = (str(entry.get(key)) for key in ("kind", "layer", "architecture"))
     if kind == "timm":
-        return remove_classifier(Backbone(_build_timm(name, entry["preprocessing"]), "timm", layer))
+        return remove_classifier(Backbone(_build_timm(name, entry["preprocessing"]), kind, layer))
+    if kind == _TRAINED:
+        return remove_classifier(Backbone(_build_trained(name, entry), kind, layer))
     if kind == "sentence-transformers":
         model = load_model(f"st:{folder / ENCODER}", device="cpu")
         return Backbone(model, "sentence-transformers", layer)
@@ -218,3 +227,15 @@ def _build_timm(name: str, settings: dict[str, Any]) -> FrozenModel:
     preprocess = ImagePreprocess.from_settings(settings)
     spec = Spec(text, "timm", name, {})
     return image_model(spec, name, net, preprocess, WeightSource("export", ""))
+
+
+def _build_trained(text: str, entry: dict[str, Any]) -> FrozenModel:
+    from criticalmass.extraction.models.image_models import image_model
+    from criticalmass.extraction.models.small_networks import NetworkShape, build_network
+    from criticalmass.extraction.specs import Spec
+
+    shape = NetworkShape(**entry["network"])
+    preprocess = ImagePreprocess.from_settings(entry["preprocessing"])
+    spec = Spec(text, _TRAINED, shape.name, {})
+    source = WeightSource("export", "")
+    return image_model(spec, shape.name, build_network(shape), preprocess, source)
