@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pandas as pd
 
 from benchmarks.findings.claims import SMALLEST_DR, Tables, dr_above_chance
@@ -25,9 +27,33 @@ def render(folder: Path, images: str) -> str:
     ------
     CriticalMassError: a table is missing.
     """
-    import jinja2
-
     tables = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
+    helpers = {
+        "images": images,
+        "above_half": lambda control: _n_above_half(tables, control),
+    }
+    try:
+        return fill(TEMPLATE, tables, helpers)
+    except jinja2.UndefinedError as error:
+        raise CriticalMassError(
+            f"a table is missing in {str(folder)!r} ({error}); run again: "
+            "criticalmass study local --out DIR, then python -m benchmarks.findings DIR"
+        ) from error
+
+
+def fill(template: Path, tables: Tables, helpers: Mapping[str, Any]) -> str:
+    """Fill a template of Markdown.
+
+    Parameters
+    ----------
+    template: the file.
+    tables: name in the template -> table.
+    helpers: further names in the template, beside the functions of this module.
+
+    Raises
+    ------
+    jinja2.UndefinedError: the template names a table or column that does not exist.
+    """
     # The output is Markdown with numbers and names of this package, so nothing is escaped.
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
@@ -36,16 +62,9 @@ def render(folder: Path, images: str) -> str:
         autoescape=False,  # noqa: S701
     )
     environment.globals.update(
-        images=images, rows=rows, one=one, num=num, interval=interval, signed=signed
+        {"rows": rows, "one": one, "num": num, "interval": interval, "signed": signed, **helpers}
     )
-    environment.globals["above_half"] = lambda control: _n_above_half(tables, control)
-    try:
-        return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**tables)
-    except jinja2.UndefinedError as error:
-        raise CriticalMassError(
-            f"a table is missing in {str(folder)!r} ({error}); run again: "
-            "criticalmass study local --out DIR, then python -m benchmarks.findings DIR"
-        ) from error
+    return environment.from_string(template.read_text(encoding="utf-8")).render(**tables)
 
 
 def _n_above_half(tables: Tables, control: bool) -> int:

@@ -177,12 +177,24 @@ class TrainGrid(_Keys):
     def _check(self) -> TrainGrid:
         if self.baseline and self.baseline not in self.recipes:
             raise unknown_name("recipe", self.baseline, self.recipes)
-        for name in self.recipes:
-            weights = self.recipe(name).network.weights or ""
-            start = weights.removeprefix(RECIPE)
-            if weights.startswith(RECIPE) and (start not in self.recipes or start == name):
-                raise unknown_name(f"recipe that {name!r} can start from", start, self.recipes)
+        starts = {name: self.start_of(name) for name in self.recipes}
+        for name, start in starts.items():
+            chain = [name]
+            while start is not None:
+                if start not in starts:
+                    raise unknown_name(f"recipe that {chain[-1]!r} can start from", start, starts)
+                if start in chain:
+                    raise CriticalMassError(
+                        f"recipe {name!r} starts from itself ({' > '.join([*chain, start])})"
+                    )
+                chain.append(start)
+                start = starts[start]
         return self
+
+    def start_of(self, name: str) -> str | None:
+        """Return the recipe whose network another one starts from; None for other starts."""
+        weights = self.recipe(name).network.weights or ""
+        return weights.removeprefix(RECIPE) if weights.startswith(RECIPE) else None
 
     def __hash__(self) -> int:
         """Hash all keys; the mappings among them have no hash of their own."""
@@ -246,7 +258,7 @@ class Study(StudyPart):
         selector compared with random subsets), bases (compression, diffuseness and usefulness).
     estimators: estimators of DR; that of each part's protocol if empty.
     deltas: shares of the whole layer's value.
-    page: whether a page is written as well; that of a hundred networks helps nobody.
+    page: whether a page is written as well; it should not be for a hundred networks.
     not_here: why there is no local variant; empty if there is one, or if this is it.
     """
 

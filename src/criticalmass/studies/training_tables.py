@@ -20,7 +20,7 @@ from criticalmass.studies.tables import RANDOM, StudyRun
 
 #: Level and seeds of the band that is not used: a law's critical mass is that of its mean.
 _SEEDS, _LEVEL = 5, 0.95
-# The law that speaks of a measure: ridge for every probe.
+# The law of every probe.
 _RIDGE = "ridge"
 
 

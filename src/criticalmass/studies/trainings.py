@@ -6,8 +6,10 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import threading
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.models.trained import TRAINING
 from criticalmass.storage.files import is_kind, read_manifest
 from criticalmass.studies.schema import LAST_EPOCH, Study, TrainGrid
-from criticalmass.training.recipe import RECIPE, Recipe
+from criticalmass.training.recipe import Recipe
 
 _TRAINED = "trained:"
 
@@ -59,9 +61,9 @@ def list_trainings(grid: TrainGrid, folder: Path) -> list[Training]:
         for name in _by_start(grid):
             recipe = grid.recipe(name).model_copy(update={"name": name, "seed": seed})
             start = None
-            weights = recipe.network.weights
-            if weights is not None and weights.startswith(RECIPE):
-                first = trainings[weights.removeprefix(RECIPE), seed]
+            start_name = grid.start_of(name)
+            if start_name is not None:
+                first = trainings[start_name, seed]
                 start = first.folder
                 network = recipe.network.model_copy(update={"weights": first.spec(LAST_EPOCH)})
                 recipe = recipe.model_copy(update={"network": network})
@@ -75,9 +77,9 @@ def _by_start(grid: TrainGrid) -> list[str]:
     ordered: dict[str, None] = {}
 
     def add(name: str) -> None:
-        weights = grid.recipe(name).network.weights
-        if weights is not None and weights.startswith(RECIPE):
-            add(weights.removeprefix(RECIPE))
+        start = grid.start_of(name)
+        if start is not None:
+            add(start)
         ordered[name] = None
 
     for name in grid.recipes:
@@ -98,15 +100,20 @@ def trainings_of(studies: Iterable[Study], folder: Path) -> dict[Path, Training]
 def train_all(
     trainings: Sequence[Training], device: str
 ) -> Generator[tuple[Training, CriticalMassError | None]]:
-    """Train networks in processes of their own, each on one thread; yield each when it ends.
+    """Train networks, several at a time, each on one thread; yield each when it ends.
 
-    A small network gains little from a second thread, and another network gains all of it. A
-    training whose start failed fails with the same error.
+    A small network gains little from a second thread, and another network gains all of it. On one
+    core, and on a GPU, one network is trained at a time, in this process. A training whose start
+    failed fails with the same error.
 
     Parameters
     ----------
     trainings: a network comes after the one that it starts from.
-    device: as of `criticalmass.train`; on a GPU one network is trained at a time.
+    device: as of `criticalmass.train`.
+
+    Raises
+    ------
+    CriticalMassError: a process was killed.
     """
     waiting = []
     for one in trainings:
@@ -116,34 +123,56 @@ def train_all(
             waiting.append(one)
     if not waiting:
         return
-    failed: dict[Path, CriticalMassError] = {}
     from criticalmass.extraction.models.loading import resolve_device
 
     place = resolve_device(device)
     open_folders = {one.folder for one in waiting}
-    count = min(len(waiting), thread_count() if place == "cpu" else 1)
+    failed: dict[Path, CriticalMassError] = {}
     running: dict[Future[str | None], Training] = {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent) as pool:
-        try:
-            while waiting or running:
-                for one in [one for one in waiting if one.start not in open_folders]:
-                    waiting.remove(one)
-                    if one.start in failed:
-                        failed[one.folder] = failed[one.start]
-                        open_folders.discard(one.folder)
-                        yield one, failed[one.folder]
-                        continue
-                    arguments = (one.recipe.to_dict(), str(one.folder), place)
-                    running[pool.submit(_train_one, *arguments)] = one
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    one = running.pop(future)
-                    text = future.result()
+    with _workers(min(len(waiting), thread_count() if place == "cpu" else 1)) as submit:
+        while waiting or running:
+            for one in [one for one in waiting if one.start not in open_folders]:
+                waiting.remove(one)
+                if one.start in failed:
+                    failed[one.folder] = failed[one.start]
                     open_folders.discard(one.folder)
-                    if text is not None:
-                        failed[one.folder] = CriticalMassError(text)
-                    yield one, failed.get(one.folder)
+                    yield one, failed[one.folder]
+                    continue
+                running[submit(one.recipe.to_dict(), str(one.folder), place)] = one
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                one = running.pop(future)
+                text = future.result()
+                open_folders.discard(one.folder)
+                if text is not None:
+                    failed[one.folder] = CriticalMassError(text)
+                yield one, failed.get(one.folder)
+
+
+Submit = Callable[[Mapping[str, Any], str, str], "Future[str | None]"]
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[Submit]:
+    """Yield a function that trains a network in one of so many processes; in this one for 1."""
+    if count == 1:
+
+        def train_here(*arguments: Any) -> Future[str | None]:
+            future: Future[str | None] = Future()
+            future.set_result(_train_one(*arguments))
+            return future
+
+        yield train_here
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=end_with_parent) as pool:
+        try:
+            yield lambda *arguments: pool.submit(_train_one, *arguments)
+        except BrokenProcessPool as error:
+            raise CriticalMassError(
+                "a process that trained a network was killed, probably for lack of memory; close "
+                "other programs and run the same command again"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -157,7 +186,7 @@ def _is_finished(training: Training) -> bool:
     return bool(manifest["complete"]) and manifest["recipe_digest"] == training.recipe.digest
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process as soon as the one that started it has died, however it died."""
     parent = multiprocessing.parent_process()
     if parent is None:

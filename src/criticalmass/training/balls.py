@@ -60,7 +60,8 @@ def _norms(changes: Tensor) -> Tensor:
     """Return the Euclidean norm of each change, (n, 1, ...), never zero."""
     tiny = torch.finfo(changes.dtype).tiny
     shape = (-1, *[1] * (changes.ndim - 1))
-    return torch.linalg.vector_norm(changes.flatten(1), dim=1).clamp_min(tiny).view(shape)
+    norms: Tensor = torch.linalg.vector_norm(changes.flatten(1), dim=1).clamp_min(tiny)
+    return norms.view(shape)
 
 
 class LinfBall(Ball):

@@ -219,7 +219,7 @@ class Trainer:
         values, features = self._losses(images, batch.labels, generator)
         total = torch.stack(list(values.values())).sum()
         if not bool(torch.isfinite(total)):
-            terms = ", ".join(f"{name} {float(value):g}" for name, value in values.items())
+            terms = ", ".join(f"{name} {float(value.detach()):g}" for name, value in values.items())
             raise self._not_finite(f"the loss ({terms})", step + 1)
         right = 0
         if self._has_head:

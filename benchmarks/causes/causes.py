@@ -1,0 +1,225 @@
+"""Tables, figure and text of docs/causes.md."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.findings.writing import fill
+from criticalmass.errors import CriticalMassError
+from criticalmass.reporting.figures.draw import style_axes
+from criticalmass.reporting.plots import COLOURS, FAINT, INK, MARKERS
+from criticalmass.storage.files import scratch_path, write_bytes
+from criticalmass.studies.tables import write_tables
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DOCS = Path(__file__).parents[2] / "docs"
+TEMPLATE = Path(__file__).with_name("causes.md.j2")
+DELTA = 0.9
+#: Study -> what it asks.
+STUDIES: Mapping[str, str] = {
+    "loss": "The loss",
+    "upstream": "The data and their labels",
+    "width": "The width",
+    "dropout": "Dropout and DeCov",
+    "matryoshka": "Matryoshka losses",
+    "robust": "Adversarial training",
+    "tuning": "Fine-tuning",
+    "interpolation": "Training error and weight decay",
+}
+#: The targets, as the text calls them.
+TARGETS: Mapping[str, str] = {
+    "fashion-mnist-classes-5-9-n4000": "unseen clothes",
+    "fashion-mnist-classes-0-4-n4000": "upstream clothes",
+    "mnist-5k": "digits",
+    "openclipart-n2400": "drawings",
+}
+MEASURES: Mapping[str, str] = {"logistic": "probe", "cka": "CKA"}
+_EFFECT_COLUMNS = [
+    *("study", "recipe", "baseline", "dataset", "measure", "n_pairs", "n_neurons"),
+    *("k", "k_baseline", "ratio", "ratio_low", "ratio_high", "bound"),
+    *("log_ratio", "log_ratio_low", "log_ratio_high", "p", "p_holm", "n_compared"),
+    *("dr", "dr_baseline", "dr_difference", "dr_difference_low", "dr_difference_high"),
+    *("k_at_bar", "log_ratio_at_bar", "log_ratio_at_bar_low", "log_ratio_at_bar_high"),
+    *("value_full", "value_full_baseline", "gates", "verdict"),
+    *("predicted_log_ratio", "same_sign", "within_interval"),
+]
+_MEANS = [
+    *("n_train", "train_error", "test_accuracy", "probe_accuracy", "live_share"),
+    *("participation_ratio", "participation_ratio_standardised", "seconds"),
+]
+_DPI = 110
+
+
+def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """Read the tables of the studies that were measured.
+
+    Parameters
+    ----------
+    folder: folder of the command ``study``.
+
+    Returns
+    -------
+    "effects": the rows at 90 %. "networks": one row per study and recipe, means over training
+    seeds. "missing": the studies without a table.
+
+    Raises
+    ------
+    CriticalMassError: no study has a table.
+    """
+    effects, networks, missing = [], [], []
+    for name in STUDIES:
+        results = folder / "studies" / f"{name}-local"
+        if not (results / "effects.csv").is_file():
+            missing.append(name)
+            continue
+        table = pd.read_csv(results / "effects.csv")
+        effects.append(table[np.isclose(table["delta"], DELTA)].assign(study=name))
+        training = pd.read_csv(results / "training.csv")
+        means = training.groupby("recipe", sort=False)
+        counts = means.size().rename("n_seeds")
+        networks.append(means[_MEANS].mean().join(counts).reset_index().assign(study=name))
+    if not effects:
+        raise CriticalMassError(
+            f"{str(folder)!r} has no results; run: criticalmass study causes --out {folder}"
+        )
+    return {
+        "effects": pd.concat(effects, ignore_index=True)[_EFFECT_COLUMNS].round(6),
+        "networks": pd.concat(networks, ignore_index=True).round(6),
+        "missing": pd.DataFrame({"study": missing}),
+    }
+
+
+def write_causes(folder: Path, docs: Path) -> Path:
+    """Write ``causes/`` with tables and figure, and ``causes.md``; return the path of the text."""
+    results = docs / "causes"
+    write_tables(read_tables(folder), results)
+    _save(_forest(pd.read_csv(results / "effects.csv")), results / "effects.png")
+    target = docs / "causes.md"
+    write_bytes(target, render(results).encode())
+    return target
+
+
+def render(folder: Path) -> str:
+    """Fill the template with the tables of a folder."""
+    tables = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
+    helpers = {
+        "studies": STUDIES,
+        "targets": TARGETS,
+        "measures": MEASURES,
+        "verdicts": claims(tables["effects"]),
+        "ratio": ratio_text,
+        "law": law_counts,
+    }
+    return fill(TEMPLATE, tables, helpers)
+
+
+def ratio_text(row: Mapping[str, Any]) -> str:
+    """Format the ratio of critical masses with its interval: 2.1 [1.5, 3.0]."""
+    number = f"{row['ratio']:.2g}" if row["ratio"] < 10 else f"{row['ratio']:.0f}"
+    bound = row["bound"] if isinstance(row["bound"], str) else ""
+    if pd.isna(row["ratio_low"]):
+        return f"{bound}{number}"
+    return f"{bound}{number} [{row['ratio_low']:.2g}, {row['ratio_high']:.2g}]"
+
+
+def law_counts(effects: pd.DataFrame, measure: str) -> dict[str, int]:
+    """Count the effects whose interval excludes 1 and whose sign the law foresaw."""
+    rows = effects[(effects["measure"] == measure) & effects["predicted_log_ratio"].notna()]
+    shown = rows[(rows["log_ratio_low"] > 0) | (rows["log_ratio_high"] < 0)]
+    return {
+        "n": len(shown),
+        "sign": int((shown["same_sign"].astype(str) == "True").sum()),
+        "inside": int((shown["within_interval"].astype(str) == "True").sum()),
+    }
+
+
+def claims(effects: pd.DataFrame) -> dict[tuple[str, str], dict[str, int]]:
+    """Count, for each study and measure, what the comparisons on all its targets show.
+
+    Returns
+    -------
+    (study, measure) -> numbers of rows: all; gated; and of the others those that need more
+    neurons, fewer, or show no difference after Holm's correction.
+    """
+    counts = {}
+    for (study, measure), rows in effects.groupby(["study", "measure"], sort=False):
+        verdict = rows["verdict"].astype(str)
+        counts[str(study), str(measure)] = {
+            "all": len(rows),
+            "gated": int(verdict.str.startswith("gated").sum()),
+            "more": int((verdict == "more neurons").sum()),
+            "fewer": int((verdict == "fewer neurons").sum()),
+            "none": int((verdict == "no difference shown").sum()),
+        }
+    return counts
+
+
+def _forest(effects: pd.DataFrame) -> Figure:
+    """Draw the ratio of critical masses of every recipe on its first target, study by study."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in STUDIES if name in set(effects["study"])]
+    chosen = {
+        name: effects[(effects["study"] == name) & (effects["dataset"] == _target(effects, name))]
+        for name in names
+    }
+    heights = [len(chosen[name]["recipe"].unique()) + 1.6 for name in names]
+    figure = Figure(figsize=(8.2, 0.27 * sum(heights)), layout="constrained", facecolor="white")
+    panels = figure.subplots(len(names), 1, sharex=True, height_ratios=heights, squeeze=False)
+    for name, ax in zip(names, panels.ravel(), strict=True):
+        rows = chosen[name]
+        recipes = list(dict.fromkeys(rows["recipe"]))
+        style_axes(ax)
+        ax.set_xscale("log")
+        ax.axvline(1.0, color=FAINT, lw=1)
+        for number, (measure, label) in enumerate(MEASURES.items()):
+            part = rows[rows["measure"] == measure].set_index("recipe").reindex(recipes)
+            y = np.arange(len(recipes)) + (number - 0.5) * 0.3
+            low, high = part["ratio"] - part["ratio_low"], part["ratio_high"] - part["ratio"]
+            gated = part["gates"].fillna("").astype(str).str.startswith("failed").to_numpy()
+            colour = COLOURS[number]
+            ax.errorbar(
+                part["ratio"], y, xerr=[low.clip(lower=0), high.clip(lower=0)], fmt="none",
+                ecolor=colour, elinewidth=1.2,
+            )  # fmt: skip
+            for filled in (True, False):
+                mask = gated != filled
+                ax.plot(
+                    part["ratio"][mask], y[mask], MARKERS[number], color=colour, markersize=5,
+                    markerfacecolor=colour if filled else "white",
+                    label=label if filled and name == names[0] else None,
+                )  # fmt: skip
+        ax.set_yticks(range(len(recipes)), recipes, size=8)
+        ax.set_ylim(len(recipes) - 0.4, -0.6)
+        target = TARGETS.get(str(rows["dataset"].iloc[0]), str(rows["dataset"].iloc[0]))
+        ax.set_title(f"{STUDIES[name]}, on {target}", loc="left", size=9, color=INK)
+    ticks = [0.25, 0.5, 1, 2, 4, 8, 16]
+    panels[-1, 0].set_xlim(0.2, 24)
+    panels[-1, 0].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    panels[-1, 0].minorticks_off()
+    panels[-1, 0].set_xlabel(
+        "neurons needed for 90 %, as a multiple of the baseline's (hollow: a gate failed)", size=8
+    )
+    panels[0, 0].legend(loc="lower right", fontsize=8, frameon=False)
+    return figure
+
+
+def _target(effects: pd.DataFrame, study: str) -> str:
+    """Return the first of `TARGETS` on which a study was measured."""
+    measured = set(effects.loc[effects["study"] == study, "dataset"])
+    known = [name for name in TARGETS if name in measured]
+    return known[0] if known else sorted(measured)[0]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    scratch = scratch_path(path)
+    figure.savefig(scratch, dpi=_DPI, format="png", metadata={"Software": None})
+    os.replace(scratch, path)
