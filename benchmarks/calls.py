@@ -103,6 +103,15 @@ def _write_study(path: Path, model: str, data: str) -> Path:
     return path
 
 
+def _write_recipe(path: Path) -> Path:
+    """Write a recipe of a training that takes a moment; return its path."""
+    path.write_text(
+        "network: {width: 4, neurons: 8, pixels: 8}\ndata: {dataset: 'sklearn:digits?n=50'}\n"
+        "optimizer: {batch: 32}\nepochs: 1\n"
+    )
+    return path
+
+
 def make_material(folder: Path) -> Material:
     """Make the inputs: vectors, a store, two runs, a slim model and an ONNX graph."""
     rng = np.random.default_rng(0)
@@ -149,6 +158,7 @@ def make_material(folder: Path) -> Material:
         "shared-subsets": (run, task),
         "study": (str(study), *out, "--no-pages"),
         "sweep": (store, *out, "--measure", "ridge", "--fraction", "0.5", "--seeds", "2"),
+        "train": (str(_write_recipe(folder / "recipe.yaml")), *out),
         "train-sizes": (sized,),
         "verify": (slim, store),
     }
@@ -242,5 +252,6 @@ _ARGUMENTS: dict[str, Callable[[Material], dict[str, Any]]] = {
     "study": lambda m: {"name_or_file": str(m.path("study.yaml")), "out": str(m.out),
                         "pages": False},
     "sweep": lambda m: {**_store_arguments(m), **_sweep_arguments(m)},
+    "train": lambda m: {"recipe": str(m.path("recipe.yaml")), "out": str(m.out)},
 }  # fmt: skip
 CALLS = [Call(name, getattr(cm, name), make) for name, make in sorted(_ARGUMENTS.items())]

@@ -116,6 +116,8 @@ def render(folder: Path) -> str:
         "measures": MEASURES,
         "verdicts": claims(tables["effects"]),
         "ratio": ratio_text,
+        "bar": bar_text,
+        "conclusions": conclusions(tables["effects"]),
         "law": law_counts,
     }
     return fill(TEMPLATE, tables, helpers)
@@ -128,6 +130,51 @@ def ratio_text(row: Mapping[str, Any]) -> str:
     if pd.isna(row["ratio_low"]):
         return f"{bound}{number}"
     return f"{bound}{number} [{row['ratio_low']:.2g}, {row['ratio_high']:.2g}]"
+
+
+def bar_text(row: Mapping[str, Any]) -> str:
+    """Format the ratio at the bar of the baseline's accuracy; infinite where it is not reached."""
+    value = row["log_ratio_at_bar"]
+    if pd.isna(value) or np.isinf(row["k_at_bar"]):
+        return "not reached" if np.isinf(row["k_at_bar"]) else "–"
+    ends = [row[f"log_ratio_at_bar_{end}"] for end in ("low", "high")]
+    text = f"{np.exp(value):.2g}"
+    if any(pd.isna(end) for end in ends):
+        return text
+    return f"{text} [{np.exp(ends[0]):.2g}, {np.exp(ends[1]):.2g}]"
+
+
+def conclusions(effects: pd.DataFrame) -> list[str]:
+    """State, for each study, the largest effects that are neither gated nor open.
+
+    A sentence names the comparison with the most and with the fewest neurons by the probe, if
+    their p-values remain below .05 after Holm's correction.
+    """
+    texts = []
+    rows = effects[effects["measure"] == "logistic"]
+    shown = rows[rows["verdict"].isin(["more neurons", "fewer neurons"])]
+    for study, title in STUDIES.items():
+        part, all_rows = shown[shown["study"] == study], rows[rows["study"] == study]
+        if all_rows.empty:
+            continue
+        counted = all_rows[~all_rows["verdict"].astype(str).str.startswith("gated")]
+        if part.empty:
+            texts.append(
+                f"**{title}**: in none of {len(counted)} comparisons that passed the gates is a "
+                "difference shown by the probe."
+            )
+            continue
+        ends = part.loc[[part["log_ratio"].idxmax(), part["log_ratio"].idxmin()]]
+        parts = [
+            f"`{row['recipe']}` needs {ratio_text(row)} times the neurons of `{row['baseline']}` "
+            f"on {TARGETS.get(str(row['dataset']), str(row['dataset']))}"
+            for row in ends.drop_duplicates().to_dict("records")
+        ]
+        texts.append(
+            f"**{title}**: {len(part)} of {len(counted)} comparisons that passed the gates differ "
+            f"by the probe; {'; '.join(parts)}."
+        )
+    return texts
 
 
 def law_counts(effects: pd.DataFrame, measure: str) -> dict[str, int]:

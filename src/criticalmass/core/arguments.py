@@ -90,6 +90,13 @@ def _is_spec(value: Any) -> bool:
     return not isinstance(value, type) and any(hasattr(value, name) for name in names)
 
 
+def _is_recipe(value: Any) -> bool:
+    """Whether a value names a recipe, or is one, or its keys."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) for key in value)
+    return _is_path(value) or hasattr(value, "with_changes")
+
+
 def _is_labels(value: Any) -> bool:
     return np.asarray(value).dtype.kind in "fiuUSbO"
 
@@ -201,6 +208,7 @@ _RULES: dict[str, tuple[Predicate, str]] = {
     **dict.fromkeys(("weights", "index", "path"), (_is_path, "a path")),
     "sampling": (lambda value: hasattr(value, "seed"), "a Sampling of the law"),
     "law": (_is_text, "a text"),
+    "recipe": (_is_recipe, "a recipe of the package, a YAML file, or a mapping of keys"),
     "out": (_is_path, "a path"),
     "device": (_is_text, "a text: auto, cpu or cuda"),
     **dict.fromkeys(
