@@ -7,7 +7,7 @@ opens, renames or removes a file of its folder, because the critical moments lie
 and are too short for a random time. In every third round the second command is killed as well.
 
 Times are not compared: the column ``seconds`` of a run's table, the time stamps of manifests, and
-``steps.csv`` of a study.
+``steps.csv`` of a study, and ``timing.json`` of a training.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ COMMANDS: Mapping[str, KilledCommand] = {
         ),
     ),
     "study": KilledCommand("study", ("study", "{input}.yaml", "--out", "{out}", "--no-pages")),
+    "train": KilledCommand("train", ("train", "{input}.recipe.yaml", "--out", "{out}")),
 }
 QUICK_EXTRACT = KilledCommand(
     "extract",
@@ -72,6 +73,14 @@ QUICK_EXTRACT = KilledCommand(
         *("--engine", "torch", "--out", "{out}"),
     ),
 )
+_RECIPE = """\
+network: {width: 4, neurons: 16, pixels: 8}
+data: {dataset: "sklearn:digits?n=100", augment: crop}
+objectives: [cross-entropy, dropout]
+optimizer: {batch: 32}
+epochs: 4
+checkpoints: [2]
+"""
 _STUDY = """\
 question: Is anything lost?
 models: ["timm:test_resnet?init=random&px=32"]
@@ -113,7 +122,7 @@ def fingerprint(folder: Path) -> dict[str, str]:
     """Return relative path -> SHA-256 of every file of a folder, without times."""
     digests = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != "steps.csv":
+        if path.is_file() and path.name not in ("steps.csv", "timing.json"):
             content = _without_times(path)
             digests[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
     return digests
@@ -249,6 +258,7 @@ def make_input(folder: Path) -> Path:
     x, y = load_digits(return_X_y=True)
     store = import_features(x.astype(np.float32), out=folder / "features", labels=y)
     Path(f"{store.path}.yaml").write_text(_STUDY)
+    Path(f"{store.path}.recipe.yaml").write_text(_RECIPE)
     return store.path
 
 

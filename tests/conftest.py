@@ -34,20 +34,26 @@ RUN_ACCURACY = {5: 0.50, 10: 0.70, 20: 0.78, 50: 0.80, 100: 0.80}
 
 # The files that take longest, first: one that starts last leaves the other process without work.
 LONGEST = (
-    "core/test_ray.py",
     "contracts/test_docs.py",
+    "shrinking/export/test_torch_folder.py",
     "faults/test_harnesses.py",
+    "faults/test_degenerate.py",
+    "core/test_ray.py",
+    "benchmarks/test_benchmarks.py",
+    "sweeps/test_refine.py",
     "browser/test_page_in_browser.py",
     "contracts/test_timm_contract.py",
-    "benchmarks/test_benchmarks.py",
+    "contracts/test_transformers_contract.py",
+    "faults/test_hostile.py",
+    "studies/test_advice.py",
     "reporting/page/test_page.py",
-    "measures/logistic/test_ray_bytes.py",
-    "shrinking/export/test_torch_folder.py",
-    "shrinking/export/test_sql_postgres.py",
     "faults/test_bad_input.py",
-    "measures/test_nearest_scale.py",
-    "measures/logistic/test_distributed.py",
+    "cli/test_cli.py",
+    "measures/logistic/test_ray_bytes.py",
+    "theory/test_synthetic.py",
     "shrinking/export/test_faiss_recall.py",
+    "shrinking/export/test_sql_postgres.py",
+    "measures/logistic/test_distributed.py",
 )
 
 

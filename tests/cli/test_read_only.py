@@ -12,7 +12,7 @@ import pytest
 
 from criticalmass.core import compilation, progress
 from criticalmass.errors import DataUnavailableError
-from criticalmass.extraction.datasets.debian_packages import cache_folder, make_cache_folder
+from criticalmass.extraction.cache import cache_folder, make_cache_folder
 
 # numba finds no folder for its cache: neither beside the sources nor in a home can be written.
 PROGRAM = """

@@ -175,21 +175,21 @@ def test_code_in_the_weights_of_a_text_model_is_never_run(tmp_path: Path, scheme
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["<script>alert(1)</script>", "$(touch x)", "'; rm -rf ~; '", "a`b`"]
-)
-def test_names_reach_no_shell(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_reach_no_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs are started with lists of words (ruff's S602 to S605 refuse anything else)."""
+    names = ["<script>alert(1)</script>", "$(touch x)", "'; rm -rf ~; '", "a`b`"]
     started: list[object] = []
     monkeypatch.setattr(os, "system", started.append)
+    monkeypatch.chdir(tmp_path)
     x = np.random.default_rng(0).standard_normal((80, 4)).astype(np.float32)
-    x[::2, 0] += 9.0
-    store = cm.import_features(x, out=tmp_path / "store", labels=[name, "other"] * 40)
-    assert name in store.class_names
+    x += 9.0 * np.tile(np.eye(4, dtype=np.float32), (20, 1))
+    store = cm.import_features(x, out=tmp_path / "store", labels=names * 20)
+    assert set(store.class_names) == set(names)
     run = cm.sweep(store, out=tmp_path / "run", fractions=(0.5,), measures=("ridge",), seeds=2)
     page = cm.report(run, tmp_path / "page.html").read_text()
     assert "<script>alert(1)" not in page
     assert not started
+    assert not Path("x").exists()
 
 
 @pytest.mark.parametrize("name", ["ray", "criticalmass", "matplotlib", "pickle"])

@@ -38,6 +38,7 @@ MOVERS = {
     "shrinking/export/folder.py",
     "extraction/datasets/debian_packages.py",
     "extraction/datasets/demo_images.py",
+    "extraction/packages.py",
 }
 WRITES = re.compile(
     r"\.write_(text|bytes)\(|os\.(replace|rename|link)\(|open\([^)]*[\"'][wx]b?[\"']"

@@ -202,7 +202,7 @@ def list_(what: str, model: str | None, form: str) -> None:
 @table_format
 @quiet
 def info(path: str, form: str) -> None:
-    """Describe the feature store, run or slim model in PATH."""
+    """Describe the feature store, run, slim model or training in PATH."""
     from criticalmass.cli.catalogue import describe
     from criticalmass.reporting.tables import write_table
 

@@ -110,6 +110,42 @@ def encode_labels(
     return tuple(str(value) for value in classes), numbers
 
 
+def encode_partial_labels(
+    labels: Sequence[LabelColumn],
+) -> tuple[tuple[str, ...], list[NDArray[np.int64]]]:
+    """Assign class numbers to labels of which some are missing; these get -1.
+
+    Parameters
+    ----------
+    labels: the labels of each part.
+
+    Raises
+    ------
+    CriticalMassError: all labels are missing, or as `encode_labels` raises it.
+    """
+    import pandas as pd
+
+    filled, missing = [], []
+    for column in labels:
+        values = _as_vector(column)
+        is_missing = np.asarray(pd.isna(values), dtype=bool)
+        if values.dtype.kind == "O":
+            is_missing |= [isinstance(value, str) and not value.strip() for value in values]
+        missing.append(is_missing)
+        # Any other label takes the place of a missing one, so that errors name the right row.
+        known = values[~is_missing]
+        values = np.where(is_missing, known[0], values) if is_missing.any() and known.size else values
+        kept = LabelColumn(values, column.source, column.is_untyped)
+        filled.append(LabelColumn([], column.source) if not known.size else kept)
+    if all(one.all() for one in missing):
+        raise CriticalMassError(f"{labels[0].source} has no value in any row; use another column")
+    names, numbers = encode_labels(filled)
+    return names, [
+        np.where(is_missing, np.int64(-1), y if y.size else np.int64(0))
+        for is_missing, y in zip(missing, numbers, strict=True)
+    ]
+
+
 def read_mask_or_texts(column: LabelColumn) -> NDArray[Any] | None:
     """Return values as a (n,) boolean mask or as (n,) texts; None if they are numbers.
 

@@ -16,15 +16,18 @@ from numpy.typing import NDArray
 from criticalmass.core.notebook import Card, Shown
 from criticalmass.errors import StoreError, unknown_name
 from criticalmass.storage.classifier import Classifier, read_classifier
-from criticalmass.storage.files import STORE, checked_path, folder_of, read_manifest
+from criticalmass.storage.files import MANIFEST, STORE, checked_path, folder_of, read_manifest
 from criticalmass.storage.linked_features import (
     LinkedRows,
     check_link,
     from_hard_link,
     open_linked,
+    take_rows_of_shards,
 )
 from criticalmass.storage.qrels import Qrels, read_qrels
 
+TASKS = "tasks"
+"""The folder of a store that holds a store for each labelling of its samples."""
 #: Class names of a dataset without labels.
 UNLABELLED = ("unlabelled",)
 
@@ -201,18 +204,57 @@ class FeatureStore(Shown):
         for split in self.manifest["splits"].values():
             checked_path(self.path, split["labels"], verify=verify)
             checked_path(self.path, split["ids"], verify=verify)
+            if "rows" in split:
+                checked_path(self.path, split["rows"], verify=verify)
+        folder = self._feature_folder
+        if self.is_task and not (folder / MANIFEST).is_file():
+            raise StoreError(
+                f"{str(self.path)!r} shares the features of the store around it, but "
+                f"{str(folder)!r} is no store; move it back into {TASKS}/ of its store"
+            )
         for name in ("qrels", "classifier"):
             if name in self.manifest:
-                checked_path(self.path, self.manifest[name], verify=verify)
+                checked_path(folder, self.manifest[name], verify=verify)
         for layer in self.manifest["layers"].values():
             if "norm_split" in layer:
-                checked_path(self.path, layer["norms"], verify=verify)
+                checked_path(folder, layer["norms"], verify=verify)
             if "linked" in layer:
-                check_link(self.path, layer, verify=verify)
+                check_link(folder, layer, verify=verify)
                 continue
             for split in self.splits:
                 for entry in layer["shards"][split]:
-                    checked_path(self.path, entry, verify=verify)
+                    checked_path(folder, entry, verify=verify)
+
+    @property
+    def is_task(self) -> bool:
+        """Whether this is one labelling of the samples of the store around it."""
+        return "task" in self.manifest
+
+    @property
+    def _feature_folder(self) -> Path:
+        """The folder of the store that has the features: this one, or the one around a task."""
+        return self.path.resolve().parent.parent if self.is_task else self.path
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The labellings of the samples, in alphabetical order; empty without any."""
+        return tuple(sorted(self._task_folders()))
+
+    def task(self, name: str) -> FeatureStore:
+        """Open the store of one labelling: the same features, with its labels.
+
+        Raises
+        ------
+        CriticalMassError: if there is no such labelling.
+        """
+        folders = self._task_folders()
+        if name not in folders:
+            raise unknown_name(f"label in {str(self.path)!r}", name, folders)
+        return FeatureStore.open(folders[name])
+
+    def _task_folders(self) -> dict[str, Path]:
+        folders = (path.parent for path in (self.path / TASKS).glob(f"*/{MANIFEST}"))
+        return {str(read_manifest(folder, STORE).get("task")): folder for folder in folders}
 
     @property
     def model(self) -> str:
@@ -250,14 +292,14 @@ class FeatureStore(Shown):
         if not self.is_collection:
             return None
         entry = self.manifest["qrels"]
-        return read_qrels(checked_path(self.path, entry, verify=False), entry)
+        return read_qrels(checked_path(self._feature_folder, entry, verify=False), entry)
 
     def classifier(self, layer: str = "penultimate") -> Classifier | None:
         """Return the network's own classifier if it reads this layer and is stored, else None."""
         if not self.classifier_digest(layer):
             return None
         entry = self.manifest["classifier"]
-        return read_classifier(checked_path(self.path, entry, verify=False), entry)
+        return read_classifier(checked_path(self._feature_folder, entry, verify=False), entry)
 
     def classifier_digest(self, layer: str) -> str:
         """Return the digest of the classifier that reads a layer, in hex; empty without one."""
@@ -272,14 +314,19 @@ class FeatureStore(Shown):
         CriticalMassError: if there is no such split or layer.
         StoreError: if a shard is missing or its shape differs from the manifest.
         """
-        entry = self._layer(layer)
+        entry, folder = self._layer(layer), self._feature_folder
         shards: list[NDArray[Any] | LinkedRows] = []
         if "linked" in entry:
-            shards = [open_linked(self.path, entry, self._split(split))]
+            shards = [open_linked(folder, entry, self._split(split))]
         else:
             for shard in entry["shards"][self._split(split)]:
-                path = checked_path(self.path, shard, verify=False)
+                path = checked_path(folder, shard, verify=False)
                 shards.append(_open_shard(path, (int(shard["rows"]), int(entry["shape"][0]))))
+        labelled = self.manifest["splits"][split].get("rows")
+        if labelled is not None:
+            path = checked_path(self.path, labelled, verify=False)
+            rows = np.load(path, allow_pickle=False).astype(np.intp)
+            shards = take_rows_of_shards(shards, rows)
         origin = (str(self.path.resolve()), split, layer)
         return Features(tuple(shards), self._scale(layer), origin)
 
@@ -288,7 +335,8 @@ class FeatureStore(Shown):
         entry = self._layer(layer)
         if "norm_split" not in entry:
             return None
-        norms = np.load(checked_path(self.path, entry["norms"], verify=False), allow_pickle=False)
+        path = checked_path(self._feature_folder, entry["norms"], verify=False)
+        norms = np.load(path, allow_pickle=False)
         return (1.0 / np.where(norms > 0.0, norms, 1.0)).astype(np.float32)
 
     def labels(self, split: str) -> NDArray[np.int64]:
@@ -311,6 +359,7 @@ class FeatureStore(Shown):
         shards = self._layer(layer)["shards"]
         content = [
             [split, [entry["sha256"] for entry in shards[split]], info["labels"]["sha256"]]
+            + ([info["rows"]["sha256"]] if "rows" in info else [])
             for split, info in self.manifest["splits"].items()
         ]
         if self.is_collection:

@@ -173,7 +173,7 @@ class StoreWriter:
         return writer
 
     def _write_split(self, split: str, info: SplitInfo) -> None:
-        labels, ids = f"labels/{_file_name(split)}.npy", f"ids/{_file_name(split)}.json"
+        labels, ids = f"labels/{safe_file_name(split)}.npy", f"ids/{safe_file_name(split)}.json"
         self.manifest["splits"][split] = {
             "n_samples": len(info.labels),
             "labels": {
@@ -269,7 +269,7 @@ class StoreWriter:
                     f"layer {name!r} gave {array.shape} for rows {plan.start} to {plan.stop}, "
                     f"expected {(plan.stop - plan.start, width)}"
                 )
-            path = f"features/{_file_name(name)}/{_file_name(plan.split)}-{plan.index:05d}.npy"
+            path = f"features/{safe_file_name(name)}/{safe_file_name(plan.split)}-{plan.index:05d}.npy"
             digest = write_array(self.path / path, array)
             entries = layer["shards"][plan.split]
             entries[plan.index :] = [{"path": path, "rows": len(array), "sha256": digest}]
@@ -313,7 +313,7 @@ class StoreWriter:
             for start in range(0, len(shard), _CHUNK_ROWS):
                 rows = shard[start : start + _CHUNK_ROWS].astype(np.float64)
                 squares += np.einsum("ij,ij->j", rows, rows)
-        path = f"norms/{_file_name(name)}.npy"
+        path = f"norms/{safe_file_name(name)}.npy"
         return {"path": path, "sha256": write_array(self.path / path, np.sqrt(squares))}
 
     def _save(self) -> None:
@@ -358,7 +358,7 @@ def different_request_error(path: Path, differences: Sequence[str]) -> StoreErro
     )
 
 
-def _file_name(name: str) -> str:
+def safe_file_name(name: str) -> str:
     """Return a file name for a layer or split, whose name may contain any character."""
     if all(letter.isalnum() or letter in "._-" for letter in name) and name.strip("."):
         return name

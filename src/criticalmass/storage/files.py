@@ -46,7 +46,7 @@ class FolderKind:
     file: str = MANIFEST
 
 
-STORE = FolderKind("criticalmass-features", 3, "feature store", "extract or import")
+STORE = FolderKind("criticalmass-features", 4, "feature store", "extract or import")
 # What a folder of another kind is, by the format of its manifest.
 _NOUNS = {
     STORE.format: STORE.noun,
@@ -54,7 +54,7 @@ _NOUNS = {
     "criticalmass-slim": "slim model",
     "criticalmass-training": "training folder",
 }
-PLAIN_VERSION, LINKED_VERSION = 1, 3
+PLAIN_VERSION, LINKED_VERSION, TASK_VERSION = 1, 3, 4
 """The versions of stores that are written. Stores without a link stay readable by version 0.1."""
 
 

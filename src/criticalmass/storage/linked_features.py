@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -56,6 +56,28 @@ class LinkedRows:
         if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
             return np.array(self.base[rows[0] : rows[-1] + 1])
         return np.asarray(self.base[rows])
+
+
+def take_rows_of_shards(
+    shards: Sequence[NDArray[Any] | LinkedRows], rows: NDArray[np.intp]
+) -> list[NDArray[Any] | LinkedRows]:
+    """Return some rows of the shards of a split, without reading them.
+
+    Parameters
+    ----------
+    shards: each (n_rows, n_neurons).
+    rows: row numbers of all shards together, ascending.
+    """
+    taken: list[NDArray[Any] | LinkedRows] = []
+    start = 0
+    for shard in shards:
+        index = rows[(rows >= start) & (rows < start + len(shard))] - start
+        start += len(shard)
+        if isinstance(shard, LinkedRows):
+            taken.append(LinkedRows(shard.base, shard.index[index]))
+        else:
+            taken.append(LinkedRows(shard, index))
+    return taken
 
 
 def link_entry(

@@ -27,6 +27,7 @@ from criticalmass.storage.files import (
     write_bytes,
     write_manifest,
 )
+from criticalmass.storage.run_lock import LOCK_NAME, WRITER_NAME
 from criticalmass.training.recipe import Recipe
 from criticalmass.training.start import Start
 
@@ -109,13 +110,14 @@ class TrainingFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all epochs are done, no file is missing, and none was left by a killed process.
+        """Whether all epochs are done, no file is missing, and no killed process left one.
 
         Raises
         ------
         StoreError: a file of a complete training is damaged.
         """
-        return self.is_complete and self._is_whole() and not self._leftovers()
+        left = self._leftovers() or (self.path / WRITER_NAME).exists()
+        return self.is_complete and self._is_whole() and not left
 
     def repair(self, facts: Mapping[str, Any]) -> None:
         """Prepare the folder for the epochs that are left.
@@ -247,7 +249,7 @@ def _visible(path: Path) -> list[Path]:
     return [
         one
         for one in path.iterdir()
-        if not one.name.startswith(".") and one.name not in ("run.lock", "writer.json")
+        if not one.name.startswith(".") and one.name not in (LOCK_NAME, WRITER_NAME)
     ]
 
 

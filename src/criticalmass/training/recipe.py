@@ -29,7 +29,8 @@ from criticalmass.extraction.models.loading import check_model_spec
 from criticalmass.training.objectives import OBJECTIVES, check_objectives
 
 Natural = Annotated[int, Strict(), Field(ge=0, le=1_000_000)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1e9)]
+Strength = Annotated[float, Field(ge=0, le=1e9)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 _SUFFIXES = (".yaml", ".yml")
 _EXPONENT = re.compile(r"\d+[eE][-+]?\d+")
@@ -67,7 +68,8 @@ def _label_scheme(value: Any) -> Any:
     if isinstance(value, str) or (type(value) is int and value >= 2):
         return value
     groups = value if isinstance(value, (list, tuple)) else ()
-    numbers = [n for group in groups if isinstance(group, (list, tuple)) for n in group]
+    are_lists = all(isinstance(group, (list, tuple)) for group in groups)
+    numbers = [number for group in groups for number in group] if are_lists else [None]
     is_plain = all(type(number) is int and number >= 0 for number in numbers)
     if len(groups) < 2 or not all(groups) or not is_plain or len(set(numbers)) < len(numbers):
         raise CriticalMassError(
@@ -161,11 +163,11 @@ class Optimizer(_Keys):
     name: str = "sgd"
     lr: Rate = 0.1
     momentum: Share = 0.9
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
+    weight_decay: Strength = 5e-4
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    warmup: Strength = 0.0
     batch: Annotated[int, Strict(), Field(ge=2, le=65_536)] = 128
-    clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    clip: Strength = 0.0
     precision: Literal["float32", "bf16"] = "float32"
 
 

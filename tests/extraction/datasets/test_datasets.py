@@ -17,8 +17,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from criticalmass.core import progress
 from criticalmass.errors import CriticalMassError, DataUnavailableError
+from criticalmass.extraction.cache import cache_folder
 from criticalmass.extraction.datasets import Dataset, Split, load_dataset
-from criticalmass.extraction.datasets.debian_packages import cache_folder, find_or_fetch
+from criticalmass.extraction.datasets.debian_packages import find_or_fetch
 from criticalmass.extraction.datasets.demo_images import FASHION_MNIST_CLASSES, read_idx
 from criticalmass.extraction.datasets.demo_texts import NOUN_CLASSES, read_nouns
 from criticalmass.extraction.datasets.splits import stratified_sample, stratified_test_mask

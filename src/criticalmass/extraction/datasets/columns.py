@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.extraction.datasets.dataset import UNITS, Modality
 from criticalmass.extraction.specs import LIVE, Spec
 
-COLUMN_OPTIONS = ("text", "image", "label", "split")
+_CONTENT_OPTIONS = ("text", "image", "audio")
+COLUMN_OPTIONS = (*_CONTENT_OPTIONS, "label", "labels", "split")
 NO_LABEL = "none"
 # Usual column names, the most likely first.
 _LABEL_NAMES = ("label", "labels", "class", "target", "category", "y", "fine_label", "coarse_label")
@@ -35,19 +37,32 @@ class ColumnChoice:
     Attributes
     ----------
     content: column of the samples.
-    is_image: whether the samples are images (encoded, or paths of files); otherwise texts.
-    label: column of the classes; None without labels.
+    modality: ``"text"``, or ``"image"`` or ``"audio"`` (encoded, or paths of files).
+    label: column of the classes; None without labels, or with several.
     split: column with the split of each sample; None if there is none.
+    labels: columns of several labels; empty for one label or none.
     """
 
     content: str
-    is_image: bool
+    modality: Modality
     label: str | None
     split: str | None
+    labels: tuple[str, ...] = ()
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether the samples are encoded images or sounds, or paths of such files."""
+        return self.modality != "text"
+
+    def notes(self) -> dict[str, str]:
+        """Return role -> column, for the notes of the dataset; several labels have stores."""
+        roles = {self.modality: self.content, "label": self.label, "split": self.split}
+        return {role: name for role, name in roles.items() if name}
 
     def names(self) -> list[str]:
         """List the columns to read."""
-        return [name for name in (self.content, self.label, self.split) if name is not None]
+        names = (self.content, self.label, *self.labels, self.split)
+        return [name for name in names if name is not None]
 
 
 def choose_columns(kinds: Mapping[str, str], spec: Spec) -> ColumnChoice:
@@ -65,18 +80,45 @@ def choose_columns(kinds: Mapping[str, str], spec: Spec) -> ColumnChoice:
     CriticalMassError: a named column does not exist or has an unsuitable type, or the choice is
         ambiguous; the message lists the columns.
     """
-    for option in COLUMN_OPTIONS:
-        name = spec.options.get(option)
+    labels = label_names(spec)
+    requested = [(key, spec.options.get(key)) for key in COLUMN_OPTIONS if key != "labels"]
+    for option, name in [*requested, *(("labels", name) for name in labels)]:
         if name is not None and name not in kinds and (option, name) != ("label", NO_LABEL):
             raise unknown_name(f"column of {spec.name!r} called", name, kinds)
     split = spec.options.get("split") or _find_by_name(kinds, _SPLIT_NAMES)
-    content, is_image = _choose_content(kinds, spec, {split, spec.options.get("label")})
-    label = _choose_label(kinds, spec, {content, split})
-    if label is not None and kinds[label] == "image":
+    content, modality = _choose_content(kinds, spec, {split, spec.options.get("label"), *labels})
+    label = None if labels else _choose_label(kinds, spec, {content, split})
+    for name in filter(None, (label, *labels)):
+        if kinds[name] in ("image", "audio"):
+            raise CriticalMassError(
+                f"column {name!r} of {spec.name!r} is no label: it must hold whole numbers or texts"
+            )
+        if name in labels and name in (content, split):
+            raise CriticalMassError(
+                f"column {name!r} of {spec.name!r} is no label: it holds the "
+                f"{'samples' if name == content else 'split'}; leave it out of the labels"
+            )
+    return ColumnChoice(content, modality, label, split, labels)
+
+
+def label_names(spec: Spec) -> tuple[str, ...]:
+    """Read the option ``labels`` of a spec: the names of several labels, by commas.
+
+    Raises
+    ------
+    CriticalMassError: an empty name, one name twice, or one with the option ``label``.
+    """
+    text = spec.options.get("labels")
+    if text is None:
+        return ()
+    names = tuple(text.split(","))
+    if not all(names) or len(set(names)) != len(names):
         raise CriticalMassError(
-            f"column {label!r} of {spec.name!r} is no label: it must hold whole numbers or texts"
+            f"labels={text} in {spec.text!r} must name each label once, by commas without spaces"
         )
-    return ColumnChoice(content, is_image, label, split)
+    if "label" in spec.options:
+        raise CriticalMassError(f"{spec.text!r} sets label and labels; leave label out")
+    return names
 
 
 def _find_by_name(
@@ -89,34 +131,37 @@ def _find_by_name(
 
 def _choose_content(
     kinds: Mapping[str, str], spec: Spec, excluded: set[str | None]
-) -> tuple[str, bool]:
-    """Choose the column of the samples; return its name and whether it holds images."""
-    requested = [
-        (spec.options[key], key == "image") for key in ("text", "image") if key in spec.options
-    ]
-    if len(requested) == 2:
-        raise CriticalMassError(f"{spec.text!r} asks for texts and images; ask for one of them")
+) -> tuple[str, Modality]:
+    """Choose the column of the samples; return its name and what it holds."""
+    requested: list[Modality] = [key for key in _CONTENT_OPTIONS if key in spec.options]
+    if len(requested) > 1:
+        units = " and ".join(UNITS[key] for key in requested)
+        raise CriticalMassError(f"{spec.text!r} asks for {units}; ask for one of them")
     if requested:
-        name, is_image = requested[0]
-        if kinds[name] not in (("text", "image") if is_image else ("text",)):
-            raise CriticalMassError(
-                f"column {name!r} of {spec.name!r} holds no {'images' if is_image else 'texts'}"
-            )
-        return name, is_image
+        modality = requested[0]
+        name = spec.options[modality]
+        # A column of bytes may hold images or sounds.
+        accepted = {"text": ("text",), "image": ("text", "image")}
+        if kinds[name] not in accepted.get(modality, ("text", "image", "audio")):
+            raise CriticalMassError(f"column {name!r} of {spec.name!r} holds no {UNITS[modality]}")
+        return name, modality
     candidates = {name: kind for name, kind in kinds.items() if name not in excluded}
     images = [name for name, kind in candidates.items() if kind == "image"]
+    sounds = [name for name, kind in candidates.items() if kind == "audio"]
+    if len(sounds) == 1 and not images:
+        return sounds[0], "audio"
     path_column = _find_by_name(candidates, _IMAGE_NAMES)
     if len(images) == 1:
-        return images[0], True
+        return images[0], "image"
     text_column = _find_by_name(candidates, _TEXT_NAMES)
     if not images and path_column is not None and text_column is None:
-        return path_column, True
+        return path_column, "image"
     if not images and path_column is None and text_column is not None:
-        return text_column, False
+        return text_column, "text"
     label_column = _find_by_name(candidates, _LABEL_NAMES)
     texts = [name for name, kind in candidates.items() if kind == "text" and name != label_column]
     if not images and len(texts) == 1:
-        return texts[0], False
+        return texts[0], "text"
     if "vector" in kinds.values() and not images and not texts:
         raise CriticalMassError(
             f"{spec.name!r} holds vectors, which need no model: criticalmass import {spec.name}"
@@ -136,7 +181,7 @@ def _choose_label(kinds: Mapping[str, str], spec: Spec, excluded: set[str | None
     if len(classes) == 1:
         return classes[0]
     # A column of decimals or lists may hold whole numbers, or it is refused by its values.
-    kinds_of_labels = tuple(set(candidates.values()) - {"image"})
+    kinds_of_labels = tuple(set(candidates.values()) - {"image", "audio"})
     label = _find_by_name(candidates, _LABEL_NAMES, kinds_of_labels)
     if label is not None or not any(kind in _LABEL_KINDS for kind in candidates.values()):
         return label

@@ -15,8 +15,9 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets.images import EncodedImages, ImageHeader, read_header
 from criticalmass.storage.class_counts import ClassProblem, describe_classes
 from criticalmass.storage.qrels import Qrels
+from criticalmass.storage.task_stores import Labelling
 
-Modality = Literal["image", "text", "vector", "tensor"]
+Modality = Literal["image", "text", "audio", "vector", "tensor"]
 FRAMES_NOTE = "first_frame_of"
 """The note with the number of images of which only the first frame or page is used."""
 CLASSES_NOTE = "classes"
@@ -24,6 +25,7 @@ CLASSES_NOTE = "classes"
 UNITS: Mapping[Modality, str] = {
     "image": "images",
     "text": "texts",
+    "audio": "sounds",
     "vector": "vectors",
     "tensor": "tensors",
 }
@@ -49,15 +51,27 @@ class Split:
         inputs of a network, `StoredTensors`.
     labels: (n,) int64 class numbers in 0..C-1.
     ids: the name of each sample.
+    tasks: for several labels of a sample: name of the label -> (n,) class numbers, -1 where it is
+        missing; ``labels`` are then all 0.
     """
 
     items: Sequence[Any] | NDArray[Any]
     labels: NDArray[np.int64]
     ids: Sequence[str]
+    tasks: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+
+    @property
+    def strata(self) -> NDArray[np.int64]:
+        """(n,) numbers of the groups that splits and samples keep the shares of.
+
+        They are the classes; of several labels, the classes of the first one.
+        """
+        first = next(iter(self.tasks.values()), None)
+        return self.labels if first is None else first + 1
 
     def __post_init__(self) -> None:
         """Check that the numbers of items, labels and ids are equal."""
-        counts = {len(self.items), len(self.labels), len(self.ids)}
+        counts = {len(self.items), len(self.labels), len(self.ids), *map(len, self.tasks.values())}
         if len(counts) != 1:
             raise CriticalMassError(
                 f"a split has {len(self.items)} items, {len(self.labels)} labels and "
@@ -125,12 +139,13 @@ class Dataset(Shown):
     ----------
     spec: the spec that named it, e.g. ``"demo:fashion-mnist"``.
     name: short name for tables.
-    modality: ``"image"``, ``"text"``, ``"vector"`` or ``"tensor"``.
+    modality: ``"image"``, ``"text"``, ``"audio"``, ``"vector"`` or ``"tensor"``.
     splits: name -> samples; ``train`` and ``test``, and ``val`` if the source has one too.
     class_names: the name of each class; ``UNLABELLED`` without labels.
     digest: SHA-256 over items, labels, class names and qrels.
     notes: how the source was processed (split seed, sample, images left out), and what is off
         with its classes and samples, JSON-able.
+    task_classes: for several labels of a sample: name of the label -> the name of each class.
     qrels: relevant documents of a retrieval collection, whose documents are the split ``train``
         and whose queries are ``test``; None for other datasets.
     faults: images with a broken header, found while the digest was computed.
@@ -146,14 +161,16 @@ class Dataset(Shown):
     digest: str = ""
     notes: Mapping[str, Any] = field(default_factory=dict)
     qrels: Qrels | None = None
+    task_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     faults: tuple[ImageFault, ...] = field(default=(), init=False, repr=False, compare=False)
     copies: SampleCopies | None = field(default=None, init=False, repr=False, compare=False)
 
     def _card(self) -> Card:
         counts = [f"{len(split):,} {name}" for name, split in self.splits.items()]
+        tasks = [f"{len(classes):,} of {name}" for name, classes in self.task_classes.items()]
         facts = {
             UNITS[self.modality]: ", ".join(counts),
-            "classes": f"{len(self.class_names):,}",
+            "classes": ", ".join(tasks) or f"{len(self.class_names):,}",
             "digest": self.digest[:12],
         }
         return Card(f"Dataset {self.name} ({self.spec})", facts)
@@ -185,6 +202,13 @@ class Dataset(Shown):
         if problems:
             notes[CLASSES_NOTE] = [problem.text for problem in problems]
         object.__setattr__(self, "notes", notes)
+
+    def labellings(self) -> list[Labelling]:
+        """Return the labels of each task; empty for a dataset with one label or none."""
+        return [
+            Labelling(name, classes, {key: s.tasks[name] for key, s in self.splits.items()})
+            for name, classes in self.task_classes.items()
+        ]
 
     def class_problems(self) -> list[ClassProblem]:
         """Return what is off with the samples of the classes; see `describe_classes`."""

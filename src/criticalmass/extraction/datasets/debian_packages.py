@@ -10,40 +10,12 @@ from pathlib import Path
 
 from criticalmass.core.progress import write_line
 from criticalmass.errors import DataUnavailableError
+from criticalmass.extraction.cache import cache_folder, make_cache_folder
 
 FETCH_TIMEOUT = 240
 """Seconds after which a download is given up."""
 
 _APT_OPTIONS = ("-o", "Acquire::http::Timeout=15", "-o", "Acquire::Retries=1")
-
-
-def cache_folder() -> Path:
-    """Return the folder for downloaded data: ``CRITICALMASS_CACHE``, or the user's cache."""
-    setting = os.environ.get("CRITICALMASS_CACHE")
-    if setting:
-        return Path(setting)
-    from platformdirs import user_cache_dir
-
-    return Path(user_cache_dir("criticalmass"))
-
-
-def make_cache_folder(folder: Path) -> None:
-    """Create a folder of the cache.
-
-    Raises
-    ------
-    DataUnavailableError: it cannot be written; the user's home may be missing or read-only.
-    """
-    try:
-        if not folder.is_absolute() and "~" in folder.parts:
-            raise FileNotFoundError(0, "there is no home folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise DataUnavailableError(
-            f"downloads cannot be stored in {str(folder)!r} ({error.strerror}); set "
-            "CRITICALMASS_CACHE to a folder that can be written"
-        ) from error
 
 
 def find_or_fetch(package: str, folder: str, required: tuple[str, ...]) -> Path:

@@ -15,13 +15,9 @@ from numpy.typing import NDArray
 
 from criticalmass.core.progress import write_line
 from criticalmass.errors import CriticalMassError, DataUnavailableError
+from criticalmass.extraction.cache import cache_folder, make_cache_folder
 from criticalmass.extraction.datasets.dataset import Dataset, Split
-from criticalmass.extraction.datasets.debian_packages import (
-    FETCH_TIMEOUT,
-    cache_folder,
-    find_or_fetch,
-    make_cache_folder,
-)
+from criticalmass.extraction.datasets.debian_packages import FETCH_TIMEOUT, find_or_fetch
 from criticalmass.extraction.datasets.images import EncodedImages
 from criticalmass.extraction.datasets.splits import split_dataset
 from criticalmass.extraction.datasets.torchvision_data import download_with_torchvision

@@ -37,6 +37,11 @@ def apply_sampling(dataset: Dataset, spec: Spec) -> Dataset:
 
 
 def _take_classes(dataset: Dataset, text: str) -> Dataset:
+    if dataset.task_classes:
+        raise CriticalMassError(
+            f"classes={text} in {dataset.spec!r} are of one label, but it has the labels "
+            f"{', '.join(map(repr, dataset.task_classes))}; leave classes= out"
+        )
     numbers = sorted({number for item in text.split(",") for number in _classes(dataset, item)})
     if len(numbers) < 2:
         raise CriticalMassError(
@@ -103,7 +108,7 @@ def _take_sample(dataset: Dataset, n: int) -> Dataset:
     splits = {}
     for name, split in dataset.splits.items():
         size = n if name == "train" else max(1, round(n * len(split) / total))
-        splits[name] = take_rows(split, stratified_sample(split.labels, size, SAMPLE_SEED))
+        splits[name] = take_rows(split, stratified_sample(split.strata, size, SAMPLE_SEED))
     notes: dict[str, Any] = {"train": n, "of": total, "seed": SAMPLE_SEED, "stratified": True}
     return dataclasses.replace(
         dataset,

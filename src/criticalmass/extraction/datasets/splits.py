@@ -109,7 +109,9 @@ def stratified_sample(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[n
 
 def take_rows(split: Split, rows: NDArray[np.intp]) -> Split:
     """Return some rows of a split, in the order of ``rows``."""
-    return Split(take_items(split.items, rows), split.labels[rows], [split.ids[i] for i in rows])
+    tasks = {name: numbers[rows] for name, numbers in split.tasks.items()}
+    ids = [split.ids[i] for i in rows]
+    return Split(take_items(split.items, rows), split.labels[rows], ids, tasks)
 
 
 def take_items(items: Sequence[Any] | NDArray[Any], rows: NDArray[np.intp]) -> Any:
@@ -126,7 +128,7 @@ def train_test_split(
     samples: Split, share: float, seed: int, groups: NDArray[np.intp] | None = None
 ) -> dict[str, Split]:
     """Split samples into ``train`` and ``test``; see :func:`stratified_test_mask`."""
-    mask = stratified_test_mask(samples.labels, share, seed, groups)
+    mask = stratified_test_mask(samples.strata, share, seed, groups)
     return {
         "train": take_rows(samples, np.flatnonzero(~mask)),
         "test": take_rows(samples, np.flatnonzero(mask)),
@@ -162,10 +164,14 @@ def _group_identical(items: Any) -> NDArray[np.intp]:
     return np.asarray(np.unique(np.asarray(items), return_inverse=True)[1], dtype=np.intp)
 
 
-def default_split_rule(labels: NDArray[np.int64]) -> str:
-    """Describe the split of a single part: by class, or at random if there is one class."""
-    method = "stratified" if np.unique(labels).size > 1 else "random"
-    return f"{method}, test share {TEST_SHARE}, seed {SPLIT_SEED}"
+def default_split_rule(strata: NDArray[np.int64], tasks: Sequence[str] = ()) -> str:
+    """Describe the split of a single part: by class, or at random if there is one class.
+
+    Of several labels, ``tasks``, the first one decides.
+    """
+    method = "stratified" if np.unique(strata).size > 1 else "random"
+    by = f" by {tasks[0]!r}" if tasks else ""
+    return f"{method}{by}, test share {TEST_SHARE}, seed {SPLIT_SEED}"
 
 
 def arrange_splits(parts: Mapping[str, Split], spec: str) -> tuple[dict[str, Split], str]:
@@ -189,7 +195,7 @@ def arrange_splits(parts: Mapping[str, Split], spec: str) -> tuple[dict[str, Spl
     """
     if len(parts) == 1:
         samples = next(iter(parts.values()))
-        rule = default_split_rule(samples.labels)
+        rule = default_split_rule(samples.strata, [*samples.tasks])
         try:
             return train_test_split(samples, TEST_SHARE, SPLIT_SEED), rule
         except CriticalMassError as error:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from criticalmass.core.progress import write_line
 from criticalmass.errors import CriticalMassError, DataUnavailableError, unknown_name
+from criticalmass.extraction.cache import cache_folder, make_cache_folder
 from criticalmass.extraction.datasets.dataset import Dataset, Split
-from criticalmass.extraction.datasets.debian_packages import cache_folder, make_cache_folder
 from criticalmass.extraction.datasets.images import EncodedImages
 from criticalmass.extraction.datasets.sampling import SAMPLING
 from criticalmass.extraction.datasets.splits import arrange_splits
