@@ -374,3 +374,55 @@ def test_folders_that_are_no_run_are_refused(run, tmp_path):
     (run.path / "manifest.json").write_text("{")
     with pytest.raises(RunError, match="not readable JSON"):
         Run.open(run.path)
+
+
+class TestBatchedWrites:
+    """Rows of several appends are written together; the result is that of single writes."""
+
+    def test_the_table_is_that_of_single_writes(self, run, tmp_path):
+        other = Run.create(tmp_path / "other", {"store": "abc"})
+        appends = [([row(f"c{i}", seed=i)], predictions([i, 1, 2])) for i in range(6)]
+        appends.append(([row("c2", seed=2, value=0.25)], predictions([9, 9, 9])))
+        with run.writer() as w, w.batched():
+            for rows, artifact in appends:
+                w.append(rows, artifact)
+        with other.writer() as w:
+            for rows, artifact in appends:
+                w.append(rows, artifact)
+        pd.testing.assert_frame_equal(run.frame(), other.frame())
+        table = run.frame()
+        assert table.loc[table["cell"] == "c2", "value"].item() == 0.25
+        assert run.artifact(table[table["cell"] == "c2"].iloc[0]).tolist() == [9, 9, 9]
+
+    def test_quick_appends_share_a_write(self, run, monkeypatch):
+        writes = []
+        monkeypatch.setattr("criticalmass.storage.run._SECONDS_PER_WRITE", 3600)
+        with run.writer() as w:
+            single = w._write_table
+            monkeypatch.setattr(w, "_write_table", lambda t: (writes.append(len(t)), single(t)))
+            with w.batched():
+                for i in range(5):
+                    w.append([row(f"c{i}", seed=i)])
+        # The first is written at once, since nothing was written before it.
+        assert writes in ([1, 5], [5])
+
+    def test_rows_are_written_after_half_a_second(self, run, monkeypatch):
+        monkeypatch.setattr("criticalmass.storage.run._SECONDS_PER_WRITE", 0)
+        with run.writer() as w, w.batched():
+            for i in range(3):
+                w.append([row(f"c{i}", seed=i)])
+                assert len(run.frame()) == i + 1
+
+    def test_an_error_inside_loses_no_row(self, run):
+        with pytest.raises(KeyboardInterrupt), run.writer() as w, w.batched():
+            w.append([row("a")])
+            w.append([row("b", seed=1)])
+            raise KeyboardInterrupt
+        assert run.frame()["cell"].tolist() == ["a", "b"]
+
+    def test_an_incomplete_row_is_refused_at_once(self, run):
+        with run.writer() as w, w.batched():
+            w.append([row("a")])
+            with pytest.raises(RunError, match="status"):
+                w.append([row("b", status="nonsense")])
+        assert run.frame()["cell"].tolist() == ["a"]

@@ -35,7 +35,7 @@ class Terms:
 
     @property
     def head(self) -> nn.Linear:
-        return self.network.classifier
+        return self.network.linear_head()
 
     def values(
         self, features: Tensor, labels: Tensor = LABELS, n_views: int = 1

@@ -292,10 +292,11 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_the_checkpoints_stay(tmp_pa
     )
     messages = []
     for _ in range(2):
-        with pytest.raises(TrainingError, match=r"^recipe 'tiny' \(seed 0\): .* use a smaller lr") as e:
+        with pytest.raises(TrainingError, match="use a smaller lr") as caught:
             cm.train(recipe, out=tmp_path / "a")
-        messages.append(str(e.value))
+        messages.append(str(caught.value))
     assert messages[0] == messages[1]
+    assert messages[0].startswith("recipe 'tiny' (seed 0): ")
     assert "is not finite at step" in messages[0]
     for entry in find_checkpoint(f"{tmp_path / 'a'}@0").manifest["checkpoints"]:
         network = find_checkpoint(f"{tmp_path / 'a'}@{entry['epoch']}").load_network()
@@ -311,7 +312,7 @@ def test_weights_that_the_last_step_of_an_epoch_breaks_are_not_written(
         done = step(trainer, *arguments)
         if arguments[-1] == 5:
             with torch.no_grad():
-                trainer.network.classifier.weight[0, 0] = float("inf")
+                trainer.network.linear_head().weight[0, 0] = float("inf")
         return done
 
     monkeypatch.setattr(loop.Trainer, "_step", break_weights)

@@ -75,15 +75,20 @@ class CurvePair:
 def has_same_samples(a: Run, b: Run, paired: bool | None) -> bool:
     """Tell whether two runs were scored on the same test samples.
 
+    The labels are the same too, or those of several labels of the same samples.
+
     Parameters
     ----------
     a, b: the runs.
-    paired: the user's answer, or None to compare dataset digests and labels.
+    paired: the user's answer, or None to compare digests and labels.
 
     Raises
     ------
     CriticalMassError: if ``paired`` is True and the test labels differ.
     """
+    inputs = [run.manifest.get("inputs_digest") for run in (a, b)]
+    if inputs[0] is not None and inputs[0] == inputs[1]:
+        return paired is not False
     equal_labels = np.array_equal(a.labels(), b.labels()) and a.class_names == b.class_names
     if paired is not None:
         if paired and not equal_labels:

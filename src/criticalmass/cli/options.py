@@ -187,6 +187,11 @@ reading = _combine(
         "layers",
         "Layer to read: penultimate, a module path, a pattern such as layer?.*, or all.",
     ),
+    several(
+        "--labels",
+        "labels",
+        "Column of one of several labels of each sample; features are computed once.",
+    ),
     option("--weights", type=click.Path(), help="Weights of a timm: or module: model."),
     option(
         "--pool",

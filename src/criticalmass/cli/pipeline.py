@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,6 +23,9 @@ from criticalmass.cli.options import (
 )
 from criticalmass.cli.output import show_redundancy
 from criticalmass.errors import CriticalMassError
+
+if TYPE_CHECKING:
+    from criticalmass.storage.run import Run
 
 _device = option("--device", type=DEVICE, help="Device that runs the model; cuda may be cuda:1.")
 _training_sets = option(
@@ -65,6 +69,7 @@ def measure(
     dataset: str,
     out: str,
     layers: tuple[str, ...],
+    labels: tuple[str, ...],
     weights: str | None,
     pool: str | None,
     skip_broken: bool | None,
@@ -89,6 +94,7 @@ def measure(
 
     options = drop_unset(
         layers=layers,
+        labels=labels,
         weights=weights,
         pool=pool,
         skip_broken=skip_broken,
@@ -108,8 +114,23 @@ def measure(
     )
     result = run_measure(model, dataset, out=out, **options)
     default_deltas = inspect.signature(run_measure).parameters["deltas"].default
-    show_redundancy([result.run], options={"deltas": deltas or default_deltas})
+    used = deltas or default_deltas
+    show_redundancy(list(result.runs.values()) or [result.run], options={"deltas": used})
+    for sentence in _task_differences(list(result.runs.values()), used):
+        click.echo(sentence)
     click.echo(str(result.report))
+
+
+def _task_differences(runs: list[Run], deltas: tuple[float, ...]) -> list[str]:
+    """Say how the critical masses of the first of several labels and the others differ."""
+    from criticalmass.analysis.comparison import compare
+
+    tables = [compare(runs[0], other, deltas=deltas) for other in runs[1:]]
+    return [
+        sentence
+        for table in tables
+        for sentence in table.loc[table["quantity"] == "critical_mass", "sentence"]
+    ]
 
 
 @command(
@@ -131,6 +152,7 @@ def extract(
     dataset: str,
     out: str,
     layers: tuple[str, ...],
+    labels: tuple[str, ...],
     weights: str | None,
     pool: str | None,
     skip_broken: bool | None,
@@ -145,13 +167,15 @@ def extract(
 ) -> None:
     """Store the features of MODEL on DATASET.
 
-    The model runs once over the data, for any number of layers.
+    The model runs once over the data, for any number of layers and labels. With several labels
+    the printed folders are feature stores, one for each label.
     """
     from criticalmass.core.backends import BACKENDS
     from criticalmass.extraction.extract import extract as run_extract
 
     options = drop_unset(
         layers=layers,
+        labels=labels,
         weights=weights,
         pool=pool,
         skip_broken=skip_broken,
@@ -162,7 +186,11 @@ def extract(
         engine=engine,
         backend=make_backend(backend, ray_address, ray_cpus, BACKENDS),
     )
-    click.echo(str(run_extract(model, dataset, out=out, **options).path))
+    store = run_extract(model, dataset, out=out, **options)
+    for task in store.tasks:
+        click.echo(str(store.task(task).path))
+    if not store.tasks:
+        click.echo(str(store.path))
 
 
 @command(

@@ -15,6 +15,7 @@ from criticalmass.core.progress import write_line
 from criticalmass.errors import CriticalMassError, StoreError, unknown_name
 from criticalmass.extraction.datasets import Dataset, load_dataset
 from criticalmass.extraction.datasets.dataset import CLASSES_NOTE, UNITS
+from criticalmass.extraction.datasets.several_labels import with_labels
 from criticalmass.extraction.datasets.undecodable import report_all_broken
 from criticalmass.extraction.engines import ENGINES, PRECISIONS, EngineError, reference_name
 from criticalmass.extraction.engines.registry import warn_fallback
@@ -44,6 +45,7 @@ from criticalmass.storage.features_writer import (
     different_request_error,
 )
 from criticalmass.storage.files import MANIFEST, STORE, read_manifest, resolve_inside
+from criticalmass.storage.task_stores import write_task_store
 
 DTYPES = ("float32", "float16")
 # Stores of earlier versions lack these remarks.
@@ -71,6 +73,7 @@ def extract(
     skip_broken: bool = False,
     precision: str = "float32",
     preprocess: Callable[[Any], Any] | None = None,
+    labels: Sequence[str] = (),
 ) -> FeatureStore:
     """Compute the representations of a dataset in some layers of a frozen model.
 
@@ -108,10 +111,13 @@ def extract(
         less exact (docs/precision.md). A store holds one precision, which its manifest names.
     preprocess: for a live module: function of one sample that returns its input, e.g. a transform
         of torchvision or a tokenizer; see `load_model`.
+    labels: columns of several labels of each sample, as `load_dataset` takes them. The features
+        are computed once, and each label has a store of its own beside them, in ``tasks/``.
 
     Returns
     -------
-    The finished feature store.
+    The finished feature store. With several labels it has none itself; its method ``task`` opens
+    the store of one of them.
 
     Raises
     ------
@@ -125,12 +131,14 @@ def extract(
     if preprocess is not None or not isinstance(model, str):
         model = load_model(model, device=device, preprocess=preprocess)
     model = with_options(model, weights=weights, pool=pool)
-    data = load_dataset(dataset, skip_broken=skip_broken)
+    if isinstance(dataset, str):
+        dataset, labels = with_labels(dataset, labels), ()
+    data = load_dataset(dataset, skip_broken=skip_broken, labels=labels)
     selection = select_by_name(layers)
     if isinstance(model, str) and selection is not None:
         store = _open_finished(Path(out), model_entry(model), data, selection, options)
         if store is not None:
-            return store
+            return _with_tasks(store, data)
     frozen = load_model(model, device=device)
     source = dataset if isinstance(dataset, str) else data
     with frozen.in_evaluation(), report_all_broken(data):
@@ -141,7 +149,15 @@ def extract(
         samples = sample_batches(frozen, items)
         # A worker process loads model and data from these.
         task = ShardTask(model, source, skip_broken, device, options)
-        return _write_store(Path(out), frozen, data, layers, samples, task, runner)
+        store = _write_store(Path(out), frozen, data, layers, samples, task, runner)
+        return _with_tasks(store, data)
+
+
+def _with_tasks(store: FeatureStore, data: Dataset) -> FeatureStore:
+    """Write the store of each of several labels."""
+    for labelling in data.labellings():
+        write_task_store(store, labelling)
+    return store
 
 
 def _write_store(

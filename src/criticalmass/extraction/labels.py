@@ -134,7 +134,9 @@ def encode_partial_labels(
         missing.append(is_missing)
         # Any other label takes the place of a missing one, so that errors name the right row.
         known = values[~is_missing]
-        values = np.where(is_missing, known[0], values) if is_missing.any() and known.size else values
+        values = (
+            np.where(is_missing, known[0], values) if is_missing.any() and known.size else values
+        )
         kept = LabelColumn(values, column.source, column.is_untyped)
         filled.append(LabelColumn([], column.source) if not known.size else kept)
     if all(one.all() for one in missing):

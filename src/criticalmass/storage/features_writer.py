@@ -269,7 +269,8 @@ class StoreWriter:
                     f"layer {name!r} gave {array.shape} for rows {plan.start} to {plan.stop}, "
                     f"expected {(plan.stop - plan.start, width)}"
                 )
-            path = f"features/{safe_file_name(name)}/{safe_file_name(plan.split)}-{plan.index:05d}.npy"
+            file = f"{safe_file_name(plan.split)}-{plan.index:05d}.npy"
+            path = f"features/{safe_file_name(name)}/{file}"
             digest = write_array(self.path / path, array)
             entries = layer["shards"][plan.split]
             entries[plan.index :] = [{"path": path, "rows": len(array), "sha256": digest}]

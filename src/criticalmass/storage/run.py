@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from criticalmass.storage.artifacts import Artifact
 
 RUN = FolderKind("criticalmass-run", 1, "run", "sweep", RunError)
+_SECONDS_PER_WRITE = 0.5
 _REFERENCE = re.compile(r"(?P<file>(?:predictions|scores|replicates)/[0-9a-f]+\.npy):(?P<row>\d+)")
 
 
@@ -246,6 +248,9 @@ class RunWriter:
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._new: list[pd.DataFrame] = []
+        self._n_holds = 0
+        self._written = 0.0
         path = run.path / TABLE
         self._table = read_table(path)
         self._files = dict(file_digests(path))
@@ -276,13 +281,40 @@ class RunWriter:
         if artifacts is not None and values is not None:
             name = f"{artifacts.kind}/{_artifact_digest(rows, values)}.npy"
         complete = [_with_reference(row, i, len(rows), name, values) for i, row in enumerate(rows)]
-        table = merge_rows(self._table, to_table(complete))
+        table = to_table(complete)
         if values is not None:
             self._save(name, values)
-        self._write_table(table)
+        self._new.append(table)
+        if not self._n_holds or time.monotonic() - self._written > _SECONDS_PER_WRITE:
+            self.flush()
+
+    @contextlib.contextmanager
+    def batched(self) -> Iterator[None]:
+        """Let the rows of several appends be written together, at least every half second.
+
+        The table is one file, so each write costs as much as the whole table. Nobody reads the
+        table inside the block without `flush`; at its end, also after an error, all is written.
+        """
+        self._n_holds += 1
+        try:
+            yield
+        finally:
+            self._n_holds -= 1
+            if not self._n_holds:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that were appended since the last write."""
+        if not self._new:
+            return
+        new = pd.concat(self._new, ignore_index=True)
+        self._write_table(merge_rows(self._table, new.drop_duplicates("cell", keep="last")))
+        self._new.clear()
+        self._written = time.monotonic()
 
     def drop(self, cells: Iterable[str]) -> None:
         """Remove the rows of cells; the next writer removes their artifacts."""
+        self.flush()
         self._write_table(self._table[~self._table["cell"].isin(list(cells))])
 
     def put_order(self, selector: str, layer: str, seed: int, order: npt.ArrayLike) -> str:
@@ -298,6 +330,7 @@ class RunWriter:
         ------
         RunError: if the run has results on other labels.
         """
+        self.flush()
         y = np.asarray(labels, dtype=np.int64)
         path = self._run.path / LABELS
         if path.exists():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,16 +26,19 @@ class Measurement(Shown):
     Attributes
     ----------
     store: the features.
-    run: the results.
+    run: the results; with several labels, of the first one.
     report: path of the page.
+    runs: with several labels: name of the label -> its results; otherwise empty.
     """
 
     store: FeatureStore
     run: Run
     report: Path
+    runs: Mapping[str, Run] = field(default_factory=dict)
 
     def _card(self) -> Card:
-        facts = {"features": self.store.path, "run": self.run.path, "page": self.report}
+        runs = ", ".join(str(run.path) for run in (self.runs or {"": self.run}).values())
+        facts = {"features": self.store.path, "run": runs, "page": self.report}
         return Card(f"Measurement of {self.store.model} on {self.store.dataset}", facts)
 
 
@@ -63,6 +66,7 @@ def measure(
     skip_broken: bool = False,
     precision: str = "float32",
     preprocess: Callable[[Any], Any] | None = None,
+    labels: Sequence[str] = (),
 ) -> Measurement:
     """Measure how many neurons of a model's layers are needed on a dataset.
 
@@ -71,9 +75,12 @@ def measure(
     Parameters
     ----------
     model, dataset: as `criticalmass.extract` takes them.
-    out: folder to write: ``features/``, ``run/`` and ``report.html``.
-    layers, device, weights, pool, skip_broken, precision, preprocess: as `criticalmass.extract`
-        takes them.
+    out: folder to write: ``features/``, ``run/`` and ``report.html``; with several labels
+        ``run-LABEL/`` for each.
+    layers, device, weights, pool, skip_broken, precision, preprocess, labels: as
+        `criticalmass.extract` takes them. With several labels of each sample there is a run for
+        each, on the same features, subsets and test samples, and the page compares the first one
+        with the others.
     selectors, fractions, seeds, measures, refine, refine_level, refine_seeds, refine_cells,
         training_sets: as `criticalmass.sweep` takes them.
         The default "auto" refines to ``deltas`` where that costs less than a tenth of the sweep.
@@ -84,8 +91,10 @@ def measure(
     ------
     CriticalMassError: as `extract`, `sweep` and `report` raise it.
     """
+    from criticalmass.extraction.datasets.several_labels import labels_of
     from criticalmass.extraction.extract import extract
     from criticalmass.reporting.page.report import report
+    from criticalmass.storage.features_writer import safe_file_name
     from criticalmass.sweeps.refine import AUTO, auto_refinement
     from criticalmass.sweeps.sweep import sweep
 
@@ -102,19 +111,26 @@ def measure(
         skip_broken=skip_broken,
         precision=precision,
         preprocess=preprocess,
+        labels=labels,
     )
-    run = sweep(
-        store,
-        out=folder / "run",
-        selectors=selectors,
-        fractions=fractions,
-        seeds=seeds,
-        measures=measures,
-        refine=auto_refinement(deltas) if refine == AUTO else refine,
-        refine_level=refine_level,
-        refine_seeds=refine_seeds,
-        refine_cells=refine_cells,
-        training_sets=training_sets,
-        backend=backend,
-    )
-    return Measurement(store, run, report(run, folder / "report.html", deltas=deltas))
+    names = labels_of(dataset, labels)
+    stores = {f"run-{safe_file_name(name)}": store.task(name) for name in names}
+    runs = [
+        sweep(
+            one,
+            out=folder / run,
+            selectors=selectors,
+            fractions=fractions,
+            seeds=seeds,
+            measures=measures,
+            refine=auto_refinement(deltas) if refine == AUTO else refine,
+            refine_level=refine_level,
+            refine_seeds=refine_seeds,
+            refine_cells=refine_cells,
+            training_sets=training_sets,
+            backend=backend,
+        )
+        for run, one in (stores or {"run": store}).items()
+    ]
+    page = report(runs, folder / "report.html", deltas=deltas)
+    return Measurement(store, runs[0], page, dict(zip(names, runs, strict=True)) if names else {})

@@ -121,8 +121,9 @@ class CellCache:
             cached = self._unrequested.pop(cell.cell)
             groups.setdefault((*cell.key, cached.kind), []).append(cached)
         full_rows = self.recorder.full_rows()
-        for (_, _, kind), group in groups.items():
-            arrays = [cached.values for cached in group if cached.values is not None]
-            artifact = Artifact(kind, np.stack(arrays)) if kind else None
-            result = JobResult([cached.row for cached in group], artifact)
-            self.recorder.write_result(result, full_rows, {})
+        with self.recorder.writer.batched():
+            for (_, _, kind), group in groups.items():
+                arrays = [cached.values for cached in group if cached.values is not None]
+                artifact = Artifact(kind, np.stack(arrays)) if kind else None
+                result = JobResult([cached.row for cached in group], artifact)
+                self.recorder.write_result(result, full_rows, {})

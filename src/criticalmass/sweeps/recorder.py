@@ -73,6 +73,7 @@ class RunRecorder:
 
     def update_full_value(self, layer: str, measure: str, value: float | None) -> None:
         """Set value_full in the earlier rows of a layer and measure."""
+        self.writer.flush()
         table = self.run.frame()
         rows = table[(table["layer"] == layer) & (table["measure"] == measure)]
         outdated = rows["value_full"].isna() if value is not None else rows["value_full"].notna()
@@ -111,7 +112,7 @@ def compute_cells(
     for cell in cells:
         if cell.repeats_full:
             repeats.setdefault(cell.key, []).append(cell)
-    with Progress(label, total=len(cells), unit="cells") as bar:
+    with recorder.writer.batched(), Progress(label, total=len(cells), unit="cells") as bar:
         for key, group in repeats.items():
             if key not in recomputed:
                 full_row = full_rows[key]

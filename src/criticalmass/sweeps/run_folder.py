@@ -121,6 +121,7 @@ def _origin(store: FeatureStore) -> dict[str, Any]:
         "modality": model.get("modality"),
         "dataset_spec": dataset.get("spec"),
         "dataset_digest": dataset.get("digest"),
+        "inputs_digest": dataset.get("inputs_digest"),
         "dataset_notes": dataset.get("notes"),
         "engine": engine.get("name"),
         "precision": engine.get("precision"),

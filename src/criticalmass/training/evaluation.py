@@ -69,7 +69,7 @@ class NetworkReader:
     def accuracy(self, part: LabelledImages) -> float:
         """Return the share of images whose largest logit is that of their class."""
         features, labels = self.features(part)
-        right = self.network.classifier(features).argmax(dim=1) == labels
+        right = self.network.linear_head()(features).argmax(dim=1) == labels
         return float(right.float().mean())
 
 

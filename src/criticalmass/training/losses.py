@@ -74,7 +74,7 @@ class Cosine(_ClassifierLoss):
 
     def after_step(self) -> None:
         """Scale the rows to length 1; the loss does not depend on their length."""
-        head = self._network[0].classifier
+        head = self._network[0].linear_head()
         with torch.no_grad():
             head.weight.copy_(F.normalize(head.weight, dim=1))
             head.bias.zero_()

@@ -88,7 +88,7 @@ class FirstNeuronsHead(Term):
         [self._k] = check_sizes("first-neurons", [options["k"]], context)
         # They get no gradient, so they stay zero, also in the network without this wrapper.
         with torch.no_grad():
-            context.network.classifier.weight[:, self._k :] = 0
+            context.network.linear_head().weight[:, self._k :] = 0
 
     def readouts(self, classifier: nn.Linear, features: Tensor) -> list[Readout]:
         """Return the classifier cut to the first neurons."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ from criticalmass.extraction.datasets.hidden_labels import (
 )
 from criticalmass.extraction.datasets.images import EncodedImages
 from criticalmass.extraction.datasets.sampling import SAMPLING
+from criticalmass.extraction.datasets.several_labels import add_tasks, without_labels_option
 from criticalmass.extraction.datasets.splits import arrange_splits
 from criticalmass.extraction.labels import LabelColumn, check_hidden_labels, encode_labels
 from criticalmass.extraction.models.hub import hub_or_cache
 from criticalmass.extraction.specs import LIVE, Spec
 from criticalmass.storage.features import UNLABELLED
 
-HUB_OPTIONS = (*SAMPLING, "text", "image", "label", "config")
+HUB_OPTIONS = (*SAMPLING, "text", "image", "audio", "label", "labels", "config")
 """The options of ``hf:``."""
 
 
@@ -59,19 +60,24 @@ def is_hub_data(value: Any) -> bool:
     return "datasets.Dataset" in kinds
 
 
-def read_hub_data(spec: str, name: str, parts: Mapping[str, Any]) -> Dataset:
+def read_hub_data(
+    spec: str, name: str, parts: Mapping[str, Any], tasks: Sequence[str] = ()
+) -> Dataset:
     """Read the columns of samples and labels of live datasets of the library.
 
     Parameters
     ----------
     spec, name: under which the dataset is recorded.
     parts: part -> dataset.
+    tasks: columns of several labels of each sample.
 
     Raises
     ------
     CriticalMassError: the columns cannot be chosen, or values are missing.
     """
-    return _read_parts(import_package("datasets", "data"), Spec(spec, LIVE, name, {}), name, parts)
+    options = {"labels": ",".join(tasks)} if tasks else {}
+    parsed = Spec(spec, LIVE, name, options)
+    return _read_parts(import_package("datasets", "data"), parsed, name, parts)
 
 
 def _read_parts(library: Any, spec: Spec, name: str, parts: Mapping[str, Any]) -> Dataset:
@@ -83,25 +89,46 @@ def _read_parts(library: Any, spec: Spec, name: str, parts: Mapping[str, Any]) -
     for part, class_numbers in labels.class_numbers.items():
         ids = [f"{part}-{row}" for row in range(len(class_numbers))]
         items: Any
-        if columns.is_image:
+        if columns.is_encoded:
             items = _images(library, parts[part], columns.content, ids)
         else:
             items = _texts(parts[part], columns.content, spec)
         samples[part] = Split(items, class_numbers, ids)
+    tasks = {name: _label_columns(parts, name, features, spec) for name in columns.labels}
+    samples, task_classes = add_tasks(samples, tasks)
     splits, rule = arrange_splits(samples, spec.text)
     split_labels = {split: part.labels for split, part in splits.items()}
     source = f"column {columns.label!r} of {spec.name!r}"
     check_hidden_labels(split_labels, labels.class_names, source)
-    notes: dict[str, Any] = {"split": rule, "columns": _column_notes(columns)}
+    notes: dict[str, Any] = {"split": rule, "columns": columns.notes()}
     if labels.unlabelled_parts:
         notes["parts_without_labels"] = labels.unlabelled_parts
-    modality: Any = "image" if columns.is_image else "text"
-    return Dataset(spec.text, name, modality, splits, labels.class_names, notes=notes)
+    return Dataset(
+        without_labels_option(spec),
+        name,
+        columns.modality,
+        splits,
+        labels.class_names,
+        notes=notes,
+        task_classes=task_classes,
+    )
 
 
-def _column_notes(columns: ColumnChoice) -> dict[str, str]:
-    notes = {"image" if columns.is_image else "text": columns.content}
-    return {**notes, "label": columns.label} if columns.label is not None else notes
+def _label_columns(
+    parts: Mapping[str, Any], name: str, features: Any, spec: Spec
+) -> dict[str, LabelColumn]:
+    """Return part -> the values of one of several labels, as class names where they are known.
+
+    A class number of -1 stands for a missing label.
+    """
+    class_names = getattr(features[name], "names", None)
+    columns = {}
+    for part, samples in parts.items():
+        values = list(samples[name])
+        if class_names is not None:
+            values = [None if number in (None, -1) else class_names[number] for number in values]
+        columns[part] = LabelColumn(values, f"column {name!r} of {spec.name!r}, part {part!r}")
+    return columns
 
 
 def _load_folder(library: Any, spec: Spec) -> Any:
@@ -137,6 +164,8 @@ def _feature_kind(library: Any, feature: Any) -> str:
         return "class"
     if isinstance(feature, library.Image):
         return "image"
+    if isinstance(feature, getattr(library, "Audio", ())):
+        return "audio"
     if isinstance(feature, library.Value):
         if feature.dtype in ("string", "large_string"):
             return "text"

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from criticalmass.core.arrays import as_numpy, is_tensor
 from criticalmass.core.progress import Progress, write_line
-from criticalmass.errors import CriticalMassError, shorten
+from criticalmass.errors import CriticalMassError, shorten, unknown_name
 from criticalmass.extraction.datasets.dataset import UNITS, Dataset, Modality, Split
 from criticalmass.extraction.datasets.hub_data import is_hub_data, read_hub_data
+from criticalmass.extraction.datasets.several_labels import add_tasks
 from criticalmass.extraction.datasets.splits import arrange_splits, role_in_words
 from criticalmass.extraction.labels import LabelColumn, check_hidden_labels, encode_labels
 from criticalmass.extraction.specs import LIVE
@@ -86,7 +87,7 @@ class _Part:
         return sum(map(len, self.items)) if self.items else len(self.tensors)
 
 
-def load_live_data(data: Any) -> Dataset:
+def load_live_data(data: Any, tasks: Sequence[str] = ()) -> Dataset:
     """Read a dataset of objects in memory.
 
     Parameters
@@ -96,6 +97,7 @@ def load_live_data(data: Any) -> Dataset:
         of the library `datasets`; texts, PIL images or (n, height, width[, 3]) uint8 arrays;
         (n, d) vectors; other tensors and arrays, which are inputs of a network; columns of these.
         A single split is split by class: a quarter for the test, seed 0.
+    tasks: columns of several labels of each sample, of mappings and of datasets of `datasets`.
 
     Raises
     ------
@@ -106,8 +108,14 @@ def load_live_data(data: Any) -> Dataset:
     spec = f"{LIVE}:{type(first).__name__}"
     if all(is_hub_data(source) for source in sources.values()):
         name = str(getattr(first.info, "dataset_name", None) or "dataset")
-        return _report_split(read_hub_data(spec, name, sources), sources)
+        return _report_split(read_hub_data(spec, name, sources, tasks), sources)
     owners = {name: spec if name == _WHOLE else f"{spec} {name!r}" for name in sources}
+    task_columns: dict[str, dict[str, LabelColumn]] = {task: {} for task in tasks}
+    if tasks:
+        for name, source in sources.items():
+            sources[name], columns = _take_labels(source, tasks, owners[name])
+            for task, values in columns.items():
+                task_columns[task][name] = LabelColumn(values, f"{task!r} of {owners[name]}")
     parts = {name: _read(source, owners[name]) for name, source in sources.items()}
     modalities = {part.modality for part in parts.values()}
     if len(modalities) > 1:
@@ -122,6 +130,7 @@ def load_live_data(data: Any) -> Dataset:
         )
         for name, part in parts.items()
     }
+    samples, task_classes = add_tasks(samples, task_columns)
     splits, rule = arrange_splits(samples, spec)
     check_hidden_labels({name: split.labels for name, split in splits.items()}, class_names)
     orders = sorted({part.order for part in parts.values()})
@@ -130,7 +139,10 @@ def load_live_data(data: Any) -> Dataset:
     kind = type(getattr(first, "dataset", first))
     is_plain = kind.__module__.partition(".")[0] in _PLAIN_LIBRARIES
     name = UNITS[modality] if is_plain else kind.__name__
-    return _report_split(Dataset(spec, name, modality, splits, class_names, notes=notes), sources)
+    dataset = Dataset(
+        spec, name, modality, splits, class_names, notes=notes, task_classes=task_classes
+    )
+    return _report_split(dataset, sources)
 
 
 def _report_split(dataset: Dataset, sources: Mapping[str, Any]) -> Dataset:
@@ -333,6 +345,41 @@ def _split_batch(batch: Any, name: str) -> tuple[Any, Any]:
         f"{name} yields {len(batch)} values ({', '.join(map(_describe, batch[:4]))}); "
         "give (x, y) with one label per sample, or several inputs as a mapping of their names"
     )
+
+
+def _take_labels(
+    source: Any, tasks: Sequence[str], name: str
+) -> tuple[dict[Any, Any], dict[str, Any]]:
+    """Take the columns of several labels from the columns of the samples.
+
+    Raises
+    ------
+    CriticalMassError: there are no columns, or none of such a name, or not one value per row.
+    """
+    if not (
+        isinstance(source, Mapping) or (hasattr(source, "columns") and hasattr(source, "items"))
+    ):
+        raise CriticalMassError(
+            f"labels={', '.join(tasks)} are columns, but {name} is of type "
+            f"{type(source).__name__}; give a mapping or a data frame of columns"
+        )
+    columns = dict(source.items())
+    for task in tasks:
+        if task not in columns:
+            raise unknown_name(f"column of {name} called", task, map(str, columns))
+    samples = {
+        key: values
+        for key, values in columns.items()
+        if key not in tasks and not (is_label_name(str(key)) and _are_labels(values))
+    }
+    n = min(map(len, samples.values()), default=0)
+    for task in tasks:
+        if len(columns[task]) != n:
+            raise CriticalMassError(
+                f"{name} has {n} samples and {len(columns[task])} labels {task!r}; give one label "
+                "per sample, or None"
+            )
+    return samples, {task: columns[task] for task in tasks}
 
 
 def _split_columns(columns: Mapping[Any, Any], name: str) -> tuple[Any, Any]:

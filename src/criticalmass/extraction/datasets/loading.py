@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.progress import warn_user, write_line
+from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets.arrays import load_digits, load_npz
 from criticalmass.extraction.datasets.collections import (
     BEIR_OPTIONS,
@@ -26,6 +27,7 @@ from criticalmass.extraction.datasets.folders import load_image_folder
 from criticalmass.extraction.datasets.hub_data import HUB_OPTIONS, load_hub_data
 from criticalmass.extraction.datasets.live import load_live_data
 from criticalmass.extraction.datasets.sampling import SAMPLING, apply_sampling
+from criticalmass.extraction.datasets.several_labels import report_tasks, with_labels
 from criticalmass.extraction.datasets.tables import TABLE_OPTIONS, load_table
 from criticalmass.extraction.datasets.torchvision_data import TORCHVISION_OPTIONS, load_torchvision
 from criticalmass.extraction.datasets.undecodable import drop_broken, raise_if_broken
@@ -114,19 +116,19 @@ DATASET_SOURCES: tuple[SpecSource[Dataset], ...] = (
     SpecSource(
         "csv:FILE",
         load_table,
-        "texts or image paths; ?text=COLUMN or image=, &label=, &split=, &sep=",
+        "texts, images or sounds; ?text=COLUMN, image= or audio=, &label= or labels=A,B, &split=",
         TABLE_OPTIONS["csv"],
     ),
     SpecSource(
         "parquet:FILE",
         load_table,
-        "texts or images; ?text=COLUMN or image=COLUMN, &label=, &split=",
+        "texts, images or sounds; ?text=COLUMN, image= or audio=, &label= or labels=A,B",
         TABLE_OPTIONS["parquet"],
     ),
     SpecSource(
         "jsonl:FILE",
         load_table,
-        "one JSON object per line; ?text=COLUMN or image=, &label=, &split=",
+        "one JSON object per line; ?text=COLUMN, image= or audio=, &label= or labels=A,B",
         TABLE_OPTIONS["jsonl"],
     ),
     SpecSource(
@@ -146,7 +148,9 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = options_of(DATASET_SOURCES)
 
 
 @validate_arguments
-def load_dataset(spec: str | Dataset | Any, *, skip_broken: bool = False) -> Dataset:
+def load_dataset(
+    spec: str | Dataset | Any, *, skip_broken: bool = False, labels: Sequence[str] = ()
+) -> Dataset:
     """Load a labelled dataset.
 
     Parameters
@@ -168,6 +172,9 @@ def load_dataset(spec: str | Dataset | Any, *, skip_broken: bool = False) -> Dat
     skip_broken: leave out images that cannot be decoded and list them in the dataset's notes;
         every image is decoded once for this. By default, images with a broken header are an
         error.
+    labels: columns of several labels of each sample (csv:, parquet:, jsonl:, hf:, some demo data,
+        and mappings in memory); the same as ``?labels=A,B``. A single part is split by the classes
+        of the first one. Rows without a value are left out of that label only.
 
     Raises
     ------
@@ -178,8 +185,16 @@ def load_dataset(spec: str | Dataset | Any, *, skip_broken: bool = False) -> Dat
     """
     if is_task(spec):
         spec = read_task(spec)
-    if not isinstance(spec, (str, Dataset)):
-        spec = load_live_data(spec)
+    if isinstance(spec, str):
+        spec = with_labels(spec, labels)
+    elif isinstance(spec, Dataset):
+        if labels and tuple(labels) != tuple(spec.task_classes):
+            raise CriticalMassError(
+                f"dataset {spec.spec!r} is loaded and has the labels "
+                f"{', '.join(map(repr, spec.task_classes)) or 'of one task'}; leave out labels="
+            )
+    else:
+        spec = load_live_data(spec, labels)
     if isinstance(spec, Dataset):
         if spec.spec.startswith(f"{LIVE}:"):
             _report_samples(spec)
@@ -220,7 +235,8 @@ def _report_samples(dataset: Dataset) -> None:
         write_line(
             f"{n:,} images of {dataset.spec!r} have several frames or pages: the first is used"
         )
-    if dataset.copies is not None and dataset.class_names != UNLABELLED:
+    is_labelled = dataset.class_names != UNLABELLED or dataset.task_classes
+    if dataset.copies is not None and is_labelled:
         n_test, unit = len(dataset.splits["test"]), UNITS[dataset.modality]
         warn_user(dataset.copies.describe(unit, n_test, repr(dataset.spec)))
 
@@ -230,3 +246,4 @@ def _report_classes(dataset: Dataset) -> None:
     labels = {name: split.labels for name, split in dataset.splits.items()}
     subject = f"{dataset.spec!r} has {describe_samples(labels, dataset.class_names)}"
     report_classes(subject, dataset.class_problems())
+    report_tasks(dataset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from criticalmass.extraction.datasets.hidden_labels import (
 )
 from criticalmass.extraction.datasets.images import EncodedContent, EncodedImages, FileContent
 from criticalmass.extraction.datasets.sampling import SAMPLING
+from criticalmass.extraction.datasets.several_labels import add_tasks, without_labels_option
 from criticalmass.extraction.datasets.splits import arrange_splits, take_rows
 from criticalmass.extraction.labels import LabelColumn, check_hidden_labels, encode_labels
 from criticalmass.extraction.specs import Spec, missing_path
@@ -94,34 +96,39 @@ def _dataset(content: TableContent, spec: Spec) -> Dataset:
     table, columns = content.table, content.columns
     names, class_numbers = _read_labels(table, columns, spec)
     items: Any
-    if columns.is_image:
+    if columns.is_encoded:
         items = _images(table[columns.content], columns.content, spec)
     else:
         items = _texts(table, columns.content, spec)
     ids = [f"row-{number}" for number in range(table.num_rows)]
     samples = Split(items, class_numbers, ids)
-    parts = {"all": samples}
+    task_columns = {name: {"all": _label_column(table, name, spec)} for name in columns.labels}
+    labelled, task_classes = add_tasks({"all": samples}, task_columns)
+    parts = labelled
     if columns.split is not None:
-        parts = split_by_column(samples, _texts(table, columns.split, spec))
+        parts = split_by_column(labelled["all"], _texts(table, columns.split, spec))
     labels = PartLabels(names, {part: split.labels for part, split in parts.items()})
     if columns.label is not None:
         labels = drop_hidden_parts(labels, _label_owner(columns, spec))
     parts = {
-        part: Split(parts[part].items, numbers, parts[part].ids)
+        part: dataclasses.replace(parts[part], labels=numbers)
         for part, numbers in labels.class_numbers.items()
     }
     splits, rule = arrange_splits(parts, spec.text)
     split_labels = {name: split.labels for name, split in splits.items()}
     check_hidden_labels(split_labels, labels.class_names, _label_owner(columns, spec))
-    roles = {"text": columns.content, "label": columns.label, "split": columns.split}
-    if columns.is_image:
-        roles["image"] = roles.pop("text")
-    names_of_roles = {role: name for role, name in roles.items() if name}
-    notes: dict[str, Any] = {"split": rule, "columns": names_of_roles, **content.notes}
+    notes: dict[str, Any] = {"split": rule, "columns": columns.notes(), **content.notes}
     if labels.unlabelled_parts:
         notes["parts_without_labels"] = labels.unlabelled_parts
-    modality: Any = "image" if columns.is_image else "text"
-    return Dataset(spec.text, path.stem, modality, splits, labels.class_names, notes=notes)
+    return Dataset(
+        without_labels_option(spec),
+        path.stem,
+        columns.modality,
+        splits,
+        labels.class_names,
+        notes=notes,
+        task_classes=task_classes,
+    )
 
 
 def split_by_column(samples: Split, values: list[str]) -> dict[str, Split]:
@@ -157,11 +164,14 @@ def _read_labels(
     """Return the class names and the (n,) class numbers."""
     if columns.label is None:
         return UNLABELLED, np.zeros(table.num_rows, dtype=np.int64)
-    labels = LabelColumn(
-        table[columns.label], _label_owner(columns, spec), is_untyped=spec.scheme == "csv"
-    )
+    labels = _label_column(table, columns.label, spec)
     names, class_numbers = encode_labels([labels], WITHOUT_LABELS)
     return names, class_numbers[0]
+
+
+def _label_column(table: Any, name: str, spec: Spec) -> LabelColumn:
+    source = f"column {name!r} of {spec.name!r}"
+    return LabelColumn(table[name], source, is_untyped=spec.scheme == "csv")
 
 
 def _label_owner(columns: ColumnChoice, spec: Spec) -> str:
@@ -252,17 +262,18 @@ def _read_csv(path: Path, spec: Spec) -> TableContent:
     except pa.ArrowInvalid as error:
         raise bad_rows.error() from error
     check_rows(scan, table.num_rows, owner)
-    if columns.label is not None:
-        labels = frozenset(table[columns.label].unique().to_pylist())
+    for name in filter(None, (columns.label, *columns.labels)):
+        labels = frozenset(table[name].unique().to_pylist())
         check_long_cells(
-            scan, separator.character, list(inferred), columns.label, labels.__contains__, owner
+            scan, separator.character, list(inferred), name, labels.__contains__, owner
         )
     return TableContent(table, columns, {**separator.notes(), **scan.notes()})
 
 
 def _kinds_of_texts(inferred: Mapping[str, str], spec: Spec) -> dict[str, str]:
     """Make text of a column that an option names as text, even if all its cells are numbers."""
-    texts = {spec.options[key] for key in ("text", "image", "split") if key in spec.options}
+    keys = ("text", "image", "audio", "split")
+    texts = {spec.options[key] for key in keys if key in spec.options}
     return {
         name: "text" if name in texts or kind == "null" else kind for name, kind in inferred.items()
     }

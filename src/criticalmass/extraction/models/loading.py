@@ -20,6 +20,11 @@ from criticalmass.extraction.models.image_models import (
 from criticalmass.extraction.models.live import is_live, load_live
 from criticalmass.extraction.models.onnx_models import OnnxGraph, load_onnx, onnx_files
 from criticalmass.extraction.models.optional_imports import import_torch
+from criticalmass.extraction.models.package_networks import (
+    PACKAGE_NETWORKS,
+    load_package_network,
+    network_digest,
+)
 from criticalmass.extraction.models.pooling import check_pool
 from criticalmass.extraction.models.text_models import (
     folder_digest,
@@ -92,6 +97,16 @@ MODEL_SOURCES: tuple[SpecSource[FrozenModel], ...] = (
         _PYPI_OPTIONS,
         export_kind="sentence-transformers",
         find_digest=_minilm_digest,
+    ),
+    *(
+        SpecSource(
+            form,
+            load_package_network,
+            f"{network.description}; {network.package.licence}",
+            _PYPI_OPTIONS,
+            find_digest=network_digest,
+        )
+        for form, network in PACKAGE_NETWORKS.items()
     ),
     SpecSource(
         "timm:NAME",

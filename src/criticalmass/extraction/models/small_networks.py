@@ -83,9 +83,8 @@ class TrainableNetwork(nn.Module):
         """Return the classifier, as networks of timm do; None without one."""
         return self.head if isinstance(self.head, nn.Linear) else None
 
-    @property
-    def classifier(self) -> nn.Linear:
-        """The classifier of a network that has one.
+    def linear_head(self) -> nn.Linear:
+        """Return the classifier of a network that has one.
 
         Raises
         ------

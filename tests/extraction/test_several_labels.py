@@ -1,0 +1,249 @@
+"""Several labels of one input: features once, a store for each label, paired comparisons."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import criticalmass as cm
+from criticalmass.cli.main import run_command
+from criticalmass.errors import CriticalMassError, StoreError
+from criticalmass.extraction.datasets import UNLABELLED, load_dataset
+from criticalmass.storage.features_writer import StoreWriter
+from criticalmass.storage.run import Run
+
+torch = pytest.importorskip("torch")
+N, D = 480, 16
+
+
+def two_tasks(n: int = N) -> dict[str, Any]:
+    """Vectors of which every neuron tells the side, and only all together the balance."""
+    rng = np.random.default_rng(0)
+    side = rng.integers(0, 2, n)
+    noise = rng.standard_normal((n, D))
+    signs = np.where(np.arange(D) % 2, 1.0, -1.0)
+    # The alternating sum does not depend on the side.
+    balance = (noise @ signs > 0).astype(int)
+    return {
+        "x": (noise + 12.0 * (side[:, None] - 0.5)).astype(np.float32),
+        "side": side.tolist(),
+        "balance": balance.tolist(),
+    }
+
+
+def sweep(store: Any, out: Path) -> Run:
+    return cm.sweep(store, out=out, fractions=(1 / 16, 0.25, 0.5, 1.0), measures=("centroid",))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run, Run]:
+    """The two tasks, and the second one with one label in fifty changed."""
+    folder = tmp_path_factory.mktemp("tasks")
+    data = two_tasks()
+    data["changed"] = [y ^ (row % 50 == 0) for row, y in enumerate(data["balance"])]
+    names = ("side", "balance", "changed")
+    store = cm.extract(torch.nn.Identity(), data, out=folder / "features", labels=names)
+    side, balance, changed = (sweep(store.task(name), folder / name) for name in names)
+    return side, balance, changed
+
+
+def test_the_critical_mass_depends_on_the_task(runs: tuple[Run, Run, Run]) -> None:
+    side, balance, _ = runs
+    table = cm.compare(side, balance, deltas=0.95)
+    row = table.query("quantity == 'critical_mass'").iloc[0]
+    assert row["value_a"] == 1
+    assert row["value_b"] > 8
+    assert row["high"] < 0
+    assert (row["samples"], row["seeds"]) == ("paired", "paired")
+    assert row["by"] == "dataset"
+    assert row["a"].endswith("-side")
+
+
+def test_tasks_on_the_same_samples_are_compared_in_pairs(runs: tuple[Run, Run, Run]) -> None:
+    _, balance, changed = runs
+    width = {}
+    for paired in (None, False):
+        row = cm.compare(balance, changed, paired=paired).query("quantity == 'whole layer'").iloc[0]
+        width[row["samples"]] = row["high"] - row["low"]
+    assert width["paired"] < 0.6 * width["independent"]
+
+
+def test_one_subset_for_tasks_of_one_store(runs: tuple[Run, Run, Run]) -> None:
+    side, balance, changed = runs
+    table = cm.shared_subsets([side, balance], deltas=0.95)
+    assert (table["hardest_task"] == balance.frame()["dataset"].iloc[0]).all()
+    alike = cm.subset_correlations([balance, changed]).query("n_kept.isna()")
+    assert alike["correlation"].iloc[0] > 0.5
+
+
+def test_features_are_stored_once_and_move_together(tmp_path: Path) -> None:
+    data = two_tasks(80)
+    store = cm.extract(
+        torch.nn.Identity(), data, out=tmp_path / "a" / "features", labels=("side", "balance")
+    )
+    assert len([*store.path.rglob("features/**/*.npy")]) == 2  # train and test
+    assert store.tasks == ("balance", "side")
+    assert store.class_names == UNLABELLED
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    moved = cm.FeatureStore.open(tmp_path / "b" / "features")
+    side = moved.task("side")
+    for split in ("train", "test"):
+        assert np.array_equal(side.features(split).array(), moved.features(split).array())
+        rows = [int(name.rpartition("-")[2]) for name in side.sample_ids(split)]
+        assert side.labels(split).tolist() == [data["side"][row] for row in rows]
+    assert side.digest() != moved.task("balance").digest()
+    # Without the store around it there are no features.
+    shutil.copytree(side.path, tmp_path / "alone")
+    with pytest.raises(StoreError, match="shares the features of the store around it"):
+        cm.FeatureStore.open(tmp_path / "alone")
+    shard = next(moved.path.rglob("features/**/train-*.npy"))
+    shard.write_bytes(shard.read_bytes()[:-4])
+    with pytest.raises(StoreError, match="damaged"):
+        moved.task("side")
+
+
+def test_a_missing_label_is_left_out_of_its_task_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StoreWriter, "shard_rows", 7)
+    data = two_tasks(80)
+    missing = {3, 4, 50, 79}
+    data["balance"] = [None if row in missing else y for row, y in enumerate(data["balance"])]
+    with pytest.warns(UserWarning, match=r"'balance' .* is missing in .* left out of this label"):
+        store = cm.extract(
+            torch.nn.Identity(), data, out=tmp_path / "features", labels=("side", "balance")
+        )
+    n = {name: 0 for name in store.tasks}
+    for name in store.tasks:
+        task = store.task(name)
+        for split in ("train", "test"):
+            rows = [int(sample.rpartition("-")[2]) for sample in task.sample_ids(split)]
+            n[name] += len(rows)
+            assert np.array_equal(task.features(split).array(), data["x"][rows])
+            assert np.array_equal(task.features(split)[[0, -1]], data["x"][[rows[0], rows[-1]]])
+            assert task.labels(split).tolist() == [int(data[name][row]) for row in rows]
+    assert n == {"side": 80, "balance": 76}
+    notes = store.task("balance").manifest["dataset"]["notes"]
+    assert sum(notes["samples_without_label"].values()) == 4
+    pair = [sweep(store.task(name), tmp_path / name) for name in ("side", "balance")]
+    assert set(cm.compare(*pair)["samples"]) == {"independent"}
+
+
+@pytest.mark.parametrize("scheme", ["csv", "parquet", "jsonl", "hf"])
+def test_every_table_gives_the_same_tasks(tmp_path: Path, scheme: str) -> None:
+    table = pd.DataFrame(
+        {
+            "text": [f"text {row}" for row in range(40)],
+            "tone": [row % 4 + 1 for row in range(40)],
+            "speaker": ["a", "b", None, "b"] * 10,
+        }
+    )
+    path = tmp_path / f"t.{scheme}"
+    if scheme == "csv":
+        table.to_csv(path, index=False)
+    elif scheme == "parquet":
+        table.to_parquet(path)
+    elif scheme == "jsonl":
+        table.to_json(path, orient="records", lines=True)
+    else:
+        library = pytest.importorskip("datasets")
+        library.Dataset.from_pandas(table).save_to_disk(path)
+    with pytest.warns(UserWarning, match="'speaker' .* missing in"):
+        data = load_dataset(f"{scheme}:{path}?text=text", labels=("tone", "speaker"))
+    assert data.task_classes == {"tone": ("1", "2", "3", "4"), "speaker": ("a", "b")}
+    assert data.spec == f"{scheme}:{path}?text=text"
+    for split in data.splits.values():
+        rows = [int(name.rpartition("-")[2]) for name in split.ids]
+        assert split.tasks["tone"].tolist() == [row % 4 for row in rows]
+        assert split.tasks["speaker"].tolist() == [[0, 1, -1, 1][row % 4] for row in rows]
+        # The first label decides the split.
+        assert np.ptp(np.bincount(split.tasks["tone"])) <= 1
+    # Other labels of the same samples leave the samples as they are.
+    assert load_dataset(f"{scheme}:{path}?text=text&labels=tone").digest == data.digest
+    with pytest.warns(UserWarning, match="missing"):
+        sample = load_dataset(f"{scheme}:{path}?text=text&labels=tone,speaker&n=8")
+    assert np.bincount(sample.splits["train"].tasks["tone"]).tolist() == [2, 2, 2, 2]
+
+
+def test_what_cannot_be_a_label_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    lines = [f"text {row},{row % 2},{row % 3},,{row + 0.5}" for row in range(12)]
+    path.write_text("\n".join(["text,tone,speaker,empty,size", *lines]))
+    spec = f"csv:{path}?text=text"
+    for labels, words in {
+        ("tone", "speeker"): "did you mean 'speaker'",
+        ("tone", "tone"): "each label once",
+        ("tone", "text"): "holds the samples",
+        ("empty",): "no value in any row",
+        ("size",): "regression is not supported",
+        ("a&b",): "rename this column",
+    }.items():
+        with pytest.raises(CriticalMassError, match=words):
+            load_dataset(spec, labels=labels)
+    for bad, words in {
+        f"{spec}&label=tone&labels=speaker": "leave label out",
+        f"{spec}&labels=tone,speaker&classes=0-1": "leave classes= out",
+        f"csv:{path}?label=tone&labels=tone": "leave label out",
+    }.items():
+        with pytest.raises(CriticalMassError, match=words):
+            load_dataset(bad)
+    with pytest.raises(CriticalMassError, match="already sets labels"):
+        load_dataset(f"{spec}&labels=tone", labels=("speaker",))
+    with pytest.raises(CriticalMassError, match="no option .*labels"):
+        load_dataset("sklearn:digits", labels=("tone",))
+    data = two_tasks(20)
+    with pytest.raises(CriticalMassError, match="did you mean 'side'"):
+        load_dataset(data, labels=("sides",))
+    with pytest.raises(CriticalMassError, match="19 labels 'side'"):
+        load_dataset(data | {"side": data["side"][:-1]}, labels=("side",))
+    with pytest.raises(CriticalMassError, match="labels=side are columns"):
+        load_dataset((data["x"], data["side"]), labels=("side",))
+    with pytest.raises(CriticalMassError, match="did you mean 'side'"):
+        cm.extract(
+            torch.nn.Identity(), data, out=tmp_path / "features", labels=("side",)
+        ).task("sidee")
+
+
+NET = """
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+"""
+
+
+def test_one_command_measures_all_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net_of_tasks.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rng = np.random.default_rng(0)
+    rows = []
+    for row in range(48):
+        tone, speaker = row % 2, row // 2 % 3
+        pixels = rng.integers(0, 60, (8, 8, 3)) + [180 * tone, 90 * speaker, 0]
+        file = io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
+        rows.append({"image": file.getvalue(), "tone": tone, "speaker": f"s{speaker}"})
+    pd.DataFrame(rows).to_parquet(tmp_path / "t.parquet")
+    command = ["measure", "module:net_of_tasks:net?px=8", "parquet:t.parquet", "--out", "out", "-q"]
+    options = ["--measure", "centroid", "--refine", "none", "--fraction", "0.5", "--fraction", "1"]
+    for labels in (["tone", "speaker"], ["tone", "speaker"]):
+        flags = [flag for label in labels for flag in ("--labels", label)]
+        assert run_command([*command, *options, *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "t-tone" in printed and "t-speaker" in printed
+    frames = {name: Run.open(tmp_path / "out" / f"run-{name}").frame() for name in labels}
+    assert {len(frame) for frame in frames.values()} == {6}
+    assert run_command(["compare", "out/run-tone", "out/run-speaker", "--format", "csv"]) == 0
+    assert "paired" in capsys.readouterr().out
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert run_command(["sweep", "out/features/tasks/tone", "--out", "again", "-q"]) == 0
