@@ -30,6 +30,7 @@ _PUBLIC = {
     "class_losses": "analysis.fairness",
     "coefficient_of_variation": "analysis.inequality",
     "compare": "analysis.comparison",
+    "compare_recipes": "analysis.training_seeds",
     "curves": "analysis.redundancy",
     "degrading_neurons": "sweeps.degrading",
     "diagonal_share": "theory.spectrum",
@@ -69,6 +70,7 @@ _PUBLIC = {
     "subset_correlations": "analysis.shared_subsets",
     "sweep": "sweeps.sweep",
     "train": "training.train",
+    "trained_runs": "analysis.training_seeds",
     "train_sizes": "analysis.train_sizes",
     "verify": "shrinking.verify",
 }

@@ -414,10 +414,14 @@ class TestBatchedWrites:
                 assert len(run.frame()) == i + 1
 
     def test_an_error_inside_loses_no_row(self, run):
-        with pytest.raises(KeyboardInterrupt), run.writer() as w, w.batched():
-            w.append([row("a")])
-            w.append([row("b", seed=1)])
-            raise KeyboardInterrupt
+        def interrupted():
+            with run.writer() as w, w.batched():
+                w.append([row("a")])
+                w.append([row("b", seed=1)])
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
         assert run.frame()["cell"].tolist() == ["a", "b"]
 
     def test_an_incomplete_row_is_refused_at_once(self, run):

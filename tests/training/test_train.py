@@ -420,7 +420,6 @@ def test_a_bad_recipe_is_refused_in_one_line_and_nothing_is_written(
         ({"data": {"n": 9}}, "n=9"),
         ({"data": {"n": 14, "validation": 0.1}}, "leaves none of class"),
         ({"data": {"n": 10, "validation": 0.1}}, "leaves none; use a larger n"),
-        ({"data": {"dataset": "demo:wordnet-nouns"}}, "holds texts; recipes train on images"),
         ({"network": {"name": "vit4", "width": 8, "pixels": 15}}, "the pixels of 2"),
         ({"network": {"name": "vit4", "width": 6}}, "the width must be a multiple of 4"),
         ({"network": {"name": "test_vit", "pixels": 9}}, "does not take 9 pixels"),
@@ -438,6 +437,14 @@ def test_data_and_networks_that_do_not_fit_are_refused(
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "a").exists()
+
+
+def test_texts_are_refused(tmp_path: Path) -> None:
+    table = tmp_path / "texts.csv"
+    lines = [f"word number {number},{'ab'[number % 2]}" for number in range(40)]
+    table.write_text("\n".join(["text,label", *lines]))
+    with pytest.raises(CriticalMassError, match="holds texts; recipes train on images"):
+        cm.train(tiny_recipe(data={"dataset": f"csv:{table}"}), out=tmp_path / "a")
 
 
 def test_a_batch_larger_than_the_data_is_one_step(tmp_path: Path) -> None:

@@ -331,3 +331,19 @@ def test_a_small_spread_far_from_zero_is_not_lost() -> None:
     z = standardised(x)
     near, far = fit(z, y, (6,), 1e-2), fit(z + 1e7, y, (6,), 1e-2)
     assert far.objective[0, 0, 0] == pytest.approx(near.objective[0, 0, 0], rel=1e-5)
+
+
+def test_every_fit_of_few_neurons_is_certified_after_the_search() -> None:
+    """A fit that the search left near its optimum makes a pass on all rows before it may end."""
+    from criticalmass import synthetic
+    from criticalmass.measures.logistic.probe import LogisticProtocol, logistic
+    from criticalmass.measures.probes.task import ProbeTask
+
+    data = synthetic.draw(synthetic.diffuse(32, 8, seed=3), n_train=300, n_test=300, seed=3)
+    orders = np.array([np.random.default_rng(seed).permutation(32) for seed in range(10)])
+    validation = np.random.default_rng(0).random(300) < 0.2
+    labels = data.y_train.astype(np.int64)
+    task = ProbeTask(data.x_train, labels, data.x_test, 2, orders, (1, 2, 4), validation)
+    scores = logistic(task)
+    assert (scores.status == "ok").all()
+    assert scores.gap.max() <= LogisticProtocol().tol

@@ -270,7 +270,7 @@ def _mobilenetv1_folded(path: Path, net: nn.Module) -> Mapping[str, NDArray[Any]
 
 
 def _xception_keras(path: Path, net: nn.Module) -> Mapping[str, NDArray[Any]]:
-    """Read Xception under Keras's names; timm's ``legacy_xception`` numbers its blocks one lower."""
+    """Read Xception under Keras's names; timm numbers its blocks one lower."""
     layers = read_keras(path, "xception")
     renamed: dict[str, NDArray[Any]] = {}
     # timm's name -> Keras's layer.

@@ -106,7 +106,8 @@ def find_checkpoint(name: str) -> Checkpoint:
     number = int(manifest["recipe"]["epochs"]) if epoch == LAST else int(epoch)
     if number not in entries:
         kept = ", ".join(map(str, sorted(entries))) or "none"
-        cure = "" if manifest["complete"] else "; its training is not finished: run criticalmass train again"
+        cure = "; its training is not finished: run criticalmass train again"
+        cure = "" if manifest["complete"] else cure
         raise CriticalMassError(
             f"{str(folder)!r} has no checkpoint of epoch {number}; it has: {kept}{cure}"
         )

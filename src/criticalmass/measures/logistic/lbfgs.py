@@ -123,6 +123,8 @@ class SoftmaxProblem:
     def restart(self, prior: NDArray[np.float64] | None = None) -> None:
         """Keep weights and curvature but discard the objective: the rows or intercepts changed."""
         self.prior = self.prior if prior is None else prior
+        # The estimate was that of the other rows; with it a fit could end before its first pass.
+        self.estimated_gap = np.inf
         self._evaluated = False
         self.stalled = False
         self._backtracks = 0
