@@ -44,6 +44,10 @@ class DataUnavailableError(CriticalMassError):
     """A dataset or model is not available here (no archive, no internet)."""
 
 
+class BrokenSampleError(CriticalMassError):
+    """An image or a sound cannot be decoded."""
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> CriticalMassError:
     """Make the error for a name that does not exist, with a did-you-mean.
 

@@ -473,3 +473,19 @@ def test_an_exponent_without_a_point_is_a_number(tmp_path: Path) -> None:
     assert recipe.objectives[1].options["weight"] == 0.001
     assert recipe.optimizer.lr == 0.001
     assert np.isclose(recipe.optimizer.momentum, 0.9)
+
+
+def test_what_a_killed_process_left_in_a_finished_folder_is_removed(
+    tmp_path: Path, uninterrupted: dict[str, bytes]
+) -> None:
+    recipe, out = tiny_recipe(checkpoints=[1]), tmp_path / "a"
+    cm.train(recipe, out=out)
+    for name in (
+        "1-resume.pt",
+        ".manifest.json.1.part",
+        "checkpoints/.epoch.1.part",
+        "writer.json",
+    ):
+        (out / name).write_bytes(b"{}")
+        cm.train(recipe, out=out)
+        assert contents(out) == uninterrupted

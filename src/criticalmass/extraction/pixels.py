@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from criticalmass.errors import CriticalMassError
+from criticalmass.errors import BrokenSampleError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,7 +19,7 @@ _LEVEL_STEP = 257
 _FORMATS_OF_16_BITS = ("PNG", "PPM")
 
 
-class BrokenImageError(CriticalMassError):
+class BrokenImageError(BrokenSampleError):
     """An image cannot be decoded."""
 
 

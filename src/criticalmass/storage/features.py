@@ -162,6 +162,7 @@ class FeatureStore(Shown):
             "layers": ", ".join(layers[:4]) + more,
             "samples": ", ".join(counts),
             "classes": "none" if classes == UNLABELLED else f"{len(classes):,}",
+            **({"labels": ", ".join(self.tasks)} if self.tasks else {}),
         }
         return Card(f"Feature store {str(self.path)!r}", facts)
 

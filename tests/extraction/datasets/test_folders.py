@@ -193,7 +193,10 @@ def test_links_to_folders_are_followed_once(tmp_path):
     os.symlink(root / "cat", root / "cat" / "itself")
     os.symlink(root, root / "cat" / "above")
     os.symlink(tmp_path / "more", tmp_path / "more" / "deep" / "loop")
-    assert [path.relative_to(root).as_posix() for path in list_files(root / "cat").images] == [
+    assert [
+        path.relative_to(root).as_posix()
+        for path in list_files(root / "cat", image_suffixes()).read
+    ] == [
         *(f"cat/{number}.png" for number in range(4)),
         "cat/link/deep/m.png",
     ]

@@ -9,7 +9,7 @@ from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.extraction.datasets.dataset import UNITS, Modality
 from criticalmass.extraction.specs import LIVE, Spec
 
-_CONTENT_OPTIONS = ("text", "image", "audio")
+_CONTENT_OPTIONS: tuple[Modality, ...] = ("text", "image", "audio")
 COLUMN_OPTIONS = (*_CONTENT_OPTIONS, "label", "labels", "split")
 NO_LABEL = "none"
 # Usual column names, the most likely first.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from criticalmass.core.notebook import Card, Shown
 from criticalmass.errors import CriticalMassError
-from criticalmass.extraction.datasets.images import EncodedImages, ImageHeader, read_header
+from criticalmass.extraction.datasets.encoded import EncodedSamples, SampleHeader
 from criticalmass.storage.class_counts import ClassProblem, describe_classes
 from criticalmass.storage.qrels import Qrels
 from criticalmass.storage.task_stores import Labelling
@@ -83,7 +83,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class ImageFault:
+class SampleFault:
     """An image that cannot be decoded.
 
     Attributes
@@ -162,7 +162,7 @@ class Dataset(Shown):
     notes: Mapping[str, Any] = field(default_factory=dict)
     qrels: Qrels | None = None
     task_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    faults: tuple[ImageFault, ...] = field(default=(), init=False, repr=False, compare=False)
+    faults: tuple[SampleFault, ...] = field(default=(), init=False, repr=False, compare=False)
     copies: SampleCopies | None = field(default=None, init=False, repr=False, compare=False)
 
     def _card(self) -> Card:
@@ -230,14 +230,14 @@ class _Inspection:
     """
 
     digest: str
-    faults: tuple[ImageFault, ...]
+    faults: tuple[SampleFault, ...]
     n_with_frames: int
     copies: SampleCopies | None
 
 
 def _inspect(dataset: Dataset) -> _Inspection:
     """Digest all content; check each encoded image's header and find copies in the same pass."""
-    faults: list[ImageFault] = []
+    faults: list[SampleFault] = []
     n_with_frames = 0
     sample_digests: dict[str, list[bytes]] = {}
     digest = hashlib.sha256(dataset.modality.encode())
@@ -250,16 +250,16 @@ def _inspect(dataset: Dataset) -> _Inspection:
         for index, content in enumerate(_contents(split.items)):
             digests.append(hashlib.sha256(content).digest())
             digest.update(digests[-1])
-            if isinstance(split.items, EncodedImages):
-                header = read_header(content)
+            if isinstance(split.items, EncodedSamples):
+                header = split.items.read_header(content)
                 if not content:
-                    header = ImageHeader(split.items.fault(index))
+                    header = SampleHeader(split.items.fault(index))
                 n_with_frames += header.has_frames
                 if header.fault is not None:
                     # Broken images are reported as such.
                     digests[-1] = b""
                     image_name, sample_id = split.items.name(index), split.ids[index]
-                    faults.append(ImageFault(name, index, sample_id, image_name, header.fault))
+                    faults.append(SampleFault(name, index, sample_id, image_name, header.fault))
         if isinstance(split.items, np.ndarray):
             is_matrix = dataset.modality == "vector"
             sample_digests[name] = list(row_digests(split.items)) if is_matrix else []

@@ -1,11 +1,11 @@
-"""Find the files of images in a folder, and count those that are not read."""
+"""Find the files of images or sounds in a folder, and count those that are not read."""
 
 from __future__ import annotations
 
 import functools
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,11 +22,11 @@ class FolderFiles:
 
     Attributes
     ----------
-    images: files of images, sorted by path.
+    read: the files that are read, sorted by path.
     unread: suffix (``"no suffix"`` without one) -> number of files that are not read.
     """
 
-    images: list[Path] = field(default_factory=list)
+    read: list[Path] = field(default_factory=list)
     unread: Counter[str] = field(default_factory=Counter)
 
 
@@ -48,13 +48,14 @@ def is_skipped(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SKIPPED
 
 
-def list_files(folder: Path, *, subfolders: bool = True) -> FolderFiles:
+def list_files(folder: Path, suffixes: Collection[str], *, subfolders: bool = True) -> FolderFiles:
     """List the files of a folder.
 
     Parameters
     ----------
     folder: the folder. Links to folders are followed, each folder is read once, and a link to
         a folder that holds ``folder`` is not followed.
+    suffixes: suffixes of the files to read, in lower case.
     subfolders: whether to list the files of its folders too.
     """
     files = FolderFiles()
@@ -73,12 +74,12 @@ def list_files(folder: Path, *, subfolders: bool = True) -> FolderFiles:
             path = Path(current, name)
             if is_skipped(name):
                 continue
-            # A link without a target is reported as an image that cannot be read.
-            if path.suffix.lower() in image_suffixes() and (path.is_file() or path.is_symlink()):
-                files.images.append(path)
+            # A link without a target is reported as a sample that cannot be read.
+            if path.suffix.lower() in suffixes and (path.is_file() or path.is_symlink()):
+                files.read.append(path)
             else:
                 files.unread[path.suffix.lower() or _NO_SUFFIX] += 1
-    files.images.sort()
+    files.read.sort()
     return files
 
 

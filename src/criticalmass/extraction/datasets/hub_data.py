@@ -11,8 +11,10 @@ import numpy as np
 
 from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError, DataUnavailableError
+from criticalmass.extraction.datasets.audio import EncodedSounds
 from criticalmass.extraction.datasets.columns import ColumnChoice, choose_columns
 from criticalmass.extraction.datasets.dataset import Dataset, Split
+from criticalmass.extraction.datasets.encoded import EncodedSamples
 from criticalmass.extraction.datasets.hidden_labels import (
     WITHOUT_LABELS,
     PartLabels,
@@ -90,7 +92,7 @@ def _read_parts(library: Any, spec: Spec, name: str, parts: Mapping[str, Any]) -
         ids = [f"{part}-{row}" for row in range(len(class_numbers))]
         items: Any
         if columns.is_encoded:
-            items = _images(library, parts[part], columns.content, ids)
+            items = _encoded(library, parts[part], columns, ids)
         else:
             items = _texts(parts[part], columns.content, spec)
         samples[part] = Split(items, class_numbers, ids)
@@ -223,8 +225,8 @@ def _texts(part: Any, column: str, spec: Spec) -> list[str]:
 
 
 @dataclass(frozen=True)
-class HubImageColumn:
-    """The encoded images in a column of a part."""
+class HubBytesColumn:
+    """The encoded images or sounds in a column of a part."""
 
     part: Any
     column: str
@@ -233,7 +235,7 @@ class HubImageColumn:
         return len(self.part)
 
     def __getitem__(self, row: int, /) -> bytes:
-        """Return one image's bytes, from the cell or from the file that it names."""
+        """Return one sample's bytes, from the cell or from the file that it names."""
         cell = self.part[row][self.column] or {}
         content = cell.get("bytes")
         if content is None and cell.get("path"):
@@ -241,8 +243,12 @@ class HubImageColumn:
         return content or b""
 
 
-def _images(library: Any, part: Any, column: str, ids: list[str]) -> EncodedImages:
-    images = part.select_columns([column]) if hasattr(part, "select_columns") else part
-    images = images.cast_column(column, library.Image(decode=False))
-    names = [f"{column} of {sample_id}" for sample_id in ids]
-    return EncodedImages(HubImageColumn(images, column), names, np.arange(len(images)))
+def _encoded(library: Any, part: Any, columns: ColumnChoice, ids: list[str]) -> EncodedSamples[Any]:
+    name = columns.content
+    column = part.select_columns([name]) if hasattr(part, "select_columns") else part
+    is_image = columns.modality == "image"
+    feature = library.Image(decode=False) if is_image else library.Audio(decode=False)
+    column = column.cast_column(name, feature)
+    kind = EncodedImages if is_image else EncodedSounds
+    names = [f"{name} of {sample_id}" for sample_id in ids]
+    return kind(HubBytesColumn(column, name), names, np.arange(len(column)))

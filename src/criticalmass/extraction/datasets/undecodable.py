@@ -1,4 +1,4 @@
-"""Undecodable images of a dataset: raise an error that names them, or leave them out."""
+"""Undecodable images and sounds of a dataset: raise an error that names them, or leave them out."""
 
 from __future__ import annotations
 
@@ -9,38 +9,41 @@ from contextlib import contextmanager
 import numpy as np
 
 from criticalmass.core.progress import warn_user
-from criticalmass.extraction.datasets.dataset import Dataset, ImageFault
-from criticalmass.extraction.datasets.images import EncodedImages, decode_faults
+from criticalmass.errors import BrokenSampleError
+from criticalmass.extraction.datasets.dataset import UNITS, Dataset, SampleFault
+from criticalmass.extraction.datasets.encoded import EncodedSamples, decode_faults
 from criticalmass.extraction.datasets.splits import take_rows
-from criticalmass.extraction.pixels import BrokenImageError
 
 _MAX_NAMED = 3
 
 
-def raise_if_broken(dataset: Dataset, faults: Sequence[ImageFault]) -> None:
-    """Raise if there are broken images.
+def raise_if_broken(dataset: Dataset, faults: Sequence[SampleFault]) -> None:
+    """Raise if there are broken images or sounds.
 
     Raises
     ------
-    BrokenImageError: ``faults`` is not empty; the message counts them and names the first ones.
+    BrokenSampleError: ``faults`` is not empty; the message counts them and names the first ones.
     """
     if not faults:
         return
     total = sum(len(split) for split in dataset.splits.values())
     names = "; ".join(f"{fault.name!r} ({fault.reason})" for fault in faults[:_MAX_NAMED])
     pronoun = "it" if len(faults) == 1 else "them"
-    raise BrokenImageError(
-        f"{len(faults)} of {total} images of {dataset.spec!r} cannot be read: {names}"
+    items = dataset.splits[faults[0].split].items
+    error = items.error if isinstance(items, EncodedSamples) else BrokenSampleError
+    units = UNITS[dataset.modality]
+    raise error(
+        f"{len(faults)} of {total} {units} of {dataset.spec!r} cannot be read: {names}"
         f"{_and_more(faults)}; remove or repair {pronoun}, or leave {pronoun} out "
         "(--skip-broken, skip_broken=True)"
     )
 
 
 def drop_broken(dataset: Dataset) -> Dataset:
-    """Decode every image once; return the dataset without those that cannot be decoded.
+    """Decode every image or sound once; return the dataset without those that cannot be decoded.
 
-    The dataset's notes, and so the manifest of a feature store, list the images left out. The
-    split does not depend on them: a repaired image is in the split that it would have been in.
+    The dataset's notes, and so the manifest of a feature store, list the samples left out. The
+    split does not depend on them: a repaired sample is in the split that it would have been in.
     """
     faults = find_broken(dataset)
     if not faults:
@@ -51,42 +54,43 @@ def drop_broken(dataset: Dataset) -> Dataset:
         splits[name] = take_rows(split, np.setdiff1d(np.arange(len(split)), broken))
     skipped = {
         "count": len(faults),
-        "images": [
+        UNITS[dataset.modality]: [
             {"split": fault.split, "id": fault.id, "reason": fault.reason} for fault in faults
         ],
     }
     names = ", ".join(fault.id for fault in faults[:_MAX_NAMED])
-    count = "1 image" if len(faults) == 1 else f"{len(faults)} images"
+    units = UNITS[dataset.modality]
+    count = f"1 {units.removesuffix('s')}" if len(faults) == 1 else f"{len(faults)} {units}"
     warn_user(f"left out {count} that cannot be read: {names}{_and_more(faults)}")
     return dataclasses.replace(
         dataset, splits=splits, digest="", notes={**dataset.notes, "skipped": skipped}
     )
 
 
-def find_broken(dataset: Dataset) -> list[ImageFault]:
-    """Decode every encoded image of a dataset; return those that cannot be decoded."""
+def find_broken(dataset: Dataset) -> list[SampleFault]:
+    """Decode every encoded sample of a dataset; return those that cannot be decoded."""
     return [
-        ImageFault(name, index, split.ids[index], split.items.name(index), reason)
+        SampleFault(name, index, split.ids[index], split.items.name(index), reason)
         for name, split in dataset.splits.items()
-        if isinstance(split.items, EncodedImages)
+        if isinstance(split.items, EncodedSamples)
         for index, reason in decode_faults(split.items).items()
     ]
 
 
-def _and_more(faults: Sequence[ImageFault]) -> str:
+def _and_more(faults: Sequence[SampleFault]) -> str:
     return f" and {len(faults) - _MAX_NAMED} more" if len(faults) > _MAX_NAMED else ""
 
 
 @contextmanager
 def report_all_broken(dataset: Dataset) -> Iterator[None]:
-    """If an image turns out to be broken inside this block, decode all and report all broken ones.
+    """If a sample turns out to be broken inside this block, decode all and report all broken ones.
 
     Raises
     ------
-    BrokenImageError: for all broken images, instead of the first one.
+    BrokenSampleError: for all broken samples, instead of the first one.
     """
     try:
         yield
-    except BrokenImageError:
+    except BrokenSampleError:
         raise_if_broken(dataset, find_broken(dataset))
         raise

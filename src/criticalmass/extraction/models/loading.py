@@ -26,6 +26,11 @@ from criticalmass.extraction.models.package_networks import (
     network_digest,
 )
 from criticalmass.extraction.models.pooling import check_pool
+from criticalmass.extraction.models.static_texts import (
+    WORDLLAMA,
+    load_wordllama,
+    wordllama_digest,
+)
 from criticalmass.extraction.models.text_models import (
     folder_digest,
     load_minilm,
@@ -107,6 +112,13 @@ MODEL_SOURCES: tuple[SpecSource[FrozenModel], ...] = (
             find_digest=network_digest,
         )
         for form, network in PACKAGE_NETWORKS.items()
+    ),
+    SpecSource(
+        f"pypi:{WORDLLAMA}",
+        load_wordllama,
+        "WordLlama, means of Matryoshka-trained token embeddings, 256 neurons (extra: text); MIT",
+        _PYPI_OPTIONS,
+        find_digest=wordllama_digest,
     ),
     SpecSource(
         "timm:NAME",

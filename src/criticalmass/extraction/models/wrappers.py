@@ -82,6 +82,19 @@ class SentenceEmbedder(nn.Module):
         return embedding
 
 
+class StaticEmbedder(nn.Module):
+    """The mean of a text's token embeddings, which do not depend on the other tokens."""
+
+    def __init__(self, vectors: Tensor) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding.from_pretrained(vectors)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """Embed (n, tokens) int64 -> (n, d)."""
+        embedded: Tensor = self.embedding(token_ids)
+        return embedded.mean(dim=1)
+
+
 @dataclass(frozen=True)
 class _Reading:
     """What one module read or returned in one run: the raw tensor, and its vectors."""
