@@ -42,7 +42,7 @@ class SpecSource(Generic[T]):
     form: ``scheme:name``; a placeholder in capitals, as in ``csv:FILE``, stands for any name.
     load: loads what a spec of this form names.
     description: one line for ``criticalmass list``.
-    options: options that the spec accepts; the same for all forms of a scheme.
+    options: options that the spec accepts.
     export_kind: how the export of a model builds it again, see `shrinking.export.backbone`; ""
         for what cannot be exported.
     find_digest: computes the digest of a model's weights from its files, without loading it; None
@@ -73,8 +73,12 @@ class SpecSource(Generic[T]):
 
 
 def options_of(sources: Sequence[SpecSource[T]]) -> dict[str, tuple[str, ...]]:
-    """Return scheme -> the options that it accepts."""
-    return {source.scheme: source.options for source in sources}
+    """Return scheme -> the options that its forms accept."""
+    options: dict[str, tuple[str, ...]] = {}
+    for source in sources:
+        known = options.get(source.scheme, ())
+        options[source.scheme] = tuple(dict.fromkeys((*known, *source.options)))
+    return options
 
 
 def find_source(kind: str, spec: Spec, sources: Sequence[SpecSource[T]]) -> SpecSource[T]:
@@ -88,17 +92,20 @@ def find_source(kind: str, spec: Spec, sources: Sequence[SpecSource[T]]) -> Spec
 
     Raises
     ------
-    CriticalMassError: the scheme has no such name, and no form that takes any name.
+    CriticalMassError: the scheme has no such name, and no form that takes any name; or this form
+        does not accept an option.
     """
     of_scheme = [source for source in sources if source.scheme == spec.scheme]
-    for source in of_scheme:
-        if source.name == spec.name:
-            return source
-    for source in of_scheme:
-        if source.takes_any_name:
-            return source
-    names = [source.name for source in of_scheme]
-    raise unknown_name(f"{spec.scheme}: {kind}", spec.name, names)
+    named = [source for source in of_scheme if source.name == spec.name]
+    matching = [*named, *(source for source in of_scheme if source.takes_any_name)]
+    if not matching:
+        names = [source.name for source in of_scheme]
+        raise unknown_name(f"{spec.scheme}: {kind}", spec.name, names)
+    for key in spec.options:
+        if key not in matching[0].options:
+            form = f"{spec.scheme}:{spec.name}"
+            raise unknown_name(f"option of {kind} {form}", key, matching[0].options)
+    return matching[0]
 
 
 def parse_spec(kind: str, text: str, schemes: Mapping[str, Collection[str]]) -> Spec:

@@ -292,8 +292,8 @@ class RunWriter:
     def batched(self) -> Iterator[None]:
         """Let the rows of several appends be written together, at least every half second.
 
-        The table is one file, so each write costs as much as the whole table. Nobody reads the
-        table inside the block without `flush`; at its end, also after an error, all is written.
+        The table is one file, so each write costs as much as the whole table. Call `flush` before
+        the table is read inside the block. At its end, also after an error, all is written.
         """
         self._n_holds += 1
         try:

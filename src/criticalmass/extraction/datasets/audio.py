@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from criticalmass.core.optional import import_package
-from criticalmass.errors import BrokenSampleError
 from criticalmass.extraction.datasets.encoded import EncodedSamples, SampleHeader
+from criticalmass.extraction.sounds import BrokenSoundError, Sound
 
 SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".mp3"))
 """The suffixes of sounds, in lower case."""
-
-
-class BrokenSoundError(BrokenSampleError):
-    """A sound cannot be decoded."""
-
-
-@dataclass(frozen=True, eq=False)
-class Sound:
-    """A decoded sound.
-
-    Attributes
-    ----------
-    samples: (n,) float32, the mean over the channels.
-    rate: samples per second.
-    """
-
-    samples: NDArray[np.float32]
-    rate: int
 
 
 class EncodedSounds(EncodedSamples[Sound]):

@@ -199,7 +199,8 @@ class _ClassFolders:
         if len(self.names) < 2:
             raise CriticalMassError(
                 f"{str(self.folder)!r} has {self.kind.units} in one class folder, "
-                f"{self.names[0]!r}, and none in {_name_some(list(self.empty))}{self._unread()}; it needs at least two"
+                f"{self.names[0]!r}, and none in {_name_some(list(self.empty))}{self._unread()}; "
+                "it needs at least two"
             )
         return tuple(self.names)
 

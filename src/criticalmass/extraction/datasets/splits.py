@@ -171,7 +171,9 @@ def _group_identical(items: Any) -> NDArray[np.intp]:
         items = [hashlib.sha256(content).hexdigest() for content in items.content()]
     elif isinstance(items, np.ndarray):
         items = [digest.hex() for digest in row_digests(items)]
-    return np.asarray(np.unique(np.asarray(items), return_inverse=True)[1], dtype=np.intp)
+    # Not an array of texts, in which every text takes as much memory as the longest.
+    number = {item: index for index, item in enumerate(sorted(set(items)))}
+    return np.array([number[item] for item in items], dtype=np.intp)
 
 
 def default_split_rule(strata: NDArray[np.int64], tasks: Sequence[str] = ()) -> str:
@@ -182,6 +184,22 @@ def default_split_rule(strata: NDArray[np.int64], tasks: Sequence[str] = ()) -> 
     method = "stratified" if np.unique(strata).size > 1 else "random"
     by = f" by {tasks[0]!r}" if tasks else ""
     return f"{method}{by}, test share {TEST_SHARE}, seed {SPLIT_SEED}"
+
+
+def drop_test_copies(dataset: Dataset) -> Dataset:
+    """Return a dataset of texts without the test samples that are training samples too.
+
+    Their number is in the note ``test_copies_left_out``.
+    """
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    known = set(train.items)
+    rows = np.array([row for row, text in enumerate(test.items) if text not in known], np.intp)
+    n_copies = len(test) - len(rows)
+    if not n_copies:
+        return dataset
+    splits = {**dataset.splits, "test": take_rows(test, rows)}
+    notes = {**dataset.notes, "test_copies_left_out": n_copies}
+    return dataclasses.replace(dataset, splits=splits, notes=notes, digest="")
 
 
 def arrange_splits(parts: Mapping[str, Split], spec: str) -> tuple[dict[str, Split], str]:

@@ -179,7 +179,7 @@ def _make_onnxruntime(
 
 def _torch_source(model: FrozenModel, taps: Sequence[Tap], batch: NDArray[Any]) -> OpenVinoSource:
     tapped = tapped_model(model, taps)
-    any_length = model.modality == "text"
+    any_length = model.modality == "text" or getattr(model.preprocess, "any_length", False)
 
     def reference(inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
         with explain_input_errors(model):

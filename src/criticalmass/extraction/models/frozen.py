@@ -18,7 +18,7 @@ from criticalmass.extraction.models.preprocess import Preprocess
 if TYPE_CHECKING:
     from torch import nn
 
-Modality = Literal["image", "text", "vector", "tensor"]
+Modality = Literal["image", "text", "audio", "vector", "tensor"]
 PENULTIMATE = "penultimate"
 
 
@@ -74,7 +74,8 @@ class FrozenModel(Shown):
     ----------
     spec: the spec that it was loaded from.
     name: short name for tables.
-    modality: ``"image"``, ``"text"``, ``"vector"``, or ``"tensor"``: inputs as they are.
+    modality: ``"image"``, ``"text"``, ``"audio"``, ``"vector"``, or ``"tensor"``: inputs as they
+        are.
     module: the torch module that takes the batches of ``preprocess``, or an ``OnnxGraph``.
     root: the part of ``module`` that dotted layer paths start from.
     preprocess: turns items (PIL images, uint8 arrays, texts, vectors) into input batches.
@@ -124,9 +125,17 @@ class FrozenModel(Shown):
         """What the axes of the network's layers are."""
         return TokenLayout(
             channels_last=getattr(self.root, "output_fmt", None) == "NHWC",
-            has_class=not self.is_causal and getattr(self.root, "num_prefix_tokens", 1) > 0,
+            has_class=not self.is_causal and self._has_class_token,
             is_text=self.modality == "text",
         )
+
+    @property
+    def _has_class_token(self) -> bool:
+        """Whether the first token represents the whole sample."""
+        if self.modality == "audio":
+            # Of the networks of sounds only transformers of spectrograms (AST) have one.
+            return hasattr(getattr(self.root, "embeddings", None), "cls_token")
+        return getattr(self.root, "num_prefix_tokens", 1) > 0
 
     @property
     def preprocessing(self) -> Mapping[str, Any]:

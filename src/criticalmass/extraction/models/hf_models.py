@@ -1,4 +1,4 @@
-"""Models of transformers, for images and texts: from a folder, or from the hub."""
+"""Models of transformers, for images, texts and sounds: from a folder, or from the hub."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from criticalmass.errors import CriticalMassError, DataUnavailableError
+from criticalmass.extraction.models.audio_inputs import AudioPreprocess, ExtractorFrontEnd
 from criticalmass.extraction.models.frozen import (
     PENULTIMATE,
     FrozenModel,
+    Modality,
     Tap,
     WeightSource,
     error_reason,
@@ -28,6 +30,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 _MODALITIES = ("image", "text")
+_INPUTS_OF_SOUNDS = ("input_values", "input_features")
+_MODALITY_OF: Mapping[type, Modality] = {
+    ImagePreprocess: "image",
+    TextPreprocess: "text",
+    AudioPreprocess: "audio",
+}
+Preprocess = ImagePreprocess | TextPreprocess | AudioPreprocess
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 # A tokenizer without a limit reports a number far above this one.
 _NO_LIMIT = 10**6
@@ -53,7 +62,8 @@ def load_hf(spec: Spec) -> FrozenModel:
 
     Raises
     ------
-    CriticalMassError: the folder holds no such model, or its input is neither images nor texts.
+    CriticalMassError: the folder holds no such model, or its input is neither images nor texts nor
+        sounds.
     DataUnavailableError: there is no such folder, and the hub cannot be reached.
     MissingExtraError: transformers is not installed.
     """
@@ -63,11 +73,15 @@ def load_hf(spec: Spec) -> FrozenModel:
         model = _open_part(transformers, spec, "AutoModel")
         modality = _modality(spec, model)
         net = _tower(model, modality).float()
-        preprocess = (
-            _image_preprocess(spec, _open_part(transformers, spec, "AutoImageProcessor"))
-            if modality == "image"
-            else _text_preprocess(net, _open_part(transformers, spec, "AutoTokenizer"))
-        )
+        preprocess: Preprocess
+        if modality == "image":
+            processor = _open_part(transformers, spec, "AutoImageProcessor")
+            preprocess = _image_preprocess(spec, processor)
+        elif modality == "audio":
+            extractor = _open_part(transformers, spec, "AutoFeatureExtractor")
+            preprocess = _audio_preprocess(spec, net, extractor)
+        else:
+            preprocess = _text_preprocess(net, _open_part(transformers, spec, "AutoTokenizer"))
     if folder.is_dir():
         source = WeightSource(f"folder {folder.name}", folder_digest(folder))
     else:
@@ -83,7 +97,7 @@ def with_processor(spec: Spec, model: Any, processor: Any, source: WeightSource)
 
     Raises
     ------
-    CriticalMassError: its input is neither images nor texts, or the processor does not fit it.
+    CriticalMassError: its input is no images, texts or sounds, or the processor does not fit it.
     """
     base = getattr(model, "base_model", model)
     modality = _modality(spec, base)
@@ -92,18 +106,28 @@ def with_processor(spec: Spec, model: Any, processor: Any, source: WeightSource)
         return transformer_model(spec, net, _text_preprocess(net, processor), source)
     if modality == "image" and hasattr(processor, "image_mean"):
         return transformer_model(spec, net, _image_preprocess(spec, processor), source)
-    kind = {"text": "tokenizer", "image": "image processor"}[modality]
+    if modality == "audio" and hasattr(processor, "sampling_rate"):
+        return transformer_model(spec, net, _audio_preprocess(spec, net, processor), source)
+    units, kind = {
+        "text": ("texts", "tokenizer"),
+        "image": ("images", "image processor"),
+        "audio": ("sounds", "feature extractor"),
+    }[modality]
     raise CriticalMassError(
-        f"{spec.name} takes {modality}s; give its {kind} as preprocess=, got "
-        f"{type(processor).__name__}"
+        f"{spec.name} takes {units}; give its {kind} as preprocess=, got {type(processor).__name__}"
     )
 
 
 def transformer_model(
-    spec: Spec, net: nn.Module, preprocess: ImagePreprocess | TextPreprocess, source: WeightSource
+    spec: Spec, net: nn.Module, preprocess: Preprocess, source: WeightSource
 ) -> FrozenModel:
     """Describe a model of transformers in evaluation mode; texts have no padding."""
-    from criticalmass.extraction.models.wrappers import HiddenStates, ScaledInput, is_causal
+    from criticalmass.extraction.models.wrappers import (
+        HiddenStates,
+        ScaledInput,
+        SoundFrames,
+        is_causal,
+    )
 
     config: Any = net.config
     if getattr(config, "mask_ratio", None):
@@ -113,12 +137,16 @@ def transformer_model(
     if isinstance(preprocess, ImagePreprocess):
         states = HiddenStates(net, "pixel_values")
         module: nn.Module = ScaledInput(states, preprocess.mean, preprocess.std)
+    elif isinstance(preprocess, AudioPreprocess):
+        module = HiddenStates(net, preprocess.front_end.argument)
+        if preprocess.front_end.marks_frames:
+            module = SoundFrames(module)
     else:
         module = HiddenStates(net, "input_ids", with_mask=is_decoder)
     return FrozenModel(
         spec=spec.text,
         name=Path(spec.name).name,
-        modality="image" if isinstance(preprocess, ImagePreprocess) else "text",
+        modality=_MODALITY_OF[type(preprocess)],
         module=module.eval(),
         root=net,
         preprocess=preprocess,
@@ -159,17 +187,21 @@ def _open_part(transformers: Any, spec: Spec, auto_class: str) -> Any:
         logging.set_verbosity(level)
 
 
-def _modality(spec: Spec, model: Any) -> str:
+def _modality(spec: Spec, model: Any) -> Modality:
     main_input = getattr(model, "main_input_name", "input_ids")
     is_image = main_input == "pixel_values"
     has_two_towers = hasattr(model, "vision_model") and hasattr(model, "text_model")
+    if main_input in _INPUTS_OF_SOUNDS and not has_two_towers:
+        if spec.options.get("modality", "audio") != "audio":
+            raise CriticalMassError(f"{spec.text!r} takes sounds; leave out modality=")
+        return "audio"
     if main_input not in ("pixel_values", "input_ids") and not has_two_towers:
         raise CriticalMassError(
-            f"{spec.text!r} takes {main_input!r}, e.g. audio; only models of images and texts are "
+            f"{spec.text!r} takes {main_input!r}; only models of images, texts and sounds are "
             "supported"
         )
     default = "image" if is_image or has_two_towers else "text"
-    requested = choice_option(spec, "modality", default, _MODALITIES)
+    requested: Any = choice_option(spec, "modality", default, _MODALITIES)
     if requested != default and not has_two_towers:
         raise CriticalMassError(f"{spec.text!r} takes {default}s; leave out modality={requested}")
     return requested
@@ -177,7 +209,7 @@ def _modality(spec: Spec, model: Any) -> str:
 
 def _tower(model: Any, modality: str) -> Any:
     """Return the part of a model that encodes one kind of input."""
-    name = {"image": "vision_model", "text": "text_model"}[modality]
+    name = {"image": "vision_model", "text": "text_model"}.get(modality, "")
     if hasattr(model, "vision_model") and hasattr(model, "text_model"):
         return getattr(model, name)
     # The folder of T5's encoder alone does not say that the class is an encoder-decoder.
@@ -194,6 +226,38 @@ def _text_preprocess(net: Any, tokenizer: Any) -> TextPreprocess:
         limit = n_positions if n_positions > 0 else _DEFAULT_MAX_TOKENS
     limit = min(limit, _n_positions(net) or limit)
     return TextPreprocess(tokenizer, limit, stages=("last hidden states",))
+
+
+def _audio_preprocess(spec: Spec, net: Any, extractor: Any) -> AudioPreprocess:
+    """Use a feature extractor of transformers, such as Whisper's log-mel spectrogram.
+
+    Waveforms (wav2vec 2.0, HuBERT) keep their lengths. A spectrogram is continued to the length
+    that its network takes; the frames of Whisper's are marked, so that its last states are
+    averaged over the sound alone.
+
+    Raises
+    ------
+    CriticalMassError: the network's input is not what the extractor makes.
+    """
+    argument = net.main_input_name
+    if argument not in _INPUTS_OF_SOUNDS or not hasattr(extractor, "sampling_rate"):
+        raise CriticalMassError(
+            f"{spec.text!r}: a {type(extractor).__name__} does not make {argument!r} of sounds, "
+            "which is not supported"
+        )
+    is_wave = argument == "input_values" and not hasattr(extractor, "num_mel_bins")
+    shortest = 1
+    layers = (getattr(net.config, name, None) or () for name in ("conv_kernel", "conv_stride"))
+    for kernel, stride in reversed([*zip(*layers, strict=True)]):
+        shortest = (shortest - 1) * stride + kernel
+    front_end = ExtractorFrontEnd(
+        extractor,
+        argument,
+        shortest=shortest if is_wave else 0,
+        marks_frames=hasattr(extractor, "chunk_length") and not is_wave,
+    )
+    rate = int(extractor.sampling_rate)
+    return AudioPreprocess(rate, front_end, front_end.description, any_length=is_wave)
 
 
 def _n_positions(net: nn.Module) -> int | None:

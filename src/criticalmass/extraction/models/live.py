@@ -166,7 +166,7 @@ def fit_to_data(model: FrozenModel, modality: Modality, items: Any) -> FrozenMod
     preprocess = model.preprocess
     if not isinstance(preprocess, TensorPreprocess):
         return model
-    if preprocess.function is None and modality in ("image", "text"):
+    if preprocess.function is None and modality in ("image", "text", "audio"):
         return _ready_made(model, modality)
     if preprocess.function is None and modality == "vector":
         return _with_penultimate(
@@ -191,9 +191,14 @@ def _ready_made(model: FrozenModel, modality: Modality) -> FrozenModel:
         timm = import_after_torchvision("timm", "torch")
         spec = Spec(model.spec, LIVE, model.name, {})
         return _with_images(model, timm_preprocess(timm, model.root, spec))
-    what = {"image": "images, e.g. a transform of torchvision", "text": "texts, e.g. a tokenizer"}
+    what = {
+        "image": "images, e.g. a transform of torchvision",
+        "text": "texts, e.g. a tokenizer",
+        "audio": "sounds, e.g. a spectrogram of sound.samples",
+    }
+    units = "sounds" if modality == "audio" else f"{modality}s"
     raise CriticalMassError(
-        f"model {model.name!r} takes tensors and the data are {modality}s; give "
+        f"model {model.name!r} takes tensors and the data are {units}; give "
         f"preprocess=, the function that makes its input of one sample ({what[modality]}), or a "
         "DataLoader that yields its inputs"
     )

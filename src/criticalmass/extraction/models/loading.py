@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.errors import CriticalMassError, unknown_name
+from criticalmass.extraction.models.crepe import crepe_digest, load_crepe
 from criticalmass.extraction.models.factories import load_factory
 from criticalmass.extraction.models.frozen import FrozenModel, files_digest, state_digest
 from criticalmass.extraction.models.hf_models import load_hf
@@ -120,6 +121,16 @@ MODEL_SOURCES: tuple[SpecSource[FrozenModel], ...] = (
         _PYPI_OPTIONS,
         find_digest=wordllama_digest,
     ),
+    *(
+        SpecSource(
+            f"pypi:crepe-{width}",
+            load_crepe,
+            f"CREPE, a network for pitch, {neurons} neurons (extras: torch, audio); MIT",
+            _PYPI_OPTIONS,
+            find_digest=crepe_digest,
+        )
+        for width, neurons in (("full", "2,048"), ("tiny", "256"))
+    ),
     SpecSource(
         "timm:NAME",
         load_timm,
@@ -137,7 +148,7 @@ MODEL_SOURCES: tuple[SpecSource[FrozenModel], ...] = (
     SpecSource(
         "hf:FOLDER_OR_ID",
         load_hf,
-        "a transformers model for images or texts (extra: text)",
+        "a transformers model for images, texts or sounds (extra: text)",
         ("px", "modality", "pool"),
         find_digest=_folder_digest,
     ),

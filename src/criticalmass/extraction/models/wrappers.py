@@ -244,6 +244,25 @@ class HiddenStates(nn.Module):
         return _hidden_states(self.transformer, self._argument, inputs, with_mask=self._with_mask)
 
 
+class SoundFrames(nn.Module):
+    """An encoder of padded spectrograms, and the mean of its states over the frames of the sound.
+
+    The last row of the input marks the frames of the sound. Several frames may make one state.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Run (n, bins + 1, frames) -> (n, d)."""
+        states = self.encoder(inputs[:, :-1])
+        per_state = inputs.shape[2] // states.shape[1]
+        marks = inputs[:, -1, ::per_state, None]
+        mean: Tensor = (states * marks).sum(dim=1) / marks.sum(dim=1)
+        return mean
+
+
 def _hidden_states(
     transformer: nn.Module, argument: str, inputs: Tensor, *, with_mask: bool
 ) -> Tensor:
