@@ -158,10 +158,12 @@ def conclusions(effects: pd.DataFrame) -> list[str]:
         if all_rows.empty:
             continue
         counted = all_rows[~all_rows["verdict"].astype(str).str.startswith("gated")]
+        excludes = (counted["dr_difference_low"] > 0) | (counted["dr_difference_high"] < 0)
+        dr_text = f" The interval of the difference in DR excludes 0 in {int(excludes.sum())}."
         if part.empty:
             texts.append(
                 f"**{title}**: in none of {len(counted)} comparisons that passed the gates is a "
-                "difference shown by the probe."
+                f"difference shown by the probe.{dr_text}"
             )
             continue
         ends = part.loc[[part["log_ratio"].idxmax(), part["log_ratio"].idxmin()]]
@@ -172,7 +174,7 @@ def conclusions(effects: pd.DataFrame) -> list[str]:
         ]
         texts.append(
             f"**{title}**: {len(part)} of {len(counted)} comparisons that passed the gates differ "
-            f"by the probe; {'; '.join(parts)}."
+            f"by the probe; {'; '.join(parts)}.{dr_text}"
         )
     return texts
 

@@ -30,7 +30,7 @@ def effect(**changes: object) -> dict[str, object]:
         "measure": "logistic", "ratio": 2.0, "ratio_low": 1.5, "ratio_high": 3.0, "bound": "",
         "log_ratio": np.log(2), "log_ratio_low": np.log(1.5), "log_ratio_high": np.log(3),
         "verdict": "more neurons", "predicted_log_ratio": 0.5, "same_sign": True,
-        "within_interval": True,
+        "within_interval": True, "dr_difference_low": -0.02, "dr_difference_high": -0.01,
     }  # fmt: skip
     return {**row, **changes}
 
@@ -73,6 +73,7 @@ def test_gated_comparisons_are_counted_apart() -> None:
     assert "2 of 3 comparisons that passed the gates differ" in text
     assert "`mse` needs 2 [1.5, 3] times" in text
     assert "simclr" not in text
+    assert "DR excludes 0 in 3." in text
 
 
 def test_only_effects_with_an_interval_beside_one_count_for_the_laws() -> None:

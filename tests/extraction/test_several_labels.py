@@ -40,7 +40,7 @@ def two_tasks(n: int = N) -> dict[str, Any]:
 
 
 def sweep(store: Any, out: Path) -> Run:
-    return cm.sweep(store, out=out, fractions=(1 / 16, 0.25, 0.5, 1.0), measures=("ridge",))
+    return cm.sweep(store, out=out, fractions=(1 / 16, 0.25, 0.5, 1.0), measures=("ridge", "cka"))
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,15 @@ def test_tasks_on_the_same_samples_are_compared_in_pairs(runs: dict[str, Run]) -
         row = table.query("quantity == 'whole layer'").iloc[0]
         width[row["samples"]] = row["high"] - row["low"]
     assert width["paired"] < 0.5 * width["independent"]
+
+
+def test_similarities_of_tasks_on_the_same_samples_do_not_differ(runs: dict[str, Run]) -> None:
+    table = cm.compare(runs["side"], runs["balance"]).query("measure == 'cka'")
+    values = table[table["quantity"] == "value"]
+    assert len(values) == 3
+    assert set(values["difference"]) == set(values["low"]) == set(values["high"]) == {0.0}
+    other = cm.compare(runs["side"], runs["balance"], paired=False).query("measure == 'cka'")
+    assert (other["high"] - other["low"]).min() > 0.001
 
 
 def test_one_subset_for_tasks_of_one_store(runs: dict[str, Run]) -> None:

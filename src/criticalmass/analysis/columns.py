@@ -79,6 +79,26 @@ def with_note(row: Mapping[str, Any], note: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class SharedSeeds:
+    """Draws of the deviations of random subsets that the runs of several tasks share.
+
+    Attributes
+    ----------
+    layer, measure: the curve.
+    dataset: of the first run; with the seeds and the sizes it decides the shared draws.
+    sizes, seeds: of both runs, ascending.
+    correlation: of the deviations of this run with the shared draws.
+    """
+
+    layer: str
+    measure: str
+    dataset: str
+    sizes: tuple[int, ...]
+    seeds: tuple[int, ...]
+    correlation: float
+
+
+@dataclass(frozen=True)
 class Draws:
     """Settings of a bootstrap.
 
@@ -87,6 +107,7 @@ class Draws:
     level: confidence level of the percentile intervals, in (0, 1).
     resamples: number of bootstrap draws, at least 1.
     seed: seed of the random draws.
+    shared: what the random subsets share with those of another run, by curve.
 
     Raises
     ------
@@ -96,6 +117,7 @@ class Draws:
     level: float
     resamples: int
     seed: int
+    shared: tuple[SharedSeeds, ...] = ()
 
     def __post_init__(self) -> None:
         check_interval(self.level, self.resamples)

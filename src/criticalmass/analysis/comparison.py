@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from criticalmass.analysis.columns import (
 )
 from criticalmass.analysis.comparison_pairs import (
     CurvePair,
+    has_same_inputs,
     has_same_samples,
     pairs_between,
     pairs_within,
@@ -40,6 +41,7 @@ from criticalmass.analysis.estimators import (
     reaches,
 )
 from criticalmass.analysis.multiplicity import holm, smallest_p, two_sided_p
+from criticalmass.analysis.shared_seeds import shared_seeds
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray
 from criticalmass.core.progress import warn_user
@@ -217,10 +219,12 @@ def _pairs(
     names = run_names(first, second)
     same_samples = has_same_samples(first, second, paired)
     # Another seed draws other samples, so that two test sets do not share even their positions.
-    second_seed = draws.seed if same_samples else draws.seed + 1
+    both = draws, replace(draws, seed=draws.seed if same_samples else draws.seed + 1)
+    if same_samples and has_same_inputs(first, second):
+        both = tuple(replace(draws, shared=shared) for shared in shared_seeds(first, second))
     yield from pairs_between(
-        list(curves_of(first, draws)),
-        list(curves_of(second, Draws(draws.level, draws.resamples, second_seed))),
+        list(curves_of(first, both[0])),
+        list(curves_of(second, both[1])),
         by,
         same_samples,
         names,

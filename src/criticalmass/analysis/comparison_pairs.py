@@ -86,8 +86,7 @@ def has_same_samples(a: Run, b: Run, paired: bool | None) -> bool:
     ------
     CriticalMassError: if ``paired`` is True and the test labels differ.
     """
-    inputs = [run.manifest.get("inputs_digest") for run in (a, b)]
-    if inputs[0] is not None and inputs[0] == inputs[1]:
+    if has_same_inputs(a, b):
         return paired is not False
     equal_labels = np.array_equal(a.labels(), b.labels()) and a.class_names == b.class_names
     if paired is not None:
@@ -98,6 +97,12 @@ def has_same_samples(a: Run, b: Run, paired: bool | None) -> bool:
         return paired
     digests = [run.manifest.get("dataset_digest") for run in (a, b)]
     return equal_labels and digests[0] is not None and digests[0] == digests[1]
+
+
+def has_same_inputs(a: Run, b: Run) -> bool:
+    """Tell whether two runs are of several labels of the same test samples."""
+    inputs = [run.manifest.get("inputs_digest") for run in (a, b)]
+    return inputs[0] is not None and inputs[0] == inputs[1]
 
 
 def run_names(a: Run, b: Run) -> tuple[str, str]:

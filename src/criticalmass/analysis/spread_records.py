@@ -17,7 +17,7 @@ from criticalmass.analysis.bootstrap import (
     selector_rng,
     student_ratio,
 )
-from criticalmass.analysis.columns import FEWEST_SEEDS, Draws, LayerKey, seed_note
+from criticalmass.analysis.columns import FEWEST_SEEDS, Draws, LayerKey, SharedSeeds, seed_note
 from criticalmass.core.moments import FloatArray
 from criticalmass.measures.registry import is_similarity
 from criticalmass.selectors.registry import SELECTORS
@@ -228,7 +228,8 @@ def subset_noise(
     """Return the scatter of means over random seeds by name, where the spread is known.
 
     Its draws depend on the dataset, the measure and the seeds: the deviations of one seed on two
-    datasets or measures are taken as independent. All names share the draws.
+    datasets or measures are taken as independent. Those of several tasks on the same samples are
+    correlated as measured (``draws.shared``). All names share the draws.
 
     Parameters
     ----------
@@ -242,12 +243,32 @@ def subset_noise(
     sizes = np.unique(used["n_kept"].to_numpy(dtype=np.int64))
     seeds = "/".join(map(str, np.unique(used["seed"].to_numpy(dtype=np.int64))))
     rng = selector_rng(draws.seed, key.model, key.layer, f"{key.dataset}/{key.measure}/{seeds}")
-    normals = nested_normals(sizes, int(used["n_neurons"].max()), draws.resamples, rng)
+    n_neurons = int(used["n_neurons"].max())
+    normals = nested_normals(sizes, n_neurons, draws.resamples, rng)
+    for shared in draws.shared:
+        if (shared.layer, shared.measure) == (key.layer, key.measure):
+            normals = _follow(normals, shared, sizes, n_neurons, draws, key)
     is_mean = not is_similarity(key.measure)
     return {
         name: SubsetNoise(std, normals, is_mean)
         for name, std in interval_spread(used, record, draws.level).items()
     }
+
+
+def _follow(
+    own: FloatArray,
+    shared: SharedSeeds,
+    sizes: npt.NDArray[np.int64],
+    n_neurons: int,
+    draws: Draws,
+    key: LayerKey,
+) -> FloatArray:
+    """Correlate a run's own draws (resamples, n_sizes) with those that it shares."""
+    grid = np.array(shared.sizes, dtype=np.int64)
+    seeds = "/".join(map(str, shared.seeds))
+    rng = selector_rng(draws.seed, key.model, key.layer, f"{shared.dataset}/{key.measure}/{seeds}")
+    common = nested_normals(grid, n_neurons, draws.resamples, rng)[:, np.searchsorted(grid, sizes)]
+    return np.asarray(shared.correlation * common + np.sqrt(1.0 - shared.correlation**2) * own)
 
 
 def unreliable_interval(

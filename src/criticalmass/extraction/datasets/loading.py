@@ -222,16 +222,15 @@ def load_dataset(
         `collections.read_task` for others), or one of ``demo:fashion-mnist``,
         ``demo:wordnet-nouns``, ``demo:mnist``, ``demo:openclipart``, ``demo:pv-cells``,
         ``demo:fortunes``, ``sklearn:digits``, ``imagefolder:DIR``, ``audiofolder:DIR``,
-        ``torchvision:NAME``, ``hf:NAME_OR_DIR``, ``csv:FILE``, ``parquet:FILE``,
-        ``jsonl:FILE``, ``npz:FILE``, ``beir:FOLDER``. ``?n=NUMBER`` takes a stratified sample of
-        that many training samples and the same share of the other splits; ``?classes=0-4`` or
-        ``?classes=cat,dog`` keeps some classes, with new numbers. Or data in memory, which are read
-        once: ``(inputs, labels)``, or one of these, or one of them per split (``{"train": ..., "test":
-        ...}``): a DataLoader or Dataset of torch with samples ``x``, ``(x, y)`` or mappings; a
-        dataset of the library datasets; texts, PIL images, (n, height, width[, 3]) uint8 arrays,
-        (n, d) vectors; other arrays and tensors, as a live module takes them. A loader that
-        shuffles is read in the order of its dataset. A single split is split by class: a quarter
-        for the test, seed 0.
+        ``torchvision:NAME``, ``hf:NAME_OR_DIR``, ``csv:FILE``, ``parquet:FILE``, ``jsonl:FILE``,
+        ``npz:FILE``, ``beir:FOLDER``. ``?n=NUMBER`` takes a stratified sample of that many training
+        samples and the same share of the other splits; ``?classes=0-4`` or ``?classes=cat,dog``
+        keeps some classes, with new numbers. Or data in memory, which are read once: ``(inputs,
+        labels)``, or one of these, or one of them per split (``{"train": ..., "test": ...}``): a
+        DataLoader or Dataset of torch with samples ``x``, ``(x, y)`` or mappings; a dataset of the
+        library datasets; texts, PIL images, (n, height, width[, 3]) uint8 arrays, (n, d) vectors;
+        other arrays and tensors, as a live module takes them. A loader that shuffles is read in the
+        order of its dataset. A single split is split by class: a quarter for the test, seed 0.
     skip_broken: leave out images that cannot be decoded and list them in the dataset's notes;
         every image is decoded once for this. By default, images with a broken header are an
         error.
