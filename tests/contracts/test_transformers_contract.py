@@ -414,14 +414,23 @@ def test_a_model_that_does_not_run_says_so_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_of_audio_is_refused_by_its_input(tmp_path):
+def test_a_model_of_audio_without_its_feature_extractor_says_so(tmp_path):
     options = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     options |= {"conv_dim": [8], "conv_stride": [2], "conv_kernel": [3], "intermediate_size": 32}
     options |= {"num_feat_extract_layers": 1, "num_conv_pos_embedding_groups": 2}
     kind = transformers.Wav2Vec2Model
     kind(kind.config_class(**options)).save_pretrained(tmp_path / "wav2vec2")
-    with pytest.raises(CriticalMassError, match=r"takes 'input_values', e\.g\. audio; only"):
+    with pytest.raises(CriticalMassError, match=r"AutoFeatureExtractor of .* cannot be loaded"):
         load_model(f"hf:{tmp_path / 'wav2vec2'}", device="cpu")
+
+
+def test_a_model_of_other_inputs_is_refused_by_its_input(tmp_path):
+    kind = transformers.PatchTSTModel
+    options = {"num_input_channels": 1, "context_length": 8, "patch_length": 2, "d_model": 8}
+    options |= {"num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 8}
+    kind(kind.config_class(**options)).save_pretrained(tmp_path / "patchtst")
+    with pytest.raises(CriticalMassError, match="takes 'past_values'; only models of images"):
+        load_model(f"hf:{tmp_path / 'patchtst'}", device="cpu")
 
 
 def test_an_engine_reads_a_causal_model_of_any_length(tmp_path):

@@ -7,6 +7,7 @@ import io
 import subprocess
 import tarfile
 import threading
+import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,9 +60,11 @@ class Index:
         self.commands: list[list[str]] = []
         self.content: dict[str, bytes] = dict(ARCHIVE)
         self.error = ""
+        self.seconds = 0.0
 
     def run(self, command: list[str], *, cwd: Path, **_: object) -> SimpleNamespace:
         self.commands.append(command)
+        time.sleep(self.seconds)
         index = "npm" if command[0] == "npm" else "pypi"
         if self.error:
             return SimpleNamespace(returncode=1, stderr=self.error)
@@ -154,7 +157,8 @@ def test_an_interruption_leaves_nothing(
     assert package().file("tool/a.txt").read_bytes() == b"a"
 
 
-def test_two_processes_fetch_once(index: Index) -> None:
+def test_several_threads_fetch_once(index: Index) -> None:
+    index.seconds = 0.1
     threads = [threading.Thread(target=package().fetch) for _ in range(4)]
     for thread in threads:
         thread.start()

@@ -219,12 +219,17 @@ def _pairs(
     names = run_names(first, second)
     same_samples = has_same_samples(first, second, paired)
     # Another seed draws other samples, so that two test sets do not share even their positions.
-    both = draws, replace(draws, seed=draws.seed if same_samples else draws.seed + 1)
+    first_draws = draws
+    second_draws = replace(draws, seed=draws.seed if same_samples else draws.seed + 1)
     if same_samples and has_same_inputs(first, second):
-        both = tuple(replace(draws, shared=shared) for shared in shared_seeds(first, second))
+        of_first, of_second = shared_seeds(first, second)
+        first_draws, second_draws = (
+            replace(draws, shared=of_first),
+            replace(draws, shared=of_second),
+        )
     yield from pairs_between(
-        list(curves_of(first, both[0])),
-        list(curves_of(second, both[1])),
+        list(curves_of(first, first_draws)),
+        list(curves_of(second, second_draws)),
         by,
         same_samples,
         names,

@@ -203,7 +203,7 @@ reading = _combine(
         "--skip-broken",
         is_flag=True,
         default=None,
-        help="Leave out images that cannot be decoded; the manifest lists them.",
+        help="Leave out images and sounds that cannot be decoded; the manifest lists them.",
     ),
     option(
         "--precision",

@@ -105,8 +105,8 @@ def extract(
         ``"mean"``, ``"max"``, ``"flatten"`` or, for tokens, ``"cls"`` and ``"last"``; becomes part
         of the spec. The default is ``"last"`` for the tokens of a causal text model (a decoder)
         and otherwise ``"mean"``.
-    skip_broken: leave out images that cannot be decoded. Each image is decoded once before the
-        model runs, and the manifest names the images left out.
+    skip_broken: leave out images and sounds that cannot be decoded. Each is decoded once before
+        the model runs, and the manifest names those left out.
     precision: precision of the computation: ``"float32"``, or ``"bf16"``, which is faster and
         less exact (docs/precision.md). A store holds one precision, which its manifest names.
     preprocess: for a live module: function of one sample that returns its input, e.g. a transform
@@ -122,7 +122,8 @@ def extract(
     Raises
     ------
     CriticalMassError: an unknown name, or the model does not take the dataset's kind of data.
-    BrokenImageError: images cannot be decoded; the error counts them and names the first ones.
+    BrokenSampleError: images or sounds cannot be decoded; the error counts them and names the
+        first ones.
     StoreError: ``out`` holds the features of another request; the error lists the differences.
     """
     options = ExtractionOptions(dtype, engine, precision, batch_size)

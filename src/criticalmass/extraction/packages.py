@@ -215,13 +215,13 @@ def unpack(archive: Path, folder: Path, patterns: Iterable[str]) -> None:
     CriticalMassError: the archive is damaged, names a file outside the folder, or unpacks to far
         more bytes than it has.
     """
-    wanted = tuple(patterns)
+    needed = tuple(patterns)
     read = _zip_members if archive.suffix == ".whl" else _tar_members
     folder.mkdir(parents=True)
     try:
         for name, content in read(archive):
             path = check_inside_folder(folder, name, archive)
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted):
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in needed):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("xb") as file:
                     shutil.copyfileobj(content, file)

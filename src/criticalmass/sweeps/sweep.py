@@ -171,6 +171,12 @@ def _check_needs(data: SweepData, request: SweepRequest) -> None:
         raise missing_qrels(on_qrels[0], repr(str(data.store.path)))
     probes = [name for name in request.measures if MEASURES[name].needs_labels]
     n_classes = min(np.unique(data.y_train).size, request.layers[0].n_classes)
+    if probes and data.store.tasks:
+        folders = ", ".join(str(data.store.task(name).path) for name in data.store.tasks)
+        raise CriticalMassError(
+            f"{str(data.store.path)!r} has several labels of each sample; sweep the store of one "
+            f"of them: {folders}"
+        )
     if probes and n_classes < 2:
         raise CriticalMassError(
             f"the training split of {data.store.dataset} has {n_classes} class, but "

@@ -53,7 +53,8 @@ def load_syllables(spec: Spec) -> Dataset:
     folder = find_or_fetch("gcin-voice", _FOLDER, _REQUIRED)
     paths, labels = read_syllables(folder)
     ids = [path.relative_to(folder).as_posix() for path in paths]
-    class_names, (numbers,) = UNLABELLED, [np.zeros(len(paths), dtype=np.int64)]
+    class_names: tuple[str, ...] = UNLABELLED
+    numbers = np.zeros(len(paths), dtype=np.int64)
     if not names:
         class_names, (numbers,) = encode_labels([labels[single]])
     samples = Split(EncodedSounds.of_files(paths), numbers, ids)

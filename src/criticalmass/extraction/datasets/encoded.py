@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ class EncodedSamples(Sequence[T]):
     error: ClassVar[type[BrokenSampleError]] = BrokenSampleError
 
     @staticmethod
+    @abstractmethod
     def decode(content: bytes) -> Any:
         """Decode one sample.
 
@@ -84,12 +86,11 @@ class EncodedSamples(Sequence[T]):
         ------
         BrokenSampleError: it cannot be decoded.
         """
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def read_header(content: bytes) -> SampleHeader:
         """Check an encoded sample without decoding it."""
-        raise NotImplementedError
 
     @classmethod
     def of_files(cls, paths: Iterable[Path]) -> Self:

@@ -231,9 +231,8 @@ def load_dataset(
         library datasets; texts, PIL images, (n, height, width[, 3]) uint8 arrays, (n, d) vectors;
         other arrays and tensors, as a live module takes them. A loader that shuffles is read in the
         order of its dataset. A single split is split by class: a quarter for the test, seed 0.
-    skip_broken: leave out images that cannot be decoded and list them in the dataset's notes;
-        every image is decoded once for this. By default, images with a broken header are an
-        error.
+    skip_broken: leave out images and sounds that cannot be decoded and list them in the dataset's
+        notes; each is decoded once for this. By default, those with a broken header are an error.
     labels: columns of several labels of each sample (csv:, parquet:, jsonl:, hf:, some demo data,
         and mappings in memory); the same as ``?labels=A,B``. A single part is split by the classes
         of the first one. Rows without a value are left out of that label only.
@@ -241,7 +240,7 @@ def load_dataset(
     Raises
     ------
     CriticalMassError: an unknown spec, a missing path, or unreadable content.
-    BrokenImageError: broken images; the message counts them and names the first ones.
+    BrokenSampleError: broken images or sounds; the message counts them and names the first ones.
     DataUnavailableError: the data are not available here.
     MissingExtraError: the library that reads the data is not installed.
     """

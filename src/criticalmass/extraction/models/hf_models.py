@@ -6,7 +6,7 @@ import inspect
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from criticalmass.errors import CriticalMassError, DataUnavailableError
 from criticalmass.extraction.models.audio_inputs import AudioPreprocess, ExtractorFrontEnd
@@ -138,8 +138,9 @@ def transformer_model(
         states = HiddenStates(net, "pixel_values")
         module: nn.Module = ScaledInput(states, preprocess.mean, preprocess.std)
     elif isinstance(preprocess, AudioPreprocess):
-        module = HiddenStates(net, preprocess.front_end.argument)
-        if preprocess.front_end.marks_frames:
+        front_end = cast(ExtractorFrontEnd, preprocess.front_end)
+        module = HiddenStates(net, front_end.argument)
+        if front_end.marks_frames:
             module = SoundFrames(module)
     else:
         module = HiddenStates(net, "input_ids", with_mask=is_decoder)
@@ -201,7 +202,7 @@ def _modality(spec: Spec, model: Any) -> Modality:
             "supported"
         )
     default = "image" if is_image or has_two_towers else "text"
-    requested: Any = choice_option(spec, "modality", default, _MODALITIES)
+    requested = cast(Modality, choice_option(spec, "modality", default, _MODALITIES))
     if requested != default and not has_two_towers:
         raise CriticalMassError(f"{spec.text!r} takes {default}s; leave out modality={requested}")
     return requested

