@@ -217,9 +217,9 @@ class TrainingFolder:
         """
         if network is not None:
             self._add_checkpoint(epoch, network)
-        table = io.BytesIO()
-        pd.DataFrame(rows).to_parquet(table, index=False)
-        self.manifest["log"] = self._write(_LOG, table.getvalue())
+        buffer = io.BytesIO()
+        pd.DataFrame(rows).to_parquet(buffer, index=False)
+        self.manifest["log"] = self._write(_LOG, buffer.getvalue())
         self.manifest["resume"] = None
         if state is not None:
             content = io.BytesIO()
