@@ -30,6 +30,7 @@ from benchmarks.timing import (
 from criticalmass.core.moments import moments
 from criticalmass.measures.registry import SIMILARITIES, get_similarity
 from criticalmass.measures.similarity.cka import prefix_cka
+from criticalmass.measures.similarity.reconstruction import RIDGE
 from criticalmass.measures.similarity.retrieval import graded_gains, ndcg, recall
 from criticalmass.measures.similarity.task import SimilarityTask, WholeLayer
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS, sizes_for
@@ -159,7 +160,8 @@ def _measure_all(rows: Matrix) -> Mapping[str, tuple[NDArray[np.float64], Second
     results = {}
     with limit_to_one_thread():
         for name in SIMILARITIES:
-            task = SimilarityTask(WholeLayer(rows), orders, _sizes(rows))
+            layer = WholeLayer(rows, training_moments=partial(moments, rows))
+            task = SimilarityTask(layer, orders, _sizes(rows))
             scores, seconds = time_call(partial(get_similarity(name), task))
             results[name] = scores.values, seconds
     return results
@@ -249,6 +251,28 @@ def _without_top(rows: Matrix) -> Compare:
     return _gram_cka(x - scores @ (scores.T @ x), debiased=False)
 
 
+def _regression(rows: Matrix) -> Compare:
+    """Regress the dropped neurons on the kept ones, with the ridge as further rows."""
+    x = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
+    scale = x.std(axis=0)
+    scale[scale == 0.0] = 1.0
+    d = x.shape[1]
+
+    def compare(columns: NDArray[np.intp]) -> float:
+        k = len(columns)
+        if k == d:
+            return 1.0
+        dropped = np.setdiff1d(np.arange(d), columns)
+        z = x / scale
+        kept = np.vstack([z[:, columns], np.sqrt(RIDGE * d) * np.eye(k)])
+        target = np.vstack([z[:, dropped], np.zeros((k, d - k))])
+        weights = np.linalg.lstsq(kept, target, rcond=None)[0]
+        errors = (z[:, dropped] - z[:, columns] @ weights) * scale[dropped]
+        return float(1 - np.square(errors).sum() / np.square(x[:, dropped]).sum())
+
+    return compare
+
+
 _PEERS: Mapping[str, Callable[[Matrix], Compare]] = {
     "cka": partial(_gram_cka, debiased=False),
     "cka-debiased": partial(_gram_cka, debiased=True),
@@ -257,6 +281,7 @@ _PEERS: Mapping[str, Callable[[Matrix], Compare]] = {
     "mutual-knn": partial(_neighbours, metric="euclidean", gains=False),
     "retrieval": partial(_neighbours, metric="cosine", gains=True),
     "retrieval-recall": partial(_neighbours, metric="cosine", gains=False),
+    "reconstruction": _regression,
 }
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ FUNCTIONS = {
     "explain": ("reporting.explain", "explain"),
     "list": ("cli.catalogue", "listing"),
     "info": ("cli.catalogue", "describe"),
+    "train": ("training.train", "train"),
 }
 TABLE_COMMANDS = (
     "fairness",

@@ -213,9 +213,9 @@ def test_each_question_has_a_paper_and_a_local_entry() -> None:
     for question in questions:
         assert f"{question}-paper" in rows
         assert f"{question}-local" in rows
-    assert "training" in rows["loss-local"]
-    with pytest.raises(CriticalMassError, match="needs training with other losses"):
-        library.load_study("loss-local")
+    assert "weights of a CLIP encoder" in rows["clip-local"]
+    with pytest.raises(CriticalMassError, match="needs the weights of a CLIP encoder"):
+        library.load_study("clip-local")
 
 
 def test_a_study_that_includes_itself_is_an_error(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_the_steps_are_shown_with_the_time_left(folder: Path, capsys) -> None:
 def test_studies_are_listed() -> None:
     shown = CliRunner().invoke(cli, ["list", "studies", "--format", "csv"])
     assert shown.exit_code == 0
-    assert "loss-local,needs training" in shown.output
+    assert "clip-local,needs the weights" in shown.output
     with pytest.raises(CriticalMassError, match="did you mean 'transfer-local'"):
         cm.study("transfer-locl", out="nowhere")
 

@@ -104,7 +104,7 @@ train:
   recipes:
     plain:
     mse: {objectives: [mse]}
-    diverges: {optimizer: {lr: 1.0e+30}}
+    diverges: {optimizer: {lr: 1.0e+9}}
   seeds: 3
 datasets: ["sklearn:digits?classes=5-9&n=100"]
 measures: [ridge, cka]

@@ -275,6 +275,13 @@ _OVERRIDES: dict[tuple[str, str], tuple[Predicate, str]] = {
     ),
     ("explain", "run"): (_is_artifact, "a run or its folder"),
     ("diffused_redundancy", "fractions"): (_is_numeric_array, "an array of real numbers"),
+    **dict.fromkeys(
+        (("load_dataset", "labels"), ("extract", "labels"), ("measure", "labels")),
+        (
+            lambda value: isinstance(value, (list, tuple)) and all(map(_is_text, value)),
+            "a list of names of columns",
+        ),
+    ),
     ("train", "recipe"): (
         lambda value: _is_path(value) or isinstance(value, Mapping) or hasattr(value, "objectives"),
         "a recipe: a name, a YAML file, or its keys",

@@ -190,7 +190,7 @@ class Package:
         options = ("--no-deps", "--only-binary", ":all:", *self.wheel)
         quiet = ("--ignore-requires-python", "--disable-pip-version-check", "--retries=1")
         requirement = f"{self.name}=={self.version}"
-        return [sys.executable, "-m", "pip", "download", *options, *quiet, requirement]
+        return [sys.executable, "-P", "-m", "pip", "download", *options, *quiet, requirement]
 
 
 def _reason(errors: str) -> str:
