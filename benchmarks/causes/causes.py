@@ -250,8 +250,8 @@ def _forest(effects: pd.DataFrame) -> Figure:
         ax.set_ylim(len(recipes) - 0.4, -0.6)
         target = TARGETS.get(str(rows["dataset"].iloc[0]), str(rows["dataset"].iloc[0]))
         ax.set_title(f"{STUDIES[name]}, on {target}", loc="left", size=9, color=INK)
-    ticks = [0.25, 0.5, 1, 2, 4, 8, 16]
-    panels[-1, 0].set_xlim(0.2, 24)
+    ticks = [0.25, 0.5, 1, 2, 4, 8, 16, 32, 64]
+    panels[-1, 0].set_xlim(0.2, 80)
     panels[-1, 0].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     panels[-1, 0].minorticks_off()
     panels[-1, 0].set_xlabel(
