@@ -34,6 +34,15 @@ STUDIES: Mapping[str, str] = {
     "tuning": "Fine-tuning",
     "interpolation": "Training error and weight decay",
 }
+#: Study -> the claim of the paper that it tests.
+CLAIMS: Mapping[str, str] = {
+    "loss": "the loss governs redundancy",
+    "upstream": "the data of pre-training govern redundancy",
+    "width": "wider layers are more redundant",
+    "dropout": "DeCov lowers redundancy, dropout changes it",
+    "matryoshka": "a Matryoshka loss changes it, and redundancy remains",
+    "robust": "adversarial training raises redundancy",
+}
 #: The targets, as the text calls them.
 TARGETS: Mapping[str, str] = {
     "fashion-mnist-classes-5-9-n4000": "unseen clothes",
@@ -117,6 +126,7 @@ def render(folder: Path) -> str:
         "verdicts": claims(tables["effects"]),
         "ratio": ratio_text,
         "bar": bar_text,
+        "paper": paper_verdicts(tables["effects"]),
         "conclusions": conclusions(tables["effects"]),
         "law": law_counts,
     }
@@ -142,6 +152,32 @@ def bar_text(row: Mapping[str, Any]) -> str:
     if any(pd.isna(end) for end in ends):
         return text
     return f"{text} [{np.exp(ends[0]):.2g}, {np.exp(ends[1]):.2g}]"
+
+
+def paper_verdicts(effects: pd.DataFrame) -> list[tuple[str, str, str, str]]:
+    """Say for each claim of the paper whether the comparisons that passed the gates show it.
+
+    Returns
+    -------
+    (claim, by k* of the probe, by k* of CKA, by DR): "shown in n of m" where the p-value remains
+    below .05 after Holm's correction, and for DR where the interval of the difference excludes 0;
+    "not shown in m" without any.
+    """
+    verdicts = []
+    for study, claim in CLAIMS.items():
+        texts = []
+        for measure in MEASURES:
+            rows = effects[(effects["study"] == study) & (effects["measure"] == measure)]
+            kept = rows[~rows["verdict"].astype(str).str.startswith("gated")]
+            shown = int(kept["verdict"].isin(["more neurons", "fewer neurons"]).sum())
+            texts.append(f"shown in {shown} of {len(kept)}" if shown else f"not in {len(kept)}")
+            if measure == "logistic":
+                differs = (kept["dr_difference_low"] > 0) | (kept["dr_difference_high"] < 0)
+                n = int(differs.sum())
+                by_dr = f"shown in {n} of {len(kept)}" if n else f"not in {len(kept)}"
+        if study in set(effects["study"]):
+            verdicts.append((claim, texts[0], texts[1], by_dr))
+    return verdicts
 
 
 def conclusions(effects: pd.DataFrame) -> list[str]:
