@@ -1,8 +1,7 @@
 """The learning rate of each loss of the study `causes`, by accuracy on the validation images.
 
 Each loss is trained with training seed 0 at several learning rates; a loss without a classifier is
-judged by a ridge probe of the upstream classes, on the test images. The chosen rates are written
-into the studies by hand.
+judged by a ridge probe of the upstream classes, on the test images.
 
     python -m benchmarks.tune_recipes --out tuning
 """
@@ -37,8 +36,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--loss", action="append", choices=LOSSES)
-    out = parser.parse_args()
-    names = out.loss or list(LOSSES)
+    options = parser.parse_args()
+    names = options.loss or list(LOSSES)
     recipes = {
         f"{name}-lr{rate:g}": {"objectives": LOSSES[name], "optimizer": {"lr": rate}}
         for name in names
@@ -47,7 +46,7 @@ def main() -> None:
     grid = TrainGrid(base="fashion-five", recipes=recipes, seeds=1)
     rows = []
     with display():
-        for training, error in train_all(list_trainings(grid, out.out), "auto"):
+        for training, error in train_all(list_trainings(grid, options.out), "auto"):
             if error is not None:
                 rows.append({"recipe": training.name, "error": str(error)})
                 continue

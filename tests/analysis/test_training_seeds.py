@@ -486,3 +486,25 @@ def test_intervals_hold_the_truth_as_often_as_they_say(
     assert 0.93 <= hits.mean() <= 0.98
     # The p-value and the interval say the same.
     assert [one.p > 0.05 for one in intervals] == hits.tolist()
+
+
+# --- measures without critical masses ---
+
+
+def test_a_measure_without_critical_masses_is_left_out_and_refused_by_name() -> None:
+    runs = []
+    for name in ("ce", "mse"):
+        for run in networks(name, [8, 8, 8]):
+            table = run.view.frame()
+            score = table.assign(measure="class-separation", cell=table["cell"] + "s")
+            both = pd.concat([table, score.assign(artifact=pd.NA)], ignore_index=True)
+            view = MemoryRun(
+                run.view.path, table=both.astype(table.dtypes), predicted=run.view.predicted
+            )
+            runs.append(TrainedRun(name, run.training_seed, view, run.facts))
+    measured = set(runs[0].view.frame()["measure"])
+    assert "class-separation" in measured
+    table = effects(runs, baseline="ce", deltas=DELTA)
+    assert set(table["measure"]) == measured - {"class-separation"}
+    with pytest.raises(CriticalMassError, match="'class-separation' has no critical mass"):
+        effects(runs, baseline="ce", deltas=DELTA, measures="class-separation")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,6 +58,7 @@ class TestGrid:
             ({"recipes": {}}, "at least 1"),
             ({"recipes": {"a": {"objectives": ["mes"]}}}, "did you mean 'mse'"),
             ({"recipes": {"a": {"epoch": 2}}}, "did you mean 'epochs'"),
+            ({"at": [0, 7]}, r"keeps no checkpoint of epoch 7; it keeps 0, 1"),
             ({"base": "fashion-fiv"}, "did you mean 'fashion-five'"),
             (
                 {"recipes": {"a": {"network": {"start": "full", "weights": "recipe:b"}}}},
@@ -142,6 +144,41 @@ def test_the_second_time_nothing_is_trained(trained: Path) -> None:
     results = list(train_all(list_trainings(grid, folder), "cpu"))
     assert [error for _, error in results] == [None] * 6
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == before
+
+
+def test_a_network_whose_weights_were_deleted_is_trained_again(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("criticalmass.studies.trainings.thread_count", lambda: 1)
+    [training] = list_trainings(make_grid(seeds=1), tmp_path)
+    shutil.copytree(trained / "out/training" / training.folder.name, training.folder)
+    weights = training.folder / "checkpoints/epoch-0001.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    with pytest.warns(UserWarning, match="a file is missing"):
+        assert [error for _, error in train_all([training], "cpu")] == [None]
+    assert weights.read_bytes() == content
+    weights.write_bytes(b"damaged")
+    [(_, error)] = train_all([training], "cpu")
+    assert "damaged" in str(error)
+
+
+def test_without_random_subsets_recipes_are_compared_by_the_first_selector(trained: Path) -> None:
+    text = STUDY.replace("seeds: 2", "selectors: [first]").replace(
+        "    diverges: {optimizer: {lr: 1.0e+9}}\n", ""
+    )
+    (trained / "ordered.yaml").write_text(text, encoding="utf-8")
+    cm.study(trained / "ordered.yaml", out=trained / "out")
+    table = pd.read_csv(trained / "out/studies/ordered/effects.csv")
+    assert set(table["selector"]) == {"first"}
+    # The laws are those of random subsets.
+    assert table["predicted_log_ratio"].isna().all()
+
+
+def test_a_control_of_trained_networks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "control.yaml").write_text(f"{STUDY}control: true\n", encoding="utf-8")
+    with pytest.raises(CriticalMassError, match=r"line 18: control: .* recipe with epochs: 0"):
+        cm.study(tmp_path / "control.yaml", out=tmp_path / "out")
 
 
 def test_a_network_whose_start_failed_fails_for_the_same_reason(

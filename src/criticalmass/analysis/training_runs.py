@@ -22,7 +22,7 @@ from criticalmass.analysis.spread_records import SpreadRecord, read_spreads, unr
 from criticalmass.analysis.training_seed_intervals import NetworkCurve
 from criticalmass.core.progress import warn_user
 from criticalmass.errors import CriticalMassError, shorten, unknown_name
-from criticalmass.measures.registry import is_similarity
+from criticalmass.measures.registry import has_critical_mass, is_similarity
 from criticalmass.storage.run import Run
 
 #: Largest difference of the upstream accuracies of two recipes.
@@ -161,15 +161,23 @@ def measured_networks(
 
     Raises
     ------
-    CriticalMassError: if no run has the selector or a measure, or a network is given twice.
+    CriticalMassError: if no run has the selector or a measure, a measure has no critical masses,
+        or a network is given twice.
     """
     frames = [run.view.frame() for run in runs]
     _check_names(frames, "selector", (selector,))
     _check_names(frames, "measure", measures)
+    without = [name for name in measures if not has_critical_mass(name)]
+    if without:
+        raise CriticalMassError(
+            f"measure {without[0]!r} has no critical mass: a small subset may have a higher value "
+            "than the whole layer; leave it out"
+        )
     networks: Networks = {run.recipe: {} for run in runs}
     for run, frame in zip(runs, frames, strict=True):
         spreads = read_spreads(run.view)
         chosen = frame[frame["selector"].isin([selector, "full"])]
+        chosen = chosen[chosen["measure"].map(has_critical_mass).astype(bool)]
         if measures:
             chosen = chosen[chosen["measure"].isin(measures)]
         for names, rows in chosen.groupby(list(LayerKey._fields), sort=True):

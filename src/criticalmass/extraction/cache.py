@@ -1,9 +1,11 @@
-"""The folder for downloaded data."""
+"""Downloaded data: their folder, and the commands that fetch them."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from criticalmass.errors import DataUnavailableError
@@ -36,3 +38,42 @@ def make_cache_folder(folder: Path) -> None:
             f"downloads cannot be stored in {str(folder)!r} ({error.strerror}); set "
             "CRITICALMASS_CACHE to a folder that can be written"
         ) from error
+
+
+def run_fetch(
+    command: Sequence[str],
+    folder: Path,
+    *,
+    shown: str,
+    timeout: int,
+    find_reason: Callable[[Sequence[str]], str],
+) -> None:
+    """Run a command that fetches data.
+
+    Parameters
+    ----------
+    command: program and arguments.
+    folder: where it runs.
+    shown: the command in messages, as a user would write it, after what it is for.
+    timeout: seconds after which it is given up.
+    find_reason: returns the reason of a failure from the lines of stderr, at least one.
+
+    Raises
+    ------
+    DataUnavailableError: it fails, or takes too long.
+    """
+    try:
+        process = subprocess.run(
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DataUnavailableError(f"{shown} did not end within {timeout} s") from error
+    if process.returncode != 0:
+        lines = [line.strip() for line in process.stderr.splitlines() if line.strip()]
+        raise DataUnavailableError(f"{shown} failed: {find_reason(lines or ['no message'])}")

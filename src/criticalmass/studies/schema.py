@@ -177,6 +177,14 @@ class TrainGrid(_Keys):
     def _check(self) -> TrainGrid:
         if self.baseline and self.baseline not in self.recipes:
             raise unknown_name("recipe", self.baseline, self.recipes)
+        for name in self.recipes:
+            kept = self.recipe(name).kept_epochs
+            lacking = [epoch for epoch in self.at if epoch not in (*kept, LAST_EPOCH)]
+            if lacking:
+                raise CriticalMassError(
+                    f"at: recipe {name!r} keeps no checkpoint of epoch {lacking[0]}; it keeps "
+                    f"{', '.join(map(str, kept))}; add checkpoints: [{lacking[0]}] to it"
+                )
         starts = {name: self.start_of(name) for name in self.recipes}
         for name, start in starts.items():
             chain = [name]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,16 +10,16 @@ import pandas as pd
 from criticalmass.analysis.predicted_curves import read_curves
 from criticalmass.analysis.training_runs import TrainedRun, TrainingFacts
 from criticalmass.analysis.training_seeds import PredictionKey, effects, with_predictions
+from criticalmass.core.progress import warn_user
 from criticalmass.extraction.models.trained import find_checkpoint, split_trained_name
 from criticalmass.measures.registry import MEASURES
 from criticalmass.studies.grid import StudyJob
 from criticalmass.studies.schema import Study, TrainGrid
 from criticalmass.studies.tables import RANDOM, StudyRun
+from criticalmass.training.train import trained_seconds
 
 #: Level and seeds of the band that is not used: a law's critical mass is that of its mean.
 _SEEDS, _LEVEL = 5, 0.95
-# The law of every probe.
-_RIDGE = "ridge"
 
 
 def training_tables(study: Study, runs: Sequence[StudyRun]) -> dict[str, pd.DataFrame]:
@@ -36,7 +34,8 @@ def training_tables(study: Study, runs: Sequence[StudyRun]) -> dict[str, pd.Data
     -------
     "training": one row per network, with the last values of its log. "effects": see
     `criticalmass.analysis.training_seeds.effects`, with whether the laws foresaw them; one part of
-    the study after the other, each with its own baseline (column ``baseline``).
+    the study after the other, each with its own baseline (column ``baseline``), and one protocol
+    after the other. Subsets are random ones, or those of the part's first selector without these.
     """
     tables: dict[str, list[pd.DataFrame]] = {"training": [], "effects": []}
     for part in study.parts:
@@ -45,7 +44,10 @@ def training_tables(study: Study, runs: Sequence[StudyRun]) -> dict[str, pd.Data
             continue
         networks = {_label(run.jobs[0]): network_facts(run.jobs[0]) for run in chosen}
         tables["training"].append(pd.DataFrame(networks.values()))
-        tables["effects"].append(_effects(study, part.train, chosen))
+        selector = RANDOM if RANDOM in part.selectors else part.selectors[0]
+        for protocol in part.protocol:
+            of_protocol = [run for run in chosen if run.jobs[0].protocol.name == protocol]
+            tables["effects"].append(_effects(study, part.train, of_protocol, selector))
     return {
         name: pd.concat(parts, ignore_index=True).drop_duplicates(ignore_index=True)
         for name, parts in tables.items()
@@ -85,25 +87,27 @@ def network_facts(job: StudyJob) -> dict[str, Any]:
         "n_neurons": int(manifest["n_neurons"]),
         "n_train": int(manifest["n_train"]),
         **{column: float(row.get(column, float("nan"))) for column in columns},
-        "seconds": _seconds(folder),
+        "seconds": trained_seconds(folder) or float("nan"),
         "folder": folder.name,
     }
 
 
-def _seconds(folder: Path) -> float:
-    try:
-        return float(json.loads((folder / "timing.json").read_text(encoding="utf-8"))["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return float("nan")
-
-
-def _effects(study: Study, grid: TrainGrid, runs: Sequence[StudyRun]) -> pd.DataFrame:
+def _effects(
+    study: Study, grid: TrainGrid, runs: Sequence[StudyRun], selector: str
+) -> pd.DataFrame:
     baseline = grid.baseline or next(iter(grid.recipes))
     trained = [_trained_run(run) for run in runs]
-    if len({one.recipe for one in trained}) < 2 or baseline not in {one.recipe for one in trained}:
+    recipes = {one.recipe for one in trained}
+    if len(recipes) < 2 or baseline not in recipes:
+        warn_user(
+            f"{study.name}: no recipes are compared, because only {', '.join(sorted(recipes))} "
+            f"could be measured and the baseline is {baseline}"
+        )
         return pd.DataFrame()
-    table = effects(trained, baseline=baseline, selector=RANDOM, deltas=study.deltas)
-    return with_predictions(table, _predictions(trained, study.deltas))
+    table = effects(trained, baseline=baseline, selector=selector, deltas=study.deltas)
+    # The laws are those of random subsets.
+    predicted = _predictions(trained, study.deltas) if selector == RANDOM else {}
+    return with_predictions(table, predicted)
 
 
 def _trained_run(run: StudyRun) -> TrainedRun:
@@ -127,7 +131,7 @@ def _trained_run(run: StudyRun) -> TrainedRun:
 def _predictions(
     runs: Sequence[TrainedRun], deltas: Sequence[float]
 ) -> Mapping[PredictionKey, float]:
-    """Return the critical mass by the laws, for CKA and, by the ridge law, for every probe."""
+    """Return the critical mass by the laws: each measure's own, or that of ridge probes."""
     predicted: dict[PredictionKey, float] = {}
     for run in runs:
         table = run.view.frame()
@@ -135,8 +139,10 @@ def _predictions(
         [dataset] = set(table["dataset"])
         curves = read_curves(run.view)
         for layer, measure in names:
-            law = _RIDGE if MEASURES[measure].is_probe else measure
-            curve = curves.get((layer, law))
+            entry = MEASURES[measure]
+            curve = curves.get((layer, measure))
+            if curve is None and entry.is_probe and entry.law is not None:
+                curve = curves.get((layer, entry.law))
             if curve is None:
                 continue
             for delta in deltas:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from criticalmass.core.threads import thread_count
-from criticalmass.errors import CriticalMassError
+from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.extraction.models.trained import TRAINING
-from criticalmass.storage.files import is_kind, read_manifest
+from criticalmass.storage.files import checked_path, is_kind, read_manifest
 from criticalmass.studies.schema import LAST_EPOCH, Study, TrainGrid
 from criticalmass.training.recipe import Recipe
 
@@ -178,12 +178,22 @@ def _workers(count: int) -> Iterator[Submit]:
 
 
 def _is_finished(training: Training) -> bool:
-    """Return whether a network is trained, without importing torch."""
+    """Return whether a network is trained and its weights are there, without importing torch.
+
+    What is not finished goes to `train`, which repairs it or says what is wrong.
+    """
     folder = training.folder
     if not is_kind(folder, TRAINING):
         return False
     manifest = read_manifest(folder, TRAINING)
-    return bool(manifest["complete"]) and manifest["recipe_digest"] == training.recipe.digest
+    if not manifest["complete"] or manifest["recipe_digest"] != training.recipe.digest:
+        return False
+    try:
+        for entry in (*manifest["checkpoints"], manifest["log"]):
+            checked_path(folder, entry, verify=True)
+    except StoreError:
+        return False
+    return True
 
 
 def end_with_parent() -> None:

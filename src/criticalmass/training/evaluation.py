@@ -15,6 +15,7 @@ from criticalmass.core.moments import moments
 from criticalmass.extraction.models.small_networks import TrainableNetwork
 from criticalmass.measures.probes.closed_form import ridge
 from criticalmass.measures.probes.task import ProbeTask
+from criticalmass.measures.protocol import validation_rows
 from criticalmass.theory.spectrum import correlation, participation_ratio
 from criticalmass.training.data import N_ROTATIONS, LabelledImages, TrainingData, turn
 
@@ -25,7 +26,6 @@ _TURN_SEED = 0
 # Images on which the training error and the ridge probe are computed; enough for a tenth of a
 # point.
 _MOST_IMAGES = 10_000
-_VALIDATION_EVERY = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +136,7 @@ def _probe_accuracy(
         len(classes),
         np.arange(train_x.shape[1])[None],
         (train_x.shape[1],),
-        np.arange(len(train_x)) % _VALIDATION_EVERY == 0,
+        validation_rows(labels.astype(np.int64)),
     )
     predicted = classes[np.asarray(ridge(task).predictions).reshape(-1)]
     return float((predicted == test_y).mean())

@@ -200,10 +200,9 @@ def _run(trainer: Trainer, folder: TrainingFolder) -> None:
     left = recipe.epochs - trainer.epoch
     label = f"training {recipe.name}, seed {recipe.seed}"
     with Progress(label, left * trainer.steps_per_epoch, "steps") as bar:
-        text = "epoch 1"
         for number in range(left):
-            seconds = _seconds(folder.path)
-            per_epoch = seconds / trainer.epoch if trainer.epoch else None
+            seconds = trained_seconds(folder.path)
+            per_epoch = seconds / trainer.epoch if trainer.epoch and seconds else None
             text = f"epoch {trainer.epoch + 1} of {recipe.epochs}{_accuracy_text(trainer)}"
             bar.begin(text, None if per_epoch is None else per_epoch * (left - number))
             row = trainer.run_epoch(bar.advance)
@@ -229,7 +228,7 @@ def _finish_epoch(
         row |= trainer.measure()
     trainer.rows.append(row)
     is_last = trainer.epoch == trainer.recipe.epochs
-    total = _seconds(folder.path) + seconds
+    total = (trained_seconds(folder.path) or 0.0) + seconds
     folder.write_epoch(
         trainer.epoch,
         trainer.network if is_kept else None,
@@ -240,12 +239,12 @@ def _finish_epoch(
     write_json(folder.path / _TIMING, {"seconds": round(total, 2)})
 
 
-def _seconds(path: Path) -> float:
-    """Return the seconds that the training took so far."""
+def trained_seconds(folder: Path) -> float | None:
+    """Return the seconds that the epochs of a training folder took so far; None if unknown."""
     try:
-        return float(json.loads((path / _TIMING).read_text(encoding="utf-8"))["seconds"])
+        return float(json.loads((folder / _TIMING).read_text(encoding="utf-8"))["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
+        return None
 
 
 def _result(folder: TrainingFolder, recipe: Recipe) -> TrainedNetwork:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from criticalmass.core.progress import write_line
 from criticalmass.errors import DataUnavailableError
-from criticalmass.extraction.cache import cache_folder, make_cache_folder
+from criticalmass.extraction.cache import cache_folder, make_cache_folder, run_fetch
 
 FETCH_TIMEOUT = 240
 """Seconds after which a download is given up."""
@@ -80,21 +80,10 @@ def _download(package: str, folder: Path) -> None:
 
 
 def _run(command: list[str], folder: Path) -> None:
-    try:
-        process = subprocess.run(
-            command,
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=FETCH_TIMEOUT,
-            check=False,
-            env={**os.environ, "LC_ALL": "C"},
-        )
-    except subprocess.TimeoutExpired as error:
-        raise DataUnavailableError(
-            f"{' '.join(command)!r} did not end within {FETCH_TIMEOUT} s"
-        ) from error
-    if process.returncode != 0:
-        errors = [line for line in process.stderr.splitlines() if line.startswith("E:")]
-        reason = (errors or process.stderr.splitlines() or ["no message"])[0]
-        raise DataUnavailableError(f"{' '.join(command)!r} failed: {reason}")
+    shown = repr(" ".join(command))
+    run_fetch(command, folder, shown=shown, timeout=FETCH_TIMEOUT, find_reason=_reason)
+
+
+def _reason(lines: Sequence[str]) -> str:
+    """Return the first error of apt, or the first line."""
+    return next((line for line in lines if line.startswith("E:")), lines[0])
