@@ -25,3 +25,8 @@ def test_labels_in_a_cycle_are_as_good_as_mixed_ones() -> None:
     in_cycle = _probe_accuracy(train_x, train_y, test_x, test_y)
     assert in_cycle > 0.95
     assert abs(in_cycle - _probe_accuracy(train_x[mixed], train_y[mixed], test_x, test_y)) < 0.02
+
+
+def test_one_sample_of_each_class_has_no_accuracy() -> None:
+    x, y = np.eye(4, dtype=np.float32), np.arange(4)
+    assert np.isnan(_probe_accuracy(x, y, x, y))

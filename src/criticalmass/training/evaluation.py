@@ -127,7 +127,9 @@ def _probe_accuracy(
     train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray
 ) -> float:
     classes, labels = np.unique(train_y, return_inverse=True)
-    if len(classes) < 2:
+    chosen = validation_rows(labels)
+    if len(classes) < 2 or not chosen.any():
+        # One class, or one sample of each: nothing to choose a penalty on.
         return float("nan")
     task = ProbeTask(
         train_x,
@@ -136,7 +138,7 @@ def _probe_accuracy(
         len(classes),
         np.arange(train_x.shape[1])[None],
         (train_x.shape[1],),
-        validation_rows(labels.astype(np.int64)),
+        chosen,
     )
     predicted = classes[np.asarray(ridge(task).predictions).reshape(-1)]
     return float((predicted == test_y).mean())
