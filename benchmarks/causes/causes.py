@@ -85,7 +85,7 @@ def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
     """
     effects, networks, missing = [], [], []
     for name in STUDIES:
-        results = folder / "studies" / f"{name}-local"
+        results = folder / "studies" / f"{name}-trained"
         if not (results / "effects.csv").is_file():
             missing.append(name)
             continue

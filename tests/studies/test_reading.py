@@ -204,7 +204,7 @@ def test_every_study_of_the_package_can_be_read_and_has_a_line() -> None:
         assert len(f"{name}{rows[name]}") < 96
 
 
-def test_each_question_has_a_paper_and_a_local_entry() -> None:
+def test_each_question_has_a_paper_and_another_entry() -> None:
     rows = dict(library.describe_studies())
     questions = (
         "transfer", "architectures", "loss", "upstream", "width", "layers", "projections",
@@ -212,10 +212,12 @@ def test_each_question_has_a_paper_and_a_local_entry() -> None:
     )  # fmt: skip
     for question in questions:
         assert f"{question}-paper" in rows
-        assert f"{question}-local" in rows
+        assert f"{question}-local" in rows or f"{question}-trained" in rows
     assert "weights of a CLIP encoder" in rows["clip-local"]
     with pytest.raises(CriticalMassError, match="needs the weights of a CLIP encoder"):
         library.load_study("clip-local")
+    with pytest.raises(CriticalMassError, match="no study 'loss-local': .*'loss-trained' asks"):
+        library.load_study("loss-local")
 
 
 def test_a_study_that_includes_itself_is_an_error(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from criticalmass.studies.reading import read_study
 from criticalmass.studies.schema import Study
 
 _SUFFIXES = (".yaml", ".yml")
-_PAPER, _LOCAL = "-paper", "-local"
+_PAPER, _LOCAL, _TRAINED = "-paper", "-local", "-trained"
 
 
 def study_names() -> tuple[str, ...]:
@@ -40,10 +40,14 @@ def load_study(name_or_file: str | os.PathLike[str]) -> Study:
     if text in names:
         with as_file(files("criticalmass.studies").joinpath(f"library/{text}.yaml")) as path:
             return read_study(path, text)
-    if text.endswith(_LOCAL) and text.replace(_LOCAL, _PAPER) in names:
-        paper = load_study(text.replace(_LOCAL, _PAPER))
+    variants = [text.replace(_LOCAL, other) for other in (_TRAINED, _PAPER)]
+    others = [name for name in variants if text.endswith(_LOCAL) and name in names]
+    if others:
+        reason = "no networks at hand differ in it alone"
+        if others[0].endswith(_PAPER):
+            reason = load_study(others[0]).not_here
         raise CriticalMassError(
-            f"no study {text!r}: {paper.not_here}; {paper.name!r} asks the same question"
+            f"no study {text!r}: {reason}; {others[0]!r} asks the same question"
         )
     raise unknown_name("study", text, names)
 
