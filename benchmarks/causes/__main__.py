@@ -3,9 +3,9 @@
     criticalmass study causes --out studies
     python -m benchmarks.causes studies
 
-The second command reads the tables ``studies/studies/NAME-trained/*.csv``, writes their rows at 90 %
-to docs/causes/, draws the figure, and fills the text. Studies that are not measured are named in
-the text.
+The second command reads the tables ``studies/studies/NAME-trained/*.csv``, writes their rows at
+90 % to docs/causes/, draws the figure, and fills the text. Studies that are not measured are named
+in the text.
 """
 
 from __future__ import annotations
