@@ -13,11 +13,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.memory import make_store
 from benchmarks.problems import LayerRecipe
-from benchmarks.timing import Seconds, core_count, describe_machine, median
+from benchmarks.timing import (
+    Seconds,
+    add_load_option,
+    core_count,
+    describe_machine,
+    measure_row,
+    median,
+)
 from criticalmass.storage.features import FeatureStore
 
 #: Width of the layer -> target of the time on two cores, in seconds.
@@ -35,7 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path = options.dir / f"store-{rows}x{width}"
         make_store(LayerRecipe(rows, test, width, 10), path)
         stores.append(path)
-    lines = [_table_row(path, _time_command(path, options.repeats)) for path in stores]
+    lines = []
+    for path in stores:
+        runs, load = measure_row(
+            partial(_time_command, path, options.repeats),
+            even_if_busy=options.even_if_busy or options.quick,
+        )
+        lines.append(f"| {path}: {load} |" if runs is None else _table_row(path, runs, load))
     print(_table(lines, options.repeats))
 
 
@@ -49,6 +63,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--neurons", type=int, default=4_096, help="neurons of the synthetic store")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="a tiny store, as a test")
+    add_load_option(parser)
     options = parser.parse_args(arguments)
     if not options.store and options.dir is None:
         parser.error("give --store, or --dir for a synthetic store")
@@ -75,7 +90,7 @@ def _time_run(command: Sequence[str]) -> Seconds:
     return Seconds(cpu_used - before.children_user - before.children_system, wall)
 
 
-def _table_row(path: Path, runs: Sequence[Seconds]) -> str:
+def _table_row(path: Path, runs: Sequence[Seconds], load: str) -> str:
     """Return a row: the store, medians over the runs, and the range of the wall time."""
     store = FeatureStore.open(path, verify=False)
     rows = store.features("train", store.layers[0])
@@ -85,13 +100,13 @@ def _table_row(path: Path, runs: Sequence[Seconds]) -> str:
     name = f"{store.model} on {store.dataset}, {int(rows.shape[0]):,} x {width:,} {rows.dtype}"
     return (
         f"| {name}, {len(store.class_names)} classes | {medians.wall:.3g} "
-        f"({min(wall):.3g} to {max(wall):.3g}) | {medians.cpu:.3g} | {target} |"
+        f"({min(wall):.3g} to {max(wall):.3g}) | {medians.cpu:.3g} | {target} | {load} |"
     )
 
 
 def _table(lines: Sequence[str], repeats: int) -> str:
-    head = ["| features | wall s, median (range) | CPU s | target, wall s |"]
-    head.append("| - | -: | -: | -: |")
+    head = ["| features | wall s, median (range) | CPU s | target, wall s | load |"]
+    head.append("| - | -: | -: | -: | - |")
     heading = f"Machine: {describe_machine()}. {repeats} runs of the command, {core_count()} cores."
     return "\n".join([heading, "", *head, *lines])
 

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from benchmarks.timing import Seconds, describe_machine, log
+from benchmarks.timing import Seconds, add_load_option, describe_machine, log, measure_row
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets import load_dataset
 from criticalmass.extraction.datasets.images import EncodedImages
@@ -90,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5, help="interleaved runs (default 5)")
     parser.add_argument("--only", choices=CASES, help="one row")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, as a test")
+    add_load_option(parser)
     options = parser.parse_args(arguments)
     if options.repeats < 1:
         parser.error(f"--repeats {options.repeats}: give at least 1")
@@ -98,7 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cases = [CASES[options.only]]
     print(f"Machine: {describe_machine()}.\n\n{_HEAD}")
     for case in cases:
-        print(_measure(case, options.repeats), flush=True)
+        row, refusal = measure_row(
+            partial(_measure, case, options.repeats),
+            even_if_busy=options.even_if_busy or options.quick,
+        )
+        print(f"| {case.name}: {refusal} |" if row is None else row, flush=True)
 
 
 _HEAD = (

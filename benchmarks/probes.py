@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.cores import CoreTimes, measure_cores
@@ -15,7 +16,7 @@ from benchmarks.peers import SKLEARN, TORCH, Peer
 from benchmarks.problems import LayerRecipe, layer_from_store, synthetic_layer
 from benchmarks.search import ComparisonRow, SearchGrid, compare
 from benchmarks.similarity import compare_cka
-from benchmarks.timing import core_count, describe_machine, log
+from benchmarks.timing import add_load_option, core_count, describe_machine, log, measure_row
 
 QUICK = SearchGrid(fractions=(0.1, 0.5, 1.0), l2s=(1e-1, 1e-2), n_seeds=2)
 
@@ -41,23 +42,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     rows: list[ComparisonRow] = []
     core_times: CoreTimes | None = None
+    loads = []
     for name in options.only or NAMES:
         log(f"{name}: started")
-        if name in CASES:
-            rows += _synthetic(name, options)
-        elif name == "real":
-            rows += _real(options)
-        elif name == "cka":
-            recipe = (
-                LayerRecipe(120, 1, 32, 3) if options.quick else LayerRecipe(5_000, 1, 2048, 10)
-            )
-            rows += compare_cka(recipe, 3 if options.quick else 20, options.repeats, 1000.0)
-        else:
-            recipe = LayerRecipe(300, 1, 32, 4) if options.quick else CASES["large"].recipe
-            core_times = measure_cores(
-                recipe, QUICK if options.quick else SearchGrid(), options.repeats
-            )
+        measured, load = measure_row(
+            partial(_measure, name, options), even_if_busy=options.even_if_busy or options.quick
+        )
+        loads.append(f"{name}: {load}.")
+        if measured is not None:
+            rows += measured[0]
+            core_times = measured[1] or core_times
     print(render(rows, core_times, options.repeats))
+    print("\n".join(loads))
+
+
+def _measure(
+    name: str, options: argparse.Namespace
+) -> tuple[list[ComparisonRow], CoreTimes | None]:
+    """Measure one case: its rows, or the times on one core and on all."""
+    if name in CASES:
+        return _synthetic(name, options), None
+    if name == "real":
+        return _real(options), None
+    if name == "cka":
+        recipe = LayerRecipe(120, 1, 32, 3) if options.quick else LayerRecipe(5_000, 1, 2048, 10)
+        return compare_cka(recipe, 3 if options.quick else 20, options.repeats, 1000.0), None
+    recipe = LayerRecipe(300, 1, 32, 4) if options.quick else CASES["large"].recipe
+    grid = QUICK if options.quick else SearchGrid()
+    return [], measure_cores(recipe, grid, options.repeats)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -72,6 +84,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=20_000,
         help="most training rows of the store (default 20000)",
     )
+    add_load_option(parser)
     options = parser.parse_args(arguments)
     if options.repeats < 1:
         parser.error(f"--repeats {options.repeats}: give at least 1")

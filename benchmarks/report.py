@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.timing import add_load_option, measure_row, time_call
 from criticalmass.reporting.page.report import report
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.run import Run
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, help="folder of the run and the page; a temporary one by default"
     )
+    add_load_option(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder or Path(scratch)
@@ -122,12 +124,16 @@ def main() -> None:
         shape = {"layers": options.layers, "seeds": options.seeds, "n_test": options.n_test}
         run = Run.open(folder / "run") if exists else synthetic_run(folder / "run", **shape)
         print(f"run of {len(run.frame()):,} cells: {time.perf_counter() - start:.1f} s")
-        start, cpu = time.perf_counter(), time.process_time()
-        page = report(run, folder / "report.html")
-        wall, cpu_used = time.perf_counter() - start, time.process_time() - cpu
-        print(
-            f"report: {wall:.1f} s wall, {cpu_used:.1f} s CPU, {page.stat().st_size / 1e6:.2f} MB"
+        row, load = measure_row(
+            lambda: time_call(lambda: report(run, folder / "report.html")),
+            even_if_busy=options.even_if_busy,
         )
+        if row is None:
+            print(load)
+            return
+        page, used = row
+        size = page.stat().st_size / 1e6
+        print(f"report: {used.wall:.1f} s wall, {used.cpu:.1f} s CPU, {size:.2f} MB; {load}")
 
 
 if __name__ == "__main__":

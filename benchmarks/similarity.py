@@ -20,10 +20,12 @@ from benchmarks.problems import LayerRecipe, Matrix, synthetic_layer
 from benchmarks.search import ComparisonRow
 from benchmarks.timing import (
     Seconds,
+    add_load_option,
     cpu_range,
     describe_machine,
     limit_to_one_thread,
     log,
+    measure_row,
     median,
     time_call,
 )
@@ -112,11 +114,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--rows", type=int, default=5000, help="rows for the textbook (default 5000)"
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, as a test")
+    add_load_option(parser)
     options = parser.parse_args(arguments)
     all_rows = _read_rows(options.store, quick=options.quick)
     _measure_all(all_rows[:60])  # compiles
+    lines, load = measure_row(
+        lambda: _table_rows(all_rows, all_rows[: options.rows]),
+        even_if_busy=options.even_if_busy or options.quick,
+    )
+    if lines is None:
+        print(load)
+        return
+    n, d = all_rows.shape
+    print(
+        f"Machine: {describe_machine()}. {len(_sizes(all_rows))} sizes x {_N_ORDERS} orders, "
+        f"d={d}, one run, one thread, {load}. Ours with replicates or scores for the interval; the "
+        "textbook computes only the value, timed on one order and scaled.\n\n"
+        f"| measure | n={n} CPU s | wall s | n={min(n, options.rows)} CPU s | textbook CPU s "
+        "| ratio | largest difference |\n| - | -: | -: | -: | -: | -: | -: |",
+        *lines,
+        sep="\n",
+    )
+
+
+def _table_rows(all_rows: Matrix, part: Matrix) -> list[str]:
     results, lines = _measure_all(all_rows), []
-    part = all_rows[: options.rows]
     for name, (values, ours) in _measure_all(part).items():
         textbook, peer_times = _textbook(name, part)
         difference = np.abs(textbook - values[0]).max()
@@ -129,16 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"| {name} | {results[name][1].cpu:.2f} | {results[name][1].wall:.2f} | {ours.cpu:.2f} "
             f"| {total.cpu:.1f} | {total.cpu / ours.cpu:.3g} x | {difference:.1e} |"
         )
-    n, d = all_rows.shape
-    print(
-        f"Machine: {describe_machine()}. {len(_sizes(all_rows))} sizes x {_N_ORDERS} orders, "
-        f"d={d}, one run, one thread. Ours with replicates or scores for the interval; the "
-        "textbook computes only the value, timed on one order and scaled.\n\n"
-        f"| measure | n={n} CPU s | wall s | n={len(part)} CPU s | textbook CPU s | ratio "
-        "| largest difference |\n| - | -: | -: | -: | -: | -: | -: |",
-        *lines,
-        sep="\n",
-    )
+    return lines
 
 
 def _read_rows(store: Path | None, *, quick: bool) -> Matrix:

@@ -1,7 +1,12 @@
-"""CPU and wall time, their medians, and a description of the machine."""
+"""CPU and wall time, their medians, the load beside a row, and a description of the machine.
+
+A busy machine slows a peer whose threads spin more than it slows us, so a row that was measured
+beside other jobs is refused.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import statistics
@@ -17,6 +22,9 @@ from typing import TypeVar
 from threadpoolctl import threadpool_limits
 
 T = TypeVar("T")
+#: A row is refused where other jobs keep more than this share of each core busy.
+LARGEST_LOAD = 0.3
+_PATIENCE, _STEP = 240.0, 5.0
 LIBRARIES = ("criticalmass", "numpy", "scipy", "numba", "scikit-learn", "torch")
 
 
@@ -55,6 +63,58 @@ def cpu_range(times: Sequence[Seconds]) -> str:
     """Return the range of CPU seconds over runs as text."""
     values = [one.cpu for one in times]
     return f"{min(values):.3g} to {max(values):.3g} s"
+
+
+def add_load_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--even-if-busy``."""
+    parser.add_argument(
+        "--even-if-busy",
+        action="store_true",
+        help=f"print rows that were measured at a load above {LARGEST_LOAD} a core",
+    )
+
+
+def measure_row(
+    work: Callable[[], T], *, even_if_busy: bool, patience: float = _PATIENCE
+) -> tuple[T | None, str]:
+    """Measure a row if nothing else runs.
+
+    Waits until the load, a mean over a minute, has forgotten the row before. The load after a row
+    has its own threads in it, at most one per core.
+
+    Parameters
+    ----------
+    work: measures the row.
+    even_if_busy: measure and keep it at any load, and do not wait.
+    patience: seconds to wait for.
+
+    Returns
+    -------
+    The row, or None if it is refused, and the loads, or the reason, as text.
+    """
+    limit = LARGEST_LOAD * core_count()
+    end = time.monotonic() + (0.0 if even_if_busy else patience)
+    before = os.getloadavg()[0]
+    while before > limit and time.monotonic() < end:
+        time.sleep(_STEP)
+        before = os.getloadavg()[0]
+    if before > limit and not even_if_busy:
+        return None, _refuse(f"load {before:.1f} before the row")
+    row = work()
+    after = os.getloadavg()[0]
+    text = f"load {before:.1f} before, {after:.1f} after"
+    if after > limit + core_count() and not even_if_busy:
+        return None, _refuse(text)
+    return row, text
+
+
+def _refuse(text: str) -> str:
+    refusal = (
+        f"refused: {text}, and other jobs may take {LARGEST_LOAD} of each of {core_count()} cores; "
+        "stop them, or give --even-if-busy"
+    )
+    log(refusal)
+    return refusal
 
 
 @contextmanager

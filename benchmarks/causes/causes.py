@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.findings.writing import fill
+from criticalmass.analysis.training_seed_rows import ratio_texts
 from criticalmass.errors import CriticalMassError
 from criticalmass.reporting.figures.draw import style_axes
 from criticalmass.reporting.plots import COLOURS, FAINT, INK, MARKERS
@@ -46,6 +47,7 @@ CLAIMS: Mapping[str, str] = {
 #: The targets, as the text calls them.
 TARGETS: Mapping[str, str] = {
     "fashion-mnist-classes-5-9-n4000": "unseen clothes",
+    "fashion-mnist-classes-5-9-n2000": "2,000 unseen clothes",
     "fashion-mnist-classes-0-4-n4000": "upstream clothes",
     "mnist-5k": "digits",
     "openclipart-n2400": "drawings",
@@ -135,23 +137,21 @@ def render(folder: Path) -> str:
 
 def ratio_text(row: Mapping[str, Any]) -> str:
     """Format the ratio of critical masses with its interval: 2.1 [1.5, 3.0]."""
-    number = f"{row['ratio']:.2g}" if row["ratio"] < 10 else f"{row['ratio']:.0f}"
     bound = row["bound"] if isinstance(row["bound"], str) else ""
-    if pd.isna(row["ratio_low"]):
-        return f"{bound}{number}"
-    return f"{bound}{number} [{row['ratio_low']:.2g}, {row['ratio_high']:.2g}]"
+    return bound + _interval_text(*(row[f"ratio{end}"] for end in ("", "_low", "_high")))
 
 
 def bar_text(row: Mapping[str, Any]) -> str:
     """Format the ratio at the bar of the baseline's accuracy; infinite where it is not reached."""
-    value = row["log_ratio_at_bar"]
-    if pd.isna(value) or np.isinf(row["k_at_bar"]):
-        return "not reached" if np.isinf(row["k_at_bar"]) else "–"
-    ends = [row[f"log_ratio_at_bar_{end}"] for end in ("low", "high")]
-    text = f"{np.exp(value):.2g}"
-    if any(pd.isna(end) for end in ends):
-        return text
-    return f"{text} [{np.exp(ends[0]):.2g}, {np.exp(ends[1]):.2g}]"
+    logs = [row[f"log_ratio_at_bar{end}"] for end in ("", "_low", "_high")]
+    if np.isinf(row["k_at_bar"]):
+        return "not reached"
+    return "–" if pd.isna(logs[0]) else _interval_text(*np.exp(logs))
+
+
+def _interval_text(value: float, low: float, high: float) -> str:
+    texts = ratio_texts([value] if pd.isna(low) else [value, low, high])
+    return texts[0] + (f" [{texts[1]}, {texts[2]}]" if len(texts) > 1 else "")
 
 
 def paper_verdicts(effects: pd.DataFrame) -> list[tuple[str, str, str, str]]:
@@ -183,36 +183,39 @@ def paper_verdicts(effects: pd.DataFrame) -> list[tuple[str, str, str, str]]:
 def conclusions(effects: pd.DataFrame) -> list[str]:
     """State, for each study, the largest effects that are neither gated nor open.
 
-    A sentence names the comparison with the most and with the fewest neurons by the probe, if
+    A sentence names the comparison with the most and with the fewest neurons by each measure, if
     their p-values remain below .05 after Holm's correction.
     """
+    counted = effects[~effects["verdict"].astype(str).str.startswith("gated")]
     texts = []
-    rows = effects[effects["measure"] == "logistic"]
-    shown = rows[rows["verdict"].isin(["more neurons", "fewer neurons"])]
     for study, title in STUDIES.items():
-        part, all_rows = shown[shown["study"] == study], rows[rows["study"] == study]
-        if all_rows.empty:
+        part = counted[counted["study"] == study]
+        if study not in set(effects["study"]):
             continue
-        counted = all_rows[~all_rows["verdict"].astype(str).str.startswith("gated")]
-        excludes = (counted["dr_difference_low"] > 0) | (counted["dr_difference_high"] < 0)
-        dr_text = f" The interval of the difference in DR excludes 0 in {int(excludes.sum())}."
-        if part.empty:
-            texts.append(
-                f"**{title}**: in none of {len(counted)} comparisons that passed the gates is a "
-                f"difference shown by the probe.{dr_text}"
-            )
-            continue
-        ends = part.loc[[part["log_ratio"].idxmax(), part["log_ratio"].idxmin()]]
-        parts = [
-            f"`{row['recipe']}` needs {ratio_text(row)} times the neurons of `{row['baseline']}` "
-            f"on {TARGETS.get(str(row['dataset']), str(row['dataset']))}"
-            for row in ends.drop_duplicates().to_dict("records")
-        ]
+        by_measure = {name: part[part["measure"] == name] for name in MEASURES}
+        parts = [f"by {MEASURES[name]} {_shown_text(rows)}" for name, rows in by_measure.items()]
+        probe = by_measure["logistic"]
+        excludes = (probe["dr_difference_low"] > 0) | (probe["dr_difference_high"] < 0)
         texts.append(
-            f"**{title}**: {len(part)} of {len(counted)} comparisons that passed the gates differ "
-            f"by the probe; {'; '.join(parts)}.{dr_text}"
+            f"**{title}**: {len(probe)} comparisons passed the gates; {', '.join(parts)}. The "
+            f"interval of the difference in DR by the probe excludes 0 in {int(excludes.sum())}."
         )
     return texts
+
+
+def _shown_text(rows: pd.DataFrame) -> str:
+    """Say how many comparisons differ, and name those at the ends."""
+    shown = rows[rows["verdict"].isin(["more neurons", "fewer neurons"])]
+    if shown.empty:
+        return "none differs"
+    ends = shown.loc[[shown["log_ratio"].idxmax(), shown["log_ratio"].idxmin()]]
+    texts = [
+        f"`{row['recipe']}` needs {ratio_text(row)} times the neurons of `{row['baseline']}` "
+        f"on {TARGETS.get(str(row['dataset']), str(row['dataset']))}"
+        for row in ends.drop_duplicates().to_dict("records")
+    ]
+    verb = "differs" if len(shown) == 1 else "differ"
+    return f"{len(shown)} {verb} ({'; '.join(texts)})"
 
 
 def law_counts(effects: pd.DataFrame, measure: str) -> dict[str, int]:
@@ -252,10 +255,7 @@ def _forest(effects: pd.DataFrame) -> Figure:
     from matplotlib.figure import Figure
 
     names = [name for name in STUDIES if name in set(effects["study"])]
-    chosen = {
-        name: effects[(effects["study"] == name) & (effects["dataset"] == _target(effects, name))]
-        for name in names
-    }
+    chosen = {name: _on_first_targets(effects[effects["study"] == name]) for name in names}
     heights = [len(chosen[name]["recipe"].unique()) + 1.6 for name in names]
     figure = Figure(figsize=(8.2, 0.27 * sum(heights)), layout="constrained", facecolor="white")
     panels = figure.subplots(len(names), 1, sharex=True, height_ratios=heights, squeeze=False)
@@ -284,8 +284,8 @@ def _forest(effects: pd.DataFrame) -> Figure:
                 )  # fmt: skip
         ax.set_yticks(range(len(recipes)), recipes, size=8)
         ax.set_ylim(len(recipes) - 0.4, -0.6)
-        target = TARGETS.get(str(rows["dataset"].iloc[0]), str(rows["dataset"].iloc[0]))
-        ax.set_title(f"{STUDIES[name]}, on {target}", loc="left", size=9, color=INK)
+        targets = " and ".join(TARGETS[str(dataset)] for dataset in rows["dataset"].unique())
+        ax.set_title(f"{STUDIES[name]}, on {targets}", loc="left", size=9, color=INK)
     ticks = [0.25, 0.5, 1, 2, 4, 8, 16, 32, 64]
     panels[-1, 0].set_xlim(0.2, 80)
     panels[-1, 0].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -297,11 +297,11 @@ def _forest(effects: pd.DataFrame) -> Figure:
     return figure
 
 
-def _target(effects: pd.DataFrame, study: str) -> str:
-    """Return the first of `TARGETS` on which a study was measured."""
-    measured = set(effects.loc[effects["study"] == study, "dataset"])
-    known = [name for name in TARGETS if name in measured]
-    return known[0] if known else sorted(measured)[0]
+def _on_first_targets(effects: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of each baseline of a study on the first of `TARGETS` that it has."""
+    order = {name: position for position, name in enumerate(TARGETS)}
+    position = effects["dataset"].map(order)
+    return effects[position == position.groupby(effects["baseline"]).transform("min")]
 
 
 def _save(figure: Figure, path: Path) -> None:

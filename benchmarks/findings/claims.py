@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,9 @@ MIXED, UNDECIDED, OPEN = "mixed", "undecided", "open"
 SMALLEST_DR = 0.5
 SMALL_FRACTION = 0.05
 DELTA, ALPHA = 0.9, 0.05
+#: Begin of the names of the network with nested losses and of its control, and a small fraction.
+NESTED, TENTH = "wordllama", 0.1
+_ENDS_OF_DIFFERENCE = {"low": "difference_low", "high": "difference_high"}
 Tables = Mapping[str, pd.DataFrame]
 
 
@@ -57,7 +61,7 @@ def claims(tables: Tables) -> pd.DataFrame:
     all cases of the claim and network. p-values are read off the intervals by the normal
     approximation, because the tables hold no draws. The rules:
 
-    - exists: the interval of DR(0.9), strict, of the last layer lies above 0.5;
+    - exists: the interval of DR(0.9) of the last layer lies above 0.5;
     - exists above chance: the same for 90 % of the accuracy above that of the largest class. The
       ends of DR are those of the ends of the accuracies, which is wider than an interval;
     - task: the interval of the difference of DR(0.9) between two datasets excludes 0;
@@ -66,7 +70,14 @@ def claims(tables: Tables) -> pd.DataFrame:
       network whose wider layer has the greater DR(0.9) are counted;
     - pca: at 5 % of the neurons, principal axes score higher than random neurons;
     - inequality: at 5 % of the neurons the Gini coefficient of class accuracies is above that of
-      the whole layer.
+      the whole layer;
+    - upstream, architecture: the two networks of a comparison of that study differ in DR(0.9);
+    - wider: of two networks the wider has the greater DR(0.9), and "wider in neurons": it needs
+      more neurons for 90 %;
+    - matryoshka: the first tenth of the neurons of the Matryoshka-trained network scores higher
+      than a random subset does; contrast: the same of the other network.
+
+    The last five use the p-values of the comparisons themselves, which the tables hold.
 
     Returns
     -------
@@ -84,6 +95,15 @@ def claims(tables: Tables) -> pd.DataFrame:
         "inequality": _inequality,
         "inequality beyond accuracy": _inequality_beyond_accuracy,
     }
+    if "comparisons" in tables:
+        rules |= {
+            "upstream": partial(_differ, study="upstream-local"),
+            "architecture": partial(_differ, study="architectures-local"),
+            "wider": _wider,
+            "wider in neurons": _wider_in_neurons,
+        }
+    if "orders" in tables:
+        rules |= {"matryoshka": _first, "contrast": partial(_first, nested=False)}
     rows = []
     for claim, rule in rules.items():
         for network, control in (("trained", False), ("untrained", True)):
@@ -126,6 +146,52 @@ def _count(table: pd.DataFrame, name: str, threshold: float | pd.Series = 0.0) -
     )
 
 
+def _with_p(rows: pd.DataFrame, name: str) -> CaseCount:
+    """Count the cases of a difference with its interval and p-value, in either direction."""
+    remains = holm(rows["p"].to_numpy(float)) <= ALPHA
+    above, below = rows[f"{name}_low"] > 0, rows[f"{name}_high"] < 0
+    return CaseCount(
+        support=int((above & remains).sum()),
+        against=int((below & remains).sum()),
+        cases=len(rows),
+        support_alone=int(above.sum()),
+        against_alone=int(below.sum()),
+    )
+
+
+def _either(count: CaseCount) -> CaseCount:
+    """Let a difference in either direction support a claim."""
+    support, alone = count.support + count.against, count.support_alone + count.against_alone
+    return CaseCount(support, 0, count.cases, alone, 0)
+
+
+def _compared(tables: Tables, control: bool, study: str) -> pd.DataFrame:
+    table = tables["comparisons"]
+    return table[(table["control"] == control) & (table["study"] == study)]
+
+
+def _differ(tables: Tables, control: bool, study: str) -> CaseCount:
+    return _either(_with_p(_compared(tables, control, study), "dr"))
+
+
+def _wider(tables: Tables, control: bool) -> CaseCount:
+    return _with_p(_compared(tables, control, "width-local"), "dr")
+
+
+def _wider_in_neurons(tables: Tables, control: bool) -> CaseCount:
+    rows = _compared(tables, control, "width-local")
+    return _with_p(rows.assign(p=rows["p_mass"]), "mass")
+
+
+def _first(tables: Tables, control: bool, nested: bool = True) -> CaseCount:
+    table = tables["orders"]
+    is_nested = table["model"].str.startswith(NESTED) == nested
+    rows = table[is_nested & (table["control"] == control) & (table["quantity"] == "value")]
+    return _with_p(
+        rows[rows["fraction"] == TENTH].rename(columns=_ENDS_OF_DIFFERENCE), "difference"
+    )
+
+
 def _exists(tables: Tables, control: bool) -> CaseCount:
     return _count(last_layer(tables["transfer"], control), "dr", SMALLEST_DR)
 
@@ -136,13 +202,16 @@ def _exists_above_chance(tables: Tables, control: bool) -> CaseCount:
 
 
 def dr_above_chance(tables: Tables) -> pd.DataFrame:
-    """Return DR(0.9), strict, of the accuracy above that of the largest class, for each network.
+    """Return DR(0.9) of the accuracy above that of the largest class, for each network.
+
+    The estimator is that of the table "transfer".
 
     Returns
     -------
     Columns model, dataset, control, dr, and its ends from those of the accuracies: dr_low, dr_high.
     """
     curves = tables["curves"]
+    estimator = str(tables["transfer"]["estimator"].iloc[0])
     chance = tables["datasets"].set_index("dataset")["most_frequent"]
     rows = []
     keys = ["model", "dataset", "control"]
@@ -150,7 +219,9 @@ def dr_above_chance(tables: Tables) -> pd.DataFrame:
         full, of_chance = float(curve["value_full"].iloc[0]), float(chance[key[1]])
         share = (of_chance + DELTA * (full - of_chance)) / full
         dr = {
-            name: diffused_redundancy(curve["fraction"], curve[values], full, share)
+            name: diffused_redundancy(
+                curve["fraction"], curve[values], full, share, estimator=estimator
+            )
             for name, values in (("dr", "mean"), ("dr_low", "low"), ("dr_high", "high"))
         }
         rows.append(dict(zip(keys, key, strict=True)) | dr)
@@ -165,15 +236,7 @@ def last_layer(table: pd.DataFrame, control: bool, measure: str = "logistic") ->
 
 def _task(tables: Tables, control: bool) -> CaseCount:
     rows = tables["tasks"][tables["tasks"]["control"] == control]
-    count = _difference_count(rows)
-    # A difference in either direction supports the claim.
-    return CaseCount(
-        support=count.support + count.against,
-        against=0,
-        cases=count.cases,
-        support_alone=count.support_alone + count.against_alone,
-        against_alone=0,
-    )
+    return _either(_difference_count(rows))
 
 
 def _training(tables: Tables, control: bool) -> CaseCount:
@@ -181,8 +244,7 @@ def _training(tables: Tables, control: bool) -> CaseCount:
 
 
 def _difference_count(table: pd.DataFrame) -> CaseCount:
-    ends = {"low": "difference_low", "high": "difference_high"}
-    return _count(table.rename(columns=ends), "difference")
+    return _count(table.rename(columns=_ENDS_OF_DIFFERENCE), "difference")
 
 
 def _width(tables: Tables, control: bool) -> CaseCount:

@@ -41,6 +41,8 @@ def draw_findings(tables: Tables, folder: Path) -> list[Path]:
         "pca": ("pca", _axes),
         "fairness": ("fairness", _fairness),
         "layers": ("layers", _layers),
+        "networks": ("networks", _networks),
+        "orders": ("orders", _orders),
     }
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -141,7 +143,58 @@ def _dr_intervals(table: pd.DataFrame) -> Figure:
     ax.set_yticks(range(len(rows)), [f"{r.model} on {r.dataset}" for r in rows.itertuples()])
     ax.tick_params(axis="y", labelsize=7)
     ax.set_xlim(0, 1)
-    ax.set_xlabel("DR(0.9) of the accuracy, strict; grey: untrained networks", size=8)
+    estimator = rows["estimator"].iloc[0]
+    ax.set_xlabel(f"DR(0.9) of the accuracy, {estimator}; grey: untrained networks", size=8)
+    return figure
+
+
+_MASSES = {
+    "critical_mass": "random neurons",
+    "critical_mass_rotation": "random directions",
+    "critical_mass_pca-top": "principal axes",
+    "critical_mass_lda-top": "discriminant axes",
+    "usefulness": "random neurons, untrained layer's accuracy",
+}
+
+
+def _networks(table: pd.DataFrame) -> Figure:
+    """Draw how many neurons or directions keep 90 % of each network's accuracy."""
+    from matplotlib.figure import Figure
+
+    rows = table[~table["control"]].drop_duplicates(["model", "dataset"], keep="first")
+    rows = rows.sort_values(["dataset", "model"], ascending=False)
+    figure = Figure(figsize=(7.2, 0.24 * len(rows) + 1.4), layout="constrained", facecolor="white")
+    ax = figure.subplots()
+    style_axes(ax)
+    for number, (column, label) in enumerate(_MASSES.items()):
+        place = [y + 0.3 - 0.15 * number for y in range(len(rows))]
+        colour = COLOURS[number % len(COLOURS)]
+        ax.plot(rows[column], place, MARKERS[number], color=colour, markersize=4, label=label)
+        if f"{column}_low" in rows:
+            ends = rows[f"{column}_low"], rows[f"{column}_high"]
+            ax.hlines(place, *ends, color=colour, linewidth=1.0)
+    ax.plot(rows["n_neurons"], range(len(rows)), "|", color=INK, markersize=9, label="whole layer")
+    ax.set_yticks(range(len(rows)), [f"{r.model} on {r.dataset}" for r in rows.itertuples()])
+    ax.tick_params(axis="y", labelsize=7)
+    ax.set_xscale("log")
+    ax.set_xlabel("neurons or directions for 90 % of the accuracy", size=8)
+    figure.legend(fontsize=7, loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def _orders(table: pd.DataFrame) -> Figure:
+    """Draw the accuracy of the first neurons minus that of random ones."""
+    values = table[table["quantity"] == "value"].rename(columns={"difference": "mean"})
+    figure, panels = _panels(values, ["dataset"])
+    for _, part, ax in panels:
+        names = sorted({str(name).removesuffix("-untrained") for name in values["model"]})
+        for (model, control), rows in part.groupby(["model", "control"], sort=True):
+            number = names.index(str(model).removesuffix("-untrained"))
+            _line(rows, ax, number, str(model), bool(control))
+        ax.axhline(0, color=INK, linewidth=0.8)
+        _fraction_axis(ax)
+        ax.set_ylabel("accuracy of the first neurons\nless that of random ones", size=8)
+        ax.legend(fontsize=6, frameon=False)
     return figure
 
 

@@ -9,32 +9,41 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 from criticalmass.analysis.comparison import compare
 from criticalmass.storage.run_view import RunView
-from criticalmass.studies.tables import RANDOM, StudyRun
+from criticalmass.studies.study_run import RANDOM, StudyRun
 
 DELTA = 0.9
+LOCAL = "local"
 PROBE, LAYER = "logistic", "penultimate"
 _KEY = ["model", "dataset", "control"]
 _DR = [
     *_KEY, "layer", "selector", "measure", "estimator", "n_neurons", "value_full",
     "critical_mass", "critical_mass_low", "critical_mass_high", "dr", "dr_low", "dr_high",
-    "at_floor", "n_seeds", "n_train", "n_test", "n_failed", "n_not_converged",
+    "at_floor", "largest_failing", "smallest_passing", "n_seeds", "n_train", "n_test", "n_failed",
+    "n_not_converged",
 ]  # fmt: skip
 _DIGITS = 4
 _BASES = ("critical_mass", "diffuseness", "usefulness")
+#: The studies of networks that others trained, in the order of the text.
+MATRYOSHKA = "matryoshka-local"
+NETWORK_STUDIES = ("upstream-local", "architectures-local", MATRYOSHKA, "width-local")
+_SIDES = ("a", "b")
+_ENDS = ("", "_low", "_high")
 StudyRuns = Mapping[str, Sequence[StudyRun]]
 Tables = dict[str, pd.DataFrame]
 
 
-def make_tables(folder: Path, runs: StudyRuns) -> Tables:
+def make_tables(folder: Path, runs: StudyRuns, title: str = LOCAL) -> Tables:
     """Make the tables that the text is written from.
 
     Parameters
     ----------
     folder: folder with ``studies/NAME/*.csv`` and ``steps.csv``.
     runs: name of each study -> its results on each pair.
+    title: names the studies in the table of times.
 
     Returns
     -------
@@ -58,14 +67,71 @@ def make_tables(folder: Path, runs: StudyRuns) -> Tables:
     tables: Tables = {}
     for name, (study, make, file) in makers.items():
         path = folder / "studies" / study / f"{file}.csv"
-        if path.is_file():
+        if study in runs and path.is_file():
             tables[name] = make(pd.read_csv(path))
+    tables |= _network_tables(folder, runs)
     if runs.get("transfer-local"):
         tables["tasks"] = _tasks(runs["transfer-local"])
         tables["controls"] = _controls(runs["transfer-local"])
         tables["datasets"] = _datasets(runs["transfer-local"])
-    tables["cost"] = _cost(folder / "steps.csv", runs)
+    tables["cost"] = _cost(folder / "steps.csv", runs, title)
     return {name: round_table(table) for name, table in tables.items()}
+
+
+def _network_tables(folder: Path, runs: StudyRuns) -> Tables:
+    """Return the tables of `NETWORK_STUDIES` together: networks, comparisons and orders."""
+    makers = {"networks": ("bases", _bases), "comparisons": ("comparisons", _comparisons)}
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for study in NETWORK_STUDIES:
+        for name, (file, make) in makers.items():
+            path = folder / "studies" / study / f"{file}.csv"
+            if study in runs and path.is_file():
+                rows = make(pd.read_csv(path))
+                tables.setdefault(name, []).append(rows.assign(study=study))
+    result = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+    if MATRYOSHKA in runs:
+        path = folder / "studies" / MATRYOSHKA
+        result["orders"] = _orders(
+            *(pd.read_csv(path / f"{f}.csv") for f in ("selectors", "curves"))
+        )
+    return result
+
+
+def _comparisons(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per pair of networks and dataset, with all quantities at 0.9."""
+    keys = ["model_spec_a", "model_spec_b", "dataset_spec", "control", "measure"]
+    rows = []
+    for _, part in table.groupby(keys, sort=False):
+        at = part[part["delta"] == DELTA].set_index("quantity")
+        dr, mass = at.loc["dr"], at.loc["critical_mass"]
+        whole = part.set_index("quantity").loc["whole layer"]
+        row = {name: dr[name] for name in (*keys, "dataset", "cause", "differs_in", "estimator")}
+        for name, of in (("dr", dr), ("mass", mass), ("whole", whole)):
+            row |= {f"{name}_{side}": of[f"value_{side}"] for side in _SIDES}
+            row |= {name: of["difference"], f"{name}_low": of["low"], f"{name}_high": of["high"]}
+        row |= {name: dr[name] for name in ("p", "p_holm", "n_compared")}
+        row |= {"p_mass": mass["p"]}
+        row["equal_bar"] = dr["equal_bar"]
+        names = [f"equal_{side}{end}" for side in _SIDES for end in _ENDS]
+        rows.append(row | {name: dr[name] for name in names})
+    return pd.DataFrame(rows)
+
+
+def _orders(table: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """Return the first neurons less random ones: accuracies, and critical masses for 0.9.
+
+    The first neurons are one subset, and a single random subset differs from the mean as well.
+    ``p`` of an accuracy is the chance that a further random subset is as far from the mean of the
+    measured ones, by Student's distribution; ``spread`` is their standard deviation.
+    """
+    is_value = (table["quantity"] == "value") | (table["delta"] == DELTA)
+    rows = table[(table["selector"] == "first") & is_value & (table["quantity"] != "ratio")]
+    rows = rows[[*_DIFFERENCE, "quantity"]].rename(columns={"n_kept_a": "n_kept"})
+    random = curves[curves["selector"] == RANDOM].rename(columns={"std": "spread"})
+    keys = [*_KEY, "measure", "n_kept"]
+    rows = rows.merge(random[[*keys, "spread", "n_seeds"]], on=keys, how="left")
+    error = rows["spread"] * np.sqrt(1 + 1 / rows["n_seeds"])
+    return rows.assign(p=2 * t.sf(rows["difference"].abs() / error, rows["n_seeds"] - 1))
 
 
 def round_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -79,7 +145,7 @@ def round_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _redundancy(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["delta"] == DELTA][_DR]
+    return table[table["delta"] == DELTA].reindex(columns=_DR)
 
 
 def _bases(table: pd.DataFrame) -> pd.DataFrame:
@@ -88,7 +154,8 @@ def _bases(table: pd.DataFrame) -> pd.DataFrame:
     columns = [*others, "compression", "compression_at_floor", "best_projection", "control_bar"]
     sizes = ["n_neurons", "value_full", "n_seeds", "n_train", "n_test"]
     chance = [f"critical_mass_above_chance{end}" for end in ("", "_low", "_high")]
-    return table[[*_KEY, "layer", "measure", "delta", *names, *columns, *chance, *sizes]]
+    rows = table[table["delta"] == DELTA]
+    return rows[[*_KEY, "layer", "measure", "delta", *names, *columns, *chance, *sizes]]
 
 
 def _curves(table: pd.DataFrame) -> pd.DataFrame:
@@ -175,6 +242,7 @@ def _controls(runs: Sequence[StudyRun]) -> pd.DataFrame:
         if not one.jobs[0].control and other.jobs[0].control
         if one.jobs[0].entry == other.jobs[0].entry
         if one.jobs[0].pair.dataset == other.jobs[0].pair.dataset
+        if one.jobs[0].pair.task == other.jobs[0].pair.task
     ]
     return pd.DataFrame(rows)
 
@@ -211,14 +279,16 @@ def _datasets(runs: Sequence[StudyRun]) -> pd.DataFrame:
     return pd.DataFrame(list(rows.values()))
 
 
-def _cost(path: Path, runs: StudyRuns) -> pd.DataFrame:
+def _cost(path: Path, runs: StudyRuns, title: str) -> pd.DataFrame:
     """Sum the times of all feature and sweep steps and of the last tables of each study."""
     if not path.is_file():
-        return pd.DataFrame(columns=["kind", "steps", "seconds", "cpu_seconds"])
+        return pd.DataFrame(columns=["studies", "kind", "steps", "seconds", "cpu_seconds"])
     steps = pd.read_csv(path)
     last = steps[steps["step"].isin([f"tables of {name}" for name in runs])]
     work = steps[steps["kind"].isin(("features", "sweep"))]
     steps = pd.concat([work, last.drop_duplicates("step", keep="last")])
     sums = steps.groupby("kind", sort=True)[["seconds", "cpu_seconds"]].sum()
     counts = steps.groupby("kind", sort=True).size().rename("steps")
-    return pd.concat([counts, sums.round(0).astype(int)], axis=1).reset_index()
+    table = pd.concat([counts, sums.round(0).astype(int)], axis=1).reset_index()
+    table.insert(0, "studies", title)
+    return table

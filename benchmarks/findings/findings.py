@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pandas as pd
+
 from benchmarks.findings.claims import claims
 from benchmarks.findings.drawing import draw_findings
-from benchmarks.findings.evidence import StudyRuns, make_tables
+from benchmarks.findings.evidence import LOCAL, StudyRuns, Tables, make_tables
 from benchmarks.findings.writing import render
 from criticalmass.errors import CriticalMassError
 from criticalmass.storage.files import write_bytes
@@ -28,13 +30,14 @@ NEEDED = (
 )
 
 
-def write_findings(folder: Path, runs: StudyRuns) -> Path:
+def write_findings(folder: Path, runs: StudyRuns, title: str = LOCAL) -> Path:
     """Write ``results/``: compact tables, figures, and ``results.md``.
 
     Parameters
     ----------
     folder: folder of the studies.
     runs: name of each study -> its results on each pair.
+    title: names the studies; unless they are all, tables of others are those of ``docs/``.
 
     Returns
     -------
@@ -45,7 +48,9 @@ def write_findings(folder: Path, runs: StudyRuns) -> Path:
     CriticalMassError: a table that the text needs is missing or empty.
     """
     results = folder / "results"
-    tables = make_tables(folder, runs)
+    tables = make_tables(folder, runs, title)
+    if title != LOCAL:
+        tables = with_earlier(tables, DOCS / "results")
     missing = [name for name in NEEDED if name not in tables or not len(tables[name])]
     if missing:
         raise CriticalMassError(
@@ -59,6 +64,14 @@ def write_findings(folder: Path, runs: StudyRuns) -> Path:
     target = results / "results.md"
     write_bytes(target, text.encode())
     return target
+
+
+def with_earlier(tables: Tables, results: Path) -> Tables:
+    """Add the tables of a folder of results that these studies do not make."""
+    earlier = {path.stem: pd.read_csv(path) for path in sorted(results.glob("*.csv"))}
+    cost = earlier["cost"]
+    other = cost[~cost["studies"].isin(tables["cost"]["studies"])]
+    return {**earlier, **tables, "cost": pd.concat([other, tables["cost"]], ignore_index=True)}
 
 
 def copy_to_docs(results: Path, docs: Path) -> Path:

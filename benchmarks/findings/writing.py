@@ -31,7 +31,11 @@ def render(folder: Path, images: str) -> str:
     helpers = {
         "images": images,
         "above_half": lambda control: _n_above_half(tables, control),
+        "estimator": str(tables["transfer"]["estimator"].iloc[0]) if "transfer" in tables else "",
     }
+    if "networks" in tables:
+        networks = tables["networks"].drop_duplicates(["dataset", "model"])
+        helpers |= {"useful": _count_useful(networks), "diffuse": _count_diffuse(networks)}
     try:
         return fill(TEMPLATE, tables, helpers)
     except jinja2.UndefinedError as error:
@@ -56,14 +60,15 @@ def fill(template: Path, tables: Tables, helpers: Mapping[str, Any]) -> str:
     """
     # The output is Markdown with numbers and names of this package, so nothing is escaped.
     environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=False,  # noqa: S701
     )
-    environment.globals.update(
-        {"rows": rows, "one": one, "num": num, "interval": interval, "signed": signed, **helpers}
-    )
+    functions = (rows, one, num, interval, signed, mass, tested, short)
+    environment.globals.update({function.__name__: function for function in functions})
+    environment.globals.update(helpers)
     return environment.from_string(template.read_text(encoding="utf-8")).render(**tables)
 
 
@@ -71,6 +76,33 @@ def _n_above_half(tables: Tables, control: bool) -> int:
     """Count the networks whose DR(0.9) relative to chance is above 0.5 by the curve of means."""
     dr = dr_above_chance(tables)
     return int((dr.loc[dr["control"] == control, "dr"] > SMALLEST_DR).sum())
+
+
+def _count_useful(networks: pd.DataFrame) -> dict[str, int]:
+    """Count the networks that need fewer neurons for an accuracy than their untrained controls."""
+    keys = ["dataset", "network"]
+    known = networks[networks["usefulness"].notna()]
+    known = known.assign(network=known["model"].str.removesuffix("-untrained"))
+    trained, untrained = (known[known["control"] == one] for one in (False, True))
+    both = trained.merge(untrained, on=keys, suffixes=("", "_untrained"))
+    fewer = both["usefulness_high"] < both["usefulness_low_untrained"]
+    more = both["usefulness_low"] > both["usefulness_high_untrained"]
+    return {"cases": len(both), "fewer": int(fewer.sum()), "more": int(more.sum())}
+
+
+def _count_diffuse(networks: pd.DataFrame) -> dict[str, int]:
+    """Count the trained networks whose random directions or neurons are better than the other."""
+    rows = networks[networks["diffuseness"].notna()]
+    rows = rows[~rows["control"]]
+    directions = int((rows["diffuseness_high"] < 1).sum())
+    neurons = int((rows["diffuseness_low"] > 1).sum())
+    return {"cases": len(rows), "directions": directions, "neurons": neurons}
+
+
+def short(spec: str, control: bool) -> str:
+    """Return the name in a model's spec; of a control with "untrained"."""
+    name = spec.partition(":")[2].partition("?")[0]
+    return f"{name}, untrained" if control else name
 
 
 def rows(table: pd.DataFrame, **values: Any) -> list[dict[str, Any]]:
@@ -107,6 +139,22 @@ def signed(value: float, digits: int = 2) -> str:
     """Format a difference with its sign."""
     text = num(value, digits)
     return text if text.startswith(("-", "–")) else f"+{text}"
+
+
+def tested(row: dict[str, Any]) -> int:
+    """Return the smallest tested size that reaches the value, of a row of `redundancy`."""
+    size = row["smallest_passing"]
+    return int(row["critical_mass"] if pd.isna(size) else size)
+
+
+def mass(row: dict[str, Any]) -> str:
+    """Format a critical mass with its interval, and the tested sizes on both sides if known."""
+    text = interval(row, "critical_mass", 0)
+    if pd.isna(row["smallest_passing"]) or row["estimator"] == "strict":
+        return text
+    fails = row["largest_failing"]
+    failing = "" if pd.isna(fails) else f"{int(fails)} fails, "
+    return f"{text}; {failing}{int(row['smallest_passing'])} passes"
 
 
 def interval(row: dict[str, Any], name: str, digits: int = 2) -> str:

@@ -10,7 +10,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from criticalmass.errors import CriticalMassError as CriticalMassError
@@ -24,6 +24,7 @@ _PUBLIC = {
     "Run": "storage.run",
     "advise": "studies.advice",
     "agreement": "analysis.agreement",
+    "attack": "probing.attack",
     "calibration": "sweeps.calibration",
     "cka_critical_mass": "theory.cka",
     "class_accuracy": "analysis.fairness",
@@ -48,6 +49,7 @@ _PUBLIC = {
     "gaussian_null": "theory.gaussian_null",
     "gini": "analysis.inequality",
     "import_features": "extraction.importing",
+    "invert": "probing.invert",
     "linear_cka": "measures.similarity.cka",
     "load_dataset": "extraction.datasets",
     "load_model": "extraction.models",

@@ -7,9 +7,12 @@ user can correct; any other exception that reaches the user is a bug in this pac
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 _MAX_LENGTH = 1200
+_EXTRA = re.compile(r"""extra *== *['"]([\w-]+)['"]""")
+_OWN_EXTRAS = re.compile(r"criticalmass\[([\w,-]+)\]")
 
 
 class CriticalMassError(ValueError):
@@ -74,7 +77,36 @@ def shorten(value: object, letters: int = 80) -> str:
 
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:
-    """Make the error for an optional dependency that is not installed."""
+    """Make the error for an optional dependency that is not installed.
+
+    The command names the packages of the extra, so it also works where this package was installed
+    from a file or a folder.
+    """
+    packages = _packages_of({extra})
+    if not packages:
+        return MissingExtraError(
+            f"{package!r} is not installed; install the extra [{extra}] of criticalmass"
+        )
+    command = f"pip install {' '.join(map(repr, packages))}"
     return MissingExtraError(
-        f"{package!r} is not installed; install it with: pip install 'criticalmass[{extra}]'"
+        f"{package!r} is not installed; install it with: {command} (the extra [{extra}])"
     )
+
+
+def _packages_of(extras: set[str]) -> list[str]:
+    """Return what extras require, as written in the metadata of the installed package."""
+    import importlib.metadata
+
+    try:
+        lines = importlib.metadata.requires("criticalmass") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    packages: dict[str, None] = {}
+    for requirement, _, marker in (line.partition(";") for line in lines):
+        name = _EXTRA.search(marker)
+        if name is None or name[1] not in extras:
+            continue
+        own = _OWN_EXTRAS.fullmatch(requirement.strip())
+        inner = _packages_of(set(own[1].split(","))) if own else [requirement.strip()]
+        packages.update(dict.fromkeys(inner))
+    return list(packages)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from scipy import stats
 
 from criticalmass.analysis.multiplicity import holm
 from criticalmass.analysis.training_seed_intervals import Estimate, MeanInterval
+from criticalmass.analysis.training_seed_rows import ratio_texts
 from criticalmass.analysis.training_seeds import (
     EFFECT_COLUMNS,
     PREDICTION_COLUMNS,
@@ -278,7 +279,7 @@ def test_the_interval_covers_what_the_tested_sizes_leave_open() -> None:
     assert (row["bound"], row["ratio"]) == ("<=", pytest.approx(0.5))
     assert (row["ratio_low"], row["ratio_high"]) == pytest.approx((1 / 8, 1 / 2))
     assert "of floor at 75 % with the smallest tested size" in row["note"]
-    assert "needs at most 0.5 [" in row["sentence"]
+    assert "needs at most 0.50 [" in row["sentence"]
     row = one([*base, *never])
     assert (row["bound"], row["ratio"]) == ("<=", pytest.approx(8.0))
     assert (row["ratio_low"], row["ratio_high"]) == pytest.approx((5 / 8, 8))
@@ -445,6 +446,21 @@ def test_mistakes_are_named() -> None:
         TrainingFacts(upstream_accuracy=98.0)
 
 
+@pytest.mark.parametrize(
+    ("ratios", "texts"),
+    [
+        ((3.0, 2.04, 3.46), ["3.0", "2.0", "3.5"]),
+        ((1.02, 1.0101, 1.0294), ["1.02", "1.01", "1.03"]),
+        ((0.97, 0.9951, 1.3), ["0.970", "0.995", "1.30"]),
+        ((17.2, 6.1, 146.2), ["17", "6.1", "146"]),
+        ((12.0, 12.04, float("inf")), ["12.00", "12.04", "infinity"]),
+        ((1.0,), ["1.0"]),
+    ],
+)
+def test_ratios_are_written_so_that_they_differ(ratios: Sequence[float], texts: list[str]) -> None:
+    assert ratio_texts(ratios) == texts
+
+
 # --- coverage ---
 
 
@@ -459,7 +475,7 @@ def simulated_pairs(
     pairs = []
     for _ in range(n_pairs):
         own = common_subsets + 0.3 * rng.standard_normal(n_seeds)
-        centre = between * rng.standard_normal() + common_sample
+        centre = between * rng.standard_normal() + common_sample + 0.2 * rng.standard_normal()
         value = float(centre + own.mean())
         without = {s: float(centre + np.delete(own, s).mean()) for s in range(n_seeds)}
         draws = value + sample_draws + 0.2 * rng.standard_normal(n_draws)
@@ -486,6 +502,37 @@ def test_intervals_hold_the_truth_as_often_as_they_say(
     assert 0.93 <= hits.mean() <= 0.98
     # The p-value and the interval say the same.
     assert [one.p > 0.05 for one in intervals] == hits.tolist()
+
+
+def test_pairs_that_agree_by_chance_are_not_known_better_than_they_were_measured() -> None:
+    """Three equal networks agree to a thousandth, and each is known to a quarter."""
+    rng = np.random.default_rng(0)
+    n_seeds, own_draws = 5, 0.25 * rng.standard_normal((3, 20_000))
+    pairs = []
+    for draws, value in zip(own_draws, (0.02, 0.0201, 0.0199), strict=True):
+        own = rng.standard_normal(n_seeds)
+        without = {s: float(np.delete(own, s).mean()) for s in range(n_seeds)}
+        pairs.append(Estimate(value, value, value, value + draws, without))
+    interval = MeanInterval.of(pairs, 0.95)
+    student = stats.t.ppf(0.975, 2) * interval.std / np.sqrt(3)
+    assert student < 0.001
+    from_draws = stats.norm.ppf(0.975) * 0.25 / np.sqrt(3)
+    assert (interval.high - interval.low) / 2 > from_draws
+    assert interval.p > 0.8
+
+    known = [replace(pair, without={}) for pair in pairs]
+    narrow = MeanInterval.of(known, 0.95)
+    assert (narrow.high - narrow.low) / 2 == pytest.approx(from_draws, rel=0.03)
+    # Where the networks differ more than that, the measurement has no say.
+    values = (-2.0, 0.0, 5.0)
+    apart = [
+        replace(pair, value=value, lowest=value, highest=value)
+        for pair, value in zip(known, values, strict=True)
+    ]
+    wide = MeanInterval.of(apart, 0.95)
+    assert (wide.high - wide.low) / 2 == pytest.approx(
+        stats.t.ppf(0.975, 2) * wide.std / np.sqrt(3), rel=0.01
+    )
 
 
 # --- measures without critical masses ---

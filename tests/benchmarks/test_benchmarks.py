@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.programs import run_alone, run_program
 
+from benchmarks import timing
 from criticalmass.measures.registry import SIMILARITIES
 from criticalmass.storage.features import FeatureStore
 
@@ -98,7 +99,7 @@ def test_seconds_of_intervals(run: Callable[..., str]) -> None:
 def test_seconds_of_a_report(run: Callable[..., str], tmp_path: Path) -> None:
     text = run(
         "benchmarks.report", "--layers", "2", "--seeds", "2", "--n-test", "200",
-        "--folder", str(tmp_path),
+        "--folder", str(tmp_path), "--even-if-busy",
     )  # fmt: skip
     assert re.search(r"report: [\d.]+ s wall, [\d.]+ s CPU, [\d.]+ MB", text)
     assert (tmp_path / "report.html").stat().st_size < 6e6
@@ -108,6 +109,29 @@ def test_seconds_of_explain(run: Callable[..., str], tmp_path: Path) -> None:
     text = run("benchmarks.explain", "--quick", "--repeats", "1", "--dir", str(tmp_path))
     row = next(line for line in text.splitlines() if "600 x 32" in line)
     assert re.search(r"\| [\d.]+ \([\d.]+ to [\d.]+\) \| [\d.]+ \| none \|", row)
+
+
+def test_cost_of_a_sweep(run: Callable[..., str], tmp_path: Path) -> None:
+    """A power law per axis, and a sweep whose time and memory the dry run estimated."""
+    text = run("benchmarks.scaling", "--quick", "--dir", str(tmp_path))
+    exponents = next(line for line in text.splitlines() if line.startswith("| cka |"))
+    assert len(re.findall(r"-?\d+\.\d\d", exponents)) == 5
+    assert re.search(r"\| cka \| [\d.]+ \| [\d.]+ \| [+-]\d+% \|", text)
+
+
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_a_row_beside_other_jobs_is_refused(is_busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = 0.4 * timing.core_count() if is_busy else 0.0
+    monkeypatch.setattr(timing.os, "getloadavg", lambda: (load, load, load))
+    row, text = timing.measure_row(lambda: "row", even_if_busy=False, patience=0.0)
+    assert (row, "refused" in text) == ((None, True) if is_busy else ("row", False))
+    assert timing.measure_row(lambda: "row", even_if_busy=True)[0] == "row"
+
+
+def test_a_row_is_refused_if_the_machine_became_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = iter([0.0, 1.4 * timing.core_count()])
+    monkeypatch.setattr(timing.os, "getloadavg", lambda: (next(loads), 0.0, 0.0))
+    assert timing.measure_row(lambda: "row", even_if_busy=False)[0] is None
 
 
 def test_ours_gives_timms_features() -> None:

@@ -48,13 +48,16 @@ def test_a_changed_number_in_a_table_changes_the_text(tmp_path: Path) -> None:
 
 
 def test_ratios_are_written_with_their_intervals() -> None:
-    assert ratio_text(effect()) == "2 [1.5, 3]"
+    assert ratio_text(effect()) == "2.0 [1.5, 3.0]"
+    close = effect(ratio=1.0197, ratio_low=1.0099, ratio_high=1.0295)
+    assert ratio_text(close) == "1.02 [1.01, 1.03]"
     assert ratio_text(effect(ratio=14.2, ratio_low=9.0, ratio_high=30.0, bound=">=")) == (
-        ">=14 [9, 30]"
+        ">=14 [9.0, 30]"
     )
-    assert ratio_text(effect(ratio_low=np.nan, ratio_high=np.nan, bound=np.nan)) == "2"
-    bar = {"k_at_bar": 12.0, "log_ratio_at_bar": np.log(3), "log_ratio_at_bar_low": np.nan}
-    assert bar_text({**bar, "log_ratio_at_bar_high": np.nan}) == "3"
+    assert ratio_text(effect(ratio_low=np.nan, ratio_high=np.nan, bound=np.nan)) == "2.0"
+    bar = {"k_at_bar": 12.0, "log_ratio_at_bar": np.log(3)}
+    bar |= dict.fromkeys(("log_ratio_at_bar_low", "log_ratio_at_bar_high"), np.nan)
+    assert bar_text(bar) == "3.0"
     assert bar_text({**bar, "k_at_bar": np.inf}) == "not reached"
 
 
@@ -70,10 +73,11 @@ def test_gated_comparisons_are_counted_apart() -> None:
         "all": 4, "gated": 1, "more": 1, "fewer": 1, "none": 1,
     }  # fmt: skip
     [text] = conclusions(table)
-    assert "2 of 3 comparisons that passed the gates differ" in text
-    assert "`mse` needs 2 [1.5, 3] times" in text
+    assert "3 comparisons passed the gates; by probe 2 differ (`mse`" in text
+    assert "), by CKA none differs. " in text
+    assert "`mse` needs 2.0 [1.5, 3.0] times" in text
     assert "simclr" not in text
-    assert "DR excludes 0 in 3." in text
+    assert "DR by the probe excludes 0 in 3." in text
 
 
 def test_only_effects_with_an_interval_beside_one_count_for_the_laws() -> None:

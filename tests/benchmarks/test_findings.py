@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks.findings import findings
 from benchmarks.findings.claims import claims, dr_above_chance, last_layer, p_values
+from benchmarks.findings.evidence import make_tables
 from benchmarks.findings.findings import DOCS, IMAGES, copy_to_docs
-from benchmarks.findings.writing import render
+from benchmarks.findings.writing import mass, render
 from scipy.stats import norm
 
 from criticalmass.errors import CriticalMassError
@@ -90,3 +92,60 @@ def test_a_table_that_is_missing_is_named_and_nothing_is_written(tmp_path: Path)
     with pytest.raises(CriticalMassError, match="cka"):
         copy_to_docs(folder, tmp_path / "docs")
     assert not (tmp_path / "docs").exists()
+
+
+def test_the_first_neurons_are_compared_with_one_random_subset(tmp_path: Path) -> None:
+    # Exchangeable neurons: the first subset is a draw like the ten random ones.
+    n_sizes, n_seeds = 2_000, 10
+    draws = np.random.default_rng(0).normal(0.5, 0.02, (n_seeds + 1, n_sizes))
+    first, random = draws[0], draws[1:]
+    keys = {"model": "net", "dataset": "data", "control": False, "measure": "ridge"}
+    sizes = pd.DataFrame({**keys, "n_kept": range(n_sizes), "fraction": 0.1})
+    curves = sizes.assign(selector="random", std=random.std(axis=0, ddof=1), n_seeds=n_seeds)
+    difference = first - random.mean(axis=0)
+    selectors = sizes.rename(columns={"n_kept": "n_kept_a"}).assign(
+        selector="first", quantity="value", delta=np.nan, chosen=first, random=first - difference,
+        difference=difference, low=difference, high=difference,
+    )  # fmt: skip
+    folder = tmp_path / "studies" / "matryoshka-local"
+    folder.mkdir(parents=True)
+    curves.to_csv(folder / "curves.csv", index=False)
+    selectors.to_csv(folder / "selectors.csv", index=False)
+    orders = make_tables(tmp_path, {"matryoshka-local": []})["orders"]
+    assert abs((orders["p"] < 0.05).mean() - 0.05) < 3 * np.sqrt(0.05 * 0.95 / n_sizes)
+
+
+def test_a_part_of_the_studies_keeps_the_tables_of_the_others(tmp_path: Path) -> None:
+    cost = pd.DataFrame(
+        {"studies": ["width-local"], "kind": ["sweep"], "steps": 1, "seconds": 2, "cpu_seconds": 3}
+    )
+    networks = pd.DataFrame({"model": ["net"]})
+    for _ in range(2):
+        tables = findings.with_earlier({"networks": networks, "cost": cost}, RESULTS)
+        assert tables["networks"] is networks
+        pd.testing.assert_frame_equal(tables["cka"], pd.read_csv(RESULTS / "cka.csv"))
+        studies = tables["cost"]["studies"]
+        assert "local" in set(studies)
+        assert (studies == "width-local").sum() == 1
+
+
+def test_a_critical_mass_is_shown_with_the_sizes_on_both_sides() -> None:
+    row = {"critical_mass": 95, "critical_mass_low": 90, "critical_mass_high": 101}
+    row |= {"estimator": "monotone", "largest_failing": 64.0, "smallest_passing": 128.0}
+    assert mass(row) == "95 [90, 101]; 64 fails, 128 passes"
+    assert mass(row | {"largest_failing": np.nan}) == "95 [90, 101]; 128 passes"
+    assert mass(row | {"estimator": "strict"}) == "95 [90, 101]"
+
+
+def test_networks_in_pairs_are_counted_with_their_own_p_values() -> None:
+    tables = {path.stem: pd.read_csv(path) for path in RESULTS.glob("*.csv")}
+    p = [0.001, 0.02, 0.04, 0.9]
+    low, high = [0.1, 0.1, -0.3, -0.1], [0.2, 0.2, -0.1, 0.1]
+    tables["comparisons"] = pd.DataFrame(
+        {"study": "upstream-local", "control": False, "p": p, "dr_low": low, "dr_high": high,
+         "p_mass": p, "mass_low": low, "mass_high": high}
+    )  # fmt: skip
+    counts = claims(tables).set_index(["claim", "network"]).loc[("upstream", "trained")]
+    # By Holm .001 < .05/4 remains, .02 > .05/3 does not, nor do those after it.
+    assert (counts["support"], counts["support_alone"], counts["cases"]) == (1, 3, 4)
+    assert counts["verdict"] == "agrees in part"

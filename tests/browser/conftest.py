@@ -37,7 +37,7 @@ def browser() -> Iterator[Any]:
     try:
         from playwright.sync_api import Error, sync_playwright
     except ImportError:
-        reason = "playwright is not installed; pip install 'criticalmass[dev]'"
+        reason = "playwright is not installed; pip install playwright"
         _MISSING.append(reason)
         pytest.skip(reason)
     with sync_playwright() as player:

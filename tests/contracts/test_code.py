@@ -18,7 +18,7 @@ import criticalmass as cm
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 PUBLIC_VERBS = {"extract", "import_features", "sweep", "redundancy", "report", "measure"}
-PUBLIC_VERBS |= {"ensembles", "advise", "shrink", "export", "explain", "study"}
+PUBLIC_VERBS |= {"attack", "invert", "ensembles", "advise", "shrink", "export", "explain", "study"}
 PUBLIC_VERBS |= {"fit_probes", "curves", "compare", "predict_ridge", "figure", "shared_subsets"}
 BINARY = (".png", ".pdf", ".npy", ".parquet")
 MOST_LINES, MOST_BODY, MOST_PARAMETERS = 600, 50, 6
@@ -117,9 +117,10 @@ def test_no_package_bears_the_name_of_a_public_verb() -> None:
 def test_the_top_level_holds_packages_and_nothing_else() -> None:
     names = {path.name for path in (ROOT / "src" / "criticalmass").iterdir()}
     packages = {"cli", "studies", "reporting", "shrinking", "sweeps", "theory", "analysis"}
-    packages |= {"selectors", "measures", "extraction", "storage", "core", "training"}
+    packages |= {"selectors", "measures", "extraction", "storage", "core", "training", "probing"}
     assert names - packages - {"__pycache__"} == {
         "__init__.py",
+        "__init__.pyi",
         "__main__.py",
         "errors.py",
         "py.typed",

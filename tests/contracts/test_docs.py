@@ -18,9 +18,9 @@ import pytest
 from criticalmass.cli.main import run_command
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"<!-- runnable -->\n```(python|bash)\n(.*?)```", re.DOTALL)
-LINK = re.compile(r"\]\(([^)#:]+)\)")
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
 HEREDOC = re.compile(r"<<-? *'?(\w+)'?")
@@ -122,5 +122,4 @@ def test_a_block_is_split_into_its_commands() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
     for target in LINK.findall(document.read_text(encoding="utf-8")):
-        if not target.endswith(".png"):
-            assert (document.parent / target).exists(), target
+        assert (document.parent / target).exists(), target

@@ -20,7 +20,7 @@ RIDDLES = (
 NAMES = {"crew", "told", "mine", "there", "knot", "quest", "room", "rooms", "aside", "wanted"}
 TEXT = re.compile(rf"\b(?:{RIDDLES})\b", re.IGNORECASE)
 SOURCES = ("src/**/*.py", "src/**/*.j2", "src/**/*.js", "src/**/*.yaml")
-DOCUMENTS = ("docs/*.md", "README.md", "CONTRIBUTING.md", "benchmarks/**/*.j2")
+DOCUMENTS = ("docs/**/*.md", "docs/**/*.ipynb", "*.md", "benchmarks/**/*.j2")
 
 
 def files(*patterns: str) -> list[Path]:

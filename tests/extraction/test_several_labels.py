@@ -235,6 +235,21 @@ def net():
 """
 
 
+def pictures_with_labels(path: Path) -> None:
+    """Write 80 pictures whose colour shows the tone and the speaker; ten lack the third label."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for row in range(80):
+        tone, speaker = row % 2, row // 2 % 2
+        colour = np.array([180 * tone, 180 * speaker, 0])
+        pixels = rng.integers(0, 60, (8, 8, 3)) + colour
+        file = io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
+        rows.append({"image": file.getvalue(), "tone": tone, "speaker": f"s{speaker}"})
+        rows[-1]["lost"] = None if row % 8 == 0 else tone
+    pd.DataFrame(rows).to_parquet(path)
+
+
 def test_one_command_measures_all_tasks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -250,16 +265,7 @@ def test_one_command_measures_all_tasks(
     (tmp_path / "net_of_tasks.py").write_text(NET)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    rng = np.random.default_rng(0)
-    rows = []
-    for row in range(80):
-        tone, speaker = row % 2, row // 2 % 2
-        colour = np.array([180 * tone, 180 * speaker, 0])
-        pixels = rng.integers(0, 60, (8, 8, 3)) + colour
-        file = io.BytesIO()
-        Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
-        rows.append({"image": file.getvalue(), "tone": tone, "speaker": f"s{speaker}"})
-    pd.DataFrame(rows).to_parquet(tmp_path / "t.parquet")
+    pictures_with_labels(tmp_path / "t.parquet")
     command = ["measure", "module:net_of_tasks:net?px=8", "parquet:t.parquet", "--out", "out", "-q"]
     options = ["--measure", "ridge", "--refine", "none", "--fraction", "0.5", "--fraction", "1"]
     labels = ["tone", "speaker"]
@@ -274,3 +280,176 @@ def test_one_command_measures_all_tasks(
     assert "paired" in capsys.readouterr().out
     assert pages == [["run-tone", "run-speaker"]]
     assert run_command(["sweep", "out/features/tasks/tone", "--out", "again", "-q"]) == 0
+
+
+def imported(source: Any, out: Path, tasks: Any, **options: Any) -> Any:
+    return cm.import_features(source, out=out, tasks=tasks, **options)
+
+
+@pytest.mark.filterwarnings("ignore:label 'side' of .* is missing")
+@pytest.mark.parametrize("kind", ["frame", "wide", "parquet", "npz", "files", "arrays"])
+def test_vectors_are_imported_with_several_labels(tmp_path: Path, kind: str) -> None:
+    data = two_tasks(60)
+    x = data["x"]
+    labels: dict[str, Any] = {"balance": data["balance"], "side": [f"s{y}" for y in data["side"]]}
+    labels["side"][5] = None
+    tasks: Any = ("balance", "side")
+    if kind == "frame":
+        source: Any = pd.DataFrame({"embedding": list(x), "balance": labels["balance"]})
+        source["side"] = labels["side"]
+    elif kind == "wide":
+        # All columns are numbers, and those of a label are no neurons.
+        labels["side"] = data["side"]
+        source = pd.DataFrame(x, columns=[f"d{i}" for i in range(D)])
+        source["balance"], source["side"] = labels["balance"], labels["side"]
+    elif kind == "parquet":
+        source = tmp_path / "t.parquet"
+        pd.DataFrame({"embedding": list(x), **labels}).to_parquet(source)
+    else:
+        # Arrays of texts have no missing values.
+        labels["side"] = [data["side"][row] for row in range(60)]
+        if kind == "npz":
+            source = tmp_path / "t.npz"
+            np.savez(source, X=x, balance=labels["balance"], side=labels["side"])
+        else:
+            source, tasks = x, labels
+        if kind == "files":
+            np.save(tmp_path / "balance.npy", labels["balance"])
+            (tmp_path / "side.txt").write_text("\n".join(map(str, labels["side"])))
+            tasks = [str(tmp_path / "balance.npy"), str(tmp_path / "side.txt")]
+    if None in labels["side"]:
+        with pytest.warns(UserWarning, match=r"'side' of .* is missing in 1 of .* vectors"):
+            store = imported(source, tmp_path / "out", tasks)
+    else:
+        store = imported(source, tmp_path / "out", tasks)
+    assert store.tasks == ("balance", "side")
+    assert store.class_names == UNLABELLED
+    seen = dict.fromkeys(store.tasks, 0)
+    for name in store.tasks:
+        task = store.task(name)
+        for split in ("train", "test"):
+            rows = [int(sample.rpartition("-")[2]) for sample in task.sample_ids(split)]
+            seen[name] += len(rows)
+            assert np.array_equal(task.features(split).array(), x[rows])
+            classes = [task.class_names[number] for number in task.labels(split)]
+            assert classes == [str(labels[name][row]) for row in rows]
+    assert seen == {"balance": 60, "side": 59 if None in labels["side"] else 60}
+    # The first label decides the split: a quarter of each of its classes is for the test.
+    y = store.task("balance").labels("test")
+    assert np.bincount(y).tolist() == [round(labels["balance"].count(c) / 4) for c in (0, 1)]
+    # The same request opens the store; other labels of the same vectors are added to it.
+    again = imported(source, tmp_path / "out", tasks)
+    assert again.digest() == store.digest()
+
+
+def test_imported_tasks_are_compared_in_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = two_tasks(240)
+    pd.DataFrame(
+        {"embedding": list(data["x"]), "side": data["side"], "balance": data["balance"]}
+    ).to_parquet(tmp_path / "t.parquet")
+    flags = ["--labels", "balance", "--labels", "side", "--out", str(tmp_path / "out"), "-q"]
+    assert run_command(["import", str(tmp_path / "t.parquet"), *flags]) == 0
+    printed = capsys.readouterr().out.split()
+    assert [Path(path).name for path in printed] == ["balance", "side"]
+    runs = [sweep(path, tmp_path / Path(path).name) for path in printed]
+    assert set(cm.compare(*runs)["samples"]) == {"paired"}
+
+
+def test_tasks_that_cannot_be_imported_are_refused(tmp_path: Path) -> None:
+    data = two_tasks(20)
+    frame = pd.DataFrame({"embedding": list(data["x"]), "side": data["side"]})
+    frame["size"] = np.arange(20) + 0.5
+    for tasks, words in {
+        ("side", "sidee"): "did you mean 'side'",
+        ("side", "side"): "must name each label once",
+        ("side", "size"): "regression is not supported",
+    }.items():
+        with pytest.raises(CriticalMassError, match=words):
+            imported(frame, tmp_path / "out", tasks)
+    with pytest.raises(CriticalMassError, match="19 labels"):
+        imported(data["x"], tmp_path / "out", {"side": data["side"][:-1]})
+    with pytest.raises(CriticalMassError, match="labels and tasks are given"):
+        imported(frame, tmp_path / "out", ("side",), labels="side")
+    with pytest.raises(CriticalMassError, match="leave out tasks"):
+        imported(data["x"], tmp_path / "out", ("side",), queries=data["x"], qrels={"0": {"0": 1}})
+
+
+def test_a_study_measures_each_label_of_one_input(tmp_path: Path, monkeypatch: Any) -> None:
+    figures = []
+
+    def page(runs: list[Run], out: Path, **options: Any) -> Path:
+        figures.extend(options["figures"])
+        return out
+
+    module = importlib.import_module("criticalmass.reporting.page.report")
+    monkeypatch.setattr(module, "report", page)
+    (tmp_path / "net_of_a_study.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    pictures_with_labels(tmp_path / "t.parquet")
+    (tmp_path / "mine.yaml").write_text(
+        "question: q\nmodels: ['module:net_of_a_study:net?px=8']\n"
+        "datasets:\n  - {spec: 'parquet:t.parquet', labels: [tone, speaker, lost]}\n"
+        "group: pictures\nexamples: [all, 40]\nmeasures: [ridge]\nfractions: [0.5, 1.0]\n"
+        "seeds: 3\ndeltas: [0.9]\ntables: [tasks, groups]\n"
+    )
+    with pytest.warns(UserWarning, match="'lost' of .* is missing"):
+        result = cm.study("mine.yaml", out="out")
+    assert result.missing == ()
+    # Features are extracted once for all labels.
+    assert len([*Path("out/features").glob("*.json")]) == 2
+    tables = {path.stem: pd.read_csv(path) for path in Path("out/studies/mine").glob("*.csv")}
+    redundancy = tables["redundancy"]
+    assert set(redundancy["task"]) == {"tone", "speaker", "lost"}
+    assert set(redundancy["group"]) == {"pictures"}
+    assert set(redundancy["examples"]) == {"all", "40"}
+    assert set(redundancy["n_train"][redundancy["task"] == "tone"]) == {60, 40}
+    tasks = tables["tasks"]
+    assert set(tasks["bar_kind"]) == {"whole layer", "above chance"}
+    pairs = tasks.groupby(["task", "task_b"])["samples"].agg(set)
+    # A label that some samples lack has other samples.
+    assert pairs["tone", "speaker"] == {"paired"}
+    assert pairs["tone", "lost"] == pairs["speaker", "lost"] == {"independent"}
+    whole = tasks[(tasks["quantity"] == "whole layer") & (tasks["task_b"] == "speaker")]
+    bars = whole.groupby("bar_kind")["value_a"].first()
+    assert bars["above chance"] < bars["whole layer"]
+    groups = tables["groups"]
+    assert len(groups) == 6
+    assert (groups["critical_mass_low"] <= groups["critical_mass"]).all()
+    fronts = tables["fronts"].sort_values("n_kept")
+    for _, front in fronts.groupby(["task", "examples"]):
+        assert front["value"].is_monotonic_increasing
+    assert [figure.title for figure in figures] == [
+        "Critical mass by task",
+        "Redundancy and performance of every task, 40 training samples",
+        "Redundancy and performance of every task, all training samples",
+    ]
+
+
+def test_labels_of_a_study_are_checked_and_named(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "net_of_a_study.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "question: q\nmodels: ['module:net_of_a_study:net?px=8']\npage: false\ndatasets:\n  - "
+    for entry, words in {
+        "{spec: 'parquet:t.parquet', lables: [tone]}": r"line 5: .*did you mean 'labels'",
+        "{spec: 'parquet:t.parquet', labels: [tone, tone]}": "'tone' is listed twice",
+        "'parquet:t.parquet?labels=tone,tone'": "must name each label once",
+        "{spec: 'parquet:t.parquet?labels=tone', labels: [speaker]}": "already sets labels",
+        "{spec: sklearn:digits, labels: [tone]}": "no option of dataset sklearn: 'labels'",
+    }.items():
+        (tmp_path / "mine.yaml").write_text(text + entry + "\n")
+        with pytest.raises(CriticalMassError, match=words):
+            cm.study("mine.yaml", out="out")
+    pictures_with_labels(tmp_path / "t.parquet")
+    (tmp_path / "mine.yaml").write_text(
+        text + "{spec: 'parquet:t.parquet', labels: [tone, speeker]}\n"
+    )
+    result = cm.study("mine.yaml", out="out", pages=False)
+    assert {one.dataset.rpartition("(")[2] for one in result.missing} == {
+        "label 'tone')",
+        "label 'speeker')",
+    }
+    assert all("did you mean 'speaker'" in one.reason for one in result.missing)

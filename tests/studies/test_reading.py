@@ -44,7 +44,7 @@ def test_a_study_is_read_as_it_is_written(tmp_path: Path) -> None:
     first = study.parts[0]
     assert [m.spec for m in first.models] == ["pypi:efficientnet-lite0", "timm:resnet50"]
     assert first.models[1].weights == "robust"
-    assert first.datasets == ("sklearn:digits",)
+    assert [one.text for one in first.datasets] == ["sklearn:digits"]
     assert first.layers == ("penultimate",)
 
 
@@ -55,9 +55,9 @@ def test_parts_inherit_the_keys_outside_and_override_them(tmp_path: Path) -> Non
         "  - datasets: [sklearn:digits]\n"
         "  - datasets: [demo:mnist]\n    seeds: 7\n    fractions: paper\n",
     )
-    assert [(p.datasets, p.seeds) for p in study.parts] == [
-        (("sklearn:digits",), 3),
-        (("demo:mnist",), 7),
+    assert [([one.text for one in p.datasets], p.seeds) for p in study.parts] == [
+        (["sklearn:digits"], 3),
+        (["demo:mnist"], 7),
     ]
     assert study.parts[1].fractions == PAPER_FRACTIONS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 from tests.training.tiny import tiny_recipe
@@ -53,6 +54,33 @@ def test_every_other_change_changes_the_digest(changes: dict[str, object]) -> No
     keys = copy.deepcopy(recipe.to_dict())
     assert recipe.with_changes(**changes).digest != recipe.digest
     assert recipe.to_dict() == keys
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"objectives": ["mse", "dropout"]}, {"objectives": ["mse", {"dropout": {"p": 0.5}}]}),
+        ({"objectives": "mse"}, {"objectives": [{"mse": {"scale": 1, "weight": 1.0}}]}),
+        ({"objectives": ["mse", {"decov": None}]}, {"objectives": ["mse", {"name": "decov"}]}),
+        ({"checkpoints": [2, 1, 0]}, {"checkpoints": [1]}),
+    ],
+)
+def test_defaults_written_or_left_out_are_one_recipe(
+    changes: dict[str, object], same: dict[str, object]
+) -> None:
+    assert tiny_recipe(**changes).digest == tiny_recipe(**same).digest
+
+
+def test_a_start_counts_by_the_name_of_its_folder_not_by_where_it_lies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def digest(weights: str) -> str:
+        return tiny_recipe(network={"start": "full", "weights": weights}).digest
+
+    monkeypatch.chdir(tmp_path)
+    at_last = {digest(f"trained:{text}") for text in ("a", "./a@last", "/moved/a", "b/../a@last")}
+    assert len(at_last) == 1
+    assert len({*at_last, digest("trained:a@2"), digest("trained:b")}) == 3
 
 
 def test_a_change_of_one_key_leaves_those_beside_it() -> None:

@@ -21,7 +21,7 @@ from criticalmass.cli.catalogue import describe
 from criticalmass.cli.main import main
 from criticalmass.errors import CriticalMassError, RunError, StoreError
 from criticalmass.extraction.datasets import load_dataset
-from criticalmass.extraction.models.trained import find_checkpoint
+from criticalmass.extraction.models.trained import TRAINING, find_checkpoint
 from criticalmass.storage import files
 from criticalmass.storage.run_lock import write_lock
 from criticalmass.training import loop
@@ -89,8 +89,29 @@ def test_another_recipe_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     cm.train(tiny_recipe(epochs=0), out=tmp_path / "a")
     with pytest.raises(CriticalMassError, match=r"optimizer\.lr: 0\.1 there, 0\.2 here"):
         cm.train(tiny_recipe(epochs=0, optimizer={"lr": 0.2}), out=tmp_path / "a")
+    with pytest.raises(CriticalMassError, match=r"network\.name: 'resnet8' there, 'resnet20' here"):
+        cm.train(tiny_recipe(epochs=0, network={"name": "resnet20"}), out=tmp_path / "a")
     # A name is no part of what is trained.
     cm.train(tiny_recipe(epochs=0, name="other"), out=tmp_path / "a")
+
+
+def test_a_folder_of_format_1_is_read_by_its_recipe(tmp_path: Path) -> None:
+    """Its recipe has no defaults of options, and its digest is another one."""
+    result = cm.train(tiny_recipe(), out=tmp_path / "a")
+    newest = contents(result.path)
+    manifest = files.read_manifest(result.path, TRAINING)
+    manifest |= {"format_version": 1, "recipe_digest": "0" * 64}
+    manifest["recipe"]["objectives"] = [{"name": "cross-entropy", "options": {}}]
+    files.write_manifest(result.path, manifest)
+    old = contents(result.path)
+    assert cm.train(tiny_recipe(), out=result.path).log.equals(result.log)
+    assert contents(result.path) == old
+    with pytest.raises(CriticalMassError, match=r"seed: 0 there, 1 here"):
+        cm.train(tiny_recipe(seed=1), out=result.path)
+    files.write_manifest(result.path, manifest | {"checkpoints": [], "complete": False})
+    with pytest.warns(UserWarning, match="has format 1; it goes on with format 2"):
+        cm.train(tiny_recipe(), out=result.path)
+    assert contents(result.path) == newest
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:

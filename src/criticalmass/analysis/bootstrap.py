@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from criticalmass.core.moments import FloatArray
+from criticalmass.core.quantiles import normal_quantile, student_quantile
 
 # Entries of one block of counts; with its integer intermediates a block takes less than 100 MB.
 _BLOCK_ENTRIES = 4_000_000
 # Counts of up to 100 MB are cached: every layer of a run uses the same ones.
 _CACHED_ENTRIES = 25_000_000
+_COUNTED_ENTRIES = 1 << 16
 _CACHE_LOCK = Lock()
 _Counts = npt.NDArray[np.float32]
 
@@ -312,10 +314,8 @@ def _excess_share(counts: FloatArray) -> FloatArray:
 
 def student_ratio(freedom: int, level: float) -> float:
     """Ratio of Student's quantile to the normal one at the ends of an interval."""
-    from scipy.special import ndtri, stdtrit
-
     upper = (1.0 + level) / 2.0
-    return float(stdtrit(freedom, upper) / ndtri(upper))
+    return student_quantile(freedom, upper) / normal_quantile(upper)
 
 
 @cache
@@ -356,7 +356,12 @@ def _draw_counts(
 
 def counts_with_replacement(n: int, n_draws: int, rng: np.random.Generator) -> _Counts:
     """(n_draws, n) number of times each of n samples occurs among n drawn with replacement."""
-    indices = rng.integers(0, n, size=(n_draws, n), dtype=np.int32).astype(np.intp)
-    indices += np.arange(0, n_draws * n, n)[:, None]
-    counts = np.bincount(indices.ravel(), minlength=n_draws * n)
-    return counts.reshape(n_draws, n).astype(np.float32)
+    counts = np.empty((n_draws, n), dtype=np.float32)
+    # Few draws at a time, so that their counts stay in the cache; the generator does not notice.
+    step = max(1, _COUNTED_ENTRIES // n)
+    for start in range(0, n_draws, step):
+        part = counts[start : start + step]
+        indices = rng.integers(0, n, size=part.shape, dtype=np.int32)
+        indices += np.arange(0, part.size, n, dtype=np.int32)[:, None]
+        part[:] = np.bincount(indices.ravel(), minlength=part.size).reshape(part.shape)
+    return counts

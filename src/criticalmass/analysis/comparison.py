@@ -32,6 +32,7 @@ from criticalmass.analysis.comparison_pairs import (
     run_names,
 )
 from criticalmass.analysis.comparison_text import sentence
+from criticalmass.analysis.constant_answer import ConstantAnswer
 from criticalmass.analysis.curves import ValueCurve, curves_of
 from criticalmass.analysis.estimators import (
     DEFAULT_ESTIMATOR,
@@ -46,7 +47,7 @@ from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import FloatArray
 from criticalmass.core.progress import warn_user
 from criticalmass.errors import unknown_name
-from criticalmass.measures.registry import has_critical_mass, is_similarity
+from criticalmass.measures.registry import MEASURES, has_critical_mass, is_similarity
 from criticalmass.storage.run import Run
 
 __all__ = [
@@ -147,13 +148,18 @@ def compare(
 
 @dataclass(frozen=True)
 class ComparisonOptions:
-    """The parameters of `compare` other than the runs; ``draws`` has level, resamples and seed."""
+    """The parameters of `compare` other than the runs; ``draws`` has level, resamples and seed.
+
+    With ``chance_corrected`` all values are accuracies above that of the most frequent class, and
+    so are the shares of the whole layer's; other measures are left out.
+    """
 
     deltas: tuple[float, ...] = (0.9,)
     estimator: str = DEFAULT_ESTIMATOR
     draws: Draws = DEFAULT_DRAWS
     by: str | None = None
     paired: bool | None = None
+    chance_corrected: bool = False
 
     def __post_init__(self) -> None:
         """Refuse unknown names."""
@@ -166,11 +172,18 @@ def comparison_rows(a: RunLike, b: RunLike | None, options: ComparisonOptions) -
     """Return the rows of `compare` before they are corrected; `corrected_tables` finishes them."""
     first = Run.open(a)
     second = None if b is None else Run.open(b)
-    return [
-        row
-        for pair in _pairs(first, second, options.by, options.paired, options.draws)
-        for row in _pair_rows(pair, options.deltas, options.estimator)
-    ]
+    pairs = _pairs(first, second, options.by, options.paired, options.draws)
+    if options.chance_corrected:
+        pairs = _above_chance(pairs, first, first if second is None else second)
+    return [row for pair in pairs for row in _pair_rows(pair, options.deltas, options.estimator)]
+
+
+def _above_chance(pairs: Iterator[CurvePair], first: Run, second: Run) -> Iterator[CurvePair]:
+    """Yield the pairs of probes with their accuracies above that of the most frequent class."""
+    chances = [ConstantAnswer.best(run.labels()).accuracy for run in (first, second)]
+    for pair in pairs:
+        if all(MEASURES[curve.key.measure].is_probe for curve in (pair.a, pair.b)):
+            yield replace(pair, a=pair.a.above(chances[0]), b=pair.b.above(chances[1]))
 
 
 def corrected_tables(comparisons: Sequence[_Rows]) -> list[pd.DataFrame]:

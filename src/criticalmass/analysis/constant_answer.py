@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from criticalmass.core.quantiles import sign_test
+
 
 @dataclass(frozen=True)
 class ConstantAnswer:
@@ -42,10 +44,7 @@ class ConstantAnswer:
         -------
         In (0, 1]; 1 if both are right on the same samples.
         """
-        # scipy.stats would take half a second to import.
-        from scipy.special import bdtrc
-
         is_constant_right = labels == self.class_id
         n_gained = int((correct & ~is_constant_right).sum())
         n_lost = int((~correct & is_constant_right).sum())
-        return float(bdtrc(n_gained - 1, n_gained + n_lost, 0.5))
+        return sign_test(n_gained, n_lost)

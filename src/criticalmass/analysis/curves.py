@@ -75,6 +75,16 @@ class ValueCurve:
         """Number of neurons of the layer."""
         return int(self.rows["n_neurons"].max())
 
+    def above(self, value: float) -> ValueCurve:
+        """Return the curve of what exceeds a value, e.g. the accuracy without any neurons."""
+        return replace(
+            self,
+            mean=self.mean - value,
+            mean_draws=self.mean_draws - value,
+            full=None if self.full is None else self.full - value,
+            full_draws=self.full_draws - value,
+        )
+
     def interval(self, draws: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the percentile interval over the first axis of draws."""
         tail = (1.0 - self.level) / 2.0

@@ -15,6 +15,7 @@ from criticalmass.analysis.curves import ValueCurve
 from criticalmass.analysis.estimators import critical_size
 from criticalmass.analysis.predicted_curves import PredictedCurve
 from criticalmass.core.moments import FloatArray
+from criticalmass.core.quantiles import student_quantile
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.registry import is_similarity
 from criticalmass.selectors.registry import SELECTORS
@@ -85,8 +86,6 @@ def passing_size(
 
 def _measured_margin(curve: ValueCurve, pass_share: float) -> FloatArray | None:
     """(n_sizes,) bound on how far below the mean a further subset lies; None for few seeds."""
-    from scipy.special import stdtrit
-
     values = curve.used.groupby("n_kept")["value"]
     counts = values.size().to_numpy(np.float64)
     if counts[curve.sizes < curve.n_neurons].min(initial=np.inf) < _FEWEST_SEEDS:
@@ -97,9 +96,9 @@ def _measured_margin(curve: ValueCurve, pass_share: float) -> FloatArray | None:
     for i in np.flatnonzero(below):
         window = slice(max(0, i - 1), i + 2)
         weights = (counts - 1.0)[window] * below[window]
-        freedom = float(weights.sum())
+        freedom = int(weights.sum())
         pooled = float(weights @ variances[window]) / freedom
-        quantile = float(stdtrit(freedom, pass_share))
+        quantile = student_quantile(freedom, pass_share)
         margin[i] = quantile * np.sqrt(pooled * (1.0 + 1.0 / counts[i]))
     return margin
 

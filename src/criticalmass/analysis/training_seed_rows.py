@@ -369,9 +369,10 @@ def sentence(row: Mapping[str, Any]) -> str:
     if _is_missing(numbers[0]):
         return f"{place}{recipe} is not compared with {baseline}: {row['note']}."
     bound = {"<=": "at most ", ">=": "at least ", "open": "about "}.get(row["bound"], "")
-    interval = "" if _is_missing(numbers[1]) else f" [{_short(numbers[1])}, {_short(numbers[2])}]"
+    texts = ratio_texts([number for number in numbers if not _is_missing(number)])
+    interval = f" [{texts[1]}, {texts[2]}]" if len(texts) > 1 else ""
     seeds = f"{n} training {'seed' if n == 1 else 'seeds'}"
-    text = f"{place}{recipe} needs {bound}{_short(numbers[0])}{interval} times the neurons of "
+    text = f"{place}{recipe} needs {bound}{texts[0]}{interval} times the neurons of "
     text += f"{baseline} ({seeds})"
     accuracies = [row[f"upstream_accuracy{suffix}"] for suffix in ("", "_baseline")]
     if not any(map(_is_missing, accuracies)):
@@ -390,8 +391,23 @@ def _is_missing(value: Any) -> bool:
     return bool(pd.isna(value))
 
 
-def _short(value: float) -> str:
-    """Write a ratio with two digits or more."""
-    if np.isinf(value):
+def ratio_texts(ratios: Sequence[float]) -> list[str]:
+    """Write ratios with two digits, or as many more as tell them from each other and from 1.
+
+    Six at most: those that agree in all of them are equal.
+    """
+
+    def write(digits: int) -> list[str]:
+        return [_ratio_text(ratio, digits) for ratio in (*ratios, 1.0)]
+
+    n_different = len(set(write(6)))
+    digits = next(digits for digits in range(2, 7) if len(set(write(digits))) == n_different)
+    return write(digits)[:-1]
+
+
+def _ratio_text(ratio: float, digits: int) -> str:
+    if np.isinf(ratio):
         return "infinity"
-    return f"{value:,.0f}" if value >= 99.5 else f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
+    if ratio >= 99.5:
+        return f"{ratio:,.{max(digits - 3, 0)}f}"
+    return f"{ratio:#.{digits}g}".removesuffix(".")

@@ -89,9 +89,10 @@ def effects(
     common subset seeds, by the jackknife. The critical value is the mean of the quantiles of
     Student's distribution with the degrees of freedom of the parts (number of training seeds less
     1, unlimited, number of subset seeds less 1), weighted by their variances (Cochran 1964,
-    Biometrics 20, 191-195). A percentile bootstrap over 3 to 5 training seeds would be far too
-    narrow. Counted coverage is in docs/coverage.md. The training samples of the probes are taken
-    as given, as in `redundancy`.
+    Biometrics 20, 191-195). It is never narrower than what test samples and subsets leave open of
+    the mean over these very networks, because three pairs may agree by chance. A percentile
+    bootstrap over 3 to 5 training seeds would be far too narrow. Counted coverage is in
+    docs/coverage.md. The training samples of the probes are taken as given, as in `redundancy`.
 
     Parameters
     ----------

@@ -65,7 +65,7 @@ def listing(what: str, model: str | None = None) -> pd.DataFrame:
 
 
 def describe(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Describe the contents of a feature store, a run, a slim model or a training folder.
+    """Describe a feature store, a run, a slim model, a training folder or an inversion.
 
     Parameters
     ----------
@@ -81,9 +81,7 @@ def describe(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from criticalmass.extraction.models.trained import TRAINING
-    from criticalmass.shrinking.slim_model import SLIM_MODEL
-    from criticalmass.storage.files import is_kind
+    from criticalmass.storage.files import STORE, is_kind
     from criticalmass.storage.run import RUN
 
     folder = Path(path)
@@ -92,12 +90,12 @@ def describe(path: str | os.PathLike[str]) -> pd.DataFrame:
             f"{str(path)!r} is neither a feature store nor a run; extract, import and sweep "
             "write them, and train writes training folders"
         )
-    if is_kind(folder, SLIM_MODEL):
-        rows = _slim_facts(folder)
-    elif is_kind(folder, TRAINING):
-        rows = _training_facts(folder)
+    if is_kind(folder, RUN):
+        rows = _run_facts(folder)
+    elif is_kind(folder, STORE):
+        rows = _store_facts(folder)
     else:
-        rows = _run_facts(folder) if is_kind(folder, RUN) else _store_facts(folder)
+        rows = _other_facts(folder)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return pd.DataFrame([*rows, ("size", f"{size / 1e6:,.1f} MB")], columns=["fact", "value"])
 
@@ -115,6 +113,19 @@ def _run_facts(folder: Path) -> list[tuple[str, str]]:
     if len(frame):
         rows += [(fact.term, fact.text) for fact in facts(run.manifest, frame)]
     return rows
+
+
+def _other_facts(folder: Path) -> list[tuple[str, str]]:
+    """Describe what takes longer to import than the rest: slim models, trainings, inversions."""
+    from criticalmass.extraction.models.trained import TRAINING
+    from criticalmass.shrinking.slim_model import SLIM_MODEL
+    from criticalmass.storage.files import INVERSION, is_kind
+
+    if is_kind(folder, SLIM_MODEL):
+        return _slim_facts(folder)
+    if is_kind(folder, INVERSION):
+        return _inversion_facts(folder)
+    return _training_facts(folder) if is_kind(folder, TRAINING) else _store_facts(folder)
 
 
 def _slim_facts(folder: Path) -> list[tuple[str, str]]:
@@ -139,6 +150,23 @@ def _slim_facts(folder: Path) -> list[tuple[str, str]]:
         ("promise", summarise(record)),
     ]
     return rows if stored else [row for row in rows if not row[0].startswith("re-ranked")]
+
+
+def _inversion_facts(folder: Path) -> list[tuple[str, str]]:
+    from criticalmass.storage.files import INVERSION, read_manifest
+
+    manifest = read_manifest(folder, INVERSION)
+    request = manifest["request"]
+    return [
+        ("kind", "inversion"),
+        ("model", str(request["model"]["spec"])),
+        ("dataset", str(request["dataset"]["spec"])),
+        ("layer", str(request["layer"])),
+        ("objectives", ", ".join(request["objectives"])),
+        ("subsets", f"{', '.join(request['selectors'])}; seeds: {request['seeds']}"),
+        ("images", f"{request['images']:,} of {request['steps']:,} steps"),
+        ("finished", "yes" if manifest["complete"] else "no: run the same command again"),
+    ]
 
 
 def _training_facts(folder: Path) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from criticalmass import __version__
-from criticalmass.cli import analysis, output, pipeline, shrink
+from criticalmass.cli import analysis, output, pipeline, probing, shrink
 from criticalmass.core.memory import limit_allocator_reserves
 from criticalmass.errors import CriticalMassError, unknown_name
 
@@ -74,7 +74,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _module in (analysis, output, pipeline, shrink):
+for _module in (analysis, output, pipeline, probing, shrink):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

@@ -43,14 +43,18 @@ def show_redundancy(
 
     ``options``: parameters of `criticalmass.redundancy`.
     """
+    from criticalmass.analysis.curves import CachedRun
     from criticalmass.analysis.redundancy import curves, redundancy
     from criticalmass.analysis.training_sets import training_set_note
     from criticalmass.core.progress import write_line
     from criticalmass.reporting.basis_numbers import missing_numbers
     from criticalmass.reporting.tables import redundancy_view, write_table
+    from criticalmass.storage.run import Run
 
-    table = redundancy(runs, **options)
-    view = redundancy_view(table, curves(runs)) if form == "table" else None
+    # Two tables of one run: what is read and drawn for the first serves the second.
+    opened = [CachedRun.of(Run.open(run)) for run in runs]
+    table = redundancy(opened, **options)
+    view = redundancy_view(table, curves(opened)) if form == "table" else None
     write_table(table, form=form, out=out, view=view)
     note = training_set_note(table)
     if form == "table" and out is None and note:

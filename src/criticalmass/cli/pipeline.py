@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,7 @@ from criticalmass.cli.options import (
     reading,
     several,
     sweeping,
+    table_format,
     where,
     where_extraction,
 )
@@ -44,9 +45,10 @@ def demo(out: str | None) -> None:
     from criticalmass.studies.demo import DELTAS
     from criticalmass.studies.demo import demo as run_demo
 
-    result = run_demo(**drop_unset(out=out))
-    for run in result.runs:
-        show_redundancy([run], options={"deltas": DELTAS})
+    # The first table is on the screen while the second model is measured.
+    result = run_demo(
+        **drop_unset(out=out), on_run=lambda run: show_redundancy([run], options={"deltas": DELTAS})
+    )
     click.echo(f"{result.seconds:,.0f} s, peak memory {result.peak_bytes / 2**30:.1f} GiB")
     click.echo(str(result.report))
 
@@ -145,6 +147,16 @@ def _task_differences(runs: list[Run], deltas: tuple[float, ...]) -> list[str]:
 @_device
 @option("--dtype", type=DTYPE, help="Type of the stored features.")
 @option("--engine", type=ENGINE, help="Engine that runs the model.")
+@several(
+    "--prompt",
+    "prompts",
+    "Template of class prompts for the measure zero-shot, with {} in place of the class name.",
+)
+@option(
+    "--text-model",
+    help="Model of texts that encodes the prompts; by default the text tower of "
+    "hf:NAME?space=joint.",
+)
 @where_extraction
 @quiet
 def extract(
@@ -161,6 +173,8 @@ def extract(
     device: str | None,
     dtype: str | None,
     engine: str | None,
+    prompts: tuple[str, ...],
+    text_model: str | None,
     backend: str | None,
     ray_address: str | None,
     ray_cpus: int | None,
@@ -184,6 +198,8 @@ def extract(
         device=device,
         dtype=dtype,
         engine=engine,
+        prompts=prompts,
+        text_model=text_model,
         backend=make_backend(backend, ray_address, ray_cpus, BACKENDS),
     )
     store = run_extract(model, dataset, out=out, **options)
@@ -200,10 +216,12 @@ def extract(
 )
 @click.argument("vectors", type=click.Path())
 @out()
-@option(
+@several(
     "--labels",
-    help="Column or array of labels, .npy file, or .txt file with one label per line; none for no "
-    "labels; without it the column or array called label, labels, target, class or y.",
+    "labels",
+    "Column or array of labels, .npy file, or .txt file with one label per line; none for no "
+    "labels; without it the column or array called label, labels, target, class or y; several for "
+    "several labels of each vector",
 )
 @option(
     "--split",
@@ -220,6 +238,11 @@ def extract(
     help="File of the relevant documents of queries: query-id, corpus-id, score (BEIR), or TREC's "
     "form; ids are those of a column id, _id, doc_id ..., else row numbers.",
 )
+@option(
+    "--prompts",
+    help="File of vectors of class prompts in the same space, with a column of class names, for "
+    "the measure zero-shot.",
+)
 @option("--table", help="Table or collection of a database, if several have vectors.")
 @option("--id", help="Column of the ids; without it the key of a database's table.")
 @option("--where", help="Condition of the rows of a database to read, in its own language.")
@@ -234,11 +257,12 @@ def extract(
 def import_(
     vectors: str,
     out: str,
-    labels: str | None,
+    labels: tuple[str, ...],
     split: str | None,
     column: str | None,
     queries: str | None,
     qrels: str | None,
+    prompts: str | None,
     table: str | None,
     id: str | None,
     where: str | None,
@@ -256,18 +280,22 @@ def import_(
     from criticalmass.extraction.importing import import_features
 
     options = drop_unset(
-        labels=labels,
+        labels=labels[0] if len(labels) == 1 else None,
+        tasks=labels if len(labels) > 1 else None,
         split=split,
         column=column,
         queries=queries,
         qrels=qrels,
+        prompts=prompts,
         table=table,
         id=id,
         where=where,
         limit=limit,
         link=link,
     )
-    click.echo(str(import_features(vectors, out=out, **options).path))
+    store = import_features(vectors, out=out, **options)
+    for path in [store.task(name).path for name in store.tasks] or [store.path]:
+        click.echo(str(path))
 
 
 @command(
@@ -298,6 +326,8 @@ def gaussian_null(store: str, out: str, seed: int | None) -> None:
 @_training_sets
 @several("--train-size", "train_sizes", "Train probes on so many training rows too.", int)
 @option("--rerun", type=RERUN, help="Which cells of an existing run are computed again.")
+@option("--dry-run", is_flag=True, help="Print seconds and memory, and measure nothing.")
+@table_format
 @quiet
 def sweep(
     store: str,
@@ -317,20 +347,24 @@ def sweep(
     training_sets: int | None,
     train_sizes: tuple[int, ...],
     rerun: str | None,
+    dry_run: bool,
+    form: str,
 ) -> None:
     """Score subsets of every size of STORE.
 
     Cells that the run already has are not computed again. With --refine, the critical mass is
-    found to one neuron, or to an interval if the seeds do not decide between sizes.
+    found to one neuron, or to an interval if the seeds do not decide between sizes. With
+    --dry-run, a table says what the grid would take; --format is for this table.
     """
     from criticalmass.sweeps.sweep import sweep as run_sweep
 
-    options = drop_unset(
-        layers=layers,
-        selectors=selectors,
-        fractions=fractions,
-        seeds=seeds,
-        measures=measures,
+    grid = drop_unset(
+        layers=layers, selectors=selectors, fractions=fractions, seeds=seeds, measures=measures
+    )
+    if dry_run:
+        _print_cost(store, out, form, grid)
+        return
+    options = grid | drop_unset(
         refine=refine,
         refine_level=refine_level,
         refine_seeds=refine_seeds,
@@ -341,6 +375,18 @@ def sweep(
         rerun=rerun,
     )
     click.echo(str(run_sweep(store, out=out, **options).path))
+
+
+def _print_cost(store: str, out: str, form: str, grid: dict[str, Any]) -> None:
+    """Print what a sweep would take: a table, and a line for people."""
+    from criticalmass.reporting.tables import write_table
+    from criticalmass.sweeps.cost import estimate_cost
+
+    layers = grid.pop("layers", None)
+    cost = estimate_cost(store, out=out, layers=layers, grid=grid)
+    write_table(cost.table, form=form)
+    if form == "table":
+        click.echo(str(cost))
 
 
 @command("studies.study:study", "criticalmass study transfer-local --out studies")
@@ -416,8 +462,16 @@ def _parse_weights(text: str) -> tuple[str, str]:
 @option("--seed", type=int, help="Training seed, instead of that of the recipe.")
 @_device
 @option("--threads", type=int, help="Threads of the processor.")
+@option("--devices", type=int, help="GPUs, or processes on a CPU, that share every batch.")
 @quiet
-def train(recipe: str, out: str, seed: int | None, device: str | None, threads: int | None) -> None:
+def train(
+    recipe: str,
+    out: str,
+    seed: int | None,
+    device: str | None,
+    threads: int | None,
+    devices: int | None,
+) -> None:
     """Train a network by a recipe, and keep its checkpoints.
 
     RECIPE is one of 'criticalmass list recipes' or a YAML file (docs/training.md). A stopped
@@ -426,7 +480,7 @@ def train(recipe: str, out: str, seed: int | None, device: str | None, threads: 
     """
     from criticalmass.training.train import train as run_train
 
-    options = drop_unset(seed=seed, device=device, threads=threads)
+    options = drop_unset(seed=seed, device=device, threads=threads, devices=devices)
     click.echo(run_train(recipe, out=out, **options).spec)
 
 

@@ -66,6 +66,12 @@ fail_if_unsafe = click.option(
 @option("--max-dims", type=int, help="Most neurons to keep, e.g. 2000 for the limit of an index.")
 @option("--relevance", type=RELEVANCE, help="What is relevant to a query, for retrieval measures.")
 @option("--seed", type=int, help="Seed of the random selectors.")
+@option(
+    "--blind-spots",
+    is_flag=True,
+    default=None,
+    help="Search for changes of images that the kept neurons do not see; a warning with numbers.",
+)
 @option("--price-per-gb", type=float, help="Price of a gigabyte per month, to print the cost.")
 @option("--vectors", type=int, help="Number of stored vectors, to print the cost.")
 @fail_if_unsafe
@@ -86,6 +92,7 @@ def shrink(
     max_dims: int | None,
     relevance: str | None,
     seed: int | None,
+    blind_spots: bool | None,
     price_per_gb: float | None,
     vectors: int | None,
     fail_if_unsafe: bool,
@@ -119,6 +126,7 @@ def shrink(
         max_dims=max_dims,
         relevance=relevance,
         seed=seed,
+        blind_spots=blind_spots,
     )
     plan = run_shrink(store, **options)
     if form == "json":

@@ -185,6 +185,8 @@ _RULES: dict[str, tuple[Predicate, str]] = {
     "n_samples": (_integer_from(1), "a whole number of samples, at least 1"),
     "delta": (_is_real, "a number in (0, 1], e.g. 0.9"),
     "deltas": (_one_or_more(_is_real), "numbers in (0, 1], e.g. 0.9"),
+    **dict.fromkeys(("steps", "restarts"), (_integer_from(1), "a whole number of at least 1")),
+    **dict.fromkeys(("step", "radius", "epsilon"), (_is_real, "a number, e.g. 0.5")),
     "pass_share": (_is_real, "a number in [0.5, 1), e.g. 0.95"),
     "accuracy": (_one_or_more(_is_real), "numbers in (0, 1], e.g. 0.65"),
     "keep": (_is_real, "a number in (0, 1], e.g. 0.95"),
@@ -203,7 +205,7 @@ _RULES: dict[str, tuple[Predicate, str]] = {
     **dict.fromkeys(("a", "b", "store"), (_is_artifact, "a folder, or the object opened from it")),
     "slim": (_is_slim, "a folder, or what shrink returned"),
     **dict.fromkeys(
-        ("model", "dataset", "spec"), (_is_spec, "a spec, or the object loaded from it")
+        ("model", "dataset", "spec", "judge"), (_is_spec, "a spec, or the object loaded from it")
     ),
     **dict.fromkeys(("weights", "index", "path"), (_is_path, "a path")),
     "sampling": (lambda value: hasattr(value, "seed"), "a Sampling of the law"),
@@ -215,12 +217,12 @@ _RULES: dict[str, tuple[Predicate, str]] = {
         (
             *("estimator", "measure", "layer", "probe", "relevance", "rerun", "dtype", "engine"),
             *("precision", "pool", "column", "table", "id", "suffix", "metric", "format", "by"),
-            *("where", "to", "index_type"),
+            *("where", "to", "index_type", "norm"),
         ),
         (_is_text, "a text"),
     ),
     **dict.fromkeys(
-        ("selectors", "measures", "layers", "precisions"),
+        ("selectors", "measures", "layers", "precisions", "objectives", "starts"),
         (_is_names, "a name or several"),
     ),
     **dict.fromkeys(
@@ -232,6 +234,7 @@ _RULES: dict[str, tuple[Predicate, str]] = {
                 "projections",
                 "chance_corrected",
                 "new_column",
+                "blind_spots",
                 "link",
                 "on",
             ),
@@ -273,6 +276,11 @@ _OVERRIDES: dict[tuple[str, str], tuple[Predicate, str]] = {
         _integer_from(1, _MAX_SEEDS),
         f"a whole number from 1 to {_MAX_SEEDS:,}",
     ),
+    ("invert", "keep"): (_one_or_more(_is_real), "numbers in (0, 1], e.g. 0.1"),
+    **dict.fromkeys(
+        (("invert", "seeds"), ("invert", "images"), ("invert", "reference")),
+        (_integer_from(1, _MAX_COUNT), f"a whole number from 1 to {_MAX_COUNT:,}"),
+    ),
     ("explain", "run"): (_is_artifact, "a run or its folder"),
     ("diffused_redundancy", "fractions"): (_is_numeric_array, "an array of real numbers"),
     **dict.fromkeys(
@@ -282,6 +290,17 @@ _OVERRIDES: dict[tuple[str, str], tuple[Predicate, str]] = {
             "a list of names of columns",
         ),
     ),
+    ("extract", "prompts"): (_is_names, "a template or several, e.g. 'a photo of a {}'"),
+    ("extract", "text_model"): (_is_spec, "a spec, or the object loaded from it"),
+    ("attack", "radii"): (_one_or_more(_is_real), "numbers above 0, e.g. 0.5"),
+    ("attack", "keep"): (_is_real, "a number in (0, 1], e.g. 0.05"),
+    ("attack", "norm"): (_is_text, "a text: l2 or linf"),
+    **{
+        ("attack", name): (_integer_from(least, _MAX_COUNT), f"a whole number from {least}")
+        for name, least in (
+            *(("heads", 1), ("images", 1), ("steps", 1), ("restarts", 1), ("seed", 0)),
+        )
+    },
     ("train", "recipe"): (
         lambda value: _is_path(value) or isinstance(value, Mapping) or hasattr(value, "objectives"),
         "a recipe: a name, a YAML file, or its keys",

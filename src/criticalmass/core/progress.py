@@ -13,12 +13,14 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn
-from rich.progress import Progress as RichProgress
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+# Characters that move the cursor of a terminal without starting a line.
+_CONTROL_CODES = dict.fromkeys(map(ord, "\a\b\v\f\r"))
 
 
 @dataclass
@@ -37,12 +39,6 @@ class _Display:
     def shows(self) -> bool:
         """Whether progress is shown."""
         return _in_notebook() if self.is_on is None else self.is_on
-
-    def console(self) -> Console:
-        """Return the console that has the bars, or a new one: notebooks replace sys.stderr."""
-        if self.bars is not None:
-            return self.bars.console
-        return Console(file=sys.stderr, soft_wrap=True, highlight=False)
 
 
 _display = _Display()
@@ -82,12 +78,19 @@ def display() -> contextlib.AbstractContextManager[None]:
     return quiet(False)
 
 
+def shows_progress() -> bool:
+    """Return whether progress is shown."""
+    return _display.shows
+
+
 def write_line(line: str) -> None:
     """Write one line to stderr, in a notebook to its output, if progress is shown."""
     if _display.shows and _in_notebook():
         sys.stdout.write(f"{line}\n")
+    elif _display.shows and _display.bars is not None:
+        _display.bars.console.print(line, markup=False, emoji=False)
     elif _display.shows:
-        _display.console().print(line, markup=False)
+        sys.stderr.write(f"{line.translate(_CONTROL_CODES)}\n")
 
 
 def warn_user(line: str) -> None:
@@ -110,16 +113,29 @@ def format_duration(seconds: float) -> str:
     return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"
 
 
-class _PaceColumn(ProgressColumn):
-    """Shows the current rate in units per second and the time left, or the text of the task."""
+def _make_bars() -> RichProgress | None:
+    """Return new bars on stderr; None if it is no terminal."""
+    # Here and not above, because tables need no bars and the command line starts sooner.
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
+    from rich.progress import Progress as RichProgress
+    from rich.text import Text
 
-    def render(self, task: Task) -> Text:
-        """Return the pace of a task."""
-        speed, left = task.finished_speed or task.speed, task.time_remaining
-        if task.fields["pace"] is not None or speed is None:
-            return Text("" if task.finished else task.fields["pace"] or "")
-        rate = f"{speed:,.0f} {task.fields['unit']}/s"
-        return Text(rate if not left else f"{rate}, {format_duration(left)} left")
+    class PaceColumn(ProgressColumn):
+        """Shows the current rate in units per second and the time left, or the task's text."""
+
+        def render(self, task: Task) -> Text:
+            speed, left = task.finished_speed or task.speed, task.time_remaining
+            if task.fields["pace"] is not None or speed is None:
+                return Text("" if task.finished else task.fields["pace"] or "")
+            rate = f"{speed:,.0f} {task.fields['unit']}/s"
+            return Text(rate if not left else f"{rate}, {format_duration(left)} left")
+
+    console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
+    if not console.is_terminal:
+        return None
+    name = TextColumn("{task.description}", markup=False)
+    return RichProgress(name, BarColumn(), MofNCompleteColumn(), PaceColumn(), console=console)
 
 
 class _NotebookBars:
@@ -185,13 +201,11 @@ class Progress:
                 _display.notebook = _NotebookBars()
             _display.notebook.update(_display.tasks)
             return self
-        console = _display.console()
-        if console.is_terminal:
-            if _display.bars is None:
-                name = TextColumn("{task.description}", markup=False)
-                columns = (name, BarColumn(), MofNCompleteColumn(), _PaceColumn())
-                _display.bars = RichProgress(*columns, console=console)
+        if _display.bars is None:
+            _display.bars = _make_bars()
+            if _display.bars is not None:
                 _display.bars.start()
+        if _display.bars is not None:
             self._bar = _display.bars.add_task(
                 self.label, total=self.total, unit=self.unit, pace=None
             )

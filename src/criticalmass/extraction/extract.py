@@ -28,6 +28,7 @@ from criticalmass.extraction.layers import (
 )
 from criticalmass.extraction.models import FrozenModel, load_model, with_options
 from criticalmass.extraction.models.live import fit_to_data
+from criticalmass.extraction.prompts import check_templates, encode_prompts, text_model_of
 from criticalmass.extraction.shards import (
     ExtractionOptions,
     ShardTask,
@@ -37,10 +38,11 @@ from criticalmass.extraction.shards import (
     prepare_extraction,
     sample_batches,
 )
-from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.features import UNLABELLED, FeatureStore
 from criticalmass.storage.features_writer import (
     SplitInfo,
     StoreWriter,
+    attach_prompts,
     describe_differences,
     different_request_error,
 )
@@ -74,6 +76,8 @@ def extract(
     precision: str = "float32",
     preprocess: Callable[[Any], Any] | None = None,
     labels: Sequence[str] = (),
+    prompts: Sequence[str] | str = (),
+    text_model: str | FrozenModel | Any | None = None,
 ) -> FeatureStore:
     """Compute the representations of a dataset in some layers of a frozen model.
 
@@ -113,6 +117,11 @@ def extract(
         of torchvision or a tokenizer; see `load_model`.
     labels: columns of several labels of each sample, as `load_dataset` takes them. The features
         are computed once, and each label has a store of its own beside them, in ``tasks/``.
+    prompts: templates such as ``"a photo of a {}"``. The text model encodes each with every class
+        name, and the store keeps the vectors for the measure ``zero-shot``. Other templates or
+        another text model replace those of a finished store; its features stay.
+    text_model: model of texts whose ``penultimate`` layer is in the space of the first of
+        ``layers``; by default the text tower of ``hf:NAME?space=joint``.
 
     Returns
     -------
@@ -128,6 +137,12 @@ def extract(
     """
     options = ExtractionOptions(dtype, engine, precision, batch_size)
     layers = _check_request(layers, options)
+    templates = check_templates(prompts)
+    if text_model is not None and not templates:
+        raise CriticalMassError(
+            "text_model is for prompts; give --prompt 'a photo of a {}' (prompts=) too"
+        )
+    tower = text_model_of(model, text_model) if templates else None
     runner = get_backend(backend)
     if preprocess is not None or not isinstance(model, str):
         model = load_model(model, device=device, preprocess=preprocess)
@@ -139,7 +154,7 @@ def extract(
     if isinstance(model, str) and selection is not None:
         store = _open_finished(Path(out), model_entry(model), data, selection, options)
         if store is not None:
-            return _with_tasks(store, data)
+            return _with_tasks(_with_prompts(store, templates, tower, data, device), data)
     frozen = load_model(model, device=device)
     source = dataset if isinstance(dataset, str) else data
     with frozen.in_evaluation(), report_all_broken(data):
@@ -151,7 +166,22 @@ def extract(
         # A worker process loads model and data from these.
         task = ShardTask(model, source, skip_broken, device, options)
         store = _write_store(Path(out), frozen, data, layers, samples, task, runner)
-        return _with_tasks(store, data)
+    return _with_tasks(_with_prompts(store, templates, tower, data, device), data)
+
+
+def _with_prompts(
+    store: FeatureStore, templates: Sequence[str], tower: Any, data: Dataset, device: str
+) -> FeatureStore:
+    """Encode the prompts of the classes, of all labellings, and keep them in the store."""
+    if not templates:
+        return store
+    labellings = data.labellings()
+    if not labellings and store.class_names == UNLABELLED:
+        raise CriticalMassError(f"prompts name classes, and dataset {data.spec!r} has none")
+    of_labellings = dict.fromkeys(name for one in labellings for name in one.class_names)
+    names = tuple(of_labellings) or store.class_names
+    prompts = encode_prompts(tower, templates, names, store.layers[0], device)
+    return attach_prompts(store, prompts)
 
 
 def _with_tasks(store: FeatureStore, data: Dataset) -> FeatureStore:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from criticalmass.extraction.databases.opening import is_database, open_database
 from criticalmass.extraction.databases.protocol import TableRequest
 from criticalmass.extraction.datasets.collections import COLLECTION_NOTE
 from criticalmass.extraction.datasets.dataset import CLASSES_NOTE
+from criticalmass.extraction.datasets.several_labels import report_labelling
 from criticalmass.extraction.datasets.splits import (
     SPLIT_SEED,
     TEST_SHARE,
@@ -28,6 +28,13 @@ from criticalmass.extraction.datasets.splits import (
     stratified_test_mask,
 )
 from criticalmass.extraction.import_collection import join_queries
+from criticalmass.extraction.import_columns import (
+    Tasks,
+    check_length,
+    read_column_or_file,
+    read_tasks,
+    rows_by_split,
+)
 from criticalmass.extraction.import_writer import (
     CollectionEntry,
     ImportPlan,
@@ -37,22 +44,23 @@ from criticalmass.extraction.import_writer import (
 from criticalmass.extraction.labels import (
     LabelColumn,
     check_hidden_labels,
-    count_labels,
     encode_labels,
-    read_mask_or_texts,
 )
+from criticalmass.extraction.prompts import prompts_of_mapping, read_prompt_vectors
 from criticalmass.extraction.vectors import (
     VectorRequest,
     Vectors,
-    VectorSource,
     open_objects,
     open_vectors,
 )
-from criticalmass.extraction.vectors.names import SPLIT_NAMES, split_roles
+from criticalmass.extraction.vectors.names import split_roles
 from criticalmass.extraction.vectors.tables import SPLIT_COLUMN, name_some
 from criticalmass.storage.class_counts import describe_classes, describe_samples, report_classes
 from criticalmass.storage.digests import file_digest
 from criticalmass.storage.features import UNLABELLED, FeatureStore
+from criticalmass.storage.features_writer import attach_prompts
+from criticalmass.storage.prompts import Prompts
+from criticalmass.storage.task_stores import Labelling, write_task_store
 
 LAYER = "penultimate"
 NO_LABELS = "none"
@@ -74,6 +82,8 @@ def import_features(
     table: str | None = None,
     where: str | None = None,
     limit: int | None = None,
+    prompts: str | Path | ArrayLike | Mapping[str, ArrayLike] | None = None,
+    tasks: Sequence[str] | Mapping[str, Any] = (),
 ) -> FeatureStore:
     """Make a feature store from existing vectors; its layer is ``penultimate``.
 
@@ -126,6 +136,14 @@ def import_features(
     table: table or collection of a database, if several have vectors.
     where: condition of the rows to read, in the database's own language.
     limit: largest number of rows to read from a database.
+    prompts: vectors of class prompts in the space of the samples, for the measure ``zero-shot``:
+        a file or table whose label column names the class of each row, class name -> (n_prompts,
+        n_neurons), or one row for each class in their order. They replace those of a store that
+        exists.
+    tasks: several labels of each vector instead of ``labels``: names of columns, arrays or files,
+        or name -> labels. The vectors are stored once, and each label has a store of its own beside
+        them (`FeatureStore.task`). A single part is split by the classes of the first one; rows
+        without a value are left out of that label only.
 
     Raises
     ------
@@ -139,28 +157,60 @@ def import_features(
     rows = TableRequest(table, id, where, limit)
     with ExitStack() as opened:
         if queries is not None or qrels is not None:
-            if link:
-                raise CriticalMassError(
-                    "documents and queries are copied into one store; leave out link"
-                )
+            if prompts is not None:
+                raise CriticalMassError("prompts name classes, and a collection has none")
+            for name, value in (("link", link), ("tasks", tasks)):
+                if value:
+                    raise CriticalMassError(
+                        f"documents and queries are copied into one store; leave out {name}"
+                    )
             return _import_collection(
                 path_or_arrays, queries, qrels, Path(out), labels, split, column, rows, opened
             )
-        vectors = _open_input(path_or_arrays, labels, split, column, rows, opened)
-        return _import_vectors(vectors, Path(out), labels, split, column, link)
+        if tasks and labels is not None:
+            raise CriticalMassError("labels and tasks are given; give the first of them in tasks")
+        if tasks:
+            labels = NO_LABELS
+        vectors = _open_input(path_or_arrays, labels, split, column, rows, opened, tasks)
+        labellings = read_tasks(vectors, tasks) if tasks else []
+        store = _import_vectors(vectors, Path(out), labels, split, column, link, labellings)
+        if prompts is None:
+            return store
+        return attach_prompts(store, _open_prompts(prompts, store, opened))
+
+
+def _open_prompts(prompts: Any, store: FeatureStore, opened: ExitStack) -> Prompts:
+    """Read the prompts of the classes of a store.
+
+    Raises
+    ------
+    CriticalMassError: the store has no classes, or a class has no prompt.
+    """
+    if store.class_names == UNLABELLED:
+        raise CriticalMassError("prompts name classes, and the vectors have no labels; give labels")
+    if isinstance(prompts, Mapping):
+        read = prompts_of_mapping(prompts, LAYER)
+    else:
+        vectors = _open_input(
+            prompts, None, None, None, TableRequest(None, None, None, None), opened
+        )
+        read = read_prompt_vectors(vectors, store.class_names, LAYER)
+    read.for_classes(store.class_names)
+    return read
 
 
 def _import_vectors(
-    vectors: Vectors, out: Path, labels: Any, split: Any, column: str | None, link: bool
-) -> FeatureStore:
-    """Make the store of vectors."""
-    given = _read_labels(vectors, labels, column)
+    vectors: Vectors, out: Path, labels: Any, split: Any, column: str | None, link: bool,
+    labellings: Sequence[Labelling] = (),
+) -> FeatureStore:  # fmt: skip
+    """Make the store of vectors, and those of several labels of them."""
+    given = _read_labels(vectors, labels, column) if not labellings else _several(labellings)
     _write_summary(vectors, given.source)
     class_names, class_numbers = _encode_classes(vectors, given)
     if len({source.shape[1] for source in vectors.sources.values()}) != 1:
         shapes = ", ".join(f"{name} {source.shape}" for name, source in vectors.sources.items())
         raise CriticalMassError(f"the splits differ in width: {shapes}")
-    splits, rule = _assign_rows(vectors, class_numbers, split)
+    splits, rule = _assign_rows(vectors, class_numbers, split, labellings)
     labels_of_splits = {name: class_numbers[rows.part][rows.rows] for name, rows in splits.items()}
     owners = {name: given.source_of(rows.part) for name, rows in splits.items()}
     check_hidden_labels(labels_of_splits, class_names, owners)
@@ -176,7 +226,16 @@ def _import_vectors(
     store = write_store(out, ImportPlan(LAYER, vectors, class_numbers, splits, header, link))
     _write_counts(store, vectors, labels_of_splits, class_names)
     report_classes(vectors.name, problems)
+    for one in labellings:
+        numbers = {name: one.labels[rows.part][rows.rows] for name, rows in splits.items()}
+        labelling = replace(one, labels=numbers)
+        report_labelling(labelling, vectors.name, "vectors")
+        write_task_store(store, labelling)
     return store
+
+
+def _several(labellings: Sequence[Labelling]) -> _GivenLabels:
+    return _GivenLabels(None, ", ".join(repr(one.name) for one in labellings))
 
 
 def _import_collection(
@@ -228,7 +287,7 @@ def _write_counts(
 
 def _open_input(
     path_or_arrays: Any, labels: Any, split: Any, column: str | None, rows: TableRequest,
-    opened: ExitStack,
+    opened: ExitStack, tasks: Tasks = (),
 ) -> Vectors:  # fmt: skip
     """Open the database or file, or wrap the arrays; ``opened`` closes the database."""
     request = VectorRequest(
@@ -237,6 +296,7 @@ def _open_input(
         split if isinstance(split, str) else None,
         find_labels=labels is None,
         id=rows.id,
+        tasks=tuple(value for value in _named_columns(tasks) if isinstance(value, str)),
     )
     if isinstance(path_or_arrays, str) and is_database(path_or_arrays):
         return opened.enter_context(open_database(path_or_arrays, request, rows))
@@ -251,6 +311,10 @@ def _open_input(
     if parts != {"all"} and not {"train", "test"} <= parts <= {"train", "test", "val"}:
         raise CriticalMassError(f"splits must be 'train' and 'test', got {sorted(parts)}")
     return vectors
+
+
+def _named_columns(tasks: Tasks) -> Iterable[Any]:
+    return tasks.values() if isinstance(tasks, Mapping) else tasks
 
 
 @dataclass(frozen=True)
@@ -334,24 +398,18 @@ def _encode_classes(
     if labels.columns is None:
         return UNLABELLED, {n: np.zeros(s.shape[0], np.int64) for n, s in sources.items()}
     for part, source in sources.items():
-        _check_length(source, labels.columns[part])
+        check_length(source, labels.columns[part])
     cure = "; or leave the labels out with labels='none' (--labels none)"
     columns = [labels.columns[part] for part in sources]
     class_names, numbers = encode_labels(columns, cure if labels.are_chosen else "")
     return class_names, dict(zip(sources, numbers, strict=True))
 
 
-def _check_length(source: VectorSource, column: LabelColumn) -> None:
-    n = count_labels(column)
-    if n != source.shape[0]:
-        raise CriticalMassError(
-            f"there are {source.shape[0]} vectors ({source.name}) but {n} labels "
-            f"({column.source}); give one label per vector"
-        )
-
-
 def _assign_rows(
-    vectors: Vectors, labels: Mapping[str, NDArray[np.int64]], split: Any
+    vectors: Vectors,
+    labels: Mapping[str, NDArray[np.int64]],
+    split: Any,
+    labellings: Sequence[Labelling] = (),
 ) -> tuple[dict[str, SplitRows], str]:
     """Assign rows to splits; return split -> its rows, and a description of the rule."""
     if "all" not in vectors.sources:
@@ -365,8 +423,9 @@ def _assign_rows(
     if (split is None or isinstance(split, int)) and vectors.split_column == SPLIT_COLUMN:
         values, rule = vectors.read_column(SPLIT_COLUMN), "by the names of the files"
     elif split is None:
-        mask = stratified_test_mask(labels["all"], TEST_SHARE, SPLIT_SEED)
-        rule = default_split_rule(labels["all"])
+        strata = labellings[0].labels["all"] + 1 if labellings else labels["all"]
+        mask = stratified_test_mask(strata, TEST_SHARE, SPLIT_SEED)
+        rule = default_split_rule(strata, [one.name for one in labellings])
         rows = {"train": np.flatnonzero(~mask), "test": np.flatnonzero(mask)}
         return {name: SplitRows("all", indices) for name, indices in rows.items()}, rule
     elif isinstance(split, int):
@@ -438,106 +497,3 @@ def _manifest_header(
         "engine": {"name": "imported"},
         "versions": {name: version(name) for name in ("criticalmass", "numpy")},
     }
-
-
-def read_column_or_file(
-    column_or_path: str | Path, vectors: Vectors, what: str
-) -> tuple[Mapping[str, LabelColumn], str]:
-    """Read one value per vector.
-
-    Parameters
-    ----------
-    column_or_path: a column of the vectors' table, an array of their file, an ``.npy`` file, or a
-        ``.txt`` file with one value per line. A column takes precedence over a file of the same
-        name.
-    vectors: the vectors that the values belong to.
-    what: "label" or "split", for errors.
-
-    Returns
-    -------
-    Part -> (n,) values, and a description of their source.
-
-    Raises
-    ------
-    CriticalMassError: neither a column nor a file of that name, or a line without a value.
-    """
-    name = str(column_or_path)
-    if isinstance(column_or_path, str):
-        columns = vectors.read_column(name)
-        if columns is not None:
-            return columns, f"{vectors.unit} {name!r}"
-    path = Path(column_or_path)
-    if path.suffix == ".txt" and path.is_file():
-        return {"all": LabelColumn(_read_lines(path, what), repr(name), True)}, f"file {path.name}"
-    if path.suffix == ".npy" and path.is_file():
-        try:
-            values = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise CriticalMassError(
-                f"{name!r} cannot be read as an array of numbers or texts; save it again, objects "
-                "as texts: np.save(path, labels.astype(str))"
-            ) from error
-        return {"all": LabelColumn(values, repr(name))}, f"file {path.name}"
-    if path.is_file():
-        raise CriticalMassError(
-            f"{name!r} must be a .npy file, or a .txt file with one {what} per line"
-        )
-    files = [p.name for p in path.parent.glob("*") if p.suffix in (".txt", ".npy")]
-    close = difflib.get_close_matches(path.name, [*vectors.column_names, *files], n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    column = "column and no " if vectors.column_names else ""
-    raise CriticalMassError(f"no {column}file {name!r} to read a {what} per vector from{hint}")
-
-
-def _read_lines(path: Path, what: str) -> list[str]:
-    """Read one value per line."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise CriticalMassError(f"{str(path)!r} is no UTF-8 text; save it as UTF-8") from error
-    while lines and not lines[-1]:
-        lines.pop()
-    if "" in lines:
-        raise CriticalMassError(
-            f"line {lines.index('') + 1} of {str(path)!r} is empty; write one {what} per line"
-        )
-    if not lines:
-        raise CriticalMassError(f"{str(path)!r} is empty; write one {what} per line")
-    return lines
-
-
-def rows_by_split(split: LabelColumn, n: int) -> dict[str, NDArray[np.intp]]:
-    """Convert one split name per vector, or a mask of the test samples, to rows of each split.
-
-    Raises
-    ------
-    CriticalMassError: another length or other names, or no samples for training or testing.
-    """
-    size = count_labels(split)
-    if size != n:
-        raise CriticalMassError(
-            f"{split.source} has {size} values, but there are {n} samples; give one per sample"
-        )
-    values = read_mask_or_texts(split)
-    if values is not None and values.dtype == np.bool_:
-        values = np.where(values, "test", "train")
-    elif values is not None:
-        values = np.char.lower(values)
-    names = set() if values is None else {str(name) for name in np.unique(values)}
-    if values is None or not names or not names <= SPLIT_NAMES.keys():
-        others = sorted(names - SPLIT_NAMES.keys())
-        hint = f", and not {name_some(others)}" if others else ""
-        raise CriticalMassError(
-            f"{split.source} must hold 'train' and 'test' (and 'val'), or be a mask of test "
-            f"samples{hint}"
-        )
-    roles = {name: SPLIT_NAMES[name] for name in names}
-    if "test" not in roles.values():
-        roles = {name: "test" if role == "val" else role for name, role in roles.items()}
-    rows = {
-        role: np.flatnonzero(np.isin(values, [name for name in names if roles[name] == role]))
-        for role in ("train", "test", "val")
-    }
-    if not rows["train"].size or not rows["test"].size:
-        raise CriticalMassError(f"{split.source} leaves train or test without samples")
-    return {role: indices for role, indices in rows.items() if indices.size}

@@ -100,6 +100,11 @@ def separation_flops(sizes: LayerSizes) -> float:
     return 16.0 * sizes.n_orders * sizes.n_test * sum(sizes.sizes)
 
 
+def zero_shot_flops(sizes: LayerSizes) -> float:
+    """Return the operations of cosines with one direction per class: ``2 O m C sum k``."""
+    return 2.0 * sizes.n_orders * sizes.n_test * sizes.n_classes * sum(sizes.sizes)
+
+
 def own_head_flops(sizes: LayerSizes) -> float:
     """Return the operations of a classifier that is not fitted: ``2 O m C d``."""
     return 2.0 * sizes.n_orders * sizes.n_test * sizes.n_classes * sizes.n_neurons

@@ -25,6 +25,7 @@ from criticalmass.measures.flops import (
     relevance_flops,
     separation_flops,
     singular_value_flops,
+    zero_shot_flops,
 )
 from criticalmass.measures.memory import LayerSizes, relevance_bytes, workspace_bytes
 
@@ -76,8 +77,8 @@ class Measure:
     searches: whether queries search samples: the documents of a retrieval collection, else the
         test samples.
     fits_training: whether a measure that is no probe depends on the training samples.
-    needs_classifier: whether a probe is the network's own classifier, which is stored beside the
-        layer that it reads, and fits nothing.
+    reads: what a probe that fits nothing takes from the store, beside the layer: "classifier"
+        (the network's own) or "prompts" (of the classes); empty for a probe that is fitted.
     """
 
     name: str
@@ -101,7 +102,7 @@ class Measure:
     query_score: Literal["ndcg", "recall", "mrr"] | None = None
     searches: bool = False
     fits_training: bool = False
-    needs_classifier: bool = False
+    reads: Literal["", "classifier", "prompts"] = ""
 
     @property
     def is_probe(self) -> bool:
@@ -123,9 +124,9 @@ class Measure:
         """All that a value depends on except the data and the subset; JSON-able."""
         return {"version": self.version, **self.settings()}
 
-    def protocol_on(self, classifier: str) -> dict[str, Any]:
-        """Return the protocol on a layer, given the digest of its own classifier, or ""."""
-        return self.protocol | ({"classifier": classifier} if self.needs_classifier else {})
+    def protocol_on(self, stored: Mapping[str, str]) -> dict[str, Any]:
+        """Return the protocol on a layer, given the digests of what the store has beside it."""
+        return self.protocol | ({self.reads: stored.get(self.reads, "")} if self.reads else {})
 
     def load_function(self) -> Any:
         """Return the function that computes the measure; its module is imported here."""
@@ -293,7 +294,20 @@ _ALL = (
         memory=partial(workspace_bytes, n_squares=0),
         flops=own_head_flops,
         every_size=True,
-        needs_classifier=True,
+        reads="classifier",
+    ),
+    Measure(
+        name="zero-shot",
+        kind="probe",
+        function="measures.probes.zero_shot:zero_shot",
+        description="class prompts in a joint space: the class whose prompts have the largest "
+        "cosine with the sample on the kept neurons, both normalised on them, nothing fitted, "
+        "scored by accuracy on the test split; needs prompts (extract --prompt, import --prompts)",
+        plural="Class prompts",
+        settings=settings.zero_shot,
+        memory=partial(workspace_bytes, n_squares=0),
+        flops=zero_shot_flops,
+        reads="prompts",
     ),
     Measure(
         name="cka",

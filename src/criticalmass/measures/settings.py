@@ -89,3 +89,8 @@ def relevance(score: str) -> dict[str, Any]:
 def own_head() -> dict[str, Any]:
     """Return the settings of ``own-head``."""
     return {"weights": "times n_neurons / n_kept"}
+
+
+def zero_shot() -> dict[str, Any]:
+    """Return the settings of ``zero-shot``."""
+    return {"metric": "cosine", "prompts_of_a_class": "mean of unit vectors on the subset"}

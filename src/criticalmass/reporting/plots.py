@@ -65,7 +65,8 @@ class Axis:
     low, high: its ends.
     ticks: (position, text) pairs, in ascending order.
     log: whether it is logarithmic.
-    form: how the page writes a value that is read: "percent", "count" or "number".
+    form: how the page writes a value that is read: "percent", "count" or "number"; "name" if its
+        ticks name rows, at one of which each value lies.
     neurons: number of neurons at the fraction 1, for the readout of an axis of fractions; 0 for
         other axes and where layers differ.
     """

@@ -242,6 +242,52 @@ def subset_correlations_view(table: pd.DataFrame) -> pd.DataFrame:
     return view
 
 
+def attack_view(table: pd.DataFrame) -> pd.DataFrame:
+    """Show clean and robust accuracy of each defence, paired differences and what is wrong.
+
+    Parameters
+    ----------
+    table: rows of `AttackResult.table`.
+    """
+    view = pd.DataFrame({"radius": [f"{radius:g}" for radius in table["radius"]]})
+    view["defence"] = table["defence"].astype(str).to_numpy()
+    view["neurons"] = [integer(n) for n in table["n_used"]]
+    for title, name in (
+        ("clean", "clean"),
+        ("robust", "robust"),
+        ("against the layer", "against_whole"),
+        ("against one probe", "against_one_probe"),
+        ("at equal distance", "matched"),
+    ):
+        view[title] = _rounded_interval(table, name)
+    view["transfer"] = [decimal(value, 3) for value in table["transfer"]]
+    return view.assign(checks=table["checks"].astype(str).to_numpy())
+
+
+def inversion_view(table: pd.DataFrame) -> pd.DataFrame:
+    """Show the means over images of an inversion, each with its interval.
+
+    Parameters
+    ----------
+    table: rows of `criticalmass.probing.summary.summarise_images`.
+    """
+    names = ["objective", "start", "selector", "n_kept"]
+    view = table[names].astype(str).rename(columns={"n_kept": "kept"})
+    for title, name in (
+        ("kept error", "kept_error"),
+        ("dropped error", "dropped_error"),
+        ("RMS", "rms"),
+        ("SSIM", "ssim"),
+        ("same class", "same_class"),
+        ("by the judge", "judge_same_class"),
+    ):
+        if name in table:
+            view[title] = _rounded_interval(table, name)
+    # It is that of a subset, and so the same for every image.
+    view.insert(6, "R^2", [decimal(value, 3) for value in table["r2"]])
+    return view
+
+
 def train_sizes_view(table: pd.DataFrame) -> pd.DataFrame:
     """Show critical mass and DR by number of training samples.
 

@@ -164,6 +164,14 @@ _ALL = (
         is_projection=True,
     ),
     SelectorInfo(
+        "projection-orthonormal",
+        "nothing",
+        unsupervised.projection_orthonormal,
+        "random orthonormal basis of the raw layer",
+        is_random=True,
+        is_projection=True,
+    ),
+    SelectorInfo(
         "rotation",
         "moments",
         unsupervised.rotation,

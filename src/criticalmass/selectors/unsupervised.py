@@ -65,14 +65,24 @@ def rotation(layer: SelectorInput, rng: np.random.Generator) -> FloatArray:
     positive (Mezzadri 2007, sec. 5). Its rows are divided by the neurons' standard deviations, so
     that it applies to raw features; a constant neuron is divided by 1.
     """
+    m = layer.moments
+    basis = projection_orthonormal(layer, rng)
+    scales = column_scales(m.mean, np.diagonal(m.scatter) / m.n, m.n)
+    return np.asarray(basis / scales[:, None], dtype=np.float64)
+
+
+def projection_orthonormal(layer: SelectorInput, rng: np.random.Generator) -> FloatArray:
+    """Return a random orthonormal basis of the raw layer as columns, uniform as in `rotation`.
+
+    All columns together keep every distance and cosine.
+    """
     from scipy.linalg import qr
 
-    d, m = layer.n_neurons, layer.moments
+    d = layer.n_neurons
     # Drawn column by column, so that a column does not depend on the number of columns after it.
     basis, triangle = qr(rng.standard_normal((d, d)).T, overwrite_a=True, check_finite=False)
     basis *= np.where(np.diagonal(triangle) < 0.0, -1.0, 1.0)
-    scales = column_scales(m.mean, np.diagonal(m.scatter) / m.n, m.n)
-    return np.asarray(basis / scales[:, None], dtype=np.float64)
+    return np.asarray(basis)
 
 
 def _squared_norms(layer: SelectorInput) -> FloatArray:

@@ -52,7 +52,7 @@ def check_measure(measure: str) -> None:
     """Raise CriticalMassError if the measure is unknown, or says nothing of what a subset keeps."""
     if measure not in MEASURES:
         raise unknown_name("measure", measure, MEASURES)
-    if MEASURES[measure].needs_classifier:
+    if MEASURES[measure].reads:
         raise CriticalMassError(
             f"measure={measure!r} fits nothing, and shrink makes a model with a fitted head; "
             "shrink by measure='logistic'"

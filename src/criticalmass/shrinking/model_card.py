@@ -119,11 +119,32 @@ def format_model_card(slim: SlimModel, tests: pd.DataFrame) -> str:
         + _reference_lines(record)
         + _test_table(tests, _unit(record)),
         _class_section(record),
+        _blind_spot_section(record),
         _front_section(record),
         _order_section(record),
         _untested_section(record),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _blind_spot_section(record: Mapping[str, Any]) -> str:
+    numbers = record.get("blind_spots")
+    if numbers is None:
+        return ""
+    rows = {
+        "dropped values, median over images": f"{numbers['dropped_median']:.3f}",
+        "dropped values, largest": f"{numbers['dropped_largest']:.3f}",
+        "kept values, largest": f"{numbers['kept_largest']:.3f}",
+        "images whose class changes, whole network": numbers["network_changes"],
+        "images whose class changes, slim head": numbers["slim_changes"],
+    }
+    body = "\n".join(
+        f"| {name} | {'–' if value is None else value} |" for name, value in rows.items()
+    )
+    return (
+        f"## Warning: blind spots\n\n{numbers['sentence']}\n\n"
+        "| change, relative to an unrelated image | |\n| --- | ---: |\n" + body
+    )
 
 
 def _subset_section(record: Mapping[str, Any]) -> str:

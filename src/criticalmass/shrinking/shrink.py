@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -56,6 +56,9 @@ from criticalmass.shrinking.stored_candidates import (
 from criticalmass.shrinking.stored_search import MANY_ROWS
 from criticalmass.shrinking.stored_vectors import PCA, make_families
 from criticalmass.storage.features import FeatureStore
+
+if TYPE_CHECKING:
+    from criticalmass.probing.blind_spots import BlindSpotSearch
 
 StoreLike = FeatureStore | str | Path
 _FLOAT32 = ("float32",)
@@ -179,6 +182,7 @@ def shrink(
     max_dims: int | None = None,
     relevance: str = "neighbours",
     seed: int = 0,
+    blind_spots: bool = False,
 ) -> ShrinkPlan:
     """Find the smallest subset of a layer that keeps enough, tested on held-out data.
 
@@ -204,6 +208,8 @@ def shrink(
     relevance: for ``retrieval``: "neighbours", the vectors that whole vectors find, or "labels",
         vectors of the query's class.
     seed: seed of the random selector.
+    blind_spots: search for changes of test images that the kept neurons do not see; the model card
+        gets a warning with numbers. The features must be those of a network of images.
 
     Returns
     -------
@@ -234,9 +240,10 @@ def shrink(
     uses_labels = MEASURES[measure].needs_labels or relevant == "labels"
     check_parts(parts, measure, uses_labels=uses_labels)
     compute = Compute()
+    search = _prepare_blind_spots(features, parts.layer, seed) if blind_spots else None
     if stores_vectors:
         return _shrink_stored(
-            _Task(features, parts, measure, goal, relevant, seed, compute),
+            _Task(features, parts, measure, goal, relevant, seed, compute, search),
             selectors,
             tuple(BITS) if precisions is None else precisions,
             RERANKS if reranks is None else reranks,
@@ -255,7 +262,14 @@ def shrink(
     decision = Decision(features, parts, measure, goal, candidates, certificate)
     slim = assemble_slim_model(decision, on_test)
     tests = pd.DataFrame(tabulate_tests(certificate, goal))
-    return _finish(slim, tests, out, parts.path)
+    return _finish(slim, tests, out, parts.path, search)
+
+
+def _prepare_blind_spots(features: FeatureStore, layer: str, seed: int) -> BlindSpotSearch:
+    """Load what the search for blind spots needs, before anything is shrunk."""
+    from criticalmass.probing.blind_spots import BlindSpotSearch
+
+    return BlindSpotSearch.prepare(features.manifest, layer, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,6 +283,7 @@ class _Task:
     relevance: Relevance
     seed: int
     compute: Compute
+    blind_spots: BlindSpotSearch | None = None
 
 
 def _shrink_stored(
@@ -318,13 +333,17 @@ def _shrink_stored(
     )
     front = tests.tabulate(forms, decision.stored)
     slim = assemble_stored_model(decision, on_test, front)
-    return _finish(slim, tabulate_stored(tested), out, parts.path)
+    return _finish(slim, tabulate_stored(tested), out, parts.path, task.blind_spots)
 
 
 def _finish(
-    slim: SlimModel, tests: pd.DataFrame, out: str | os.PathLike[str] | None, store: str
+    slim: SlimModel,
+    tests: pd.DataFrame,
+    out: str | os.PathLike[str] | None,
+    store: str,
+    blind_spots: BlindSpotSearch | None,
 ) -> ShrinkPlan:
-    """Refuse limits that cannot be met, write the folder, and warn of a useless layer."""
+    """Refuse limits that cannot be met, write the folder, and warn of what was found."""
     record = slim.record
     promise = record["promise"]
     limits = {name: promise[name] for name in ("max_dims", "budget_bytes") if promise[name]}
@@ -337,6 +356,9 @@ def _finish(
             f"{record['value_name']}{classes} with {promise['level']:.0%} confidence; the best "
             f"lower bound there is {best:.4f}: allow more, or lower keep"
         )
+    if blind_spots is not None:
+        record["blind_spots"] = blind_spots.find(slim)
+        warn_user(f"{store}: {record['blind_spots']['sentence']}")
     path = None if out is None else slim.save(out, format_model_card(slim, tests))
     if is_useless(record):
         warn_user(

@@ -24,6 +24,7 @@ from criticalmass.storage.linked_features import (
     open_linked,
     take_rows_of_shards,
 )
+from criticalmass.storage.prompts import Prompts, read_prompts
 from criticalmass.storage.qrels import Qrels, read_qrels
 
 TASKS = "tasks"
@@ -213,7 +214,7 @@ class FeatureStore(Shown):
                 f"{str(self.path)!r} shares the features of the store around it, but "
                 f"{str(folder)!r} is no store; move it back into {TASKS}/ of its store"
             )
-        for name in ("qrels", "classifier"):
+        for name in ("qrels", "classifier", "prompts"):
             if name in self.manifest:
                 checked_path(folder, self.manifest[name], verify=verify)
         for layer in self.manifest["layers"].values():
@@ -304,8 +305,22 @@ class FeatureStore(Shown):
 
     def classifier_digest(self, layer: str) -> str:
         """Return the digest of the classifier that reads a layer, in hex; empty without one."""
-        entry = self.manifest.get("classifier")
-        return str(entry["digest"]) if entry is not None and entry["layer"] == layer else ""
+        return self.stored_digests(layer).get("classifier", "")
+
+    def prompts(self, layer: str = "penultimate") -> Prompts | None:
+        """Return the class prompts in the space of this layer if they are stored, else None."""
+        if "prompts" not in self.stored_digests(layer):
+            return None
+        entry = self.manifest["prompts"]
+        return read_prompts(checked_path(self._feature_folder, entry, verify=False), entry)
+
+    def stored_digests(self, layer: str) -> dict[str, str]:
+        """Return the digests of what is stored beside a layer: its classifier, its prompts."""
+        return {
+            name: str(self.manifest[name]["digest"])
+            for name in ("classifier", "prompts")
+            if name in self.manifest and self.manifest[name]["layer"] == layer
+        }
 
     def features(self, split: str, layer: str = "penultimate") -> Features:
         """Open the representation of a layer on a split, (n_samples, n_neurons).

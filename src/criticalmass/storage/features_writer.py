@@ -29,6 +29,7 @@ from criticalmass.storage.files import (
     write_manifest,
 )
 from criticalmass.storage.linked_features import link_entry
+from criticalmass.storage.prompts import PREFIX, Prompts, write_prompts
 from criticalmass.storage.qrels import FILE, Qrels
 
 _CHUNK_ROWS = 1024
@@ -200,6 +201,9 @@ class StoreWriter:
             entry = self.manifest.get("classifier")
             if entry is None or not self._is_intact(entry):
                 self.manifest["classifier"] = classifier.write(self.path)
+        prompts = self.manifest.get("prompts")
+        if prompts is not None and not self._is_intact(prompts):
+            del self.manifest["prompts"]  # Attached again when the store is finished.
         for name, info in splits.items():
             entry = self.manifest["splits"][name]
             if not (self._is_intact(entry["labels"]) and self._is_intact(entry["ids"])):
@@ -319,6 +323,35 @@ class StoreWriter:
 
     def _save(self) -> None:
         write_manifest(self.path, self.manifest)
+
+
+def attach_prompts(store: FeatureStore, prompts: Prompts) -> FeatureStore:
+    """Write prompts into a finished store and open it again; other prompts are replaced.
+
+    The features stay as they are. The measures that read prompts are computed again in a run,
+    because their protocol has the digest of the prompts.
+
+    Raises
+    ------
+    CriticalMassError: the prompts do not fit the layer, or a value is not finite.
+    """
+    width = store.features(store.splits[0], prompts.layer).shape[1]
+    if prompts.vectors.ndim != 2 or prompts.vectors.shape[1] != width:
+        raise CriticalMassError(
+            f"prompts have shape {prompts.vectors.shape} but layer {prompts.layer!r} has {width} "
+            "neurons; encode both with towers of one joint space"
+        )
+    if not np.isfinite(prompts.vectors).all():
+        raise CriticalMassError("the prompts have values that are not finite; encode them again")
+    before = store.manifest.get("prompts")
+    if before is not None and before["digest"] == prompts.digest:
+        return store
+    entry = write_prompts(prompts, store.path)
+    write_manifest(store.path, {**store.manifest, "prompts": entry})
+    for other in store.path.glob(f"{PREFIX}*.npz"):
+        if other.name != entry["path"]:
+            other.unlink(missing_ok=True)
+    return FeatureStore.open(store.path)
 
 
 def _is_startable(folder: Path) -> bool:

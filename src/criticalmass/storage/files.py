@@ -47,12 +47,14 @@ class FolderKind:
 
 
 STORE = FolderKind("criticalmass-features", 4, "feature store", "extract or import")
+INVERSION = FolderKind("criticalmass-inversion", 1, "folder of an inversion", "invert")
 # What a folder of another kind is, by the format of its manifest.
 _NOUNS = {
     STORE.format: STORE.noun,
     "criticalmass-run": "run",
     "criticalmass-slim": "slim model",
     "criticalmass-training": "training folder",
+    INVERSION.format: INVERSION.noun,
 }
 PLAIN_VERSION, LINKED_VERSION, TASK_VERSION = 1, 3, 4
 """The versions of stores that are written. Stores without a link stay readable by version 0.1."""

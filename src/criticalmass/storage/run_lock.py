@@ -9,8 +9,6 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from criticalmass.errors import RunError
 from criticalmass.storage.files import name_file_in_errors, write_json
 
@@ -28,6 +26,9 @@ def write_lock(folder: Path) -> Iterator[None]:
     ------
     RunError: if another process holds it.
     """
+    # Here, because only a writer needs it and the command line starts sooner without it.
+    from filelock import FileLock, Timeout
+
     # The lock of the object, not of the thread: a generator may be closed by another thread.
     lock = FileLock(folder / LOCK_NAME, timeout=0, thread_local=False)
     try:
@@ -54,3 +55,12 @@ def _describe_writer(folder: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         # It has locked the folder, and has not yet written its name.
         return "another process"
+
+
+def visible_entries(path: Path) -> list[Path]:
+    """Return the entries of a folder except those of its lock and of killed writers."""
+    return [
+        one
+        for one in path.iterdir()
+        if not one.name.startswith(".") and one.name not in (LOCK_NAME, WRITER_NAME)
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +41,9 @@ class DemoResult:
     peak_bytes: int
 
 
-def demo(out: str | os.PathLike[str] = "demo") -> DemoResult:
+def demo(
+    out: str | os.PathLike[str] = "demo", *, on_run: Callable[[Run], None] | None = None
+) -> DemoResult:
     """Measure an image model and a text model, and write one report about both.
 
     Steps that an earlier call finished in the same folder are not repeated. If Fashion-MNIST is
@@ -50,6 +53,8 @@ def demo(out: str | os.PathLike[str] = "demo") -> DemoResult:
     Parameters
     ----------
     out: folder of the results.
+    on_run: called with a run that has something new to show, e.g. to print its table: that of the
+        image model with CKA, which takes seconds, and each run when it is complete.
 
     Raises
     ------
@@ -60,19 +65,21 @@ def demo(out: str | os.PathLike[str] = "demo") -> DemoResult:
     started = time.perf_counter()
     folder = Path(out)
     try:
-        runs = [_measure_pair(IMAGE_MODEL, IMAGE_DATA, folder)]
+        runs = [_measure_pair(IMAGE_MODEL, IMAGE_DATA, folder, on_run)]
     except DataUnavailableError as error:
         write_line(f"{error}; using scikit-learn's digits instead")
-        runs = [_measure_pair(IMAGE_MODEL, FALLBACK_IMAGES, folder)]
+        runs = [_measure_pair(IMAGE_MODEL, FALLBACK_IMAGES, folder, on_run)]
     try:
-        runs.append(_measure_pair(TEXT_MODEL, TEXT_DATA, folder))
+        runs.append(_measure_pair(TEXT_MODEL, TEXT_DATA, folder, on_run))
     except DataUnavailableError as error:
         write_line(f"{error}; leaving the text model out")
     page = report(runs, folder / "report.html", deltas=DELTAS)
     return DemoResult(tuple(runs), page, time.perf_counter() - started, peak_memory())
 
 
-def _measure_pair(model: str, dataset: str, folder: Path) -> Run:
+def _measure_pair(
+    model: str, dataset: str, folder: Path, on_run: Callable[[Run], None] | None
+) -> Run:
     """Extract and sweep one pair of a model and a dataset, in its own folder."""
     from criticalmass.extraction.extract import extract
     from criticalmass.sweeps.refine import auto_refinement
@@ -80,7 +87,16 @@ def _measure_pair(model: str, dataset: str, folder: Path) -> Run:
 
     pair_folder = folder / dataset.partition(":")[2]
     store = extract(model, dataset, out=pair_folder / "features")
-    return sweep(store, out=pair_folder / "run", seeds=SEEDS, refine=auto_refinement(DELTAS))
+    out, refine = pair_folder / "run", auto_refinement(DELTAS)
+    if on_run is not None and dataset != TEXT_DATA:
+        # CKA takes seconds, and the sweep below does not compute it again.
+        first = sweep(store, out=out, seeds=SEEDS, refine=refine, measures=("cka",))
+        if set(first.frame()["measure"]) == {"cka"}:
+            on_run(first)
+    run = sweep(store, out=out, seeds=SEEDS, refine=refine)
+    if on_run is not None:
+        on_run(run)
+    return run
 
 
 def peak_memory() -> int:

@@ -74,7 +74,7 @@ class StudyFeatures:
 
         Parameters
         ----------
-        pair: the model and the dataset.
+        pair: the model and the dataset; with a task, the stores are those of this label.
         layers: names and patterns, as of `criticalmass.extract`.
 
         Raises
@@ -93,6 +93,7 @@ class StudyFeatures:
         stored = []
         for plan in self._plan_stores(pair, tuple(layers)):
             store = self._extract(pair, dataset, plan)
+            store = store.task(pair.task) if pair.task else store
             stored.append(StoredLayers(store, match_layers(store, plan.requested)))
         return stored
 

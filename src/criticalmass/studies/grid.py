@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from criticalmass.extraction.datasets.loading import DATASET_SOURCES
+from criticalmass.extraction.datasets.several_labels import labels_of
 from criticalmass.extraction.models.loading import MODEL_SOURCES
 from criticalmass.extraction.specs import options_of
 from criticalmass.measures.registry import MEASURES
@@ -41,20 +42,38 @@ class ModelDatasetPair:
     Attributes
     ----------
     dataset, model: specs, with the options that the user gave for them.
+    task: one of several labels of the dataset; empty for a dataset with one label.
     """
 
     dataset: str
     model: str
+    task: str = ""
 
     @property
     def folder(self) -> str:
-        """Unique and readable folder name of the pair."""
+        """Unique and readable folder name of the pair, the same for all tasks of its dataset."""
         digest = hashlib.sha256(f"{self.model}\0{self.dataset}".encode()).hexdigest()[:8]
-        words = (re.sub(r"[^A-Za-z0-9.]+", "-", text)[-48:] for text in (self.model, self.dataset))
-        return "-".join([*(word.strip("-.") for word in words), digest])
+        return "-".join([_words(self.model), _words(self.dataset), digest])
+
+    @property
+    def run_folder(self) -> str:
+        """Unique and readable folder name of the pair and its task."""
+        if not self.task:
+            return self.folder
+        digest = hashlib.sha256(self.task.encode()).hexdigest()[:8]
+        return "-".join([self.folder, _words(self.task), digest])
+
+    @property
+    def labelled_dataset(self) -> str:
+        """The dataset with its task, for lists."""
+        return f"{self.dataset} (label {self.task!r})" if self.task else self.dataset
 
     def __str__(self) -> str:
-        return f"{self.model} on {self.dataset}"
+        return f"{self.model} on {self.labelled_dataset}"
+
+
+def _words(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text)[-48:].strip("-.")
 
 
 @dataclass(frozen=True)
@@ -70,6 +89,7 @@ class StudyJob:
     pair: the model and the dataset, as they are loaded.
     control: whether the model is the untrained control of ``entry``.
     training: the network, if the study trains it.
+    examples: the protocol of training samples, one of those of the part; empty without any.
     """
 
     study: str
@@ -79,6 +99,7 @@ class StudyJob:
     pair: ModelDatasetPair
     control: bool = False
     training: Training | None = field(default=None, compare=False)
+    examples: str = ""
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -161,16 +182,25 @@ def build_grid(
     for study in studies:
         for part in study.parts:
             for protocol in part.protocol:
-                for dataset in (add_root(spec, data) for spec in part.datasets):
+                for (dataset, task), examples in _datasets(part, data):
                     for entry in part.models:
-                        pair = ModelDatasetPair(dataset, entry.spec)
+                        pair = ModelDatasetPair(dataset, entry.spec, task)
                         job = StudyJob(study.name, part, PROTOCOLS[protocol], entry, pair)
-                        _add_jobs(grid, job, weights)
+                        _add_jobs(grid, replace(job, examples=examples), weights)
                     for training, spec in _trained_models(part, trained):
-                        entry, pair = ModelEntry(spec=spec), ModelDatasetPair(dataset, spec)
+                        entry, pair = ModelEntry(spec=spec), ModelDatasetPair(dataset, spec, task)
                         job = StudyJob(study.name, part, PROTOCOLS[protocol], entry, pair)
-                        grid.jobs.append(replace(job, training=training))
+                        grid.jobs.append(replace(job, training=training, examples=examples))
     return grid
+
+
+def _datasets(part: StudyPart, data: Path | None) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yield each spec of a part with each of its labels, and the protocol of training samples."""
+    for entry in part.datasets:
+        for examples in map(str, part.examples or [""]):
+            spec = add_option(entry.text, "examples", examples) if examples else entry.text
+            for task in labels_of(spec, ()) or [""]:
+                yield (add_root(spec, data), task), examples
 
 
 def _trained_models(part: StudyPart, folder: Path) -> list[tuple[Training, str]]:
@@ -186,23 +216,23 @@ def _trained_models(part: StudyPart, folder: Path) -> list[tuple[Training, str]]
 
 def _add_jobs(grid: StudyGrid, job: StudyJob, weights: Mapping[str, Path]) -> None:
     """Add a job with its weights, and that of its untrained control."""
-    entry, dataset = job.entry, job.pair.dataset
+    entry, dataset, named = job.entry, job.pair.dataset, job.pair.labelled_dataset
     if job.part.control:
         untrained = untrained_spec(entry.spec)
         if untrained is None:
             reason = "no untrained control: this kind of model has no random initialisation"
-            grid.missing.append(MissingPart(job.study, entry.spec, dataset, reason, optional=True))
+            grid.missing.append(MissingPart(job.study, entry.spec, named, reason, optional=True))
         else:
-            pair = ModelDatasetPair(dataset, untrained)
+            pair = ModelDatasetPair(dataset, untrained, job.pair.task)
             grid.jobs.append(replace(job, pair=pair, control=True))
     if entry.weights is None:
         grid.jobs.append(job)
     elif entry.weights in weights:
         spec = add_option(entry.spec, "weights", str(weights[entry.weights]))
-        grid.jobs.append(replace(job, pair=ModelDatasetPair(dataset, spec)))
+        grid.jobs.append(replace(job, pair=ModelDatasetPair(dataset, spec, job.pair.task)))
     else:
         reason = f"needs weights; give --weights {entry.weights}=FILE"
-        grid.missing.append(MissingPart(job.study, entry.spec, dataset, reason, job.part.optional))
+        grid.missing.append(MissingPart(job.study, entry.spec, named, reason, job.part.optional))
 
 
 def add_option(spec: str, key: str, value: str) -> str:

@@ -7,9 +7,26 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from criticalmass.core.yaml_files import FileModels, YamlFile, read_yaml
-from criticalmass.studies.schema import ModelEntry, Study, StudyPart, TrainGrid
+from criticalmass.errors import unknown_name
+from criticalmass.studies.schema import (
+    DatasetEntry,
+    ModelComparison,
+    ModelEntry,
+    Study,
+    StudyPart,
+    TrainGrid,
+)
 
-_MODELS = FileModels(Study, {"parts": StudyPart, "models": ModelEntry, "train": TrainGrid})
+_MODELS = FileModels(
+    Study,
+    {
+        "parts": StudyPart,
+        "models": ModelEntry,
+        "datasets": DatasetEntry,
+        "comparisons": ModelComparison,
+        "train": TrainGrid,
+    },
+)
 
 
 def read_study(path: Path, name: str | None = None) -> Study:
@@ -32,7 +49,19 @@ def read_study(path: Path, name: str | None = None) -> Study:
         study = Study(**{**file.values, "name": path.stem if name is None else name})
     except ValidationError as error:
         raise _MODELS.explain(file, error.errors()) from error
-    return study.model_copy(update={"parts": _complete_parts(file, study)})
+    complete = study.model_copy(update={"parts": _complete_parts(file, study)})
+    _check_comparisons(file, complete)
+    return complete
+
+
+def _check_comparisons(file: YamlFile, study: Study) -> None:
+    """Raise if a comparison names a model that the study does not measure."""
+    known = list(dict.fromkeys(entry.spec for part in study.parts for entry in part.models))
+    for index, comparison in enumerate(study.comparisons):
+        for spec in comparison.models:
+            if spec not in known:
+                error = unknown_name("model of this study", spec, known)
+                raise file.error(("comparisons", index, "models"), str(error))
 
 
 def _complete_parts(file: YamlFile, study: Study) -> tuple[StudyPart, ...]:

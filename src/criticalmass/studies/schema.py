@@ -22,6 +22,7 @@ from criticalmass.analysis.estimators import DEFAULT_ESTIMATOR, check_delta, che
 from criticalmass.analysis.training_sets import check_n_halves
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.extraction.datasets.loading import check_dataset_spec
+from criticalmass.extraction.datasets.several_labels import with_labels
 from criticalmass.extraction.models.loading import check_model_spec
 from criticalmass.measures.registry import MEASURES
 from criticalmass.selectors.registry import SELECTORS
@@ -38,7 +39,7 @@ PAPER_FRACTIONS = (
 """Fractions of the authors' curves (Nanda et al. 2023, analysis code)."""
 LAST_EPOCH = "last"
 """Stands for the last epoch of a recipe."""
-TABLES = ("fairness", "agreement", "ensembles", "selectors", "bases")
+TABLES = ("fairness", "agreement", "ensembles", "selectors", "bases", "tasks", "groups")
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,52 @@ class ModelEntry(_Keys):
         return value if isinstance(value, (dict, cls)) else {"spec": value}
 
 
+class DatasetEntry(_Keys):
+    """A dataset of a study.
+
+    Attributes
+    ----------
+    spec: dataset spec of `criticalmass.load_dataset`.
+    labels: several labels of each sample, as ``?labels=A,B`` of the spec: features are extracted
+        once, and each label is a task of its own.
+    """
+
+    model_config = ConfigDict(title="a dataset")
+    spec: Text
+    labels: Several[Text] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_spec(cls, value: Any) -> Any:
+        return value if isinstance(value, (dict, cls)) else {"spec": value}
+
+    @model_validator(mode="after")
+    def _check(self) -> DatasetEntry:
+        check_dataset_spec(self.text)
+        return self
+
+    @property
+    def text(self) -> str:
+        """The spec with the labels."""
+        return with_labels(self.spec, self.labels)
+
+
+class ModelComparison(_Keys):
+    """Two models of a study, whose difference the study is about.
+
+    Attributes
+    ----------
+    models: specs of the two, as the study lists them.
+    cause: what they differ in that the study asks about.
+    differs_in: what else they differ in; differences of the results may be due to any of it.
+    """
+
+    model_config = ConfigDict(title="a comparison")
+    models: Annotated[tuple[Text, Text], _passes(_check_distinct)]
+    cause: Text
+    differs_in: Several[Text] = ()
+
+
 class TrainGrid(_Keys):
     """Networks that a study trains: every recipe with every training seed.
 
@@ -225,6 +272,10 @@ class StudyPart(_Keys):
     Attributes
     ----------
     models, datasets, layers, selectors, measures: the axes of the grid.
+    examples: protocols of training samples that each dataset is measured in: a number of training
+        samples, or ``all``; see `criticalmass.extraction.datasets.sampling`. Empty: as the specs
+        say.
+    group: kind of the datasets, by which tables and figures group them.
     train: networks that are trained first and are models of the grid as well.
     fractions: shares of the neurons; those of the protocol if empty.
     seeds: number of random subsets; that of the protocol if 0.
@@ -238,7 +289,9 @@ class StudyPart(_Keys):
     model_config = ConfigDict(title="a part of a study")
     models: Several[ModelEntry] = ()
     train: TrainGrid | None = None
-    datasets: Several[Annotated[Text, _passes(check_dataset_spec)]] = ()
+    datasets: Several[DatasetEntry] = ()
+    examples: Several[Annotated[int, Strict(), Field(ge=2)] | Literal["all"]] = ()
+    group: Text = ""
     layers: Several[Text] = ("penultimate",)
     selectors: Several[Annotated[str, _one_of("selector", lambda: SELECTORS)]] = ("random",)
     measures: Several[Annotated[str, _one_of("measure", lambda: (PROBE, *MEASURES))]] = (PROBE,)
@@ -263,7 +316,10 @@ class Study(StudyPart):
     parts: the grids, each with all of its keys.
     include: other studies that are run with this one.
     tables: tables in addition to curves and DR: fairness, agreement, ensembles, selectors (each
-        selector compared with random subsets), bases (compression, diffuseness and usefulness).
+        selector compared with random subsets), bases (compression, diffuseness and usefulness),
+        tasks (the labels of one input compared in pairs), groups (critical mass and Pareto front
+        of every task, by group).
+    comparisons: pairs of models whose difference is tabulated, with what they differ in.
     estimators: estimators of DR; that of each part's protocol if empty.
     deltas: shares of the whole layer's value.
     page: whether a page is written as well; it should not be for a hundred networks.
@@ -277,6 +333,7 @@ class Study(StudyPart):
     parts: tuple[StudyPart, ...] = ()
     include: Several[Text] = ()
     tables: Several[Annotated[str, _one_of("table", lambda: TABLES)]] = ()
+    comparisons: tuple[ModelComparison, ...] = ()
     estimators: Several[Annotated[Text, _passes(check_estimator)]] = ()
     deltas: Several[Annotated[float, Strict(), _passes(check_delta)]] = (0.8, 0.9, 0.95)
     page: StrictBool = True

@@ -16,6 +16,7 @@ from criticalmass.core.backends import Backend
 from criticalmass.core.progress import Progress
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.storage.run import Run
+from criticalmass.studies.comparisons import comparison_notes
 from criticalmass.studies.feature_stores import StoredLayers, StudyFeatures, merge_layer_choices
 from criticalmass.studies.grid import (
     MissingPart,
@@ -28,13 +29,14 @@ from criticalmass.studies.grid import (
 from criticalmass.studies.library import load_study, with_includes
 from criticalmass.studies.progress import StudySteps
 from criticalmass.studies.schema import PROTOCOLS, Study
+from criticalmass.studies.study_run import StudyRun
 from criticalmass.studies.tables import (
-    StudyRun,
     collect_published_points,
     group_jobs,
     make_tables,
     write_tables,
 )
+from criticalmass.studies.task_tables import group_plots
 from criticalmass.studies.training_tables import training_tables
 from criticalmass.studies.trainings import Training, train_all, trainings_of
 from criticalmass.sweeps.backends import get_sweep_backend
@@ -234,7 +236,7 @@ class _StudyRunner:
         return len(Run.open(path).frame()) if Run.exists(path) else 0
 
     def _run_path(self, pair: ModelDatasetPair) -> Path:
-        return self.folder / "runs" / pair.folder
+        return self.folder / "runs" / pair.run_folder
 
     def _extract(self, pair: ModelDatasetPair, jobs: Sequence[StudyJob]) -> None:
         try:
@@ -270,14 +272,13 @@ class _StudyRunner:
 
     def _add_missing(self, jobs: Sequence[StudyJob], error: CriticalMassError) -> None:
         for job in jobs:
-            missing = MissingPart(
-                job.study, job.pair.model, job.pair.dataset, str(error), job.part.optional
-            )
+            named = job.pair.labelled_dataset
+            missing = MissingPart(job.study, job.pair.model, named, str(error), job.part.optional)
             if missing not in self.missing:
                 self.missing.append(missing)
 
     def _is_missing(self, job: StudyJob) -> bool:
-        key = (job.study, job.pair.model, job.pair.dataset)
+        key = (job.study, job.pair.model, job.pair.labelled_dataset)
         return any((one.study, one.model, one.dataset) == key for one in self.missing)
 
     def write_results(self, study: Study, steps: StudySteps, pages: bool) -> Path:
@@ -297,6 +298,8 @@ class _StudyRunner:
                     folder / "report.html",
                     deltas=study.deltas,
                     reference=collect_published_points(runs) or None,
+                    notes=comparison_notes(study),
+                    figures=group_plots(study, tables),
                 )
         return folder
 

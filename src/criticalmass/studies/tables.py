@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,48 +19,21 @@ from criticalmass.analysis.targets import CONTROL, WHOLE
 from criticalmass.measures.registry import MEASURES
 from criticalmass.reporting.figures.references import ReferencePoint
 from criticalmass.reporting.tables import write_table
-from criticalmass.storage.features import FeatureStore
-from criticalmass.storage.run_view import RunView, filter_run
+from criticalmass.storage.run_view import filter_run
+from criticalmass.studies.comparisons import comparisons_table
 from criticalmass.studies.grid import StudyJob
 from criticalmass.studies.published import compare_with_published, published_points
 from criticalmass.studies.schema import Study
+from criticalmass.studies.study_run import OPTIONAL_KEYS, RANDOM, StudyRun
+from criticalmass.studies.task_tables import (
+    above_chance,
+    fronts_table,
+    groups_table,
+    tasks_tables,
+)
 from criticalmass.sweeps.ensembles import ensembles
 
-RANDOM = "random"
 ENSEMBLE_SEEDS = 3
-
-
-@dataclass(frozen=True, eq=False)
-class StudyRun:
-    """The results of a study on one pair of a model and a dataset, under one protocol.
-
-    Attributes
-    ----------
-    jobs: jobs on that pair with that protocol; at least one.
-    view: the rows of the run that belong to the jobs.
-    stores: layer -> its features.
-    """
-
-    jobs: tuple[StudyJob, ...]
-    view: RunView
-    stores: Mapping[str, FeatureStore]
-
-    @property
-    def key_columns(self) -> dict[str, Any]:
-        """The columns that identify these results in the tables of a study."""
-        job = self.jobs[0]
-        return {
-            "protocol": job.protocol.name,
-            "model_spec": job.pair.model,
-            "dataset_spec": job.pair.dataset,
-            "control": job.control,
-        }
-
-    @property
-    def probes(self) -> tuple[str, ...]:
-        """The measures that score by accuracy."""
-        measures = dict.fromkeys(name for job in self.jobs for name in job.measures)
-        return tuple(name for name in measures if MEASURES[name].is_probe)
 
 
 def make_tables(study: Study, runs: Sequence[StudyRun]) -> dict[str, pd.DataFrame]:
@@ -69,7 +42,8 @@ def make_tables(study: Study, runs: Sequence[StudyRun]) -> dict[str, pd.DataFram
     Returns
     -------
     Name of the file without suffix -> table: "curves", "redundancy", the tables that the study
-    lists, and "published" if there are published numbers. Empty tables are left out.
+    lists, "published" if there are published numbers, and "comparisons" if the study has some.
+    Empty tables are left out.
     """
     makers: dict[str, Callable[[StudyRun], pd.DataFrame]] = {
         "curves": lambda run: curves(run.view),
@@ -79,16 +53,28 @@ def make_tables(study: Study, runs: Sequence[StudyRun]) -> dict[str, pd.DataFram
         "ensembles": _ensembles_table,
         "selectors": _selectors_table,
         "bases": lambda run: _bases_table(study, run, _control_of(run, runs)),
+        "groups": lambda run: groups_table(run, study.deltas),
     }
-    names = ("curves", "redundancy", *study.tables)
+    names = ("curves", "redundancy", *(name for name in study.tables if name in makers))
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in (*names, "published")}
+    runs = [replace(run, view=CachedRun.of(run.view)) for run in runs]
     for run in runs:
-        cached = replace(run, view=CachedRun.of(run.view))
         for name in names:
-            tables[name].append(_add_key_columns(run, makers[name](cached)))
+            tables[name].append(_add_key_columns(run, makers[name](run)))
         measured = tables["curves"][-1]
         tables["published"].append(_add_key_columns(run, _published_table(run, measured)))
-    return {name: _concatenate(parts) for name, parts in tables.items() if any(map(len, parts))}
+    tables["comparisons"] = [comparisons_table(study, runs)]
+    if "tasks" in study.tables:
+        pairs = tasks_tables(study, runs)
+        tables["tasks"] = [_add_key_columns(run, table) for run, table in pairs]
+    if "groups" in study.tables:
+        tables["fronts"] = [fronts_table(runs)]
+    unused = [name for name in OPTIONAL_KEYS if not any(run.key_columns[name] for run in runs)]
+    return {
+        name: _concatenate(parts).drop(columns=unused, errors="ignore")
+        for name, parts in tables.items()
+        if any(map(len, parts))
+    }
 
 
 def collect_published_points(runs: Sequence[StudyRun]) -> list[ReferencePoint]:
@@ -119,7 +105,6 @@ _BASES_COLUMNS = [
     "best_projection", "diffuseness", "diffuseness_low", "diffuseness_high", "n_seeds", "n_train",
     "n_test",
 ]  # fmt: skip
-_ENDS = ("", "_low", "_high")
 _USEFULNESS = {
     "control": "control_model",
     "bar": "control_bar",
@@ -145,10 +130,7 @@ def _bases_table(study: Study, run: StudyRun, control: StudyRun | None) -> pd.Da
     table = full_table[full_table["selector"] == RANDOM]
     result = table.loc[table["bar_kind"] == WHOLE, _BASES_COLUMNS].reset_index(drop=True)
     keys = [*LayerKey._fields, "delta"]
-    above = redundancy(probes, study.deltas, chance_corrected=True)
-    above = above[above["selector"] == RANDOM]
-    masses = {f"critical_mass{end}": f"critical_mass_above_chance{end}" for end in _ENDS}
-    result = result.merge(above[[*keys, *masses]].rename(columns=masses), on=keys, how="left")
+    result = result.merge(above_chance(probes, study.deltas), on=keys, how="left")
     shares = full_table[full_table["bar_kind"] == WHOLE]
     for selector, rows in shares[shares["selector"] != RANDOM].groupby("selector", sort=True):
         name = {"critical_mass": f"critical_mass_{selector}"}
@@ -164,7 +146,8 @@ def _control_of(run: StudyRun, runs: Sequence[StudyRun]) -> StudyRun | None:
     job = run.jobs[0]
     for other in runs:
         one = other.jobs[0]
-        is_same = one.entry == job.entry and one.pair.dataset == job.pair.dataset
+        pairs = {(pair.dataset, pair.task) for pair in (one.pair, job.pair)}
+        is_same = one.entry == job.entry and len(pairs) == 1
         if one.control and is_same and one.protocol == job.protocol:
             return other
     return None

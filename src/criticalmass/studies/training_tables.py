@@ -15,7 +15,7 @@ from criticalmass.extraction.models.trained import find_checkpoint, split_traine
 from criticalmass.measures.registry import MEASURES
 from criticalmass.studies.grid import StudyJob
 from criticalmass.studies.schema import Study, TrainGrid
-from criticalmass.studies.tables import RANDOM, StudyRun
+from criticalmass.studies.study_run import RANDOM, StudyRun
 from criticalmass.training.train import trained_seconds
 
 #: Level and seeds of the band that is not used: a law's critical mass is that of its mean.

@@ -19,9 +19,7 @@ from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.extraction.models.trained import TRAINING
 from criticalmass.storage.files import checked_path, is_kind, read_manifest
 from criticalmass.studies.schema import LAST_EPOCH, Study, TrainGrid
-from criticalmass.training.recipe import Recipe
-
-_TRAINED = "trained:"
+from criticalmass.training.recipe import TRAINED, Recipe
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Training:
 
     def spec(self, epoch: int | str) -> str:
         """Return the model spec after an epoch; ``"last"`` is the end of the training."""
-        return f"{_TRAINED}{self.folder}@{self.recipe.epochs if epoch == LAST_EPOCH else epoch}"
+        return f"{TRAINED}{self.folder}@{self.recipe.epochs if epoch == LAST_EPOCH else epoch}"
 
 
 def list_trainings(grid: TrainGrid, folder: Path) -> list[Training]:

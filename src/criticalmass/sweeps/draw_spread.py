@@ -237,8 +237,7 @@ class _SpreadSource:
         """(n_subsets, n_sizes, n_classes) accuracies of drawn subsets."""
         data, layer = self.data, self.data.layer(self.info.name)
         classes, members = np.unique(data.y_test, return_inverse=True)
-        is_own = MEASURES[measure].needs_classifier
-        classifier = data.classifier(self.info.name) if is_own else None
+        beside = data.read_beside(measure, self.info.name)
         parts = []
         for start in range(0, n_subsets, _ORDERS_AT_ONCE):
             seeds = range(start, min(start + _ORDERS_AT_ONCE, n_subsets))
@@ -251,7 +250,7 @@ class _SpreadSource:
                 sizes=self.sizes.sizes,
                 validation=data.validation,
                 compute=data.compute,
-                classifier=classifier,
+                **beside,
             )
             correct = get_probe(measure)(task).predictions == data.y_test
             by_class = [correct[:, :, members == c].mean(axis=2) for c in range(classes.size)]

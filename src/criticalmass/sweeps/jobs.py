@@ -75,8 +75,7 @@ def _check_test_samples(data: SweepData, measure: str) -> None:
 
 def _run_probe(data: SweepData, job: SweepJob) -> JobResult:
     """Train and score a probe on every subset of a job."""
-    is_own = MEASURES[job.measure].needs_classifier
-    classifier = data.classifier(job.layer) if is_own else None
+    beside = data.read_beside(job.measure, job.layer)
     layer = data.layer(job.layer)
     selection = layer.selection(*job.orders[0])
     job_orders: Orders = {}
@@ -98,7 +97,7 @@ def _run_probe(data: SweepData, job: SweepJob) -> JobResult:
         validation=data.validation,
         seed=job.orders[0][1] if len(job.orders) == 1 else 0,
         compute=data.compute,
-        classifier=classifier,
+        **beside,
     )
     scores = get_probe(job.measure)(task)
     return _probe_result(data, job, scores, _requested_orders(job, job_orders))
@@ -171,7 +170,7 @@ def _sample_counts(data: SweepData, job: SweepJob) -> dict[str, int]:
     """
     entry = MEASURES[job.measure]
     searches = entry.searches and data.store.is_collection
-    is_fitted = (entry.is_probe and not entry.needs_classifier) or entry.fits_training
+    is_fitted = (entry.is_probe and not entry.reads) or entry.fits_training
     uses_training = is_fitted or searches
     n_train = data.y_train.size if uses_training else 0
     return {"n_train": int(n_train), "n_test": int(data.y_test.size)}

@@ -14,11 +14,13 @@ from criticalmass.core.compute import Compute
 from criticalmass.core.rows import Rows, RowSubset
 from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.measures.protocol import validation_rows
+from criticalmass.measures.registry import MEASURES
 from criticalmass.measures.similarity.task import Gallery, WholeLayer
 from criticalmass.selectors.inputs import SelectorInput
 from criticalmass.selectors.registry import SELECTORS, Selection, select
 from criticalmass.storage.classifier import Classifier
 from criticalmass.storage.features import FeatureStore
+from criticalmass.storage.prompts import ClassPrompts
 from criticalmass.storage.qrels import Qrels
 
 
@@ -139,6 +141,33 @@ class SweepData:
                 "which fits a classifier"
             )
         return classifier.for_classes(self.store.class_names)
+
+    def prompts(self, layer: str) -> ClassPrompts:
+        """Return the prompts of the classes in the space of a layer.
+
+        Raises
+        ------
+        CriticalMassError: none are stored for the layer, or a class has none.
+        """
+        prompts = self.store.prompts(layer)
+        if prompts is None:
+            raise CriticalMassError(
+                f"measure='zero-shot' needs class prompts, and {str(self.store.path)!r} has none "
+                f"in the space of layer {layer!r}: extract with --prompt 'a photo of a {{}}' "
+                "(prompts=), import with --prompts, or take measure 'centroid', which learns from "
+                "labels"
+            )
+        return prompts.for_classes(self.store.class_names)
+
+    def read_beside(self, measure: str, layer: str) -> dict[str, Any]:
+        """Return what a probe takes from the store beside a layer, as fields of a `ProbeTask`.
+
+        Raises
+        ------
+        CriticalMassError: the store does not have it.
+        """
+        reads = MEASURES[measure].reads
+        return {reads: getattr(self, reads)(layer)} if reads else {}
 
     def layer(self, name: str) -> LayerData:
         """Open a layer; the previous layer and its moments are released first."""

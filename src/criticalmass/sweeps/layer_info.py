@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from criticalmass.errors import CriticalMassError, StoreError, unknown_name
 from criticalmass.storage.features import FeatureStore
@@ -26,7 +26,7 @@ class LayerInfo:
     item_bytes: bytes of a stored value.
     digest: of the features, labels and qrels.
     is_collection: whether test samples are queries that search the training samples.
-    classifier: digest of the network's own classifier, if it reads the layer, else empty.
+    stored: digests of what the store has beside the layer, by name: classifier, prompts.
     """
 
     name: str
@@ -40,7 +40,7 @@ class LayerInfo:
     item_bytes: int
     digest: str
     is_collection: bool = False
-    classifier: str = ""
+    stored: Mapping[str, str] = field(default_factory=dict)
 
 
 def describe_layers(
@@ -77,7 +77,7 @@ def _describe_layer(store: FeatureStore, name: str) -> LayerInfo:
         item_bytes=int(train.shards[0].dtype.itemsize),
         digest=store.digest(name),
         is_collection=store.is_collection,
-        classifier=store.classifier_digest(name),
+        stored=store.stored_digests(name),
     )
 
 

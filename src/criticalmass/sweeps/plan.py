@@ -166,7 +166,7 @@ class CellMaker:
 
     @cached_property
     def _protocol(self) -> dict[str, Any]:
-        return MEASURES[self.measure].protocol_on(self.layer.classifier)
+        return MEASURES[self.measure].protocol_on(self.layer.stored)
 
     def cell(self, selector: str, seed: int, fraction: float, n_kept: int) -> SweepCell:
         """Return the cell of one subset, with its identity."""

@@ -60,7 +60,7 @@ def drop_stale(run: Run, writer: RunWriter, store: FeatureStore, digests: Mappin
     """
     table = run.frame()
     protocols = {
-        (layer, name): MEASURES[name].protocol_on(store.classifier_digest(layer))
+        (layer, name): MEASURES[name].protocol_on(store.stored_digests(layer))
         for layer in digests
         for name in set(table["measure"]) & set(MEASURES)
     }

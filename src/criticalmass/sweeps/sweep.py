@@ -182,8 +182,9 @@ def _check_needs(data: SweepData, request: SweepRequest) -> None:
             f"the training split of {data.store.dataset} has {n_classes} class, but "
             f"{', '.join(probes)} needs at least 2; ask for measures=('cka',)"
         )
-    if any(MEASURES[name].needs_classifier for name in request.measures):
-        _check_classifier(data, request)
+    for name in request.measures:
+        if MEASURES[name].reads:
+            _check_beside(data, request, name)
     # Orders share a job: if one selector fails, the cells of the others fail too.
     supervised = [name for name in request.selectors if SELECTORS[name].needs_labels]
     if supervised and n_classes < 2:
@@ -194,12 +195,12 @@ def _check_needs(data: SweepData, request: SweepRequest) -> None:
         )
 
 
-def _check_classifier(data: SweepData, request: SweepRequest) -> None:
-    """Raise if no layer has the network's own classifier; say how unnamed outputs are matched."""
-    layers = [layer.name for layer in request.layers]
-    read = next((name for name in layers if data.store.classifier_digest(name)), layers[0])
-    classifier = data.classifier(read)
-    if not classifier.output_names:
+def _check_beside(data: SweepData, request: SweepRequest, measure: str) -> None:
+    """Raise if no layer has what a measure reads; say how unnamed outputs are matched."""
+    reads, layers = MEASURES[measure].reads, request.layers
+    read = next((layer.name for layer in layers if reads in layer.stored), layers[0].name)
+    classifier = data.read_beside(measure, read).get("classifier")
+    if classifier is not None and not classifier.output_names:
         warn_user(
             f"own-head: the outputs of {data.store.model} have no names; they are taken as the "
             f"{len(classifier.bias)} classes of {data.store.dataset} in order"

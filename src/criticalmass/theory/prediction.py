@@ -7,6 +7,7 @@ training split and scored on the test split. Laws and their measured errors: doc
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -163,16 +164,18 @@ def ridge_curve(
     grid = sorted({*_SMALL_SIZES, *sizes_for(_LAW_FRACTIONS, d)})
     small = [k for k in grid if k <= LARGEST_SAMPLED and k < d]
     large = [k for k in grid if LARGEST_SAMPLED < k < d]
-    try:
-        predicted = predict_ridge(basis, (rows, labels), [*large, d], law=law)
-    except CriticalMassError:
-        # A penalty per neuron need not have a solution; a single penalty always has one.
-        predicted = predict_ridge(basis, (rows, labels), [*large, d], law="exchangeable")
+    with ThreadPoolExecutor(1) as executor:
+        sampling = executor.submit(sample_ridge, basis, (rows, labels), small) if small else None
+        try:
+            predicted = predict_ridge(basis, (rows, labels), [*large, d], law=law)
+        except CriticalMassError:
+            # A penalty per neuron need not have a solution; a single penalty always has one.
+            predicted = predict_ridge(basis, (rows, labels), [*large, d], law="exchangeable")
     mean, std, l2 = predicted.accuracy[:, 0], predicted.accuracy_std[:, 0], predicted.l2
     mean = np.append(mean[:-1], predicted.accuracy_full)
     std = np.append(std[:-1], 0.0)
-    if small:
-        sampled = sample_ridge(basis, (rows, labels), small)
+    if sampling is not None:
+        sampled = sampling.result()
         mean = np.concatenate([sampled.accuracy.mean(axis=0), mean])
         std = np.concatenate([sampled.accuracy.std(axis=0, ddof=1), std])
         l2 = np.concatenate([sampled.l2, l2])

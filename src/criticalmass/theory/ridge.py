@@ -21,6 +21,7 @@ from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.notebook import Card, Shown
 from criticalmass.core.progress import write_line
 from criticalmass.core.rows import Rows
+from criticalmass.core.threads import map_ahead
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.measures.probes.closed_form import L2S
 from criticalmass.theory.degrees_of_freedom import (
@@ -156,10 +157,12 @@ def predict_ridge(
         )
         rows = held_out(basis, *(test if validation is None else validation), coarse, axes)
         l2s, l2_full = _best_penalties(rows, ks, penalties, coarse)
-    scores, means = [], []
-    for heads in _heads(basis, ks, l2s, rule):
-        scores.append(test_rows.scores(heads, n_members, settings))
-        means.append(heads.mean)
+    # The next size is solved while the heads of this one are scored.
+    solved = _heads(basis, ks, l2s, rule)
+    pairs = map_ahead(
+        lambda h: (test_rows.scores(h, n_members, settings), h.mean), solved, workers=1, ahead=2
+    )
+    scores, means = map(list, zip(*pairs, strict=True))
     scores = test_rows.correct_to_all_rows(scores, means)
     accuracy = np.stack([score.accuracy for score in scores])
     accuracy_std = np.stack([score.accuracy_std for score in scores])

@@ -204,22 +204,39 @@ def _sum_neumann_series(
     V has no negative entry: every term of the series adds, so the result is at least the first
     term, ``side / diagonal``, which is also the preconditioner and the start.
     """
-    from scipy.sparse.linalg import LinearOperator, cg
-
     squares = medium.resolvent * medium.resolvent
     np.fill_diagonal(squares, 0.0)
-    shape = (diagonal.size, diagonal.size)
-    inverse = LinearOperator(
-        shape,
-        matvec=lambda v: diagonal * v - squares @ v.astype(squares.dtype),
-        dtype=np.float64,
-    )
-    first_term = LinearOperator(shape, matvec=lambda v: v / diagonal, dtype=np.float64)
-    sums = [
-        cg(inverse, side, x0=side / diagonal, rtol=_NEUMANN_TOLERANCE, maxiter=50, M=first_term)[0]
-        for side in sides
-    ]
+    sums = [_conjugate_gradients(squares, diagonal, side) for side in sides]
     return np.asarray(np.maximum(np.stack(sums), sides / diagonal))
+
+
+def _conjugate_gradients(
+    squares: NDArray[Any], diagonal: FloatArray, side: FloatArray, most_rounds: int = 50
+) -> FloatArray:
+    """Solve ``(diag(diagonal) - squares) x = side`` (Hestenes and Stiefel 1952).
+
+    It is `scipy.sparse.linalg.cg`, whose import takes as long as the solution of all sizes.
+    """
+
+    def multiply(v: FloatArray) -> FloatArray:
+        return np.asarray(diagonal * v - squares @ v.astype(squares.dtype), dtype=np.float64)
+
+    x = side / diagonal
+    residual = side - multiply(x)
+    direction, before = np.zeros_like(side), 1.0
+    tolerance = _NEUMANN_TOLERANCE * float(np.linalg.norm(side))
+    for _ in range(most_rounds):
+        if np.linalg.norm(residual) < tolerance:
+            break
+        scaled = residual / diagonal
+        now = float(residual @ scaled)
+        direction = scaled + (now / before) * direction
+        product = multiply(direction)
+        step = now / float(direction @ product)
+        x += step * direction
+        residual -= step * product
+        before = now
+    return x
 
 
 def _root(covariance: FloatArray) -> FloatArray:

@@ -27,8 +27,8 @@ from criticalmass.storage.files import (
     write_bytes,
     write_manifest,
 )
-from criticalmass.storage.run_lock import LOCK_NAME, WRITER_NAME
-from criticalmass.training.recipe import Recipe
+from criticalmass.storage.run_lock import WRITER_NAME, visible_entries
+from criticalmass.training.recipe import Recipe, recipe_from
 from criticalmass.training.start import Start
 
 _LOG = "log.parquet"
@@ -67,15 +67,17 @@ class TrainingFolder:
         ------
         CriticalMassError: it is another folder, or that of another recipe.
         """
-        if not path.exists() or (path.is_dir() and not _visible(path)):
+        if not path.exists() or (path.is_dir() and not visible_entries(path)):
             return None
         if not (path / MANIFEST).is_file():
             raise CriticalMassError(
                 f"{str(path)!r} is not a training folder and not empty; choose another folder"
             )
         manifest = read_manifest(path, TRAINING)
-        if manifest["recipe_digest"] != recipe.digest:
-            changed = _differences(manifest["recipe"], recipe.to_dict())
+        # Not the digest in it: those of format 1 depend on defaults and paths that are written.
+        before = recipe_from(manifest["recipe"], f"the recipe of {str(path)!r}")
+        if before.digest != recipe.digest:
+            changed = _differences(before.to_identity(), recipe.to_identity())
             raise CriticalMassError(
                 f"{str(path)!r} was trained from another recipe ({changed}); choose another folder"
             )
@@ -95,10 +97,7 @@ class TrainingFolder:
         facts: further entries of the manifest.
         """
         manifest = {
-            "format": TRAINING.format,
-            "format_version": TRAINING.newest,
-            "recipe": recipe.to_dict(),
-            "recipe_digest": recipe.digest,
+            **_described(recipe),
             "network": dataclasses.asdict(start.shape),
             "n_neurons": start.network.n_neurons,
             "preprocessing": dict(start.preprocess.settings),
@@ -133,6 +132,11 @@ class TrainingFolder:
         CriticalMassError: the data or the weights to start from have changed.
         StoreError: a checkpoint is damaged.
         """
+        version = self.manifest["format_version"]
+        if version < TRAINING.newest:
+            warn_user(f"{self.path} has format {version}; it goes on with format {TRAINING.newest}")
+            before = recipe_from(self.manifest["recipe"], str(self.path))
+            self.manifest |= {"devices": 1, **_described(before)}
         if not self._is_whole():
             warn_user(f"{self.path}: a file is missing; the training begins again")
             self.manifest |= _NOTHING_DONE
@@ -144,7 +148,7 @@ class TrainingFolder:
                     f"{str(self.path)!r} was begun with another {key} of the same name (its "
                     "digest has changed); choose another folder"
                 )
-        for key in ("threads", "device", "versions"):
+        for key in ("threads", "device", "devices", "versions"):
             if self.manifest[key] != facts[key]:
                 warn_user(
                     f"{self.path} was begun with {key}={self.manifest[key]} and goes on with "
@@ -244,13 +248,14 @@ class TrainingFolder:
         return {"path": name, "sha256": digest}
 
 
-def _visible(path: Path) -> list[Path]:
-    """Return the entries of a folder except those of its lock and of killed writers."""
-    return [
-        one
-        for one in path.iterdir()
-        if not one.name.startswith(".") and one.name not in (LOCK_NAME, WRITER_NAME)
-    ]
+def _described(recipe: Recipe) -> dict[str, Any]:
+    """Return the entries of a manifest that say what is trained, in the newest format."""
+    return {
+        "format": TRAINING.format,
+        "format_version": TRAINING.newest,
+        "recipe": recipe.to_dict(),
+        "recipe_digest": recipe.digest,
+    }
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
@@ -258,7 +263,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
     texts = []
     for key in {**old, **new}:
         a, b = old.get(key), new.get(key)
-        if a == b or key in ("name", "description"):
+        if a == b:
             continue
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             texts.append(_differences(a, b, f"{prefix}{key}."))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.models.optional_imports import import_after_torchvision
 from criticalmass.training.data import N_ROTATIONS, TrainingData, augment, turn
+from criticalmass.training.devices import DeviceGroup, SharedStatistics
 from criticalmass.training.evaluation import VALUE_RANGE, NetworkReader, evaluate
 from criticalmass.training.objectives import count_views
 from criticalmass.training.recipe import Recipe
@@ -50,6 +52,7 @@ class Trainer:
     start: the network before its training.
     data: the images.
     device: where it is trained.
+    group: the processes that train it together; None for one.
 
     Attributes
     ----------
@@ -58,12 +61,18 @@ class Trainer:
     """
 
     def __init__(
-        self, recipe: Recipe, start: Start, data: TrainingData, device: torch.device
+        self,
+        recipe: Recipe,
+        start: Start,
+        data: TrainingData,
+        device: torch.device,
+        group: DeviceGroup | None = None,
     ) -> None:
         self.recipe = recipe
         self.start = start
         self.data = data
         self.device = device
+        self.group = group
         # Fast convolutions read the channels of a pixel together.
         self.network = start.network.to(device)
         for weight in self.network.parameters():
@@ -197,9 +206,16 @@ class Trainer:
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Return the value of each term, and the features."""
         is_short = self.recipe.optimizer.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_short):
-            features = self.network.features(self.reader.scale(images))
+        group = self.group
+        own = images if group is None else group.part(images)
+        with (
+            torch.autocast(self.device.type, torch.bfloat16, enabled=is_short),
+            nullcontext() if group is None else SharedStatistics(),
+        ):
+            features = self.network.features(self.reader.scale(own))
         features = features.float()
+        if group is not None:
+            features = group.gather(features, len(images))
         values = self.objectives.values(self.network, features, labels, self.n_views, generator)
         return values, features
 
@@ -228,8 +244,10 @@ class Trainer:
             right = int((logits.argmax(dim=1) == batch.labels).sum())
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(total)
+        parameters = [*self.network.parameters(), *self.objectives.parameters()]
+        if self.group is not None:
+            self.group.average_gradients(parameters)
         if self.recipe.optimizer.clip:
-            parameters = [*self.network.parameters(), *self.objectives.parameters()]
             nn.utils.clip_grad_norm_(parameters, self.recipe.optimizer.clip)
         self._optimizer.step()
         if self._schedule is not None:

@@ -75,8 +75,14 @@ class Objective:
                 )
 
     def values(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return every option with the value of the recipe, or its default."""
-        return {key: options.get(key, option.default) for key, option in self.options.items()}
+        """Return every option with the value of the recipe, or its default.
+
+        Equal values are returned equal: 1 as 1.0 where the default is a float, lists as tuples.
+        """
+        return {
+            key: type(option.default)(options.get(key, option.default))
+            for key, option in self.options.items()
+        }
 
     def load(self) -> Any:
         """Return the class of the term; torch is imported here."""

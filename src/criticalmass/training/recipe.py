@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,6 +27,7 @@ from criticalmass.core.yaml_files import FileModels, YamlFile, read_yaml
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.extraction.datasets.loading import check_dataset_spec
 from criticalmass.extraction.models.loading import check_model_spec
+from criticalmass.extraction.models.trained import split_trained_name
 from criticalmass.training.objectives import OBJECTIVES, check_objectives
 
 Natural = Annotated[int, Strict(), Field(ge=0, le=1_000_000)]
@@ -38,8 +40,8 @@ GIVEN, SHUFFLED, ROTATION = SCHEMES = ("given", "shuffled", "rotation")
 """Schemes of labels that have a name."""
 
 
-RECIPE = "recipe:"
-"""Before the name of another recipe of a study, whose network is the start."""
+RECIPE, TRAINED = "recipe:", "trained:"
+"""Before the name of another recipe of a study, or before a training folder: the start."""
 
 
 def _check_start(text: str) -> None:
@@ -171,19 +173,6 @@ class Optimizer(_Keys):
     precision: Literal["float32", "bf16"] = "float32"
 
 
-def _to_objective(value: Any) -> Any:
-    """Read ``name`` or ``{name: {option: value}}``."""
-    if isinstance(value, str):
-        return {"name": value}
-    if isinstance(value, Mapping) and len(value) == 1 and "name" not in value:
-        [(name, options)] = value.items()
-        value = {"name": name, "options": {} if options is None else options}
-    if isinstance(value, Mapping) and isinstance(value.get("options"), Mapping):
-        options = {key: _to_number(one) for key, one in value["options"].items()}
-        value = {**value, "options": options}
-    return value
-
-
 def _to_number(value: Any) -> Any:
     """Read a number that YAML 1.1 takes for a text: 1e-3, without a point."""
     is_number = isinstance(value, str) and _EXPONENT.fullmatch(value)
@@ -196,22 +185,32 @@ class ObjectiveEntry(_Keys):
     Attributes
     ----------
     name: one of `objectives.OBJECTIVES`.
-    options: those that differ from the objective's own.
+    options: all of its options, with their defaults where the recipe gives none.
     """
 
     model_config = ConfigDict(title="an objective")
     name: str
-    options: Mapping[str, Any] = Field(default_factory=dict)
+    options: Mapping[str, Any]
 
-    @model_validator(mode="after")
-    def _check(self) -> ObjectiveEntry:
-        if self.name not in OBJECTIVES:
-            raise unknown_name("objective", self.name, OBJECTIVES)
-        OBJECTIVES[self.name].check(self.options)
-        return self
-
-
-Objectives = tuple[Annotated[ObjectiveEntry, BeforeValidator(_to_objective)], ...]
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        """Read ``name`` or ``{name: {option: value}}``; check the options and fill in defaults."""
+        if isinstance(value, str):
+            value = {"name": value}
+        elif isinstance(value, Mapping) and len(value) == 1 and "name" not in value:
+            [(name, options)] = value.items()
+            value = {"name": name, "options": {} if options is None else options}
+        if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+            return value
+        name, options = value["name"], value.get("options", {})
+        if name not in OBJECTIVES:
+            raise unknown_name("objective", name, OBJECTIVES)
+        if not isinstance(options, Mapping):
+            return value
+        options = {key: _to_number(one) for key, one in options.items()}
+        OBJECTIVES[name].check(options)
+        return {**value, "options": OBJECTIVES[name].values(options)}
 
 
 class Recipe(_Keys):
@@ -234,8 +233,9 @@ class Recipe(_Keys):
     network: Network = Network()
     data: Data
     objectives: Annotated[
-        Objectives, BeforeValidator(lambda v: v if isinstance(v, (list, tuple)) else [v])
-    ] = (ObjectiveEntry(name="cross-entropy"),)
+        tuple[ObjectiveEntry, ...],
+        BeforeValidator(lambda v: v if isinstance(v, (list, tuple)) else [v]),
+    ] = (ObjectiveEntry.model_validate("cross-entropy"),)
     optimizer: Optimizer = Optimizer()
     epochs: Annotated[int, Strict(), Field(ge=0, le=100_000)] = 10
     checkpoints: tuple[Natural, ...] = ()
@@ -258,15 +258,25 @@ class Recipe(_Keys):
         """Return all keys with their values, JSON-able."""
         return self.model_dump(mode="json")
 
+    def to_identity(self) -> dict[str, Any]:
+        """Return what fixes the weights and which of them are kept, JSON-able.
+
+        It has neither name nor description, and of a network to start from only the name of its
+        folder: a folder that is moved holds the same network. The manifest of a training has the
+        digest of the weights that it began from.
+        """
+        content = self.to_dict() | {"checkpoints": list(self.kept_epochs)}
+        del content["name"], content["description"]
+        weights = self.network.weights or ""
+        if weights.startswith(TRAINED):
+            folder, epoch = split_trained_name(weights.removeprefix(TRAINED))
+            content["network"]["weights"] = f"{TRAINED}{Path(os.path.abspath(folder)).name}@{epoch}"
+        return content
+
     @property
     def digest(self) -> str:
-        """SHA-256 of all keys except the name and the description, in hex."""
-        content = {
-            key: value
-            for key, value in self.to_dict().items()
-            if key not in ("name", "description")
-        }
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        """SHA-256 of `to_identity`, in hex."""
+        text = json.dumps(self.to_identity(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def with_changes(self, **changes: Any) -> Recipe:
@@ -342,8 +352,14 @@ def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe) -> 
     names = recipe_names()
     if text not in names:
         raise unknown_name("recipe", text, names)
-    with as_file(files("criticalmass.training").joinpath(f"library/{text}.yaml")) as path:
-        return _read(path, f"recipe {text!r}", text)
+    return _read_library(text)
+
+
+@cache
+def _read_library(name: str) -> Recipe:
+    """Read a recipe of the package; a study asks for its base once per recipe and check."""
+    with as_file(files("criticalmass.training").joinpath(f"library/{name}.yaml")) as path:
+        return _read(path, f"recipe {name!r}", name)
 
 
 def _read(path: Path, title: str, name: str) -> Recipe:

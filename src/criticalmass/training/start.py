@@ -21,10 +21,9 @@ from criticalmass.extraction.models.small_networks import (
     build_network,
 )
 from criticalmass.extraction.models.trained import find_checkpoint
-from criticalmass.training.recipe import Network
+from criticalmass.training.recipe import TRAINED, Network
 
 _HALF = (0.5, 0.5, 0.5)
-_TRAINED = "trained:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +51,8 @@ def start_preprocess(network: Network) -> ImagePreprocess:
     if network.weights is None:
         pixels = network.pixels
         return ImagePreprocess(pixels, pixels, "bilinear", mean=_HALF, std=_HALF)
-    if network.weights.startswith(_TRAINED):
-        return find_checkpoint(network.weights.removeprefix(_TRAINED)).preprocess
+    if network.weights.startswith(TRAINED):
+        return find_checkpoint(network.weights.removeprefix(TRAINED)).preprocess
     return _image_preprocess(load_model(network.weights, device="cpu"), network.weights)
 
 
@@ -92,8 +91,8 @@ def build_start(network: Network, outputs: int, seed: int) -> Start:
 
 def _from_weights(network: Network, outputs: int) -> Start:
     weights = str(network.weights)
-    if weights.startswith(_TRAINED):
-        checkpoint = find_checkpoint(weights.removeprefix(_TRAINED))
+    if weights.startswith(TRAINED):
+        checkpoint = find_checkpoint(weights.removeprefix(TRAINED))
         shape = dataclasses.replace(checkpoint.shape, outputs=outputs)
         trained = checkpoint.load_network()
         built = build_network(shape)

@@ -124,7 +124,7 @@ class Objectives(nn.Module):
         self.terms = nn.ModuleDict()
         for entry in entries:
             objective = OBJECTIVES[entry.name]
-            self.terms[entry.name] = objective.load()(objective.values(entry.options), context)
+            self.terms[entry.name] = objective.load()(entry.options, context)
         self._kinds = {entry.name: OBJECTIVES[entry.name].kind for entry in entries}
         self._plain = Term({}, context)
 

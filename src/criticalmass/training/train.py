@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from criticalmass.core.notebook import Card, Shown
 from criticalmass.core.optional import import_package
 from criticalmass.core.progress import Progress, write_line
 from criticalmass.core.threads import thread_count
+from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets import load_dataset
 from criticalmass.extraction.models.loading import resolve_device
 from criticalmass.extraction.models.optional_imports import import_after_torchvision, import_torch
@@ -28,10 +29,12 @@ from criticalmass.training.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
     from criticalmass.extraction.datasets import Dataset
+    from criticalmass.training.devices import DeviceGroup
     from criticalmass.training.folder import TrainingFolder
     from criticalmass.training.loop import Trainer
 
 _TIMING = "timing.json"
+_MOST_DEVICES = 1024
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,6 +81,7 @@ def train(
     seed: int | None = None,
     device: str = "auto",
     threads: int | None = None,
+    devices: int = 1,
 ) -> TrainedNetwork:
     """Train a network by a recipe.
 
@@ -95,6 +99,9 @@ def train(
     device: "auto" (the GPU if there is one), "cpu" or "cuda".
     threads: of the processor; 1 by default for the small networks, which gain little from more,
         and all cores for networks of timm. The bytes of the weights depend on it.
+    devices: GPUs, or processes on a CPU, that each compute a part of every batch. The weights are
+        those of one device up to the order in which numbers are added. A script that asks for
+        several needs ``if __name__ == "__main__":``.
 
     Raises
     ------
@@ -106,7 +113,9 @@ def train(
     checked = load_recipe(recipe)
     if seed is not None:
         checked = checked.with_changes(seed=seed)
-    return train_on(checked, None, out=Path(out), device=device, threads=threads)
+    if not 1 <= devices <= _MOST_DEVICES:
+        raise CriticalMassError(f"devices={devices} must be from 1 to {_MOST_DEVICES}")
+    return train_on(checked, None, out=Path(out), device=device, threads=threads, devices=devices)
 
 
 def train_on(
@@ -116,33 +125,61 @@ def train_on(
     out: Path,
     device: str = "auto",
     threads: int | None = None,
+    devices: int = 1,
 ) -> TrainedNetwork:
     """Train by a checked recipe on a dataset that may be loaded already; see `train`."""
-    torch = import_torch()
+    import_torch()
     import_after_torchvision("timm", "torch")
     import_package("safetensors", "train")
     if count_views([entry.name for entry in recipe.objectives]) > 1:
         import_after_torchvision("pytorch_metric_learning", "train")
     from criticalmass.training.folder import TrainingFolder
 
-    place = torch.device(resolve_device(device))
+    place = resolve_device(device)
     opened = TrainingFolder.open(out, recipe)
     if opened is not None and opened.is_finished:
         write_line(f"{out}: {recipe.name}, seed {recipe.seed}, is trained already")
         return _result(opened, recipe)
-    count = threads or (1 if _is_small(recipe) else thread_count())
+    count = threads or (1 if _is_small(recipe) else max(1, thread_count() // devices))
+    settings = {"threads": count, "device": place, "devices": devices}
+    if devices == 1:
+        _train_here(None, recipe, dataset, out, settings)
+    else:
+        from criticalmass.training.devices import run_on_devices
+
+        run_on_devices(devices, place, _train_here, recipe, dataset, out, settings)
+    opened = TrainingFolder.open(out, recipe)
+    assert opened is not None
+    return _result(opened, recipe)
+
+
+def _train_here(
+    group: DeviceGroup | None,
+    recipe: Recipe,
+    dataset: Dataset | None,
+    out: Path,
+    settings: Mapping[str, Any],
+) -> None:
+    """Train in this process, alone or in a group, of which the first process writes the folder."""
+    from criticalmass.training.folder import TrainingFolder
+
+    torch = import_torch()
     data = dataset if dataset is not None else load_dataset(recipe.data.dataset)
-    with _torch_threads(count):
-        trainer, facts = _prepare(recipe, data, place)
-        facts |= {"threads": count, "device": place.type}
-        out.mkdir(parents=True, exist_ok=True)
-        with write_lock(out):
+    with _torch_threads(settings["threads"]), ExitStack() as stack:
+        place = torch.device(settings["device"]) if group is None else group.device
+        trainer, facts = _prepare(recipe, data, place, group)
+        facts |= settings
+        folder = None
+        if group is None or group.is_first:
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(write_lock(out))
             opened = TrainingFolder.open(out, recipe)
             folder = opened or TrainingFolder.create(out, recipe, trainer.start, facts)
             folder.repair(facts)
-            if not folder.is_complete:
-                _run(trainer, folder)
-    return _result(folder, recipe)
+        begun = (False, None) if folder is None else (folder.is_complete, folder.read_state())
+        is_complete, state = begun if group is None else group.share(begun)
+        if not is_complete:
+            _run(trainer, folder, state)
 
 
 def _is_small(recipe: Recipe) -> bool:
@@ -164,7 +201,9 @@ def _torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _prepare(recipe: Recipe, dataset: Dataset, device: Any) -> tuple[Trainer, dict[str, Any]]:
+def _prepare(
+    recipe: Recipe, dataset: Dataset, device: Any, group: DeviceGroup | None
+) -> tuple[Trainer, dict[str, Any]]:
     """Return the trainer, and what the manifest says of the data."""
     from criticalmass.training.data import prepare_data
     from criticalmass.training.loop import Trainer
@@ -185,28 +224,27 @@ def _prepare(recipe: Recipe, dataset: Dataset, device: Any) -> tuple[Trainer, di
         "majority": data.majority,
         "versions": {name: version(name) for name in ("torch", "timm")},
     }
-    return Trainer(recipe, start, data, device), facts
+    return Trainer(recipe, start, data, device, group), facts
 
 
-def _run(trainer: Trainer, folder: TrainingFolder) -> None:
-    """Train the epochs that are left."""
+def _run(trainer: Trainer, folder: TrainingFolder | None, state: Mapping[str, Any] | None) -> None:
+    """Train the epochs that are left; without a folder nothing is written."""
     recipe = trainer.recipe
-    state = folder.read_state()
     if state is None:
-        _finish_epoch(trainer, folder, {"epoch": 0, "step": 0}, 0.0)
+        _finish_epoch(trainer, folder, {"epoch": 0, "step": 0, "seconds": 0.0})
     else:
         trainer.load_state(state)
-        write_line(f"{folder.path}: goes on after epoch {trainer.epoch} of {recipe.epochs}")
+        if folder is not None:
+            write_line(f"{folder.path}: goes on after epoch {trainer.epoch} of {recipe.epochs}")
     left = recipe.epochs - trainer.epoch
     label = f"training {recipe.name}, seed {recipe.seed}"
     with Progress(label, left * trainer.steps_per_epoch, "steps") as bar:
         for number in range(left):
-            seconds = trained_seconds(folder.path)
+            seconds = None if folder is None else trained_seconds(folder.path)
             per_epoch = seconds / trainer.epoch if trainer.epoch and seconds else None
             text = f"epoch {trainer.epoch + 1} of {recipe.epochs}{_accuracy_text(trainer)}"
             bar.begin(text, None if per_epoch is None else per_epoch * (left - number))
-            row = trainer.run_epoch(bar.advance)
-            _finish_epoch(trainer, folder, row, row.pop("seconds"))
+            _finish_epoch(trainer, folder, trainer.run_epoch(bar.advance))
 
 
 def _accuracy_text(trainer: Trainer) -> str:
@@ -218,15 +256,16 @@ def _accuracy_text(trainer: Trainer) -> str:
     return ""
 
 
-def _finish_epoch(
-    trainer: Trainer, folder: TrainingFolder, row: dict[str, Any], seconds: float
-) -> None:
+def _finish_epoch(trainer: Trainer, folder: TrainingFolder | None, row: dict[str, Any]) -> None:
     """Evaluate, log and write an epoch."""
     is_kept = trainer.epoch in trainer.recipe.kept_epochs
+    seconds = row.pop("seconds")
     row["validation_accuracy"] = trainer.validate()
     if is_kept:
         row |= trainer.measure()
     trainer.rows.append(row)
+    if folder is None:
+        return
     is_last = trainer.epoch == trainer.recipe.epochs
     total = (trained_seconds(folder.path) or 0.0) + seconds
     folder.write_epoch(

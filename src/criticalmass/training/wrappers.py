@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.training.balls import BALLS
+from criticalmass.extraction.balls import BALLS
 from criticalmass.training.terms import Readout, Term, TermContext
 
 # Steps of an attack together reach this multiple of the radius (Madry et al. 2018).

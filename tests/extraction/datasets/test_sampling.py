@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.datasets import load_dataset
@@ -76,3 +77,50 @@ def test_bad_choices_are_refused(text: str, message: str) -> None:
         load_dataset(f"sklearn:digits?classes={text}")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_examples_leave_the_test_split_whole() -> None:
+    few = load_dataset("sklearn:digits?examples=100")
+    train, test = few.splits["train"], few.splits["test"]
+    assert (len(train), len(test)) == (100, len(DIGITS.splits["test"]))
+    assert list(test.ids) == list(DIGITS.splits["test"].ids)
+    assert set(np.bincount(train.labels)) <= {9, 10, 11}
+    assert set(train.ids) <= set(DIGITS.splits["train"].ids)
+    every = load_dataset("sklearn:digits?examples=all")
+    assert list(every.splits["train"].ids) == list(DIGITS.splits["train"].ids)
+    # They are taken of a sample and of some classes, if the spec asks for these as well.
+    both = load_dataset("sklearn:digits?classes=0-4&n=200&examples=50")
+    assert len(both.splits["train"]) == 50
+    assert len(both.splits["test"]) == len(
+        load_dataset("sklearn:digits?classes=0-4&n=200").splits["test"]
+    )
+    for spec, words in {
+        "examples=9": "below the 10 classes",
+        "examples=4000": "at most the 1347 samples of train, or all",
+        "examples=half": "must be a whole number",
+    }.items():
+        with pytest.raises(CriticalMassError, match=words):
+            load_dataset(f"sklearn:digits?{spec}")
+
+
+def test_examples_are_of_the_training_and_the_validation_part(tmp_path: Path) -> None:
+    for base, (part, n) in enumerate({"train": 6, "val": 4, "test": 5}.items()):
+        for label in ("a", "b"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for row in range(n):
+                level = 60 * base + 10 * row + (label == "b")
+                path = tmp_path / part / label / f"{row}.png"
+                Image.new("L", (3, 3), level).save(path)
+    every = load_dataset(f"imagefolder:{tmp_path}?examples=all")
+    assert {name: len(split) for name, split in every.splits.items()} == {"train": 20, "test": 10}
+    items, ids = every.splits["train"].items, every.splits["train"].ids
+    parts = load_dataset(f"imagefolder:{tmp_path}").splits
+    expected = {**dict(zip(parts["train"].ids, parts["train"].items, strict=True)),
+                **dict(zip(parts["val"].ids, parts["val"].items, strict=True))}  # fmt: skip
+    for image, name in zip(items, ids, strict=True):
+        assert np.array_equal(np.asarray(image), np.asarray(expected[name]))
+    few = load_dataset(f"imagefolder:{tmp_path}?examples=10").splits["train"]
+    assert np.bincount(few.labels).tolist() == [5, 5]
+    rows = [list(ids).index(name) for name in few.ids]
+    for image, row in zip(few.items, rows, strict=True):
+        assert np.array_equal(np.asarray(image), np.asarray(items[row]))

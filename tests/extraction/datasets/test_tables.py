@@ -265,5 +265,5 @@ def test_the_hub_that_cannot_be_reached(monkeypatch, tmp_path):
 
 def test_the_library_may_be_missing(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(MissingExtraError, match=r"criticalmass\[data\]"):
+    with pytest.raises(MissingExtraError, match=r"the extra \[data\]"):
         load_dataset("hf:anything")

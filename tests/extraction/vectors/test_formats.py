@@ -219,5 +219,5 @@ def test_a_bad_row_is_counted_from_the_first_of_the_file(tmp_path, monkeypatch):
 def test_faiss_may_be_missing(tmp_path, monkeypatch):
     path = flat(tmp_path / "v")
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
-    with pytest.raises(MissingExtraError, match=r"criticalmass\[data\]"):
+    with pytest.raises(MissingExtraError, match=r"the extra \[data\]"):
         cm.import_features(path, out=tmp_path / "s")

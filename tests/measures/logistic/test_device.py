@@ -60,7 +60,7 @@ def test_no_gpu_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("device", ["cuda", "torch-cpu"])
 def test_torch_missing_says_what_to_install(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_module.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=r"criticalmass\[torch\]"):
+    with pytest.raises(MissingExtraError, match=r"the extra \[torch\]"):
         device_module.find_device(device)
     assert device_module.find_device("cpu") == "cpu"
 

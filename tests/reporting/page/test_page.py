@@ -19,6 +19,7 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.reporting.page.assets import as_json
 from criticalmass.reporting.page.headline import headline, headline_row
 from criticalmass.reporting.page.report import report
+from criticalmass.reporting.plots import Axis, Plot, Series, share_axis
 from criticalmass.storage.run import Run
 
 MakeRun = Callable[..., Run]
@@ -171,8 +172,16 @@ def test_every_figure_brings_its_data_and_a_small_pdf(make_run: MakeRun, tmp_pat
 def test_runs_stand_side_by_side(make_run: MakeRun, tmp_path: Path) -> None:
     better = {5: 0.55, 10: 0.76, 20: 0.79, 50: 0.80, 100: 0.80}
     runs = [make_run("one"), make_run("two", accuracy=better)]
-    page = report(runs, tmp_path / "r.html")
+    ticks = ((0.0, "a task"), (1.0, "another"))
+    table = pd.DataFrame({"x": [0.5]})
+    axes = {"x": share_axis(0.1, 0), "y": Axis("", -0.5, 1.5, ticks)}
+    points = (Series("all", [0.5, 0.2], [0, 1], shape="points"),)
+    figure = Plot("tasks", "Every task", "Two of them.", "Tasks.", table, series=points, **axes)
+    page = report(runs, tmp_path / "r.html", figures=[figure])
     text = page.read_text(encoding="utf-8")
+    # The figures of the caller come first.
+    assert next(iter(page_data(page)["plots"])) == "comparison-tasks"
+    assert text.index("Every task") < text.index("Side by side (logistic)")
     assert "Side by side" in text
     assert "DR(0.9)" in text
     assert "comparison-together-logistic" in page_data(page)["plots"]

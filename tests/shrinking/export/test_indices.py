@@ -120,7 +120,7 @@ def test_a_failed_export_leaves_the_earlier_one(
     cm.export(slim, format="indices", out=out)
     monkeypatch.setitem(__import__("sys").modules, "skops.io", None)
     monkeypatch.setitem(__import__("sys").modules, "skops", None)
-    with pytest.raises(MissingExtraError, match=r"criticalmass\[export\]"):
+    with pytest.raises(MissingExtraError, match=r"the extra \[export\]"):
         cm.export(slim, format="sklearn", out=out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
     assert (out / "indices.npy").is_file()

@@ -116,7 +116,7 @@ def _connect(entry: Database, url: DatabaseUrl, writable: bool) -> Connection:
                 raise
             raise MissingExtraError(
                 f"{entry.package!r}, the client of {entry.title}, is not installed; install it "
-                f"with: pip install '{entry.install}' (all databases: 'criticalmass[databases]')"
+                f"with: pip install '{entry.install}' (all databases: the extra [databases])"
             ) from error
     return entry.connect(url, writable)
 

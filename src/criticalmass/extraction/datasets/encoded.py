@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, TypeVar, overload
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,31 @@ class FileContent:
 
     def __getitem__(self, row: int, /) -> bytes:
         return self.paths[row].read_bytes()
+
+
+@dataclass(frozen=True)
+class JoinedSource(Generic[T]):
+    """Several sources of samples, one after the other."""
+
+    sources: tuple[Any, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def __getitem__(self, row: int, /) -> T:
+        """Return one sample of the source that holds it."""
+        for source in self.sources:
+            if row < len(source):
+                sample: T = source[row]
+                return sample
+            row -= len(source)
+        raise IndexError(row)
+
+
+def joined_rows(sources: Sequence[Sized], rows: Sequence[NDArray[np.intp]]) -> NDArray[np.intp]:
+    """Return the rows of several sources as those of the joined source."""
+    starts = np.cumsum([0, *map(len, sources)])[:-1]
+    return np.concatenate([start + part for start, part in zip(starts, rows, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -97,6 +122,14 @@ class EncodedSamples(Sequence[T]):
         """Make a sequence of files; the name of each is its path."""
         files = tuple(paths)
         return cls(FileContent(files), [str(path) for path in files], np.arange(len(files)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return several sequences as one."""
+        sources = [part.source for part in parts]
+        names = [name for part in parts for name in part.names]
+        rows = joined_rows(sources, [part.rows for part in parts])
+        return cls(JoinedSource[bytes](tuple(sources)), names, rows)
 
     def __len__(self) -> int:
         return len(self.rows)

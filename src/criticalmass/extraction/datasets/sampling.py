@@ -10,12 +10,14 @@ import numpy as np
 
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.extraction.datasets.dataset import Dataset
-from criticalmass.extraction.datasets.splits import stratified_sample, take_rows
+from criticalmass.extraction.datasets.splits import join_splits, stratified_sample, take_rows
 from criticalmass.extraction.specs import Spec, integer_option
 
 SAMPLE_SEED = 0
-SAMPLING = ("n", "classes")
+SAMPLING = ("n", "classes", "examples")
 """The options, which every labelled source accepts."""
+ALL = "all"
+"""The value of ``examples`` that takes all training samples."""
 
 
 def apply_sampling(dataset: Dataset, spec: Spec) -> Dataset:
@@ -23,7 +25,10 @@ def apply_sampling(dataset: Dataset, spec: Spec) -> Dataset:
 
     ``classes=0-4,7`` or ``classes=cat,dog`` keeps some classes, which get new numbers in the
     order of the dataset; ``n=NUMBER`` then takes a stratified sample of so many training samples
-    and the same share of the other splits.
+    and the same share of the other splits. ``examples=NUMBER`` takes so many samples of training
+    and validation part together, stratified, and leaves the test split whole: with 1,000, of which
+    probes hold out a fifth to choose their strength by, this is the protocol of VTAB (Zhai et al.
+    2019, arXiv:1910.04867: 800 + 200). ``examples=all`` takes all of both parts.
 
     Raises
     ------
@@ -33,7 +38,43 @@ def apply_sampling(dataset: Dataset, spec: Spec) -> Dataset:
         dataset = _take_classes(dataset, spec.options["classes"])
     if "n" in spec.options:
         dataset = _take_sample(dataset, integer_option(spec, "n", 0))
+    if "examples" in spec.options:
+        dataset = _take_examples(dataset, spec)
     return dataset
+
+
+def _take_examples(dataset: Dataset, spec: Spec) -> Dataset:
+    """Train on samples of the training and the validation part; keep the test split whole."""
+    parts = [name for name in ("train", "val") if name in dataset.splits]
+    train = join_splits([dataset.splits[name] for name in parts])
+    total, text = len(train), spec.options["examples"]
+    n = total if text == ALL else integer_option(spec, "examples", 0)
+    if n > total:
+        raise CriticalMassError(
+            f"examples={n} in {dataset.spec!r} must be at most the {total} samples of "
+            f"{' and '.join(parts)}, or {ALL}"
+        )
+    _check_size("examples", n, dataset)
+    if n < total:
+        train = take_rows(train, stratified_sample(train.strata, n, SAMPLE_SEED))
+    others = {name: split for name, split in dataset.splits.items() if name not in parts}
+    notes = {"train": n, "of": total, "parts": parts, "seed": SAMPLE_SEED, "stratified": True}
+    return dataclasses.replace(
+        dataset,
+        name=f"{dataset.name}-{text}-examples",
+        splits={"train": train, **others},
+        digest="",
+        notes={**dataset.notes, "examples": notes},
+    )
+
+
+def _check_size(option: str, n: int, dataset: Dataset) -> None:
+    """Raise if a sample is smaller than the number of classes."""
+    if n < len(dataset.class_names):
+        raise CriticalMassError(
+            f"{option}={n} in {dataset.spec!r} is below the {len(dataset.class_names)} classes; "
+            "take at least one sample per class"
+        )
 
 
 def _take_classes(dataset: Dataset, text: str) -> Dataset:
@@ -100,11 +141,7 @@ def _take_sample(dataset: Dataset, n: int) -> Dataset:
             f"n={n} in {dataset.spec!r} must be below the {total} training samples; "
             "leave it out to use all"
         )
-    if n < len(dataset.class_names):
-        raise CriticalMassError(
-            f"n={n} in {dataset.spec!r} is below the {len(dataset.class_names)} classes; "
-            "take at least one sample per class"
-        )
+    _check_size("n", n, dataset)
     splits = {}
     for name, split in dataset.splits.items():
         size = n if name == "train" else max(1, round(n * len(split) / total))

@@ -124,6 +124,23 @@ def take_items(items: Sequence[Any] | NDArray[Any], rows: NDArray[np.intp]) -> A
     return [items[int(row)] for row in rows]
 
 
+def join_splits(splits: Sequence[Split]) -> Split:
+    """Return the samples of several splits of a dataset as one, in their order."""
+    first, *others = splits
+    if not others:
+        return first
+    items: Any
+    if all(isinstance(split.items, np.ndarray) for split in splits):
+        items = np.concatenate([split.items for split in splits])
+    elif hasattr(first.items, "joined"):
+        items = first.items.joined([split.items for split in splits])
+    else:
+        items = [item for split in splits for item in split.items]
+    tasks = {name: np.concatenate([s.tasks[name] for s in splits]) for name in first.tasks}
+    labels = np.concatenate([split.labels for split in splits])
+    return Split(items, labels, [name for split in splits for name in split.ids], tasks)
+
+
 def train_test_split(
     samples: Split, share: float, seed: int, groups: NDArray[np.intp] | None = None
 ) -> dict[str, Split]:

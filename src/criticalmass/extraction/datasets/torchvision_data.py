@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import io
 import json
@@ -18,13 +19,23 @@ from numpy.typing import NDArray
 from criticalmass.core.progress import write_line
 from criticalmass.errors import CriticalMassError, DataUnavailableError, unknown_name
 from criticalmass.extraction.cache import cache_folder, make_cache_folder
+from criticalmass.extraction.datasets.columns import label_names
 from criticalmass.extraction.datasets.dataset import Dataset, Split
+from criticalmass.extraction.datasets.encoded import JoinedSource, joined_rows
 from criticalmass.extraction.datasets.images import EncodedImages
+from criticalmass.extraction.datasets.label_schemes import (
+    LABEL_SCHEMES,
+    LabelScheme,
+    label_schemes,
+)
 from criticalmass.extraction.datasets.sampling import SAMPLING
+from criticalmass.extraction.datasets.several_labels import choose_labels
 from criticalmass.extraction.datasets.splits import arrange_splits
+from criticalmass.extraction.labels import LabelColumn
 from criticalmass.extraction.models.optional_imports import import_torchvision
 from criticalmass.extraction.pixels import to_rgb
 from criticalmass.extraction.specs import Spec
+from criticalmass.storage.features import UNLABELLED
 
 Arguments = Mapping[str, Any]
 
@@ -57,6 +68,7 @@ PARTS: Mapping[str, Mapping[str, Arguments]] = {
     "ImageNet": _by_split("train", "val"),
     "Imagenette": _by_split("train", "val"),
     "KMNIST": _BY_TRAIN,
+    "Kitti": _SINGLE_PART,
     "MNIST": _BY_TRAIN,
     "OxfordIIITPet": _by_split("trainval", "test"),
     "PCAM": _by_split("train", "val", "test"),
@@ -70,6 +82,8 @@ PARTS: Mapping[str, Mapping[str, Arguments]] = {
     "StanfordCars": _by_split("train", "test"),
     "USPS": _BY_TRAIN,
 }
+# Classes whose samples have annotations, and no class of their own.
+_WITHOUT_CLASSES = ("Kitti",)
 # Class -> further arguments that a spec may set -> default (None: torchvision's default).
 CHOICES: Mapping[str, Mapping[str, Any]] = {
     "DTD": {"partition": None},
@@ -81,6 +95,8 @@ CHOICES: Mapping[str, Mapping[str, Any]] = {
 TORCHVISION_OPTIONS = (
     *SAMPLING,
     "root",
+    "label",
+    "labels",
     *sorted({key for choices in CHOICES.values() for key in choices}),
 )
 """The options of ``torchvision:``."""
@@ -94,7 +110,8 @@ def load_torchvision(spec: Spec) -> Dataset:
     Parameters
     ----------
     spec: ``torchvision:NAME``, a key of ``PARTS``; ``?root=DIR`` is torchvision's ``root`` (by
-        default a folder of the cache); ``CHOICES`` lists further options.
+        default a folder of the cache); ``CHOICES`` lists further options. ``?label=NAME`` and
+        ``?labels=A,B`` choose labels of ``LABEL_SCHEMES``, which are made from annotations.
 
     Raises
     ------
@@ -106,18 +123,38 @@ def load_torchvision(spec: Spec) -> Dataset:
         raise unknown_name("torchvision: dataset", spec.name, PARTS)
     root = Path(spec.options.get("root", cache_folder() / "torchvision"))
     choices = _choices(spec)
+    schemes = _schemes(spec)
     parts, names = {}, None
+    columns: dict[str, dict[str, LabelColumn]] = {name: {} for name in schemes}
     for part, arguments in PARTS[spec.name].items():
         source = _open_part(spec, root, {**choices, **arguments})
         if any(sample[1] is None for _, sample in _test_samples(source)):
             raise CriticalMassError(f"part {part!r} of {spec.text!r} has no labels")
-        images, labels = _images(source), _labels(source)
+        images = _images(source)
+        labels = np.zeros(len(images), np.int64) if schemes else _labels(source)
         parts[part] = Split(images, labels, [f"{part}-{row}" for row in range(len(labels))])
+        for name, scheme in schemes.items():
+            columns[name][part] = LabelColumn(scheme.read(source), f"label {name!r}")
         names = names or _class_names(source)
+    if schemes:
+        dataset = Dataset(spec.text, spec.name, "image", parts, UNLABELLED, "-", notes=choices)
+        labelled = choose_labels(dataset, spec, columns, default=next(iter(schemes)))
+        splits, rule = arrange_splits(labelled.splits, spec.text)
+        notes = {"split": rule, **choices}
+        return dataclasses.replace(labelled, splits=splits, digest="", notes=notes)
     splits, rule = arrange_splits(parts, spec.text)
     n_classes = 1 + max(int(split.labels.max()) for split in splits.values())
     names = names or tuple(str(number) for number in range(n_classes))
     return Dataset(spec.text, spec.name, "image", splits, names, notes={"split": rule, **choices})
+
+
+def _schemes(spec: Spec) -> dict[str, LabelScheme]:
+    """Return the labels that the spec names; of a dataset without classes, the first by default."""
+    single = spec.options.get("label")
+    names = label_names(spec) or tuple(filter(None, (single,)))
+    if not names and spec.name in _WITHOUT_CLASSES:
+        names = (next(iter(LABEL_SCHEMES[spec.name])),)
+    return label_schemes(spec, names)
 
 
 def download_with_torchvision(
@@ -150,7 +187,7 @@ def download_with_torchvision(
 
 def _choices(spec: Spec) -> dict[str, Any]:
     defaults = CHOICES.get(spec.name, {})
-    general = (*SAMPLING, "root")
+    general = (*SAMPLING, "root", "label", "labels")
     options = {key: value for key, value in spec.options.items() if key not in general}
     for key in options:
         if key not in defaults:
@@ -172,7 +209,7 @@ def _open_part(spec: Spec, root: Path, arguments: Arguments) -> Any:
     offline = {"download": False} if can_download else {}
     if root.is_dir():
         try:
-            return dataset_class(str(root), **offline, **arguments)
+            return _in_order(dataset_class(str(root), **offline, **arguments))
         except (RuntimeError, OSError, ValueError) as error:
             if "argument" in str(error):  # an option's value that torchvision rejects
                 raise CriticalMassError(f"{spec.text!r}: {_one_line(error)}") from error
@@ -196,7 +233,16 @@ def _open_part(spec: Spec, root: Path, arguments: Arguments) -> Any:
             f"{spec.text!r} is not in {str(root)!r} ({reason}) and cannot be fetched ({error}); "
             "name the folder that holds it with ?root=DIR"
         ) from error
-    return dataset_class(str(root), download=False, **arguments)
+    return _in_order(dataset_class(str(root), download=False, **arguments))
+
+
+def _in_order(source: Any) -> Any:
+    """Sort the files of a dataset that lists them as the disk does (Kitti)."""
+    images, targets = (getattr(source, name, None) for name in ("images", "targets"))
+    if isinstance(images, list) and isinstance(targets, list) and isinstance(targets[0], str):
+        pairs = sorted(zip(images, targets, strict=True))
+        source.images, source.targets = ([pair[i] for pair in pairs] for i in (0, 1))
+    return source
 
 
 def _one_line(error: Exception) -> str:
@@ -210,7 +256,10 @@ def _test_samples(source: Any) -> Iterator[tuple[int, Any]]:
 
     for index in sorted({0, len(source) // 2, len(source) - 1}):
         try:
-            yield index, source[index]
+            sample = source[index]
+            if isinstance(sample[0], Image.Image):
+                sample[0].load()  # Kitti's images hold their files open until then.
+            yield index, sample
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             continue
 
@@ -259,7 +308,7 @@ def _as_array(source: Any) -> NDArray[np.uint8] | None:
 
 
 def _as_files(source: Any) -> EncodedImages | None:
-    for name in ("samples", "imgs", "_samples", "_image_files", "_images"):
+    for name in ("samples", "imgs", "_samples", "_image_files", "_images", "images"):
         entries = getattr(source, name, None)
         if not isinstance(entries, Sequence) or len(entries) != len(source):
             continue
@@ -322,6 +371,13 @@ class TorchvisionImages(Sequence[Any]):
     def subset(self, rows: NDArray[np.intp]) -> TorchvisionImages:
         """Return some of the images, in the order of ``rows``."""
         return TorchvisionImages(self.source, self.rows[rows])
+
+    @classmethod
+    def joined(cls, parts: Sequence[TorchvisionImages]) -> TorchvisionImages:
+        """Return several sequences as one."""
+        sources = [part.source for part in parts]
+        rows = joined_rows(sources, [part.rows for part in parts])
+        return cls(JoinedSource[Any](tuple(sources)), rows)
 
     def content(self) -> Iterable[bytes]:
         """Yield each image's pixels, for the dataset's digest."""

@@ -17,7 +17,7 @@ from criticalmass.extraction.engines.base import EngineError, Outputs, TappedLay
 from criticalmass.extraction.engines.openvino_engine import OpenVinoSource, compile_onnx
 from criticalmass.extraction.models import FrozenModel, Tap
 from criticalmass.extraction.models.frozen import error_reason
-from criticalmass.extraction.models.onnx_models import ONNX_EXTRA, OnnxGraph
+from criticalmass.extraction.models.onnx_models import CUSTOM_OPERATIONS, ONNX_EXTRA, OnnxGraph
 from criticalmass.extraction.models.pooling import TokenLayout, pool_values
 from criticalmass.extraction.models.preprocess import Batch
 
@@ -145,6 +145,9 @@ def _open_session(graph: OnnxGraph, tensors: Sequence[str]) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = _LOG_ERRORS
     options.intra_op_num_threads = thread_count()
+    if graph.is_custom:
+        extensions = import_package(*CUSTOM_OPERATIONS)
+        options.register_custom_ops_library(extensions.get_library_path())
     try:
         return runtime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]

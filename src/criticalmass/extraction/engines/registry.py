@@ -146,8 +146,10 @@ def _is_module(model: FrozenModel) -> bool:
     return not _is_graph(model)
 
 
-def _has_one_input(model: FrozenModel) -> bool:
-    return not getattr(model.preprocess, "names", ())
+def _runs_in_openvino(model: FrozenModel) -> bool:
+    """Whether a model has one input of numbers."""
+    is_of_texts = _is_graph(model) and model.modality == "text"
+    return not is_of_texts and not getattr(model.preprocess, "names", ())
 
 
 def _make_openvino(
@@ -219,7 +221,7 @@ class _EngineFactory:
 
 # In the order in which ``"auto"`` chooses.
 _FACTORIES = (
-    _EngineFactory("openvino", _has_one_input, _make_openvino, is_cpu_only=True),
+    _EngineFactory("openvino", _runs_in_openvino, _make_openvino, is_cpu_only=True),
     _EngineFactory("torch", _is_module, _make_torch, is_reference=True),
     _EngineFactory("onnxruntime", _is_graph, _make_onnxruntime, is_reference=True),
 )

@@ -86,13 +86,22 @@ def device_of(model: FrozenModel) -> str:
 
 @contextlib.contextmanager
 def exact_float32() -> Iterator[None]:
-    """Run in inference mode, with float32 products that a GPU does not round to TensorFloat-32."""
+    """Run in inference mode, with `exact_products`."""
+    import torch
+
+    with exact_products(), torch.inference_mode():
+        yield
+
+
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """Compute float32 products that a GPU does not round to TensorFloat-32."""
     import torch
 
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        with torch.backends.cudnn.flags(allow_tf32=False), torch.inference_mode():
+        with torch.backends.cudnn.flags(allow_tf32=False):
             yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _MODALITIES = ("image", "text")
+_TOWER, _JOINT = _SPACES = ("tower", "joint")
 _INPUTS_OF_SOUNDS = ("input_values", "input_features")
 _MODALITY_OF: Mapping[type, Modality] = {
     ImagePreprocess: "image",
@@ -51,14 +53,16 @@ def load_hf(spec: Spec) -> FrozenModel:
     """Load a model of transformers; ``penultimate`` is its last hidden states, pooled.
 
     Of a model with two towers (CLIP), the image tower is loaded unless ``modality=text``. Of an
-    encoder-decoder (T5), the encoder is loaded. The default pooling is the mean, and of a causal
-    model (a decoder such as GPT-2 or Llama) the last token, which alone has seen the whole text.
-    Weights are computed with in float32, also if they are stored in fewer bits. Code that comes
-    with a model is not run.
+    encoder-decoder (T5), the encoder is loaded. With ``space=joint`` the layer ``penultimate`` of
+    a model with two towers is the tower's projection to the joint space, in which images and texts
+    are compared (``get_image_features`` and ``get_text_features``). The default pooling is the
+    mean, and of a causal model (a decoder such as GPT-2 or Llama) the last token, which alone has
+    seen the whole text. Weights are computed with in float32, also if they are stored in fewer
+    bits. Code that comes with a model is not run.
 
     Parameters
     ----------
-    spec: ``hf:FOLDER_OR_ID``, optionally with ``modality`` and ``px``.
+    spec: ``hf:FOLDER_OR_ID``, optionally with ``modality``, ``space`` and ``px``.
 
     Raises
     ------
@@ -81,13 +85,49 @@ def load_hf(spec: Spec) -> FrozenModel:
             extractor = _open_part(transformers, spec, "AutoFeatureExtractor")
             preprocess = _audio_preprocess(spec, net, extractor)
         else:
-            preprocess = _text_preprocess(net, _open_part(transformers, spec, "AutoTokenizer"))
+            tokenizer = _open_part(transformers, spec, "AutoTokenizer")
+            preprocess = _text_preprocess(net, tokenizer)
+        is_joint = choice_option(spec, "space", _TOWER, _SPACES) == _JOINT
+        joint = _joint_space(spec, model.float(), modality, preprocess) if is_joint else None
     if folder.is_dir():
         source = WeightSource(f"folder {folder.name}", folder_digest(folder))
     else:
         source = WeightSource("Hugging Face hub", state_digest(net))
     net.eval().requires_grad_(False)
-    return transformer_model(spec, net, preprocess, source)
+    frozen = transformer_model(spec, net, preprocess, source)
+    if joint is None:
+        return frozen
+    if not folder.is_dir():
+        frozen = replace(frozen, weights_digest=state_digest(model))
+    return replace(frozen, module=joint.eval().requires_grad_(False), pool="mean", is_causal=False)
+
+
+def _joint_space(spec: Spec, model: Any, modality: Modality, preprocess: Preprocess) -> nn.Module:
+    """Return the tower of a model with its projection to the joint space.
+
+    Raises
+    ------
+    CriticalMassError: the model has no joint space of images and texts.
+    """
+    from criticalmass.extraction.models.wrappers import JointSpace, ScaledInput
+
+    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+        raise CriticalMassError(
+            f"{spec.text!r} has no joint space of images and texts (CLIP, SigLIP); leave out "
+            "space=joint"
+        )
+    if isinstance(preprocess, ImagePreprocess):
+        tower: nn.Module = JointSpace(model, "pixel_values")
+        return ScaledInput(tower, preprocess.mean or (0.0,) * 3, preprocess.std or (1.0,) * 3)
+    if not isinstance(preprocess, TextPreprocess):
+        raise CriticalMassError(f"{spec.text!r}: space=joint is for images and texts")
+    config = _tower(model, modality).config
+    # SigLIP reads the vector of the last position, and was trained on texts of one length.
+    is_padded = str(config.model_type).startswith("siglip")
+    length = int(config.max_position_embeddings) if is_padded else 0
+    padding = getattr(preprocess.tokenizer, "pad_token_id", None)
+    padding = padding if padding is not None else int(getattr(config, "pad_token_id", None) or 0)
+    return JointSpace(model, "input_ids", length=length, padding=padding)
 
 
 def with_processor(spec: Spec, model: Any, processor: Any, source: WeightSource) -> FrozenModel:

@@ -27,6 +27,7 @@ from criticalmass.extraction.models.package_networks import (
     network_digest,
 )
 from criticalmass.extraction.models.pooling import check_pool
+from criticalmass.extraction.models.sentence_graphs import USE, load_use, use_digest
 from criticalmass.extraction.models.static_texts import (
     WORDLLAMA,
     load_wordllama,
@@ -110,6 +111,7 @@ MODEL_SOURCES: tuple[SpecSource[FrozenModel], ...] = (
             load_package_network,
             f"{network.description}; {network.package.licence}",
             _PYPI_OPTIONS,
+            export_kind="package",
             find_digest=network_digest,
         )
         for form, network in PACKAGE_NETWORKS.items()
@@ -120,6 +122,13 @@ MODEL_SOURCES: tuple[SpecSource[FrozenModel], ...] = (
         "WordLlama, means of Matryoshka-trained token embeddings, 256 neurons (extra: text); MIT",
         _PYPI_OPTIONS,
         find_digest=wordllama_digest,
+    ),
+    SpecSource(
+        f"pypi:{USE}",
+        load_use,
+        "Universal Sentence Encoder, multilingual, 512 neurons (extra: multilingual); MIT",
+        _PYPI_OPTIONS,
+        find_digest=use_digest,
     ),
     *(
         SpecSource(
@@ -149,7 +158,7 @@ MODEL_SOURCES: tuple[SpecSource[FrozenModel], ...] = (
         "hf:FOLDER_OR_ID",
         load_hf,
         "a transformers model for images, texts or sounds (extra: text)",
-        ("px", "modality", "pool"),
+        ("px", "modality", "space", "pool"),
         find_digest=_folder_digest,
     ),
     SpecSource(
@@ -247,7 +256,7 @@ def load_model(
             return dataclasses.replace(spec, weights_digest=state_digest(spec.live))
         model = spec
     elif isinstance(spec, str):
-        parsed = _parse_model_spec(spec)
+        parsed = parse_model_spec(spec)
         pool = parsed.options.get("pool")
         if pool is not None:
             check_pool(pool)
@@ -290,7 +299,7 @@ def with_options(
         return model if pool is None else dataclasses.replace(model, pool=check_pool(pool))
     for key, value in (("weights", weights), ("pool", pool)):
         if value is not None and isinstance(model, str):
-            if key in _parse_model_spec(model).options:
+            if key in parse_model_spec(model).options:
                 raise CriticalMassError(
                     f"model {model!r} already sets {key}; leave out {key}={str(value)!r}"
                 )
@@ -327,7 +336,7 @@ def fingerprint(spec: str, weights: str | Path | None = None) -> str | None:
     -------
     The digest in hex, or None if the model must be loaded to compute it.
     """
-    parsed = _parse_model_spec(spec)
+    parsed = parse_model_spec(spec)
     file = _weight_path(parsed, weights)
     if file is not None:
         return files_digest([file])
@@ -344,10 +353,11 @@ def export_kind(spec: str) -> str:
     ------
     CriticalMassError: the spec is unknown, or a model of its form cannot be exported.
     """
-    kind = find_source("model", _parse_model_spec(spec), MODEL_SOURCES).export_kind
-    if kind:
-        return kind
-    forms = dict.fromkeys(f"{one.scheme}:" for one in MODEL_SOURCES if one.export_kind)
+    source = find_source("model", parse_model_spec(spec), MODEL_SOURCES)
+    if source.export_kind:
+        return source.export_kind
+    others = [one.scheme for one in MODEL_SOURCES if one.export_kind]
+    forms = dict.fromkeys(f"{scheme}:" for scheme in others if scheme != source.scheme)
     raise CriticalMassError(
         f"model {spec!r} cannot be exported; use one of {', '.join(forms)}, or model='none'"
     )
@@ -361,10 +371,16 @@ def check_model_spec(text: str) -> None:
     CriticalMassError: the text does not have the form of a spec, or has an unknown scheme, option
         or name.
     """
-    _parse_model_spec(text)
+    parse_model_spec(text)
 
 
-def _parse_model_spec(text: str) -> Spec:
+def parse_model_spec(text: str) -> Spec:
+    """Parse a spec without loading anything.
+
+    Raises
+    ------
+    CriticalMassError: as `check_model_spec`.
+    """
     spec = parse_spec("model", text, _OPTIONS)
     find_source("model", spec, MODEL_SOURCES)
     return spec

@@ -18,6 +18,9 @@ from criticalmass.extraction.specs import Spec, choice_option, integer_option
 from criticalmass.storage.untrusted import check_inside_folder
 
 ONNX_EXTRA = "export"
+#: The package that runs operations which ONNX Runtime lacks, and its extra.
+CUSTOM_OPERATIONS = ("onnxruntime_extensions", "multilingual")
+_STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 # Mean and standard deviation, of values in 0..1, that an image model was trained with.
 NORMS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -42,6 +45,7 @@ class OnnxGraph:
     output: name of the first output.
     mean, std: mean and standard deviation for images; empty if the graph takes 8-bit values or
         vectors.
+    is_custom: whether operations need `CUSTOM_OPERATIONS`.
     """
 
     path: Path
@@ -53,6 +57,7 @@ class OnnxGraph:
     output: str
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    is_custom: bool = False
 
     @property
     def channels_last(self) -> bool:
@@ -185,6 +190,31 @@ def _read_graph(spec: Spec, path: Path) -> OnnxGraph:
         output=graph.output[0].name,
         mean=mean if is_scaled else (),
         std=std if is_scaled else (),
+    )
+
+
+def read_text_graph(path: Path) -> OnnxGraph:
+    """Open a graph whose input is texts, (n,), which run one at a time.
+
+    Raises
+    ------
+    CriticalMassError: the file is not a graph, or takes another input.
+    MissingExtraError: onnx is not installed.
+    """
+    onnx = import_package("onnx", ONNX_EXTRA)
+    graph = _parse_file(path).graph
+    kinds = [value.type.tensor_type.elem_type for value in graph.input]
+    if kinds != [onnx.TensorProto.STRING]:
+        raise CriticalMassError(f"{str(path)!r} takes other inputs than texts")
+    return OnnxGraph(
+        path=path,
+        input=graph.input[0].name,
+        shape=(),
+        dtype="object",
+        batch=1,
+        tensors={name: node.op_type for node in graph.node for name in node.output if name},
+        output=graph.output[0].name,
+        is_custom=any(node.domain not in _STANDARD_DOMAINS for node in graph.node),
     )
 
 

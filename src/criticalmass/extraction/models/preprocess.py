@@ -27,7 +27,7 @@ Batch = tuple[NDArray[np.intp], NDArray[Any]]
 Batches = Generator[Batch, None, None]
 _IMAGES_PER_BATCH = 32
 _VECTORS_PER_BATCH = 256
-_TENSORS_PER_BATCH = 64
+_TENSORS_PER_BATCH = _TEXTS_PER_BATCH = 64
 # Batches have texts of equal token length, so that nothing is padded. About this many tokens keep
 # the matrix products large and the activations in the cache.
 _TOKENS_PER_BATCH = 384
@@ -276,6 +276,23 @@ class TextPreprocess:
             "a text is empty and the model's tokenizer has no token for an empty text; "
             "remove empty texts"
         )
+
+
+@dataclass(frozen=True)
+class PlainTextPreprocess:
+    """Pass texts as they are, to a network that has its own tokenizer."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings that decide the batches, JSON-able."""
+        return {"tokenizer": "inside the network"}
+
+    def batches(self, items: Sequence[Any] | NDArray[Any], size: int | None) -> Batches:
+        """Yield (row indices, (n,) texts as Python objects)."""
+        step = size or _TEXTS_PER_BATCH
+        for start in range(0, len(items), step):
+            rows = np.arange(start, min(start + step, len(items)))
+            yield rows, np.array([str(items[int(row)]) for row in rows], dtype=object)
 
 
 @dataclass(frozen=True)

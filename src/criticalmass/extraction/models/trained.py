@@ -20,7 +20,7 @@ from criticalmass.storage.files import FolderKind, checked_path, read_manifest
 if TYPE_CHECKING:
     from criticalmass.extraction.models.small_networks import NetworkShape, TrainableNetwork
 
-TRAINING = FolderKind("criticalmass-training", 1, "training folder", "train")
+TRAINING = FolderKind("criticalmass-training", 2, "training folder", "train")
 LAST = "last"
 
 

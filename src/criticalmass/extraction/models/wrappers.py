@@ -245,6 +245,34 @@ class HiddenStates(nn.Module):
         return _hidden_states(self.transformer, self._argument, inputs, with_mask=self._with_mask)
 
 
+class JointSpace(nn.Module):
+    """One tower of a model of images and texts, with its projection to the joint space.
+
+    Parameters
+    ----------
+    model: model of transformers that has ``get_image_features`` and ``get_text_features``.
+    argument: ``"pixel_values"`` or ``"input_ids"``, which choose the tower.
+    length: tokens that every text is continued to; 0: texts have their own length.
+    padding: token that a text is continued with.
+    """
+
+    def __init__(self, model: nn.Module, argument: str, *, length: int = 0, padding: int = 0):
+        super().__init__()
+        self.model = model
+        self._argument, self._length, self._padding = argument, length, padding
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Run (n, tokens) int64 or (n, 3, height, width) -> (n, d)."""
+        if self._length > inputs.shape[1] and self._argument == "input_ids":
+            missing = self._length - inputs.shape[1]
+            inputs = nn.functional.pad(inputs, (0, missing), value=self._padding)
+        tower = "image" if self._argument == "pixel_values" else "text"
+        features: Any = getattr(self.model, f"get_{tower}_features")(**{self._argument: inputs})
+        # Since version 5 of transformers the features are one entry of an output.
+        vectors: Tensor = features if isinstance(features, Tensor) else features.pooler_output
+        return vectors
+
+
 class SoundFrames(nn.Module):
     """An encoder of padded spectrograms, and the mean of its states over the frames of the sound.
 

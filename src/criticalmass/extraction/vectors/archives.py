@@ -89,7 +89,7 @@ def open_archive(archive: ArrayArchive, request: VectorRequest) -> Vectors:
     labels: dict[str, str] = {}
     if request.find_labels:
         labels = _find_labels(archive, sizes, set(vectors.values()))
-    used = {*vectors.values(), *labels.values(), request.labels, request.split}
+    used = {*vectors.values(), *labels.values(), *request.others}
     unread = tuple(name for name in arrays if name not in used)
 
     def read_column(name: str) -> dict[str, LabelColumn] | None:
@@ -139,11 +139,7 @@ def _label_column(archive: ArrayArchive, name: str) -> LabelColumn:
 
 def _choose_vectors(archive: ArrayArchive, request: VectorRequest) -> dict[str, str]:
     """Return part -> name of the array of its vectors."""
-    arrays = {
-        name: info
-        for name, info in archive.arrays.items()
-        if name not in (request.labels, request.split)
-    }
+    arrays = {name: info for name, info in archive.arrays.items() if name not in request.others}
     by_lower_name = {name.lower(): name for name in arrays}
     parts = _choose_parts(arrays)
     if "x" in by_lower_name:

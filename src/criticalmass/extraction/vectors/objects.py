@@ -291,10 +291,7 @@ def _with_named_index(frame: Any, request: VectorRequest) -> Any:
         for level in frame.index.names
         if level is not None
         and str(level) not in names
-        and (
-            level in (request.labels, request.split)
-            or (request.find_labels and is_label_name(str(level)))
-        )
+        and (level in request.others or (request.find_labels and is_label_name(str(level))))
     ]
     return frame.reset_index(levels) if levels else frame
 
@@ -329,7 +326,7 @@ def _open_numbers(frame: Any, numbers: list[Any], request: VectorRequest) -> Vec
     label = request.labels
     if request.find_labels:
         label = find_label_name([n for n in names if n != request.split], "the table's columns")
-    others = {label, request.split}
+    others = {label} | request.others
     neurons = [name for name in names if name not in others and not is_key_name(name)]
     unread = tuple(name for name in names if name not in {*neurons, *others})
     if not neurons:

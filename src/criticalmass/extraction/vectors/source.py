@@ -28,6 +28,7 @@ class VectorRequest:
     split: name of the column of the splits, or of a file.
     find_labels: whether to use a column or array with a usual name of labels.
     id: name of the column of a table that holds the ids of the rows.
+    tasks: names of the columns or arrays of several labels.
     """
 
     column: str | None = None
@@ -35,6 +36,12 @@ class VectorRequest:
     split: str | None = None
     find_labels: bool = True
     id: str | None = None
+    tasks: tuple[str, ...] = ()
+
+    @property
+    def others(self) -> set[str]:
+        """The columns and arrays that the user named and that hold no vectors."""
+        return {name for name in (self.labels, self.split, *self.tasks) if name is not None}
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def open_table(table: VectorTable, request: VectorRequest) -> Vectors:
             [name for name in fields if name not in excluded], f"the columns of {table.owner}"
         )
     key = _key(table, request)
-    others = {name for name in (label, split, key) if name is not None}
+    others = {name for name in (label, split, key) if name is not None} | request.others
     choice = _Chooser(table, others).choose(request.column)
     source = _wide_source(table, choice) if choice.is_wide else _cell_source(table, choice)
     unread = tuple(name for name in fields if name not in {*choice.names, *others})

@@ -17,6 +17,7 @@ from criticalmass.core.compute import DEFAULT_COMPUTE, Compute
 from criticalmass.core.rows import CHUNK_ROWS, Rows
 from criticalmass.errors import CriticalMassError
 from criticalmass.storage.classifier import Classifier
+from criticalmass.storage.prompts import ClassPrompts
 
 STATUSES = ("ok", "not_converged")
 
@@ -37,6 +38,7 @@ class ProbeTask:
     seed: seed of the probe's randomness.
     compute: threads, device, memory and workers of the fits.
     classifier: the network's own, with the classes as its outputs; None: it is not known.
+    prompts: of the classes, in the space of the rows; None: there are none.
 
     Raises
     ------
@@ -54,6 +56,7 @@ class ProbeTask:
     seed: int = 0
     compute: Compute = DEFAULT_COMPUTE
     classifier: Classifier | None = None
+    prompts: ClassPrompts | None = None
 
     def __post_init__(self) -> None:
         """Check shapes and values."""

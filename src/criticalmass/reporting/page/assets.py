@@ -7,9 +7,12 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
+
+if TYPE_CHECKING:
+    import jinja2
 
 # Characters that can end a script element, start a comment in it, or end a line of JavaScript.
 _ESCAPES = {
@@ -66,3 +69,24 @@ def _read(*names: str) -> Markup:
     paths = [Path(__file__).with_name(name) for name in names]
     texts = [path.read_text(encoding="utf-8").replace("\r\n", "\n") for path in paths]
     return Markup("\n".join(texts))  # noqa: S704 -- our own files
+
+
+def page_template(name: str) -> jinja2.Template:
+    """Return a template of this folder."""
+    return _templates().get_template(name)
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    """Load the templates; everything but markup is escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("criticalmass.reporting.page", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["object_id"] = id
+    return environment

@@ -127,8 +127,10 @@ const charts = (() => {
     draw() {
       const width = Math.max(240, Math.round(this.canvas.clientWidth || 480));
       const cells = this.spec.cells;
-      const left = cells ? this.rowNamesWidth(cells.rows) : 46;
-      const height = cells ? this.cellsHeight(cells, width) : Math.round(Math.min(380, Math.max(250, width * 0.62)));
+      const rows = cells ? cells.rows : this.spec.y.ticks.map(([, text]) => text);
+      const left = cells ? this.rowNamesWidth(rows) : Math.max(46, this.rowNamesWidth(rows));
+      const height = cells ? this.cellsHeight(cells, width)
+        : Math.round(Math.max(Math.min(380, Math.max(250, width * 0.62)), 76 + 17 * rows.length));
       this.frame = { left, right: width - 14, top: cells ? 30 : 16, bottom: height - 44, width, height };
       const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true", focusable: "false" });
       this.points = []; // all points that can be read
@@ -181,6 +183,15 @@ const charts = (() => {
       cell.style.setProperty("--shade", Math.max(0, Math.min(1, value)).toFixed(3));
     }
 
+    // Describes a point of a row with a name: the name, and the position with its interval.
+    describeRow(line, i) {
+      const away = ([place]) => Math.abs(place - line.y[i]);
+      const [, name] = this.spec.y.ticks.reduce((best, tick) => (away(tick) < away(best) ? tick : best));
+      const ends = [line.x_low[i], line.x_high[i]].filter((value) => typeof value === "number");
+      const interval = ends.length === 2 ? ` [${ends.map((value) => formatOnAxis(this.spec.x, value)).join(", ")}]` : "";
+      return `${name}, ${line.name}: ${formatOnAxis(this.spec.x, line.x[i])}${interval}`;
+    }
+
     // Returns the (position, text) pairs whose texts do not overlap, from the right.
     fitting(ticks) {
       const widthOf = (text) => 6.2 * text.length + 8;
@@ -200,7 +211,7 @@ const charts = (() => {
       const { left, right, bottom } = this.frame;
       for (const [value, text] of this.spec.y.ticks) {
         svg("path", { class: "grid", d: `M${left} ${y(value)}H${right}` }, root);
-        svg("text", { class: "tick", x: left - 7, y: y(value) + 4, "text-anchor": "end" }, root, text);
+        svg("text", { class: "tick", x: left - 7, y: y(value) + 4, "text-anchor": "end" }, root, shorten(text, MAX_NAME_LENGTH));
       }
       svg("path", { class: "axis", d: `M${left} ${bottom}H${right}` }, root);
       const ticks = this.spec.x.ticks.map(([value, text]) => [x(value), text]);
@@ -273,11 +284,16 @@ const charts = (() => {
         if (line.name) this.points.push(point);
         if (line.marker && (!isLine || isBold)) this.drawMarker(root, line, point.x, point.y);
         if (line.bounds.includes(i)) this.drawMarker(root, line, point.x, point.y, "^", 4.5);
-        if (line.texts[i]) svg("text", { class: "tick", x: point.x + 5, y: point.y - 5 }, root, line.texts[i]);
+        if (line.texts[i]) {
+          const fits = point.x + 5 + 6.4 * line.texts[i].length <= this.frame.width;
+          const place = fits ? { x: point.x + 5 } : { x: point.x - 5, "text-anchor": "end" };
+          svg("text", { class: "tick", ...place, y: point.y - 5 }, root, line.texts[i]);
+        }
       }
     }
 
     describe(line, i) {
+      if (this.spec.y.form === "name") return this.describeRow(line, i);
       const format = (value) => (this.spec.y.form === "percent" ? formatPercent(value) : value.toFixed(3));
       const interval = this.hasInterval(line, i) ? ` [${format(line.low[i])}, ${format(line.high[i])}]` : "";
       return `${line.name}, ${formatOnAxis(this.spec.x, line.x[i])}: ${format(line.y[i])}${interval}`;

@@ -86,10 +86,12 @@ def method_summary(frame: pd.DataFrame, row: pd.Series | None) -> str:
             f"{integer(counts['n_test'])} queries searched {integer(counts['n_train'])} documents, "
             f"for {subsets} and for the whole layer."
         )
-    if measure in MEASURES and MEASURES[measure].needs_classifier:
+    reads = MEASURES[measure].reads if measure in MEASURES else ""
+    if reads:
+        scored = "The network's own classifier was" if reads == "classifier" else "Prompts were"
         return (
-            f"The network's own classifier was scored on {integer(counts['n_test'])} samples, for "
-            f"{subsets} and for the whole layer."
+            f"{scored} scored on {integer(counts['n_test'])} samples, for {subsets} and for the "
+            "whole layer."
         )
     n_train = "" if pd.isna(counts["n_train"]) else f" to {integer(counts['n_train'])} samples"
     probes = (MEASURES[measure].plural if measure in MEASURES else "") or f"{measure} probes"

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +17,6 @@ from criticalmass.errors import CriticalMassError
 from criticalmass.reporting.arguments import sorted_deltas
 
 if TYPE_CHECKING:
-    import jinja2
-
     from criticalmass.reporting.figures.references import ReferencePoint
     from criticalmass.reporting.page.rendering import RenderedFigure
     from criticalmass.reporting.page.run_comparison import RunComparison
@@ -70,13 +67,16 @@ def report(
     deltas: Sequence[float] = (0.8, 0.9, 0.95),
     reference: Any = None,
     control: str | os.PathLike[str] | Run | None = None,
+    notes: Sequence[str] = (),
+    figures: Sequence[Any] = (),
 ) -> Path:
-    """Write one HTML page about one or several runs.
+    """Write one HTML page about one or several runs, or about an inversion.
 
     Parameters
     ----------
     run_or_runs: a Run, the path of one, or a sequence of these. With several, the page also shows
-        the differences between the first run and each other.
+        the differences between the first run and each other. Or the folder of `invert`, which
+        needs none of the other parameters but ``out``.
     out: file to write, atomically.
     deltas: shares of the whole layer's value to report critical masses for, each in (0, 1].
     reference: published numbers to draw and to list: `ReferencePoint` objects, mappings or a
@@ -84,6 +84,9 @@ def report(
         `criticalmass.reporting.figures.references`.
     control: a run on the same test samples as the others, such as that of the untrained network;
         the page then says how many neurons reach its accuracy, as `criticalmass.redundancy` does.
+    notes: sentences to print beside the comparison of several runs.
+    figures: descriptions of figures (`criticalmass.reporting.plots.Plot`) that come before those
+        of the comparison of several runs.
 
     Returns
     -------
@@ -103,12 +106,39 @@ def report(
     runs = [run_or_runs] if single else list(run_or_runs)
     if not runs:
         raise CriticalMassError("report() got no run; name at least one run folder")
+    if _is_inversion(runs[0]):
+        return _report_inversion(runs, Path(out))
     deltas = sorted_deltas(deltas)
     opened = [CachedRun.of(Run.open(run)) for run in runs]
     opened_control = None if control is None else CachedRun.of(Run.open(control))
-    page = _render_page(_collect(opened, deltas, reference_points(reference), opened_control))
+    references = reference_points(reference)
+    content = _collect(opened, deltas, references, opened_control, figures)
+    if content.comparison is not None:
+        comparison = content.comparison
+        comparison = replace(comparison, notes=[*notes, *comparison.notes])
+        content = replace(content, comparison=comparison)
+    page = _render_page(content)
     target = Path(out)
     write_bytes(target, page.encode())
+    return target
+
+
+def _is_inversion(source: Any) -> bool:
+    from criticalmass.storage.files import INVERSION, is_kind
+
+    return is_kind(Path(getattr(source, "path", source)), INVERSION)
+
+
+def _report_inversion(sources: Sequence[Any], target: Path) -> Path:
+    from criticalmass.probing.invert import Inversion
+    from criticalmass.reporting.page.inversion_page import render_inversion
+    from criticalmass.storage.files import write_bytes
+
+    if len(sources) > 1:
+        raise CriticalMassError(
+            f"a page shows one inversion; got {len(sources)}: report each to a file of its own"
+        )
+    write_bytes(target, render_inversion(Inversion.open(sources[0])).encode())
     return target
 
 
@@ -117,6 +147,7 @@ def _collect(
     deltas: tuple[float, ...],
     references: tuple[ReferencePoint, ...],
     control: Run | None,
+    figures: Sequence[Plot] = (),
 ) -> _PageContent:
     """Compute the content of the page and render its figures."""
     from criticalmass.reporting.page.rendering import render_all, second_process
@@ -143,6 +174,7 @@ def _collect(
         ]
         comparison = compare_runs(runs, titles, deltas) if len(runs) > 1 else None
         if comparison is not None:
+            comparison = replace(comparison, plots=[*figures, *comparison.plots])
             plots = [*_comparison_plots(comparison), *plots]
         drawn = {entry.plot_id: entry.plot for entry in plots} if is_drawn else {}
         return _PageContent(sections, comparison, plots, render_all(drawn, process), strings)
@@ -151,32 +183,33 @@ def _collect(
 def _render_page(content: _PageContent) -> str:
     """Fill the template."""
     from criticalmass import __version__
-    from criticalmass.reporting.page.assets import as_json, content_policy, script, styles
+    from criticalmass.reporting.page.assets import (
+        as_json,
+        content_policy,
+        page_template,
+        script,
+        styles,
+    )
     from criticalmass.reporting.page.svg import neuron_field
 
     sections = content.sections
     headlines = [section.headline for section in sections]
-    return (
-        _templates()
-        .get_template("page.html.j2")
-        .render(
-            sections=sections,
-            comparison=content.comparison,
-            plot_ids={id(entry.plot): entry.plot_id for entry in content.plots},
-            svgs={plot_id: figure.svg for plot_id, figure in content.rendered.items()},
-            data=as_json(_script_data(content)),
-            pdfs=as_json({plot_id: figure.pdf for plot_id, figure in content.rendered.items()}),
-            fields=[
-                neuron_field(one.n_kept, one.n_neurons) if one.n_neurons else ""
-                for one in headlines
-            ],
-            stop=_initial_stop(sections),
-            policy=content_policy(),
-            script=script(),
-            style=styles(),
-            version=__version__,
-            written=datetime.now(UTC).strftime("%-d %B %Y"),
-        )
+    return page_template("page.html.j2").render(
+        sections=sections,
+        comparison=content.comparison,
+        plot_ids={id(entry.plot): entry.plot_id for entry in content.plots},
+        svgs={plot_id: figure.svg for plot_id, figure in content.rendered.items()},
+        data=as_json(_script_data(content)),
+        pdfs=as_json({plot_id: figure.pdf for plot_id, figure in content.rendered.items()}),
+        fields=[
+            neuron_field(one.n_kept, one.n_neurons) if one.n_neurons else "" for one in headlines
+        ],
+        stop=_initial_stop(sections),
+        policy=content_policy(),
+        script=script(),
+        style=styles(),
+        version=__version__,
+        written=datetime.now(UTC).strftime("%-d %B %Y"),
     )
 
 
@@ -233,19 +266,3 @@ def _script_data(content: _PageContent) -> dict[str, Any]:
 def _initial_stop(sections: list[RunSection]) -> int:
     """Return the first stop of the slider: the delta of the first headline, in thousandths."""
     return next((round(section.delta * 1000) for section in sections if section.delta), 900)
-
-
-@cache
-def _templates() -> jinja2.Environment:
-    """Load the templates; everything but markup is escaped."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("criticalmass.reporting.page", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["object_id"] = id
-    return environment

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: Folder of the sentence encoder in an export.
 ENCODER = "encoder"
-_TRAINED = "trained"
+_TRAINED, _PACKAGE = "trained", "package"
 _CHECK_TEXTS = ("a short text", "another text that is longer than the first one by some words")
 
 
@@ -149,7 +149,7 @@ def remove_classifier(backbone: Backbone) -> Backbone:
 
     tap = backbone.model.tap(backbone.layer)
     # Some networks with several classifiers do not run without one of them.
-    if backbone.kind not in ("timm", _TRAINED) or tap.side != "input" or tap.more_paths:
+    if backbone.kind not in ("timm", _TRAINED, _PACKAGE) or tap.side != "input" or tap.more_paths:
         return backbone
     old = backbone.model
     # One copy of both, so that the copied root is a part of the copied module.
@@ -170,9 +170,15 @@ def describe_backbone(backbone: Backbone) -> dict[str, Any]:
         from criticalmass.extraction.models.trained import find_checkpoint
 
         network = {"network": dataclasses.asdict(find_checkpoint(name).shape)}
+    if backbone.kind == _PACKAGE:
+        from criticalmass.extraction.models.loading import parse_model_spec
+        from criticalmass.extraction.models.package_networks import network_shape
+
+        network = {"network": dataclasses.asdict(network_shape(parse_model_spec(spec)))}
+    by_spec = ("module", _TRAINED, _PACKAGE)
     return {
         "kind": backbone.kind,
-        "architecture": spec if backbone.kind in ("module", _TRAINED) else timm_name(name),
+        "architecture": spec if backbone.kind in by_spec else timm_name(name),
         **network,
         "modality": backbone.model.modality,
         "layer": backbone.layer,
@@ -203,6 +209,8 @@ def rebuild_backbone(entry: dict[str, Any], folder: Path, *, trust_code: bool) -
         return remove_classifier(Backbone(_build_timm(name, entry["preprocessing"]), kind, layer))
     if kind == _TRAINED:
         return remove_classifier(Backbone(_build_trained(name, entry), kind, layer))
+    if kind == _PACKAGE:
+        return remove_classifier(Backbone(_build_package_network(name, entry), kind, layer))
     if kind == "sentence-transformers":
         model = load_model(f"st:{folder / ENCODER}", device="cpu")
         return Backbone(model, "sentence-transformers", layer)
@@ -227,6 +235,18 @@ def _build_timm(name: str, settings: dict[str, Any]) -> FrozenModel:
     preprocess = ImagePreprocess.from_settings(settings)
     spec = Spec(text, "timm", name, {})
     return image_model(spec, name, net, preprocess, WeightSource("export", ""))
+
+
+def _build_package_network(text: str, entry: dict[str, Any]) -> FrozenModel:
+    """Build a network inside a package by timm; neither the package nor its spec is needed."""
+    from criticalmass.extraction.models.image_models import image_model
+    from criticalmass.extraction.models.package_networks import NetworkOfTimm
+    from criticalmass.extraction.specs import Spec
+
+    shape = NetworkOfTimm(**entry["network"])
+    preprocess = ImagePreprocess.from_settings(entry["preprocessing"])
+    spec = Spec(f"timm:{shape.name}", "timm", shape.name, {})
+    return image_model(spec, shape.name, shape.build(), preprocess, WeightSource("export", text))
 
 
 def _build_trained(text: str, entry: dict[str, Any]) -> FrozenModel:

@@ -55,7 +55,7 @@ def cut_channels(backbone: Backbone, indices: NDArray[np.intp], n_neurons: int) 
     MissingExtraError: if torch-pruning is not installed.
     """
     tap = backbone.model.tap(backbone.layer)
-    if backbone.kind != "timm" or tap.side != "input" or tap.more_paths:
+    if backbone.kind not in ("timm", "package") or tap.side != "input" or tap.more_paths:
         raise _cut_error(backbone, "only the input of a timm network's classifier can be cut")
     paths = _producing_modules(backbone, indices, n_neurons)
     return keep_channels(backbone, paths, indices)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from criticalmass.training.balls import BALLS, Ball
+from criticalmass.extraction.balls import BALLS, Ball
 
 ORDERS = {"l2": 2.0, "linf": float("inf")}
 VALUES = st.floats(-4, 4, width=32)

@@ -1,0 +1,65 @@
+"""Types of the public names; written by ``make signatures``."""
+
+from criticalmass.analysis.agreement import agreement as agreement
+from criticalmass.analysis.comparison import compare as compare
+from criticalmass.analysis.diffuseness import diffuseness as diffuseness
+from criticalmass.analysis.diffuseness import diffuseness_summary as diffuseness_summary
+from criticalmass.analysis.estimators import diffused_redundancy as diffused_redundancy
+from criticalmass.analysis.fairness import class_accuracy as class_accuracy
+from criticalmass.analysis.fairness import class_losses as class_losses
+from criticalmass.analysis.fairness import fairness as fairness
+from criticalmass.analysis.inequality import coefficient_of_variation as coefficient_of_variation
+from criticalmass.analysis.inequality import gini as gini
+from criticalmass.analysis.inequality import max_min_gap as max_min_gap
+from criticalmass.analysis.pareto import pareto as pareto
+from criticalmass.analysis.redundancy import curves as curves
+from criticalmass.analysis.redundancy import redundancy as redundancy
+from criticalmass.analysis.shared_subsets import shared_subsets as shared_subsets
+from criticalmass.analysis.shared_subsets import subset_correlations as subset_correlations
+from criticalmass.analysis.train_sizes import train_sizes as train_sizes
+from criticalmass.analysis.training_seeds import compare_recipes as compare_recipes
+from criticalmass.analysis.training_seeds import trained_runs as trained_runs
+from criticalmass.core.progress import quiet as quiet
+from criticalmass.errors import CriticalMassError as CriticalMassError
+from criticalmass.extraction.datasets import load_dataset as load_dataset
+from criticalmass.extraction.extract import extract as extract
+from criticalmass.extraction.importing import import_features as import_features
+from criticalmass.extraction.models import load_model as load_model
+from criticalmass.measures.logistic.fit_probes import fit_probes as fit_probes
+from criticalmass.measures.logistic.sklearn_probe import LogisticProbe as LogisticProbe
+from criticalmass.measures.similarity.cka import linear_cka as linear_cka
+from criticalmass.measures.similarity.cka import prefix_cka as prefix_cka
+from criticalmass.measures.similarity.cka import prefix_cka_debiased as prefix_cka_debiased
+from criticalmass.measures.similarity.retrieval import ndcg as ndcg
+from criticalmass.measures.similarity.retrieval import recall as recall
+from criticalmass.probing.attack import attack as attack
+from criticalmass.probing.invert import invert as invert
+from criticalmass.reporting.explain import explain as explain
+from criticalmass.reporting.page.report import report as report
+from criticalmass.selectors.sizes import DEFAULT_FRACTIONS as DEFAULT_FRACTIONS
+from criticalmass.selectors.sklearn_selector import NeuronSelector as NeuronSelector
+from criticalmass.shrinking.export.export import export as export
+from criticalmass.shrinking.export.torch_folder import load_slim_torch as load_slim_torch
+from criticalmass.shrinking.shrink import shrink as shrink
+from criticalmass.shrinking.verify import verify as verify
+from criticalmass.storage.features import FeatureStore as FeatureStore
+from criticalmass.storage.run import Run as Run
+from criticalmass.studies.advice import advise as advise
+from criticalmass.studies.measure import measure as measure
+from criticalmass.studies.study import study as study
+from criticalmass.sweeps.calibration import calibration as calibration
+from criticalmass.sweeps.degrading import degrading_neurons as degrading_neurons
+from criticalmass.sweeps.ensembles import ensembles as ensembles
+from criticalmass.sweeps.sweep import sweep as sweep
+from criticalmass.theory import synthetic as synthetic
+from criticalmass.theory.cka import cka_critical_mass as cka_critical_mass
+from criticalmass.theory.cka import expected_cka as expected_cka
+from criticalmass.theory.exchangeability import exchangeability_test as exchangeability_test
+from criticalmass.theory.gaussian_null import gaussian_null as gaussian_null
+from criticalmass.theory.ridge import predict_ridge as predict_ridge
+from criticalmass.theory.spectrum import diagonal_share as diagonal_share
+from criticalmass.theory.spectrum import participation_ratio as participation_ratio
+from criticalmass.training.train import train as train
+
+__version__: str
+__all__: list[str]

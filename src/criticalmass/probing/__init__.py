@@ -1,0 +1,1 @@
+"""Search for images: what a subset of neurons determines, overlooks and withstands."""
