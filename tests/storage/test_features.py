@@ -274,3 +274,25 @@ def test_float16_overflow_is_refused(tmp_path):
     data["test"]["fc/1"] = np.full((3, 2), 70000.0, np.float32)
     with pytest.raises(CriticalMassError, match="'fc/1' is not finite for 3 samples"):
         write(tmp_path / "store", data=data)
+
+
+def test_a_finished_store_is_kept_under_newer_libraries(tmp_path):
+    write(tmp_path / "store")
+    before = (tmp_path / "store" / "manifest.json").read_bytes()
+    writer = StoreWriter.begin(
+        tmp_path / "store", header(versions={"numpy": "3"}), splits(), shard_rows=4
+    )
+    assert not list(writer.missing())
+    assert (tmp_path / "store" / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_versions_are_not_mixed_in_one_store(tmp_path, is_damaged):
+    write(tmp_path / "store", stop_after=None if is_damaged else 1)
+    if is_damaged:
+        next((tmp_path / "store" / "features" / "penultimate").rglob("*.*")).unlink()
+    message = "missing" if is_damaged else "versions numpy is '2' in the folder but '3'"
+    with pytest.raises(StoreError, match=message):
+        StoreWriter.begin(
+            tmp_path / "store", header(versions={"numpy": "3"}), splits(), shard_rows=4
+        )

@@ -134,7 +134,8 @@ class StoreWriter:
         Raises
         ------
         StoreError: if the folder holds another request's features (the error lists what differs),
-            or other files.
+            or other files. Other versions of libraries are no difference to a finished, intact
+            store.
         """
         path = Path(out)
         shard_rows = shard_rows or cls.shard_rows
@@ -142,10 +143,16 @@ class StoreWriter:
             manifest = read_manifest(path, STORE)
             request = {**header, "shard_rows": shard_rows}
             differences = describe_differences(recorded_request(manifest), request)
-            if differences:
+            # A finished store stays valid under newer libraries: its manifest says which wrote it.
+            usable = {**request, "versions": manifest.get("versions")}
+            is_finished = manifest["complete"] and recorded_request(manifest) == usable
+            if differences and not is_finished:
                 raise different_request_error(path, differences)
             writer = cls(path, manifest)
-            writer._forget_damaged(splits, qrels, classifier)
+            if differences:
+                FeatureStore.open(path)  # Raises an error for a damaged file.
+            else:
+                writer._forget_damaged(splits, qrels, classifier)
             return writer
         if path.exists() and not (path.is_dir() and _is_startable(path)):
             raise StoreError(
