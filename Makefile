@@ -19,7 +19,7 @@ QUICK := tests/contracts/test_code.py tests/contracts/test_words.py tests/contra
 help:
 	@echo "make demo       the whole way on real models and data; ends with demo/report.html"
 	@echo "make test       style, types and tests"
-	@echo "make check      style, types and the quick tests (a minute)"
+	@echo "make check      style, types and the quick tests"
 	@echo "make lint       style, types and the direction of imports"
 	@echo "make docs       the documentation site, site/index.html"
 	@echo "make signatures write the public surface down after a change of it"
