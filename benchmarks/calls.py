@@ -60,6 +60,10 @@ class Material:
         self.scratch.mkdir()
 
 
+# An image network with random weights, and images for it.
+_NETWORK, _IMAGES = "timm:test_resnet?init=random&px=32", "sklearn:digits?n=60"
+
+
 @dataclass(frozen=True)
 class Call:
     """A public function and its valid arguments."""
@@ -139,6 +143,36 @@ def make_material(folder: Path) -> Material:
     lines: dict[str, tuple[str, ...]] = {
         **dict.fromkeys(_RUN_COMMANDS, (run,)),
         "advise": (store, "--keep", "0.8"),
+        "attack": (
+            _NETWORK,
+            _IMAGES,
+            *out,
+            "--heads",
+            "2",
+            "--keep",
+            "0.2",
+            "--images",
+            "2",
+            "--steps",
+            "1",
+        ),
+        "invert": (
+            _NETWORK,
+            _IMAGES,
+            *out,
+            "--images",
+            "2",
+            "--steps",
+            "1",
+            "--seeds",
+            "1",
+            "--selector",
+            "random",
+            "--objective",
+            "match",
+            "--start",
+            "noise",
+        ),
         "compare": (run, other),
         "diffuseness": (run, "--measure", "ridge"),
         "calibration": (store, "--fraction", "0.25", "--seeds", "2"),
@@ -199,6 +233,8 @@ _EXTRACT_ARGUMENTS: Callable[[Material], dict[str, Any]] = lambda m: {  # noqa: 
 _ARGUMENTS: dict[str, Callable[[Material], dict[str, Any]]] = {
     "advise": lambda m: {"vectors": str(m.path("store")), "keep": 0.8},
     "agreement": _run_arguments(),
+    "attack": lambda m: {"model": _NETWORK, "dataset": _IMAGES, "out": str(m.out), "heads": 2,
+                         "keep": 0.2, "images": 2, "steps": 1},
     "cka_critical_mass": lambda m: {"second_moment": m.moment, "delta": 0.9},
     "class_accuracy": _run_arguments(),
     "class_losses": _run_arguments(),
@@ -227,6 +263,9 @@ _ARGUMENTS: dict[str, Callable[[Material], dict[str, Any]]] = {
                              "l2s": [0.1]},
     "gini": lambda _: {"x": [0.2, 0.4, 0.9]},
     "import_features": lambda m: {"path_or_arrays": m.x, "out": str(m.out), "labels": m.y},
+    "invert": lambda m: {"model": _NETWORK, "dataset": _IMAGES, "out": str(m.out), "images": 2,
+                         "steps": 1, "seeds": 1, "selectors": ("random",),
+                         "objectives": ("match",), "starts": ("noise",)},
     "linear_cka": lambda m: {"x": m.x, "y": m.x[:, :4]},
     "load_dataset": lambda m: {"spec": f"npz:{m.path('data.npz')}"},
     "load_model": lambda m: {"spec": f"onnx:{m.path('model.onnx')}"},

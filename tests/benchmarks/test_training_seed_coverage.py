@@ -13,7 +13,7 @@ def test_a_simulated_critical_mass_is_proportional_to_the_scale() -> None:
     rng = np.random.default_rng(0)
     for scale in (3.0, 9.0):
         shared = Shared(rng.standard_normal(case.n_test), np.zeros(2))
-        curve = network(case, rng, shared, scale)
+        curve = network(case, rng, shared, scale, 0.9)
         mass = curve.mass(*curve.bar(DELTA))
         assert mass.value == pytest.approx(scale * np.log(10) ** (1 / 0.7), rel=0.05)
 

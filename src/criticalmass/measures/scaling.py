@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from criticalmass.core.rows import CHUNK_ROWS, Rows, check_finite
 
 FloatArray = NDArray[np.float64]
-_SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +40,6 @@ class Scaling:
 def column_scales(mean: FloatArray, variance: FloatArray, n: int) -> FloatArray:
     """Return standard deviations; 1 where a column varies by no more than its rounding error.
 
-    So has a column that varies by less than the smallest normal float32: the inverse of its
-    standard deviation would overflow.
-
     Parameters
     ----------
     mean: (n_neurons,) column means.
@@ -51,7 +47,7 @@ def column_scales(mean: FloatArray, variance: FloatArray, n: int) -> FloatArray:
     n: number of rows.
     """
     rounding = (n * np.finfo(np.float64).eps * np.abs(mean)) ** 2
-    is_constant = ~(variance > np.maximum(rounding, _SMALLEST**2))
+    is_constant = ~(variance > rounding)
     return np.where(is_constant, 1.0, np.sqrt(np.where(is_constant, 1.0, variance)))
 
 
