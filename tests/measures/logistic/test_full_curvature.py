@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from criticalmass.measures.logistic.full_curvature import RowSample
+from criticalmass.measures.logistic.preconditioner import Preconditioner
 from criticalmass.measures.logistic.training_rows import HeldRows
 
 
@@ -28,7 +29,9 @@ def test_it_inverts_the_change_of_the_gradient() -> None:
     step = rng.standard_normal(flat.size)
     step[c * k :] -= step[c * k :].mean()  # A shift of all intercepts changes nothing.
     change = (gradient(flat + 1e-5 * step) - gradient(flat - 1e-5 * step)) / 2e-5
-    got = sample.curvature(head, l2).apply(change.astype(np.float32))
+    got = sample.curvature(head, l2).apply(
+        Preconditioner(np.eye(k, dtype=np.float32)), change.astype(np.float32)
+    )
     np.testing.assert_allclose(got, step, rtol=1e-3, atol=1e-3)
 
 
@@ -48,6 +51,6 @@ def test_copies_of_neurons_and_certain_heads_have_a_factor(scale: float) -> None
     x = np.tile(rng.standard_normal((400, 3)).astype(np.float32), 4)
     head = (scale * rng.standard_normal((5, 12))).astype(np.float32), np.zeros(5)
     curvature = RowSample(x, 400, 5).curvature(head, 1e-12)
-    step = curvature.apply(np.ones(65, np.float32))
+    step = curvature.apply(Preconditioner(np.eye(12, dtype=np.float32)), np.ones(65, np.float32))
     assert np.isfinite(step).all()
     assert np.isfinite(curvature.intercept).all()

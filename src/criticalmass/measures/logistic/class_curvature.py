@@ -40,22 +40,21 @@ class Curvature:
     exponents: NDArray[np.int64]
     intercept: NDArray[np.float64]
 
-    @property
-    def n_classes(self) -> int:
-        """Number of classes."""
-        return len(self.intercept)
-
-    def rotate(self, gradient: FloatArray) -> FloatArray:
-        """Return the weights' part of a gradient, (C k + C,), along the eigenvectors, (C, k)."""
-        weights = gradient[: -self.n_classes].reshape(self.n_classes, -1)
+    def apply(self, preconditioner: Preconditioner, gradient: FloatArray) -> FloatArray:
+        """Apply the inverse Hessian to a gradient of weights and intercepts, (C k + C,)."""
+        c = len(self.intercept)
+        weights = gradient[:-c].reshape(c, -1)
         rotated = weights if self.rotation is None else self.rotation.T @ weights
-        return rotated / self.strengths.astype(np.float32)[:, None]
-
-    def rotate_back(self, solved: FloatArray, gradient: FloatArray) -> FloatArray:
-        """Return the product with a gradient from rows that `rotate` gave and that were solved."""
-        weights = solved if self.rotation is None else self.rotation @ solved
-        step = (self.intercept @ gradient[-self.n_classes :]).astype(np.float32)
-        return np.concatenate([weights.reshape(-1), step])
+        out = np.empty_like(rotated)
+        scale = (1.0 / self.strengths).astype(np.float32)[:, None]
+        for exponent in np.unique(self.exponents):
+            rows = np.flatnonzero(self.exponents == exponent)
+            block = np.ascontiguousarray(rotated[rows])
+            out[rows] = preconditioner.solve(block, int(exponent)) * scale[rows]
+        if self.rotation is not None:
+            out = self.rotation @ out
+        step = (self.intercept @ gradient[-c:]).astype(np.float32)
+        return np.concatenate([out.reshape(-1), step])
 
 
 def estimate_curvature(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from criticalmass.measures.logistic.preconditioner import FloatArray
+from criticalmass.measures.logistic.preconditioner import FloatArray, Preconditioner
 from criticalmass.measures.logistic.stacked_heads import Head
 from criticalmass.measures.logistic.training_rows import OrderedRows, sampled_rows
 
@@ -46,8 +46,9 @@ class FullCurvature:
     factor: tuple[NDArray[np.float64], bool]
     intercept: NDArray[np.float64]
 
-    def apply(self, gradient: FloatArray) -> FloatArray:
+    def apply(self, preconditioner: Preconditioner, gradient: FloatArray) -> FloatArray:
         """Apply the inverse Hessian to a gradient of weights and intercepts, (C k + C,)."""
+        del preconditioner
         return np.asarray(cho_solve(self.factor, gradient, check_finite=False), dtype=np.float32)
 
 

@@ -11,16 +11,18 @@ While a fit runs, ``estimated_gap`` is compared with the tolerance. When it is s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from criticalmass.core.compilation import njit
 from criticalmass.measures.logistic.class_curvature import Curvature, estimate_curvature
-from criticalmass.measures.logistic.curvature_pairs import CurvaturePairs, dot
 from criticalmass.measures.logistic.full_curvature import FullCurvature
 from criticalmass.measures.logistic.preconditioner import FloatArray, Preconditioner
 from criticalmass.measures.logistic.stacked_heads import Head
 
+MEMORY = 10
 _ARMIJO = 1e-4
 # float32 sums of losses scatter by about a unit in the seventh digit.
 _SLACK = 2e-7
@@ -80,9 +82,8 @@ class SoftmaxProblem:
         self._step = 0.0
         self._slope = 0.0
         self._backtracks = 0
-        self._pairs = CurvaturePairs(c * k + c)
-        self._trial: Head | None = None
-        self._pair_weights = np.empty(0)
+        self._steps: list[FloatArray] = []
+        self._changes: list[FloatArray] = []
         self._curvature: Curvature | FullCurvature | None = None
 
     @property
@@ -94,12 +95,6 @@ class SoftmaxProblem:
     def head(self) -> Head:
         """Current weights (C, k) and intercepts (C,)."""
         return self.weights, self.intercepts
-
-    @property
-    def curvature(self) -> Curvature | FullCurvature:
-        """The approximate inverse Hessian without the pairs, known from the first pass on."""
-        assert self._curvature is not None
-        return self._curvature
 
     @property
     def is_at_zero(self) -> bool:
@@ -118,12 +113,12 @@ class SoftmaxProblem:
         """Return the weights (C, k) and intercepts (C,) to evaluate next."""
         if not self._evaluated:
             return self.weights, self.intercepts
-        if self._trial is None:
-            c, k = self.weights.shape
-            weights = self._direction[: c * k].reshape(c, k) * np.float32(self._step)
-            weights += self.weights
-            self._trial = weights, self.intercepts + self._step * self._direction[c * k :]
-        return self._trial
+        c, k = self.weights.shape
+        step = np.float32(self._step)
+        return (
+            self.weights + step * self._direction[: c * k].reshape(c, k),
+            self.intercepts + self._step * self._direction[c * k :],
+        )
 
     def restart(self, prior: NDArray[np.float64] | None = None) -> None:
         """Keep weights and curvature but discard the objective: the rows or intercepts changed."""
@@ -131,7 +126,6 @@ class SoftmaxProblem:
         # The estimate was that of the other rows; with it a fit could end before its first pass.
         self.estimated_gap = np.inf
         self._evaluated = False
-        self._trial = None
         self.stalled = False
         self._backtracks = 0
 
@@ -142,7 +136,14 @@ class SoftmaxProblem:
         penalty.
         """
         self.weights, self.intercepts = other.weights, other.intercepts
-        self._pairs.add_shifted(other._pairs, self.l2 - other.l2, self.weights.size)
+        more = np.float32(self.l2 - other.l2)
+        n_weights = self.weights.size
+        for step, change in zip(other._steps, other._changes, strict=True):
+            adjusted = change.copy()
+            adjusted[:n_weights] += more * step[:n_weights]
+            if _dot(step, adjusted) > 0.0:
+                self._steps.append(step)
+                self._changes.append(adjusted)
 
     def use_curvature(self, curvature: FullCurvature) -> None:
         """Take the whole Hessian as preconditioner, for this fit and those that continue it."""
@@ -152,58 +153,29 @@ class SoftmaxProblem:
         """Return the estimated gap over the objective."""
         return self.estimated_gap / max(self.objective, 1e-300)
 
-    def update(self, evaluation: Evaluation, preconditioner: Preconditioner) -> bool:
-        """Accept or reject the trial point; return whether a new direction is to be set."""
+    def update(self, evaluation: Evaluation, preconditioner: Preconditioner) -> None:
+        """Accept or reject the trial point and choose the next one."""
         self.passes += 1
         weights, intercepts = self.trial()
         value = evaluation.loss + 0.5 * self.l2 * _square(weights)
         if self._evaluated and not self._is_sufficient(value):
             self._backtrack(value)
-            return False
+            return
         gradient = np.empty_like(self._gradient)
         c, k = self.weights.shape
-        own = gradient[: c * k].reshape(c, k)
-        np.multiply(weights, np.float32(self.l2), out=own)
-        own += evaluation.weight_gradient
+        np.multiply(weights, np.float32(self.l2), out=gradient[: c * k].reshape(c, k))
+        gradient[: c * k] += evaluation.weight_gradient.reshape(-1)
         gradient[c * k :] = evaluation.intercept_gradient
         if self._evaluated:
-            self._pairs.add(self._direction, self._step, gradient, self._gradient)
+            self._store_pair(gradient)
             self.iterations += 1
         self.weights, self.intercepts, self.objective = weights, intercepts, value
         self._gradient, self._evaluated, self._backtracks = gradient, True, 0
-        self._trial = None
         if evaluation.square is not None:
             mean = evaluation.intercept_gradient + self.prior
             self._curvature = estimate_curvature(mean, evaluation.square, self.l2, preconditioner)
         self.estimated_gap = self._estimate_gap()
-        return True
-
-    def right_side(self) -> FloatArray:
-        """Return the descent direction before the preconditioner, (C k + C,)."""
-        q = -self._gradient
-        self._pair_weights = self._pairs.first_loop(q)
-        return q
-
-    def set_direction(self, q: FloatArray) -> bool:
-        """Take the preconditioned right side and set the direction.
-
-        Parameters
-        ----------
-        q: the inverse Hessian without the pairs, times `right_side`. It is overwritten.
-
-        Returns
-        -------
-        Whether the direction descends. Otherwise all pairs are forgotten: ask again, if the
-        problem is not stalled.
-        """
-        self._pairs.second_loop(q, self._pair_weights)
-        self._direction, self._step = q, 1.0
-        self._slope = dot(self._gradient, q)
-        if self._slope < 0.0:
-            return True
-        self.stalled = not len(self._pairs)
-        self._pairs.clear()
-        return False
+        self._set_direction(preconditioner)
 
     def _is_sufficient(self, value: float) -> bool:
         """Whether the objective decreased enough (Armijo's condition)."""
@@ -217,7 +189,37 @@ class SoftmaxProblem:
         rise = value - self.objective - self._step * self._slope
         ideal = -self._slope * self._step**2 / (2 * rise) if np.isfinite(rise) else 0.0
         self._step = max(0.1 * self._step, min(0.5 * self._step, ideal))
-        self._trial = None
+
+    def _store_pair(self, gradient: FloatArray) -> None:
+        """Add the last step and its change in gradient to the curvature pairs."""
+        step = self._direction * np.float32(self._step)
+        change = gradient - self._gradient
+        product = _dot(step, change)
+        if product > 1e-7 * np.sqrt(_dot(step, step) * _dot(change, change)):
+            self._steps.append(step)
+            self._changes.append(change)
+            del self._steps[:-MEMORY], self._changes[:-MEMORY]
+
+    def _set_direction(self, preconditioner: Preconditioner) -> None:
+        """Set the quasi-Newton direction (two-loop recursion around the preconditioner)."""
+        q = -self._gradient
+        weights: list[float] = []
+        for step, change in zip(reversed(self._steps), reversed(self._changes), strict=True):
+            weight = _dot(step, q) / _dot(step, change)
+            weights.append(weight)
+            _add(q, -weight, change)
+        assert self._curvature is not None
+        q = self._curvature.apply(preconditioner, q)
+        for step, change, weight in zip(self._steps, self._changes, reversed(weights), strict=True):
+            _add(q, weight - _dot(change, q) / _dot(step, change), step)
+        self._direction, self._step = q, 1.0
+        self._slope = _dot(self._gradient, q)
+        if self._slope >= 0.0:
+            self.stalled = not self._steps
+            self._steps.clear()
+            self._changes.clear()
+            if not self.stalled:
+                self._set_direction(preconditioner)
 
     def _estimate_gap(self) -> float:
         """Return the duality gap as it would be with the intercepts at their optimum."""
@@ -226,9 +228,34 @@ class SoftmaxProblem:
         intercept_gap = 0.0
         if self._curvature is not None:
             intercept_gap = 0.5 * float(excess @ self._curvature.intercept @ excess)
-        return dot(flat, flat) / (2 * self.l2) + intercept_gap
+        return _dot(flat, flat) / (2 * self.l2) + intercept_gap
+
+
+@njit(nogil=True, fastmath={"contract", "nsz", "nnan", "ninf", "reassoc"})
+def _block_dot(a: Any, b: Any, start: int, stop: int) -> Any:
+    total = np.float32(0.0)
+    for i in range(start, stop):
+        total += a[i] * b[i]
+    return total
+
+
+@njit(nogil=True)
+def _dot(a: Any, b: Any) -> float:
+    """Return the dot product: float32 within blocks of 512, float64 between them."""
+    total = 0.0
+    for start in range(0, a.shape[0], 512):
+        total += np.float64(_block_dot(a, b, start, min(start + 512, a.shape[0])))
+    return total
 
 
 def _square(weights: FloatArray) -> float:
     flat = weights.reshape(-1)
-    return float(dot(flat, flat))
+    return float(_dot(flat, flat))
+
+
+@njit(nogil=True)
+def _add(target: Any, factor: float, source: Any) -> None:
+    """Add ``factor * source`` to the target, in float32."""
+    f = np.float32(factor)
+    for i in range(target.shape[0]):
+        target[i] += f * source[i]

@@ -8,8 +8,7 @@ subset of that order, and a solve costs two triangular products.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -70,55 +69,11 @@ class Preconditioner:
         inverse, error = lapack.strtri(lower, lower=0, overwrite_c=1)
         return None if error else np.ascontiguousarray(inverse.T)
 
-    def solve(self, blocks: Sequence[FloatArray], exponent: int) -> list[FloatArray]:
-        """Return ``(G[:k, :k] + 4**exponent I)^-1`` applied to every row of several blocks.
-
-        Parameters
-        ----------
-        blocks: arrays (r, k), each with its own number of rows and columns.
-        exponent: as `exponent` returns it.
-        """
-        stacked = StackedRows.of(blocks)
-        out = np.zeros_like(stacked.rows)
-        half = np.empty((len(out), _BLOCK), np.float32)
-        inverse = self.factor(exponent)
-        _solve(inverse, stacked.rows, stacked.lengths, half, out, gemm_arguments())
-        return stacked.split(out)
-
-
-@dataclass(frozen=True, eq=False)
-class StackedRows:
-    """Rows of several blocks in one array, the longest first.
-
-    Parameters
-    ----------
-    rows: (R, longest) float32, zero beyond a row's own length.
-    lengths: (R,) own length of each row, descending.
-    places: for each block, its first row in the stack and its shape (r, k).
-    """
-
-    rows: FloatArray
-    lengths: NDArray[np.intp]
-    places: tuple[tuple[int, tuple[int, int]], ...]
-
-    @classmethod
-    def of(cls, blocks: Sequence[FloatArray]) -> StackedRows:
-        """Stack blocks (r, k)."""
-        order = sorted(range(len(blocks)), key=lambda i: -blocks[i].shape[1])
-        counts, sizes = zip(*(blocks[i].shape for i in order), strict=True)
-        starts = np.cumsum([0, *counts])
-        rows = np.zeros((int(starts[-1]), sizes[0]), np.float32)
-        places = {}
-        for i, start in zip(order, starts.tolist(), strict=False):
-            r, k = blocks[i].shape
-            rows[start : start + r, :k] = blocks[i]
-            places[i] = (start, (r, k))
-        lengths = np.repeat(np.array(sizes, np.intp), counts)
-        return cls(rows, lengths, tuple(places[i] for i in range(len(blocks))))
-
-    def split(self, stacked: FloatArray) -> list[FloatArray]:
-        """Return the blocks of an array of the stack's shape."""
-        return [stacked[start : start + r, :k] for start, (r, k) in self.places]
+    def solve(self, rhs: FloatArray, exponent: int) -> FloatArray:
+        """Return ``(G[:k, :k] + 4**exponent I)^-1`` applied to every row of rhs, (r, k)."""
+        out = np.empty_like(rhs)
+        _solve(self.factor(exponent), rhs, np.empty_like(rhs), out, gemm_arguments())
+        return out
 
 
 def first_factor(invert: Callable[[float], Factor | None], exponent: int) -> Factor:
@@ -142,33 +97,26 @@ def first_factor(invert: Callable[[float], Factor | None], exponent: int) -> Fac
 
 
 @njit(nogil=True)
-def _solve(inverse: Any, rows: Any, lengths: Any, half: Any, out: Any, arguments: Any) -> None:
-    """Add two triangular products of rows (R, k) to out, one block of the factor at a time.
-
-    The zero half of the factor is not multiplied, nor is a row beyond its own length.
-    """
-    n, k = lengths.shape[0], rows.shape[1]
-    ld, ld_rows, ld_out = inverse.strides[0] // 4, rows.strides[0] // 4, out.strides[0] // 4
+def _solve(inverse: Any, rhs: Any, half: Any, out: Any, arguments: Any) -> None:
+    """Two triangular products in blocks; the zero half of the factor is not multiplied."""
+    r, k = rhs.shape
+    ld = inverse.strides[0] // 4
     base = inverse.ctypes.data
     for a in range(0, k, _BLOCK):
         b = min(a + _BLOCK, k)
-        while lengths[n - 1] <= a:
-            n -= 1
         gemm(
             arguments,
             (TRANSPOSED, NOT_TRANSPOSED),
-            (b - a, n, b),
+            (b - a, r, b),
             (1.0, 0.0),
-            (base + 4 * a * ld, ld, rows.ctypes.data, ld_rows, half.ctypes.data, _BLOCK),
+            (base + 4 * a * ld, ld, rhs.ctypes.data, k, half.ctypes.data + 4 * a, k),
         )
-        for i in range(n - 1, -1, -1):
-            if lengths[i] >= b:
-                break
-            half[i, lengths[i] - a : b - a] = 0.0
+    for a in range(0, k, _BLOCK):
+        b = min(a + _BLOCK, k)
         gemm(
             arguments,
             (NOT_TRANSPOSED, NOT_TRANSPOSED),
-            (b, n, b - a),
-            (1.0, 1.0),
-            (base + 4 * a * ld, ld, half.ctypes.data, _BLOCK, out.ctypes.data, ld_out),
+            (b - a, r, k - a),
+            (1.0, 0.0),
+            (base + 4 * (a * ld + a), ld, half.ctypes.data + 4 * a, k, out.ctypes.data + 4 * a, k),
         )

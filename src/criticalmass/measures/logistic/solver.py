@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.measures.logistic.class_curvature import Curvature
 from criticalmass.measures.logistic.device import PassExecutor
 from criticalmass.measures.logistic.lbfgs import Evaluation, SoftmaxProblem
-from criticalmass.measures.logistic.preconditioner import FloatArray, Preconditioner
+from criticalmass.measures.logistic.preconditioner import Preconditioner
 from criticalmass.measures.logistic.stacked_heads import Head, StackedHeads
 from criticalmass.measures.logistic.training_rows import OrderedRows
 
@@ -72,7 +71,7 @@ def _make_pass(
     with_square = np.array([p.needs_square for p in live])
     heads = StackedHeads.from_heads([p.trial() for p in live])
     evaluations = executor.evaluate(rows, heads, with_square)
-    _update(live, evaluations, preconditioner, executor)
+    executor.each(lambda i: live[i].update(evaluations[i], preconditioner), len(live))
 
 
 def _make_first_pass(
@@ -92,98 +91,15 @@ def _make_first_pass(
     heads = StackedHeads.from_heads([new[0].trial()])
     widest = executor.evaluate(rows, heads, np.array([True]))[0]
 
-    _update(new, [_prefix(widest, p.k) for p in new], preconditioner, executor)
-
-
-def _prefix(widest: Evaluation, k: int) -> Evaluation:
-    return replace(widest, weight_gradient=widest.weight_gradient[:, :k])
-
-
-def _update(
-    problems: Sequence[SoftmaxProblem],
-    evaluations: Sequence[Evaluation],
-    preconditioner: Preconditioner,
-    executor: PassExecutor,
-) -> None:
-    """Accept or reject the trial points, and set the directions of problems that moved."""
-    moved = [False] * len(problems)
-
     def update(i: int) -> None:
-        moved[i] = problems[i].update(evaluations[i], preconditioner)
+        p = new[i]
+        weights = np.ascontiguousarray(widest.weight_gradient[:, : p.k])
+        p.update(
+            Evaluation(widest.loss, weights, widest.intercept_gradient, widest.square),
+            preconditioner,
+        )
 
-    executor.each(update, len(problems))
-    pending = [p for p, has_moved in zip(problems, moved, strict=True) if has_moved]
-    while pending:
-        descends = _set_directions(pending, preconditioner, executor)
-        pending = [p for p, d in zip(pending, descends, strict=True) if not (d or p.stalled)]
-
-
-def _set_directions(
-    problems: Sequence[SoftmaxProblem], preconditioner: Preconditioner, executor: PassExecutor
-) -> list[bool]:
-    """Set the directions of problems; return which of them descend.
-
-    Rows that meet the same factor are solved together: one product of many rows takes a fraction
-    of the time of many products of few rows.
-    """
-    right_sides: list[FloatArray] = [np.empty(0, np.float32)] * len(problems)
-    rotated: list[FloatArray] = [np.empty((0, 0), np.float32)] * len(problems)
-    descends = [False] * len(problems)
-
-    def start(i: int) -> None:
-        right_sides[i] = problems[i].right_side()
-        curvature = problems[i].curvature
-        if isinstance(curvature, Curvature):
-            rotated[i] = curvature.rotate(right_sides[i])
-
-    def finish(i: int) -> None:
-        curvature, q = problems[i].curvature, right_sides[i]
-        if isinstance(curvature, Curvature):
-            q = curvature.rotate_back(rotated[i], q)
-        else:
-            q = curvature.apply(q)
-        descends[i] = problems[i].set_direction(q)
-
-    executor.each(start, len(problems))
-    groups = _rows_by_factor(problems)
-
-    def solve(j: int) -> None:
-        exponent, places = groups[j]
-        blocks = [rotated[i][rows] for i, rows in places]
-        for (i, rows), solved in zip(places, preconditioner.solve(blocks, exponent), strict=True):
-            rotated[i][rows] = solved
-
-    executor.each(solve, len(groups))
-    executor.each(finish, len(problems))
-    return descends
-
-
-# A product with this many rows runs at nearly the full speed of the machine.
-_GROUP_ROWS = 64
-#: Rows of a problem: its number and the numbers of its rows.
-_Places = list[tuple[int, NDArray[np.intp]]]
-
-
-def _rows_by_factor(problems: Sequence[SoftmaxProblem]) -> list[tuple[int, _Places]]:
-    """Return groups of rows that meet the same factor, each with the factor's exponent.
-
-    The groups are large enough for an efficient product, and small enough to share between
-    threads. They do not depend on the number of threads.
-    """
-    groups: list[tuple[int, _Places]] = []
-    last: dict[int, _Places] = {}
-    for i, problem in enumerate(problems):
-        curvature = problem.curvature
-        if not isinstance(curvature, Curvature):
-            continue
-        for exponent in np.unique(curvature.exponents).tolist():
-            rows = np.flatnonzero(curvature.exponents == exponent)
-            n_rows = sum(own.size for _, own in last.get(exponent, ()))
-            if exponent not in last or n_rows >= _GROUP_ROWS:
-                last[exponent] = []
-                groups.append((exponent, last[exponent]))
-            last[exponent].append((i, rows))
-    return groups
+    executor.each(update, len(new))
 
 
 def _has_capacity(live: Sequence[SoftmaxProblem], n_classes: int, executor: PassExecutor) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch
 from criticalmass.measures.logistic.preconditioner import (
     FloatArray,
     Preconditioner,
-    StackedRows,
     first_factor,
 )
 from criticalmass.measures.logistic.stacked_heads import StackedHeads
@@ -33,18 +32,16 @@ class TorchPreconditioner(Preconditioner):
         self._device_factors: dict[int, torch.Tensor] = {}
         self._lock = threading.Lock()
 
-    def solve(self, blocks: Sequence[FloatArray], exponent: int) -> list[FloatArray]:
-        """Return ``(G[:k, :k] + 4**exponent I)^-1`` applied to every row of several blocks."""
+    def solve(self, rhs: FloatArray, exponent: int) -> FloatArray:
+        """Return ``(G[:k, :k] + 4**exponent I)^-1`` applied to every row of rhs, (r, k)."""
         with self._lock:
             if exponent not in self._device_factors:
                 self._device_factors[exponent] = first_factor(self._invert_on_device, exponent)
-        stacked = StackedRows.of(blocks)
-        k = stacked.rows.shape[1]
+        k = rhs.shape[1]
         inverse = self._device_factors[exponent][:k, :k]
-        half = torch.from_numpy(stacked.rows).to(inverse.device) @ inverse.mT
-        lengths = torch.from_numpy(stacked.lengths).to(inverse.device)
-        half *= torch.arange(k, device=inverse.device) < lengths[:, None]
-        return stacked.split((half @ inverse).cpu().numpy())
+        solved = torch.from_numpy(rhs).to(inverse.device) @ inverse.mT @ inverse
+        out: FloatArray = solved.cpu().numpy()
+        return out
 
     def _invert_on_device(self, ridge: float) -> torch.Tensor | None:
         """Return the inverse of the lower factor, or None if it does not exist in float32."""
