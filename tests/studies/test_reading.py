@@ -216,8 +216,7 @@ def test_each_question_has_a_paper_and_another_entry() -> None:
     assert "weights of a CLIP encoder" in rows["clip-local"]
     with pytest.raises(CriticalMassError, match="needs the weights of a CLIP encoder"):
         library.load_study("clip-local")
-    with pytest.raises(CriticalMassError, match=r"no study 'loss-local': .*'loss-trained' asks"):
-        library.load_study("loss-local")
+    assert library.load_study("loss-local").name == "loss-trained"
 
 
 def test_a_study_that_includes_itself_is_an_error(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ def load_study(name_or_file: str | os.PathLike[str]) -> Study:
 
     Parameters
     ----------
-    name_or_file: one of `study_names`, or a path that ends in .yaml or .yml.
+    name_or_file: one of `study_names`, or a path that ends in .yaml or .yml. A local variant that
+        does not exist stands for the one that trains its networks.
 
     Raises
     ------
@@ -40,14 +41,12 @@ def load_study(name_or_file: str | os.PathLike[str]) -> Study:
     if text in names:
         with as_file(files("criticalmass.studies").joinpath(f"library/{text}.yaml")) as path:
             return read_study(path, text)
-    variants = [text.replace(_LOCAL, other) for other in (_TRAINED, _PAPER)]
-    others = [name for name in variants if text.endswith(_LOCAL) and name in names]
-    if others:
-        reason = "no networks at hand differ in it alone"
-        if others[0].endswith(_PAPER):
-            reason = load_study(others[0]).not_here
+    trained, paper = (text.replace(_LOCAL, other) for other in (_TRAINED, _PAPER))
+    if text.endswith(_LOCAL) and trained in names:
+        return load_study(trained)
+    if text.endswith(_LOCAL) and paper in names:
         raise CriticalMassError(
-            f"no study {text!r}: {reason}; {others[0]!r} asks the same question"
+            f"no study {text!r}: {load_study(paper).not_here}; {paper!r} asks the same question"
         )
     raise unknown_name("study", text, names)
 
