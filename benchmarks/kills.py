@@ -130,7 +130,7 @@ def fingerprint(folder: Path) -> dict[str, str]:
 
 def _without_times(path: Path) -> bytes:
     if path.name == "results.parquet":
-        table = pd.read_parquet(path).drop(columns="seconds")
+        table = pd.read_parquet(path).drop(columns="seconds", errors="ignore")
         return "\n".join(table.map(repr).agg(" ".join, axis=1)).encode()
     if path.name == "manifest.json":
         manifest = json.loads(path.read_text())
