@@ -50,7 +50,7 @@ def standardised_columns(
     out: (n_rows, n_kept) float32, overwritten.
     """
     mean = scaling.mean[columns].astype(np.float32)
-    factor = (1.0 / scaling.scale[columns]).astype(np.float32)
+    factor = scaling.float32_factors()[columns]
     if block.dtype == np.float64:
         # Centred before it is rounded: float32 would lose a small spread far from zero.
         out[:] = (block[:, columns] - scaling.mean[columns]) / scaling.scale[columns]

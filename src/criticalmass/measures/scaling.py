@@ -33,8 +33,17 @@ class Scaling:
         """
         out = np.empty(block.shape, dtype=np.float32)
         np.subtract(block, self.mean.astype(np.float32), out=out, casting="same_kind")
-        out *= (1.0 / self.scale).astype(np.float32)
+        out *= self.float32_factors()
         return out
+
+    def float32_factors(self) -> NDArray[np.float32]:
+        """Return what each column is multiplied by in float32, (n_neurons,).
+
+        It is 1 where the inverse of the standard deviation is beyond float32: such a column is
+        constant at this precision.
+        """
+        tiny = self.scale < float(np.finfo(np.float32).tiny)
+        return (1.0 / np.where(tiny, 1.0, self.scale)).astype(np.float32)
 
 
 def column_scales(mean: FloatArray, variance: FloatArray, n: int) -> FloatArray:
