@@ -10,7 +10,7 @@ from torch import Tensor
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.balls import make_ball
-from criticalmass.probing.loop import Budget, Found, Scores, SearchGoal, search
+from criticalmass.probing.loop import BestImages, Budget, Scores, SearchGoal, search
 
 SHAPE = (3, 4, 4)
 CENTRE = torch.full((5, *SHAPE), 0.5)
@@ -35,7 +35,7 @@ class Lowered(Linear):
     sign = -1
 
 
-def run(goal: SearchGoal, norm: str = "l2", radius: float = 0.2, **budget: object) -> Found:
+def run(goal: SearchGoal, norm: str = "l2", radius: float = 0.2, **budget: object) -> BestImages:
     settings: dict[str, object] = {"steps": 40, **budget}
     return search(
         goal,

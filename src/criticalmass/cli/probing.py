@@ -17,7 +17,7 @@ from criticalmass.cli.options import command, drop_unset, option, out, quiet, se
 @out()
 @option("--heads", type=int, help="Members of the votes.")
 @option("--keep", type=float, help="Share of the neurons of a head.")
-@option("--norm", help="Norm of changes of pixels in 0..1: l2 or linf.")
+@option("--norm", type=NORM, help="Norm of changes of pixels in 0..1.")
 @several("--radius", "radii", "Radius of the ball of changes.", float)
 @option("--images", type=int, help="Number of test images.")
 @option("--steps", type=int, help="Gradient steps of a loss from each starting point.")

@@ -440,13 +440,13 @@ def _fit_heads(
     request: AttackRequest,
 ) -> _FittedHeads:
     """Fit the probes on the training split, on consecutive slices of one permutation."""
+    import torch
+
     train = data.splits["train"]
     batches = network.model.preprocess.batches(train.items, None)
     rows = np.empty((len(train), test.shape[1]), dtype=np.float32)
     with Progress(f"features of {data.name}", len(train), "images") as bar:
         for part, batch in batches:
-            import torch
-
             scaled = torch.from_numpy(batch).float() / 255.0
             rows[part] = network.read_all(scaled).features.cpu().numpy()
             bar.advance(len(batch))

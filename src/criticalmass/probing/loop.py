@@ -15,7 +15,7 @@ label belongs to which row.
 * A `Ball` (`extraction.balls`) has the norm: where an attack starts at random, how a step moves and
   where a change is projected. ``make_ball("l2", math.inf)`` has no limit but the range of pixels.
 * A `Budget` has steps, restarts and the first step size.
-* The result is a `Found`: the best image of each problem over all iterates of all restarts, the
+* The result is `BestImages`: the best image of each problem over all iterates of all restarts, the
   starting point and the last one included, its value, and a trace of the best value by step.
 
 Steps follow APGD (Croce and Hein 2020, arXiv:2003.01690, algorithm 1): a step in the ball's
@@ -168,7 +168,7 @@ class Budget:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class BestImages:
     """The result of a search over n problems.
 
     Attributes
@@ -195,7 +195,7 @@ def search(
     *,
     generator: torch.Generator,
     initial: Initial | None = None,
-) -> Found:
+) -> BestImages:
     """Search the ball around each image for the image with the best value.
 
     Parameters
@@ -215,7 +215,7 @@ def search(
     make_initial = initial or _random_start(centre, ball)
     n = len(centre)
     worst = torch.full((n,), -goal.sign * math.inf, device=centre.device)
-    found = Found(centre.clone(), worst, torch.empty(0, n, device=centre.device))
+    found = BestImages(centre.clone(), worst, torch.empty(0, n, device=centre.device))
     for restart in range(budget.restarts):
         start = make_initial(restart, generator).to(centre)
         rows = torch.arange(n, device=centre.device)[~goal.is_solved(found.value)]
@@ -238,8 +238,8 @@ def _random_start(centre: Tensor, ball: Ball) -> Initial:
 
 
 def _merge(
-    found: Found, images: Tensor, trace: Tensor, rows: Tensor, sign: int, steps: int
-) -> Found:
+    found: BestImages, images: Tensor, trace: Tensor, rows: Tensor, sign: int, steps: int
+) -> BestImages:
     """Put a restart's results into those of the restarts before it."""
     value = trace[-1]
     all_traces = found.trace
@@ -252,7 +252,7 @@ def _merge(
     # Later restarts go on from the best value of the earlier ones.
     joined = all_traces.clone()
     joined[:, rows] = sign * torch.maximum(sign * all_traces[:, rows], sign * trace)
-    return Found(best_images, best_value, joined)
+    return BestImages(best_images, best_value, joined)
 
 
 @dataclass(eq=False)

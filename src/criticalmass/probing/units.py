@@ -6,11 +6,11 @@ whose table exists is done. When all are done the tables become one, ``results.p
 manifest names all files with their digests. As a unit is always computed as the same batch, from a
 generator that is seeded with its number, an interrupted search ends with the same bytes.
 
-    with UnitFolder.write(out, KIND, request) as folder:
+    with UnitFolder.write(out, KIND, request, facts) as folder:
         for number in folder.missing(n_units):
             rows, pictures = compute(number, unit_generator(seed, number))
             folder.add(number, rows, pictures)
-        folder.finish(n_units, facts)
+        folder.finish(n_units)
 
 This module imports torch inside of functions only.
 """

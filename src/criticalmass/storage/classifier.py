@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.errors import CriticalMassError, StoreError
-from criticalmass.storage.files import write_bytes
+from criticalmass.errors import CriticalMassError
+from criticalmass.storage.files import read_part, write_bytes
 
 #: Name of the file in a feature store.
 FILE = "classifier.npz"
@@ -101,18 +101,13 @@ def read_classifier(path: Path, entry: Mapping[str, Any]) -> Classifier:
     ------
     StoreError: the file does not hold what the manifest says.
     """
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+
+    def read(content: bytes) -> Classifier:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             weight, bias = (np.asarray(arrays[name]) for name in ("weight", "bias"))
-        classifier = Classifier(entry["layer"], weight, bias, tuple(entry["output_names"]))
-        is_same = classifier.digest == entry["digest"]
-    except Exception as error:
-        raise StoreError(f"{str(path)!r} cannot be read as a classifier ({error})") from error
-    if not is_same:
-        raise StoreError(
-            f"{str(path)!r} differs from the classifier that the manifest describes; extract again"
-        )
-    return classifier
+        return Classifier(entry["layer"], weight, bias, tuple(entry["output_names"]))
+
+    return read_part(path, entry, "a classifier", read)
 
 
 def _shortened(names: Sequence[str]) -> str:

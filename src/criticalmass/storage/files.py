@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,14 @@ from criticalmass.errors import CriticalMassError, StoreError
 from criticalmass.storage.digests import file_digest, verified, with_digest
 
 MANIFEST = "manifest.json"
+
+
+class _Digested(Protocol):
+    @property
+    def digest(self) -> str: ...
+
+
+_Part = TypeVar("_Part", bound=_Digested)
 
 
 @dataclass(frozen=True)
@@ -224,6 +232,35 @@ def checked_path(folder: Path, entry: Mapping[str, Any], *, verify: bool) -> Pat
             "delete it and run the same command again"
         )
     return path
+
+
+def read_part(
+    path: Path, entry: Mapping[str, Any], noun: str, read: Callable[[bytes], _Part]
+) -> _Part:
+    """Read what a file holds, and compare it with what the manifest says of it.
+
+    Parameters
+    ----------
+    path: the file.
+    entry: its entry of the manifest, with the ``digest`` of what it holds.
+    noun: what it holds, e.g. "a classifier".
+    read: turns the file's content into that.
+
+    Raises
+    ------
+    StoreError: the content cannot be read, or has another digest.
+    """
+    try:
+        part = read(path.read_bytes())
+        is_same = part.digest == entry["digest"]
+    except Exception as error:
+        raise StoreError(f"{str(path)!r} cannot be read as {noun} ({error})") from error
+    if not is_same:
+        raise StoreError(
+            f"{str(path)!r} differs from the {noun.removeprefix('a ')} that the manifest "
+            "describes; make the store again"
+        )
+    return part
 
 
 def _other_kind(folder: Path, kind: FolderKind, manifest: object) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.errors import CriticalMassError, StoreError
-from criticalmass.storage.files import write_bytes
+from criticalmass.errors import CriticalMassError
+from criticalmass.storage.files import read_part, write_bytes
 
 #: How the names of files of prompts in a feature store begin.
 PREFIX = "prompts-"
@@ -113,15 +113,10 @@ def read_prompts(path: Path, entry: Mapping[str, Any]) -> Prompts:
     ------
     StoreError: the file does not hold what the manifest says.
     """
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+
+    def read(content: bytes) -> Prompts:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             vectors = np.asarray(arrays["vectors"], dtype=np.float32)
-        prompts = Prompts(entry["layer"], vectors, tuple(entry["class_names"]), entry["source"])
-        is_same = prompts.digest == entry["digest"]
-    except Exception as error:
-        raise StoreError(f"{str(path)!r} cannot be read as prompts ({error})") from error
-    if not is_same:
-        raise StoreError(
-            f"{str(path)!r} differs from the prompts that the manifest describes; extract again"
-        )
-    return prompts
+        return Prompts(entry["layer"], vectors, tuple(entry["class_names"]), entry["source"])
+
+    return read_part(path, entry, "prompts", read)

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from criticalmass.errors import StoreError
-from criticalmass.storage.files import write_bytes
+from criticalmass.storage.files import read_part, write_bytes
 
 #: The splits of a collection.
 DOCUMENTS, QUERIES = "train", "test"
@@ -136,24 +135,19 @@ def read_qrels(path: Path, entry: dict[str, Any]) -> Qrels:
     ------
     StoreError: the file does not hold what the manifest says.
     """
-    try:
-        text = path.read_text(encoding="utf-8").removeprefix(_HEADER)
+
+    def read(content: bytes) -> Qrels:
+        text = content.decode("utf-8").removeprefix(_HEADER)
         table = np.loadtxt(io.StringIO(text), delimiter="\t", dtype=np.float64, ndmin=2)
         queries, documents = (table[:, column].astype(np.int64) for column in (0, 1))
         is_own = table[:, 2] < 0.0
         own = np.full(int(entry["n_queries"]), -1, dtype=np.int64)
         own[queries[is_own]] = documents[is_own]
-        qrels = Qrels.of_pairs(
+        return Qrels.of_pairs(
             (queries[~is_own], documents[~is_own], table[~is_own, 2]),
             (own.size, int(entry["n_documents"])),
             own,
             str(entry["name"]),
         )
-    except (ValueError, OSError, IndexError, KeyError) as error:
-        raise StoreError(f"{str(path)!r} cannot be read as qrels ({error})") from error
-    if qrels.digest != entry["digest"]:
-        raise StoreError(
-            f"{str(path)!r} differs from the qrels that the manifest describes; make the store "
-            "again"
-        )
-    return qrels
+
+    return read_part(path, entry, "qrels", read)
