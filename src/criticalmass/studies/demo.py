@@ -90,7 +90,7 @@ def _measure_pair(
     out, refine = pair_folder / "run", auto_refinement(DELTAS)
     if on_run is not None and dataset != TEXT_DATA:
         # CKA takes seconds, and the sweep below does not compute it again.
-        first = sweep(store, out=out, seeds=SEEDS, refine=refine, measures=("cka",))
+        first = sweep(store, out=out, seeds=SEEDS, measures=("cka",))
         if set(first.frame()["measure"]) == {"cka"}:
             on_run(first)
     run = sweep(store, out=out, seeds=SEEDS, refine=refine)
