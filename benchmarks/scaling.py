@@ -1,10 +1,11 @@
 """How the cost of a sweep grows: ``python -m benchmarks.scaling --dir DIR``.
 
-Each size of a sweep (rows, neurons, classes, seeds, sizes) is doubled twice from one base. CPU
-seconds of each sweep over those of a matrix product are fitted by a power law per measure, and
-``--write`` puts constants and exponents where ``sweep --dry-run`` reads them. Then six other sweeps
-(``--held-out``) run as commands in their own processes, and their CPU seconds and peak memory are
-compared with what the dry run says. CPU seconds are those of one thread.
+Each size of a sweep (rows, neurons, classes, seeds, sizes) is doubled twice from one base, and as
+many sweeps again have all sizes drawn at random. CPU seconds of each sweep over those of a matrix
+product are fitted by a weighted sum of counts of work with weights of at least 0, and ``--write``
+puts the weights where ``sweep --dry-run`` reads them. With ``--held-out`` six other sweeps run as
+commands in their own processes, and their CPU seconds and peak memory are compared with what the
+dry run says; a process of its own, because a child's peak is never below its parent's at the start.
 """
 
 from __future__ import annotations
@@ -21,11 +22,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy.optimize import nnls
 
 from benchmarks.memory import make_store
 from benchmarks.problems import LayerRecipe
 from benchmarks.timing import describe_machine, log
+from criticalmass.core.compute import HELD_BYTES
 from criticalmass.core.progress import quiet
+from criticalmass.core.threads import thread_count
+from criticalmass.measures.memory import LayerSizes
 from criticalmass.storage.features import FeatureStore
 from criticalmass.sweeps import cost
 from criticalmass.sweeps.sweep import sweep
@@ -56,9 +61,30 @@ class SweepSizes:
         recipe = LayerRecipe(self.rows, self.rows // 4, self.neurons, self.classes)
         return make_store(recipe, folder / name)
 
+    @property
+    def layer(self) -> LayerSizes:
+        """The sizes as the estimate of a sweep takes them."""
+        kept = {round(fraction * self.neurons) for fraction in self.fractions} | {self.neurons}
+        return LayerSizes(
+            n_train=self.rows,
+            n_test=self.rows // 4,
+            n_neurons=self.neurons,
+            n_classes=self.classes,
+            item_bytes=2,
+            sizes=tuple(sorted(kept)),
+            n_orders=self.orders,
+            n_threads=thread_count(),
+            held_bytes=HELD_BYTES,
+        )
 
+
+#: The sizes that are doubled.
+AXES = ("rows", "neurons", "classes", "orders", "sizes")
 BASE = SweepSizes(rows=4000, neurons=256, classes=10, orders=2, sizes=4)
 QUICK = SweepSizes(rows=300, neurons=16, classes=4, orders=1, sizes=2)
+_N_RANDOM = 16
+_RANDOM = {"rows": (1500, 24000), "neurons": (96, 1024), "classes": (2, 60), "orders": (1, 8),
+           "sizes": (2, 12)}  # fmt: skip
 HELD_OUT = (
     (SweepSizes(6000, 384, 10, 5, 12), ("logistic", "cka")),
     (SweepSizes(12000, 512, 20, 2, 6), ("logistic",)),
@@ -76,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dir", type=Path, required=True, help="folder for stores and runs")
     parser.add_argument("--measure", action="append", default=[], help="measure to fit; all")
     parser.add_argument("--write", action="store_true", help="write the constants into the package")
-    parser.add_argument("--held-out", action="store_true", help="only compare")
+    parser.add_argument("--held-out", action="store_true", help="compare instead of fitting")
     parser.add_argument("--figure", type=Path, help="file for a figure of the growth")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, as a test")
     options = parser.parse_args(arguments)
@@ -84,24 +110,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"Machine: {describe_machine()}.\n")
     if not options.held_out:
         names = options.measure or (("cka",) if options.quick else MEASURES)
-        times = {name: time_measure(name, base, options.dir) for name in names}
-        fits = {name: fit(seconds) for name, seconds in times.items()}
-        print(_fit_table(fits), flush=True)
+        others = [] if options.quick else random_sizes()
+        times = {name: time_measure(name, base, others, options.dir) for name in names}
+        print(_fit_table(times, base), flush=True)
         if options.figure is not None:
             draw(times, base, options.figure)
         if options.write:
-            write_constants(fits)
-    print(compare(_HELD_OUT_QUICK if options.quick else HELD_OUT, options.dir))
+            write_constants({name: fit(seconds) for name, seconds in times.items()})
+    if options.held_out:
+        print(compare(_HELD_OUT_QUICK if options.quick else HELD_OUT, options.dir))
 
 
-def time_measure(measure: str, base: SweepSizes, folder: Path) -> dict[SweepSizes, float]:
+def random_sizes() -> list[SweepSizes]:
+    """Draw sizes evenly in the logarithm, always the same."""
+    rng = np.random.default_rng(23)
+    drawn = []
+    for _ in range(_N_RANDOM):
+        logs = {name: rng.uniform(*np.log(ends)) for name, ends in _RANDOM.items()}
+        drawn.append(SweepSizes(**{name: round(float(np.exp(x))) for name, x in logs.items()}))
+    return drawn
+
+
+def time_measure(
+    measure: str, base: SweepSizes, others: Sequence[SweepSizes], folder: Path
+) -> dict[SweepSizes, float]:
     """Return the CPU seconds of every sweep in units of the matrix product timed beside it."""
     grid = [base]
-    for axis in cost.AXES:
+    for axis in AXES:
         grid += [replace(base, **{axis: factor * getattr(base, axis)}) for factor in (2, 4)]
     _time_sweep(measure, replace(base, rows=200, orders=1, sizes=2), folder)  # loads compiled code
     times = {}
-    for sizes in grid:
+    for sizes in [*grid, *others]:
         cost.product_seconds.cache_clear()
         times[sizes] = _time_sweep(measure, sizes, folder) / cost.product_seconds()
         log(f"{measure}, {sizes}: {times[sizes]:.4g} products")
@@ -118,24 +157,32 @@ def _time_sweep(measure: str, sizes: SweepSizes, folder: Path) -> float:
 
 
 def fit(times: Mapping[SweepSizes, float]) -> dict[str, float]:
-    """Fit ``fixed + exp(constant) rows^a neurons^b ...``: least squares of the logarithms.
-
-    ``fixed``, what every sweep takes, is the best of a grid below the shortest time.
-    """
-    logs = np.array([[1.0, *(np.log(getattr(one, axis)) for axis in cost.AXES)] for one in times])
+    """Fit the weights of `cost.work_of`, none negative: least squares of the relative errors."""
     seconds = np.array(list(times.values()))
-    best, solution = (np.inf, 0.0), np.zeros(1 + len(cost.AXES))
-    for fixed in np.linspace(0.0, 0.95, 96) * seconds.min():
-        trial = np.linalg.lstsq(logs, np.log(seconds - fixed), rcond=None)[0]
-        # Errors relative to the whole time, as the estimate is judged.
-        error = float(np.square(np.log((fixed + np.exp(logs @ trial)) / seconds)).sum())
-        if error < best[0]:
-            best, solution = (error, float(fixed)), trial
-    names = ("fixed", "constant", *cost.AXES)
+    work = [cost.work_of(sizes.layer) for sizes in times]
+    names = list(work[0])
+    design = np.array([[one[name] for name in names] for one in work]) / seconds[:, None]
+    scales = design.max(axis=0)
+    weights, _ = nnls(design / scales, np.ones(len(seconds)))
     return {
-        name: round(float(value), 4)
-        for name, value in zip(names, [best[1], *solution], strict=True)
+        name: float(f"{weight / scale:.5g}")
+        for name, weight, scale in zip(names, weights, scales, strict=True)
+        if weight > 0.0
     }
+
+
+def errors_of(times: Mapping[SweepSizes, float], weights: Mapping[str, float]) -> list[float]:
+    """Return the relative errors of the fitted sweeps themselves."""
+    work = [cost.work_of(sizes.layer) for sizes in times]
+    guesses = [sum(weight * one[name] for name, weight in weights.items()) for one in work]
+    return [guess / truth - 1.0 for guess, truth in zip(guesses, times.values(), strict=True)]
+
+
+def exponent(times: Mapping[SweepSizes, float], base: SweepSizes, axis: str) -> float:
+    """Return the slope of log seconds in the log of one size that was doubled twice."""
+    points = [replace(base, **{axis: k * getattr(base, axis)}) for k in (1, 2, 4)]
+    x = np.log([getattr(one, axis) for one in points])
+    return float(np.polyfit(x, np.log([times[one] for one in points]), 1)[0])
 
 
 def write_constants(fits: Mapping[str, Mapping[str, float]]) -> None:
@@ -188,10 +235,15 @@ def compare(cases: Sequence[tuple[SweepSizes, tuple[str, ...]]], folder: Path) -
     return "\n".join(lines)
 
 
-def _fit_table(fits: Mapping[str, Mapping[str, float]]) -> str:
-    lines = [f"| measure | {' | '.join(cost.AXES)} |", "| - | -: | -: | -: | -: | -: |"]
-    for name, values in fits.items():
-        lines.append(f"| {name} | {' | '.join(f'{values[axis]:.2f}' for axis in cost.AXES)} |")
+def _fit_table(times: Mapping[str, Mapping[SweepSizes, float]], base: SweepSizes) -> str:
+    lines = [
+        f"| measure | {' | '.join(AXES)} | errors of the fit, median and largest |",
+        "| - | -: | -: | -: | -: | -: | -: |",
+    ]
+    for name, seconds in times.items():
+        slopes = " | ".join(f"{exponent(seconds, base, axis):.2f}" for axis in AXES)
+        errors = np.abs(errors_of(seconds, fit(seconds)))
+        lines.append(f"| {name} | {slopes} | {np.median(errors):.0%}, {errors.max():.0%} |")
     return "\n".join(lines) + "\n"
 
 
@@ -202,13 +254,12 @@ def draw(times: Mapping[str, Mapping[SweepSizes, float]], base: SweepSizes, path
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(cost.AXES), figsize=(12, 2.8), sharey=True)
-    for axis, panel in zip(cost.AXES, axes, strict=True):
+    figure, axes = plt.subplots(1, len(AXES), figsize=(12, 2.8), sharey=True)
+    for axis, panel in zip(AXES, axes, strict=True):
         for name, seconds in times.items():
-            fitted = fit(seconds)
             points = [replace(base, **{axis: k * getattr(base, axis)}) for k in (1, 2, 4)]
             x = [getattr(one, axis) for one in points]
-            label = f"{name} {fitted[axis]:.2f}"
+            label = f"{name} {exponent(seconds, base, axis):.2f}"
             panel.loglog(x, [seconds[one] / seconds[base] for one in points], "o-", label=label)
         panel.set_xlabel(axis)
         panel.legend(fontsize=6, title="exponent", title_fontsize=6)

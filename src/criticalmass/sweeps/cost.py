@@ -1,14 +1,13 @@
 """The seconds and the memory of a sweep, estimated before it runs (``sweep --dry-run``).
 
-A measure takes ``fixed + c rows^a neurons^b classes^e orders^f sizes^g`` times the seconds of a
-matrix product. The product is timed on this machine, the constants and exponents were fitted to CPU
-seconds of sweeps of synthetic layers by ``python -m benchmarks.scaling`` (docs/performance.md).
+A measure takes a weighted sum of counts of work (`work_of`) times the seconds of a matrix product.
+The product is timed on this machine; the weights, none of them negative, were fitted to CPU seconds
+of sweeps of synthetic layers by ``python -m benchmarks.scaling`` (docs/performance.md).
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -33,12 +32,12 @@ from criticalmass.sweeps.auto_grid import is_auto
 from criticalmass.sweeps.layer_info import describe_layers
 from criticalmass.sweeps.memory_estimate import estimate_memory
 from criticalmass.sweeps.plan import SweepRequest, list_cells, make_request
+from criticalmass.theory.cka import COMPARISONS, FEWEST_ORDERS
+from criticalmass.theory.exchangeability import MOST_NEURONS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: The sizes that a measure's exponents belong to.
-AXES = ("rows", "neurons", "classes", "orders", "sizes")
 # The timed product is (2000, 2048) by (2048, 500) in float32.
 _PRODUCT, _PRODUCTS = (2000, 2048, 500), 5
 # Those of `criticalmass.sweep`.
@@ -75,8 +74,8 @@ class SweepCost:
         return (
             f"about {self.cpu_seconds:,.0f} s of CPU time, shared by {self.n_threads} threads, and "
             f"{self.peak_bytes / 1e9:.2f} GB of memory{without}; refinement and the choice of "
-            "neurons by selectors other than random are not included. In four tests the time was "
-            "1.4 to 1.6 times, the memory 1.2 to 1.5 times what the sweep took"
+            "neurons by selectors other than random are not included. In eight tests the time was "
+            "0.8 to 1.2 times what the sweep took, in six the memory 1.1 to 1.4 times"
         )
 
 
@@ -137,15 +136,38 @@ def units(measure: str, sizes: LayerSizes) -> float | None:
     fitted: Mapping[str, float] | None = _constants()["measures"].get(measure)
     if fitted is None:
         return None
-    exponents = (fitted[axis] * math.log(value) for axis, value in axis_values(sizes).items())
-    return fitted["fixed"] + math.exp(fitted["constant"] + sum(exponents))
+    work = work_of(sizes)
+    return sum(weight * work[name] for name, weight in fitted.items())
 
 
-def axis_values(sizes: LayerSizes) -> dict[str, int]:
-    """Return what the exponents of a measure belong to, see `AXES`."""
-    below = sum(k < sizes.n_neurons for k in sizes.sizes)
-    values = (sizes.n_train, sizes.n_neurons, sizes.n_classes, sizes.n_orders, max(1, below))
-    return dict(zip(AXES, values, strict=True))
+def work_of(sizes: LayerSizes) -> dict[str, float]:
+    """Return the counts of work that a measure's time is a weighted sum of.
+
+    The names are those of ``cost.json``. With n training samples, m test samples, d neurons, c
+    classes, o orders and kept sizes k below d: a constant; subsets; values read; products of the
+    second moment; factors of it; passes of linear heads over the rows; products of heads and
+    moments; factors of the subsets; cross products of a subset and the layer; distances between
+    training and test samples, and lists of neighbours; and what the prediction of a measure takes:
+    random orders of the law of CKA, and the test whether neurons are exchangeable.
+    """
+    n, m, d, c, o = sizes.n_train, sizes.n_test, sizes.n_neurons, sizes.n_classes, sizes.n_orders
+    kept = [k for k in sizes.sizes if k < d]
+    first, second, third = (o * sum(k**power for k in kept) + d**power for power in (1, 2, 3))
+    return {
+        "constant": 1.0,
+        "subsets": float(o * len(kept) + 1),
+        "values": float((n + m) * d),
+        "moments": float((n + m) * d**2),
+        "layer factors": float(d**3),
+        "passes": float(n * c * first),
+        "heads": float(c * second),
+        "subset factors": float(third),
+        "cross products": float(d * second),
+        "distances": float(m * n * (o * max(kept, default=0) + d)),
+        "lists": float(m * n * (o * len(kept) + 1)),
+        "orders of the law": max(COMPARISONS, float(FEWEST_ORDERS * d**2)),
+        "exchangeability": float(min(d, MOST_NEURONS) ** 3),
+    }
 
 
 @cache
@@ -176,7 +198,7 @@ def _touched_bytes(request: SweepRequest) -> float:
 
     The estimate that refuses a sweep counts whole blocks of rows and tiles, which small layers do
     not fill: what a measure takes on a layer of one neuron. Here they count as far as the layer's
-    rows in float64 could fill them.
+    rows in float64 could fill them: those of both splits for probes, of the test split for others.
     """
     estimate = estimate_memory(request, HELD_BYTES)
     written = sum(part.n_bytes for part in estimate.parts)
@@ -187,7 +209,8 @@ def _touched_bytes(request: SweepRequest) -> float:
     least = replace(sizes, n_train=1, n_test=1, n_neurons=1, n_classes=1, sizes=(1,), n_orders=1)
     counted = {part.name for part in estimate.parts} & set(request.measures)
     blocks = max(MEASURES[name].workspace_bytes(least) for name in counted)
-    filled = 8 * (sizes.n_train + sizes.n_test) * sizes.n_neurons
+    n_rows = sizes.n_test + sizes.n_train * any(MEASURES[name].is_probe for name in counted)
+    filled = 8 * n_rows * sizes.n_neurons
     unfilled = max(0, blocks - filled)
     return float(estimate.mapped_bytes + estimate.library_memory + max(0, written - unfilled))
 
