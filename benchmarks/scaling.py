@@ -248,23 +248,25 @@ def _fit_table(times: Mapping[str, Mapping[SweepSizes, float]], base: SweepSizes
 
 
 def draw(times: Mapping[str, Mapping[SweepSizes, float]], base: SweepSizes, path: Path) -> None:
-    """Draw the growth along each axis, one line per measure, with the exponents."""
+    """Draw the growth along each axis, one line per measure."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(AXES), figsize=(12, 2.8), sharey=True)
+    figure, axes = plt.subplots(1, len(AXES), figsize=(13, 3.4), sharey=True, layout="constrained")
     for axis, panel in zip(AXES, axes, strict=True):
+        points = [replace(base, **{axis: k * getattr(base, axis)}) for k in (1, 2, 4)]
+        x = [getattr(one, axis) for one in points]
         for name, seconds in times.items():
-            points = [replace(base, **{axis: k * getattr(base, axis)}) for k in (1, 2, 4)]
-            x = [getattr(one, axis) for one in points]
-            label = f"{name} {exponent(seconds, base, axis):.2f}"
-            panel.loglog(x, [seconds[one] / seconds[base] for one in points], "o-", label=label)
-        panel.set_xlabel(axis)
-        panel.legend(fontsize=6, title="exponent", title_fontsize=6)
-    axes[0].set_ylabel("CPU seconds over those of the base")
-    figure.tight_layout()
+            panel.plot(x, [seconds[one] / seconds[base] for one in points], "o-", label=name)
+        panel.set(xscale="log", yscale="log", xlabel=axis)
+        panel.set_xticks(x, [f"{value:,}" for value in x])
+        panel.set_yticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+    axes[0].set_ylabel("CPU seconds over the base's")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.savefig(path)
 
 
