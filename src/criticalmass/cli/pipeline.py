@@ -35,6 +35,16 @@ _training_sets = option(
     help="Train probes again on so many random halves of the training rows (8 is usual), so that "
     "intervals include the training set; costs half a sweep of the probes each.",
 )
+_prompts = several(
+    "--prompt",
+    "prompts",
+    "Template of class prompts for the measure zero-shot, with {} in place of the class name.",
+)
+_text_model = option(
+    "--text-model",
+    help="Model of texts that encodes the prompts; by default the text tower of "
+    "hf:NAME?space=joint.",
+)
 
 
 @command("studies.demo:demo", "criticalmass demo --out demo")
@@ -64,6 +74,8 @@ def demo(out: str | None) -> None:
 @sweeping
 @_training_sets
 @several("--delta", "deltas", "Share of the whole layer's value to keep.", float)
+@_prompts
+@_text_model
 @_device
 @quiet
 def measure(
@@ -89,6 +101,8 @@ def measure(
     ray_cpus: int | None,
     training_sets: int | None,
     deltas: tuple[float, ...],
+    prompts: tuple[str, ...],
+    text_model: str | None,
     device: str | None,
 ) -> None:
     """Extract, sweep and report in one command."""
@@ -112,6 +126,8 @@ def measure(
         training_sets=training_sets,
         backend=make_backend(backend, ray_address, ray_cpus),
         deltas=deltas,
+        prompts=prompts,
+        text_model=text_model,
         device=device,
     )
     result = run_measure(model, dataset, out=out, **options)
@@ -147,16 +163,8 @@ def _task_differences(runs: list[Run], deltas: tuple[float, ...]) -> list[str]:
 @_device
 @option("--dtype", type=DTYPE, help="Type of the stored features.")
 @option("--engine", type=ENGINE, help="Engine that runs the model.")
-@several(
-    "--prompt",
-    "prompts",
-    "Template of class prompts for the measure zero-shot, with {} in place of the class name.",
-)
-@option(
-    "--text-model",
-    help="Model of texts that encodes the prompts; by default the text tower of "
-    "hf:NAME?space=joint.",
-)
+@_prompts
+@_text_model
 @where_extraction
 @quiet
 def extract(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.notebook import Card, Shown
+from criticalmass.errors import CriticalMassError
 from criticalmass.selectors.sizes import DEFAULT_FRACTIONS
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from criticalmass.extraction.models import FrozenModel
     from criticalmass.storage.features import FeatureStore
     from criticalmass.storage.run import Run
+
+ZERO_SHOT = "zero-shot"
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,6 +70,8 @@ def measure(
     precision: str = "float32",
     preprocess: Callable[[Any], Any] | None = None,
     labels: Sequence[str] = (),
+    prompts: Sequence[str] | str = (),
+    text_model: str | FrozenModel | Any | None = None,
 ) -> Measurement:
     """Measure how many neurons of a model's layers are needed on a dataset.
 
@@ -81,6 +86,7 @@ def measure(
         `criticalmass.extract` takes them. With several labels of each sample there is a run for
         each, on the same features, subsets and test samples, and the page compares the first one
         with the others.
+    prompts, text_model: as `criticalmass.extract` takes them, for the measure ``zero-shot``.
     selectors, fractions, seeds, measures, refine, refine_level, refine_seeds, refine_cells,
         training_sets: as `criticalmass.sweep` takes them.
         The default "auto" refines to ``deltas`` where that costs less than a tenth of the sweep.
@@ -89,7 +95,8 @@ def measure(
 
     Raises
     ------
-    CriticalMassError: as `extract`, `sweep` and `report` raise it.
+    CriticalMassError: as `extract`, `sweep` and `report` raise it; prompts without the measure
+        ``zero-shot``.
     """
     from criticalmass.extraction.datasets.several_labels import labels_of
     from criticalmass.extraction.extract import extract
@@ -98,6 +105,11 @@ def measure(
     from criticalmass.sweeps.refine import AUTO, auto_refinement
     from criticalmass.sweeps.sweep import sweep
 
+    if prompts and ZERO_SHOT not in measures:
+        raise CriticalMassError(
+            f"prompts={prompts!r} are for the measure {ZERO_SHOT}, which is not asked for; add "
+            f"--measure {ZERO_SHOT} (measures=)"
+        )
     folder = Path(out)
     store = extract(
         model,
@@ -112,6 +124,8 @@ def measure(
         precision=precision,
         preprocess=preprocess,
         labels=labels,
+        prompts=prompts,
+        text_model=text_model,
     )
     names = labels_of(dataset, labels)
     stores = {f"run-{safe_file_name(name)}": store.task(name) for name in names}
