@@ -14,6 +14,7 @@ import pytest
 import criticalmass as cm
 from criticalmass.errors import BrokenSampleError, CriticalMassError
 from criticalmass.extraction.datasets import demo_sounds, load_dataset
+from criticalmass.extraction.engines.layer_shapes import list_layer_shapes
 from criticalmass.extraction.models import crepe, load_model
 from criticalmass.extraction.models.optional_imports import import_after_torchvision
 from criticalmass.extraction.packages import Package
@@ -211,6 +212,13 @@ def test_waveforms_of_any_length_are_not_padded(tmp_path: Path) -> None:
         load_model(f"hf:{tmp_path}?modality=text")
     with pytest.raises(CriticalMassError, match=r"takes sounds, dataset .* holds images"):
         cm.extract(f"hf:{tmp_path}", "sklearn:digits", out=tmp_path / "out")
+
+
+def test_the_layers_of_a_network_of_sounds_are_listed() -> None:
+    shapes = list_layer_shapes(load_model("pypi:crepe-tiny?init=random", device="cpu"))
+    assert (shapes[0].layer, shapes[0].neurons) == ("penultimate", 256)
+    # A second of frames of 1,024 samples, of which the last one is not whole.
+    assert {shape.layer: shape.shape for shape in shapes}["classifier"] == (16, 360)
 
 
 def test_both_engines_agree_on_sounds(tmp_path: Path) -> None:

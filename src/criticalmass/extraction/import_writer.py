@@ -122,20 +122,13 @@ def write_store(out: Path, plan: ImportPlan) -> FeatureStore:
 
     Raises
     ------
-    CriticalMassError: values that are not finite; too little free space for a copy; a link is
-        requested, but the file cannot be linked.
+    CriticalMassError: values that are not finite; too little free space for a copy.
     StoreError: ``out`` holds another request's features, or other files.
     """
     store = _open_linked_store(out, plan)
     if store is not None:
         return store
-    matrix = _storable_matrix(plan)
-    if plan.link and matrix is None:
-        raise NotLinkableError(
-            f"{plan.vectors.name} cannot be linked: only one row-major float32 or float16 matrix "
-            "that its file stores uncompressed can (.npy, .npz, .safetensors, a flat FAISS index); "
-            "leave out --link (link=True) to copy it"
-        )
+    matrix = _storable_matrix(plan.vectors)
     digests = _RowDigests()
     for part, source in plan.vectors.sources.items():
         if source.mapped is not None:
@@ -182,9 +175,24 @@ def _open_linked_store(out: Path, plan: ImportPlan) -> FeatureStore | None:
     return FeatureStore.open(out)
 
 
-def _storable_matrix(plan: ImportPlan) -> np.memmap[Any, Any] | None:
+def check_linkable(vectors: Vectors) -> None:
+    """Raise an error if a store cannot refer to the file of the vectors.
+
+    Raises
+    ------
+    NotLinkableError: it cannot.
+    """
+    if _storable_matrix(vectors) is None:
+        raise NotLinkableError(
+            f"{vectors.name} cannot be linked: only one row-major float32 or float16 matrix "
+            "that its file stores uncompressed can (.npy, .npz, .safetensors, a flat FAISS index); "
+            "leave out --link (link=True) to copy it"
+        )
+
+
+def _storable_matrix(vectors: Vectors) -> np.memmap[Any, Any] | None:
     """Return the memory map of the vectors if a store can refer to it."""
-    first, *others = [source.mapped for source in plan.vectors.sources.values()]
+    first, *others = [source.mapped for source in vectors.sources.values()]
     return None if others or first is None or not first.is_storable else first.open()
 
 

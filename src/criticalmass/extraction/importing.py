@@ -39,6 +39,7 @@ from criticalmass.extraction.import_writer import (
     CollectionEntry,
     ImportPlan,
     SplitRows,
+    check_linkable,
     write_store,
 )
 from criticalmass.extraction.labels import (
@@ -204,6 +205,8 @@ def _import_vectors(
     labellings: Sequence[Labelling] = (),
 ) -> FeatureStore:  # fmt: skip
     """Make the store of vectors, and those of several labels of them."""
+    if link:
+        check_linkable(vectors)
     given = _read_labels(vectors, labels, column) if not labellings else _several(labellings)
     _write_summary(vectors, given.source)
     class_names, class_numbers = _encode_classes(vectors, given)

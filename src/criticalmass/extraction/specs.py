@@ -45,6 +45,7 @@ class SpecSource(Generic[T]):
     options: options that the spec accepts.
     export_kind: how the export of a model builds it again, see `shrinking.export.backbone`; ""
         for what cannot be exported.
+    no_export: why a model of this form cannot be exported; "" if it can, or if others can.
     find_digest: computes the digest of a model's weights from its files, without loading it; None
         if it must be loaded.
     """
@@ -54,6 +55,7 @@ class SpecSource(Generic[T]):
     description: str
     options: tuple[str, ...] = ()
     export_kind: str = ""
+    no_export: str = ""
     find_digest: Callable[[Spec], str | None] | None = None
 
     @property

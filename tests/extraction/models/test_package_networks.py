@@ -25,8 +25,6 @@ from criticalmass.extraction.models.optional_imports import (
     import_torchvision,
 )
 from criticalmass.extraction.models.package_networks import PACKAGE_NETWORKS
-from criticalmass.extraction.models.static_texts import PACKAGE as WORDLLAMA
-from criticalmass.extraction.models.static_texts import load_wordllama
 from criticalmass.extraction.models.tensorflow_weights import (
     read_frozen_graph,
     read_keras,
@@ -34,7 +32,6 @@ from criticalmass.extraction.models.tensorflow_weights import (
     read_tfjs_scripts,
 )
 from criticalmass.extraction.packages import Package
-from criticalmass.extraction.specs import Spec
 
 torch = import_torch()
 NORM = ("weight", "bias", "running_mean", "running_var")
@@ -308,6 +305,38 @@ def test_xception_of_keras_by_name(tmp_path: Path) -> None:
     check("pypi:xception-imagenet", path, marks, expected, net)
 
 
+def test_inceptionv3_of_keras_by_name(tmp_path: Path) -> None:
+    """Keras numbers convolutions in timm's order; its batch normalisation has no scale."""
+    net = net_of("npm:inceptionv3-nsfw", num_classes=0)
+    marks, expected = Marks(), {}
+    names = [name for name, _ in net.named_modules() if name.endswith(".conv")]
+    assert len(names) == 94
+    marks["one"] = np.ones(1, np.float32)
+    for number, name in enumerate(names, start=1):
+        norm = f"{name.removesuffix('.conv')}.bn"
+        expected |= norms(norm, f"batch_normalization_{number}")
+        expected |= {f"{name}.weight": f"conv2d_{number}/kernel", f"{norm}.weight": "one"}
+    for source in expected.values():
+        marks.add(source, 4 if source.endswith("kernel") else 1)
+    marks["one"] = np.ones(1, np.float32)
+    check("npm:inceptionv3-nsfw", write_scripts(tmp_path, marks), marks, expected, net)
+
+
+def test_means_of_inceptionv3_leave_out_the_border() -> None:
+    """As in TensorFlow: a constant map stays constant, which timm's own means do not."""
+    with torch.device("meta"):
+        net = PACKAGE_NETWORKS["npm:inceptionv3-nsfw"].build(96)
+    block = net.Mixed_5b.to_empty(device="cpu")
+    read: list[Any] = []
+    block.branch_pool.conv.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    maps = torch.rand(1, 192, 4, 5)
+    block(torch.ones_like(maps))
+    block(maps)
+    torch.testing.assert_close(read[0], torch.ones_like(maps))
+    inside = {"stride": 1, "padding": 1, "count_include_pad": False}
+    torch.testing.assert_close(read[1], torch.nn.functional.avg_pool2d(maps, 3, **inside))
+
+
 def test_mobilenetv1_of_faces_computes_what_the_graph_computes(tmp_path: Path) -> None:
     """The graph takes blue, green and red, and has a scale and a shift for batch normalisation."""
     net = net_of("npm:mobilenetv1-faces", num_classes=0)
@@ -513,36 +542,6 @@ def test_every_network_is_listed_with_its_licence() -> None:
         assert described[form].endswith(network.package.licence)
         assert set(network.files) <= set(network.package.members)
         assert form.startswith(f"{network.package.index}:")
-
-
-def test_wordllama_is_the_mean_of_its_tokens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tokenizers, _ = pytest.importorskip("tokenizers"), pytest.importorskip("transformers")
-    from safetensors.numpy import save_file
-
-    monkeypatch.setenv("CRITICALMASS_CACHE", str(tmp_path))
-    files = [WORDLLAMA.folder / name for name in WORDLLAMA.members]
-    for file in files:
-        file.parent.mkdir(parents=True)
-    vectors = np.random.default_rng(0).standard_normal((4, 256)).astype(np.float16)
-    save_file({"embedding.weight": vectors}, files[0])
-    unknown = "<unk>"
-    vocabulary = {unknown: 0, "<s>": 1, "a": 2, "b": 3}
-    words = tokenizers.models.WordLevel(vocabulary, unk_token=unknown)
-    tokenizer = tokenizers.Tokenizer(words)
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    begin = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer.post_processor = begin
-    tokenizer.save(str(files[1]))
-    model = load_wordllama(Spec("pypi:wordllama-256", "pypi", "wordllama-256", {}))
-    texts = ["a b b", "", "b"]
-    got = np.zeros((3, 256), np.float32)
-    for rows, ids in model.preprocess.batches(texts, None):
-        got[rows] = model.module(torch.from_numpy(ids)).numpy()
-    tokens = [[2, 3, 3], [0], [3]]
-    expected = [vectors[ids].astype(np.float32).mean(axis=0) for ids in tokens]
-    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-7)
 
 
 def needs(package: Package) -> Any:

@@ -157,10 +157,12 @@ def test_a_link_is_the_store_of_the_copy_without_the_vectors(tmp_path, small_chu
 
 
 @pytest.mark.parametrize("maker", COPIED, ids=lambda maker: maker.__name__)
-def test_a_file_that_cannot_be_linked_is_refused(tmp_path, maker):
+def test_a_file_that_cannot_be_linked_is_refused(tmp_path, maker, show_progress, capsys):
+    """Before anything is said of its rows: `advise` copies it then, and says it once."""
     with pytest.raises(CriticalMassError, match=r"cannot be linked: .* leave out --link") as caught:
         cm.import_features(maker(tmp_path / "v"), out=tmp_path / "s", labels=Y, link=True)
     assert "\n" not in str(caught.value)
+    assert capsys.readouterr().err == ""
     assert not (tmp_path / "s").exists()
 
 

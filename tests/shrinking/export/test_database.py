@@ -58,6 +58,12 @@ def test_the_command(slim: SlimModel, path: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(short, slim.shorten(np.concatenate([WHOLE, WHOLE[:1]])))
     indices = np.load(tmp_path / "out" / "indices.npy")
     np.testing.assert_array_equal(WHOLE[:, indices], short[:N])
+    guide = (tmp_path / "out" / "README.md").read_text()
+    assert f"`{facts['name']}`" in guide
+    code = guide.split("```python\n")[1].split("```")[0].replace('load("', f'load("{tmp_path}/out/')
+    names = {"queries": WHOLE}
+    exec(code, names)  # noqa: S102
+    np.testing.assert_array_equal(names["short"], short[:N])
     np.testing.assert_array_equal(read(path, "items")[:N], WHOLE)
 
 

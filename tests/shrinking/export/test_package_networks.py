@@ -60,3 +60,18 @@ def test_what_builds_a_network_holds_its_padding_epsilon_and_side() -> None:
     assert (shape.options["pad_type"], shape.eps) == ("same", 1e-3)
     vit = "pypi:vit-s14-saliency"
     assert PACKAGE_NETWORKS[vit].shape(42).options["img_size"] == 42
+
+
+def test_a_folder_is_read_with_its_pooling(tmp_path: Path) -> None:
+    """The layer is a map, whose maxima were shrunk."""
+    spec = "timm:test_resnet?init=random&px=32&pool=max"
+    store = cm.extract(
+        spec, DIGITS, out=tmp_path / "store", layers=("layer1",), engine="torch", device="cpu"
+    )
+    options = {"selectors": ("random",), "measure": "ridge", "max_dims": 8}
+    slim = cm.shrink(store, keep=0.1, **options).slim
+    cm.export(slim, format="torch", out=tmp_path / "torch")
+    read = cm.load_slim_torch(tmp_path / "torch", device="cpu")
+    items = cm.load_dataset(DIGITS).splits["test"].items
+    expected = slim.transform(store.features("test", "layer1").array())
+    np.testing.assert_allclose(read.transform(items), expected, rtol=1e-3, atol=1e-5)

@@ -183,6 +183,33 @@ def test_sql_of_a_subset_scales_to_length_1(
         cm.export(half, format="sql", metric="l2", out=tmp_path / "out")
 
 
+@pytest.mark.parametrize("precision", sorted(BITS))
+def test_the_readme_of_vectors_shortens_queries(
+    precision: str,
+    stored: dict[str, SlimModel],
+    whole: NDArray[np.float32],
+    tmp_path: Path,
+) -> None:
+    """Run as it is written, it gives the codes of queries and what stored codes stand for."""
+    np.save(tmp_path / "train.npy", whole)
+    slim = stored[precision]
+    slim.save(tmp_path / "slim", "")
+    out = cm.export(
+        tmp_path / "slim", format="vectors", vectors=tmp_path / "train.npy", out=tmp_path / "out"
+    )
+    (out / "vectors.npy").rename(out / "train.npy")
+    code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {"queries": whole}
+    exec(code.replace('load("', f'load("{out}/'), names)  # noqa: S102
+    np.testing.assert_array_equal(names["codes"], slim.encode(whole))
+    np.testing.assert_allclose(names["short"], slim.shorten(whole), atol=1e-6)
+    if precision == "int8":
+        decoded = slim.codec.decode(names["codes"])
+        np.testing.assert_allclose(names["vectors"], decoded, atol=1e-6)
+    elif precision == "binary":
+        agree(np.packbits(names["bits"], axis=1), names["codes"])
+
+
 def test_versions_of_the_folder(
     slim: SlimModel, stored: dict[str, SlimModel], whole: NDArray[np.float32], tmp_path: Path
 ) -> None:

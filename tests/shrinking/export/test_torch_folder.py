@@ -287,8 +287,12 @@ def test_another_model_is_refused(digits: Dataset, tmp_path: Path) -> None:
     options: dict[str, Any] = {"format": "torch", "out": tmp_path / "out"}
     with pytest.raises(CriticalMassError, match="the features were extracted with"):
         cm.export(slim, **options, model="module:export_nets:other?px=12")
-    with pytest.raises(CriticalMassError, match="cannot be exported; use one of"):
+    with pytest.raises(CriticalMassError, match="cannot be exported: it is an ONNX graph"):
         cm.export(slim, **options, model="onnx:file")
+    with pytest.raises(CriticalMassError, match=r"graph with its own tokenizer.* use model='none'"):
+        cm.export(slim, **options, model="pypi:use-multilingual-512")
+    with pytest.raises(CriticalMassError, match="cannot be exported; use one of"):
+        cm.export(slim, **options, model="hf:folder")
     cm.export(slim, **options, model="none")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["backbone"] is None
     with pytest.raises(CriticalMassError, match="not those of a sentence-transformers model"):

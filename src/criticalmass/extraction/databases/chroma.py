@@ -162,7 +162,7 @@ DATABASE = Database(
     form="chroma:DIR_OR_URL",
     description="the folder of a persistent client of Chroma, or a server (key: CHROMA_API_KEY)",
     package="chromadb",
-    install="chromadb>=1.5",
+    install="chromadb>=1.5.2",
     connect=_Connection,
     aliases=("chromadb",),
 )

@@ -174,7 +174,7 @@ DATABASE = Database(
     form="duckdb:FILE",
     description="a file of DuckDB with FLOAT[n], FLOAT[] or DOUBLE[] columns",
     package="duckdb",
-    install="duckdb>=1.4",
+    install="duckdb>=1.5",
     connect=_Connection,
     can_filter=True,
 )

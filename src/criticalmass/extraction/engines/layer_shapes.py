@@ -19,10 +19,12 @@ from criticalmass.extraction.engines.torch_engine import (
     torch_pass,
 )
 from criticalmass.extraction.models import FrozenModel, Tap
+from criticalmass.extraction.models.audio_inputs import AudioPreprocess
 from criticalmass.extraction.models.onnx_models import OnnxGraph
 from criticalmass.extraction.models.penultimate import input_width
 from criticalmass.extraction.models.pooling import pool_values
 from criticalmass.extraction.models.preprocess import ImagePreprocess
+from criticalmass.extraction.sounds import Sound
 
 _N_SAMPLES = 2
 _EXAMPLE_TEXT = "a text of some words"
@@ -106,6 +108,10 @@ def example_batch(model: FrozenModel) -> NDArray[Any]:
         side = model.preprocess.resize
         rng = np.random.default_rng(0)
         items = rng.integers(0, 256, (_N_SAMPLES, side, side, 3)).astype(np.uint8)
+    elif isinstance(model.preprocess, AudioPreprocess):
+        rate = model.preprocess.rate
+        samples = np.random.default_rng(0).standard_normal(rate).astype(np.float32)
+        items = [Sound(samples, rate)] * _N_SAMPLES
     elif model.modality == "vector":
         items = np.random.default_rng(0).standard_normal((_N_SAMPLES, _input_width(model)))
     return next(iter(model.preprocess.batches(items, _N_SAMPLES)))[1]

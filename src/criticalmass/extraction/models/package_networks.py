@@ -41,7 +41,7 @@ from criticalmass.extraction.packages import Package
 from criticalmass.extraction.specs import Spec, choice_option, integer_option
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALF, _ZERO, _ONE = (0.5, 0.5, 0.5), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -63,21 +63,34 @@ class NetworkOfTimm:
     name: timm's name of the network.
     options: arguments with which timm builds it.
     eps: epsilon of its batch normalisation, if it is not timm's.
+    means_within: whether means over 3 x 3 positions are over those within the map only, as in
+        TensorFlow; timm's InceptionV3 counts the zeros around the map.
     """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
     eps: float | None = None
+    means_within: bool = False
 
     def build(self) -> Any:
         """Build the network with timm's initial weights."""
         timm = import_after_torchvision("timm", "torch")
         torch = import_torch()
         net = timm.create_model(self.name, pretrained=False, **self.options)
-        for module in net.modules():
+        for name, module in net.named_modules():
             if self.eps is not None and isinstance(module, torch.nn.BatchNorm2d):
                 module.eps = self.eps
+            if self.means_within and name.endswith(".branch_pool"):
+                module.register_forward_pre_hook(_mean_within)
         return net
+
+
+def _mean_within(_: nn.Module, args: tuple[Tensor]) -> Tensor:
+    """Correct what a convolution reads, the means of 3 x 3 positions with zeros around the map."""
+    torch = import_torch()
+    ones = torch.ones_like(args[0][:1, :1])
+    means: Tensor = args[0] / torch.nn.functional.avg_pool2d(ones, 3, 1, padding=1)
+    return means
 
 
 @dataclass(frozen=True)
@@ -94,7 +107,7 @@ class PackageNetwork:
     timm_name: timm's name of the network.
     mean, std: mean and standard deviation per channel, of values in 0..1.
     options: arguments with which timm builds the network.
-    eps: epsilon of its batch normalisation, if it is not timm's.
+    eps, means_within: as of `NetworkOfTimm`.
     pixels: side of the input unless the spec names one.
     multiple: the side must be a multiple of this.
     """
@@ -110,13 +123,14 @@ class PackageNetwork:
     eps: float | None = None
     pixels: int = LITE_PIXELS
     multiple: int = 1
+    means_within: bool = False
 
     def shape(self, pixels: int) -> NetworkOfTimm:
         """Return what builds the network for images of this side."""
         options = dict(self.options)
         if self.multiple > 1:
             options["img_size"] = pixels
-        return NetworkOfTimm(self.timm_name, options, self.eps)
+        return NetworkOfTimm(self.timm_name, options, self.eps, self.means_within)
 
     def build(self, pixels: int) -> Any:
         """Build the network with timm's initial weights."""
@@ -335,6 +349,23 @@ def _xception_keras(path: Path, net: nn.Module) -> Mapping[str, NDArray[Any]]:
     return renamed
 
 
+def _inceptionv3_keras(path: Path, net: nn.Module) -> Mapping[str, NDArray[Any]]:
+    """Read InceptionV3 under Keras's names, packed as scripts of TensorFlow.js.
+
+    Keras numbers the convolutions in the order in which timm builds them. Its batch normalisation
+    has no scale.
+    """
+    weights = read_tfjs_scripts(path)
+    renamed: dict[str, NDArray[Any]] = {}
+    convolutions = [name for name, _ in net.named_modules() if name.endswith(".conv")]
+    for number, name in enumerate(convolutions, start=1):
+        renamed[f"{name}.weight"] = _kernel(weights[f"conv2d_{number}/kernel"])
+        parts = [weights[f"batch_normalization_{number}/{part}"] for part in _TF_BATCH_NORM[1:]]
+        norm = f"{name.removesuffix('.conv')}.bn"
+        renamed |= _batch_norm(norm, (np.ones_like(parts[0]), *parts))
+    return renamed
+
+
 def _vit_dinov2(path: Path, net: nn.Module) -> Mapping[str, NDArray[Any]]:
     """Read a vision transformer in the layout of transformers' DINOv2, inside an ONNX graph.
 
@@ -405,7 +436,24 @@ def _positions(weights: Sequence[NDArray[Any]], shape: tuple[int, int]) -> NDArr
     return np.concatenate([of_class, resized], axis=1)
 
 
-_NSFWJS = "package/dist/models/mobilenet_v2/"
+def _scripts(model: str, n_shards: int) -> tuple[str, ...]:
+    """List the files of a model in nsfwjs: its description, then its weights."""
+    shards = (f"group1-shard{number}of{n_shards}" for number in range(1, n_shards + 1))
+    return tuple(f"package/dist/models/{model}/{name}.min.js" for name in ("model", *shards))
+
+
+_MOBILENETV2_NSFW = _scripts("mobilenet_v2", 1)
+_INCEPTIONV3_NSFW = _scripts("inception_v3", 6)
+_NSFWJS = Package(
+    "npm",
+    "nsfwjs",
+    "4.3.0",
+    "4496790efc9bdc6f3e85a826a8e482c1fa1e9db4b3d18c095e98cc0c73cfb12f",
+    25,
+    "MIT",
+    # Both models have one package, so that neither unpacks it without the files of the other.
+    (*_MOBILENETV2_NSFW, *_INCEPTIONV3_NSFW),
+)
 _SAME = {"pad_type": "same"}
 
 #: Spec without options -> the network.
@@ -429,22 +477,26 @@ PACKAGE_NETWORKS: Mapping[str, PackageNetwork] = {
     ),
     "npm:mobilenetv2-nsfw": PackageNetwork(
         "MobileNetV2, tuned to rate pictures as safe for work, 1,280 neurons",
-        Package(
-            "npm",
-            "nsfwjs",
-            "4.3.0",
-            "4496790efc9bdc6f3e85a826a8e482c1fa1e9db4b3d18c095e98cc0c73cfb12f",
-            25,
-            "MIT",
-            (f"{_NSFWJS}model.min.js", f"{_NSFWJS}group1-shard1of1.min.js"),
-        ),
-        (f"{_NSFWJS}model.min.js", f"{_NSFWJS}group1-shard1of1.min.js"),
+        _NSFWJS,
+        _MOBILENETV2_NSFW,
         _mobilenetv2_keras,
         "mobilenetv2_100",
         _ZERO,
         _ONE,
         _SAME,
         _KERAS_EPS,
+    ),
+    "npm:inceptionv3-nsfw": PackageNetwork(
+        "InceptionV3, tuned to rate pictures as safe for work, 2,048 neurons",
+        _NSFWJS,
+        _INCEPTIONV3_NSFW,
+        _inceptionv3_keras,
+        "inception_v3",
+        _ZERO,
+        _ONE,
+        {"aux_logits": False},
+        _KERAS_EPS,
+        means_within=True,
     ),
     "pypi:mobilenetv1-imagenet": PackageNetwork(
         "MobileNetV1, ImageNet-1k, 1,024 neurons",

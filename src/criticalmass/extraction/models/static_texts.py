@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from criticalmass.core.optional import import_package
 from criticalmass.extraction.models.frozen import FrozenModel, WeightSource, files_digest
 from criticalmass.extraction.models.image_models import (
@@ -12,10 +14,13 @@ from criticalmass.extraction.models.image_models import (
 )
 from criticalmass.extraction.models.optional_imports import import_after_torchvision, import_torch
 from criticalmass.extraction.models.penultimate import MODEL_OUTPUT
-from criticalmass.extraction.models.preprocess import TextPreprocess
+from criticalmass.extraction.models.preprocess import TextPreprocess, Tokenizer
 from criticalmass.extraction.models.weight_files import read_weights
 from criticalmass.extraction.packages import Package
 from criticalmass.extraction.specs import Spec, choice_option
+
+if TYPE_CHECKING:
+    from criticalmass.extraction.models.wrappers import StaticEmbedder
 
 WORDLLAMA = "wordllama-256"
 MAX_TOKENS = 512
@@ -46,9 +51,9 @@ def load_wordllama(spec: Spec) -> FrozenModel:
     ------
     DataUnavailableError: the package cannot be fetched.
     """
+    torch = import_torch()
     from criticalmass.extraction.models.wrappers import StaticEmbedder
 
-    torch = import_torch()
     transformers = import_after_torchvision("transformers", "text")
     tokenizers = import_package("tokenizers", "text")
     tokenizer = tokenizers.Tokenizer.from_file(str(PACKAGE.file(_TOKENIZER)))
@@ -65,14 +70,21 @@ def load_wordllama(spec: Spec) -> FrozenModel:
         module = StaticEmbedder(vectors)
         source = WeightSource(PACKAGE.origin, wordllama_digest(spec))
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=_UNKNOWN)
+    return static_model(spec.text, name, module, fast, source)
+
+
+def static_model(
+    spec: str, name: str, module: StaticEmbedder, tokenizer: Tokenizer, source: WeightSource
+) -> FrozenModel:
+    """Describe a table of token embeddings and its tokenizer."""
     module.eval().requires_grad_(False)
     return FrozenModel(
-        spec=spec.text,
+        spec=spec,
         name=name,
         modality="text",
         module=module,
         root=module,
-        preprocess=TextPreprocess(fast, MAX_TOKENS, stages=("mean of the tokens",)),
+        preprocess=TextPreprocess(tokenizer, MAX_TOKENS, stages=("mean of the tokens",)),
         weights=source.description,
         weights_digest=source.digest,
         penultimate=MODEL_OUTPUT,

@@ -13,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.models.audio_inputs import AudioPreprocess
 from criticalmass.extraction.models.frozen import PENULTIMATE, FrozenModel, WeightSource
+from criticalmass.extraction.models.optional_imports import import_after_torchvision
 from criticalmass.extraction.models.preprocess import ImagePreprocess, TensorPreprocess
+from criticalmass.extraction.sounds import Sound
 from criticalmass.extraction.specs import LIVE
 
 if TYPE_CHECKING:
@@ -22,9 +25,14 @@ if TYPE_CHECKING:
 
     from criticalmass.shrinking.export.request import ExportRequest
 
-#: Folder of the sentence encoder in an export.
+#: Folder of the sentence encoder, or of the tokenizer, in an export.
 ENCODER = "encoder"
-_TRAINED, _PACKAGE = "trained", "package"
+#: Kind of a model that is stored in that folder, with its weights.
+ENCODER_KIND = "sentence-transformers"
+#: Kind of a table of token embeddings, whose texts are means of its rows.
+STATIC_KIND = "static-texts"
+_TRAINED, _PACKAGE, _SOUND = "trained", "package", "sound"
+_CHECK_SECONDS = 0.5
 _CHECK_TEXTS = ("a short text", "another text that is longer than the first one by some words")
 
 
@@ -49,13 +57,19 @@ class Backbone:
     @property
     def has_mask(self) -> bool:
         """Whether its inputs are token ids and an attention mask."""
-        return self.kind == "sentence-transformers"
+        return self.kind in (ENCODER_KIND, STATIC_KIND)
 
     def build_module(self) -> nn.Module:
         """Return the torch module: input batches -> (n, n_neurons)."""
         from criticalmass.extraction.models.wrappers import SentenceEmbedder
-        from criticalmass.shrinking.export.torch_modules import LayerOutput, MaskedEmbedder
+        from criticalmass.shrinking.export.torch_modules import (
+            LayerOutput,
+            MaskedEmbedder,
+            MaskedMean,
+        )
 
+        if self.kind == STATIC_KIND:
+            return MaskedMean(self.model.root.embedding)
         if self.has_mask:
             assert isinstance(self.model.module, SentenceEmbedder)
             return MaskedEmbedder(self.model.module)
@@ -72,11 +86,15 @@ class Backbone:
         """Return an input batch of two items to check with; None for vectors."""
         if self.model.modality == "vector":
             return None
-        items: Sequence[str] | NDArray[Any] = _CHECK_TEXTS
+        items: Sequence[Any] | NDArray[Any] = _CHECK_TEXTS
         if isinstance(self.model.preprocess, TensorPreprocess):
             shape = (2, *(self.model.preprocess.shape or ()))
             items = np.random.default_rng(0).standard_normal(shape)
             return np.abs(items).astype(self.model.preprocess.dtype)
+        if isinstance(self.model.preprocess, AudioPreprocess):
+            rate = self.model.preprocess.rate
+            noise = np.random.default_rng(0).standard_normal((2, int(_CHECK_SECONDS * rate)))
+            items = [Sound(one.astype(np.float32), rate) for one in noise]
         if self.model.modality == "image":
             assert isinstance(self.model.preprocess, ImagePreprocess)
             side = self.model.preprocess.resize
@@ -140,7 +158,7 @@ def load_backbone(request: ExportRequest) -> Backbone | None:
 def _live_kind(model: FrozenModel) -> str:
     from criticalmass.extraction.models.wrappers import SentenceEmbedder
 
-    return "sentence-transformers" if isinstance(model.module, SentenceEmbedder) else LIVE
+    return ENCODER_KIND if isinstance(model.module, SentenceEmbedder) else LIVE
 
 
 def remove_classifier(backbone: Backbone) -> Backbone:
@@ -149,7 +167,8 @@ def remove_classifier(backbone: Backbone) -> Backbone:
 
     tap = backbone.model.tap(backbone.layer)
     # Some networks with several classifiers do not run without one of them.
-    if backbone.kind not in ("timm", _TRAINED, _PACKAGE) or tap.side != "input" or tap.more_paths:
+    has_classifier = tap.side == "input" and not tap.more_paths
+    if backbone.kind not in ("timm", _TRAINED, _PACKAGE, _SOUND) or not has_classifier:
         return backbone
     old = backbone.model
     # One copy of both, so that the copied root is a part of the copied module.
@@ -175,13 +194,21 @@ def describe_backbone(backbone: Backbone) -> dict[str, Any]:
         from criticalmass.extraction.models.package_networks import network_shape
 
         network = {"network": dataclasses.asdict(network_shape(parse_model_spec(spec)))}
-    by_spec = ("module", _TRAINED, _PACKAGE)
+    if backbone.kind == STATIC_KIND:
+        n_tokens, width = backbone.model.root.embedding.weight.shape
+        network = {"network": {"n_tokens": n_tokens, "width": width}}
+    architecture = timm_name(name)
+    if backbone.kind in ("module", _TRAINED, _PACKAGE):
+        architecture = spec
+    elif backbone.kind in (_SOUND, STATIC_KIND):
+        architecture = spec.partition("?")[0]
     return {
         "kind": backbone.kind,
-        "architecture": spec if backbone.kind in by_spec else timm_name(name),
+        "architecture": architecture,
         **network,
         "modality": backbone.model.modality,
         "layer": backbone.layer,
+        "pool": backbone.model.pool,
         "cut": list(backbone.cut_modules),
         "weights": backbone.model.weights,
         "weights_digest": backbone.model.weights_digest,
@@ -202,18 +229,29 @@ def rebuild_backbone(entry: dict[str, Any], folder: Path, *, trust_code: bool) -
     ------
     CriticalMassError: if this version cannot build the backbone, or its code is not trusted.
     """
+    backbone = _rebuild(entry, folder, trust_code=trust_code)
+    # Folders of earlier versions do not say how maps and tokens are pooled.
+    model = dataclasses.replace(backbone.model, pool=entry.get("pool", backbone.model.pool))
+    return remove_classifier(dataclasses.replace(backbone, model=model))
+
+
+def _rebuild(entry: dict[str, Any], folder: Path, *, trust_code: bool) -> Backbone:
     from criticalmass.extraction.models import load_model
 
     kind, layer, name = (str(entry.get(key)) for key in ("kind", "layer", "architecture"))
     if kind == "timm":
-        return remove_classifier(Backbone(_build_timm(name, entry["preprocessing"]), kind, layer))
+        return Backbone(_build_timm(name, entry["preprocessing"]), kind, layer)
     if kind == _TRAINED:
-        return remove_classifier(Backbone(_build_trained(name, entry), kind, layer))
+        return Backbone(_build_trained(name, entry), kind, layer)
     if kind == _PACKAGE:
-        return remove_classifier(Backbone(_build_package_network(name, entry), kind, layer))
-    if kind == "sentence-transformers":
-        model = load_model(f"st:{folder / ENCODER}", device="cpu")
-        return Backbone(model, "sentence-transformers", layer)
+        return Backbone(_build_package_network(name, entry), kind, layer)
+    if kind == _SOUND and name in _sounds():
+        # The untrained network needs no package.
+        return Backbone(load_model(f"{name}?init=random", device="cpu"), kind, layer)
+    if kind == STATIC_KIND:
+        return Backbone(_build_static(name, entry, folder), kind, layer)
+    if kind == ENCODER_KIND:
+        return Backbone(load_model(f"st:{folder / ENCODER}", device="cpu"), kind, layer)
     if kind == "module" and name.startswith("module:"):
         if not trust_code:
             raise CriticalMassError(
@@ -224,6 +262,27 @@ def rebuild_backbone(entry: dict[str, Any], folder: Path, *, trust_code: bool) -
     raise CriticalMassError(
         f"{str(folder)!r} has a backbone of the unknown kind {kind!r}; update criticalmass"
     )
+
+
+def _sounds() -> list[str]:
+    """List the specs of the networks of sounds that are built without a package."""
+    from criticalmass.extraction.models.loading import MODEL_SOURCES
+
+    return [source.form for source in MODEL_SOURCES if source.export_kind == _SOUND]
+
+
+def _build_static(name: str, entry: dict[str, Any], folder: Path) -> FrozenModel:
+    """Build a table of token embeddings; the folder has the tokenizer."""
+    import torch
+
+    from criticalmass.extraction.models.static_texts import static_model
+    from criticalmass.extraction.models.wrappers import StaticEmbedder
+
+    library = import_after_torchvision("transformers", "text")
+    tokenizer = library.PreTrainedTokenizerFast.from_pretrained(str(folder / ENCODER))
+    vectors = torch.zeros(entry["network"]["n_tokens"], entry["network"]["width"])
+    source = WeightSource("export", "")
+    return static_model(name, name, StaticEmbedder(vectors), tokenizer, source)
 
 
 def _build_timm(name: str, settings: dict[str, Any]) -> FrozenModel:

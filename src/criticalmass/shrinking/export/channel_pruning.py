@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.models.preprocess import ImagePreprocess
-from criticalmass.shrinking.export.backbone import Backbone
+from criticalmass.shrinking.export.backbone import STATIC_KIND, Backbone
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,7 +41,8 @@ def cut_channels(backbone: Backbone, indices: NDArray[np.intp], n_neurons: int) 
 
     Parameters
     ----------
-    backbone: a timm network whose layer is its classifier's input; not changed.
+    backbone: a timm network whose layer is its classifier's input, or a table of token embeddings,
+        whose columns are its neurons; not changed.
     indices: (n_kept,) neurons to keep, ascending.
     n_neurons: width of the layer.
 
@@ -54,6 +55,9 @@ def cut_channels(backbone: Backbone, indices: NDArray[np.intp], n_neurons: int) 
     CriticalMassError: if the removal would change the kept neurons.
     MissingExtraError: if torch-pruning is not installed.
     """
+    if backbone.kind == STATIC_KIND:
+        # The table is described by its width, so that nothing is cut when it is read.
+        return dataclasses.replace(keep_channels(backbone, ["embedding"], indices), cut_modules=())
     tap = backbone.model.tap(backbone.layer)
     if backbone.kind not in ("timm", "package") or tap.side != "input" or tap.more_paths:
         raise _cut_error(backbone, "only the input of a timm network's classifier can be cut")
@@ -66,8 +70,8 @@ def keep_channels(backbone: Backbone, paths: Sequence[str], indices: NDArray[np.
 
     Raises
     ------
-    CriticalMassError: if a module is no convolution, linear module or batch norm, or lacks the
-        channels.
+    CriticalMassError: if a module is no convolution, linear module, batch norm or table of
+        embeddings, or lacks the channels.
     """
     old = backbone.model
     module, root = copy.deepcopy((old.module, old.root))
@@ -124,13 +128,20 @@ def _slice_module(
     from torch import nn
     from torch.nn.modules.batchnorm import _BatchNorm
 
-    widths = {nn.Conv2d: "out_channels", nn.Linear: "out_features", _BatchNorm: "num_features"}
+    widths = {
+        nn.Conv2d: "out_channels",
+        nn.Linear: "out_features",
+        _BatchNorm: "num_features",
+        nn.Embedding: "embedding_dim",
+    }
     width = next((name for kind, name in widths.items() if isinstance(module, kind)), None)
     if width is None or int(indices.max()) >= getattr(module, width):
         raise _cut_error(backbone, f"{path!r} has no such output channels")
     channels = torch.from_numpy(indices.astype(np.int64))
     for name, weight in list(module.named_parameters(recurse=False)):
-        setattr(module, name, nn.Parameter(weight[channels].clone(), requires_grad=False))
+        axis = 1 if isinstance(module, nn.Embedding) else 0
+        part = weight.index_select(axis, channels)
+        setattr(module, name, nn.Parameter(part, requires_grad=False))
     for name, buffer in list(module.named_buffers(recurse=False)):
         if buffer.ndim == 1:
             setattr(module, name, buffer[channels].clone())
@@ -151,9 +162,15 @@ def measure_savings(
     Returns
     -------
     JSON-able: number of parameters, multiply-adds of one image, and milliseconds of one image on
-    this machine (median and fastest of interleaved runs), each before and after.
+    this machine (median and fastest of interleaved runs), each before and after; of a table of
+    token embeddings the number of parameters alone.
     """
     import torch
+
+    if before.kind == STATIC_KIND:
+        tables = [backbone.model.root.embedding.weight for backbone in (before, after)]
+        sizes = [table.numel() + n_present * (table.shape[1] + 1) for table in tables]
+        return {"n_kept": n_kept, "parameters_before": sizes[0], "parameters_after": sizes[1]}
 
     counter = import_package("torch_pruning", "export").utils
     example = _example_image(before)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from criticalmass.core.optional import import_package
 from criticalmass.errors import CriticalMassError
+from criticalmass.extraction.models.audio_inputs import AudioPreprocess
 from criticalmass.extraction.models.optional_imports import import_torch
 from criticalmass.extraction.models.preprocess import TextPreprocess
 from criticalmass.shrinking.export.backbone import Backbone
@@ -31,7 +32,7 @@ _OPSET = 17
 def write(request: ExportRequest, folder: Path) -> Metadata:
     """Write ``model.onnx`` and ``config.json``.
 
-    The graph takes any batch size and texts of any length.
+    The graph takes any batch size, and texts and frames of sounds of any length.
 
     Raises
     ------
@@ -50,6 +51,10 @@ def write(request: ExportRequest, folder: Path) -> Metadata:
     for name in ("input_ids", "attention_mask"):
         if name in axes:
             axes[name][1] = "tokens"
+    preprocess = None if backbone is None else backbone.model.preprocess
+    any_length = isinstance(preprocess, AudioPreprocess) and preprocess.any_length
+    if any_length:
+        axes["sounds"][inputs[0].ndim - 1] = "frames"
     file = folder / FILE
     with quiet_tracing(), warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
@@ -71,11 +76,12 @@ def write(request: ExportRequest, folder: Path) -> Metadata:
                 f"this backbone cannot be converted to ONNX ({reason}); use model='none'"
             ) from error
         deviation = max(
-            _deviation(runtime, file, module, checked) for checked in _check_inputs(inputs)
+            _deviation(runtime, file, module, checked)
+            for checked in _check_inputs(inputs, any_length=any_length)
         )
     write_json(folder / CONFIG, config)
-    if backbone is not None and isinstance(backbone.model.preprocess, TextPreprocess):
-        backbone.model.preprocess.tokenizer.save_pretrained(str(folder))
+    if isinstance(preprocess, TextPreprocess):
+        preprocess.tokenizer.save_pretrained(str(folder))
     return {
         "files": sorted(path.name for path in folder.iterdir()),
         "opset": _OPSET,
@@ -108,8 +114,11 @@ def _input_width(backbone: Backbone) -> int:
     )
 
 
-def _check_inputs(inputs: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-    """Return the inputs to compare on: the traced ones, and a batch of another size."""
+def _check_inputs(inputs: tuple[Any, ...], *, any_length: bool) -> list[tuple[Any, ...]]:
+    """Return the inputs to compare on: the traced ones, and a batch of another size.
+
+    Sounds of any length are also longer in that batch.
+    """
     import torch
 
     larger = tuple(torch.cat([tensor, tensor.flip(0), tensor])[:5] for tensor in inputs)
@@ -118,6 +127,8 @@ def _check_inputs(inputs: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         ids, mask = (torch.cat([tensor, tensor], dim=1) for tensor in larger)
         mask[0, mask.shape[1] // 2 :] = 0
         return [inputs, (ids, mask)]
+    if any_length:
+        larger = (torch.cat([larger[0], larger[0].flip(-1)], dim=-1),)
     return [inputs, larger]
 
 

@@ -44,10 +44,6 @@ short = model.encode(["a text", "another text"])
 identity = json.loads(Path("export.json").read_text())["mteb"]
 model.model_card_data.model_name = identity["name"]
 model.model_card_data.base_model_revision = identity["revision"]""",
-    "vectors": """\
-import numpy
-
-codes = numpy.load("train.npy")  # one file per split, or vectors.npy""",
 }
 
 
@@ -80,7 +76,8 @@ def write_readme(folder: Path, slim: SlimModel, name: str, metadata: Mapping[str
         _FRONT_MATTER if name == "sentence-transformers" else "",
         f"# {escape(record['model'])} in {slim.n_kept:,} of {slim.n_neurons:,} dimensions",
         summarise(record),
-        _use_section(name, metadata),
+        _table_section(metadata),
+        _use_section(name, slim.precision, metadata),
         _database_section(metadata),
         _recall_section(metadata),
         "## Not covered\n\nThe promise is for data like the test split of "
@@ -109,9 +106,42 @@ def recall_lines(metadata: Mapping[str, Any]) -> list[str]:
     return [*rows, recall["sentence"], *(f"Note: {note}." for note in metadata["notes"])]
 
 
-def _use_section(name: str, metadata: Mapping[str, Any]) -> str:
-    code = _faiss_use(metadata) if name == "faiss" else _USES.get(name)
+def _use_section(name: str, precision: str, metadata: Mapping[str, Any]) -> str:
+    code = _USES.get(name)
+    if name == "faiss":
+        code = _faiss_use(metadata)
+    elif name in ("vectors", "database"):
+        code = _query_use(name, precision, metadata)
     return "" if code is None else f"## Use\n\n```python\n{code}\n```"
+
+
+def _table_section(metadata: Mapping[str, Any]) -> str:
+    """Return where a database has the short vectors; empty for other formats."""
+    if "whole" not in metadata:
+        return ""
+    return (
+        f"The short vectors are in the column `{metadata['column']}` of the table "
+        f"`{metadata['name']}` of {metadata['database']}, under the key `{metadata['key']}` of "
+        f"`{metadata['whole']}`. Search in it with short queries, and join the other columns by "
+        "the key."
+    )
+
+
+def _query_use(name: str, precision: str, metadata: Mapping[str, Any]) -> str:
+    """Return how queries are shortened with the arrays of the folder, and what codes stand for."""
+    shorten = 'queries[:, numpy.load("indices.npy")]'
+    if "matrix.npy" in metadata["files"]:
+        shorten = 'queries @ numpy.load("matrix.npy")'
+    lines = ["import numpy", "", f"short = {shorten}  # queries: (n, whole dimensions)"]
+    if metadata["normalised"]:
+        lines.append("short /= numpy.linalg.norm(short, axis=1, keepdims=True)")
+    if precision == "binary":
+        lines.append('bits = short > numpy.load("offset.npy")')
+    if name == "vectors":
+        lines.append('codes = numpy.load("train.npy")  # one file per split, or vectors.npy')
+    if name == "vectors" and precision == "int8":
+        lines.append('vectors = numpy.load("offset.npy") + numpy.load("step.npy") * codes')
+    return "\n".join(lines)
 
 
 def _database_section(metadata: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from criticalmass.errors import CriticalMassError
-from criticalmass.shrinking.export.backbone import load_backbone
+from criticalmass.shrinking.export.backbone import ENCODER_KIND, load_backbone
 from criticalmass.shrinking.export.folder import Metadata
 from criticalmass.shrinking.export.request import ExportRequest
 from criticalmass.shrinking.slim_model import SlimModel
@@ -32,7 +32,7 @@ def write(request: ExportRequest, folder: Path) -> Metadata:
     CriticalMassError: if the vectors are not those of a sentence-transformers model.
     """
     backbone = load_backbone(request)
-    if backbone is None or not backbone.has_mask:
+    if backbone is None or backbone.kind != ENCODER_KIND:
         raise CriticalMassError(
             f"the vectors of {request.slim.record['model']!r} are not those of a "
             "sentence-transformers model; if they are, name it with model='st:FOLDER'"

@@ -25,6 +25,7 @@ from criticalmass.extraction.models.preprocess import Preprocess, VectorPreproce
 from criticalmass.extraction.specs import LIVE
 from criticalmass.shrinking.export.backbone import (
     ENCODER,
+    ENCODER_KIND,
     Backbone,
     describe_backbone,
     load_backbone,
@@ -68,7 +69,8 @@ class SlimTorch(Shown):
     ----------
     module: torch module; input batches -> short vectors (n, n_kept) and, with a head, logits
         (n, n_present). Inputs are images as (n, 3, height, width) uint8, texts as token ids and
-        attention mask, or vectors as (n, n_neurons) float32.
+        attention mask, sounds as their front end returns them, or vectors as (n, n_neurons)
+        float32.
     preprocess: turns items into input batches.
     config: content of ``config.json``.
     """
@@ -144,7 +146,10 @@ def write(request: ExportRequest, folder: Path) -> Metadata:
             "has none: use format='onnx', a module: spec, or model='none' for the head alone"
         )
     state = dict(module.state_dict())
-    if backbone is not None and backbone.has_mask:
+    if backbone is not None and backbone.kind != ENCODER_KIND and backbone.has_mask:
+        preprocess: Any = backbone.model.preprocess
+        preprocess.tokenizer.save_pretrained(str(folder / ENCODER))
+    if backbone is not None and backbone.kind == ENCODER_KIND:
         from criticalmass.extraction.models.text_models import save_encoder
 
         save_encoder(backbone.open_encoder(), folder / ENCODER)
@@ -198,7 +203,12 @@ def build_modules(request: ExportRequest) -> tuple[SlimModule, Backbone | None, 
         "backbone": None,
     }
     if backbone is not None and exported is not None:
-        names = {"image": ["images"], "vector": ["vectors"], "tensor": ["inputs"]}
+        names = {
+            "image": ["images"],
+            "audio": ["sounds"],
+            "vector": ["vectors"],
+            "tensor": ["inputs"],
+        }
         config["inputs"] = names.get(backbone.model.modality, list(_TEXT_INPUTS))
         config["backbone"] = describe_backbone(exported)
         _check_modules(slim, backbone, module)
@@ -311,7 +321,7 @@ def load_slim_torch(
         raise CriticalMassError(f"{str(file)!r} is missing; export again")
     try:
         state = safetensors.load_file(file)
-        if entry is not None and entry["kind"] == "sentence-transformers":
+        if entry is not None and entry["kind"] == ENCODER_KIND:
             initial = module.state_dict()
             state |= {name: initial[name] for name in initial if name.startswith("backbone.")}
         module.load_state_dict(state, strict=True)

@@ -133,6 +133,20 @@ class MaskedEmbedder(nn.Module):
         return embedding
 
 
+class MaskedMean(nn.Module):
+    """The mean of the token embeddings of texts, without padding."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.embedding = embedding
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Embed (n, tokens) int64 token ids; the mask is 0 on padding; -> (n, d)."""
+        mask = attention_mask[:, :, None].float()
+        embedded: Tensor = self.embedding(input_ids) * mask
+        return embedded.sum(dim=1) / mask.sum(dim=1)
+
+
 def make_empty_module(
     backbone: nn.Module | None, shape: KeptShape, n_present: int | None
 ) -> SlimModule:
