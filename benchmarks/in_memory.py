@@ -78,9 +78,7 @@ class Measured:
         """Return the interval of the critical mass, as `criticalmass.redundancy` does."""
         mass = CurveMass.of(self.curve, Target(delta), "monotone")
         assert mass is not None
-        low, _ = self.curve.outward_interval(mass.drawn.lowest)
-        _, high = self.curve.outward_interval(mass.drawn.mass)
-        return int(low), int(high)
+        return mass.interval
 
     def fairness(self) -> list[dict[str, Any]]:
         """Return the rows of `criticalmass.fairness`."""

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import criticalmass as cm
+from criticalmass.analysis.curves import CachedRun
 from criticalmass.analysis.estimators import ESTIMATORS
 from criticalmass.analysis.redundancy import redundancy
 from criticalmass.errors import CriticalMassError
@@ -377,3 +378,14 @@ def test_copies_make_neurons_less_diffuse_than_a_random_basis(tmp_path, is_copie
         assert row["diffuseness_high"] < 1.0
     else:
         assert row["diffuseness_low"] < 1.0 < row["diffuseness_high"]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_many_deltas_at_once_are_each_delta_alone(tmp_path, estimator):
+    curves = {"random": rising(20), "rotation": rising(12), "pca-top": rising(6)}
+    run = CachedRun.of(a_run(tmp_path / "r", curves))
+    deltas = tuple(np.linspace(0.3, 1.0, 35).round(3))
+    together = redundancy(run, deltas, estimator)
+    alone = pd.concat([redundancy(run, delta, estimator) for delta in deltas])
+    alone = alone.sort_values(["selector", "delta"], ignore_index=True)
+    pd.testing.assert_frame_equal(together, alone, check_exact=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
@@ -14,6 +16,11 @@ from criticalmass.errors import CriticalMassError, unknown_name
 
 # Rounding makes 0.9 * 0.8 equal 0.7200000000000001; a value of 0.72 must still reach it.
 _RELATIVE_TOLERANCE = 1e-12
+# After a step of Halley's method of this size, the error is that of rounding where a cubic is not
+# flat.
+_SMALL_STEP, _MAX_STEPS = 1e-4, 60
+
+_Indices = npt.NDArray[np.intp]
 
 
 @validate_arguments
@@ -102,7 +109,7 @@ def critical_size(
     estimator: str,
     full_size: float,
 ) -> FloatArray:
-    """Compute the critical sizes of many curves.
+    """Compute the critical sizes of many curves for one value to reach each.
 
     Parameters
     ----------
@@ -117,72 +124,129 @@ def critical_size(
     -------
     (n_curves,) sizes, at most ``full_size``.
     """
-    return ESTIMATORS[estimator](sizes, means, full, delta, full_size)
+    curves, bars = MeanCurves(sizes, means, full_size), delta * full[None]
+    return np.asarray(curves.critical_sizes(bars, curves.first_passing(bars), estimator)[0])
 
 
-def _strict(
-    sizes: FloatArray, means: FloatArray, full: FloatArray, delta: float, full_size: float
-) -> FloatArray:
-    passes = reaches(means, full, delta)
-    first = sizes[np.argmax(passes, axis=1)]
-    return np.where(passes.any(axis=1), first, full_size)
+@dataclass(frozen=True, eq=False)
+class MeanCurves:
+    """Curves of mean values at the same sizes, off which critical sizes are read.
+
+    Attributes
+    ----------
+    sizes: (n_sizes,) ascending, as fractions or as numbers of neurons.
+    means: (n_curves, n_sizes) mean value at every size.
+    full_size: size of the whole layer, 1 or its number of neurons.
+    """
+
+    sizes: FloatArray
+    means: FloatArray
+    full_size: float
+
+    def first_passing(self, bars: FloatArray) -> _Indices:
+        """(n_bars, n_curves) first size whose mean reaches the bar; n_sizes where none does.
+
+        ``bars`` (n_bars, n_curves) are the values to reach; they may be broadcast.
+        """
+        thresholds = bars - _RELATIVE_TOLERANCE * np.abs(bars)
+        shape = np.broadcast_shapes(bars.shape, (1, len(self.means)))
+        n_passing = np.zeros(shape, dtype=np.min_scalar_type(self.sizes.size))
+        for highest in self._highest:
+            n_passing += (highest >= thresholds).view(np.uint8)
+        return self.sizes.size - n_passing.astype(np.intp)
+
+    def critical_sizes(self, bars: FloatArray, first: _Indices, estimator: str) -> FloatArray:
+        """(n_bars, n_curves) sizes at which the curves reach the bars, at most ``full_size``.
+
+        Parameters
+        ----------
+        bars: as in `first_passing`.
+        first: what `first_passing` returns for them.
+        estimator: a key of `ESTIMATORS`.
+        """
+        return ESTIMATORS[estimator](self, np.broadcast_to(bars, first.shape), first)
+
+    def sizes_at(self, index: _Indices) -> FloatArray:
+        """Sizes at some indices; the whole layer where an index is n_sizes."""
+        return np.asarray(np.append(self.sizes, self.full_size)[index])
+
+    @cached_property
+    def _highest(self) -> FloatArray:
+        """(n_sizes, n_curves) largest mean up to each size."""
+        return np.asarray(np.fmax.accumulate(np.ascontiguousarray(self.means.T)))
 
 
-def _interpolated(
-    sizes: FloatArray, means: FloatArray, full: FloatArray, delta: float, full_size: float
-) -> FloatArray:
-    passes = reaches(means, full, delta)
-    first = np.argmax(passes, axis=1)
-    before = np.maximum(first - 1, 0)
-    row = np.arange(len(means))
-    rise = means[row, first] - means[row, before]
-    missing = delta * full - means[row, before]
-    share = np.clip(np.divide(missing, rise, out=np.ones(len(means)), where=rise > 0.0), 0.0, 1.0)
-    crossing = sizes[before] + share * (sizes[first] - sizes[before])
+def _strict(curves: MeanCurves, bars: FloatArray, first: _Indices) -> FloatArray:
+    return curves.sizes_at(first)
+
+
+def _interpolated(curves: MeanCurves, bars: FloatArray, first: _Indices) -> FloatArray:
     # If no size below the whole layer passes, the critical size is the whole layer.
-    subset_passes = (passes & (sizes < full_size)).any(axis=1)
-    return np.where(subset_passes, crossing, full_size)
-
-
-def _monotone(
-    sizes: FloatArray, means: FloatArray, full: FloatArray, delta: float, full_size: float
-) -> FloatArray:
-    # Values against size are concave in k and nearly straight in log k, so a chord in k crosses
-    # too late. The monotone cubic stays between its nodes: it crosses inside the first pair of
-    # sizes of which the smaller fails and the larger passes.
-    passes = reaches(means, full, delta)
-    first = np.argmax(passes, axis=1)
-    subset_passes = (passes & (sizes < full_size)).any(axis=1)
-    critical = np.where(subset_passes, sizes[first], full_size).astype(np.float64)
-    inside = np.flatnonzero(subset_passes & (first > 0))
-    if inside.size:
-        nodes, left = np.log(sizes), first[inside] - 1
-        at = _crossing(nodes, means[inside], left, delta * full[inside])
-        critical[inside] = np.minimum(np.exp(nodes[left] + at), sizes[left + 1])
+    critical = curves.sizes_at(first)
+    bar, curve = np.nonzero((critical < curves.full_size) & (first > 0))
+    right = first[bar, curve]
+    start, end = curves.means[curve, right - 1], curves.means[curve, right]
+    share = np.clip((bars[bar, curve] - start) / (end - start), 0.0, 1.0)
+    left = curves.sizes[right - 1]
+    critical[bar, curve] = left + share * (curves.sizes[right] - left)
     return critical
 
 
-def _crossing(
-    nodes: FloatArray, values: FloatArray, left: npt.NDArray[np.intp], heights: FloatArray
-) -> FloatArray:
-    """(n,) distance from node ``left`` at which the monotone cubic reaches a height.
+def _monotone(curves: MeanCurves, bars: FloatArray, first: _Indices) -> FloatArray:
+    # Values against size are concave in k and nearly straight in log k, so a chord in k crosses
+    # too late. The monotone cubic stays between its nodes: it crosses inside the first pair of
+    # sizes of which the smaller fails and the larger passes.
+    critical = curves.sizes_at(first)
+    bar, curve = np.nonzero((critical < curves.full_size) & (first > 0))
+    if bar.size:
+        left = first[bar, curve] - 1
+        nodes = np.log(curves.sizes)
+        # The slope at a node depends on its two neighbours.
+        low, end = max(0, int(left.min()) - 1), int(left.max()) + 3
+        cubics = _cubics(nodes[low:end], curves.means.T[low:end])
+        share = _crossing(cubics[left - low, curve], bars[bar, curve])
+        at = np.exp(nodes[left] + share * np.diff(nodes)[left])
+        critical[bar, curve] = np.minimum(at, curves.sizes[left + 1])
+    return critical
 
-    The cubic is that of `scipy.interpolate.PchipInterpolator` (Fritsch and Butland 1984), of
-    which only the piece between the nodes ``left`` and ``left + 1`` is needed. The gap is halved
-    30 times, to a billionth: far below one neuron.
+
+def _crossing(cubics: FloatArray, heights: FloatArray) -> FloatArray:
+    """(n,) share of its piece at which each rising cubic, a row of (n, 4), reaches a height.
+
+    Three steps of Halley's method from the chord; where the last of them was large, Newton's.
     """
-    row = np.arange(left.size)
-    width = np.diff(nodes)[left]
-    start, end = values[row, left], values[row, left + 1]
-    slopes = [_pchip_slope(nodes, values, at) * width for at in (left, left + 1)]
-    low, high = np.zeros(left.size), np.ones(left.size)
-    for _ in range(30):
-        t = 0.5 * (low + high)
-        from_end = t * t * (3.0 - 2.0 * t)
-        bend = t * (1.0 - t) * ((1.0 - t) * slopes[0] - t * slopes[1])
-        is_above = start + (end - start) * from_end + bend >= heights
-        high, low = np.where(is_above, t, high), np.where(is_above, low, t)
-    return np.asarray(high * width)
+    start, c, b, a = np.ascontiguousarray(cubics.T)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rise = heights - start
+        t = change = rise / (a + b + c)
+        for _ in range(3):
+            value, slope = ((a * t + b) * t + c) * t - rise, (3.0 * a * t + 2.0 * b) * t + c
+            bend = 3.0 * a * t + b
+            change = value * slope / (slope * slope - value * bend)
+            t = np.clip(t - change, 0.0, 1.0)
+        # The share of the last step that is left after it, as far as the slope is not too small.
+        error = (bend * bend + np.abs(a) * slope) * (change / slope) ** 2
+        rest = np.flatnonzero(~((np.abs(change) < _SMALL_STEP) & (error < _SMALL_STEP**2)))
+        if rest.size:
+            t[rest] = _newton(a[rest], b[rest], c[rest], rise[rest])
+    return np.asarray(t)
+
+
+def _newton(a: FloatArray, b: FloatArray, c: FloatArray, rise: FloatArray) -> FloatArray:
+    """(n,) where a t^3 + b t^2 + c t, which rises from 0 to 1, equals ``rise``.
+
+    The start is the inflection: beyond it the cubic is convex or concave, so that the steps
+    approach the crossing from one side. At a flat end they only halve the distance.
+    """
+    t = np.nan_to_num(np.clip(b / (-3.0 * a), 0.0, 1.0), nan=0.5)
+    for _ in range(_MAX_STEPS):
+        value, slope = ((a * t + b) * t + c) * t - rise, (3.0 * a * t + 2.0 * b) * t + c
+        # At the crossing there is no step, even where the cubic is flat.
+        t_next = np.where(value == 0.0, t, np.clip(t - value / slope, 0.0, 1.0))
+        if np.array_equal(t, t_next):
+            break
+        t = t_next
+    return np.asarray(t)
 
 
 def monotone_cubic(nodes: FloatArray, values: FloatArray, at: FloatArray) -> FloatArray:
@@ -201,56 +265,60 @@ def monotone_cubic(nodes: FloatArray, values: FloatArray, at: FloatArray) -> Flo
     (n_curves, n).
     """
     left = np.clip(np.searchsorted(nodes, at, side="right") - 1, 0, nodes.size - 2)
-    width = np.diff(nodes)[left]
-    t = (at - nodes[left]) / width
-    from_end, curves = t * t * (3.0 - 2.0 * t), []
-    for row in values:
-        repeated = np.broadcast_to(row, (left.size, row.size))
-        slopes = [_pchip_slope(nodes, repeated, end) * width for end in (left, left + 1)]
-        bend = t * (1.0 - t) * ((1.0 - t) * slopes[0] - t * slopes[1])
-        curves.append(row[left] + (row[left + 1] - row[left]) * from_end + bend)
-    return np.stack(curves)
+    t = ((at - nodes[left]) / np.diff(nodes)[left])[:, None]
+    start, c, b, a = np.moveaxis(_cubics(nodes, values.T)[left], 2, 0)
+    return np.asarray((((a * t + b) * t + c) * t + start).T)
 
 
-def _pchip_slope(nodes: FloatArray, values: FloatArray, at: npt.NDArray[np.intp]) -> FloatArray:
-    """(n,) slope of the monotone cubic through each row of ``values`` at one node of that row."""
-    row, last = np.arange(at.size), nodes.size - 1
-    steps = np.diff(nodes)
-    if last == 1:
-        return np.asarray((values[:, 1] - values[:, 0]) / steps[0])
+def _cubics(nodes: FloatArray, values: FloatArray) -> FloatArray:
+    """(n_nodes - 1, n_curves, 4) monotone cubics through ``values`` (n_nodes, n_curves).
 
-    def secant(i: npt.NDArray[np.intp]) -> FloatArray:
-        return np.asarray((values[row, i + 1] - values[row, i]) / steps[i])
+    A piece is c0 + c1 t + c2 t^2 + c3 t^3, where t goes from 0 to 1 between its nodes.
+    """
+    rise, width = np.diff(values, axis=0), np.diff(nodes)[:, None]
+    slopes = _pchip_slopes(rise / width, width)
+    start, end = slopes[:-1] * width, slopes[1:] * width
+    parts = values[:-1], start, 3.0 * rise - 2.0 * start - end, start + end - 2.0 * rise
+    return np.stack(parts, axis=2)
 
-    inner = np.clip(at, 1, last - 1)
-    before, after = secant(inner - 1), secant(inner)
-    weight = 2.0 * steps[inner] + steps[inner - 1], steps[inner] + 2.0 * steps[inner - 1]
+
+def _pchip_slopes(secants: FloatArray, steps: FloatArray) -> FloatArray:
+    """(n_nodes, n_curves) slopes of the monotone cubics at their nodes.
+
+    ``secants`` (n_nodes - 1, n_curves) are the slopes of the chords, ``steps`` (n_nodes - 1, 1)
+    the distances between the nodes.
+    """
+    if len(secants) == 1:
+        return np.repeat(secants, 2, axis=0)
+    before, after = secants[:-1], secants[1:]
+    weights = 2.0 * steps[1:] + steps[:-1], steps[1:] + 2.0 * steps[:-1]
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = (weight[0] + weight[1]) / (weight[0] / before + weight[1] / after)
-    slope = np.where(before * after > 0.0, mean, 0.0)
-    # At an end of the curve: the three-point formula, cut so that the cubic stays monotone.
-    is_first = at == 0
-    near, far = np.where(is_first, before, after), np.where(is_first, after, before)
-    step = np.where(is_first, steps[0], steps[last - 1])
-    next_step = np.where(is_first, steps[1], steps[last - 2])
-    edge = ((2.0 * step + next_step) * near - step * far) / (step + next_step)
-    edge = np.where(edge * near <= 0.0, 0.0, edge)
-    is_steep = (near * far < 0.0) & (np.abs(edge) > 3.0 * np.abs(near))
-    edge = np.where(is_steep, 3.0 * near, edge)
-    return np.where((at == 0) | (at == last), edge, slope)
+        mean = (weights[0] + weights[1]) / (weights[0] / before + weights[1] / after)
+    inner = np.where(before * after > 0.0, mean, 0.0)
+    first = _edge_slope(secants[:1], secants[1:2], steps[0], steps[1])
+    last = _edge_slope(secants[-1:], secants[-2:-1], steps[-1], steps[-2])
+    return np.concatenate([first, inner, last])
 
 
-def _nearest(
-    sizes: FloatArray, means: FloatArray, full: FloatArray, delta: float, full_size: float
+def _edge_slope(
+    near: FloatArray, far: FloatArray, step: FloatArray, next_step: FloatArray
 ) -> FloatArray:
+    """Slope at an end: the three-point formula, cut so that the cubic stays monotone."""
+    slope = ((2.0 * step + next_step) * near - step * far) / (step + next_step)
+    slope = np.where(slope * near <= 0.0, 0.0, slope)
+    is_steep = (near * far < 0.0) & (np.abs(slope) > 3.0 * np.abs(near))
+    return np.where(is_steep, 3.0 * near, slope)
+
+
+def _nearest(curves: MeanCurves, bars: FloatArray, first: _Indices) -> FloatArray:
     # Rounded, so that equal distances are equal; of two, argmin takes the smaller size.
-    distance = np.round(np.abs(means - delta * full[:, None]), 12)
-    return np.asarray(sizes[np.argmin(distance, axis=1)])
+    nearest = [np.argmin(np.round(np.abs(curves.means - row[:, None]), 12), axis=1) for row in bars]
+    return np.asarray(curves.sizes[np.stack(nearest)])
 
 
 #: The estimator of tables and figures.
 DEFAULT_ESTIMATOR = "monotone"
-_Estimator = Callable[[FloatArray, FloatArray, FloatArray, float, float], FloatArray]
+_Estimator = Callable[[MeanCurves, FloatArray, _Indices], FloatArray]
 ESTIMATORS: Mapping[str, _Estimator] = MappingProxyType(
     {
         "monotone": _monotone,

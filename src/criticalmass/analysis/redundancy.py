@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -28,7 +31,7 @@ from criticalmass.analysis.columns import (
     with_note,
 )
 from criticalmass.analysis.constant_answer import ConstantAnswer
-from criticalmass.analysis.critical_mass import CurveMass, basis_ratios
+from criticalmass.analysis.critical_mass import CurveMass, CurveReader, basis_ratios
 from criticalmass.analysis.curves import (
     OpenIntervals,
     ValueCurve,
@@ -40,12 +43,13 @@ from criticalmass.analysis.estimators import (
     check_estimator,
     diffused_redundancy,
 )
-from criticalmass.analysis.predicted_curves import read_curves
+from criticalmass.analysis.predicted_curves import PredictedCurve, read_curves
 from criticalmass.analysis.predictions import is_correct
 from criticalmass.analysis.subset_spread import check_pass_share, passing_size, worst_selector
 from criticalmass.analysis.targets import WHOLE, ControlRun, Target, Targets
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.progress import warn_user
+from criticalmass.core.threads import map_in_threads
 from criticalmass.measures.registry import has_critical_mass, is_similarity
 from criticalmass.storage.run import Run
 
@@ -69,6 +73,7 @@ CURVE_COLUMNS: dict[str, str] = (
     | _SUPPORT_COLUMNS
 )
 _MAX_NAMED = 5
+_TARGETS_AT_ONCE = 16
 REDUNDANCY_COLUMNS: dict[str, str] = (
     CURVE_KEY_COLUMNS
     | {"delta": FLOAT, "bar": FLOAT, "bar_kind": TEXT, "control": TEXT}
@@ -236,34 +241,82 @@ def redundancy_table(
     check_estimator(estimator)
     check_pass_share(pass_share)
     targets.refuse_similarities(runs)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for one in runs:
-        open_intervals, predicted = refined_intervals(one), read_curves(one)
         control = None if targets.control is None else ControlRun.of(targets.control, one, draws)
-        run_curves = list(curves_of(one, draws))
-        for curve in run_curves:
-            key = curve.key
-            support = _support(curve, _columns(curve.rows), _columns(curve.used))
-            chance = None
-            if not is_similarity(key.measure):
-                chance = ConstantAnswer.best(one.labels()).accuracy
-            curve_targets = targets.of_curve(key, chance, control)
-            rivals = [c for c in run_curves if c.key._replace(selector=key.selector) == key]
-            bars = [t.bars(curve.full or 0.0, curve.full_draws)[0] for t in curve_targets]
-            source, pass_masses = passing_size(curve, bars, pass_share, estimator, predicted)
-            for i, target in enumerate(curve_targets):
-                mass = CurveMass.of(curve, target, estimator)
-                row = _redundancy_row(curve, target, estimator, mass, open_intervals)
-                if mass is not None:
-                    row |= basis_ratios(mass, rivals)
-                if source and row["critical_mass"] is not None:
-                    row |= {"pass_share": pass_share, "spread_source": source}
-                    row["pass_mass"] = max(pass_masses[i], row["critical_mass"])
-                    worst = worst_selector(curve, rivals, row["critical_mass"])
-                    row["worst_selector"], row["worst_ratio"] = worst or (None, None)
-                row |= support | {"majority_accuracy": chance}
-                rows.append(with_note(row, curve.interval_note))
+        part = _RunPart(one, targets, control, estimator, pass_share)
+        layers = groupby(curves_of(one, draws), key=lambda curve: curve.key._replace(selector=""))
+        for layer_rows in map_in_threads(part.rows, [list(curves) for _, curves in layers]):
+            rows += layer_rows
     return typed_table(rows, REDUNDANCY_COLUMNS)
+
+
+@dataclass(frozen=True, eq=False)
+class _RunPart:
+    """What the rows of one run depend on besides its curves; `rows` makes those of a layer."""
+
+    run: Run
+    targets: Targets
+    control: ControlRun | None
+    estimator: str
+    pass_share: float
+
+    @cached_property
+    def open_intervals(self) -> OpenIntervals:
+        return refined_intervals(self.run)
+
+    @cached_property
+    def predicted(self) -> Mapping[tuple[str, str], PredictedCurve]:
+        return read_curves(self.run)
+
+    @cached_property
+    def chance(self) -> float:
+        return ConstantAnswer.best(self.run.labels()).accuracy
+
+    def rows(self, curves: list[ValueCurve]) -> list[dict[str, Any]]:
+        """Return the rows of the curves of one layer and measure, curve by curve."""
+        key = curves[0].key
+        chance = None if is_similarity(key.measure) else self.chance
+        targets = self.targets.of_curve(key, chance, self.control)
+        readers = [CurveReader(curve, self.estimator) for curve in curves]
+        rows: list[list[dict[str, Any]]] = [[] for _ in curves]
+        # Few targets at a time, so that their draws stay in the cache.
+        for first in range(0, len(targets), _TARGETS_AT_ONCE):
+            block = targets[first : first + _TARGETS_AT_ONCE]
+            masses = [reader.masses(block) for reader in readers]
+            for curve, curve_masses, curve_rows in zip(curves, masses, rows, strict=True):
+                for i, (target, mass) in enumerate(zip(block, curve_masses, strict=True)):
+                    row = _redundancy_row(curve, target, self.estimator, mass, self.open_intervals)
+                    if mass is not None:
+                        row |= basis_ratios(mass, [others[i] for others in masses])
+                    curve_rows.append(row)
+        for curve, curve_rows in zip(curves, rows, strict=True):
+            support = _support(curve, _columns(curve.rows), _columns(curve.used))
+            self._add_spread(curve_rows, curve, curves, targets)
+            for row in curve_rows:
+                row |= support | {"majority_accuracy": chance}
+        return [
+            with_note(row, curve.interval_note)
+            for curve, curve_rows in zip(curves, rows, strict=True)
+            for row in curve_rows
+        ]
+
+    def _add_spread(
+        self,
+        rows: list[dict[str, Any]],
+        curve: ValueCurve,
+        rivals: list[ValueCurve],
+        targets: list[Target],
+    ) -> None:
+        """Add the columns on the spread of subsets and on the worst selector to a curve's rows."""
+        bars = [target.bars(curve.full or 0.0, curve.full_draws)[0] for target in targets]
+        source, sizes = passing_size(curve, bars, self.pass_share, self.estimator, self.predicted)
+        for row, size in zip(rows, sizes, strict=False):
+            if row["critical_mass"] is not None:
+                row |= {"pass_share": self.pass_share, "spread_source": source}
+                row["pass_mass"] = max(size, row["critical_mass"])
+                worst = worst_selector(curve, rivals, row["critical_mass"])
+                row["worst_selector"], row["worst_ratio"] = worst or (None, None)
 
 
 def _warn_of_useless_probes(run: Run, level: float) -> None:
@@ -347,35 +400,28 @@ def _redundancy_row(
     row |= {"bar_kind": target.kind, "control": target.control and target.control.name}
     if mass is None:
         return row
-    d, measured = curve.n_neurons, mass.measured
+    d = curve.n_neurons
     row |= {"bar": mass.bar, "at_floor": mass.is_at_floor, "reached": mass.is_reached}
     if mass.is_out_of_reach:
         return row | {"largest_failing": d, "refined": False}
-    low = int(curve.outward_interval(mass.drawn.lowest)[0])
-    high = int(curve.outward_interval(mass.drawn.mass)[1])
+    low, high = mass.interval
     key = curve.key
     refined_for = target.delta if target.kind == WHOLE else None
     open_interval = open_intervals.get((key.layer, key.selector, key.measure, refined_for))
     if open_interval is not None and estimator != "nearest":
-        between = mass.drawn_by("interpolated") if estimator == "strict" else mass.drawn
-        ends = curve.outward_interval(between.mass)
-        low, high = min(int(ends[0]), open_interval[0]), max(int(ends[1]), open_interval[1])
+        ends = mass.interval_by("interpolated" if estimator == "strict" else estimator)
+        low, high = min(ends[0], open_interval[0]), max(ends[1], open_interval[1])
     return row | {
-        "critical_mass": int(measured.mass[0]),
+        "critical_mass": int(mass.size),
         "critical_mass_low": low,
         "critical_mass_high": high,
-        "dr": 1.0 - measured.mass[0] / d,
+        "dr": 1.0 - mass.size / d,
         "dr_low": 1.0 - high / d,
         "dr_high": 1.0 - low / d,
-        "largest_failing": int(measured.largest_failing[0]) or None,
-        "smallest_passing": int(measured.smallest_passing[0]),
-        "refined": _size_below(curve.sizes, measured.passes[0], d) in {0, *curve.sizes.tolist()},
+        "largest_failing": mass.largest_failing or None,
+        "smallest_passing": mass.smallest_passing,
+        "refined": mass.smallest_passing - 1 in {0, *curve.sizes.tolist()},
     }
-
-
-def _size_below(sizes: npt.NDArray[np.int64], passes: npt.NDArray[np.bool_], n_neurons: int) -> int:
-    """Return the size one neuron below the first that passes."""
-    return int(sizes[np.argmax(passes)] if passes.any() else n_neurons) - 1
 
 
 _Columns = dict[str, npt.NDArray[Any]]

@@ -300,21 +300,20 @@ def _mass_row(
         curve.mass([task], [bar], goal, estimator)
         for task, bar in zip(curve.tasks, bars, strict=True)
     ]
-    masses = [0 if one is None else int(one.measured.mass[0]) for one in singles]
+    masses = [0 if one is None else int(one.size) for one in singles]
     row |= {"at_floor": mass.is_at_floor, "reached": mass.is_reached}
     hardest = int(np.argmax(masses))
     row |= {"hardest_task": curve.tasks[hardest].dataset, "hardest_mass": masses[hardest]}
-    d, size = mass.curve.n_neurons, int(mass.measured.mass[0])
+    d, size = mass.curve.n_neurons, int(mass.size)
     row |= {
         "critical_mass": size,
         "dr": 1.0 - size / d,
-        "largest_failing": int(mass.measured.largest_failing[0]) or None,
-        "smallest_passing": int(mass.measured.smallest_passing[0]),
+        "largest_failing": mass.largest_failing or None,
+        "smallest_passing": mass.smallest_passing,
     }
     if curve.row_index.shape[1] < FEWEST_SEEDS and SELECTORS[curve.key.selector].is_random:
         return row
-    low = int(mass.curve.outward_interval(mass.drawn.lowest)[0])
-    high = int(mass.curve.outward_interval(mass.drawn.mass)[1])
+    low, high = mass.interval
     ends = {"critical_mass_low": low, "critical_mass_high": high}
     return row | ends | {"dr_low": 1.0 - high / d, "dr_high": 1.0 - low / d}
 

@@ -12,7 +12,7 @@ from statistics import NormalDist
 import numpy as np
 
 from criticalmass.analysis.curves import ValueCurve
-from criticalmass.analysis.estimators import critical_size
+from criticalmass.analysis.estimators import MeanCurves
 from criticalmass.analysis.predicted_curves import PredictedCurve
 from criticalmass.core.moments import FloatArray
 from criticalmass.core.quantiles import student_quantile
@@ -80,8 +80,9 @@ def passing_size(
     means = np.where(sizes >= curve.n_neurons, mean, mean - margin)[None]
     rule = "monotone" if estimator == "nearest" else estimator
     nodes, width = sizes.astype(np.float64), float(curve.n_neurons)
-    masses = [critical_size(nodes, means, np.array([bar]), 1.0, rule, width)[0] for bar in bars]
-    return source, [int(np.ceil(mass - 1e-9)) for mass in masses]
+    curves, heights = MeanCurves(nodes, means, width), np.array(bars)[:, None]
+    masses = curves.critical_sizes(heights, curves.first_passing(heights), rule)[:, 0]
+    return source, np.ceil(masses - 1e-9).astype(int).tolist()
 
 
 def _measured_margin(curve: ValueCurve, pass_share: float) -> FloatArray | None:

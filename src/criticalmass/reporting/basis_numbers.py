@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from criticalmass.analysis.columns import LayerKey
 from criticalmass.measures.registry import is_similarity
-from criticalmass.reporting.formatting import decimal, integer, is_missing, percent
+from criticalmass.reporting.formatting import decimal, integer, is_missing, percent, records
 from criticalmass.selectors.registry import SELECTORS, is_fixed_projection, selector_info
 
 if TYPE_CHECKING:
@@ -66,10 +66,13 @@ def layer_numbers(table: pd.DataFrame) -> list[LayerNumbers]:
     key = list(LayerKey._fields)
     varying = [name for name in key if name != "measure" and rows[name].nunique() > 1]
     layers = []
-    for _, part in rows.groupby(key, sort=False):
-        numbers = tuple(_numbers(part.to_dict("records")))
+    parts: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in records(rows):
+        parts.setdefault(tuple(row[column] for column in key), []).append(row)
+    for part in parts.values():
+        numbers = tuple(_numbers(part))
         if numbers:
-            first = part.iloc[0]
+            first = part[0]
             name = " · ".join([str(first["measure"]), *(str(first[n]) for n in varying)])
             layers.append(LayerNumbers(name, percent(delta), numbers))
     return layers

@@ -18,6 +18,15 @@ def is_missing(value: Any) -> bool:
     return bool(pd.api.types.is_scalar(value) and pd.isna(value))
 
 
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table by column name, as `DataFrame.to_dict` does.
+
+    It converts a column at once, which takes a fraction of pandas' time for typed columns.
+    """
+    columns = [table[name].to_numpy(dtype=object).tolist() for name in table.columns]
+    return [dict(zip(table.columns, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
 def integer(value: Any) -> str:
     """Write a number rounded to an integer, with commas between thousands."""
     return MISSING if is_missing(value) else f"{round(float(value)):,}"

@@ -255,11 +255,8 @@ class Plot:
             "legend": self.legend,
             "follows": self.follows,
             "table": {
-                "columns": list(self.table.columns),
-                "rows": [
-                    [_json_value(value, 7) for value in row]
-                    for row in self.table.itertuples(index=False)
-                ],
+                "rows": len(self.table),
+                "columns": [_column_spec(name, column) for name, column in self.table.items()],
             },
         }
 
@@ -343,6 +340,26 @@ def _round_step(rough: float) -> float:
     """Round up to 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next(m * power for m in (1, 2, 5, 10) if m * power >= rough - 1e-12)
+
+
+def _column_spec(name: Any, column: pd.Series) -> dict[str, Any]:
+    """Return a column of a table for JSON.
+
+    Its values are by row (``index`` is null), or distinct with the index of each row, or one for
+    all rows (``index`` is empty). Columns of no fixed type are by row.
+    """
+    import pandas as pd
+
+    if column.dtype == object:
+        values = [_json_value(value, 7) for value in column]
+        return {"name": str(name), "values": values, "index": None}
+    codes, distinct = pd.factorize(column, use_na_sentinel=False)
+    values = [_json_value(value, 7) for value in distinct]
+    if len(values) == 1:
+        return {"name": str(name), "values": values, "index": []}
+    if 2 * len(values) < len(column):
+        return {"name": str(name), "values": values, "index": codes.tolist()}
+    return {"name": str(name), "values": [values[code] for code in codes], "index": None}
 
 
 def _series_spec(series: Series) -> dict[str, Any]:

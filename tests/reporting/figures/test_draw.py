@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import FillBetweenPolyCollection
@@ -115,3 +117,30 @@ def test_a_legend_needs_two_entries_and_equal_texts_share_one() -> None:
 )
 def test_ticks_of_plain_axes_are_round(values: list[float], form: str, texts: list[str]) -> None:
     assert [text for _, text in plain_axis(values, "", form=form).ticks] == texts
+
+
+def test_the_page_has_every_value_of_a_table() -> None:
+    n = 9
+    table = pd.DataFrame(
+        {
+            "constant": pd.array(["a"] * n, dtype="string"),
+            "missing": pd.array([None] * n, dtype="Float64"),
+            "repeated": pd.array([1, None, 2] * 3, dtype="Int64"),
+            "flag": pd.array([True, False, None] * 3, dtype="boolean"),
+            "distinct": np.arange(n) / 8,
+            "mixed": [1, True, "x", None, 1.0, float("nan"), False, 0, "x"],
+        }
+    )
+    spec = replace(next(iter(PLOTS.values())), table=table).spec()["table"]
+    assert spec["rows"] == n
+    assert [column["name"] for column in spec["columns"]] == list(table.columns)
+    for column in spec["columns"]:
+        values, index = column["values"], column["index"]
+        rows = values if index is None else [values[i] for i in index or [0] * n]
+        cells = table[column["name"]].astype(object).tolist()
+        want = [None if pd.isna(value) else value for value in cells]
+        assert [type(value) for value in rows] == [type(value) for value in want]
+        assert rows == want
+    lengths = {column["name"]: len(column["values"]) for column in spec["columns"]}
+    assert lengths["constant"] == lengths["missing"] == 1
+    assert lengths["repeated"] == lengths["flag"] == 3

@@ -292,8 +292,8 @@ def _curve_series(
 
 def _bounds(line: pd.DataFrame) -> list[int]:
     """Return the indices of lower bounds to mark: those among about eight points of the line."""
-    marked = range(0, len(line), max(1, len(line) // 8))
-    return [index for index in marked if bool(line["at_floor"].iloc[index])]
+    step, at_floor = max(1, len(line) // 8), line["at_floor"].tolist()
+    return [index for index in range(0, len(line), step) if bool(at_floor[index])]
 
 
 def _whole_layer_rules(rows: pd.DataFrame) -> list[Rule]:

@@ -22,7 +22,11 @@
       const text = String(value);
       return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
     };
-    return [columns, ...rows].map((row) => row.map(toCell).join(",")).join("\n") + "\n";
+    // One value for all rows, distinct values with the index of each row, or a value by row.
+    const at = ({ values, index }, row) => (index === null ? values[row] : values[index[row] ?? 0]);
+    const lines = [columns.map(({ name }) => toCell(name))];
+    for (let row = 0; row < rows; row += 1) lines.push(columns.map((column) => toCell(at(column, row))));
+    return lines.map((line) => line.join(",")).join("\n") + "\n";
   }
 
   const STYLE_PROPERTIES = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font-size", "font-weight"];

@@ -17,6 +17,7 @@ from criticalmass.reporting.formatting import (
     integer,
     is_missing,
     percent,
+    records,
     with_minus_sign,
 )
 from criticalmass.reporting.page.headline import Headline, headline
@@ -94,17 +95,17 @@ def slider_curves(
     One entry per curve, in the order of `curve_keys`.
     """
     entries = []
-    for key, table in _by_curve(redundancy):
-        by_stop = {round(row["delta"] * 1000): row for row in table.to_dict("records")}
+    for key, curve_rows in _by_curve(redundancy).items():
+        by_stop = {round(row["delta"] * 1000): row for row in curve_rows}
         losses = worst.get(key)
         rows = [_slider_row(by_stop[stop], losses, strings) for stop in STOPS]
-        entries.append(SliderCurve(key, int(table["n_neurons"].iloc[0]), rows))
+        entries.append(SliderCurve(key, int(curve_rows[0]["n_neurons"]), rows))
     return entries
 
 
 def curve_keys(table: pd.DataFrame) -> list[CurveKey]:
     """Return the curves of a table, in order of appearance."""
-    return [key for key, _ in _by_curve(table)]
+    return list(_by_curve(table[list(CurveKey._fields)]))
 
 
 def saved_bytes_text(n_kept: int, n_neurons: int) -> str:
@@ -136,9 +137,11 @@ def _whole_percent(share: float) -> str:
     return with_minus_sign(f"{100 * share:.0f}")
 
 
-def _by_curve(table: pd.DataFrame) -> list[tuple[CurveKey, pd.DataFrame]]:
-    groups = table.groupby(list(CurveKey._fields), sort=False)
-    return [(curve_key(rows.iloc[0]), rows) for _, rows in groups]
+def _by_curve(table: pd.DataFrame) -> dict[CurveKey, list[dict[str, Any]]]:
+    curves: dict[CurveKey, list[dict[str, Any]]] = {}
+    for row in records(table):
+        curves.setdefault(curve_key(row), []).append(row)
+    return curves
 
 
 def _slider_row(
