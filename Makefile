@@ -57,12 +57,15 @@ browser: $(READY)
 	  echo "none can be had here; the page will not be tested in a browser"; }
 
 # Bytecode is written even where the environment forbids it: without it, each of the many processes
-# of the tests compiles all that it imports.
+# of the tests compiles all that it imports. BLAS has one thread in each process: where two processes
+# share two cores, its threads spin while they wait for each other, for longer than they compute.
+TEST_SETTINGS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
 test: lint browser
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=25
+	@$(TEST_SETTINGS) $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 check: lint
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile $(QUICK)
+	@$(TEST_SETTINGS) $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile $(QUICK)
 
 signatures: $(READY)
 	@$(BIN)/python -m tests.contracts.public_surface

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 from tests.postgres import postgres, postgres_server
 
@@ -25,6 +26,10 @@ from criticalmass.sweeps import jobs as job_module
 
 __all__ = ["postgres", "postgres_server"]
 
+# A slow, shared machine must not fail a property: an example may take longer than 200 ms.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
+
 N_CLASSES, N_TRAIN, N_TEST, N_NEURONS = 3, 90, 45, 12
 RUN_TEST, RUN_NEURONS = 3000, 100
 FEWEST, MOST = draw_spread.FEWEST, draw_spread.MOST
@@ -35,12 +40,20 @@ RUN_ACCURACY = {5: 0.50, 10: 0.70, 20: 0.78, 50: 0.80, 100: 0.80}
 # The files that take longest, first: one that starts last leaves the other process without work.
 LONGEST = (
     "contracts/test_docs.py",
-    "shrinking/export/test_torch_folder.py",
     "faults/test_harnesses.py",
+    "shrinking/export/test_torch_folder.py",
+    "contracts/test_notebooks.py",
     "faults/test_degenerate.py",
     "core/test_ray.py",
     "benchmarks/test_benchmarks.py",
+    "measures/logistic/test_ray_bytes.py",
+    "extraction/engines/test_precision.py",
     "sweeps/test_refine.py",
+    "training/test_train.py",
+    "training/test_devices.py",
+    "studies/test_trainings.py",
+    "studies/test_ray_study.py",
+    "probing/test_attack.py",
     "browser/test_page_in_browser.py",
     "contracts/test_timm_contract.py",
     "contracts/test_transformers_contract.py",
@@ -49,7 +62,9 @@ LONGEST = (
     "reporting/page/test_page.py",
     "faults/test_bad_input.py",
     "cli/test_cli.py",
-    "measures/logistic/test_ray_bytes.py",
+    "shrinking/test_shrink.py",
+    "measures/logistic/test_fit_probes.py",
+    "measures/test_nearest_scale.py",
     "theory/test_synthetic.py",
     "shrinking/export/test_faiss_recall.py",
     "shrinking/export/test_sql_postgres.py",
@@ -79,10 +94,11 @@ def few_drawn_subsets() -> Iterator[None]:
 def short_pdfs() -> Iterator[None]:
     """Leave the PDF files of figures out of pages: their fonts take half the time of a page.
 
-    `real_pdfs` undoes it for a test.
+    `real_pdfs` undoes it for a test. No second process draws them either; its own tests start it.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(draw, "as_pdf", lambda figure: b"%PDF")
+        patch.setattr("criticalmass.reporting.page.report._MAX_SERIAL_RUNS", 100)
         yield
 
 

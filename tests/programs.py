@@ -15,10 +15,10 @@ ROOT = Path(__file__).parent.parent
 _LIMIT = 600.0
 
 
-def run_alone(module: str, *arguments: str) -> str:
+def run_alone(module: str, *arguments: str, env: Mapping[str, str] | None = None) -> str:
     """Run ``python -m MODULE ARGUMENTS`` in the folder of the repository; return what it prints."""
     done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-m", module, *arguments], env={**os.environ, **(env or {})},
         cwd=ROOT, capture_output=True, text=True, timeout=_LIMIT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

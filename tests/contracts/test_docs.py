@@ -24,6 +24,12 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
 HEREDOC = re.compile(r"<<-? *'?(\w+)'?")
+#: Commands that run in this process: criticalmass without a shell's signs, perhaps with the exit
+#: code that it should have, and Python that is given word for word.
+COMMAND = re.compile(
+    r"criticalmass ((?:[^|<>;&$`\"]|\"[^\"$`]*\")*?)(?: \|\| test \$\? = (\d+))?", re.DOTALL
+)
+SCRIPT = re.compile(r"python - <<'(\w+)'\n(.*)\n\1", re.DOTALL)
 
 
 def statements(code: str) -> list[str]:
@@ -65,29 +71,44 @@ def in_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-def run_block(language: str, code: str, folder: Path) -> None:
-    """Run a block; Python, and commands of criticalmass alone, run here: a process starts slowly.
+def run_here(words: list[str], folder: Path) -> int | str | None:
+    """Run a command of criticalmass in this process; return its exit code."""
+    with in_folder(folder):
+        try:
+            return run_command(words)
+        except SystemExit as end:
+            return end.code
 
-    Each block of Python has its own names, so one that forgets an import fails.
-    """
+
+def run_python(code: str, folder: Path) -> None:
+    """Run Python in this process, with names of its own: code that forgets an import fails."""
+    with in_folder(folder):
+        try:
+            exec(compile(code, "block", "exec"), {"__name__": "__main__"})  # noqa: S102
+        except Exception as error:
+            raise AssertionError(code) from error
+
+
+def run_block(language: str, code: str, folder: Path) -> None:
+    """Run a block; Python and plain commands of criticalmass run here: a process starts slowly."""
     if language == "python":
-        with in_folder(folder):
-            try:
-                exec(compile(code, "block", "exec"), {"__name__": "__main__"})  # noqa: S102
-            except Exception as error:
-                raise AssertionError(code) from error
+        run_python(code, folder)
         return
     for statement in statements(code):
-        if re.match(r"criticalmass [^|<>;&$`]*(\"[^\"$`]*\"[^|<>;&$`]*)*$", statement):
-            with in_folder(folder):
-                code_of = run_command(shlex.split(statement)[1:])
-            assert code_of == 0, statement
+        if command := COMMAND.fullmatch(statement):
+            assert run_here(shlex.split(command[1]), folder) == int(command[2] or 0), statement
+        elif script := SCRIPT.fullmatch(statement):
+            run_python(script[2], folder)
         elif statement.strip():
             run_shell(statement, folder)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_runnable_blocks_run(document: Path, tmp_path: Path) -> None:
+def test_runnable_blocks_run(
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Networks are trained in this process, too.
+    monkeypatch.setattr("criticalmass.studies.trainings.thread_count", lambda: 1)
     for language, code in BLOCK.findall(document.read_text(encoding="utf-8")):
         run_block(language, code, tmp_path)
 
@@ -102,6 +123,8 @@ def test_the_readme_has_blocks_to_run() -> None:
     [
         ("bash", "criticalmass exract\ntrue"),
         ("bash", "criticalmass list selectors | false"),
+        ("bash", "criticalmass list selectors || test $? = 3"),
+        ("bash", "python - <<'END'\nimport criticalmass as cm\ncm.nothing\nEND"),
         ("python", "import criticalmass as cm; cm.nothing"),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from criticalmass.cli.options import make_backend
 from criticalmass.core import memory, threads
@@ -144,13 +144,17 @@ def test_a_container_has_the_cores_of_its_quota(
 
 def test_a_limit_applies_to_blas_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(THREADS_VARIABLE, raising=False)
-    before = thread_count(), os.environ.get("OMP_NUM_THREADS"), threadpool_info()
-    with limit_threads(1):
-        assert thread_count() == 1
-        assert os.environ["OMP_NUM_THREADS"] == "1"
-        blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
-        assert blas
-        assert {pool["num_threads"] for pool in blas} == {1}
-    assert (thread_count(), os.environ.get("OMP_NUM_THREADS"), threadpool_info()) == before
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with threadpool_limits(2):
+        before = thread_count(), threadpool_info()
+        with limit_threads(1):
+            assert thread_count() == 1
+            assert os.environ["OMP_NUM_THREADS"] == "1"
+            blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+            assert blas
+            assert {pool["num_threads"] for pool in blas} == {1}
+        assert (thread_count(), threadpool_info()) == before
+        assert os.environ["OMP_NUM_THREADS"] == "2"
+        assert 2 in {pool["num_threads"] for pool in threadpool_info()}
     with pytest.raises(CriticalMassError, match="threads=0"), limit_threads(0):
         pass

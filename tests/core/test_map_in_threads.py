@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from criticalmass.core import threads as thread_module
 from criticalmass.core.threads import map_in_threads
@@ -53,11 +53,11 @@ def test_at_most_one_result_more_than_threads_is_held(monkeypatch: pytest.Monkey
 def test_blas_has_one_thread_in_each_thread() -> None:
     # faiss has its own BLAS, which counts its threads per calling thread.
     pytest.importorskip("faiss")
-    before = [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
-    inside = next(iter(map_in_threads(lambda _: threadpool_info(), [0])))
-    assert all(lib["num_threads"] == 1 for lib in inside if lib["user_api"] == "blas")
-    after = [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
-    assert after == before
+    with threadpool_limits(2, user_api="blas"):
+        inside = next(iter(map_in_threads(lambda _: threadpool_info(), [0])))
+        after = threadpool_info()
+    assert {lib["num_threads"] for lib in inside if lib["user_api"] == "blas"} == {1}
+    assert 2 in {lib["num_threads"] for lib in after if lib["user_api"] == "blas"}
 
 
 def test_an_error_of_a_task_is_raised() -> None:
