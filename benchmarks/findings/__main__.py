@@ -2,10 +2,10 @@
 
     criticalmass study local --out studies
     python -m benchmarks.findings studies
-    python -m benchmarks.findings studies --only width-local
+    python -m benchmarks.findings studies --only whole-local
 
 The second command reads the studies (missing results are computed first), writes tables, figures
-and text to ``studies/results``, and copies them to ``docs/``. The third replaces the
+and text to ``studies/results``, and copies them to ``docs/``. The last one replaces the
 tables of the named studies and keeps those of the others.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import criticalmass as cm
-from benchmarks.findings.evidence import LOCAL
+from benchmarks.findings.evidence import LOCAL, WHOLE
 from benchmarks.findings.findings import DOCS, copy_to_docs, write_findings
 
 
@@ -27,9 +27,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", metavar="STUDY", default=[LOCAL], help="these alone")
     arguments = parser.parse_args(argv)
     folder: Path = arguments.studies
-    results = [cm.study(name, out=folder, pages=False) for name in arguments.only]
+    # The whole data are compared with the samples, whose results are there already.
+    samples = ["transfer-local"] if WHOLE in arguments.only and LOCAL not in arguments.only else []
+    names = dict.fromkeys([*arguments.only, *samples])
+    results = [cm.study(name, out=folder, pages=False) for name in names]
     runs = {name: pairs for one in results for name, pairs in one.runs.items()}
-    write_findings(folder, runs, ", ".join(arguments.only))
+    title = LOCAL if LOCAL in arguments.only else ", ".join(arguments.only)
+    write_findings(folder, runs, title)
     print(copy_to_docs(folder / "results", DOCS))
 
 

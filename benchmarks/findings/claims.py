@@ -68,7 +68,7 @@ def claims(tables: Tables) -> pd.DataFrame:
     - training: the trained network has the greater DR(0.9) (not a claim of the paper);
     - width: no rule, because no network was trained at several widths; the pairs of layers of one
       network whose wider layer has the greater DR(0.9) are counted;
-    - pca: at 5 % of the neurons, principal axes score higher than random neurons;
+    - pca: at 5 % of the neurons, principal axes score higher than one random subset does;
     - inequality: at 5 % of the neurons the Gini coefficient of class accuracies is above that of
       the whole layer;
     - upstream, architecture: the two networks of a comparison of that study differ in DR(0.9);
@@ -77,7 +77,7 @@ def claims(tables: Tables) -> pd.DataFrame:
     - matryoshka: the first tenth of the neurons of the Matryoshka-trained network scores higher
       than a random subset does; contrast: the same of the other network.
 
-    The last five use the p-values of the comparisons themselves, which the tables hold.
+    pca and the last five use p-values that the tables hold.
 
     Returns
     -------
@@ -265,7 +265,7 @@ def _pca(tables: Tables, control: bool) -> CaseCount:
     table = tables["pca"]
     selected = (table["control"] == control) & (table["selector"] == "pca-top")
     rows = table[selected & (table["fraction"] == SMALL_FRACTION)]
-    return _difference_count(rows)
+    return _with_p(rows.rename(columns=_ENDS_OF_DIFFERENCE), "difference")
 
 
 def _at_small_fraction(tables: Tables, control: bool) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ _BASES = ("critical_mass", "diffuseness", "usefulness")
 #: The studies of networks that others trained, in the order of the text.
 MATRYOSHKA = "matryoshka-local"
 NETWORK_STUDIES = ("upstream-local", "architectures-local", MATRYOSHKA, "width-local")
+#: The study of the whole data, of which transfer-local takes samples.
+WHOLE = "whole-local"
 _SIDES = ("a", "b")
 _ENDS = ("", "_low", "_high")
 StudyRuns = Mapping[str, Sequence[StudyRun]]
@@ -50,13 +52,13 @@ def make_tables(folder: Path, runs: StudyRuns, title: str = LOCAL) -> Tables:
     Name -> table, with numbers rounded to 4 digits after the point. The tables of studies that did
     not run are left out.
     """
-    makers = {
+    makers: dict[str, tuple[str, Callable[..., pd.DataFrame], *tuple[str, ...]]] = {
         "transfer": ("transfer-local", _redundancy, "redundancy"),
         "layers": ("layers-local", _redundancy, "redundancy"),
         "protocol": ("protocol-local", _redundancy, "redundancy"),
         "cka": ("cka-local", _sizes, "curves"),
-        "pca": ("projections-local", _axes, "selectors"),
-        "selectors": ("projections-local", _selectors, "selectors"),
+        "pca": ("projections-local", _axes, "selectors", "curves"),
+        "selectors": ("projections-local", _selectors, "selectors", "curves"),
         "fairness": ("fairness-local", _fairness, "fairness"),
         "agreement": ("agreement-local", _agreement, "agreement"),
         "ensembles": ("agreement-local", _ensembles, "ensembles"),
@@ -65,15 +67,17 @@ def make_tables(folder: Path, runs: StudyRuns, title: str = LOCAL) -> Tables:
         "protocol_curves": ("protocol-local", _curves, "curves"),
     }
     tables: Tables = {}
-    for name, (study, make, file) in makers.items():
-        path = folder / "studies" / study / f"{file}.csv"
-        if study in runs and path.is_file():
-            tables[name] = make(pd.read_csv(path))
+    for name, (study, make, *files) in makers.items():
+        paths = [folder / "studies" / study / f"{file}.csv" for file in files]
+        if study in runs and all(path.is_file() for path in paths):
+            tables[name] = make(*map(pd.read_csv, paths))
     tables |= _network_tables(folder, runs)
     if runs.get("transfer-local"):
         tables["tasks"] = _tasks(runs["transfer-local"])
         tables["controls"] = _controls(runs["transfer-local"])
         tables["datasets"] = _datasets(runs["transfer-local"])
+        if runs.get(WHOLE):
+            tables["whole"] = _whole(runs[WHOLE], runs["transfer-local"])
     tables["cost"] = _cost(folder / "steps.csv", runs, title)
     return {name: round_table(table) for name, table in tables.items()}
 
@@ -126,10 +130,14 @@ def _orders(table: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """
     is_value = (table["quantity"] == "value") | (table["delta"] == DELTA)
     rows = table[(table["selector"] == "first") & is_value & (table["quantity"] != "ratio")]
-    rows = rows[[*_DIFFERENCE, "quantity"]].rename(columns={"n_kept_a": "n_kept"})
+    return _beside_one_subset(rows[[*_DIFFERENCE, "quantity"]], curves)
+
+
+def _beside_one_subset(rows: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """Add the spread of random subsets and the p-value of one further random subset."""
     random = curves[curves["selector"] == RANDOM].rename(columns={"std": "spread"})
-    keys = [*_KEY, "measure", "n_kept"]
-    rows = rows.merge(random[[*keys, "spread", "n_seeds"]], on=keys, how="left")
+    rows, keys = rows.rename(columns={"n_kept_a": "n_kept"}), [*_KEY, "measure", "n_kept"]
+    rows = rows.merge(random[[*keys, "spread", "n_seeds"]], on=keys, how="left", validate="m:1")
     error = rows["spread"] * np.sqrt(1 + 1 / rows["n_seeds"])
     return rows.assign(p=2 * t.sf(rows["difference"].abs() / error, rows["n_seeds"] - 1))
 
@@ -154,7 +162,7 @@ def _bases(table: pd.DataFrame) -> pd.DataFrame:
     columns = [*others, "compression", "compression_at_floor", "best_projection", "control_bar"]
     sizes = ["n_neurons", "value_full", "n_seeds", "n_train", "n_test"]
     chance = [f"critical_mass_above_chance{end}" for end in ("", "_low", "_high")]
-    rows = table[table["delta"] == DELTA]
+    rows = table[table["delta"] == DELTA].sort_values(["dataset", "control"], kind="stable")
     return rows[[*_KEY, "layer", "measure", "delta", *names, *columns, *chance, *sizes]]
 
 
@@ -174,18 +182,18 @@ _DIFFERENCE = [
 ]  # fmt: skip
 
 
-def _axes(table: pd.DataFrame) -> pd.DataFrame:
+def _axes(table: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """Return the accuracy of principal axes minus that of random neurons, at every size."""
     is_axes = table["selector"].isin(("pca-top", "pca-bottom"))
     rows = table[(table["quantity"] == "value") & (table["measure"] == PROBE) & is_axes]
-    return rows[_DIFFERENCE].rename(columns={"n_kept_a": "n_kept"})
+    return _beside_one_subset(rows[_DIFFERENCE], curves)
 
 
-def _selectors(table: pd.DataFrame) -> pd.DataFrame:
+def _selectors(table: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """Compare selectors with random neurons at 5 % of the neurons, by ridge probe and CKA."""
     selected = (table["quantity"] == "value") & (table["fraction"] == 0.05)
     rows = table[selected & table["measure"].isin(("ridge", "cka"))]
-    return rows[_DIFFERENCE].rename(columns={"n_kept_a": "n_kept"})
+    return _beside_one_subset(rows[_DIFFERENCE], curves)
 
 
 def _fairness(table: pd.DataFrame) -> pd.DataFrame:
@@ -244,6 +252,26 @@ def _controls(runs: Sequence[StudyRun]) -> pd.DataFrame:
         if one.jobs[0].pair.dataset == other.jobs[0].pair.dataset
         if one.jobs[0].pair.task == other.jobs[0].pair.task
     ]
+    return pd.DataFrame(rows)
+
+
+def _whole(runs: Sequence[StudyRun], samples: Sequence[StudyRun]) -> pd.DataFrame:
+    """Return, per network, what the whole data and their sample give, and the differences."""
+    rows = []
+    for one, a in _probe_views(runs):
+        for other, b in _probe_views(samples):
+            whole, sample = one.jobs[0].pair, other.jobs[0].pair
+            if whole.model != sample.model or not sample.dataset.startswith(f"{whole.dataset}?n="):
+                continue
+            table = compare(a, b, deltas=(DELTA,))
+            mass = table[table["quantity"] == "critical_mass"].to_dict("records")[0]
+            names = {"model": a.manifest["model"], "dataset": a.manifest["dataset"]}
+            row = _difference(a, b, names | {"control": one.jobs[0].control})
+            row |= {f"mass_{side}": mass[f"value_{side}"] for side in _SIDES}
+            row |= {f"mass_{end}": mass[end] for end in ("difference", "low", "high")}
+            for side, view in (("a", a), ("b", b)):
+                row |= {f"{n}_{side}": view.manifest[n] for n in ("n_train", "n_test")}
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
