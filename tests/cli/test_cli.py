@@ -273,7 +273,7 @@ def test_parquet_reaches_a_pipe(vectors: Path, tmp_path: Path) -> None:
     ("arguments", "text"),
     [
         (("exract",), "no command 'exract'; did you mean 'extract'?"),
-        (("sweep", "s", "--ot", "x"), "Did you mean"),
+        (("sweep", "s", "--ot", "x"), "--out"),
         (("sweep", "s"), "Missing option '--out' (see: criticalmass sweep --help)"),
         (("redundancy",), "Missing argument 'RUN...'"),
         (("sweep", "s", "--out", "r", "--seeds", "many"), "'many' is not a valid integer"),

@@ -66,6 +66,20 @@ def test_the_monotone_cubic_is_scipys(some, delta):
     assert float(cubic(np.log(got))) == pytest.approx(delta * full, abs=1e-8)
 
 
+@pytest.mark.parametrize("below_top", [0.0, 1e-12, 1e-9, 1e-6, 1e-3])
+def test_a_crossing_at_a_flat_end_of_the_cubic_is_on_it(below_top):
+    # The cubic is flat at the second node from the right, a local maximum.
+    fractions, means = np.array([0.1, 0.3, 0.6, 1.0]), np.array([0.1, 0.3, 0.9, 0.5])
+    bar = 0.9 - below_top
+    got = 1.0 - diffused_redundancy(fractions, means, bar, 1.0, estimator="monotone")
+    cubic = PchipInterpolator(np.log(fractions), means)
+    assert 0.3 < got <= 0.6
+    assert float(cubic(np.log(got))) == pytest.approx(bar, abs=1e-13)
+    # Just before it is below. Where it is flat, a change of value needs a longer way.
+    way = max(1e-6, 2.0 * below_top**0.5)
+    assert float(cubic(np.log(got) - way)) < bar - 1e-13
+
+
 @given(curve(), st.lists(st.floats(0.0, 1.0), min_size=1, max_size=6))
 def test_a_curve_between_its_nodes_is_scipys(some, shares):
     fractions, values, _ = some

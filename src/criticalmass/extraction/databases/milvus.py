@@ -243,7 +243,7 @@ DATABASE = Database(
     form="milvus:FILE_OR_URL",
     description="a file of Milvus Lite, or a server of Milvus (key: MILVUS_TOKEN)",
     package="pymilvus",
-    install="pymilvus[milvus-lite]>=2.6",
+    install="pymilvus[milvus-lite]>=3.0",
     connect=_Connection,
     can_filter=True,
 )
