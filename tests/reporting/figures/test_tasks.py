@@ -72,4 +72,8 @@ def test_each_task_has_its_front_in_one_figure_for_each_protocol() -> None:
         natural = points["natural: critical mass"]
         assert list(natural.x) == pytest.approx([(10 + more) / 100, (50 + more) / 100])
         assert list(natural.y) == pytest.approx([0.72, 0.72])
-        assert list(natural.texts) == ["mnist", "emoji"]
+        # Points have numbers, which the caption explains.
+        named = dict(entry.split(" ", 1) for entry in plot.caption.split(": ")[-1][:-1].split("; "))
+        assert [named[text] for text in natural.texts] == ["mnist", "emoji"]
+        assert set(named.values()) == set(lines)
+        assert len(named) == 3

@@ -98,6 +98,9 @@ def _fronts_plot(
     rows: pd.DataFrame, masses: pd.DataFrame, names: Sequence[str], examples: str, delta: float
 ) -> Plot:
     rows = rows.assign(share=rows["n_kept"] / rows["n_neurons"])
+    # Names would cover each other where tasks are close, so points have numbers, from the top.
+    masses = masses.sort_values("value_full", ascending=False, kind="stable")
+    masses = masses.assign(number=[str(1 + place) for place in range(len(masses))])
     lines = [
         Series(
             name=str(label),
@@ -119,11 +122,14 @@ def _fronts_plot(
             style=names.index(group),
             shape="points",
             legend="",
-            texts=of_group["label"].tolist(),
+            texts=of_group["number"].tolist(),
             bounds=_at_floor(of_group),
         )
         for group, of_group in masses.groupby("group", sort=False)
     ]
+    legend = "; ".join(
+        f"{number} {label}" for number, label in zip(masses["number"], masses["label"], strict=True)
+    )
     n_training = "" if examples == "" else f", {examples} training samples"
     return Plot(
         name=f"fronts-{examples or 'tasks'}",
@@ -131,7 +137,7 @@ def _fronts_plot(
         caption=(
             "Each line is the Pareto front of a task: no tested subset has fewer neurons and as "
             f"high an accuracy. Points are critical masses for {percent(delta)} of the whole "
-            "layer’s accuracy."
+            f"layer’s accuracy: {legend}."
         ),
         summary=f"Pareto fronts of {len(lines)} tasks.",
         table=rows.reset_index(drop=True),
