@@ -72,6 +72,19 @@ def test_a_share_above_chance_needs_more_neurons_than_a_plain_one() -> None:
     assert (above["dr"] <= above["dr_high"]).all()
 
 
+def test_the_whole_data_are_compared_with_their_samples() -> None:
+    table = pd.read_csv(RESULTS / "whole.csv")
+    assert (table["n_train_a"] > table["n_train_b"]).all()
+    assert (table["n_test_a"] > table["n_test_b"]).all()
+    samples = last_layer(pd.read_csv(RESULTS / "transfer.csv"), control=False)
+    for row in table[~table["control"]].to_dict("records"):
+        assert row["mass_difference"] == pytest.approx(row["mass_a"] - row["mass_b"], abs=1e-3)
+        assert row["mass_low"] <= row["mass_difference"] <= row["mass_high"]
+        # The sample is that of the table of all samples: same network, as many training samples.
+        same = (samples["model"] == row["model"]) & (samples["n_train"] == row["n_train_b"])
+        assert row["mass_b"] in samples.loc[same, "critical_mass"].tolist()
+
+
 def test_every_figure_exists() -> None:
     shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", TEXT)
     assert len(shown) >= 5
