@@ -72,9 +72,11 @@ def write_readme(folder: Path, slim: SlimModel, name: str, metadata: Mapping[str
     if (folder / CARD).exists():
         return
     record = slim.record
+    # Vectors that were imported have no model; the dataset is the name that the user gave them.
+    vectors = record["dataset"] if record["model"] == "imported" else record["model"]
     blocks = [
         _FRONT_MATTER if name == "sentence-transformers" else "",
-        f"# {escape(record['model'])} in {slim.n_kept:,} of {slim.n_neurons:,} dimensions",
+        f"# {escape(vectors)} in {slim.n_kept:,} of {slim.n_neurons:,} dimensions",
         summarise(record),
         _table_section(metadata),
         _use_section(name, slim.precision, metadata),
