@@ -23,7 +23,8 @@ from benchmarks.probing.probing import DOCS
 from criticalmass.probing.attack import AttackResult, attack, open_attack
 from criticalmass.studies.tables import write_tables
 
-NETWORKS = ("cross-entropy-s0", "adversarial-l2-1-s0")
+RECIPES, TRAINING_SEEDS = ("cross-entropy", "adversarial-l2-1"), (0, 1, 2)
+NETWORKS = tuple(f"{recipe}-s{seed}" for recipe in RECIPES for seed in TRAINING_SEEDS)
 RADII = (0.22, 0.5, 1.0)
 DATASET = "demo:fashion-mnist?classes=0-4&n=4000"
 
