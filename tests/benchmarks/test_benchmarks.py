@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.programs import run_alone, run_program
 
-from benchmarks import timing
+from benchmarks import scaling, timing
 from criticalmass.measures.registry import SIMILARITIES
 from criticalmass.storage.features import FeatureStore
+from criticalmass.sweeps.cost import work_of
 
 RATIO = re.compile(r"\*\*\d[\d.e+]* x\*\*")
 
@@ -112,11 +114,25 @@ def test_seconds_of_explain(run: Callable[..., str], tmp_path: Path) -> None:
 
 
 def test_cost_of_a_sweep(run: Callable[..., str], tmp_path: Path) -> None:
-    """A power law per axis, and a sweep whose time and memory the dry run estimated."""
+    """A slope per axis, and a sweep whose time and memory the dry run estimated."""
     text = run("benchmarks.scaling", "--quick", "--dir", str(tmp_path))
     exponents = next(line for line in text.splitlines() if line.startswith("| cka |"))
     assert len(re.findall(r"-?\d+\.\d\d", exponents)) == 5
+    text = run("benchmarks.scaling", "--quick", "--held-out", "--dir", str(tmp_path))
     assert re.search(r"\| cka \| [\d.]+ \| [\d.]+ \| [+-]\d+% \|", text)
+
+
+def test_times_that_are_a_sum_of_counted_work_are_foreseen() -> None:
+    weights = {"constant": 5.0, "passes": 2e-7, "subset factors": 3e-8}
+
+    def times(grid: Sequence[scaling.SweepSizes]) -> dict[scaling.SweepSizes, float]:
+        work = {sizes: work_of(sizes.layer) for sizes in grid}
+        return {s: sum(w * work[s][name] for name, w in weights.items()) for s in grid}
+
+    fitted = scaling.fit(times([scaling.BASE, *scaling.random_sizes()]))
+    others = times([sizes for sizes, _ in scaling.HELD_OUT])
+    assert np.abs(scaling.errors_of(others, fitted)).max() < 0.01
+    assert all(weight > 0.0 for weight in fitted.values())
 
 
 @pytest.mark.parametrize("is_busy", [True, False])
