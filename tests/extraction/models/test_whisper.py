@@ -45,6 +45,8 @@ def test_variables_are_read_and_quantised_ones_divided_by_their_scale(tmp_path: 
     matrix = np.array([[1.0, -2.0], [0.25, 127.0]], np.float32)
     scale = np.array([2.0, 1.0], np.float32)
     kernel = RNG.integers(-127, 128, (2, 3, 4)).astype(np.int8)
+    # A kernel has a scale for each output and place: it is that of the largest input.
+    kernel_scale = 2.0 ** RNG.integers(-2, 3, (2, 4)).astype(np.float32)
     path = tmp_path / "model.bin"
     variables = {
         "encoder/single": matrix,
@@ -55,7 +57,7 @@ def test_variables_are_read_and_quantised_ones_divided_by_their_scale(tmp_path: 
         "encoder/all": np.array([[4, -8]], np.int16),
         "encoder/all_scale": np.float32(4.0)[None].reshape(()),
         "encoder/kernel": kernel,
-        "encoder/kernel_scale": np.full((2, 4), 0.5, np.float32),
+        "encoder/kernel_scale": kernel_scale,
         "encoder/count": np.array(6, np.int16),
         "decoder/other": matrix,
     }
@@ -66,7 +68,7 @@ def test_variables_are_read_and_quantised_ones_divided_by_their_scale(tmp_path: 
         assert got[name].dtype == np.float32
     np.testing.assert_array_equal(got["rows"], [[1.0, -2.0], [8.0, 127.0]])
     np.testing.assert_array_equal(got["all"], [[1.0, -2.0]])
-    np.testing.assert_array_equal(got["kernel"], kernel * 2.0)
+    np.testing.assert_array_equal(got["kernel"], kernel / kernel_scale[:, None, :])
     assert got["count"] == 6
     assert set(got) == {"single", "half", "brain", "rows", "all", "kernel", "count"}
 
