@@ -23,7 +23,7 @@ from criticalmass.reporting.figures.references import (
     points_for_figure,
     reference_series,
 )
-from criticalmass.reporting.formatting import decimal, integer, is_missing, percent
+from criticalmass.reporting.formatting import decimal, integer, is_missing, percent, records
 from criticalmass.reporting.plots import (
     MAX_DISTINCT_LINES,
     Mark,
@@ -258,6 +258,14 @@ def split_curves(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 def curve_key(row: Any) -> CurveKey:
     """Return the key of the curve that a row of a table is about."""
     return CurveKey(*(str(row[name]) for name in CurveKey._fields))
+
+
+def rows_by_curve(table: pd.DataFrame) -> dict[CurveKey, list[dict[str, Any]]]:
+    """Return the rows of each curve of a table, in their order."""
+    curves: dict[CurveKey, list[dict[str, Any]]] = {}
+    for row in records(table):
+        curves.setdefault(curve_key(row), []).append(row)
+    return curves
 
 
 def _curve_series(

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from criticalmass.analysis.columns import CurveKey
-from criticalmass.reporting.figures.curves import curve_key
+from criticalmass.reporting.figures.curves import rows_by_curve
 from criticalmass.reporting.formatting import (
     MISSING,
     decimal,
     integer,
     is_missing,
     percent,
-    records,
     with_minus_sign,
 )
 from criticalmass.reporting.page.headline import Headline, headline
@@ -95,7 +94,7 @@ def slider_curves(
     One entry per curve, in the order of `curve_keys`.
     """
     entries = []
-    for key, curve_rows in _by_curve(redundancy).items():
+    for key, curve_rows in rows_by_curve(redundancy).items():
         by_stop = {round(row["delta"] * 1000): row for row in curve_rows}
         losses = worst.get(key)
         rows = [_slider_row(by_stop[stop], losses, strings) for stop in STOPS]
@@ -105,7 +104,7 @@ def slider_curves(
 
 def curve_keys(table: pd.DataFrame) -> list[CurveKey]:
     """Return the curves of a table, in order of appearance."""
-    return list(_by_curve(table[list(CurveKey._fields)]))
+    return list(rows_by_curve(table[list(CurveKey._fields)]))
 
 
 def saved_bytes_text(n_kept: int, n_neurons: int) -> str:
@@ -135,13 +134,6 @@ def worst_class_text(worst: ClassLoss | None, n_kept: int, *, is_whole_layer: bo
 
 def _whole_percent(share: float) -> str:
     return with_minus_sign(f"{100 * share:.0f}")
-
-
-def _by_curve(table: pd.DataFrame) -> dict[CurveKey, list[dict[str, Any]]]:
-    curves: dict[CurveKey, list[dict[str, Any]]] = {}
-    for row in records(table):
-        curves.setdefault(curve_key(row), []).append(row)
-    return curves
 
 
 def _slider_row(

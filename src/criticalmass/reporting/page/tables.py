@@ -6,7 +6,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from criticalmass.analysis.columns import CurveKey
-from criticalmass.reporting.figures.curves import curve_key
+from criticalmass.reporting.figures.curves import rows_by_curve
 from criticalmass.reporting.formatting import decimal, integer, is_missing, percent, records
 from criticalmass.reporting.page.svg import share_bar
 from criticalmass.reporting.tables import tested_sizes_text
@@ -20,10 +20,7 @@ def critical_mass_blocks(table: pd.DataFrame) -> list[dict[str, Any]]:
     key = list(CurveKey._fields)
     varying = [name for name in key if name != "measure" and table[name].nunique() > 1]
     blocks = []
-    curves: dict[CurveKey, list[dict[str, Any]]] = {}
-    for row in records(table):
-        curves.setdefault(curve_key(row), []).append(row)
-    for rows in curves.values():
+    for rows in rows_by_curve(table).values():
         first = rows[0]
         names = [str(first["measure"]), *(str(first[name]) for name in varying)]
         blocks.append(
