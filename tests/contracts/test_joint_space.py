@@ -116,6 +116,72 @@ def test_both_towers_give_the_librarys_joint_features(tmp_path: Path, family: st
     assert prompts.class_names == ("cat", "cat", "dog", "dog")
 
 
+def processor_of(folder: Path, family: str) -> Any:
+    """Return the processor of both towers, as a notebook has it."""
+    parts = (transformers.AutoImageProcessor, transformers.AutoTokenizer)
+    images, words = (part.from_pretrained(folder) for part in parts)
+    kind = getattr(transformers, f"{SETTINGS[family][0]}Processor")
+    return kind(images, words)
+
+
+@pytest.mark.parametrize("family", SETTINGS)
+def test_a_live_model_with_both_processors_is_read_as_its_folder(
+    tmp_path: Path, family: str
+) -> None:
+    net = save(tmp_path / family, family).train()
+    processor, data = processor_of(tmp_path / family, family), pictures()
+    weights = {name: weight.clone() for name, weight in net.state_dict().items()}
+    live = cm.extract(
+        net, data, out=tmp_path / "live", prompts=TEMPLATES, preprocess=processor, engine="torch"
+    )
+    saved = cm.extract(
+        f"hf:{tmp_path / family}?space=joint", data, out=tmp_path / "saved", prompts=TEMPLATES,
+        engine="torch",
+    )  # fmt: skip
+    for split in data.splits:
+        np.testing.assert_array_equal(live.features(split).array(), saved.features(split).array())
+    of_live, of_saved = live.prompts(), saved.prompts()
+    assert of_live is not None
+    assert of_saved is not None
+    np.testing.assert_array_equal(of_live.vectors, of_saved.vectors)
+    assert of_live.source["text_model"].endswith("?space=joint&modality=text")
+    # The user's module is as it was.
+    assert net.training
+    assert all(weight.requires_grad for weight in net.parameters())
+    assert all(torch.equal(weights[name], weight) for name, weight in net.state_dict().items())
+    with pytest.warns(UserWarning, match="not significantly better"):
+        run = cm.measure(
+            net, data, out=tmp_path / "m", prompts=TEMPLATES, preprocess=processor,
+            measures=("zero-shot",), seeds=2, fractions=(0.5, 1.0),
+        ).run  # fmt: skip
+    assert set(run.frame()["measure"]) == {"zero-shot"}
+
+
+def test_a_live_model_reads_texts_into_the_joint_space(tmp_path: Path) -> None:
+    net = save(tmp_path / "clip", "clip")
+    processor = processor_of(tmp_path / "clip", "clip")
+    texts = ["a photo of a cat", "the dog", "one cat"]
+    store = cm.extract(
+        load_model(net, preprocess=processor),
+        {"train": texts, "test": texts},
+        out=tmp_path / "texts",
+        engine="torch",
+    )
+    features = store.features("test").array()
+    batch = processor.tokenizer(texts, return_tensors="pt", padding=True)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    assert_close(features, features_of(net.get_text_features(**inputs)))
+
+
+def test_prompts_with_one_processor_name_the_whole(tmp_path: Path) -> None:
+    net = save(tmp_path / "clip", "clip")
+    images = processor_of(tmp_path / "clip", "clip").image_processor
+    with pytest.raises(CriticalMassError, match="give its whole processor") as caught:
+        cm.extract(net, pictures(), out=tmp_path / "s", prompts=TEMPLATES, preprocess=images)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "s").exists()
+
+
 def test_layers_of_the_tower_can_be_read_beside_the_joint_space(tmp_path: Path) -> None:
     save(tmp_path / "clip", "clip")
     joint = cm.extract(

@@ -121,7 +121,8 @@ def extract(
         name, and the store keeps the vectors for the measure ``zero-shot``. Other templates or
         another text model replace those of a finished store; its features stay.
     text_model: model of texts whose ``penultimate`` layer is in the space of the first of
-        ``layers``; by default the text tower of ``hf:NAME?space=joint``.
+        ``layers``; by default the text tower of ``hf:NAME?space=joint``, or of a live model of
+        two towers that is given with the processor of both.
 
     Returns
     -------
@@ -142,10 +143,10 @@ def extract(
         raise CriticalMassError(
             "text_model is for prompts; give --prompt 'a photo of a {}' (prompts=) too"
         )
-    tower = text_model_of(model, text_model) if templates else None
     runner = get_backend(backend)
     if preprocess is not None or not isinstance(model, str):
         model = load_model(model, device=device, preprocess=preprocess)
+    tower = text_model_of(model, text_model) if templates else None
     model = with_options(model, weights=weights, pool=pool)
     if isinstance(dataset, str):
         dataset, labels = with_labels(dataset, labels), ()

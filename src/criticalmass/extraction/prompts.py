@@ -53,10 +53,14 @@ def text_model_of(model: str | Any, text_model: str | Any | None) -> str | Any:
     """
     if text_model is not None:
         return text_model
+    if isinstance(model, FrozenModel) and model.text_tower is not None:
+        return model.text_tower
     spec = str(model if isinstance(model, str) else getattr(model, "spec", "live"))
     if spec.startswith("hf:") and _JOINT in spec:
         return f"{spec.replace('&modality=image', '').replace('modality=image&', '')}&modality=text"
     cure = f"; for a model of two towers write {spec}?{_JOINT}" if spec.startswith("hf:") else ""
+    if not isinstance(model, str):
+        cure = "; for a model of two towers (CLIP) give its whole processor as preprocess="
     raise CriticalMassError(
         f"prompts need a text model of the space of {spec!r}: give --text-model (text_model=){cure}"
     )

@@ -86,6 +86,7 @@ class FrozenModel(Shown):
     is_causal: whether a token depends on the tokens before it only (decoders).
     live: the user's own object that the model was made of; None if it was loaded from a spec.
     output_names: class of each output of the network; empty if they are not known.
+    text_tower: of an image tower in a joint space of images and texts, the tower of the texts.
     """
 
     spec: str
@@ -101,6 +102,7 @@ class FrozenModel(Shown):
     is_causal: bool = False
     live: Any = field(default=None, repr=False, compare=False)
     output_names: tuple[str, ...] = ()
+    text_tower: FrozenModel | None = field(default=None, repr=False, compare=False)
 
     def _card(self) -> Card:
         facts = {

@@ -88,34 +88,51 @@ def load_hf(spec: Spec) -> FrozenModel:
             tokenizer = _open_part(transformers, spec, "AutoTokenizer")
             preprocess = _text_preprocess(net, tokenizer)
         is_joint = choice_option(spec, "space", _TOWER, _SPACES) == _JOINT
-        joint = _joint_space(spec, model.float(), modality, preprocess) if is_joint else None
+        model = model.float() if is_joint else model
     if folder.is_dir():
         source = WeightSource(f"folder {folder.name}", folder_digest(folder))
     else:
         source = WeightSource("Hugging Face hub", state_digest(net))
     net.eval().requires_grad_(False)
-    frozen = transformer_model(spec, net, preprocess, source)
-    if joint is None:
-        return frozen
-    if not folder.is_dir():
-        frozen = replace(frozen, weights_digest=state_digest(model))
-    return replace(frozen, module=joint.eval().requires_grad_(False), pool="mean", is_causal=False)
-
-
-def _joint_space(spec: Spec, model: Any, modality: Modality, preprocess: Preprocess) -> nn.Module:
-    """Return the tower of a model with its projection to the joint space.
-
-    Raises
-    ------
-    CriticalMassError: the model has no joint space of images and texts.
-    """
-    from criticalmass.extraction.models.wrappers import JointSpace, ScaledInput
-
-    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+    if not is_joint:
+        return transformer_model(spec, net, preprocess, source)
+    if not _has_joint_space(model):
         raise CriticalMassError(
             f"{spec.text!r} has no joint space of images and texts (CLIP, SigLIP); leave out "
             "space=joint"
         )
+    if not folder.is_dir():
+        source = replace(source, digest=state_digest(model))
+    frozen = _joint_model(spec, model, net, preprocess, source)
+    frozen.module.requires_grad_(False)
+    return frozen
+
+
+def _has_joint_space(model: Any) -> bool:
+    return hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
+
+
+def _joint_model(
+    spec: Spec, model: Any, net: nn.Module, preprocess: Preprocess, source: WeightSource
+) -> FrozenModel:
+    """Describe a tower whose penultimate layer is its projection to the joint space.
+
+    Parameters
+    ----------
+    spec: of the description.
+    model: the model of both towers.
+    net: its tower.
+    preprocess, source: of the tower.
+    """
+    frozen = transformer_model(spec, net, preprocess, source)
+    module = _joint_space(spec, model, frozen.modality, preprocess).eval()
+    return replace(frozen, module=module, pool="mean", is_causal=False)
+
+
+def _joint_space(spec: Spec, model: Any, modality: Modality, preprocess: Preprocess) -> nn.Module:
+    """Return the tower of a model with its projection to the joint space."""
+    from criticalmass.extraction.models.wrappers import JointSpace, ScaledInput
+
     if isinstance(preprocess, ImagePreprocess):
         tower: nn.Module = JointSpace(model, "pixel_values")
         return ScaledInput(tower, preprocess.mean or (0.0,) * 3, preprocess.std or (1.0,) * 3)
@@ -133,13 +150,17 @@ def _joint_space(spec: Spec, model: Any, modality: Modality, preprocess: Preproc
 def with_processor(spec: Spec, model: Any, processor: Any, source: WeightSource) -> FrozenModel:
     """Describe a model of transformers in evaluation mode, with its tokenizer or image processor.
 
-    As for ``hf:``, ``penultimate`` is the last hidden states of the model without its heads.
+    As for ``hf:``, ``penultimate`` is the last hidden states of the model without its heads. With
+    the processor of both towers (``CLIPProcessor``) it is the joint space, and ``text_tower`` is
+    set.
 
     Raises
     ------
     CriticalMassError: its input is no images, texts or sounds, or the processor does not fit it.
     """
     base = getattr(model, "base_model", model)
+    if _has_joint_space(base) and _is_of_both_towers(processor):
+        return _both_towers(spec, base, processor, source)
     modality = _modality(spec, base)
     net = _tower(base, modality)
     if modality == "text" and hasattr(processor, "model_max_length"):
@@ -156,6 +177,26 @@ def with_processor(spec: Spec, model: Any, processor: Any, source: WeightSource)
     raise CriticalMassError(
         f"{spec.name} takes {units}; give its {kind} as preprocess=, got {type(processor).__name__}"
     )
+
+
+def _is_of_both_towers(processor: Any) -> bool:
+    return hasattr(processor, "image_processor") and hasattr(processor, "tokenizer")
+
+
+def _both_towers(spec: Spec, model: Any, processor: Any, source: WeightSource) -> FrozenModel:
+    """Describe the image tower in the joint space, and as ``text_tower`` the other one."""
+
+    def tower(modality: Modality) -> FrozenModel:
+        net = _tower(model, modality)
+        preprocess: Preprocess
+        if modality == "image":
+            preprocess = _image_preprocess(spec, processor.image_processor)
+        else:
+            preprocess = _text_preprocess(net, processor.tokenizer)
+        text = f"{spec.text}?space={_JOINT}&modality={modality}"
+        return _joint_model(replace(spec, text=text), model, net, preprocess, source)
+
+    return replace(tower("image"), text_tower=tower("text"))
 
 
 def transformer_model(

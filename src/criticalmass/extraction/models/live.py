@@ -60,8 +60,9 @@ def load_live(
     Parameters
     ----------
     model: the module; the module inside one of torch.compile or DataParallel is read.
-    preprocess: function of one sample that returns the module's input, or the tokenizer or image
-        processor of a model of transformers.
+    preprocess: function of one sample that returns the module's input; or the tokenizer or image
+        processor of a model of transformers, or the processor of both, with which a model of two
+        towers (CLIP) is read in its joint space.
     device: ``"auto"``, or the device that the module must be on.
 
     Raises
@@ -94,7 +95,10 @@ def load_live(
     source = WeightSource(f"live object of {kind.__module__}.{kind.__qualname__}", digest)
     with evaluation_mode(model):
         frozen = _describe(model, preprocess, source)
-    return dataclasses.replace(frozen, live=model)
+    text_tower = frozen.text_tower
+    if text_tower is not None:
+        text_tower = dataclasses.replace(text_tower, live=model)
+    return dataclasses.replace(frozen, live=model, text_tower=text_tower)
 
 
 def _describe(
@@ -155,7 +159,7 @@ def fit_to_data(model: FrozenModel, modality: Modality, items: Any) -> FrozenMod
     Parameters
     ----------
     model: from `load_live`, in evaluation mode; a model with a tokenizer or an image processor is
-        returned unchanged.
+        returned unchanged, and of two towers the one that takes the samples.
     modality: of the dataset.
     items: some samples of the dataset.
 
@@ -164,6 +168,8 @@ def fit_to_data(model: FrozenModel, modality: Modality, items: Any) -> FrozenMod
     CriticalMassError: the samples are not what the module takes.
     """
     preprocess = model.preprocess
+    if model.text_tower is not None and modality == "text":
+        return model.text_tower
     if not isinstance(preprocess, TensorPreprocess):
         return model
     if preprocess.function is None and modality in ("image", "text", "audio"):

@@ -237,7 +237,9 @@ def load_model(
         ``"cuda"``.
     preprocess: for a live module: function that returns its input of one sample (an image, a
         text), without the axis of the batch; or the tokenizer or image processor of a model of
-        transformers. Without one the module takes the samples as they are. A network of timm
+        transformers, or the processor of both (``CLIPProcessor``), with which a model of two towers
+        is read in its joint space, its images as the model and its texts as ``text_tower``. Without
+        one the module takes the samples as they are. A network of timm
         prepares images by its own settings.
 
     Returns
