@@ -56,7 +56,7 @@ class Job:
 
 def _small(network: str) -> list[Job]:
     """Return the jobs of a small network."""
-    shared = {"keep": _SHARES, "seeds": 1, "images": 48}
+    shared = {"keep": _SHARES, "seeds": 1, "images": 100}
     return [
         Job(f"{network}-image", network, FASHION, {**shared, "starts": "image"}),
         Job(

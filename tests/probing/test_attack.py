@@ -74,6 +74,42 @@ def test_a_stopped_attack_ends_with_the_same_bytes(
         cm.attack(MODEL, data, out=tmp_path / "part", **OPTIONS | {"steps": 4})
 
 
+@pytest.mark.parametrize(
+    ("pixels", "n"), [(16, 32), (28, 32), (40, 32), (41, 30), (96, 5), (160, 2), (224, 1), (518, 1)]
+)
+def test_a_unit_is_one_image_of_usual_size(pixels: int, n: int) -> None:
+    assert attack_module.unit_images(pixels) == n
+
+
+def test_an_attack_that_stopped_goes_on_after_its_last_image(
+    tmp_path: Path, data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**OPTIONS, "images": 4, "radii": 0.3, "steps": 2}
+    # As if the pictures had usual size.
+    monkeypatch.setattr(attack_module, "_UNIT_PIXELS", 16**2)
+    run, numbers = attack_module._Job.run, []
+
+    def stop(self: Any, unit: Any, number: int) -> Any:
+        if len(numbers) == 3:
+            raise KeyboardInterrupt
+        numbers.append(number)
+        return run(self, unit, number)
+
+    def go_on(self: Any, unit: Any, number: int) -> Any:
+        numbers.append(number)
+        return run(self, unit, number)
+
+    monkeypatch.setattr(attack_module._Job, "run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        cm.attack(MODEL, data, out=tmp_path / "part", **options)
+    monkeypatch.setattr(attack_module._Job, "run", go_on)
+    images = cm.attack(MODEL, data, out=tmp_path / "part", **options).images
+    # Four images in the ball, and the same four in the ball that holds every image.
+    assert numbers == list(range(8))
+    assert images.groupby(["is_check", "defence"]).size().tolist() == [4] * 10
+    assert images.groupby(["image", "is_check"]).size().tolist() == [5] * 8
+
+
 def test_the_heads_are_those_of_a_sweep(tmp_path: Path, data: Any) -> None:
     result = cm.attack(
         MODEL, data, out=tmp_path / "a", **OPTIONS | {"images": 40, "steps": 1, "radii": 0.3}

@@ -42,11 +42,14 @@ if TYPE_CHECKING:
 
 ATTACK = FolderKind("criticalmass-attack", 1, "attack", "attack")
 PROBE = "logistic"
-# Images of a unit; images of the check with the whole range of pixels; draws of noise.
-_UNIT_IMAGES = 32
+# A unit, which a stopped attack repeats, is one image of usual size. Small images need batches: of
+# 28 pixels, 32 at once take less than half the time of one by one.
+_MOST_IMAGES = 32
+_UNIT_PIXELS = _MOST_IMAGES * 40**2
+# Images of the check with the whole range of pixels; draws of noise.
 _CHECK_IMAGES = 32
 _NOISE_DRAWS = 4
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -219,8 +222,8 @@ def _attack(
             f"for at most {len(test)}"
         )
     rows = stratified_sample(test.labels, request.images, request.seed)
-    units = list(_units(request, len(rows)))
     model = network.model
+    units = list(_units(request, len(rows), unit_images(network.pixels)))
     described = {
         **asdict(request),
         "radii": list(request.radii),
@@ -280,12 +283,17 @@ class _Unit:
     is_check: bool = False
 
 
-def _units(request: AttackRequest, n_images: int) -> Iterator[_Unit]:
-    for radius in request.radii:
-        for start in range(0, n_images, _UNIT_IMAGES):
-            yield _Unit(radius, start, min(start + _UNIT_IMAGES, n_images))
+def unit_images(pixels: int) -> int:
+    """Return how many images of a side are attacked as one batch; 1 above 160 pixels."""
+    return max(1, min(_MOST_IMAGES, _UNIT_PIXELS // pixels**2))
+
+
+def _units(request: AttackRequest, n_images: int, n_batch: int) -> Iterator[_Unit]:
     # The radius that holds every image depends on the pixels.
-    yield _Unit(np.inf, 0, min(_CHECK_IMAGES, n_images), is_check=True)
+    parts = [(radius, n_images) for radius in request.radii]
+    for radius, n in [*parts, (np.inf, min(_CHECK_IMAGES, n_images))]:
+        for start in range(0, n, n_batch):
+            yield _Unit(radius, start, min(start + n_batch, n), is_check=radius == np.inf)
 
 
 @dataclass(frozen=True, eq=False)
