@@ -22,6 +22,8 @@ COMMANDS = [
     (["info", str(WRITTEN / "run")], TABLES, PACKAGES),
     (["info", str(WRITTEN / "store")], TABLES, PACKAGES),
     (["redundancy", str(WRITTEN / "run")], TABLES, PACKAGES),
+    (["list", "studies"], TABLES | {"yaml"}, PACKAGES | {"studies"}),
+    (["list", "recipes"], TABLES | {"yaml"}, PACKAGES | {"studies", "training"}),
 ]
 _SCRIPT = """
 import contextlib, io, json, sys

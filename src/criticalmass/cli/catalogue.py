@@ -246,9 +246,10 @@ def _studies() -> list[tuple[str, str]]:
 
 
 def _recipes() -> list[tuple[str, str]]:
-    from criticalmass.training.recipe import load_recipe, recipe_names
+    from criticalmass.core.yaml_files import library_texts
 
-    return [(name, load_recipe(name).description) for name in recipe_names()]
+    texts = library_texts("criticalmass.training")
+    return [(name, of_recipe["description"]) for name, of_recipe in texts.items()]
 
 
 def _objectives() -> list[tuple[str, str]]:

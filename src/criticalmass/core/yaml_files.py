@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,32 @@ class FileModels:
     def _model_at(self, keys: Keys) -> type[BaseModel]:
         inner = (self.inner[key] for key in reversed(keys[:-1]) if key in self.inner)
         return next(inner, self.root)
+
+
+def library_names(package: str) -> tuple[str, ...]:
+    """Return the names of the YAML files in the folder ``library`` of one of our packages."""
+    names = (entry.name for entry in files(package).joinpath("library").iterdir())
+    return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
+
+
+def library_texts(package: str) -> dict[str, dict[str, str]]:
+    """Return the texts at the top of each file of a library, each in one line, without a check.
+
+    A list of names needs no more, and checking all files takes longer than the rest of it.
+
+    Returns
+    -------
+    Name of the file -> key -> text.
+    """
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    texts = {}
+    for name in library_names(package):
+        content = files(package).joinpath(f"library/{name}.yaml").read_bytes()
+        values = yaml.load(content, Loader=loader)  # noqa: S506  # both loaders are safe
+        texts[name] = {
+            key: " ".join(value.split()) for key, value in values.items() if isinstance(value, str)
+        }
+    return texts
 
 
 def read_yaml(path: Path, name: str, kind: str) -> YamlFile:

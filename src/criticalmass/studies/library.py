@@ -6,19 +6,22 @@ import os
 from collections.abc import Iterator
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from criticalmass.core.yaml_files import library_names, library_texts
 from criticalmass.errors import CriticalMassError, unknown_name
-from criticalmass.studies.reading import read_study
-from criticalmass.studies.schema import Study
 
+if TYPE_CHECKING:
+    from criticalmass.studies.schema import Study
+
+_PACKAGE = "criticalmass.studies"
 _SUFFIXES = (".yaml", ".yml")
 _PAPER, _LOCAL, _TRAINED = "-paper", "-local", "-trained"
 
 
 def study_names() -> tuple[str, ...]:
     """Return the names of the studies of the package."""
-    names = (entry.name for entry in files("criticalmass.studies").joinpath("library").iterdir())
-    return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
+    return library_names(_PACKAGE)
 
 
 def load_study(name_or_file: str | os.PathLike[str]) -> Study:
@@ -34,12 +37,15 @@ def load_study(name_or_file: str | os.PathLike[str]) -> Study:
     CriticalMassError: the name is unknown, the study has no local variant, or the file is not a
         study.
     """
+    # A list of the studies needs none of what checks them.
+    from criticalmass.studies.reading import read_study
+
     text = os.fspath(name_or_file)
     if text.endswith(_SUFFIXES):
         return read_study(Path(text))
     names = study_names()
     if text in names:
-        with as_file(files("criticalmass.studies").joinpath(f"library/{text}.yaml")) as path:
+        with as_file(files(_PACKAGE).joinpath(f"library/{text}.yaml")) as path:
             return read_study(path, text)
     trained, paper = (text.replace(_LOCAL, other) for other in (_TRAINED, _PAPER))
     if text.endswith(_LOCAL) and trained in names:
@@ -78,10 +84,9 @@ def with_includes(study: Study, included_by: tuple[str, ...] = ()) -> Iterator[S
 def describe_studies() -> list[tuple[str, str]]:
     """Return (name, description) of each study, and why a local variant does not exist."""
     rows = []
-    for name in study_names():
-        study = load_study(name)
-        source = f" ({study.source})" if study.source else ""
-        rows.append((name, f"{study.question}{source}"))
-        if study.not_here:
-            rows.append((name.replace(_PAPER, _LOCAL), study.not_here))
+    for name, texts in library_texts(_PACKAGE).items():
+        source = f" ({texts['source']})" if "source" in texts else ""
+        rows.append((name, f"{texts['question']}{source}"))
+        if "not_here" in texts:
+            rows.append((name.replace(_PAPER, _LOCAL), texts["not_here"]))
     return sorted(rows)

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from criticalmass.core.yaml_files import FileModels, YamlFile, read_yaml
+from criticalmass.core.yaml_files import FileModels, YamlFile, library_names, read_yaml
 from criticalmass.errors import CriticalMassError, unknown_name
 from criticalmass.extraction.datasets.loading import check_dataset_spec
 from criticalmass.extraction.models.loading import check_model_spec
@@ -34,6 +34,7 @@ Natural = Annotated[int, Strict(), Field(ge=0, le=1_000_000)]
 Rate = Annotated[float, Field(gt=0, le=1e9)]
 Strength = Annotated[float, Field(ge=0, le=1e9)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+_PACKAGE = "criticalmass.training"
 _SUFFIXES = (".yaml", ".yml")
 _EXPONENT = re.compile(r"\d+[eE][-+]?\d+")
 GIVEN, SHUFFLED, ROTATION = SCHEMES = ("given", "shuffled", "rotation")
@@ -331,8 +332,7 @@ def _checked_recipe(file: YamlFile) -> Recipe:
 
 def recipe_names() -> tuple[str, ...]:
     """Return the names of the recipes of the package."""
-    names = (entry.name for entry in files("criticalmass.training").joinpath("library").iterdir())
-    return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
+    return library_names(_PACKAGE)
 
 
 def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe) -> Recipe:
@@ -358,7 +358,7 @@ def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe) -> 
 @cache
 def _read_library(name: str) -> Recipe:
     """Read a recipe of the package; a study asks for its base once per recipe and check."""
-    with as_file(files("criticalmass.training").joinpath(f"library/{name}.yaml")) as path:
+    with as_file(files(_PACKAGE).joinpath(f"library/{name}.yaml")) as path:
         return _read(path, f"recipe {name!r}", name)
 
 
