@@ -87,6 +87,30 @@ def test_a_goal_too_strict_for_the_data_keeps_the_whole_layer(
     assert plan.slim.indices.tolist() == list(range(24))
     assert plan.sentence.startswith("Nothing smaller is safe")
     assert not plan.tried["holds"].any()
+    largest = plan.tried.sort_values("n_kept").iloc[-1]
+    assert f"Why not fewer: {largest['n_kept']} neurons keep" in plan.sentence
+    assert f"confirm no more than {largest['bound']:.4f}" in plan.sentence
+
+
+def test_a_model_that_keeps_most_neurons_says_why(needle: cm.FeatureStore, tmp_path: Path) -> None:
+    """Random neurons keep the one that matters only if nearly all are kept."""
+    plan = cm.shrink(
+        needle, keep=0.97, measure="ridge", selectors=("random",), seed=1, out=tmp_path / "slim"
+    )
+    assert plan.safe
+    assert plan.n_kept > 12
+    failed = plan.tried[(plan.tried["n_kept"] < plan.n_kept) & ~plan.tried["holds"]]
+    row = failed.loc[failed["n_kept"].idxmax()]
+    ratio = row["value"] / plan.slim.record["measured"]["value_full"]
+    assert (
+        f"Why not fewer: {row['n_kept']} neurons keep {ratio:.4f}, of which the 1,500 samples "
+        f"confirm no more than {row['bound']:.4f}"
+    ) in plan.sentence
+    # An opened folder says the same.
+    assert plan.sentence in (tmp_path / "slim" / "README.md").read_text()
+    assert SlimModel.open(tmp_path / "slim").record["failed"]["n_kept"] == row["n_kept"]
+    small = cm.shrink(needle, keep=0.95, measure="ridge", selectors=("random", "anova"))
+    assert "Why not fewer" not in small.sentence
 
 
 def test_classes_count_only_with_worst_class_drop(needle: cm.FeatureStore) -> None:
@@ -402,3 +426,13 @@ def test_test_classes_without_training_samples_are_refused(tmp_path: Path) -> No
         cm.shrink(store, measure="retrieval", relevance="labels")
     for measure in ("retrieval", "cka"):
         assert cm.shrink(store, measure=measure).slim.record["measured"]["value_full"] == 1.0
+
+
+def test_one_name_stands_for_a_list_of_one(needle: cm.FeatureStore) -> None:
+    options: dict[str, Any] = {"keep": 0.9, "measure": "ridge"}
+    one = cm.shrink(needle, selectors="anova", precisions="float16", **options)
+    two = cm.shrink(needle, selectors=("anova",), precisions=["float16"], **options)
+    assert one.sentence == two.sentence
+    assert set(one.candidates["selector"]) == {"anova"}
+    with pytest.raises(CriticalMassError, match="no selector 'anvoa'; did you mean 'anova'"):
+        cm.shrink(needle, selectors="anvoa", **options)

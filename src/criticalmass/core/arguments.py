@@ -162,6 +162,7 @@ _ARRAYS = (
     *("value_full", "ranked", "relevant", "gains"),
 )
 _PAIRS = ("train", "test", "validation")
+_NAMES = ("selectors", "measures", "layers", "precisions", "objectives", "starts")
 _CONVERTED = frozenset((*_ARRAYS, *_PAIRS, "y", "fractions", "sizes", "l2s", "l2"))
 _RULES: dict[str, tuple[Predicate, str]] = {
     "level": (_between(1e-6, 1), "a confidence between 0 and 1, e.g. 0.95"),
@@ -222,7 +223,7 @@ _RULES: dict[str, tuple[Predicate, str]] = {
         (_is_text, "a text"),
     ),
     **dict.fromkeys(
-        ("selectors", "measures", "layers", "precisions", "objectives", "starts"),
+        _NAMES,
         (_is_names, "a name or several"),
     ),
     **dict.fromkeys(
@@ -315,7 +316,7 @@ _OVERRIDES: dict[tuple[str, str], tuple[Predicate, str]] = {
         "a mapping of names to files",
     ),
 }
-# Parameters for which one value stands for a collection of one.
+# Parameters for which one value stands for a collection of one, as one name does for `_NAMES`.
 _WRAPPED = frozenset(("deltas", "sizes", "l2s"))
 
 
@@ -345,7 +346,8 @@ def validate_arguments(function: Callable[P, R]) -> Callable[P, R]:
                 raise CriticalMassError(f"{name}={_describe(value)} must be {expected}")
             if isinstance(value, np.generic):
                 value = bound.arguments[name] = value.item()
-            if name in _WRAPPED and isinstance(value, Real):
+            is_single = isinstance(value, Real if name in _WRAPPED else str)
+            if is_single and name in (*_WRAPPED, *_NAMES):
                 bound.arguments[name] = (value,)
         return function(*bound.args, **bound.kwargs)
 

@@ -28,7 +28,7 @@ def summarise(record: Mapping[str, Any]) -> str:
             f"Nothing smaller is safe: no tested subset of the {record['n_neurons']:,} "
             f"{_unit(record)} keeps {share} of the {record['value_name']} with "
             f"{promise['level']:.0%} confidence{_limits(record)}. All {_unit(record)} are "
-            f"kept.{_majority_sentence(record)}"
+            f"kept.{_failed_sentence(record)}{_majority_sentence(record)}"
         )
     classes = ""
     if promise["worst_class_drop"] is not None:
@@ -40,9 +40,49 @@ def summarise(record: Mapping[str, Any]) -> str:
         f"{record['bytes_full']:,} bytes per vector). With {promise['level']:.0%} confidence, at "
         f"least {share} of the {record['value_name']} is kept{classes}. Measured on "
         f"{record['n_judged']:,} held-out {_samples(record)}: {measured['ratio']:.4f} is kept "
-        f"(lower confidence bound {promise['ratio_bound']:.4f}).{_majority_sentence(record)}"
-        f"{_stored_sentence(record)}"
+        f"(lower confidence bound {promise['ratio_bound']:.4f}).{_failed_sentence(record)}"
+        f"{_majority_sentence(record)}{_stored_sentence(record)}"
     )
+
+
+def largest_failed(tests: pd.DataFrame, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the test that shows why no fewer are kept; None if nothing smaller was tested.
+
+    Parameters
+    ----------
+    tests: one row per tested size, with ``n_kept``, ``value``, ``bound`` and ``holds``.
+    record: the record of the slim model.
+    """
+    most = record["n_kept"] - 1 if record["safe"] else record["n_neurons"]
+    if tests.empty:
+        return None
+    failed = tests[(tests["n_kept"] <= most) & ~tests["holds"].astype(bool)]
+    if failed.empty:
+        return None
+    row = failed.loc[failed["n_kept"].idxmax()]
+    full = record["measured"]["value_full"]
+    return {
+        "n_kept": int(row["n_kept"]),
+        "ratio": float(row["value"]) / full if full else 0.0,
+        "bound": float(row["bound"]),
+    }
+
+
+def _failed_sentence(record: Mapping[str, Any]) -> str:
+    """Say why no fewer are kept, where more than half are; empty elsewhere."""
+    failed, promise = record.get("failed"), record["promise"]
+    if not failed:
+        return ""
+    if failed["bound"] >= promise["keep"]:
+        reason = f"keep {failed['ratio']:.4f}, but a class may lose more than is allowed"
+    else:
+        reason = (
+            f"keep {failed['ratio']:.4f}, of which the {record['n_judged']:,} {_samples(record)} "
+            f"confirm no more than {failed['bound']:.4f}"
+        )
+        if failed["ratio"] >= promise["keep"]:
+            reason += "; with more of them the promise may hold for fewer"
+    return f" Why not fewer: {failed['n_kept']:,} {_unit(record)} {reason}."
 
 
 def _unit(record: Mapping[str, Any]) -> str:

@@ -41,7 +41,12 @@ from criticalmass.shrinking.evaluators import (
     make_evaluator,
     make_stored_evaluator,
 )
-from criticalmass.shrinking.model_card import format_model_card, is_useless, summarise
+from criticalmass.shrinking.model_card import (
+    format_model_card,
+    is_useless,
+    largest_failed,
+    summarise,
+)
 from criticalmass.shrinking.probe_evaluator import IndexArray
 from criticalmass.shrinking.retrieval_evaluator import Relevance
 from criticalmass.shrinking.slim_model import SlimModel
@@ -356,6 +361,8 @@ def _finish(
             f"{record['value_name']}{classes} with {promise['level']:.0%} confidence; the best "
             f"lower bound there is {best:.4f}: allow more, or lower keep"
         )
+    if 2 * record["n_kept"] > record["n_neurons"]:
+        record["failed"] = largest_failed(tests, record)
     if blind_spots is not None:
         record["blind_spots"] = blind_spots.find(slim)
         warn_user(f"{store}: {record['blind_spots']['sentence']}")
