@@ -16,6 +16,7 @@ from criticalmass.extraction.datasets import Dataset
 from criticalmass.extraction.datasets.dataset import UNITS
 from criticalmass.extraction.engines.torch_engine import device_of, exact_products
 from criticalmass.extraction.models.frozen import FrozenModel, Tap
+from criticalmass.extraction.models.pixel_order import pixel_order
 from criticalmass.extraction.models.preprocess import ImagePreprocess
 from criticalmass.extraction.models.wrappers import TappedModel
 
@@ -73,10 +74,10 @@ class ImageNetwork:
         has_classes = bool(model.penultimate.path)
         taps = [tap, Tap("logits", "", "output")] if has_classes else [tap]
         self._tapped = TappedModel(model, taps).eval()
+        self._order = pixel_order(model.module)
         if model.live is None:
-            # Convolutions run faster in this layout, with the same results.
             module: Any = model.module
-            module.to(memory_format=torch.channels_last)
+            module.to(memory_format=self._order)
 
     @property
     def pixels(self) -> int:
@@ -85,7 +86,7 @@ class ImageNetwork:
 
     def read(self, images: Tensor) -> Reading:
         """Read images (n, 3, pixels, pixels) in 0..1, with gradients if they need them."""
-        scaled = (images * _LEVELS).contiguous(memory_format=torch.channels_last)
+        scaled = (images * _LEVELS).contiguous(memory_format=self._order)
         with exact_products():
             outputs = self._tapped(scaled)
         return Reading(outputs[0].float(), outputs[1].float() if len(outputs) > 1 else None)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from criticalmass.errors import CriticalMassError
 from criticalmass.extraction.models.optional_imports import import_after_torchvision
+from criticalmass.extraction.models.pixel_order import pixel_order
 from criticalmass.training.data import N_ROTATIONS, TrainingData, augment, turn
 from criticalmass.training.devices import DeviceGroup, SharedStatistics
 from criticalmass.training.evaluation import VALUE_RANGE, NetworkReader, evaluate
@@ -73,11 +74,11 @@ class Trainer:
         self.data = data
         self.device = device
         self.group = group
-        # Fast convolutions read the channels of a pixel together.
         self.network = start.network.to(device)
+        self._order = pixel_order(self.network)
         for weight in self.network.parameters():
             if weight.ndim == 4:
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+                weight.data = weight.data.contiguous(memory_format=self._order)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed + 1)
             context = TermContext(self.network, len(data.class_names))
@@ -198,7 +199,7 @@ class Trainer:
         if self.n_views > 1 and how == "none":
             how = "views"
         views = [augment(images, how, generator) for _ in range(self.n_views)]
-        stacked = torch.cat(views).contiguous(memory_format=torch.channels_last)
+        stacked = torch.cat(views).contiguous(memory_format=self._order)
         return Batch(stacked, labels.repeat(self.n_views))
 
     def _losses(
