@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable
 
 _MAX_LENGTH = 1200
+# Extras of which one command needs a part only.
+_COLLECTIONS = ("data", "export")
 _EXTRA = re.compile(r"""extra *== *['"]([\w-]+)['"]""")
 _OWN_EXTRAS = re.compile(r"criticalmass\[([\w,-]+)\]")
 
@@ -80,9 +82,17 @@ def missing_extra(package: str, extra: str) -> MissingExtraError:
     """Make the error for an optional dependency that is not installed.
 
     The command names the packages of the extra, so it also works where this package was installed
-    from a file or a folder.
+    from a file or a folder. Of an extra whose packages serve different purposes it names those
+    alone whose names begin like the missing one: ``onnx`` is of no use without ``onnxruntime``.
     """
     packages = _packages_of({extra})
+    name = package.partition(".")[0].replace("_", "-")
+    needed = [one for one in packages if one.startswith(name)] if extra in _COLLECTIONS else []
+    if needed:
+        command = f"pip install {' '.join(map(repr, needed))}"
+        return MissingExtraError(
+            f"{package!r} is not installed; install it with: {command} (of the extra [{extra}])"
+        )
     if not packages:
         return MissingExtraError(
             f"{package!r} is not installed; install the extra [{extra}] of criticalmass"

@@ -37,6 +37,44 @@ def test_the_command_names_the_packages_of_the_extra(
     assert len(named) == len(set(named))
 
 
+@pytest.mark.parametrize(
+    ("package", "extra", "named"),
+    [
+        ("skops.io", "export", ["skops"]),
+        ("onnx", "export", ["onnx", "onnxruntime"]),
+        ("onnxruntime", "export", ["onnxruntime"]),
+        ("faiss", "export", ["faiss-cpu"]),
+        ("torch_pruning", "export", ["torch-pruning"]),
+        ("datasets", "data", ["datasets"]),
+        ("h5py", "data", ["h5py"]),
+    ],
+)
+def test_a_collection_of_packages_names_what_is_needed(
+    package: str, extra: str, named: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: as_metadata())
+    message = str(missing_extra(package, extra))
+    assert [re.split("[>=]", one)[0] for one in re.findall(r"'([^']+)'", message)[1:]] == named
+    assert message.endswith(f"(of the extra [{extra}])")
+
+
+def test_every_package_that_is_imported_from_a_collection_is_found_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An import name that no requirement begins like would ask for the whole extra again."""
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: as_metadata())
+    calls = [
+        call
+        for path in (Path(__file__).parents[2] / "src").rglob("*.py")
+        for call in re.findall(
+            r'import_package\("([\w.]+)", "(data|export)"\)', path.read_text(encoding="utf-8")
+        )
+    ]
+    assert len(calls) > 8
+    for package, extra in calls:
+        assert "(of the extra" in str(missing_extra(package, extra)), package
+
+
 def test_an_extra_of_extras_names_what_these_require(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: as_metadata())
     message = str(missing_extra("torch", "demo"))

@@ -260,5 +260,5 @@ def test_bad_models_get_one_line(folder, tmp_path, spec, message):
 )
 def test_a_missing_library_is_named(folder, monkeypatch, module, kind, extra):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtraError, match=rf"'{module}' .*\(the extra \[{extra}\]"):
+    with pytest.raises(MissingExtraError, match=rf"'{module}' .*the extra \[{extra}\]"):
         load_model(spec_of(kind, folder))
