@@ -6,8 +6,10 @@ import io
 import sys
 import types
 from contextlib import redirect_stderr
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import criticalmass as cm
@@ -92,6 +94,20 @@ def test_a_warning_is_a_line_in_a_display_and_a_user_warning_outside(
     assert capsys.readouterr().err == "careful\n"
     with pytest.warns(UserWarning, match="careful"):
         warn_user("careful")
+
+
+def test_a_warning_names_the_line_of_the_user(tmp_path: Path) -> None:
+    """It names no file of this package, however deep in it the warning is issued."""
+    with pytest.warns(UserWarning, match="careful") as direct:
+        warn_user("careful")
+    rows = np.random.default_rng(0).standard_normal((40, 4))
+    labels = np.arange(40) % 2
+    with pytest.warns(UserWarning, match="of 40 test vectors") as deep:
+        cm.import_features(
+            {"train": rows, "test": rows}, labels={"train": labels, "test": labels},
+            out=tmp_path / "store",
+        )  # fmt: skip
+    assert {one.filename for one in [*direct, *deep]} == {__file__}
 
 
 def test_an_error_closes_all_bars(terminal: Terminal) -> None:

@@ -16,9 +16,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+_PACKAGE = __name__.partition(".")[0] + "."
 # Characters that move the cursor of a terminal without starting a line.
 _CONTROL_CODES = dict.fromkeys(map(ord, "\a\b\v\f\r"))
 
@@ -100,7 +103,19 @@ def warn_user(line: str) -> None:
     elif _display.shows:
         write_line(line)
     else:
-        warnings.warn(line, UserWarning, stacklevel=3)
+        warnings.warn(line, UserWarning, stacklevel=_callers_level())
+
+
+def _callers_level() -> int:
+    """Return the level at which `warn_user` warns, so that the warning names the user's line."""
+    frame, level = sys._getframe(2), 2
+    while frame.f_back is not None and _is_own(frame):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def _is_own(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).startswith(_PACKAGE)
 
 
 def format_duration(seconds: float) -> str:
