@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import cohen_kappa_score
 
 import criticalmass as cm
 from criticalmass.analysis.agreement import AGREEMENT_COLUMNS, pair_agreement, seed_contributions
@@ -49,6 +48,8 @@ def statistics(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> dic
 @given(st.integers(0, 10_000), st.integers(2, 6), st.integers(2, 60))
 @settings(deadline=None, max_examples=60, derandomize=True)
 def test_kappa_and_error_consistency_are_cohens_kappa(seed: int, classes: int, n: int) -> None:
+    from sklearn.metrics import cohen_kappa_score
+
     rng = np.random.default_rng(seed)
     first, second, labels = rng.integers(0, classes, (3, n))
     values = statistics(first, second, labels)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 
 import pytest
+from tests.installed import need
 
-pytest.importorskip("torch")
-pytest.importorskip("openvino", reason="NOT TESTED: the extra [openvino] is not installed")
+need("torch", "NOT TESTED: the extra [torch] is not installed")
+need("openvino", reason="NOT TESTED: the extra [openvino] is not installed")
 
 
 def test_a_row_per_network_and_the_failures_counted(tmp_path, capsys):

@@ -158,7 +158,7 @@ def kill_training(out: Path, *, event: int = 0, step: int = 0) -> int:
     context = multiprocessing.get_context("fork")
     process = context.Process(target=_train_until, args=(str(out), event, step))
     process.start()
-    process.join(60)
+    process.join(600)
     assert process.exitcode is not None
     return process.exitcode
 

@@ -14,16 +14,19 @@ from tests.extraction.databases.engine import (
     check_write_back,
     small_blocks,
 )
+from tests.installed import need
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
 
-chromadb = pytest.importorskip("chromadb", reason="NOT TESTED: chromadb is not installed")
+need("chromadb", reason="NOT TESTED: chromadb is not installed")
 __all__ = ["small_blocks"]
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Engine:
+    import chromadb
+
     settings = chromadb.config.Settings(anonymized_telemetry=False)
     ids = [f"item-{number}" for number in NUMBERS]
 

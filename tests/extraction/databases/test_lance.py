@@ -18,15 +18,18 @@ from tests.extraction.databases.engine import (
     small_blocks,
     write,
 )
+from tests.installed import need
 
 import criticalmass as cm
 
-lancedb = pytest.importorskip("lancedb", reason="NOT TESTED: lancedb is not installed")
+need("lancedb", reason="NOT TESTED: lancedb is not installed")
 __all__ = ["small_blocks"]
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Engine:
+    import lancedb
+
     lists = pa.FixedSizeListArray.from_arrays(pa.array(VECTORS.ravel()), D)
     rows = pa.table({"id": NUMBERS, "embedding": lists, "label": LABELS})
     session = lancedb.connect(str(tmp_path / "db"))
@@ -61,6 +64,8 @@ def test_rows_are_chosen(engine: Engine, tmp_path: Path) -> None:
 
 def test_bits(engine: Engine) -> None:
     result = write(engine, "binary")
+    import lancedb
+
     table = lancedb.connect(engine.url.removeprefix("lance:")).open_table(result.name).to_arrow()
     bits = dict(zip(table["id"].to_pylist(), table["embedding"].to_pylist(), strict=True))
     expected = np.packbits(VECTORS[:, :3] > 0, axis=1)

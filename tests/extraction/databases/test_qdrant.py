@@ -17,11 +17,12 @@ from tests.extraction.databases.engine import (
     check_write_back,
     small_blocks,
 )
+from tests.installed import need
 
 import criticalmass as cm
 from criticalmass.errors import CriticalMassError
 
-client = pytest.importorskip("qdrant_client", reason="NOT TESTED: qdrant-client is not installed")
+need("qdrant_client", reason="NOT TESTED: qdrant-client is not installed")
 __all__ = ["small_blocks"]
 connect = sqlite3.connect
 
@@ -40,6 +41,8 @@ def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Engine:
+    import qdrant_client as client
+
     models = client.models
     # Whole numbers and UUIDs are ids of points.
     ids = [str(uuid.UUID(int=n)) if n % 2 else str(n) for n in NUMBERS]

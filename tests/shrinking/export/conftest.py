@@ -6,17 +6,19 @@ import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.forks import ForkServer
 
 import criticalmass as cm
 from criticalmass.shrinking.codec import Codec
 from criticalmass.shrinking.slim_model import SlimModel
 
+GUARD = "\nimport sys\nassert 'criticalmass' not in sys.modules\n"
 # The compiled part of torchvision may not fit the installed torch; see `optional_imports`.
 REPAIR = """
 import torch
@@ -78,9 +80,8 @@ def fresh() -> Callable[..., str]:
     """Run code in a separate process, in which this package must not be imported."""
 
     def run(code: str, folder: Path, *, alone: bool = True) -> str:
-        guard = "\nimport sys\nassert 'criticalmass' not in sys.modules\n" if alone else ""
         done = subprocess.run(
-            [sys.executable, "-c", code + guard],
+            [sys.executable, "-c", code + (GUARD if alone else "")],
             cwd=folder,
             env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
             capture_output=True,
@@ -92,6 +93,19 @@ def fresh() -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="module")
+def forked() -> Iterator[Callable[..., str]]:
+    """Like `fresh`, in copies of a process that has imported torch and what reads exports of it."""
+    imports = f"{REPAIR}\nimport numpy, onnxruntime, sentence_transformers"
+    server = ForkServer(imports, {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+
+    def run(code: str, folder: Path, *, alone: bool = True) -> str:
+        return server.run(code + (GUARD if alone else ""), folder)
+
+    yield run
+    server.close()
 
 
 @pytest.fixture(scope="session")

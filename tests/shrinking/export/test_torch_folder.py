@@ -147,7 +147,7 @@ def expected(slim: SlimModel, folder: Path) -> dict[str, NDArray[Any]]:
 )
 @pytest.mark.usefixtures("nets")
 def test_images(
-    model: str, layer: str, digits: Dataset, tmp_path: Path, fresh: Callable[..., str]
+    model: str, layer: str, digits: Dataset, tmp_path: Path, forked: Callable[..., str]
 ) -> None:
     slim = shrunk(model, digits, tmp_path, layer)
     wanted = expected(slim, tmp_path)
@@ -156,14 +156,14 @@ def test_images(
     items = digits.splits["test"].items
     np.save(tmp_path / "items.npy", items)
     trust = model.startswith("module:")
-    fresh(READ_TORCH.format(images=True, trust=trust), tmp_path, alone=False)
+    forked(READ_TORCH.format(images=True, trust=trust), tmp_path, alone=False)
     found = np.load(tmp_path / "found.npz")
     close(found["short"], wanted["short"])
     close(found["scores"], wanted["scores"])
     np.testing.assert_array_equal(found["labels"], wanted["labels"])
     inputs = next(cm.load_model(model, device="cpu").preprocess.batches(items, len(items)))[1]
     np.savez(tmp_path / "onnx.in.npz", images=inputs)
-    fresh(f"NAMES = ['onnx']{RUN_ONNX}", tmp_path)
+    forked(f"NAMES = ['onnx']{RUN_ONNX}", tmp_path)
     found = np.load(tmp_path / "onnx.npz")
     close(found["short"], wanted["short"])
     close(found["scores"], wanted["scores"])
@@ -203,7 +203,7 @@ def test_vectors(
 
 
 def test_texts(
-    encoder: Path, sentences: Dataset, tmp_path: Path, fresh: Callable[..., str], repair: str
+    encoder: Path, sentences: Dataset, tmp_path: Path, forked: Callable[..., str], repair: str
 ) -> None:
     slim = shrunk(f"st:{encoder}", sentences, tmp_path)
     wanted = expected(slim, tmp_path)
@@ -211,7 +211,7 @@ def test_texts(
         cm.export(slim, format=name, out=tmp_path / name)
     cm.export(slim, format="sentence-transformers", out=tmp_path / "unit", normalise=True)
     (tmp_path / "items.txt").write_text("\n".join(TEXTS))
-    fresh(READ_TORCH.format(images=False, trust=False), tmp_path, alone=False)
+    forked(READ_TORCH.format(images=False, trust=False), tmp_path, alone=False)
     found = np.load(tmp_path / "found.npz")
     close(found["short"], wanted["short"])
     close(found["scores"], wanted["scores"])
@@ -228,7 +228,7 @@ def test_texts(
         "         attention_mask=fed['attention_mask'])\n"
         f"NAMES = ['onnx']{RUN_ONNX}"
     )
-    fresh(read, tmp_path)
+    forked(read, tmp_path)
     short = np.load(tmp_path / "sentence-transformers.npy")
     close(short, wanted["short"])
     lengths = np.linalg.norm(short, axis=1, keepdims=True)
@@ -241,7 +241,7 @@ def test_texts(
 
 
 def test_a_projection_of_texts_is_a_stage_of_its_own(
-    encoder: Path, sentences: Dataset, tmp_path: Path, fresh: Callable[..., str], repair: str
+    encoder: Path, sentences: Dataset, tmp_path: Path, forked: Callable[..., str], repair: str
 ) -> None:
     """Run as its README says, it returns the projected vectors and has a name for mteb."""
     rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((16, 5)))[0]
@@ -257,7 +257,7 @@ def test_a_projection_of_texts_is_a_stage_of_its_own(
     assert card.startswith("---\nlibrary_name: sentence-transformers\n")
     (out / "items.txt").write_text("\n".join(TEXTS))
     code = card.partition("```python\n")[2].partition("```")[0]
-    printed = fresh(
+    printed = forked(
         f"{repair}\n{code}\nimport numpy as np\n"
         "np.save('short.npy', model.encode(open('items.txt').read().splitlines()))\n"
         "card = model.model_card_data\n"
