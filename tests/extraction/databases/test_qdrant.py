@@ -43,7 +43,8 @@ def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 def engine(tmp_path: Path) -> Engine:
     import qdrant_client as client
 
-    models = client.models
+    from qdrant_client import models
+
     # Whole numbers and UUIDs are ids of points.
     ids = [str(uuid.UUID(int=n)) if n % 2 else str(n) for n in NUMBERS]
     points = [
