@@ -42,7 +42,6 @@ def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def engine(tmp_path: Path) -> Engine:
     import qdrant_client as client
-
     from qdrant_client import models
 
     # Whole numbers and UUIDs are ids of points.
