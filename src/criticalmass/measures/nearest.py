@@ -3,9 +3,11 @@
 Squared distances and inner products are sums over neurons, so those of a prefix are those of the
 shorter prefix plus the block of neurons in between. Nothing is computed twice within an order.
 
-Cosines are computed in float32 first. Where those of a query's neighbours differ by little more
-than rounding errors (the mean of the layer, or a few massive neurons, dwarf what tells samples
-apart), its neighbours are searched again in float64.
+Both are computed in float32 first. Where those of a query's neighbours differ by little more than
+rounding errors (copies of a row, or a mean of the layer or a few massive neurons that dwarf what
+tells samples apart), its neighbours are searched again in float64. Copies of a row do not have
+equal float32 products everywhere: OpenBLAS without AVX-512 adds up in an order that depends on the
+row's place in the matrix.
 """
 
 from __future__ import annotations
@@ -39,8 +41,13 @@ _DOUBTFUL_SPREAD = 1024.0 * float(np.finfo(np.float32).eps)
 _MANY_PAIRS = 1 << 30
 # If more queries than this share are doubtful, all of that size are searched again.
 _DOUBTFUL_SHARE = 1.0 / 16.0
-# Cosines in float64 are rounded to multiples of 2**-50, so that equal ones stay equal.
+# Squared distances that differ by less than this share of the squared lengths that they come from
+# are not distinguished reliably by float32.
+_TIED_SHARE = 16.0 * float(np.finfo(np.float32).eps)
+# Cosines in float64 are rounded to multiples of 2**-50, so that equal ones stay equal, and squared
+# distances to multiples of 2**-40 times the squared length of the query, up to a factor of 2.
 _COSINE_STEPS = 2.0**50
+_DISTANCE_STEPS = 2.0**40
 # Squares of numbers between these, and sums of them, are ordinary float32 numbers.
 _SMALLEST_PEAK, _LARGEST_PEAK = 2.0**-30, 2.0**40
 
@@ -87,9 +94,9 @@ class CandidateRows:
         All candidates are compared: the search is exhaustive. The distance matrix is computed in
         tiles of candidates, each read once, and threads share the queries. The inner products of
         a tile grow block of neurons by block of neurons, and every size has its own list of
-        neighbours, so the full (n_queries, n_candidates) matrix never exists. Distances are
-        float32; of two candidates at the same distance the earlier one is nearer. Cosines are
-        float32 too, except for queries that need float64.
+        neighbours, so the full (n_queries, n_candidates) matrix never exists. Distances and
+        cosines are float32, except for queries that need float64; of two candidates at the same
+        distance the earlier one is nearer.
 
         Memory beyond ``queries`` and ``exact_queries``: one float32 copy of the queries, the
         lists, at most two tiles of candidates with three copies of each, and (rows of queries) x
@@ -113,7 +120,10 @@ class CandidateRows:
         columns = order[: sizes[-1]]
         queries = take_columns(queries, columns)
         n_queries = queries.shape[0]
-        shape = (len(sizes), n_queries, n_neighbours)
+        # One more than asked for shows whether the last one has an equal that is left out.
+        is_euclidean = self.metric == "euclidean"
+        n_listed = min(n_neighbours + is_euclidean, int(self.rows.shape[0]))
+        shape = (len(sizes), n_queries, n_listed)
         best = np.full(shape, _LARGEST, dtype=np.float32)
         best_ids = np.zeros(shape, dtype=np.int32)
         lengths = np.array(sizes, dtype=np.int64)
@@ -141,10 +151,10 @@ class CandidateRows:
         tasks = ((tile, part) for tile in tiles for part in parts)
         for _ in map_in_threads(search, tasks):
             pass
-        if self.metric == "cosine":
-            doubtful = _doubtful_lists(best, queries, sizes)
-            if doubtful.any():
-                self._search_exactly(raw_queries, order, sizes, doubtful, best_ids)
+        doubtful = (_tied_lists if is_euclidean else _doubtful_lists)(best, queries, sizes)
+        best_ids = np.ascontiguousarray(best_ids[:, :, :n_neighbours])
+        if doubtful.any():
+            self._search_exactly(raw_queries, order, sizes, doubtful, best_ids)
         return best_ids
 
     def _tiles(self, columns: NDArray[np.intp], sizes: Sequence[int]) -> Iterator[_Tile]:
@@ -165,7 +175,7 @@ class CandidateRows:
         doubtful: NDArray[np.bool_],
         best_ids: NDArray[np.int32],
     ) -> None:
-        """Replace the doubtful lists of neighbours by cosine by those that float64 gives.
+        """Replace the doubtful lists of neighbours by those that float64 gives.
 
         Parameters
         ----------
@@ -174,34 +184,37 @@ class CandidateRows:
         """
         sizes = sizes[: int(np.flatnonzero(doubtful.any(axis=1))[-1]) + 1]
         chosen, columns = np.flatnonzero(doubtful.any(axis=0)), order[: sizes[-1]]
-        queries = _exact_columns(queries[chosen], columns)
-        query_factors = _inverse_norms(queries, sizes) * _COSINE_STEPS
+        is_cosine = self.metric == "cosine"
+        as_exact = _exact_columns if is_cosine else _float64_columns
+        queries = as_exact(queries[chosen], columns)
+        query_factors = _exact_factors(queries, sizes, self.metric)
         shape = (len(sizes), chosen.size, best_ids.shape[2])
         best, exact_ids = np.full(shape, _LARGEST), np.zeros(shape, dtype=np.int32)
         n, n_columns = int(self.rows.shape[0]), self.tiles.candidates
-        zeros, minus_ones = np.zeros(n_columns), np.full(n_columns, -1.0)
+        zeros, ones = np.zeros(n_columns), np.ones(n_columns)
 
         def search(part: slice) -> None:
             dots = np.zeros((queries[part].shape[0], stop - start))
-            cosines = np.empty_like(dots)
+            far = np.empty_like(dots)
             for j, (first, last) in enumerate(block_ranges(sizes)):
-                np.matmul(queries[part, first:last], tile[:, first:last].T, out=cosines)
-                dots += cosines
+                np.matmul(queries[part, first:last], tile[:, first:last].T, out=far)
+                dots += far
                 if doubtful[j, chosen[part]].any():
-                    np.multiply(dots, query_factors[j, part, None], out=cosines)
-                    cosines *= factors[j]
-                    np.rint(cosines, out=cosines)
-                    terms = zeros[: stop - start], minus_ones[: stop - start]
+                    np.multiply(dots, factors[j], out=far)
+                    far += offsets[j]
+                    far *= query_factors[j, part, None]
+                    np.rint(far, out=far)
+                    terms = zeros[: stop - start], ones[: stop - start]
                     ids = self.ids[start:stop]
-                    update_nearest(cosines, *terms, ids, best[j, part], exact_ids[j, part])
+                    update_nearest(far, *terms, ids, best[j, part], exact_ids[j, part])
 
         parts = [
             slice(a, a + self.tiles.queries) for a in range(0, chosen.size, self.tiles.queries)
         ]
         for start in range(0, n, n_columns):
             stop = min(start + n_columns, n)
-            tile = _exact_columns((self.read_exact or self.read)(self.rows, start, stop), columns)
-            factors = _inverse_norms(tile, sizes)
+            tile = as_exact((self.read_exact or self.read)(self.rows, start, stop), columns)
+            offsets, factors = _exact_terms(tile, sizes, self.metric)
             for _ in map_in_threads(search, parts):
                 pass
         for j in range(len(sizes)):
@@ -277,6 +290,52 @@ def _doubtful_lists(best: Matrix, queries: Matrix, sizes: Sequence[int]) -> NDAr
         if doubtful[j].mean() > _DOUBTFUL_SHARE:
             doubtful[j] = norms[j] > 0.0
     return np.asarray(doubtful)
+
+
+def _tied_lists(best: Matrix, queries: Matrix, sizes: Sequence[int]) -> NDArray[np.bool_]:
+    """Return which lists of neighbours by distance float32 may have got wrong.
+
+    Parameters
+    ----------
+    best: (n_sizes, n_queries, n_listed) squared distance less the squared length of the query,
+        ascending, with the nearest candidate that is left out if there is one.
+    queries: (n_queries, n_columns), columns in the order.
+    sizes: prefix lengths, ascending.
+
+    Returns
+    -------
+    (n_sizes, n_queries).
+    """
+    squares = _squared_norms(queries, sizes, np.float64)
+    values = best.astype(np.float64)
+    # A candidate is no longer than the query and its distance from it.
+    distances = np.sqrt(np.maximum(values + squares[:, :, None], 0.0))
+    lengths = 2.0 * np.sqrt(squares)[:, :, None] + distances
+    tolerance = _TIED_SHARE * lengths[:, :, 1:] ** 2
+    return np.asarray((np.diff(values, axis=2) <= tolerance).any(axis=2))
+
+
+def _exact_factors(queries: ExactMatrix, sizes: Sequence[int], metric: Metric) -> ExactMatrix:
+    """Return what dissimilarities are multiplied with before they are rounded, by query."""
+    if metric == "cosine":
+        return np.asarray(_inverse_norms(queries, sizes) * _COSINE_STEPS)
+    exponents = np.frexp(_squared_norms(queries, sizes))[1]
+    return np.asarray(np.ldexp(_DISTANCE_STEPS, -exponents))
+
+
+def _exact_terms(
+    rows: ExactMatrix, sizes: Sequence[int], metric: Metric
+) -> tuple[ExactMatrix, ExactMatrix]:
+    """Offsets and factors (n_sizes, n_rows) as of `CandidateRows._terms`, in float64."""
+    if metric == "cosine":
+        factors = -_inverse_norms(rows, sizes)
+        return np.zeros_like(factors), factors
+    norms = _squared_norms(rows, sizes)
+    return norms, np.full_like(norms, -2.0)
+
+
+def _float64_columns(x: NDArray[np.floating], columns: NDArray[np.intp]) -> ExactMatrix:
+    return np.take(x.astype(np.float64), columns, axis=1)
 
 
 def _exact_columns(x: NDArray[np.floating], columns: NDArray[np.intp]) -> ExactMatrix:
