@@ -289,11 +289,12 @@ def unit_images(pixels: int) -> int:
 
 
 def _units(request: AttackRequest, n_images: int, n_batch: int) -> Iterator[_Unit]:
+    parts = [(radius, n_images, False) for radius in request.radii]
     # The radius that holds every image depends on the pixels.
-    parts = [(radius, n_images) for radius in request.radii]
-    for radius, n in [*parts, (np.inf, min(_CHECK_IMAGES, n_images))]:
+    parts.append((np.inf, min(_CHECK_IMAGES, n_images), True))
+    for radius, n, is_check in parts:
         for start in range(0, n, n_batch):
-            yield _Unit(radius, start, min(start + n_batch, n), is_check=radius == np.inf)
+            yield _Unit(radius, start, min(start + n_batch, n), is_check)
 
 
 @dataclass(frozen=True, eq=False)
