@@ -307,12 +307,15 @@ def _tied_lists(best: Matrix, queries: Matrix, sizes: Sequence[int]) -> NDArray[
     (n_sizes, n_queries).
     """
     squares = _squared_norms(queries, sizes, np.float64)
-    values = best.astype(np.float64)
-    # A candidate is no longer than the query and its distance from it.
-    distances = np.sqrt(np.maximum(values + squares[:, :, None], 0.0))
-    lengths = 2.0 * np.sqrt(squares)[:, :, None] + distances
-    tolerance = _TIED_SHARE * lengths[:, :, 1:] ** 2
-    return np.asarray((np.diff(values, axis=2) <= tolerance).any(axis=2))
+    tied = np.empty(best.shape[:2], dtype=np.bool_)
+    # One size at a time: the numbers of all sizes would take many times the memory of the lists.
+    for j, of_size in enumerate(best):
+        values = of_size.astype(np.float64)
+        # A candidate is no longer than the query and its distance from it.
+        distances = np.sqrt(np.maximum(values[:, 1:] + squares[j, :, None], 0.0))
+        lengths = 2.0 * np.sqrt(squares[j])[:, None] + distances
+        tied[j] = (np.diff(values, axis=1) <= _TIED_SHARE * lengths**2).any(axis=1)
+    return tied
 
 
 def _exact_factors(queries: ExactMatrix, sizes: Sequence[int], metric: Metric) -> ExactMatrix:
