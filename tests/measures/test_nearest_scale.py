@@ -208,6 +208,18 @@ def test_equal_rows_are_listed_in_their_order(metric: Any) -> None:
             assert listed.tolist() == want[want != row][:10].tolist()
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_of_more_copies_than_a_list_holds_the_first_are_listed(metric: Any) -> None:
+    """Of float32 rows, whose products float64 rounds too: 60 copies, and lists of ten."""
+    rng = np.random.default_rng(4)
+    base, copies = rng.standard_normal((100, 24)).astype(np.float32), rng.integers(0, 100, 6000)
+    layer = WholeLayer(base[copies], most_queries=50)
+    (lists,) = layer.finder(metric)(np.arange(24), (24,))
+    for row, listed in zip(layer.query_rows, lists, strict=True):
+        same = np.flatnonzero(copies == copies[row])
+        assert listed.tolist() == same[same != row][:10].tolist()
+
+
 def test_relevance_by_thousands_of_labels_takes_little_memory(tmp_path: Path) -> None:
     """20,000 samples of 5,000 labels: nothing of the size labels x samples is made."""
     rng = np.random.default_rng(5)
