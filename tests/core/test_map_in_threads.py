@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -105,3 +108,27 @@ def test_draws_that_share_a_product_score_as_separate_ones() -> None:
     separate = replace(test_rows, product_columns=1).scores(heads, one, sampling)
     np.testing.assert_allclose(together.error, separate.error, rtol=1e-5)
     np.testing.assert_allclose(together.accuracy, separate.accuracy, atol=1.0 / labels.size)
+
+
+def test_libraries_that_are_loaded_later_are_limited_too() -> None:
+    program = """
+import sys
+import numpy
+from threadpoolctl import threadpool_info
+from criticalmass.core.threads import limit_libraries
+
+def blas():
+    return {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"}
+
+with limit_libraries(1):
+    assert len(blas()) == 1
+assert "scipy.linalg.blas" not in sys.modules
+before = len(threadpool_info())
+import scipy.linalg.blas
+assert len(threadpool_info()) > before
+with limit_libraries(1):
+    assert blas() == {1}, blas()
+assert blas() == {2}, blas()
+"""
+    two = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", program], env=os.environ | two, check=True)

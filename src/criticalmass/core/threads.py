@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from itertools import islice
 from math import ceil
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from criticalmass.core.memory import group_files
 from criticalmass.errors import CriticalMassError
@@ -53,6 +55,31 @@ def thread_count() -> int:
     return min([cores, *limits])
 
 
+def limit_libraries(threads: int, *, api: str | None = "blas") -> Any:
+    """Limit the threads of BLAS, from this call until the end of a ``with`` block around it.
+
+    The same as ``threadpoolctl.threadpool_limits``, but the process's list of libraries, which
+    takes 1 to 10 ms to read, is read anew only after a module was imported.
+
+    Parameters
+    ----------
+    threads: at least 1. A BLAS with threads of its own is limited in the whole process, one that
+        uses OpenMP in the calling thread.
+    api: ``"blas"``, or None for OpenMP's other users too.
+
+    Returns
+    -------
+    A context manager; its ``restore_original_limits`` ends the limit without a block.
+    """
+    return _libraries(len(sys.modules)).limit(limits=threads, user_api=api)
+
+
+@lru_cache(maxsize=1)
+def _libraries(n_modules: int) -> ThreadpoolController:
+    """Return the libraries with thread pools that are loaded with this number of modules."""
+    return ThreadpoolController()
+
+
 @contextlib.contextmanager
 def limit_threads(threads: int) -> Iterator[None]:
     """Use ``threads`` threads, in our own loops and in BLAS, until the end of the block.
@@ -74,7 +101,7 @@ def limit_threads(threads: int) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, str(threads)))
     try:
-        with threadpool_limits(threads):
+        with limit_libraries(threads, api=None):
             yield
     finally:
         for name, value in before.items():
@@ -137,7 +164,7 @@ def map_in_threads(
     tasks: its arguments.
     """
     threads = min(MAX_THREADS, thread_count())
-    with threadpool_limits(1, user_api="blas"):
+    with limit_libraries(1):
         yield from map_ahead(
             function, tasks, workers=threads, ahead=threads, initializer=_limit_blas
         )
@@ -145,4 +172,4 @@ def map_in_threads(
 
 def _limit_blas() -> None:
     """Limit BLAS to one thread in this thread: a BLAS that uses OpenMP counts per thread."""
-    threadpool_limits(1, user_api="blas")
+    limit_libraries(1)

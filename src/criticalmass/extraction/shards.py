@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from criticalmass.core.backends import Backend, map_in_order
 from criticalmass.core.progress import Progress
+from criticalmass.core.threads import limit_libraries
 from criticalmass.errors import StoreError
 from criticalmass.extraction.datasets import Dataset, load_dataset
 from criticalmass.extraction.datasets.dataset import UNITS
@@ -99,7 +99,7 @@ class Extraction:
         }
         # The small products of the preprocessing gain nothing from more BLAS threads, and BLAS
         # threads that wait by spinning take the cores from the engine.
-        blas = threadpool_limits(1, user_api="blas")
+        blas = limit_libraries(1)
         # Closed even if the engine fails, so that no thread keeps preparing unused batches.
         with blas, closing(self.model.preprocess.batches(items, self.batch_size)) as batches:
             self.engine.run(batches, out, bar.advance if bar else lambda _: None)

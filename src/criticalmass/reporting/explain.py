@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from criticalmass.core.arguments import validate_arguments
 from criticalmass.core.moments import Moments, moments
 from criticalmass.core.progress import warn_user
 from criticalmass.core.rows import Rows
+from criticalmass.core.threads import limit_libraries
 from criticalmass.errors import CriticalMassError, RunError, StoreError
 from criticalmass.reporting.arguments import sorted_deltas
 from criticalmass.reporting.explanation import (
@@ -153,7 +153,7 @@ def _predict(
     from criticalmass.theory.eigenbasis import decompose
 
     test_rows, system = store.features("test", layer), _training_system(store, layer)
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(1) as executor:
+    with limit_libraries(1), ThreadPoolExecutor(1) as executor:
         basis_future = None if system is None else executor.submit(decompose, *system)
         test_moments = moments(test_rows)
         if not np.diagonal(test_moments.scatter).any():

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from criticalmass.core.compute import HELD_BYTES
-from criticalmass.core.threads import thread_count
+from criticalmass.core.threads import limit_libraries, thread_count
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.memory import LayerSizes
 from criticalmass.measures.registry import MEASURES
@@ -178,7 +177,7 @@ def product_seconds() -> float:
     a = rng.standard_normal((n, d), dtype=np.float32)
     b = rng.standard_normal((d, k), dtype=np.float32)
     seconds = []
-    with threadpool_limits(1, user_api="blas"):
+    with limit_libraries(1):
         for _ in range(1 + _PRODUCTS):
             start = time.thread_time()
             a @ b

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from criticalmass.analysis.class_curves import CORRECTED as GINI
 from criticalmass.analysis.class_curves import EXCESS, class_statistics
@@ -28,6 +27,7 @@ from criticalmass.analysis.spread_records import (
     read_spreads,
 )
 from criticalmass.core.moments import FloatArray, moment_of_squares, moments
+from criticalmass.core.threads import limit_libraries
 from criticalmass.measures.memory import LayerSizes
 from criticalmass.measures.probes.task import ProbeTask
 from criticalmass.measures.protocol import EXPECTED
@@ -99,7 +99,7 @@ def draw_spreads(run: Run, writer: RunWriter, data: SweepData, request: SweepReq
     share = BUDGET_SHARE * sweep_flops(request) / len(layers)
     with (
         line_if_slow(f"estimating the spread of subsets of {data.store.model}"),
-        threadpool_limits(1, user_api="blas"),
+        limit_libraries(1),
     ):
         for layer in layers:
             own = {measure: curve for (name, measure), curve in laws.items() if name == layer.name}

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from threading import Timer
 from typing import TYPE_CHECKING
 
-from threadpoolctl import threadpool_limits
-
 from criticalmass.core.progress import format_duration, warn_user, write_line
+from criticalmass.core.threads import limit_libraries
 from criticalmass.measures.registry import MEASURES
 from criticalmass.theory.prediction import Prediction
 from criticalmass.theory.prediction_file import (
@@ -169,7 +168,7 @@ def _predict_layer(
     data: SweepData, info: LayerInfo, known: Prediction | None, *, ridge: bool
 ) -> Prediction | None:
     """Return ``known``, or the prediction of CKA, with the curve of ridge added on request."""
-    # A BLAS library that is loaded inside threadpool_limits would not be limited.
+    # A BLAS that is loaded within the limit below would not be limited.
     import scipy.linalg.blas  # noqa: F401
 
     from criticalmass.measures.protocol import EXPECTED
@@ -178,7 +177,7 @@ def _predict_layer(
     layer = data.layer(info.name)
     try:
         # The products are small; BLAS threads that wait by spinning would slow them down.
-        with threadpool_limits(1, user_api="blas"):
+        with limit_libraries(1):
             prediction = known or predict_from_moments(
                 layer.whole_layer.moments, layer=info.name, digest=info.digest, test=True
             )

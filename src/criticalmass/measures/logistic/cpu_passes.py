@@ -13,11 +13,10 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from criticalmass.core.blas import gemm_arguments
 from criticalmass.core.rows import Rows
-from criticalmass.core.threads import thread_count
+from criticalmass.core.threads import limit_libraries, thread_count
 from criticalmass.measures.logistic import cpu_kernels, softmax
 from criticalmass.measures.logistic.lbfgs import Evaluation
 from criticalmass.measures.logistic.preconditioner import FloatArray, Preconditioner
@@ -62,7 +61,7 @@ class CpuExecutor:
         self._limits: Any = None
 
     def __enter__(self) -> CpuExecutor:
-        self._limits = threadpool_limits(1)
+        self._limits = limit_libraries(1, api=None)
         self._pool = ThreadPoolExecutor(self.n_threads)
         return self
 

@@ -19,11 +19,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from criticalmass.core.moments import IntArray, Moments, moments
 from criticalmass.core.rows import Rows
-from criticalmass.core.threads import thread_count
+from criticalmass.core.threads import limit_libraries, thread_count
 from criticalmass.measures.logistic import cpu_passes, row_shards
 from criticalmass.measures.logistic.cpu_passes import CpuLogits, Sums, add_sums
 from criticalmass.measures.logistic.lbfgs import Evaluation
@@ -83,7 +82,7 @@ class DistributedExecutor:
 
     def each(self, work: Callable[[int], None], n: int) -> None:
         """Call ``work(i)`` for every i in ``range(n)``, in threads of this process."""
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(thread_count()) as pool:
+        with limit_libraries(1), ThreadPoolExecutor(thread_count()) as pool:
             list(pool.map(work, range(n)))
 
     def make_preconditioner(self, moment: FloatArray) -> Preconditioner:

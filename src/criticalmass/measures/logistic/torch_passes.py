@@ -20,10 +20,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from criticalmass.core.rows import Rows
-from criticalmass.core.threads import thread_count
+from criticalmass.core.threads import limit_libraries, thread_count
 from criticalmass.measures.logistic.lbfgs import Evaluation
 from criticalmass.measures.logistic.preconditioner import FloatArray, Preconditioner
 from criticalmass.measures.logistic.stacked_heads import StackedHeads
@@ -74,7 +73,6 @@ class TorchExecutor:
         self._uploads: WeakKeyDictionary[OrderedRows, _Upload] = WeakKeyDictionary()
         self._contexts = ExitStack()
         self._pool: ThreadPoolExecutor | None = None
-        self._blas: Any = None
 
     def __enter__(self) -> Self:
         with ExitStack() as contexts:
@@ -83,7 +81,6 @@ class TorchExecutor:
             contexts.enter_context(torch.no_grad())
             contexts.enter_context(torch.autocast(self._device.type, enabled=False))
             contexts.enter_context(full_float32())
-            self._blas = ThreadpoolController()
             self._pool = contexts.enter_context(ThreadPoolExecutor(self._n_threads))
             self._contexts = contexts.pop_all()
         return self
@@ -100,7 +97,7 @@ class TorchExecutor:
     def each(self, work: Callable[[int], None], n: int) -> None:
         """Call ``work(i)`` for every i in ``range(n)`` in the pool."""
         assert self._pool is not None
-        with self._blas.limit(limits=1, user_api="blas"):
+        with limit_libraries(1):
             list(self._pool.map(work, range(n)))
 
     def make_preconditioner(self, moment: FloatArray) -> Preconditioner:
