@@ -23,6 +23,7 @@ from criticalmass.storage.features_writer import SplitInfo, StoreWriter
 from criticalmass.storage.run import Run
 from criticalmass.sweeps import draw_spread
 from criticalmass.sweeps import jobs as job_module
+from criticalmass.theory import exchangeability
 
 __all__ = ["postgres", "postgres_server"]
 
@@ -32,6 +33,7 @@ settings.load_profile("any-machine")
 
 N_CLASSES, N_TRAIN, N_TEST, N_NEURONS = 3, 90, 45, 12
 RUN_TEST, RUN_NEURONS = 3000, 100
+MOST_NEURONS = exchangeability.MOST_NEURONS
 FEWEST, MOST = draw_spread.FEWEST, draw_spread.MOST
 AS_PDF = draw.as_pdf
 RUN_ACCURACY = {5: 0.50, 10: 0.70, 20: 0.78, 50: 0.80, 100: 0.80}
@@ -88,6 +90,23 @@ def few_drawn_subsets() -> Iterator[None]:
         patch.setattr(draw_spread, "FEWEST", 3)
         patch.setattr(draw_spread, "MOST", 3)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def few_neurons_compared() -> Iterator[None]:
+    """Let the diffuseness test compare 48 neurons in place of 256: 0.1 s a layer in place of 2.
+
+    `all_neurons_compared` undoes it for a test.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exchangeability, "MOST_NEURONS", 48)
+        yield
+
+
+@pytest.fixture
+def all_neurons_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the diffuseness test compare as many neurons as it does for a user."""
+    monkeypatch.setattr(exchangeability, "MOST_NEURONS", MOST_NEURONS)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -55,6 +56,29 @@ def test_a_new_run_has_an_empty_table_with_types(run):
     with run.writer() as w:
         w.append([row("a")])
     assert (run.frame().dtypes == frame.dtypes).all()
+
+
+def test_a_changed_frame_is_the_callers_alone(run):
+    with run.writer() as w:
+        w.append([row("a"), row("b")])
+    before = run.frame().copy()
+    changed = run.frame()
+    changed.loc[0, "value"] = 0.123
+    changed["model"].to_numpy()[:] = "another"
+    del changed["seed"]
+    pd.testing.assert_frame_equal(run.frame(), before)
+
+
+def test_a_table_damaged_after_it_was_read_is_noticed(run):
+    with run.writer() as w:
+        w.append([row("a")])
+    table = run.path / "results.parquet"
+    value = struct.pack("<d", run.frame()["value"][0])
+    content = table.read_bytes()
+    assert value in content
+    table.write_bytes(content.replace(value, struct.pack("<d", 0.123)))
+    with pytest.raises(RunError, match="digest differs"):
+        run.frame()
 
 
 def test_rows_and_predictions_come_back(run):

@@ -12,6 +12,8 @@ from criticalmass.theory.exchangeability import (
     exchangeability_test,
 )
 
+pytestmark = pytest.mark.usefixtures("all_neurons_compared")
+
 
 def p_values(kind, power=1.0, *, repeats=6, **options):
     results = [

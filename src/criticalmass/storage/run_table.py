@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +95,24 @@ def merge_rows(table: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
 def read_table(path: Path) -> pd.DataFrame:
     """Read the table of a run; without a file the table is empty.
 
+    Returns
+    -------
+    A copy; an unchanged file is read and checked only once.
+
     Raises
     ------
     RunError: if the file is damaged or has other columns.
     """
-    if not path.exists():
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
         return empty_table()
+    return _cached_table(path, stat.st_mtime_ns, stat.st_size, stat.st_ino).copy()
+
+
+@lru_cache(maxsize=4)
+def _cached_table(path: Path, changed: int, size: int, inode: int) -> pd.DataFrame:
+    """Read the table once per content of the path, which the other arguments identify."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
