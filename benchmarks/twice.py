@@ -24,8 +24,10 @@ import pandas as pd
 
 from benchmarks.calls import CALLS, make_material
 from benchmarks.kills import fingerprint
+from criticalmass.reporting.figures import draw
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
+from criticalmass.sweeps import draw_spread
 
 # Keys of manifests with times, and their digest.
 _VARYING_KEYS = ("created", "seconds", "seal")
@@ -74,6 +76,11 @@ def call_all(folder: Path) -> dict[str, str]:
     return digests
 
 
+def _leave_out_what_takes_long() -> None:
+    draw_spread.FEWEST = draw_spread.MOST = 3
+    draw.as_pdf = lambda figure: b"%PDF"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare two processes; return 1 if a result differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -81,7 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--write", type=Path, help="call all functions once and write the digests to this file"
     )
+    parser.add_argument(
+        "--quick", action="store_true", help="few further subsets, and no PDF files in pages"
+    )
     arguments = parser.parse_args(argv)
+    quick = ["--quick"] if arguments.quick else []
+    if quick:
+        _leave_out_what_takes_long()
     # Both processes use the same folder, because paths are part of the input.
     work = arguments.dir.resolve() / "work"
     if arguments.write is not None:
@@ -94,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out = arguments.dir / f"digests-{number}.json"
         command = [sys.executable, "-m", "benchmarks.twice", "--dir", str(arguments.dir)]
         environment = {**os.environ, "PYTHONHASHSEED": str(number)}
-        subprocess.run([*command, "--write", str(out)], check=True, env=environment)
+        subprocess.run([*command, *quick, "--write", str(out)], check=True, env=environment)
         digests.append(json.loads(out.read_text()))
     first, second = digests
     different = [name for name in first if first[name] != second[name]]
