@@ -58,17 +58,17 @@ def summarise_images(
 def _with_interval(
     name: str, values: pd.Series, level: float, *, is_share: bool
 ) -> dict[str, float]:
-    from scipy.stats import norm, t
+    from scipy.special import ndtri, stdtrit
 
     n = len(values)
     mean = float(values.mean()) if n else float("nan")
     low = high = float("nan")
     if is_share and n:
-        z = float(norm.ppf(0.5 + level / 2))
+        z = float(ndtri(0.5 + level / 2))
         centre = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
         half = z / (1 + z**2 / n) * np.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2))
         low, high = centre - half, centre + half
     elif n > 1:
-        half = float(t.ppf(0.5 + level / 2, n - 1)) * float(values.std()) / np.sqrt(n)
+        half = float(stdtrit(n - 1, 0.5 + level / 2)) * float(values.std()) / np.sqrt(n)
         low, high = mean - half, mean + half
     return {name: mean, f"{name}_low": float(low), f"{name}_high": float(high)}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from criticalmass.core.rows import Rows, RowSubset, rows_as_float32
 from criticalmass.measures.nearest import CandidateRows
@@ -150,8 +150,8 @@ def _difference(
     # is rather too wide than too narrow.
     over_seeds = 0.0
     if seed_variance:
-        over_seeds = t.ppf(quantile, len(randoms) - 1) * np.sqrt(seed_variance)
-    over_samples = t.ppf(quantile, differences.size - 1) * np.sqrt(sample_variance)
+        over_seeds = stdtrit(len(randoms) - 1, quantile) * np.sqrt(seed_variance)
+    over_samples = stdtrit(differences.size - 1, quantile) * np.sqrt(sample_variance)
     half = float(np.hypot(over_seeds, over_samples))
     estimate = float(differences.mean())
     return ScoreDifference(estimate, estimate - half, estimate + half)

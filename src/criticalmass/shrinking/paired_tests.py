@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from criticalmass.errors import CriticalMassError
 
@@ -237,7 +237,7 @@ def _score_test(counts: NDArray[np.float64], weights: NDArray[np.float64]) -> fl
         return 0.0
     shares = _null_shares(counts, weights)
     variance = n * float(shares @ weights**2)
-    return float(norm.sf(mean / math.sqrt(variance)))
+    return float(ndtr(-mean / math.sqrt(variance)))
 
 
 def _null_shares(counts: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -253,8 +253,12 @@ def _null_shares(counts: NDArray[np.float64], weights: NDArray[np.float64]) -> N
     end = -1.0 / lowest
     occurs = counts > 0.0
 
+    # Four numbers: Python's own arithmetic takes a tenth of numpy's time.
+    terms = [(count * weight, weight) for count, weight in zip(counts, weights, strict=True)]
+    terms = [(float(product), float(weight)) for product, weight in terms if product]
+
     def excess(s: float) -> float:
-        return float(np.sum(counts[occurs] * weights[occurs] / (1.0 + s * weights[occurs])))
+        return math.fsum(product / (1.0 + s * weight) for product, weight in terms)
 
     shares = np.zeros_like(counts)
     at_end = 1.0 + end * weights

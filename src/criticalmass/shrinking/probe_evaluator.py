@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from criticalmass.core.compute import DEFAULT_COMPUTE, Compute
 from criticalmass.core.rows import Rows
@@ -182,7 +182,7 @@ class Similarities:
         replicates = self.replicates[index]
         n = replicates.size
         error = np.sqrt((n - 1) / n * np.sum((replicates - replicates.mean()) ** 2))
-        return float(self.values[index] - t.ppf(level, n - 1) * error)
+        return float(self.values[index] - stdtrit(n - 1, level) * error)
 
 
 class Evaluator(Protocol):

@@ -44,9 +44,9 @@ class Population:
 
 def best_accuracy(distance: npt.ArrayLike) -> FloatArray:
     """Return the accuracy of the best rule for two classes at a Mahalanobis distance, Phi(D/2)."""
-    from scipy.stats import norm
+    from scipy.special import ndtr
 
-    return np.asarray(norm.cdf(0.5 * np.asarray(distance, dtype=np.float64)))
+    return np.asarray(ndtr(0.5 * np.asarray(distance, dtype=np.float64)))
 
 
 def diffuse(
