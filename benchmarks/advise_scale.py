@@ -8,14 +8,14 @@ the answer. Memory that is mapped to the file counts as resident, but can be dro
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.memory import measure
 from benchmarks.neighbours_scale import make_vectors
-from benchmarks.timing import describe_machine
+from benchmarks.timing import add_load_option, describe_machine, measure_row
 from criticalmass.studies.advice import N_QUERIES
 
 
@@ -26,18 +26,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--neurons", type=int, default=768)
     parser.add_argument("--keep", type=float, default=0.95)
+    add_load_option(parser)
     options = parser.parse_args(arguments)
     if not options.dir.is_dir():
         parser.error(f"--dir {options.dir}: no such folder")
     n = options.rows + N_QUERIES
     rows = make_vectors(options.dir, n, options.neurons)
     path = options.dir / f"vectors-{n}x{options.neurons}.npy"
-    load = os.getloadavg()
-    use = measure(
-        [sys.executable, "-m", "criticalmass", "advise", str(path), "--keep", str(options.keep)]
-    )
+    command = [sys.executable, "-m", "criticalmass", "advise", str(path)]
+    command += ["--keep", str(options.keep)]
+    use, load = measure_row(partial(measure, command), even_if_busy=options.even_if_busy)
+    if use is None:
+        return
     print(
-        f"Machine: {describe_machine()}; load before {load[0]:.1f}, after {os.getloadavg()[0]:.1f}."
+        f"Machine: {describe_machine()}; {load}."
         f"\n{options.rows:,} x {options.neurons} float16 ({rows.nbytes / 1e9:.2f} GB), "
         f"{N_QUERIES:,} queries: {use.cpu:.0f} s CPU, {use.wall:.0f} s wall, peak resident "
         f"{use.resident:.2f} GiB, of which anonymous {use.anonymous:.2f}."

@@ -18,13 +18,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.timing import describe_machine, log
+from benchmarks.timing import add_load_option, describe_machine, log, measure_row
 from criticalmass.extraction.databases.protocol import TableRequest
 from criticalmass.extraction.databases.write_back import ShortVectors, write_back
 from criticalmass.extraction.importing import import_features
@@ -54,6 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     x, source = _vectors(options.store, options.rows)
     options.dir.mkdir(parents=True, exist_ok=True)
     np.save(options.dir / "vectors.npy", x)
+    table, load = measure_row(partial(_table, x, options), even_if_busy=options.even_if_busy)
+    if table is None:
+        return
+    print(f"{len(x):,} x {x.shape[1]} vectors, {source}; {describe_machine()}; {load}\n")
+    print("\n".join(table))
+
+
+def _table(x: Vectors, options: argparse.Namespace) -> list[str]:
+    """Import from every engine and write back; return the lines of the table."""
     lines = [
         "| database | import: wall | CPU | peak memory | write-back: wall | CPU | peak memory |",
         "| - | -: | -: | -: | -: | -: | -: |",
@@ -69,8 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lines.append(f"| {name} | {' | '.join(cells)} |")
         log(lines[-1])
         shutil.rmtree(folder)
-    print(f"{len(x):,} x {x.shape[1]} vectors, {source}; {describe_machine()}\n")
-    print("\n".join(lines))
+    return lines
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -79,6 +88,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--store", type=Path, help="feature store of real vectors")
     parser.add_argument("--rows", type=int, default=_ROWS)
     parser.add_argument("--only", action="append", choices=list(ENGINES))
+    add_load_option(parser)
     parser.add_argument("--task", choices=["import", "write", "check"], help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)

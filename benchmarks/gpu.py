@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -21,7 +22,16 @@ from benchmarks.peers import SKLEARN, Head, Peer, fit_tensors
 from benchmarks.problems import Labels, LayerRecipe, Matrix, SearchTask, make_task, synthetic_layer
 from benchmarks.proof import CalibrationProblems, Tolerance, calibrate, calibrate_ours
 from benchmarks.search import SearchGrid
-from benchmarks.timing import Seconds, core_count, describe_machine, log, median, time_call
+from benchmarks.timing import (
+    Seconds,
+    add_load_option,
+    core_count,
+    describe_machine,
+    log,
+    measure_row,
+    median,
+    time_call,
+)
 from criticalmass.errors import CriticalMassError
 from criticalmass.measures.logistic.device import find_device
 from criticalmass.measures.logistic.fit_probes import fit_probes
@@ -43,7 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     grid = QUICK if options.quick else SearchGrid()
     layer = synthetic_layer(QUICK_RECIPE if options.quick else RECIPE)
     task = make_task(layer, grid.fractions, grid.l2s, grid.n_seeds)
-    print(_measure(task, grid, device, options.repeats))
+    table, load = measure_row(
+        partial(_measure, task, grid, device, options.repeats),
+        even_if_busy=options.even_if_busy or options.quick,
+    )
+    if table is not None:
+        print(table, f"{load[0].upper()}{load[1:]}.", sep="\n")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -51,6 +66,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="interleaved runs (default 3)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, as a test")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or torch-cpu as a test")
+    add_load_option(parser)
     options = parser.parse_args(arguments)
     if options.repeats < 1:
         parser.error(f"--repeats {options.repeats}: give at least 1")

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.problems import Labels, LayerRecipe, Matrix, SampleGenerator
-from benchmarks.timing import describe_machine, log
+from benchmarks.timing import add_load_option, describe_machine, log, measure_row
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.features_writer import SplitInfo, StoreWriter
 
@@ -61,8 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command += ["--sweep", str(store), str(Path(out) / "run")]
         command += ["--fractions", *map(str, options.fractions), "--measures", *options.measures]
         command += ["--seeds", str(options.seeds)]
-        use = measure(command, options.limit)
-    print(render(recipe, options, use))
+        use, load = measure_row(
+            partial(measure, command, options.limit),
+            even_if_busy=options.even_if_busy or options.quick,
+        )
+    if use is not None:
+        print(render(recipe, options, use), f"{load[0].upper()}{load[1:]}.", sep="\n")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -75,6 +80,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--measures", nargs="+", default=["logistic", "cka"])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--limit", type=float, help="limit of address space in GB (10**9 bytes)")
+    add_load_option(parser)
     parser.add_argument("--quick", action="store_true", help="a tiny store, as a test")
     parser.add_argument("--sweep", nargs=2, metavar=("STORE", "RUN"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

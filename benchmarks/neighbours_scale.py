@@ -12,13 +12,23 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.memory import measure
-from benchmarks.timing import Seconds, cpu_range, describe_machine, log, median, time_call
+from benchmarks.timing import (
+    Seconds,
+    add_load_option,
+    cpu_range,
+    describe_machine,
+    log,
+    measure_row,
+    median,
+    time_call,
+)
 from criticalmass.core.threads import limit_threads
 from criticalmass.measures.nearest import Metric, TileRows
 from criticalmass.measures.similarity.task import WholeLayer
@@ -38,12 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.search is not None:
         layer.finder(options.search)(order, sizes_for(DEFAULT_FRACTIONS, options.neurons))
         return
-    lines = []
-    with limit_threads(1):
-        for metric in _METRICS:
-            _search(layer, metric, order, (1, options.neurons))  # compiles, reads the file once
-            for sizes in ((options.neurons,), sizes_for(DEFAULT_FRACTIONS, options.neurons)):
-                lines.append(_compare(layer, metric, order, sizes, options.repeats))
+    lines, load = measure_row(
+        partial(_compare_all, layer, order, options), even_if_busy=options.even_if_busy
+    )
+    if lines is None:
+        return
     command = [sys.executable, "-m", "benchmarks.neighbours_scale", "--dir", str(options.dir)]
     for name in ("rows", "neurons", "queries"):
         command += [f"--{name}", str(getattr(options, name))]
@@ -51,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(
         f"Machine: {describe_machine()}. {options.rows:,} x {options.neurons:,} float16, "
         f"{options.queries:,} queries, medians of {options.repeats} runs in turn, one thread. "
+        f"{load[0].upper()}{load[1:]}. "
         f"Limit: the plain products of the same shapes; target {_TARGET:g} of it.\n\n"
         "| metric | sizes | ours CPU s | products CPU s | fraction of the limit | ranges |\n"
         "| - | -: | -: | -: | -: | - |",
@@ -63,6 +73,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
+def _compare_all(
+    layer: WholeLayer, order: NDArray[np.intp], options: argparse.Namespace
+) -> list[str]:
+    """Return the lines of the table: both metrics, one size and all sizes."""
+    lines = []
+    with limit_threads(1):
+        for metric in _METRICS:
+            _search(layer, metric, order, (1, options.neurons))  # compiles, reads the file once
+            for sizes in ((options.neurons,), sizes_for(DEFAULT_FRACTIONS, options.neurons)):
+                lines.append(_compare(layer, metric, order, sizes, options.repeats))
+    return lines
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.neighbours_scale")
     parser.add_argument("--dir", type=Path, required=True, help="folder for the vectors")
@@ -70,6 +93,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--neurons", type=int, default=768)
     parser.add_argument("--queries", type=int, default=2_000)
     parser.add_argument("--repeats", type=int, default=3)
+    add_load_option(parser)
     parser.add_argument("--search", choices=_METRICS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if not options.dir.is_dir():

@@ -6,14 +6,20 @@ Prints Markdown for docs/performance.md on stdout, and progress on stderr.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from benchmarks.cores import CoreTimes, measure_cores
 from benchmarks.peers import SKLEARN, TORCH, Peer
-from benchmarks.problems import LayerRecipe, layer_from_store, synthetic_layer
+from benchmarks.problems import (
+    LayerArrays,
+    LayerRecipe,
+    easy_layer,
+    layer_from_store,
+    synthetic_layer,
+)
 from benchmarks.search import ComparisonRow, SearchGrid, compare
 from benchmarks.similarity import compare_cka
 from benchmarks.timing import add_load_option, core_count, describe_machine, log, measure_row
@@ -27,12 +33,20 @@ class SyntheticCase:
 
     recipe: LayerRecipe
     targets: tuple[tuple[Peer, float], ...]
+    grid: SearchGrid = field(default_factory=SearchGrid)
+    draw: Callable[[LayerRecipe], LayerArrays] = synthetic_layer
 
 
 CASES: Mapping[str, SyntheticCase] = {
     "large": SyntheticCase(LayerRecipe(20_000, 10_000, 2048, 10), ((SKLEARN, 20.0),)),
     "small": SyntheticCase(LayerRecipe(5_000, 10_000, 1280, 10), ((SKLEARN, 20.0), (TORCH, 40.0))),
     "classes": SyntheticCase(LayerRecipe(20_000, 10_000, 512, 100), ((SKLEARN, 8.0),)),
+    "easy": SyntheticCase(
+        LayerRecipe(5_000, 10_000, 1280, 10),
+        ((SKLEARN, 8.0),),
+        SearchGrid(l2s=(1e-1, 1e-2, 1e-3), n_seeds=1),
+        easy_layer,
+    ),
 }
 NAMES = (*CASES, "real", "cka", "cores")
 
@@ -95,11 +109,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _synthetic(name: str, options: argparse.Namespace) -> list[ComparisonRow]:
     case = CASES[name]
-    recipe, grid = case.recipe, SearchGrid()
+    recipe, grid = case.recipe, case.grid
     if options.quick:
         recipe, grid = LayerRecipe(300, 200, 32, 4), QUICK
-    description = f"n={recipe.n_train} d={recipe.n_neurons} C={recipe.n_classes}"
-    return compare(synthetic_layer(recipe), description, grid, case.targets, options.repeats)
+    kind = "" if case.draw is synthetic_layer else f"{name} "
+    description = f"{kind}n={recipe.n_train} d={recipe.n_neurons} C={recipe.n_classes}"
+    return compare(case.draw(recipe), description, grid, case.targets, options.repeats)
 
 
 def _real(options: argparse.Namespace) -> list[ComparisonRow]:

@@ -32,6 +32,7 @@ _NEURON_NOISE = 0.05
 # Distance of a class mean from the centre, in standard deviations of the samples around it.
 _SEPARATION = {10: 3.2, 100: 5.0}
 _CHUNK = 4096
+_EASY_LATENT = 40
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,28 @@ def synthetic_layer(recipe: LayerRecipe) -> LayerArrays:
     generator = SampleGenerator.from_recipe(recipe)
     x_train, y_train = generator.draw(recipe.n_train, 1)
     x_test, y_test = generator.draw(recipe.n_test, 2)
+    return LayerArrays(x_train, y_train, x_test, y_test, recipe.n_classes)
+
+
+def easy_layer(recipe: LayerRecipe) -> LayerArrays:
+    """Draw an easy layer: few latent directions and strong classes, so that fits end soon.
+
+    40 latent directions with class centres of standard deviation .55 in each, and unit noise around
+    them. Neuron j is the ReLU of a random direction, scaled by j^-.15, plus unit noise.
+    """
+    rng = np.random.default_rng(recipe.seed)
+    centres = 0.55 * rng.standard_normal((recipe.n_classes, _EASY_LATENT))
+    scales = np.arange(1, recipe.n_neurons + 1) ** -0.15
+    mix = rng.standard_normal((_EASY_LATENT, recipe.n_neurons)) * scales
+
+    def draw(n: int) -> tuple[Matrix, Labels]:
+        y = rng.integers(recipe.n_classes, size=n)
+        latent = centres[y] + rng.standard_normal((n, _EASY_LATENT))
+        noise = rng.standard_normal((n, recipe.n_neurons), dtype=np.float32)
+        return np.maximum(latent @ mix, 0.0).astype(np.float32) + noise, y
+
+    x_train, y_train = draw(recipe.n_train)
+    x_test, y_test = draw(recipe.n_test)
     return LayerArrays(x_train, y_train, x_test, y_test, recipe.n_classes)
 
 

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from scipy.optimize import nnls
 
 from benchmarks.memory import make_store
 from benchmarks.problems import LayerRecipe
-from benchmarks.timing import describe_machine, log
+from benchmarks.timing import add_load_option, describe_machine, log, measure_row
 from criticalmass.core.compute import HELD_BYTES
 from criticalmass.core.progress import quiet
 from criticalmass.core.threads import thread_count
@@ -105,20 +106,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--held-out", action="store_true", help="compare instead of fitting")
     parser.add_argument("--figure", type=Path, help="file for a figure of the growth")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, as a test")
+    add_load_option(parser)
     options = parser.parse_args(arguments)
+    at_any_load = options.even_if_busy or options.quick
     base = QUICK if options.quick else BASE
     print(f"Machine: {describe_machine()}.\n")
     if not options.held_out:
         names = options.measure or (("cka",) if options.quick else MEASURES)
         others = [] if options.quick else random_sizes()
-        times = {name: time_measure(name, base, others, options.dir) for name in names}
-        print(_fit_table(times, base), flush=True)
+        times, load = measure_row(
+            lambda: {name: time_measure(name, base, others, options.dir) for name in names},
+            even_if_busy=at_any_load,
+        )
+        if times is None:
+            return
+        print(_fit_table(times, base), f"{load[0].upper()}{load[1:]}.", sep="\n", flush=True)
         if options.figure is not None:
             draw(times, base, options.figure)
         if options.write:
             write_constants({name: fit(seconds) for name, seconds in times.items()})
     if options.held_out:
-        print(compare(_HELD_OUT_QUICK if options.quick else HELD_OUT, options.dir))
+        cases = _HELD_OUT_QUICK if options.quick else HELD_OUT
+        table, load = measure_row(partial(compare, cases, options.dir), even_if_busy=at_any_load)
+        if table is not None:
+            print(table, f"{load[0].upper()}{load[1:]}.", sep="\n")
 
 
 def random_sizes() -> list[SweepSizes]:
