@@ -12,7 +12,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import criticalmass as cm
 from benchmarks.designs import DESIGNS, N_NEURONS
 from benchmarks.in_memory import measure
 from benchmarks.known import CASES, PAIRS, Case, Truth
-from benchmarks.timing import describe_machine, limit_to_one_thread, log
+from benchmarks.timing import describe_machine, limit_to_one_thread, log, map_in_processes
 from criticalmass.analysis.columns import Draws
 from criticalmass.analysis.curves import CachedRun
 from criticalmass.analysis.estimators import critical_size
@@ -162,8 +161,7 @@ def repeat_case(case: str, repeats: int, workers: int) -> Coverage:
         DESIGNS[case].truth()
     measure = measure_design if case in DESIGNS else measure_case
     repetitions: list[Mapping[str, Sequence[float]]]
-    with ProcessPoolExecutor(workers) as pool:
-        repetitions = list(pool.map(partial(measure, case), range(repeats), chunksize=5))
+    repetitions = map_in_processes(partial(measure, case), range(repeats), workers, chunk=5)
     return {
         name: np.array([hits[name] for hits in repetitions], dtype=np.float64)
         for name in repetitions[0]

@@ -12,7 +12,8 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +23,7 @@ from typing import TypeVar
 from threadpoolctl import threadpool_limits
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 #: A row is refused where other jobs keep more than this share of each core busy.
 LARGEST_LOAD = 0.3
 _PATIENCE, _STEP = 240.0, 5.0
@@ -115,6 +117,24 @@ def _refuse(text: str) -> str:
     )
     log(refusal)
     return refusal
+
+
+def map_in_processes(
+    function: Callable[[Item], T], items: Iterable[Item], workers: int, *, chunk: int
+) -> list[T]:
+    """Return ``function(item)`` for every item, computed in copies of this process.
+
+    One worker is this process: a copy of a process with threads can wait for a lock for ever.
+
+    Parameters
+    ----------
+    workers: number of processes.
+    chunk: items that a process takes at once.
+    """
+    if workers == 1:
+        return [function(item) for item in items]
+    with ProcessPoolExecutor(workers) as pool:
+        return list(pool.map(function, items, chunksize=chunk))
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
-from benchmarks.timing import describe_machine, limit_to_one_thread
+from benchmarks.timing import describe_machine, limit_to_one_thread, map_in_processes
 from criticalmass.analysis.bootstrap import resampled_means
 from criticalmass.analysis.columns import percentile_interval
 from criticalmass.analysis.training_seed_intervals import MeanInterval, NetworkCurve
@@ -175,8 +174,9 @@ def measure_once(name: str, n_pairs: int, repeat: int) -> Repeat:
 
 def table_row(name: str, n_pairs: int, repeats: int, workers: int) -> str:
     """Return the row of a case."""
-    with limit_to_one_thread(), ProcessPoolExecutor(workers) as pool:
-        results = list(pool.map(partial(measure_once, name, n_pairs), range(repeats), chunksize=20))
+    work = partial(measure_once, name, n_pairs)
+    with limit_to_one_thread():
+        results = map_in_processes(work, range(repeats), workers, chunk=20)
     shares = np.mean([(*one.hits, *one.naive) for one in results], axis=0)
     width = np.mean([one.width for one in results])
     columns = [name, str(n_pairs), *(f"{share:.3f}" for share in shares), f"{width:.2f}"]

@@ -11,7 +11,6 @@ import argparse
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 import criticalmass as cm
 from benchmarks.coverage import true_critical_mass
 from benchmarks.known import Truth
-from benchmarks.timing import describe_machine, limit_to_one_thread
+from benchmarks.timing import describe_machine, limit_to_one_thread, map_in_processes
 from criticalmass import synthetic
 from criticalmass.measures.probes.task import ProbeTask
 from criticalmass.measures.protocol import validation_rows
@@ -121,8 +120,8 @@ def _hits(run: cm.Run, truth: Truth, repeat: int) -> Hits:
 def table_rows(case: str, n_sets: int, repeats: int, workers: int) -> list[str]:
     """Return the rows of a case: without and with training sets."""
     true_values(case)
-    with ProcessPoolExecutor(workers) as pool:
-        results = list(pool.map(partial(measure_once, case, n_sets), range(repeats), chunksize=5))
+    work = partial(measure_once, case, n_sets)
+    results = map_in_processes(work, range(repeats), workers, chunk=5)
     spec = CASES[case]
     title = f"{case}, {spec.n_train} training and {spec.n_test} test samples"
     return [

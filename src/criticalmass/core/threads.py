@@ -59,7 +59,7 @@ def limit_libraries(threads: int, *, api: str | None = "blas") -> Any:
     """Limit the threads of BLAS, from this call until the end of a ``with`` block around it.
 
     The same as ``threadpoolctl.threadpool_limits``, but the process's list of libraries, which
-    takes 1 to 10 ms to read, is read anew only after a module was imported.
+    takes 1 to 10 ms to read, is read again only after a module was imported.
 
     Parameters
     ----------
