@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import runpy
@@ -53,6 +54,8 @@ def _run(
     for stream, path in ((1, out), (2, err)):
         with path.open("wb") as file:
             os.dup2(file.fileno(), stream)
+    # Where a program that is killed for taking too long has stopped is shown by the failure.
+    faulthandler.dump_traceback_later(0.9 * _LIMIT, file=sys.stderr)
     from criticalmass.sweeps import draw_spread
 
     draw_spread.FEWEST = draw_spread.MOST = 3
