@@ -155,7 +155,9 @@ def _train_until(out: str, fatal_event: int, fatal_step: int) -> None:
 
 
 def kill_training(out: Path, *, event: int = 0, step: int = 0) -> int:
-    context = multiprocessing.get_context("fork")
+    # No copy of this process: a copy of one with threads can wait for a lock for ever.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.preloaded"])
     process = context.Process(target=_train_until, args=(str(out), event, step))
     process.start()
     process.join(600)
