@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from criticalmass.errors import CriticalMassError, RunError, StoreError
+from criticalmass.storage import run_table
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
@@ -67,6 +68,21 @@ def test_a_changed_frame_is_the_callers_alone(run):
     changed["model"].to_numpy()[:] = "another"
     del changed["seed"]
     pd.testing.assert_frame_equal(run.frame(), before)
+
+
+def test_a_write_within_one_tick_of_the_clock_is_read(run, monkeypatch):
+    """As on file systems with whole seconds, where the number of a file is used again."""
+    original = run_table._cached_table
+
+    def of_one_tick(path, *_):
+        return original(path, 0, 0, 0)
+
+    of_one_tick.cache_clear = original.cache_clear
+    monkeypatch.setattr(run_table, "_cached_table", of_one_tick)
+    for value in (0.25, 0.5):
+        with run.writer() as w:
+            w.append([row("a", value=value)])
+        assert run.frame()["value"].tolist() == [value]
 
 
 def test_a_table_damaged_after_it_was_read_is_noticed(run):

@@ -41,6 +41,7 @@ from criticalmass.storage.run_table import (
     LABELS,
     TABLE,
     empty_table,
+    forget_tables,
     merge_rows,
     missing_cells,
     read_table,
@@ -372,6 +373,7 @@ class RunWriter:
         }
         arrow = table_with_digest(table, files)
         write_atomically(self._run.path / TABLE, lambda file: pq.write_table(arrow, file))
+        forget_tables()
         self._table, self._files = table, files
 
     def _drop_damaged(self) -> None:

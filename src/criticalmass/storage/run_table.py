@@ -110,6 +110,11 @@ def read_table(path: Path) -> pd.DataFrame:
     return _cached_table(path, stat.st_mtime_ns, stat.st_size, stat.st_ino).copy()
 
 
+def forget_tables() -> None:
+    """Read every table again; for a writer, whose files may come within one tick of the clock."""
+    _cached_table.cache_clear()
+
+
 @lru_cache(maxsize=4)
 def _cached_table(path: Path, changed: int, size: int, inode: int) -> pd.DataFrame:
     """Read the table once per content of the path, which the other arguments identify."""
