@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         even_if_busy=options.even_if_busy or options.quick,
     )
     if table is not None:
-        print(table, f"{load[0].upper()}{load[1:]}.", sep="\n")
+        print(table, f"{load}.", sep="\n")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

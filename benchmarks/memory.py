@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             even_if_busy=options.even_if_busy or options.quick,
         )
     if use is not None:
-        print(render(recipe, options, use), f"{load[0].upper()}{load[1:]}.", sep="\n")
+        print(render(recipe, options, use), f"{load}.", sep="\n")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

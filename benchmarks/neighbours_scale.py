@@ -59,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     use = measure([*command, "--search", "cosine"])
     print(
         f"Machine: {describe_machine()}. {options.rows:,} x {options.neurons:,} float16, "
-        f"{options.queries:,} queries, medians of {options.repeats} runs in turn, one thread. "
-        f"{load[0].upper()}{load[1:]}. "
+        f"{options.queries:,} queries, medians of {options.repeats} runs in turn, one thread; "
+        f"{load}. "
         f"Limit: the plain products of the same shapes; target {_TARGET:g} of it.\n\n"
         "| metric | sizes | ours CPU s | products CPU s | fraction of the limit | ranges |\n"
         "| - | -: | -: | -: | -: | - |",

@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         if times is None:
             return
-        print(_fit_table(times, base), f"{load[0].upper()}{load[1:]}.", sep="\n", flush=True)
+        print(_fit_table(times, base), f"{load}.", sep="\n", flush=True)
         if options.figure is not None:
             draw(times, base, options.figure)
         if options.write:
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cases = _HELD_OUT_QUICK if options.quick else HELD_OUT
         table, load = measure_row(partial(compare, cases, options.dir), even_if_busy=at_any_load)
         if table is not None:
-            print(table, f"{load[0].upper()}{load[1:]}.", sep="\n")
+            print(table, f"{load}.", sep="\n")
 
 
 def random_sizes() -> list[SweepSizes]:

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from criticalmass.errors import CriticalMassError, RunError, StoreError
-from criticalmass.storage import run_table
+from criticalmass.storage import digests, run_table
 from criticalmass.storage.artifacts import Artifact
 from criticalmass.storage.features import FeatureStore
 from criticalmass.storage.run import Run
@@ -72,17 +72,24 @@ def test_a_changed_frame_is_the_callers_alone(run):
 
 def test_a_write_within_one_tick_of_the_clock_is_read(run, monkeypatch):
     """As on file systems with whole seconds, where the number of a file is used again."""
-    original = run_table._cached_table
+    for module, name, n_keys in (
+        (run_table, "_cached_table", 3),
+        (digests, "_cached_file_digests", 2),
+    ):
+        original = getattr(module, name)
 
-    def of_one_tick(path, *_):
-        return original(path, 0, 0, 0)
+        def of_one_tick(path, *_, original=original, n_keys=n_keys):
+            return original(path, *(0,) * n_keys)
 
-    of_one_tick.cache_clear = original.cache_clear
-    monkeypatch.setattr(run_table, "_cached_table", of_one_tick)
-    for value in (0.25, 0.5):
+        of_one_tick.cache_clear = original.cache_clear
+        monkeypatch.setattr(module, name, of_one_tick)
+    for value, answers in ((0.25, [0, 1, 2]), (0.5, [2, 1, 0])):
         with run.writer() as w:
-            w.append([row("a", value=value)])
-        assert run.frame()["value"].tolist() == [value]
+            w.append([row("a", value=value)], predictions(answers))
+        frame = run.frame()
+        assert frame["value"].tolist() == [value]
+        (name,) = {text.partition(":")[0] for text in frame["artifact"]}
+        assert name in digests.file_digests(run.path / "results.parquet")
 
 
 def test_a_table_damaged_after_it_was_read_is_noticed(run):

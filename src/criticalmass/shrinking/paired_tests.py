@@ -253,9 +253,8 @@ def _null_shares(counts: NDArray[np.float64], weights: NDArray[np.float64]) -> N
     end = -1.0 / lowest
     occurs = counts > 0.0
 
-    # Four numbers: Python's own arithmetic takes a tenth of numpy's time.
-    terms = [(count * weight, weight) for count, weight in zip(counts, weights, strict=True)]
-    terms = [(float(product), float(weight)) for product, weight in terms if product]
+    # Of four numbers, Python's own sum is faster than numpy's.
+    terms = [(float(n * w), float(w)) for n, w in zip(counts, weights, strict=True) if n * w]
 
     def excess(s: float) -> float:
         return math.fsum(product / (1.0 + s * weight) for product, weight in terms)

@@ -81,6 +81,11 @@ def file_digests(path: Path) -> Mapping[str, str]:
     return _cached_file_digests(path, stat.st_mtime_ns, stat.st_ino)
 
 
+def forget_file_digests() -> None:
+    """Read the digests in every table again."""
+    _cached_file_digests.cache_clear()
+
+
 @lru_cache(maxsize=32)
 def _cached_file_digests(path: Path, changed: int, inode: int) -> Mapping[str, str]:
     """Read the digests once per content of the path, which ``changed`` and ``inode`` identify."""

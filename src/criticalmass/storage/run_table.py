@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from criticalmass.errors import RunError
-from criticalmass.storage.digests import is_table_intact
+from criticalmass.storage.digests import forget_file_digests, is_table_intact
 
 TABLE = "results.parquet"
 LABELS = "labels.npy"
@@ -105,7 +105,7 @@ def read_table(path: Path) -> pd.DataFrame:
     """
     try:
         stat = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return empty_table()
     return _cached_table(path, stat.st_mtime_ns, stat.st_size, stat.st_ino).copy()
 
@@ -113,6 +113,7 @@ def read_table(path: Path) -> pd.DataFrame:
 def forget_tables() -> None:
     """Read every table again; for a writer, whose files may come within one tick of the clock."""
     _cached_table.cache_clear()
+    forget_file_digests()
 
 
 @lru_cache(maxsize=4)

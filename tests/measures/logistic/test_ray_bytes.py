@@ -50,15 +50,15 @@ store = cm.import_features(x, out=folder / "store", labels=labels)
 class KilledWorkers(ray_rows._RayWorkers):
     def run(self, *arguments):
         kills.append(0)
-        if len(kills) % 37 == 7:
+        if len(kills) % 101 == 7:
             self.ray.kill(self.actors[len(kills) % len(self.actors)], no_restart=False)
             kills[-1] = 1
         return super().run(*arguments)
 
 
-def contents(name, measures, backend, selectors=("random", "pca-top", "leverage")):
+def contents(name, measures, backend):
     run = cm.sweep(
-        store, out=folder / name, selectors=selectors,
+        store, out=folder / name, selectors=("random", "pca-top", "leverage"),
         fractions=(0.25, 1.0), seeds=2, measures=measures, backend=backend,
     )
     frame = run.frame().drop(columns="seconds")
@@ -82,10 +82,9 @@ ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False,
 measures = ("logistic", "ridge", "knn", "centroid", "sgd", "cka")
 local_jobs = contents("local-jobs", measures, "local")
 ray_jobs = contents("ray-jobs", measures, "ray")
-rows = ("logistic", "cka"), LocalRows(LocalWorkers(ShardCache(1))), ("random",)
-local_rows = contents("local-rows", *rows)
+local_rows = contents("local-rows", ("logistic", "cka"), LocalRows(LocalWorkers(ShardCache(1))))
 ray_rows._RayWorkers = KilledWorkers
-killed_rows = contents("ray-rows", rows[0], "ray-rows", rows[2])
+killed_rows = contents("ray-rows", ("logistic", "cka"), "ray-rows")
 Path(folder, "result.json").write_text(json.dumps({
     "files": len(local_jobs), "jobs": different(local_jobs, ray_jobs),
     "kills": sum(kills), "rows": different(local_rows, killed_rows),
